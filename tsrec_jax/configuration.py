@@ -1,0 +1,241 @@
+"""The configuration: every key with its default, and the typed views of it that the rest of the package takes.
+
+`ml_collections` stays at this edge. An experiment is a file in `configs/` that starts from `default_config()` and
+changes what it needs; the command line changes single keys (`--config.train.max_steps=100`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import pathlib
+
+from ml_collections import ConfigDict
+
+from tsrec_jax.errors import UserError
+
+STAGES = ("train", "evaluate", "export")
+
+
+def default_config() -> ConfigDict:
+    """All keys with their defaults (the paper's recipe where it states one)."""
+    config = ConfigDict()
+    config.seed = 42
+
+    config.dataset = ConfigDict()
+    config.dataset.path = ""  # a dataset folder; empty: the embedded shop is generated into the workdir
+    config.dataset.name = ""  # NAME of NAME.item.json; empty: the one found in the folder
+    config.shop = ConfigDict()  # the embedded shop (only when dataset.path is empty)
+    config.shop.items = 300
+    config.shop.users = 900
+
+    config.model = ConfigDict()
+    config.model.path = ""  # HF folder, hub id, .gguf file or "smollm2"; empty: the run pretrains a small one itself
+    config.model.num_layers = 0  # keep the first n layers; 0: all
+    config.model.dtype = "float32"  # compute type; parameters and moments stay float32 in training
+    config.model.remat = True  # recompute a layer's activations in the backward pass
+
+    config.pretrain = ConfigDict()  # the small language model (only when model.path is empty)
+    config.pretrain.vocab_size = 1500
+    config.pretrain.max_steps = 300
+    config.pretrain.batch_tokens = 4096
+    config.pretrain.sequence_length = 128
+    config.pretrain.learning_rate = 2e-3
+
+    config.mesh = ConfigDict()  # devices per axis; data = -1 takes what is left
+    config.mesh.data = -1
+    config.mesh.fsdp = 1
+    config.mesh.tensor = 1
+
+    config.sid_init = ConfigDict()
+    config.sid_init.mode = "sa"  # sa | sa_shuffled | mean | hf | normal
+    config.sid_init.levels = ()  # levels (from 0) that get `mode`, the others get `mean`; empty: all
+    config.sid_init.target_norm = 1.0  # multiple of the mean row norm of the pretrained table
+    config.sid_init.outputs = True  # untied models: initialise the output rows in the same way
+
+    config.tasks = ConfigDict()  # weight: in the loss; rate: rows per epoch, 1 = each row once, 0 = left out
+    config.tasks.next_sid = ConfigDict({"weight": 1.0, "rate": 1.0})
+    config.tasks.next_title = ConfigDict({"weight": 1.0, "rate": 1.0})
+    config.tasks.title_sid = ConfigDict({"weight": 1.0, "rate": 1.0})
+    config.ts_align = ConfigDict({"weight": 1.0, "rate": 1.0})  # weight 0: no TS-Align at all
+    config.templates = ConfigDict()  # overrides of single prompt strings, as in data/prompts.py
+    config.templates.separator = ""
+    for task in ("next_sid", "next_title", "title_to_sid", "sid_to_title", "token_to_description", "description_to_token"):
+        config.templates[task] = ConfigDict({"header": "", "prompt": "", "completion": ""})
+
+    config.train = ConfigDict()
+    config.train.max_steps = 0  # optimiser steps; 0: from `epochs`
+    config.train.epochs = 10.0
+    config.train.batch_tokens = 131072  # token slots of one optimiser step, over all devices and accumulation
+    config.train.sequence_length = 512  # of a packed row, and the longest example
+    config.train.accumulation = 1
+    config.train.learning_rate = 3e-4
+    config.train.schedule = "linear"  # linear | cosine | constant
+    config.train.warmup_steps = 20
+    config.train.weight_decay = 0.0
+    config.train.clip_norm = 1.0
+    config.train.freeze = "none"  # none | old_rows | trunk
+    config.train.loss_normalisation = "token"  # token | task
+    config.train.loss_chunk = 0  # loss slots of a row whose logits are held at once; 0: all
+    config.train.validations = 20  # validations over the whole run (the recipe checks every 5 % of the steps)
+    config.train.patience = 3  # validations without improvement; 0: never stop early
+    config.train.select_by = "loss"  # loss | hr@10, on the validation split
+    config.train.valid_rows = 0  # validation rows for the loss; 0: all
+    config.train.valid_beam_rows = 256  # validation rows for HR@10; 0: none
+    config.train.checkpoint_every = 200
+    config.train.keep = 2
+    config.train.log_every = 10
+
+    config.eval = ConfigDict()
+    config.eval.split = "test"  # falls back to valid, and says so, where a folder has no test split
+    config.eval.beams = 20
+    config.eval.batch_size = 32
+    config.eval.max_rows = 0  # first n rows of the split; 0: all
+    config.eval.bootstrap = 1000  # resamples of the 95 % intervals
+
+    config.export = ConfigDict()
+    config.export.dtype = "float32"
+
+    config.run = ConfigDict()
+    config.run.stages = STAGES
+    config.run.arms = ConfigDict()  # NAME -> overrides: trained and evaluated beside the main model
+    return config.lock()
+
+
+def load_saved(workdir: pathlib.Path) -> ConfigDict:
+    """The resolved config that a run wrote to its `config.json`, as a locked ConfigDict.
+
+    Raises:
+      UserError: there is none, or it is not readable.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))["config"]
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; give --config=FILE.py, or a --workdir in which `train` or `run` was started") from None
+    except (ValueError, KeyError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a config that this program wrote ({error}); give --config=FILE.py") from None
+    config = default_config()
+    update(config, saved)
+    return config
+
+
+def update(config: ConfigDict, changes: dict | ConfigDict, prefix: str = "") -> None:
+    """Applies nested changes to a locked config.
+
+    Raises:
+      UserError: a key that does not exist (names the nearest one) or a value of another type.
+    """
+    for key, value in changes.items():
+        name = f"{prefix}{key}"
+        if prefix == "run." and key == "arms":
+            config.arms = ConfigDict(dict(value))
+            continue
+        if key not in config:
+            near = difflib.get_close_matches(key, list(config.keys()), n=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+            raise UserError(f"config key {name!r} does not exist{hint}")
+        if isinstance(config[key], ConfigDict):
+            update(config[key], value, f"{name}.")
+            continue
+        try:
+            config[key] = tuple(value) if isinstance(config[key], tuple) else value
+        except TypeError:
+            raise UserError(f"config key {name!r}: {value!r} is not of type {type(config[key]).__name__}") from None
+
+
+def arm_config(config: ConfigDict, name: str) -> ConfigDict:
+    """The config of one comparison arm: the main one with the arm's overrides."""
+    arm = ConfigDict(config.to_dict()).copy_and_resolve_references()
+    arm.lock()
+    update(arm, config.run.arms[name], "")
+    return arm
+
+
+CHOICES = {
+    "sid_init.mode": ("sa", "sa_shuffled", "mean", "hf", "normal"),
+    "model.dtype": ("float32", "bfloat16"),
+    "export.dtype": ("float32", "bfloat16"),
+    "train.schedule": ("linear", "cosine", "constant"),
+    "train.freeze": ("none", "old_rows", "trunk"),
+    "train.loss_normalisation": ("token", "task"),
+    "train.select_by": ("loss", "hr@10"),
+    "eval.split": ("test", "valid"),
+}
+POSITIVE = ("train.batch_tokens", "train.sequence_length", "train.accumulation", "eval.beams", "eval.batch_size",
+            "train.log_every", "train.keep", "train.learning_rate")  # fmt: skip
+NOT_NEGATIVE = ("train.max_steps", "train.epochs", "train.warmup_steps", "train.validations", "train.patience",
+                "train.checkpoint_every", "train.valid_rows", "train.valid_beam_rows", "eval.max_rows",
+                "eval.bootstrap", "model.num_layers", "ts_align.weight", "ts_align.rate", "sid_init.target_norm")  # fmt: skip
+
+
+def validate(config: ConfigDict) -> None:
+    """Refuses values that cannot work, each with its key.
+
+    Raises:
+      UserError: the first such value.
+    """
+    for key, allowed in CHOICES.items():
+        value = _get(config, key)
+        if value not in allowed:
+            near = difflib.get_close_matches(str(value), allowed, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"config.{key}={value!r} is not one of {', '.join(allowed)}{hint}")
+    for key in POSITIVE:
+        if _get(config, key) <= 0:
+            raise UserError(f"config.{key}={_get(config, key)} must be above 0")
+    for key in NOT_NEGATIVE:
+        if _get(config, key) < 0:
+            raise UserError(f"config.{key}={_get(config, key)} must not be negative")
+    unit = config.train.sequence_length * config.train.accumulation
+    if config.train.batch_tokens % unit:
+        raise UserError(
+            f"config.train.batch_tokens={config.train.batch_tokens} is not a multiple of "
+            f"sequence_length x accumulation = {unit}; try {max(config.train.batch_tokens // unit, 1) * unit}"
+        )
+    if config.train.max_steps == 0 and config.train.epochs == 0:
+        raise UserError("config.train.max_steps and config.train.epochs are both 0: nothing would be trained")
+    if config.train.select_by == "hr@10" and config.train.valid_beam_rows == 0:
+        raise UserError("config.train.select_by='hr@10' needs config.train.valid_beam_rows above 0")
+    unknown = [stage for stage in config.run.stages if stage not in STAGES]
+    if unknown:
+        raise UserError(f"config.run.stages: {unknown[0]!r} is not one of {', '.join(STAGES)}")
+
+
+def _get(config: ConfigDict, dotted: str):
+    for part in dotted.split("."):
+        config = config[part]
+    return config
+
+
+def template_overrides(config: ConfigDict) -> dict:
+    """The prompt strings that the config replaces, in the shape `Templates.from_mapping` takes."""
+    overrides: dict = {}
+    for name, value in config.templates.items():
+        if isinstance(value, ConfigDict):
+            changed = {field: text for field, text in value.items() if text}
+            if changed:
+                overrides[name] = changed
+        elif value:
+            overrides[name] = value
+    return overrides
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskMix:
+    """Loss weight and rate of every task, in task order."""
+
+    names: tuple[str, ...]
+    weights: tuple[float, ...]
+    rates: dict[str, float]
+
+
+def task_mix(config: ConfigDict, names: tuple[str, ...]) -> TaskMix:
+    """Reads weights and rates; a task with weight 0 or rate 0 is left out of the data (TS-Align's weight is lambda)."""
+    sections = {**config.tasks, "ts_align": config.ts_align}
+    weights = tuple(float(sections[name].weight) for name in names)
+    rates = {name: float(sections[name].rate) for name in names if sections[name].weight > 0 and sections[name].rate > 0}
+    if not rates:
+        raise UserError("every task has weight 0 or rate 0: set config.tasks.next_sid.weight above 0")
+    return TaskMix(names, weights, rates)

@@ -1,0 +1,148 @@
+"""The command line: one verb per stage.
+
+    python -m tsrec_jax VERB --config=FILE.py --workdir=DIR [--config.a.b=value]
+
+Exit codes: 0 done, 2 the user's mistake (one line says which), 1 ours.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from tsrec_jax import configuration
+from tsrec_jax.errors import UserError
+
+USAGE = """usage: python -m tsrec_jax VERB --config=FILE.py --workdir=DIR [--config.a.b=value ...]
+
+verbs
+  run        what the config asks for, in order; finished stages are skipped
+  pretrain   the small language model of the embedded default (only when config.model.path is empty)
+  train      the recommender; resumes where it stopped
+  evaluate   predictions.json, results.json, results.md and plots of the trained recommender
+  export     a Hugging Face folder with the SID tokens and the catalogue
+  recommend  --history=ID,ID,... [--k=10]: items for one history, from the exported folder
+
+After `train` or `run` a workdir knows its config: --config may then be left out.
+Example: python -m tsrec_jax run --config=configs/quickstart.py --workdir=runs/quickstart"""
+
+
+def _define_flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "experiment file", lock_config=True, flag_values=values)
+    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    flags.DEFINE_string("history", None, "item ids, oldest first, separated by commas", flag_values=values)
+    flags.DEFINE_integer("k", 10, "number of items to recommend", lower_bound=1, flag_values=values)
+    return values
+
+
+def _parse(arguments: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
+    """Parses flags and config overrides; any fault becomes a UserError."""
+    values = _define_flags()
+    # ml_collections looks for the --config.a.b overrides in sys.argv.
+    saved, sys.argv = sys.argv, ["tsrec_jax", *arguments]
+    try:
+        rest = values(sys.argv)[1:]
+    except flags.Error as error:
+        raise UserError(str(error)) from None
+    except (AttributeError, KeyError) as error:
+        raise UserError("config: no such key: " + " ".join(str(error).replace("\\'", "'").split("\\n")).strip("'\"")) from None
+    except (OSError, TypeError, ValueError) as error:
+        raise UserError(f"config: {' '.join(str(error).split())}") from None
+    finally:
+        sys.argv = saved
+    return values, rest
+
+
+def _config(values: flags.FlagValues, workdir: pathlib.Path) -> ConfigDict:
+    try:
+        config = values.config
+    except UserError:
+        raise
+    except Exception as error:  # the experiment file is the user's code: whatever it raises is named with the file
+        raise UserError(f"config: {' '.join(str(error).split()) or type(error).__name__}") from None
+    if config is None:
+        config = configuration.load_saved(workdir)
+    configuration.validate(config)
+    return config
+
+
+def _stage(name: str) -> Callable[[flags.FlagValues, pathlib.Path], None]:
+    def call(values: flags.FlagValues, workdir: pathlib.Path) -> None:
+        config = _config(values, workdir)
+        from tsrec_jax.pipeline import run as pipeline
+
+        getattr(pipeline, name)(config, workdir)
+
+    return call
+
+
+def _recommend(values: flags.FlagValues, workdir: pathlib.Path) -> None:
+    history = [item.strip() for item in (values.history or "").split(",") if item.strip()]
+    if not history:
+        raise UserError("recommend needs --history=ID,ID,... with at least one item id")
+    folder = workdir / "export"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: not there; run the verb `export` (or `run`) in this workdir first")
+    from tsrec_jax.serving.recommender import Recommender
+
+    found = Recommender.load(folder).recommend([history], k=values.k)[0]
+    width = max([len("item"), *(len(entry.item_id) for entry in found)])
+    print(f"{'rank':>4}  {'item':<{width}}  {'score':>9}  title")
+    for rank, entry in enumerate(found, 1):
+        print(f"{rank:>4}  {entry.item_id:<{width}}  {entry.score:>9.4f}  {entry.title}")
+
+
+VERBS: dict[str, Callable[[flags.FlagValues, pathlib.Path], None]] = {
+    "run": _stage("run"),
+    "pretrain": _stage("pretrain"),
+    "train": _stage("train"),
+    "evaluate": _stage("evaluate"),
+    "export": _stage("export"),
+    "recommend": _recommend,
+}
+
+
+def _dispatch(arguments: Sequence[str]) -> None:
+    values, rest = _parse(arguments)
+    verb = rest[0] if rest else ""
+    if verb not in VERBS:
+        raise UserError(f"no such verb: {verb!r}; it is one of {', '.join(VERBS)}")
+    if len(rest) > 1:
+        raise UserError(f"{verb}: unexpected argument {rest[1]!r}; settings are given as --config.a.b=value")
+    if not values.workdir:
+        raise UserError(f"{verb} needs --workdir=DIR")
+    VERBS[verb](values, pathlib.Path(values.workdir))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one verb and returns the exit code.
+
+    Args:
+      arguments: what follows the program's name.
+    """
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    try:
+        _dispatch(arguments)
+    except UserError as error:
+        print(f"tsrec: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tsrec: interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def run() -> None:
+    """Entry point of `tsrec` and `python -m tsrec_jax`."""
+    sys.exit(main(sys.argv[1:]))

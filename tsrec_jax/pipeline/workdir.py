@@ -1,0 +1,111 @@
+"""A run's working directory: its recorded facts and which stages are finished."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from tsrec_jax.errors import UserError
+
+PACKAGES = ("tsrec_jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers", "numpy")
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes JSON through a temporary name, so that a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def versions() -> dict[str, str]:
+    """Version of Python and of each package that shapes a result."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def commit() -> str:
+    """The git commit of the code that runs, marked when files differ from it; `unknown` outside a checkout."""
+    here = pathlib.Path(__file__).resolve().parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=here, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
+
+
+def machine() -> str:
+    """The hardware in words: devices, processor, cores and memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    kind = jax.devices()[0].device_kind
+    return f"{jax.device_count()} x {kind} ({platform.machine()}), {os.cpu_count()} CPU cores, {memory:.0f} GiB memory"
+
+
+class Workdir:
+    """The folder of one run. `config.json` records what was asked; `stages.json` what is finished, and for what inputs."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = pathlib.Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--workdir={self.path} is a file; give a folder")
+
+    def record(self, config: ConfigDict, data_hash: str) -> None:
+        """Writes `config.json`: resolved config, versions, commit, data hash and machine."""
+        facts = {
+            "config": config.to_dict(),
+            "versions": versions(),
+            "commit": commit(),
+            "data_hash": data_hash,
+            "machine": machine(),
+        }
+        write_json(self.path / "config.json", facts)
+
+    def _stages(self) -> dict[str, Any]:
+        path = self.path / "stages.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def finished(self, stage: str, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The facts that a finished stage left, or None when it has not finished for these inputs."""
+        entry = self._stages().get(stage)
+        return entry["facts"] if entry and entry["inputs"] == fingerprint(inputs) else None
+
+    def started_otherwise(self, stage: str, inputs: Mapping[str, Any]) -> bool:
+        """True when the stage was begun here with other inputs."""
+        entry = self._stages().get(f"{stage} begun")
+        return entry is not None and entry["inputs"] != fingerprint(inputs)
+
+    def begin(self, stage: str, inputs: Mapping[str, Any]) -> None:
+        """Notes what a stage was begun for, so that a resume with other settings can be refused."""
+        self._write(f"{stage} begun", inputs, {})
+
+    def finish(self, stage: str, inputs: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        """Marks a stage as finished for these inputs, with JSON facts for later stages."""
+        self._write(stage, inputs, facts)
+
+    def _write(self, stage: str, inputs: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        stages = self._stages()
+        stages[stage] = {"inputs": fingerprint(inputs), "facts": dict(facts)}
+        write_json(self.path / "stages.json", stages)
+
+
+def fingerprint(inputs: Mapping[str, Any]) -> str:
+    """A hash of JSON-like inputs that does not depend on key order."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:16]

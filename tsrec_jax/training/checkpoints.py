@@ -1,0 +1,137 @@
+"""Checkpoints of a run: the newest states for resuming, the best weights for everything after training.
+
+`checkpoints/latest/STEP` holds the whole train state and the input iterator; `checkpoints/best/STEP` the weights
+alone. Trees are stored as flat dictionaries of named arrays, so that a checkpoint does not depend on the classes that
+made it and restores onto any mesh.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import grain
+import jax
+from flax import nnx
+from orbax.checkpoint import v1 as ocp
+
+from tsrec_jax.errors import UserError
+from tsrec_jax.training.step import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What the loop knows beside the arrays; stored with every checkpoint.
+
+    Attributes:
+      identity: facts that must agree on resume (vocabulary, settings); a difference refuses the restore.
+      best_step: step of the best validation so far, -1 when none.
+      best_value: its value, lower is better (a rate is stored negated).
+      bad_checks: validations since without improvement.
+      seconds: training time spent so far.
+    """
+
+    identity: dict[str, Any]
+    best_step: int = -1
+    best_value: float = float("inf")
+    bad_checks: int = 0
+    seconds: float = 0.0
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """A pytree as {path: leaf}."""
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _abstract(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+        for name, leaf in flatten(tree).items()
+    }
+
+
+def _unflatten(like: Any, named: dict[str, Any]) -> Any:
+    return jax.tree.unflatten(jax.tree.structure(like), [named[name] for name in flatten(like)])
+
+
+def _differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    keys = sorted(set(saved) | set(wanted))
+    return [f"{key}: {saved.get(key)!r} there, {wanted.get(key)!r} here" for key in keys if saved.get(key) != wanted.get(key)]
+
+
+class Checkpoints:
+    """The two checkpoint series of one working directory. Use as a context manager; leaving waits for pending writes."""
+
+    def __init__(self, folder: pathlib.Path, *, keep: int = 2):
+        policies = ocp.training.preservation_policies
+        self._folder = folder
+        self._latest = ocp.training.Checkpointer(
+            (folder / "latest").absolute(), preservation_policy=policies.LatestN(keep), cleanup_tmp_directories=True
+        )
+        self._best = ocp.training.Checkpointer(
+            (folder / "best").absolute(), preservation_policy=policies.LatestN(1), cleanup_tmp_directories=True
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_exc) -> None:
+        self._latest.close()
+        self._best.close()
+
+    @property
+    def latest_step(self) -> int | None:
+        """Step of the newest complete checkpoint, None when there is none."""
+        newest = self._latest.latest
+        return None if newest is None else newest.step
+
+    def save(self, state: TrainState, batches: grain.DatasetIterator, progress: Progress) -> None:
+        """Writes state and iterator in the background; a second call for the same step does nothing."""
+        step = int(state.step)
+        if self.latest_step == step:
+            return
+        self._latest.save_checkpointables_async(
+            step,
+            {"state": flatten(state), "input": batches},
+            force=True,
+            custom_metadata=dataclasses.asdict(progress),
+        )
+
+    def restore(
+        self, like: TrainState, batches: grain.DatasetIterator, identity: dict[str, Any]
+    ) -> tuple[TrainState, Progress]:
+        """Restores the newest state in place of `like` (same shapes, its shardings) and moves `batches` to its position.
+
+        Raises:
+          UserError: the checkpoint was made with another vocabulary or other settings; the message lists them.
+        """
+        step = self.latest_step
+        saved = dict(self._latest.metadata(step).custom_metadata)
+        differences = _differences(saved["identity"], identity)
+        if differences:
+            raise UserError(
+                f"{self._folder / 'latest' / str(step)} belongs to another run ({'; '.join(differences)}); "
+                "use a new --workdir or the settings it was started with"
+            )
+        loaded = self._latest.load_checkpointables(step, {"state": _abstract(like), "input": batches})
+        return _unflatten(like, loaded["state"]), Progress(**saved)
+
+    def save_best(self, step: int, weights: nnx.State) -> None:
+        """Writes the weights of the best validation so far and drops the ones before."""
+        self._best.save(step, flatten(nnx.to_pure_dict(weights)), overwrite=True, force=True)
+
+    def load_best(self, like: nnx.State) -> tuple[int, nnx.State]:
+        """The best weights in the shape and sharding of `like`, with the step they come from.
+
+        Raises:
+          UserError: training has written none yet.
+        """
+        newest = self._best.latest
+        if newest is None:
+            raise UserError(f"{self._folder / 'best'}: no trained weights there; run the verb `train` first")
+        pure = nnx.to_pure_dict(like)
+        loaded = self._best.load(newest.step, _abstract(pure))
+        restored = jax.tree.map(lambda x: x, like)
+        nnx.replace_by_pure_dict(restored, _unflatten(pure, loaded))
+        return newest.step, restored

@@ -1,0 +1,272 @@
+"""The training loop: steps, progress, validation, early stop, checkpoints, resume and the stop on NaN.
+
+Metrics are fetched one step late, so that the host prepares the next batch while the device works.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.training.checkpoints import Checkpoints, Progress
+from tsrec_jax.training.loss import LossSettings
+from tsrec_jax.training.metrics_log import MetricsLog, clock
+from tsrec_jax.training.step import (
+    OptimiserSettings,
+    TrainState,
+    init_state,
+    learning_rate_schedule,
+    make_optimiser,
+    make_train_step,
+)
+
+Validate = Callable[[Decoder], Mapping[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopSettings:
+    """When things happen, counted in optimiser steps.
+
+    Attributes:
+      max_steps: steps of the whole run.
+      log_every: a metrics row and a progress line.
+      validate_every: a validation; 0 means only after the last step.
+      checkpoint_every: a checkpoint for resuming; 0 means only after the last step.
+      keep: resume checkpoints kept.
+      patience: validations without improvement before the run stops; 0 means never.
+      select_by: the validation metric that picks the best weights.
+      select_highest: True for a rate (HR@10), False for a loss.
+    """
+
+    max_steps: int
+    log_every: int = 10
+    validate_every: int = 0
+    checkpoint_every: int = 0
+    keep: int = 2
+    patience: int = 0
+    select_by: str = "valid/loss"
+    select_highest: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """How a training run ended.
+
+    Attributes:
+      model: the decoder with the best weights.
+      steps: optimiser steps done.
+      best_step: the step whose weights were kept.
+      best_value: its selection metric, in the metric's own sign.
+      stopped_early: patience ran out before `max_steps`.
+      seconds: wall time of training, validation included, resumed parts added.
+    """
+
+    model: Decoder
+    steps: int
+    best_step: int
+    best_value: float
+    stopped_early: bool
+    seconds: float
+
+
+def train(
+    model: Decoder,
+    batches: grain.DatasetIterator,
+    validate: Validate,
+    *,
+    task_names: tuple[str, ...],
+    old_size: int,
+    loss: LossSettings,
+    optimiser: OptimiserSettings,
+    loop: LoopSettings,
+    folder: pathlib.Path,
+    identity: Mapping[str, Any],
+    mesh: Mesh | None = None,
+    label: str = "train",
+    report: Callable[[str], None] = print,
+) -> TrainResult:
+    """Trains until `max_steps` or until patience runs out; resumes from `folder/checkpoints` when it holds any.
+
+    Args:
+      model: the decoder; its arrays are donated, use the returned model afterwards.
+      batches: packed batches with a leading accumulation axis (`data.input.train_iterator`), with get/set_state.
+      validate: maps the current model to named metrics, among them `loop.select_by`.
+      task_names: names of the task ids, for the logs.
+      old_size: vocabulary rows the base model brought along (the freeze boundary).
+      loss, optimiser, loop: settings.
+      folder: receives `checkpoints/`, `metrics.jsonl` and TensorBoard events.
+      identity: JSON facts that a resumed checkpoint must agree with.
+      mesh: batches are laid over its data and fsdp axes; None for one device.
+      label: first word of the progress lines.
+      report: receives progress lines.
+
+    Raises:
+      FloatingPointError: the loss or the gradient is not finite; the batch is saved and named.
+      UserError: the folder holds checkpoints of another run.
+    """
+    transform = make_optimiser(optimiser, old_size)
+    graphdef, state = init_state(model, transform, optimiser.freeze)
+    del model
+    step_fn = make_train_step(graphdef, state, transform, loss, learning_rate_schedule(optimiser))
+    progress = Progress(identity=dict(identity))
+
+    with Checkpoints(folder / "checkpoints", keep=loop.keep) as checkpoints:
+        if checkpoints.latest_step is not None:
+            state, progress = checkpoints.restore(state, batches, dict(identity))
+            report(f"{label}: resuming after step {int(state.step)} of {loop.max_steps}")
+        step = int(state.step)
+        log = MetricsLog(folder, resume_step=step)
+        started = time.perf_counter() - progress.seconds
+        meter = _Meter(task_names, step, loop.max_steps)
+        pending: tuple[int, dict[str, jax.Array], dict[str, np.ndarray]] | None = None
+
+        def settle() -> None:
+            """Fetches the metrics of the step before; stops on NaN while that step's batch is still known."""
+            nonlocal pending
+            if pending is None:
+                return
+            number, metrics, batch = pending
+            pending = None
+            values = meter.add(number, jax.device_get(metrics), batch)
+            if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
+                where = _save_batch(folder, number, batch)
+                log.write(number, values)
+                raise FloatingPointError(f"loss {values['loss']} at step {number}; its batch is in {where}")
+            if number % loop.log_every == 0 or number == loop.max_steps:
+                log.write(number, values)
+                report(f"{label} " + meter.line(number, values))
+
+        try:
+            stop = _patience_over(progress, loop)
+            while step < loop.max_steps and not stop:
+                host_batch = next(batches)
+                state, metrics = step_fn(state, put_batch(host_batch, mesh))
+                settle()
+                step += 1
+                pending = (step, metrics, host_batch)
+                last = step == loop.max_steps
+                if last or _due(step, loop.validate_every):
+                    settle()
+                    progress = _validated(validate, graphdef, state, progress, loop, checkpoints, log, report, label, step)
+                    stop = _patience_over(progress, loop)
+                    meter.pause()
+                if last or stop or _due(step, loop.checkpoint_every):
+                    settle()
+                    progress = dataclasses.replace(progress, seconds=time.perf_counter() - started)
+                    checkpoints.save(state, batches, progress)
+            settle()
+        finally:
+            log.close()
+        weights = nnx.state(nnx.merge(graphdef, state.trained, state.frozen))
+        best_step, weights = checkpoints.load_best(weights)
+    seconds = time.perf_counter() - started
+    value = -progress.best_value if loop.select_highest else progress.best_value
+    report(f"{label}: {step} steps in {clock(seconds)}; best {loop.select_by} {value:.4f} at step {best_step}")
+    best = nnx.merge(graphdef, weights)
+    return TrainResult(best, step, best_step, value, stop and step < loop.max_steps, seconds)
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh | None) -> dict[str, jax.Array]:
+    """Lays a host batch (leading axes A, B) over the mesh's data and fsdp axes; each process gives its own rows."""
+    if mesh is None:
+        return {name: jax.device_put(value) for name, value in batch.items()}
+    sharding = NamedSharding(mesh, jax.P(None, ("data", "fsdp")))
+    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _patience_over(progress: Progress, loop: LoopSettings) -> bool:
+    return loop.patience > 0 and progress.bad_checks >= loop.patience
+
+
+def _validated(
+    validate: Validate,
+    graphdef: nnx.GraphDef,
+    state: TrainState,
+    progress: Progress,
+    loop: LoopSettings,
+    checkpoints: Checkpoints,
+    log: MetricsLog,
+    report: Callable[[str], None],
+    label: str,
+    step: int,
+) -> Progress:
+    """Validates the current weights, logs, keeps them when they are the best so far, and returns the new progress."""
+    model = nnx.merge(graphdef, state.trained, state.frozen)
+    values = dict(validate(model))
+    log.write(step, values)
+    value = -values[loop.select_by] if loop.select_highest else values[loop.select_by]
+    improved = value < progress.best_value
+    listed = "  ".join(f"{name.removeprefix('valid/')} {number:.4f}" for name, number in values.items())
+    report(f"{label} step {step}: validation {listed}{'  (best so far)' if improved else ''}")
+    if not improved:
+        return dataclasses.replace(progress, bad_checks=progress.bad_checks + 1)
+    checkpoints.save_best(step, nnx.state(model))
+    return dataclasses.replace(progress, best_step=step, best_value=value, bad_checks=0)
+
+
+def _save_batch(folder: pathlib.Path, step: int, batch: Mapping[str, np.ndarray]) -> pathlib.Path:
+    path = folder / f"nan_batch_step_{step}.npz"
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, **batch)
+    os.replace(temporary, path)
+    return path
+
+
+class _Meter:
+    """Turns device metrics into log values: per-task losses, rates, padding and the time left."""
+
+    def __init__(self, task_names: tuple[str, ...], step: int, max_steps: int):
+        self._names = task_names
+        self._first = step
+        self._max_steps = max_steps
+        self._last = time.perf_counter()
+        self._durations: list[float] = []
+
+    def pause(self) -> None:
+        """Leaves the time since the last step out of the step times (validation, checkpoints)."""
+        self._last = time.perf_counter()
+
+    def add(self, step: int, metrics: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]) -> dict[str, float]:
+        now = time.perf_counter()
+        duration, self._last = now - self._last, now
+        if step > self._first + 1:  # the first step of a process compiles
+            self._durations = [*self._durations[-49:], duration]
+        useful = int(np.count_nonzero(batch["segment_ids_BT"]))
+        values = {name: float(metrics[name]) for name in ("loss", "grad_norm", "update_norm", "learning_rate")}
+        for index, name in enumerate(self._names):
+            count = float(metrics["token_counts"][index])
+            values[f"loss_tokens/{name}"] = count
+            if count:
+                values[f"loss/{name}"] = float(metrics["nll_sums"][index]) / count
+        return values | {
+            "step_seconds": duration,
+            "tokens_per_second": useful / duration,
+            "padding_share": 1.0 - useful / batch["segment_ids_BT"].size,
+        }
+
+    def line(self, step: int, values: Mapping[str, float]) -> str:
+        tasks = " ".join(f"{name} {values[f'loss/{name}']:.3f}" for name in self._names if f"loss/{name}" in values)
+        left = np.median(self._durations) * (self._max_steps - step) if self._durations else float("nan")
+        eta = clock(left) if math.isfinite(left) else "?"
+        return (
+            f"step {step}/{self._max_steps}  loss {values['loss']:.4f} ({tasks})  "
+            f"{values['step_seconds']:.2f} s/step  {values['tokens_per_second']:.0f} tokens/s  "
+            f"padding {values['padding_share']:.1%}  left {eta}"
+        )
