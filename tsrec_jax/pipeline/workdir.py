@@ -16,6 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from tsrec_jax.errors import UserError
+from tsrec_jax.training.checkpoints import refuse_differences
 
 PACKAGES = ("tsrec_jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers", "numpy")
 
@@ -67,16 +68,25 @@ class Workdir:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--workdir={self.path} is a file; give a folder")
 
-    def record(self, config: ConfigDict, data_hash: str) -> None:
-        """Writes `config.json`: resolved config, versions, commit, data hash and machine."""
+    def record(self, config: ConfigDict, identity: Mapping[str, Any], data_hash: str) -> None:
+        """Writes `config.json`: resolved config, versions, commit, data hash, machine and the training identity.
+
+        Raises:
+          UserError: the folder holds the training of another identity; the message lists the differences.
+        """
+        path = self.path / "config.json"
+        if path.exists() and any(self.path.glob("checkpoints/latest/*")):
+            before = json.loads(path.read_text(encoding="utf-8"))["identity"]
+            refuse_differences(self.path, before, identity)
         facts = {
             "config": config.to_dict(),
             "versions": versions(),
             "commit": commit(),
             "data_hash": data_hash,
             "machine": machine(),
+            "identity": dict(identity),
         }
-        write_json(self.path / "config.json", facts)
+        write_json(path, facts)
 
     def _stages(self) -> dict[str, Any]:
         path = self.path / "stages.json"
@@ -87,20 +97,8 @@ class Workdir:
         entry = self._stages().get(stage)
         return entry["facts"] if entry and entry["inputs"] == fingerprint(inputs) else None
 
-    def started_otherwise(self, stage: str, inputs: Mapping[str, Any]) -> bool:
-        """True when the stage was begun here with other inputs."""
-        entry = self._stages().get(f"{stage} begun")
-        return entry is not None and entry["inputs"] != fingerprint(inputs)
-
-    def begin(self, stage: str, inputs: Mapping[str, Any]) -> None:
-        """Notes what a stage was begun for, so that a resume with other settings can be refused."""
-        self._write(f"{stage} begun", inputs, {})
-
     def finish(self, stage: str, inputs: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Marks a stage as finished for these inputs, with JSON facts for later stages."""
-        self._write(stage, inputs, facts)
-
-    def _write(self, stage: str, inputs: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         stages = self._stages()
         stages[stage] = {"inputs": fingerprint(inputs), "facts": dict(facts)}
         write_json(self.path / "stages.json", stages)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import grain
@@ -17,6 +18,7 @@ from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
 from tsrec_jax.errors import UserError
+from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.training.step import TrainState
 
 
@@ -55,9 +57,12 @@ def _unflatten(like: Any, named: dict[str, Any]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), [named[name] for name in flatten(like)])
 
 
-def _differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    keys = sorted(set(saved) | set(wanted))
-    return [f"{key}: {saved.get(key)!r} there, {wanted.get(key)!r} here" for key in keys if saved.get(key) != wanted.get(key)]
+def refuse_differences(where: pathlib.Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raises a UserError that lists the settings in which a folder's run differs from the one that wants to use it."""
+    keys = [key for key in sorted(set(there) | set(here)) if there.get(key) != here.get(key)]
+    if keys:
+        listed = "; ".join(f"{key} was {there.get(key)!r} and is now {here.get(key)!r}" for key in keys)
+        raise UserError(f"{where} belongs to another run ({listed}); use a new --workdir or the settings it began with")
 
 
 class Checkpoints:
@@ -108,21 +113,16 @@ class Checkpoints:
         """
         step = self.latest_step
         saved = dict(self._latest.metadata(step).custom_metadata)
-        differences = _differences(saved["identity"], identity)
-        if differences:
-            raise UserError(
-                f"{self._folder / 'latest' / str(step)} belongs to another run ({'; '.join(differences)}); "
-                "use a new --workdir or the settings it was started with"
-            )
+        refuse_differences(self._folder / "latest" / str(step), saved["identity"], identity)
         loaded = self._latest.load_checkpointables(step, {"state": _abstract(like), "input": batches})
         return _unflatten(like, loaded["state"]), Progress(**saved)
 
-    def save_best(self, step: int, weights: nnx.State) -> None:
+    def save_best(self, step: int, model: Decoder) -> None:
         """Writes the weights of the best validation so far and drops the ones before."""
-        self._best.save(step, flatten(nnx.to_pure_dict(weights)), overwrite=True, force=True)
+        self._best.save(step, flatten(nnx.to_pure_dict(nnx.state(model))), overwrite=True, force=True)
 
-    def load_best(self, like: nnx.State) -> tuple[int, nnx.State]:
-        """The best weights in the shape and sharding of `like`, with the step they come from.
+    def load_best(self, model: Decoder) -> tuple[int, Decoder]:
+        """The step of the best weights, and `model` with those weights in its own shapes and shardings.
 
         Raises:
           UserError: training has written none yet.
@@ -130,8 +130,7 @@ class Checkpoints:
         newest = self._best.latest
         if newest is None:
             raise UserError(f"{self._folder / 'best'}: no trained weights there; run the verb `train` first")
-        pure = nnx.to_pure_dict(like)
-        loaded = self._best.load(newest.step, _abstract(pure))
-        restored = jax.tree.map(lambda x: x, like)
-        nnx.replace_by_pure_dict(restored, _unflatten(pure, loaded))
-        return newest.step, restored
+        graphdef, weights = nnx.split(model)
+        pure = nnx.to_pure_dict(weights)
+        nnx.replace_by_pure_dict(weights, _unflatten(pure, self._best.load(newest.step, _abstract(pure))))
+        return newest.step, nnx.merge(graphdef, weights)

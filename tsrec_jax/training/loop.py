@@ -169,12 +169,10 @@ def train(
             settle()
         finally:
             log.close()
-        weights = nnx.state(nnx.merge(graphdef, state.trained, state.frozen))
-        best_step, weights = checkpoints.load_best(weights)
+        best_step, best = checkpoints.load_best(nnx.merge(graphdef, state.trained, state.frozen))
     seconds = time.perf_counter() - started
     value = -progress.best_value if loop.select_highest else progress.best_value
     report(f"{label}: {step} steps in {clock(seconds)}; best {loop.select_by} {value:.4f} at step {best_step}")
-    best = nnx.merge(graphdef, weights)
     return TrainResult(best, step, best_step, value, stop and step < loop.max_steps, seconds)
 
 
@@ -216,7 +214,7 @@ def _validated(
     report(f"{label} step {step}: validation {listed}{'  (best so far)' if improved else ''}")
     if not improved:
         return dataclasses.replace(progress, bad_checks=progress.bad_checks + 1)
-    checkpoints.save_best(step, nnx.state(model))
+    checkpoints.save_best(step, model)
     return dataclasses.replace(progress, best_step=step, best_value=value, bad_checks=0)
 
 

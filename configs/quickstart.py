@@ -1,0 +1,29 @@
+"""The embedded default: a generated shop, a small language model pretrained on its texts, and TS-Rec on top.
+
+    python -m tsrec_jax run --config=configs/quickstart.py --workdir=runs/quickstart
+
+Needs no data, no weights and no accelerator. Trains the same model a second time without SA-Init and TS-Align (the arm
+`plain`) and prints both beside popularity and the upper bound of the generating process. A few minutes on 2 CPU cores.
+"""
+
+from ml_collections import ConfigDict
+
+from tsrec_jax.configuration import default_config
+
+
+def get_config() -> ConfigDict:
+    """A small model on the embedded shop."""
+    config = default_config()
+    config.model.remat = False
+    config.train.max_steps = 300
+    config.train.batch_tokens = 4096
+    config.train.sequence_length = 256
+    config.train.learning_rate = 2e-3
+    config.train.validations = 6
+    config.train.patience = 0
+    config.train.valid_rows = 256
+    config.train.valid_beam_rows = 128
+    config.train.log_every = 20
+    config.eval.batch_size = 64
+    config.run.arms = ConfigDict({"plain": {"sid_init": {"mode": "hf"}, "ts_align": {"weight": 0.0}}})
+    return config

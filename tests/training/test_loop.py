@@ -1,0 +1,137 @@
+"""The loop: resume bit for bit, best weights, early stop, refusal of another run, stop on NaN."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.training.test_step import batches_of, named
+from tsrec_jax.errors import UserError
+from tsrec_jax.training.loop import LoopSettings, train
+from tsrec_jax.training.loss import LossSettings
+from tsrec_jax.training.metrics_log import read_metrics
+from tsrec_jax.training.step import OptimiserSettings
+
+IDENTITY = {"seed": 3}
+
+
+def train_in(folder, model, examples, *, max_steps=6, validate=None, identity=IDENTITY, report=None, batches=None, **loop):
+    values = iter(np.linspace(2.0, 1.0, 100))
+    settings = {"log_every": 1, "validate_every": 2, "checkpoint_every": 2, **loop}
+    return train(
+        model,
+        batches or batches_of(examples),
+        validate or (lambda _model: {"valid/loss": next(values)}),
+        task_names=("a", "b"),
+        old_size=0,
+        loss=LossSettings((1.0, 1.0)),
+        optimiser=OptimiserSettings(learning_rate=1e-2, warmup_steps=2, total_steps=6),
+        loop=LoopSettings(max_steps=max_steps, **settings),
+        folder=folder,
+        identity=identity,
+        report=report or (lambda _line: None),
+    )
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, make_model, examples):
+    whole = train_in(tmp_path / "whole", make_model(), examples)
+    calls = iter(range(10))
+
+    class Killed(Exception):
+        pass
+
+    def dies_at_the_second_validation(_model):
+        if next(calls) == 1:
+            raise Killed
+        return {"valid/loss": 1.5}
+
+    with pytest.raises(Killed):
+        train_in(tmp_path / "cut", make_model(), examples, validate=dies_at_the_second_validation)
+    lines = []
+    resumed = train_in(tmp_path / "cut", make_model(seed=9), examples, report=lines.append)
+    assert "resuming after step 2 of 6" in lines[0]
+    assert resumed.steps == whole.steps == 6
+    expected = named(nnx.state(whole.model))
+    for name, value in named(nnx.state(resumed.model)).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+    losses = [[row["loss"] for row in read_metrics(tmp_path / run) if "loss" in row] for run in ("whole", "cut")]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 6
+
+
+def test_the_best_weights_are_returned_not_the_last(tmp_path, make_model, examples):
+    seen = []
+
+    def validate(model):
+        seen.append(named(nnx.state(model)))
+        return {"valid/loss": [1.0, 0.5, 0.9][len(seen) - 1]}
+
+    result = train_in(tmp_path, make_model(), examples, validate=validate)
+    assert (result.best_step, result.best_value) == (4, 0.5)
+    for name, value in named(nnx.state(result.model)).items():
+        np.testing.assert_array_equal(value, seen[1][name])
+
+
+def test_a_rate_is_selected_by_its_highest_value(tmp_path, make_model, examples):
+    rates = iter([0.1, 0.3, 0.2])
+    result = train_in(
+        tmp_path,
+        make_model(),
+        examples,
+        validate=lambda _model: {"valid/hr@10": next(rates)},
+        select_by="valid/hr@10",
+        select_highest=True,
+    )
+    assert (result.best_step, result.best_value) == (4, 0.3)
+
+
+def test_patience_stops_the_run_and_a_rerun_stays_stopped(tmp_path, make_model, examples):
+    values = iter([1.0, 2.0, 3.0, 4.0, 5.0])
+    validate = lambda _model: {"valid/loss": next(values)}  # noqa: E731
+    result = train_in(tmp_path, make_model(), examples, max_steps=20, validate=validate, patience=2)
+    assert result.stopped_early
+    assert result.steps == 6
+    again = train_in(tmp_path, make_model(), examples, max_steps=20, validate=validate, patience=2)
+    assert again.steps == 6
+    assert next(values) == 4.0, "the rerun must not validate again"
+
+
+def test_checkpoints_of_another_run_are_refused_with_the_difference(tmp_path, make_model, examples):
+    train_in(tmp_path, make_model(), examples)
+    with pytest.raises(UserError, match=r"seed was 3 and is now 4"):
+        train_in(tmp_path, make_model(), examples, identity={"seed": 4})
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_its_batch(tmp_path, make_model, examples):
+    model = make_model()
+    model.embedding[...] = model.embedding[...].at[7].set(np.nan)
+    with pytest.raises(FloatingPointError, match=r"nan_batch_step_\d+\.npz"):
+        train_in(tmp_path, model, examples)
+    saved = np.load(next(tmp_path.glob("nan_batch_step_*.npz")))
+    assert (saved["tokens_BT"] == 7).any()
+    assert not list(tmp_path.glob("checkpoints/best/[0-9]*")), "weights with NaN must not be kept as the best"
+
+
+def test_metrics_hold_each_tasks_loss_tokens_and_rates(tmp_path, make_model, examples):
+    train_in(tmp_path, make_model(), examples)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in steps] == [1, 2, 3, 4, 5, 6]
+    for row in steps:
+        tokens = row["loss_tokens/a"] + row["loss_tokens/b"]
+        mean = (row["loss/a"] * row["loss_tokens/a"] + row["loss/b"] * row["loss_tokens/b"]) / tokens
+        assert row["loss"] == pytest.approx(mean, rel=1e-5)
+        assert 0 <= row["padding_share"] < 1
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_loop_settings_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        LoopSettings(max_steps=1).max_steps = 2
+
+
+def test_jax_emulates_eight_devices():
+    assert jax.device_count() == 8, "conftest sets XLA_FLAGS before jax is imported"

@@ -1,0 +1,153 @@
+"""The optimiser step: accumulation, freezing, sharding, one compile."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from tsrec_jax.data.input import train_iterator
+from tsrec_jax.models.sharding import make_mesh
+from tsrec_jax.models.vocabulary import extend_vocabulary
+from tsrec_jax.training.loop import put_batch
+from tsrec_jax.training.loss import LossSettings
+from tsrec_jax.training.step import (
+    OptimiserSettings,
+    init_state,
+    learning_rate_schedule,
+    make_optimiser,
+    make_train_step,
+)
+
+OLD_SIZE = 50
+NEW_ROWS = 11
+
+
+def settings(**changes):
+    defaults = {"learning_rate": 1e-2, "warmup_steps": 2, "total_steps": 20}
+    return OptimiserSettings(**{**defaults, **changes})
+
+
+def batches_of(examples, rows=8, accumulation=1):
+    sources = {"a": examples[::2], "b": examples[1::2]}
+    return train_iterator(
+        sources,
+        rates={"a": 1.0, "b": 1.0},
+        sequence_length=32,
+        rows=rows,
+        loss_slots=32,
+        accumulation=accumulation,
+        seed=3,
+        process_index=0,
+        process_count=1,
+    )
+
+
+def extended(make_model, **kwargs):
+    model = make_model(**kwargs)
+    rows = np.random.default_rng(1).normal(size=(NEW_ROWS, 16)).astype(np.float32)
+    tied = model.head is None
+    return extend_vocabulary(model, old_size=OLD_SIZE, input_rows_nD=rows, output_rows_nD=None if tied else rows)
+
+
+def run_steps(model, batches, optimiser_settings, steps, mesh=None, loss=None):
+    transform = make_optimiser(optimiser_settings, OLD_SIZE)
+    graphdef, state = init_state(model, transform, optimiser_settings.freeze)
+    schedule = learning_rate_schedule(optimiser_settings)
+    step_fn = make_train_step(graphdef, state, transform, loss or LossSettings((1.0, 1.0)), schedule)
+    losses = []
+    for _ in range(steps):
+        state, metrics = step_fn(state, put_batch(next(batches), mesh))
+        losses.append(float(metrics["loss"]))
+    return graphdef, state, losses, step_fn
+
+
+def named(tree):
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def test_loss_falls_and_the_step_compiles_once(make_model, examples):
+    _, _, losses, step_fn = run_steps(make_model(), batches_of(examples), settings(), 20)
+    assert losses[-1] < losses[0] - 0.1
+    assert step_fn._cache_size() == 1
+
+
+def test_accumulated_micro_batches_equal_one_large_batch(make_model, examples):
+    whole = next(batches_of(examples, rows=8))
+    parts = {name: value.reshape(4, 2, *value.shape[2:]) for name, value in whole.items()}
+    results = []
+    for batch in (whole, parts):
+        _, state, losses, _ = run_steps(make_model(), iter([batch]), settings(), 1)
+        results.append((losses[0], named(state.trained)))
+    assert results[0][0] == pytest.approx(results[1][0], abs=1e-6)
+    for name, value in results[0][1].items():
+        np.testing.assert_allclose(value, results[1][1][name], atol=2e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("freeze", ["old_rows", "trunk"])
+def test_frozen_values_stay_bit_identical_and_have_no_moments(make_model, examples, tied, freeze):
+    model = extended(make_model, tied=tied)
+    before = named(nnx.state(model))
+    graphdef, state, _, _ = run_steps(model, batches_of(examples), settings(freeze=freeze, weight_decay=0.1), 4)
+    after = named(nnx.state(nnx.merge(graphdef, state.trained, state.frozen)))
+    tables = [name for name in after if "embedding" in name or "head" in name]
+    assert len(tables) == (1 if tied else 2)
+    for name, value in after.items():
+        if name in tables:
+            np.testing.assert_array_equal(value[:OLD_SIZE], before[name][:OLD_SIZE])
+        elif freeze == "trunk":
+            np.testing.assert_array_equal(value, before[name])
+        else:
+            assert not np.array_equal(value, before[name]), name
+    embedding = next(name for name in tables if "embedding" in name)
+    # Examples use old ids only, but the softmax over the output table reaches every new row of it.
+    reached = embedding if tied else next(name for name in tables if "head" in name)
+    used = slice(OLD_SIZE, OLD_SIZE + NEW_ROWS)
+    assert (after[reached][used] != before[reached][used]).any(axis=1).all()
+    for name, value in named(state.opt_state).items():
+        if "embedding" in name or "head" in name:
+            assert not value[:OLD_SIZE].any(), name
+        elif freeze == "trunk":
+            assert value.ndim == 0, f"{name} is a moment of a frozen parameter"
+
+
+def test_moments_are_float32(make_model, examples):
+    transform = make_optimiser(settings(), 0)
+    _, state = init_state(make_model(), transform, "none")
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(state.opt_state)} == {"float32", "int32"}
+
+
+def test_eight_devices_give_the_losses_and_weights_of_one(make_model, examples):
+    with jax.default_matmul_precision("highest"):
+        _, single, losses, _ = run_steps(make_model(), batches_of(examples), settings(), 3)
+        mesh = make_mesh(data=2, fsdp=2, tensor=2)
+        with jax.set_mesh(mesh):
+            _, sharded, sharded_losses, step_fn = run_steps(
+                make_model(mesh=mesh), batches_of(examples), settings(), 3, mesh=mesh
+            )
+    np.testing.assert_allclose(sharded_losses, losses, atol=1e-5)
+    assert step_fn._cache_size() == 1
+    expected = named(single.trained)
+    for name, value in named(sharded.trained).items():
+        np.testing.assert_allclose(value, expected[name], atol=2e-4, err_msg=name)
+    kernels = [leaf for leaf in jax.tree.leaves(sharded.opt_state) if leaf.ndim >= 2]
+    assert any(leaf.addressable_shards[0].data.size < leaf.size for leaf in kernels), "moments are not sharded"
+
+
+def test_schedule_warms_up_and_decays_to_zero():
+    schedule = learning_rate_schedule(settings(warmup_steps=4, total_steps=14))
+    rates = [float(schedule(step)) for step in range(15)]
+    np.testing.assert_allclose(rates[:4], np.array([1, 2, 3, 4]) * 2.5e-3, rtol=1e-5)
+    assert rates[14] == pytest.approx(0.0, abs=1e-9)
+    assert all(a > b for a, b in zip(rates[4:-1], rates[5:], strict=True))
+
+
+def test_weight_decay_spares_norms(make_model):
+    transform = make_optimiser(settings(weight_decay=0.5, warmup_steps=0), 0)
+    graphdef, state = init_state(make_model(), transform, "none")
+    zeros = jax.tree.map(np.zeros_like, state.trained)
+    updates, _ = transform.update(zeros, state.opt_state, state.trained)
+    after = named(optax.apply_updates(state.trained, updates))
+    for name, before in named(state.trained).items():
+        assert np.array_equal(after[name], before) == ("norm" in name or "bias" in name), name

@@ -1,0 +1,163 @@
+"""The shape of a decoder, read from and written to a Hugging Face `config.json` in both spellings of rope settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from tsrec_jax.errors import UserError
+
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Llama3Scaling:
+    """Frequency scaling of Llama 3.1 and later (`rope_type: llama3`); `factor` is a ratio, the rest as in HF."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_positions: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and switches of one decoder. Letters: V rows of the table, D, F, L, N, K, H as in docs of `decoder`.
+
+    Attributes:
+      family: `llama`, `qwen2` or `qwen3`.
+      vocab_rows: rows of the vocabulary table (V), padding rows included.
+      d_model, d_mlp, num_layers, num_heads, num_kv_heads, head_dim: D, F, L, N, K, H.
+      rope_theta: base of the rotary frequencies.
+      rms_eps: epsilon of RMSNorm.
+      tied: the output table is the embedding itself.
+      qkv_bias: biases on q, k and v (Qwen2).
+      qk_norm: RMSNorm on each head of q and k (Qwen3).
+      rope_scaling: llama3 scaling or None.
+      max_positions: longest sequence the model was made for.
+      special_ids: bos/eos/pad ids as the checkpoint states them, carried through to an export.
+    """
+
+    family: str
+    vocab_rows: int
+    d_model: int
+    d_mlp: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rope_theta: float
+    rms_eps: float
+    tied: bool
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    rope_scaling: Llama3Scaling | None = None
+    max_positions: int = 2048
+    special_ids: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def from_hf(cls, facts: Mapping[str, Any], source: str = "config.json") -> ModelConfig:
+        """Reads the contents of a `config.json`.
+
+        Raises:
+          UserError: another architecture, or a switch this decoder does not implement; the message names key and value.
+        """
+        family = facts.get("model_type")
+        if family not in ARCHITECTURES:
+            raise UserError(f"{source}: model_type {family!r} is not one of {', '.join(ARCHITECTURES)}")
+        try:
+            heads, d_model = facts["num_attention_heads"], facts["hidden_size"]
+            rope = {**(facts.get("rope_scaling") or {}), **(facts.get("rope_parameters") or {})}
+            config = cls(
+                family=family,
+                vocab_rows=facts["vocab_size"],
+                d_model=d_model,
+                d_mlp=facts["intermediate_size"],
+                num_layers=facts["num_hidden_layers"],
+                num_heads=heads,
+                num_kv_heads=facts.get("num_key_value_heads") or heads,
+                head_dim=facts.get("head_dim") or (128 if family == "qwen3" else d_model // heads),
+                rope_theta=float(facts.get("rope_theta") or rope.get("rope_theta") or 10000.0),
+                rms_eps=facts.get("rms_norm_eps", 1e-6),
+                tied=bool(facts.get("tie_word_embeddings", False)),
+                qkv_bias=family == "qwen2",
+                qk_norm=family == "qwen3",
+                rope_scaling=_rope_scaling(rope, source),
+                max_positions=facts.get("max_position_embeddings", 2048),
+                special_ids=tuple(
+                    (key, facts[key]) for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in facts
+                ),
+            )
+        except KeyError as error:
+            raise UserError(f"{source}: key {error.args[0]!r} is missing") from None
+        _refuse_unsupported(facts, family, source)
+        return config
+
+    def to_hf(self) -> dict[str, Any]:
+        """The contents of a `config.json` that `transformers` (4 and 5) reads as this model."""
+        facts: dict[str, Any] = {
+            "architectures": [ARCHITECTURES[self.family]],
+            "model_type": self.family,
+            "vocab_size": self.vocab_rows,
+            "hidden_size": self.d_model,
+            "intermediate_size": self.d_mlp,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_kv_heads,
+            "head_dim": self.head_dim,
+            "hidden_act": "silu",
+            "rope_theta": self.rope_theta,
+            "rms_norm_eps": self.rms_eps,
+            "tie_word_embeddings": self.tied,
+            "max_position_embeddings": self.max_positions,
+            "initializer_range": 0.02,
+            "use_cache": True,
+            **dict(self.special_ids),
+        }
+        rope: dict[str, Any] = {"rope_type": "default"}
+        if self.rope_scaling is not None:
+            rope = {
+                "rope_type": "llama3",
+                "factor": self.rope_scaling.factor,
+                "low_freq_factor": self.rope_scaling.low_freq_factor,
+                "high_freq_factor": self.rope_scaling.high_freq_factor,
+                "original_max_position_embeddings": self.rope_scaling.original_max_positions,
+            }
+            facts["rope_scaling"] = rope
+        facts["rope_parameters"] = {**rope, "rope_theta": self.rope_theta}
+        if self.family == "qwen2":
+            del facts["head_dim"]
+        return facts
+
+
+def _rope_scaling(rope: Mapping[str, Any], source: str) -> Llama3Scaling | None:
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind == "default":
+        return None
+    if kind != "llama3":
+        raise UserError(f"{source}: rope_type {kind!r} is not supported; supported are default and llama3")
+    return Llama3Scaling(
+        float(rope["factor"]),
+        float(rope["low_freq_factor"]),
+        float(rope["high_freq_factor"]),
+        int(rope["original_max_position_embeddings"]),
+    )
+
+
+def _refuse_unsupported(facts: Mapping[str, Any], family: str, source: str) -> None:
+    """Switches that change the computation and that no supported family's released model sets."""
+    wanted = {
+        "hidden_act": ("silu", "swish"),
+        "use_sliding_window": (False, None),
+        "mlp_bias": (False, None),
+        "attention_bias": (False, None) if family != "qwen2" else (True, False, None),
+    }
+    for key, allowed in wanted.items():
+        if key in facts and facts[key] not in allowed:
+            raise UserError(f"{source}: {key}={facts[key]!r} is not supported for {family}")
+    if family == "qwen2" and facts.get("head_dim", None) not in (
+        None,
+        facts["hidden_size"] // facts["num_attention_heads"],
+    ):
+        raise UserError(f"{source}: head_dim={facts['head_dim']} differs from hidden_size / heads, which Qwen2 does not allow")

@@ -1,0 +1,369 @@
+"""One decoder for Llama, Qwen2/Qwen2.5 and Qwen3: layers stacked on a leading axis and scanned.
+
+Axis letters: B batch, T tokens, S key positions, D model, F mlp, N query heads, K kv heads, G query heads a kv head
+(N = K x G), H head dim, V vocabulary rows, L layers, W beams, C SID levels.
+
+Three ways in: `hidden` (training, packed rows), `prefill` (a prompt, once) and `extend` (one token a beam, with the
+prompt's keys and values shared by the beams).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from tsrec_jax.models.config import Llama3Scaling, ModelConfig
+from tsrec_jax.models.sharding import constrain, named_sharding
+
+INIT_STD = 0.02
+MASKED = jnp.finfo(jnp.float32).min  # attention only; the constraint of a beam search is -inf
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PromptCache:
+    """Keys and values of the prompts, computed once and shared by all beams of a request.
+
+    Attributes:
+      k_LBSKH, v_LBSKH: compute dtype; positions at and beyond a request's length hold padding.
+      lengths_B: int32 prompt lengths.
+    """
+
+    k_LBSKH: jax.Array
+    v_LBSKH: jax.Array
+    lengths_B: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SuffixCache:
+    """Keys and values of what each beam has generated: a few slots, the only thing a reordering of beams moves.
+
+    Attributes:
+      k_LBWCKH, v_LBWCKH: compute dtype, one slot a generated token.
+    """
+
+    k_LBWCKH: jax.Array
+    v_LBWCKH: jax.Array
+
+    def reorder(self, parent_BW: jax.Array) -> SuffixCache:
+        """Beam w takes over the suffix of beam parent_BW[:, w] of the same request."""
+        index = parent_BW[None, :, :, None, None, None]
+        return SuffixCache(
+            jnp.take_along_axis(self.k_LBWCKH, index, axis=2), jnp.take_along_axis(self.v_LBWCKH, index, axis=2)
+        )
+
+
+def layer_shapes(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[str | None, ...]]]:
+    """Shape and logical axes of each parameter of the stacked layers; kernels are (in, out)."""
+    layers, d, f = config.num_layers, config.d_model, config.d_mlp
+    n, k, h = config.num_heads, config.num_kv_heads, config.head_dim
+    shapes: dict[str, tuple[tuple[int, ...], tuple[str | None, ...]]] = {
+        "attention_norm": ((layers, d), (None, None)),
+        "q": ((layers, d, n, h), (None, "embed", "heads", None)),
+        "k": ((layers, d, k, h), (None, "embed", "heads", None)),
+        "v": ((layers, d, k, h), (None, "embed", "heads", None)),
+        "o": ((layers, n, h, d), (None, "heads", None, "embed")),
+        "mlp_norm": ((layers, d), (None, None)),
+        "gate": ((layers, d, f), (None, "embed", "mlp")),
+        "up": ((layers, d, f), (None, "embed", "mlp")),
+        "down": ((layers, f, d), (None, "mlp", "embed")),
+    }
+    if config.qkv_bias:
+        shapes["q_bias"] = ((layers, n, h), (None, "heads", None))
+        shapes["k_bias"] = ((layers, k, h), (None, "heads", None))
+        shapes["v_bias"] = ((layers, k, h), (None, "heads", None))
+    if config.qk_norm:
+        shapes["q_norm"] = ((layers, h), (None, None))
+        shapes["k_norm"] = ((layers, h), (None, None))
+    return shapes
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[str | None, ...]]]:
+    """Shape and logical axes of every parameter; those of the layers are named `blocks/NAME`."""
+    table = ((config.vocab_rows, config.d_model), ("vocabulary", "embed"))
+    shapes = {f"blocks/{name}": value for name, value in layer_shapes(config).items()}
+    shapes |= {"embedding": table, "final_norm": ((config.d_model,), (None,))}
+    return shapes if config.tied else shapes | {"head": table}
+
+
+def rope_frequencies(config: ModelConfig) -> jax.Array:
+    """Inverse frequencies in radians a position, float32 of shape (H / 2,), with llama3 scaling where configured."""
+    half = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
+    inverse = 1.0 / (config.rope_theta**half)
+    return inverse if config.rope_scaling is None else _llama3_frequencies(inverse, config.rope_scaling)
+
+
+def _llama3_frequencies(inverse: jax.Array, scaling: Llama3Scaling) -> jax.Array:
+    """Long wavelengths are slowed by `factor`, short ones kept, those between blended (Llama 3.1 release notes)."""
+    turns = scaling.original_max_positions * inverse / (2 * jnp.pi)
+    share = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    share = jnp.clip(share, 0.0, 1.0)
+    return share * inverse + (1 - share) * inverse / scaling.factor
+
+
+def rms_norm(x: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
+    """RMSNorm over the last axis, in float32, scaled in the dtype of x."""
+    x32 = x.astype(jnp.float32)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
+    return x32.astype(x.dtype) * scale_D
+
+
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Rotary embedding of (..., heads, H); cos and sin are float32 of shape (..., 1, H / 2), the two halves rotate."""
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+class Blocks(nnx.Module):
+    """The parameters of all layers, each with a leading axis L."""
+
+    def __init__(self, weights: Mapping[str, jax.Array]):
+        for name, value in weights.items():
+            setattr(self, name, nnx.Param(value))
+
+    def stacked(self, dtype: jnp.dtype) -> dict[str, jax.Array]:
+        """{name: (L, ...)} in the compute dtype, as `lax.scan` takes it."""
+        return {name: param[...].astype(dtype) for name, param in vars(self).items() if isinstance(param, nnx.Param)}
+
+
+class Decoder(nnx.Module):
+    """A causal language model.
+
+    Args:
+      config: its shape.
+      dtype: compute type of activations and matrix products (softmax, norms and logits are float32).
+      param_dtype: type of the stored parameters.
+      rngs: for random weights (normal, 0.02; norms 1, biases 0); not used when `weights` is given.
+      mesh: parameters are laid out on it by `sharding.RULES`; None for one device.
+      remat: recompute a layer's activations in the backward pass.
+      weights: parameters by the names of `parameter_shapes`, taken as they are.
+
+    Attributes:
+      num_tokens: ids in use; logits of the rows beyond are -inf. None before the vocabulary is extended: all rows.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        dtype: str = "float32",
+        param_dtype: str = "float32",
+        rngs: nnx.Rngs | None = None,
+        mesh: Mesh | None = None,
+        remat: bool = True,
+        weights: Mapping[str, jax.Array] | None = None,
+        num_tokens: int | None = None,
+    ):
+        self.config = config
+        self.dtype = str(jnp.dtype(dtype))
+        self.remat = remat
+        self.num_tokens = num_tokens
+        if weights is None:
+            weights = random_weights(config, param_dtype, rngs or nnx.Rngs(0), mesh)
+        self.embedding = nnx.Param(weights["embedding"])
+        self.final_norm = nnx.Param(weights["final_norm"])
+        self.head = None if config.tied else nnx.Param(weights["head"])
+        prefix = "blocks/"
+        self.blocks = Blocks({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        positions_BT: jax.Array | None = None,
+        segment_ids_BT: jax.Array | None = None,
+    ) -> jax.Array:
+        """Logits of the next token at every position: float32 logits_BTV."""
+        return self.logits(self.hidden(tokens_BT, positions_BT, segment_ids_BT))
+
+    def hidden(
+        self,
+        tokens_BT: jax.Array,
+        positions_BT: jax.Array | None = None,
+        segment_ids_BT: jax.Array | None = None,
+    ) -> jax.Array:
+        """Hidden states after the final norm.
+
+        Args:
+          tokens_BT: int32 ids.
+          positions_BT: int32, 0 at the start of each segment; None: 0, 1, 2, ...
+          segment_ids_BT: int32; a token sees earlier tokens of its own segment only. None: one segment a row.
+
+        Returns:
+          x_BTD in the compute dtype.
+        """
+        tokens_BT = jnp.asarray(tokens_BT)
+        index_T = jnp.arange(tokens_BT.shape[1])
+        mask_BTS = (index_T[:, None] >= index_T[None, :])[None]
+        if segment_ids_BT is not None:
+            segment_ids_BT = jnp.asarray(segment_ids_BT)
+            mask_BTS = mask_BTS & (segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :])
+        x_BTD, _ = self._run(tokens_BT, positions_BT, mask_BTS, keep_cache=False)
+        return rms_norm(x_BTD, self.final_norm[...].astype(x_BTD.dtype), self.config.rms_eps)
+
+    def prefill(self, tokens_BS: jax.Array, lengths_B: jax.Array) -> tuple[jax.Array, PromptCache]:
+        """Runs right-padded prompts once.
+
+        Args:
+          tokens_BS: int32 ids, padded at the end with any id.
+          lengths_B: int32 true lengths, at least 1.
+
+        Returns:
+          x_BD, the hidden state of each prompt's last token after the final norm, and the cache.
+        """
+        index_S = jnp.arange(tokens_BS.shape[1])
+        mask_BTS = (index_S[:, None] >= index_S[None, :])[None]
+        x_BSD, (k_LBSKH, v_LBSKH) = self._run(tokens_BS, None, mask_BTS, keep_cache=True)
+        x_BD = jnp.take_along_axis(x_BSD, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
+        x_BD = rms_norm(x_BD, self.final_norm[...].astype(x_BD.dtype), self.config.rms_eps)
+        return x_BD, PromptCache(k_LBSKH, v_LBSKH, lengths_B)
+
+    def init_suffix(self, batch: int, beams: int, levels: int) -> SuffixCache:
+        """An empty suffix cache for `levels` generated tokens a beam."""
+        shape = (self.config.num_layers, batch, beams, levels, self.config.num_kv_heads, self.config.head_dim)
+        return SuffixCache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
+
+    def extend(
+        self, tokens_BW: jax.Array, step: int, prompt: PromptCache, suffix: SuffixCache
+    ) -> tuple[jax.Array, SuffixCache]:
+        """Feeds one token to every beam; the prompt's keys and values are read once for all beams of a request.
+
+        Args:
+          tokens_BW: int32 ids.
+          step: number of suffix slots already filled; this token fills slot `step`.
+          prompt: of the requests.
+          suffix: of the beams.
+
+        Returns:
+          x_BWD after the final norm, and the suffix cache with slot `step` written.
+        """
+        config = self.config
+        x_BWD = self._embed(tokens_BW)
+        cos, sin = self._rope(jnp.broadcast_to((prompt.lengths_B + step)[:, None], tokens_BW.shape))
+        seen_BS = jnp.arange(prompt.k_LBSKH.shape[2])[None] < prompt.lengths_B[:, None]
+        groups = config.num_heads // config.num_kv_heads
+        scale = config.head_dim**-0.5
+
+        def layer(x_BWD, xs):
+            weights, k_BSKH, v_BSKH, k_BWCKH, v_BWCKH = xs
+            q, k, v = self._qkv(weights, rms_norm(x_BWD, weights["attention_norm"], config.rms_eps), cos, sin)
+            k_BWCKH = k_BWCKH.at[:, :, step].set(k)
+            v_BWCKH = v_BWCKH.at[:, :, step].set(v)
+            q_BWKGH = q.reshape(*q.shape[:2], config.num_kv_heads, groups, config.head_dim)
+            prompt_BKWGS = jnp.einsum("bwkgh,bskh->bkwgs", q_BWKGH, k_BSKH, preferred_element_type=jnp.float32)
+            own_BKWGC = jnp.einsum(
+                "bwkgh,bwckh->bkwgc", q_BWKGH, k_BWCKH[:, :, : step + 1], preferred_element_type=jnp.float32
+            )
+            prompt_BKWGS = jnp.where(seen_BS[:, None, None, None], prompt_BKWGS * scale, MASKED)
+            both = jax.nn.softmax(jnp.concatenate([prompt_BKWGS, own_BKWGC * scale], axis=-1), axis=-1)
+            both = both.astype(x_BWD.dtype)
+            size = k_BSKH.shape[1]
+            out_BWKGH = jnp.einsum("bkwgs,bskh->bwkgh", both[..., :size], v_BSKH) + jnp.einsum(
+                "bkwgc,bwckh->bwkgh", both[..., size:], v_BWCKH[:, :, : step + 1]
+            )
+            out_BWNH = out_BWKGH.reshape(*x_BWD.shape[:2], config.num_heads, config.head_dim)
+            x_BWD = x_BWD + jnp.einsum("bwnh,nhd->bwd", out_BWNH, weights["o"])
+            return self._mlp(weights, x_BWD), (k_BWCKH, v_BWCKH)
+
+        xs = (self.blocks.stacked(self.dtype), prompt.k_LBSKH, prompt.v_LBSKH, suffix.k_LBWCKH, suffix.v_LBWCKH)
+        x_BWD, (k_LBWCKH, v_LBWCKH) = jax.lax.scan(layer, x_BWD, xs)
+        x_BWD = rms_norm(x_BWD, self.final_norm[...].astype(x_BWD.dtype), config.rms_eps)
+        return x_BWD, SuffixCache(k_LBWCKH, v_LBWCKH)
+
+    def output_table(self) -> jax.Array:
+        """The (V, D) table whose rows score the next token: the head, or the embedding when tied."""
+        return self.embedding[...] if self.head is None else self.head[...]
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """float32 logits (..., V) of hidden states (..., D); -inf for ids that are not in use."""
+        table_VD = self.output_table().astype(x.dtype)
+        logits = jnp.einsum("...d,vd->...v", x, table_VD, preferred_element_type=jnp.float32)
+        if self.num_tokens is None or self.num_tokens == table_VD.shape[0]:
+            return logits
+        return jnp.where(jnp.arange(table_VD.shape[0]) < self.num_tokens, logits, -jnp.inf)
+
+    def _embed(self, tokens: jax.Array) -> jax.Array:
+        table_VD = constrain(self.embedding[...], "vocabulary", None)
+        return jnp.take(table_VD, tokens, axis=0).astype(self.dtype)
+
+    def _rope(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """cos and sin of shape (..., 1, H / 2) for positions of shape (...)."""
+        angles = positions[..., None, None].astype(jnp.float32) * rope_frequencies(self.config)
+        return jnp.cos(angles), jnp.sin(angles)
+
+    def _run(
+        self, tokens_BT: jax.Array, positions_BT: jax.Array | None, mask_BTS: jax.Array, keep_cache: bool
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        """All layers over whole rows; the keys and values of every layer too where they are asked for."""
+        if positions_BT is None:
+            positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1])[None], tokens_BT.shape)
+        cos, sin = self._rope(jnp.asarray(positions_BT))
+        x_BTD = constrain(self._embed(tokens_BT), "batch", None, None)
+
+        def layer(x_BTD, weights):
+            normed = rms_norm(x_BTD, weights["attention_norm"], self.config.rms_eps)
+            q_BTNH, k_BTKH, v_BTKH = self._qkv(weights, normed, cos, sin)
+            out_BTNH = attention(q_BTNH, k_BTKH, v_BTKH, mask_BTS)
+            x_BTD = x_BTD + jnp.einsum("btnh,nhd->btd", out_BTNH, weights["o"])
+            x_BTD = constrain(self._mlp(weights, x_BTD), "batch", None, None)
+            return x_BTD, (k_BTKH, v_BTKH) if keep_cache else None
+
+        body = jax.checkpoint(layer) if self.remat and not keep_cache else layer
+        return jax.lax.scan(body, x_BTD, self.blocks.stacked(self.dtype))
+
+    def _qkv(
+        self, weights: Mapping[str, jax.Array], x_BTD: jax.Array, cos: jax.Array, sin: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Rotated queries and keys, and values, of one layer."""
+        q = jnp.einsum("btd,dnh->btnh", x_BTD, weights["q"])
+        k = jnp.einsum("btd,dkh->btkh", x_BTD, weights["k"])
+        v = jnp.einsum("btd,dkh->btkh", x_BTD, weights["v"])
+        if self.config.qkv_bias:
+            q, k, v = q + weights["q_bias"], k + weights["k_bias"], v + weights["v_bias"]
+        if self.config.qk_norm:
+            q = rms_norm(q, weights["q_norm"], self.config.rms_eps)
+            k = rms_norm(k, weights["k_norm"], self.config.rms_eps)
+        return rotate(q, cos, sin), rotate(k, cos, sin), v
+
+    def _mlp(self, weights: Mapping[str, jax.Array], x_BTD: jax.Array) -> jax.Array:
+        normed = rms_norm(x_BTD, weights["mlp_norm"], self.config.rms_eps)
+        inner = jax.nn.silu(normed @ weights["gate"]) * (normed @ weights["up"])
+        return x_BTD + inner @ weights["down"]
+
+
+def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+    """Grouped-query attention with a float32 softmax; keys and values are not repeated.
+
+    Args:
+      q_BTNH, k_BSKH, v_BSKH: rotated queries and keys, and values; N is a multiple of K.
+      mask_BTS: bool, True where a query may look; its batch axis may be 1.
+
+    Returns:
+      out_BTNH in the dtype of q.
+    """
+    batch, length, heads, head_dim = q_BTNH.shape
+    kv_heads = k_BSKH.shape[2]
+    q_BTKGH = q_BTNH.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
+    scores_BKGTS = jnp.einsum("btkgh,bskh->bkgts", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
+    scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS * head_dim**-0.5, MASKED)
+    shares_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(q_BTNH.dtype)
+    return jnp.einsum("bkgts,bskh->btkgh", shares_BKGTS, v_BSKH).reshape(q_BTNH.shape)
+
+
+def random_weights(config: ModelConfig, param_dtype: str, rngs: nnx.Rngs, mesh: Mesh | None) -> dict[str, jax.Array]:
+    """Fresh parameters by name: normal with deviation 0.02, norms 1, biases 0; laid out on the mesh."""
+    weights = {}
+    for name, (shape, logical) in parameter_shapes(config).items():
+        if name.endswith("norm"):
+            value = jnp.ones(shape, param_dtype)
+        elif name.endswith("bias"):
+            value = jnp.zeros(shape, param_dtype)
+        else:
+            value = (INIT_STD * jax.random.normal(rngs.params(), shape)).astype(param_dtype)
+        weights[name] = jax.device_put(value, named_sharding(mesh, *logical))
+    return weights

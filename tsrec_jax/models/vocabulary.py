@@ -1,0 +1,165 @@
+"""Vocabulary extension and SA-Init: rows for the SID tokens, made from what their clusters share.
+
+SA-Init (TS-Rec, arXiv 2602.22632): the row of a SID token is the mean pretrained embedding of all sub-words of its
+cluster's keywords, rescaled to the mean row norm of the pretrained table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tsrec_jax.errors import UserError
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.sharding import named_sharding
+
+MODES = ("sa", "sa_shuffled", "mean", "hf", "normal")
+LANES = 128  # rows are rounded up to a multiple of this times the tensor axis
+NORMAL_STD = 0.02
+HF_COVARIANCE_SCALE = 1e-9
+
+
+def sid_init_rows(
+    table_VD: np.ndarray,
+    *,
+    keyword_ids: Sequence[Sequence[int]],
+    levels_n: np.ndarray,
+    init_levels: tuple[int, ...],
+    mode: str,
+    target_norm: float,
+    old_size: int,
+    seed: int,
+) -> np.ndarray:
+    """Rows for n new tokens.
+
+    Modes: `sa`, the mean of the rows of all sub-words of a token's keywords, scaled to `target_norm` times the mean row
+    norm; `sa_shuffled`, the same with the keywords permuted among the tokens of a level (a control: same rows, wrong
+    meaning); `mean`, the mean of all pretrained rows; `normal`, draws from N(0, 0.02^2); `hf`, what
+    `resize_token_embeddings` of transformers leaves: padding rows of the table as they are for the ids that fall on
+    them, and for ids beyond draws from a normal with the table's mean and 1e-9 times its covariance.
+
+    Args:
+      table_VD: the pretrained table, float32, padding rows included.
+      keyword_ids: for each new token the sub-word ids of its keywords; read by `sa` and `sa_shuffled` only.
+      levels_n: SID level of each new token.
+      init_levels: levels that get `mode`; the others get `mean`. Empty: all levels.
+      mode: one of MODES.
+      target_norm: for `sa` and `sa_shuffled`, in mean row norms of the pretrained rows.
+      old_size: pretrained rows in use (length of the base tokenizer); means and norms are taken over these.
+      seed: of the random modes.
+
+    Returns:
+      float32 rows (n, D).
+
+    Raises:
+      UserError: an unknown mode, or a token without keywords in a mode that needs them.
+    """
+    if mode not in MODES:
+        raise UserError(f"sid_init.mode {mode!r} is not one of {', '.join(MODES)}")
+    levels_n = np.asarray(levels_n)
+    known_VD = np.asarray(table_VD[:old_size], np.float32)
+    mean_D = known_VD.mean(axis=0)
+    rng = np.random.default_rng(seed)
+    count = len(levels_n)
+    chosen_n = np.isin(levels_n, init_levels) if init_levels else np.ones(count, bool)
+    if mode in ("sa", "sa_shuffled"):
+        rows_nD = _keyword_means(known_VD, keyword_ids, chosen_n)
+        if mode == "sa_shuffled":
+            rows_nD = rows_nD[_shuffled_within_levels(levels_n, rng)]
+        norm = target_norm * np.linalg.norm(known_VD, axis=1).mean()
+        rows_nD = rows_nD * (norm / np.maximum(np.linalg.norm(rows_nD, axis=1, keepdims=True), 1e-12))
+    elif mode == "normal":
+        rows_nD = rng.normal(0.0, NORMAL_STD, (count, known_VD.shape[1]))
+    elif mode == "hf":
+        rows_nD = _resized_rows(np.asarray(table_VD, np.float32), old_size, count, rng)
+    else:
+        rows_nD = np.tile(mean_D, (count, 1))
+    return np.where(chosen_n[:, None], rows_nD, mean_D).astype(np.float32)
+
+
+def _keyword_means(known_VD: np.ndarray, keyword_ids: Sequence[Sequence[int]], chosen_n: np.ndarray) -> np.ndarray:
+    """Mean row over all sub-words of each token's keywords, so that a long keyword weighs more."""
+    rows_nD = np.zeros((len(chosen_n), known_VD.shape[1]), np.float32)
+    for index in np.flatnonzero(chosen_n):
+        ids = keyword_ids[index]
+        if not len(ids):
+            raise UserError(f"SID token number {index} has no keywords, which SA-Init needs; give them or use sid_init.mode=mean")
+        rows_nD[index] = known_VD[np.asarray(ids)].mean(axis=0)
+    return rows_nD
+
+
+def _shuffled_within_levels(levels_n: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A permutation of the tokens that keeps each one's level."""
+    order_n = np.arange(len(levels_n))
+    for level in np.unique(levels_n):
+        members = np.flatnonzero(levels_n == level)
+        order_n[members] = rng.permutation(members)
+    return order_n
+
+
+def _resized_rows(table_VD: np.ndarray, old_size: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    padding_VD = table_VD[old_size : old_size + count]
+    mean_D = table_VD.mean(axis=0)
+    centred = table_VD - mean_D
+    # A draw with covariance c * X'X / V needs no D x D factor: combine the centred rows with normal weights.
+    missing = count - len(padding_VD)
+    weights = rng.normal(size=(missing, len(table_VD))).astype(np.float32)
+    drawn_nD = mean_D + np.sqrt(HF_COVARIANCE_SCALE / len(table_VD)) * (weights @ centred)
+    return np.concatenate([padding_VD, drawn_nD])
+
+
+def extend_vocabulary(
+    model: Decoder,
+    *,
+    old_size: int,
+    input_rows_nD: np.ndarray,
+    output_rows_nD: np.ndarray | None = None,
+) -> Decoder:
+    """Gives the ids old_size, old_size + 1, ... their rows; earlier rows keep their values.
+
+    The table never shrinks. It grows, where needed, to a multiple of 128 x the mesh's tensor axis; rows that no id uses
+    get the mean row, and their logits are -inf.
+
+    Args:
+      model: a decoder that was not extended before.
+      old_size: length of the base tokenizer, which is where new ids start (inside a table's padding rows, if it has any).
+      input_rows_nD: embedding rows of the new ids.
+      output_rows_nD: head rows of the new ids, untied models only; None leaves untied heads at their mean row.
+
+    Returns:
+      A new decoder that shares the other parameters.
+
+    Raises:
+      ValueError: output rows for a tied model, which has no head of its own, or an old size beyond the table.
+    """
+    if output_rows_nD is not None and model.head is None:
+        raise ValueError("a tied model takes its output rows from the embedding: output_rows_nD must be None")
+    rows = model.config.vocab_rows
+    if old_size > rows:
+        raise ValueError(f"old_size {old_size} is beyond the table's {rows} rows")
+    num_tokens = old_size + len(input_rows_nD)
+    mesh = getattr(model.embedding[...].sharding, "mesh", None)
+    unit = LANES * (mesh.shape["tensor"] if mesh is not None else 1)
+    new_rows = rows if num_tokens <= rows else -(-num_tokens // unit) * unit
+
+    def extended(table: jax.Array, fresh_nD: np.ndarray | None) -> jax.Array:
+        mean_D = jnp.mean(table[:old_size].astype(jnp.float32), axis=0)
+        filler = jnp.broadcast_to(mean_D, (new_rows - old_size, mean_D.shape[0]))
+        if fresh_nD is not None:
+            filler = filler.at[: num_tokens - old_size].set(jnp.asarray(fresh_nD))
+        whole = jnp.concatenate([table[:old_size], filler.astype(table.dtype)])
+        return jax.device_put(whole, named_sharding(mesh, "vocabulary", "embed")) if mesh is not None else whole
+
+    graphdef, state = nnx.split(model)
+    grown = nnx.merge(graphdef, state)
+    grown.embedding = nnx.Param(extended(model.embedding[...], input_rows_nD))
+    if model.head is not None:
+        grown.head = nnx.Param(extended(model.head[...], output_rows_nD))
+    grown.config = dataclasses.replace(model.config, vocab_rows=new_rows)
+    grown.num_tokens = num_tokens
+    return grown

@@ -1,0 +1,152 @@
+"""From a dataset and a pretrained model to the parts that training and decoding share: one way for every stage."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from transformers import PreTrainedTokenizerFast
+
+from tsrec_jax.configuration import template_overrides
+from tsrec_jax.data.dataset import Dataset
+from tsrec_jax.data.prompts import PromptBuilder, Templates
+from tsrec_jax.decoding.trie import Trie
+from tsrec_jax.errors import UserError
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.hf import load_hf
+from tsrec_jax.models.sharding import make_mesh
+from tsrec_jax.models.tokenizer import load_tokenizer
+from tsrec_jax.models.vocabulary import extend_vocabulary, sid_init_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembly:
+    """A recommender before or after training.
+
+    Attributes:
+      dataset: the catalogue, the splits and the clusters.
+      tokenizer: the base tokenizer with the SID tokens added.
+      old_size: length of the base tokenizer; SID tokens are old_size, old_size + 1, ... in catalogue order.
+      templates: the prompt wording.
+      builder: makes prompts and examples.
+      trie: the valid SIDs.
+      model: the extended decoder.
+      mesh: the device mesh, None on one device.
+    """
+
+    dataset: Dataset
+    tokenizer: PreTrainedTokenizerFast
+    old_size: int
+    templates: Templates
+    builder: PromptBuilder
+    trie: Trie
+    model: Decoder
+    mesh: Mesh | None
+
+
+def open_mesh(config: ConfigDict) -> Mesh | None:
+    """The mesh of the config; None when there is a single device.
+
+    Raises:
+      UserError: the axes do not multiply to the number of devices.
+    """
+    sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    fixed = int(np.prod([size for size in sizes if size > 0]))
+    if jax.device_count() % fixed or (-1 not in sizes and fixed != jax.device_count()):
+        raise UserError(f"config.mesh {sizes} (data, fsdp, tensor) does not fit {jax.device_count()} device(s)")
+    return None if jax.device_count() == 1 else make_mesh(*sizes)
+
+
+def add_sid_tokens(tokenizer: PreTrainedTokenizerFast, tokens: tuple[str, ...]) -> int:
+    """Adds the SID tokens in order and returns the base length, which is the first one's id.
+
+    Raises:
+      UserError: the base tokenizer already knows one of them.
+    """
+    old_size = len(tokenizer)
+    known = [token for token in tokens if token in tokenizer.get_vocab()]
+    if known:
+        raise UserError(f"the base tokenizer already has {known[0]!r}; start from a model that was not extended with SIDs")
+    tokenizer.add_tokens(list(tokens))
+    return old_size
+
+
+def assemble(config: ConfigDict, dataset: Dataset, base: str | pathlib.Path) -> Assembly:
+    """Loads the base model, extends its vocabulary with initialised SID rows and builds prompts and trie.
+
+    Args:
+      config: sections `model`, `mesh`, `sid_init`, `templates`, `train.sequence_length` and `seed` are read.
+      dataset: gives the SID tokens and their keywords.
+      base: the pretrained model, any path that `load_hf` takes.
+
+    Raises:
+      UserError: keywords are missing for the chosen mode, or the model or mesh does not fit.
+    """
+    mesh = open_mesh(config)
+    tokenizer = load_tokenizer(base)
+    catalogue = dataset.catalogue
+    keyword_ids = _keyword_ids(config, dataset, tokenizer)
+    old_size = add_sid_tokens(tokenizer, catalogue.tokens)
+    model = load_hf(
+        base,
+        dtype=config.model.dtype,
+        param_dtype="float32",
+        num_layers=config.model.num_layers or None,
+        mesh=mesh,
+        remat=config.model.remat,
+    )
+
+    def rows(table_VD: jax.Array) -> np.ndarray:
+        return sid_init_rows(
+            np.asarray(table_VD, np.float32),
+            keyword_ids=keyword_ids,
+            levels_n=catalogue.token_levels,
+            init_levels=tuple(config.sid_init.levels),
+            mode=config.sid_init.mode,
+            target_norm=config.sid_init.target_norm,
+            old_size=old_size,
+            seed=config.seed,
+        )
+
+    outputs = rows(model.head[...]) if model.head is not None and config.sid_init.outputs else None
+    model = extend_vocabulary(
+        model, old_size=old_size, input_rows_nD=rows(model.embedding[...]), output_rows_nD=outputs
+    )
+    templates = Templates.from_mapping(template_overrides(config))
+    return Assembly(
+        dataset=dataset,
+        tokenizer=tokenizer,
+        old_size=old_size,
+        templates=templates,
+        builder=PromptBuilder(tokenizer, templates, config.train.sequence_length),
+        trie=catalogue_trie(dataset, old_size),
+        model=model,
+        mesh=mesh,
+    )
+
+
+def catalogue_trie(dataset: Dataset, old_size: int) -> Trie:
+    """The trie of a catalogue whose SID tokens start at id `old_size`."""
+    catalogue = dataset.catalogue
+    sizes = [len(tokens) for tokens in catalogue.level_tokens]
+    starts = old_size + np.cumsum([0, *sizes[:-1]])
+    ids = [np.arange(start, start + size, dtype=np.int32) for start, size in zip(starts, sizes, strict=True)]
+    return Trie.from_codes(catalogue.codes_IC, sizes, ids)
+
+
+def _keyword_ids(config: ConfigDict, dataset: Dataset, tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
+    """Sub-word ids of each SID token's keywords, joined by single spaces; empty where the mode does not read them."""
+    if config.sid_init.mode not in ("sa", "sa_shuffled"):
+        return [[] for _ in dataset.catalogue.tokens]
+    missing = [token for token in dataset.catalogue.tokens if token not in dataset.clusters]
+    if missing:
+        raise UserError(
+            f"{dataset.path}/{dataset.name}.description_keywords.json: no keywords for {len(missing)} SID token(s), "
+            f"{missing[0]} first; SA-Init needs them (or set config.sid_init.mode=mean and config.ts_align.weight=0)"
+        )
+    texts = [" ".join(dataset.clusters[token].keywords) for token in dataset.catalogue.tokens]
+    return tokenizer(texts, add_special_tokens=False)["input_ids"]

@@ -1,0 +1,119 @@
+"""Where a run starts: the dataset (given or embedded) and the pretrained model (given or pretrained here)."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from tsrec_jax.data.dataset import Dataset, read_dataset, write_dataset
+from tsrec_jax.data.input import packed_batches, train_iterator
+from tsrec_jax.data.shop import Shop, make_shop
+from tsrec_jax.data.shop_lm import item_texts, lm_config, train_tokenizer
+from tsrec_jax.data.tasks import Example
+from tsrec_jax.models.config import ModelConfig
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.hf import save_hf
+from tsrec_jax.models.tokenizer import load_tokenizer
+from tsrec_jax.pipeline.assemble import open_mesh
+from tsrec_jax.pipeline.fit import validation_loss
+from tsrec_jax.training.loop import LoopSettings, train
+from tsrec_jax.training.loss import LossSettings
+from tsrec_jax.training.step import OptimiserSettings
+
+VALID_SHARE = 20  # every n-th text is kept for the validation loss
+
+
+def embedded_shop(config: ConfigDict) -> Shop:
+    """The generated shop of this config; the same config gives the same shop."""
+    return make_shop(seed=config.seed, num_items=config.shop.items, num_users=config.shop.users)
+
+
+def open_dataset(config: ConfigDict, workdir: pathlib.Path) -> Dataset:
+    """Reads the dataset folder of the config; without one, writes the embedded shop into the workdir and reads that."""
+    if config.dataset.path:
+        return read_dataset(pathlib.Path(config.dataset.path), config.dataset.name)
+    folder = workdir / "shop"
+    if not folder.exists():
+        write_dataset(embedded_shop(config).dataset, folder)
+    return read_dataset(folder)
+
+
+def pretrain(config: ConfigDict, dataset: Dataset, workdir: pathlib.Path, report: Callable[[str], None]) -> pathlib.Path:
+    """Trains a tokenizer and a small language model on the item texts; returns its HF folder.
+
+    The folder appears only when it is complete; a killed run resumes from its checkpoints.
+    """
+    folder = workdir / "pretrained"
+    if folder.exists():
+        return folder
+    scratch = workdir / "pretraining"
+    texts = item_texts(dataset)
+    settings = config.pretrain
+    if not (scratch / "model").exists():
+        train_tokenizer(texts, scratch / "model", vocab_size=settings.vocab_size)
+    tokenizer = load_tokenizer(scratch / "model")
+    end = tokenizer.eos_token_id
+    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    length = settings.sequence_length
+    rows = [
+        Example(task=0, tokens=np.asarray([end, *ids, end][:length], np.int32), prompt_length=1, key=f"text/{index}")
+        for index, ids in enumerate(encoded)
+    ]
+    held_out = rows[::VALID_SHARE]
+    source = [row for index, row in enumerate(rows) if index % VALID_SHARE]
+    per_step = settings.batch_tokens // length
+    batches = train_iterator(
+        {"text": source},
+        rates={"text": 1.0},
+        sequence_length=length,
+        rows=per_step,
+        loss_slots=length,
+        accumulation=1,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    valid = list(packed_batches(held_out, length, per_step, length))
+    mesh = open_mesh(config)
+    model = Decoder(
+        ModelConfig.from_hf(lm_config(tokenizer)),
+        dtype=config.model.dtype,
+        param_dtype="float32",
+        rngs=nnx.Rngs(config.seed),
+        mesh=mesh,
+        remat=config.model.remat,
+    )
+
+    def validate(model: Decoder) -> Mapping[str, float]:
+        return {"valid/loss": validation_loss(model, valid)}
+
+    report(f"pretrain: {len(texts)} texts, {sum(len(row.tokens) for row in rows)} tokens, vocabulary {len(tokenizer)}")
+    try:
+        result = train(
+            model,
+            batches,
+            validate,
+            task_names=("text",),
+            old_size=0,
+            loss=LossSettings((1.0,)),
+            optimiser=OptimiserSettings(settings.learning_rate, min(20, settings.max_steps), settings.max_steps),
+            loop=LoopSettings(max_steps=settings.max_steps, log_every=max(1, settings.max_steps // 10)),
+            folder=scratch,
+            identity={"seed": config.seed, "data": dataset.data_hash, **settings.to_dict()},
+            mesh=mesh,
+            label="pretrain",
+            report=report,
+        )
+    finally:
+        batches.close()
+    save_hf(result.model, scratch / "model", dtype="float32")
+    os.replace(scratch / "model", folder)
+    shutil.rmtree(scratch)
+    return folder
