@@ -155,7 +155,7 @@ def _validation(config: ConfigDict, assembly: Assembly, rows: int, slots: int) -
     split = assembly.dataset.splits["valid"]
     beam_rows = min(settings.valid_beam_rows, len(split))
     prompts = [
-        assembly.builder.prompt_next_sid([catalogue.sid(item) for item in history])
+        X
         for history in split.histories[:beam_rows]
     ]
 

@@ -1,0 +1,1 @@
+"""A dataset folder as typed objects, the prompts made from it, and the packed batches."""

@@ -1,0 +1,146 @@
+"""The catalogue: items, their semantic IDs, and the order in which SID tokens enter the vocabulary."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tsrec_jax.errors import UserError
+
+_NUMBER = re.compile(r"(\d+)(?!.*\d)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One item as its folder describes it; `description` is plain text, absent fields are empty."""
+
+    id: str
+    title: str
+    description: str = ""
+    brand: str = ""
+    categories: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """What a teacher says of the items that share one SID token."""
+
+    token: str
+    description: str
+    keywords: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalogue:
+    """Items and their SIDs, by position: item i is `items[i]` with the tokens `sids[i]`, one a level.
+
+    Several items may share a SID. All SIDs have the same number of levels, and no token stands on two levels
+    (`data.dataset` checks both).
+    """
+
+    items: tuple[Item, ...]
+    sids: tuple[tuple[str, ...], ...]
+
+    @property
+    def num_items(self) -> int:
+        """Number of items (I)."""
+        return len(self.items)
+
+    @property
+    def num_levels(self) -> int:
+        """Tokens of a SID (C)."""
+        return len(self.sids[0])
+
+    @functools.cached_property
+    def level_tokens(self) -> tuple[tuple[str, ...], ...]:
+        """The distinct tokens of each level, by code number, then by text."""
+        return tuple(
+            tuple(sorted({sid[level] for sid in self.sids}, key=_by_number)) for level in range(self.num_levels)
+        )
+
+    @functools.cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """All SID tokens, level by level: the order in which they are added to a vocabulary."""
+        return tuple(token for tokens in self.level_tokens for token in tokens)
+
+    @functools.cached_property
+    def token_levels(self) -> np.ndarray:
+        """int32, the level of each entry of `tokens`."""
+        return np.repeat(np.arange(self.num_levels, dtype=np.int32), [len(tokens) for tokens in self.level_tokens])
+
+    @functools.cached_property
+    def codes_IC(self) -> np.ndarray:
+        """int32, for each item and level the index of its token within `level_tokens[level]`."""
+        index = [{token: code for code, token in enumerate(tokens)} for tokens in self.level_tokens]
+        return np.array([[index[c][token] for c, token in enumerate(sid)] for sid in self.sids], np.int32)
+
+    def sid(self, item: int) -> str:
+        """The SID of an item as one text, as in `<a_1><b_2><c_3>`."""
+        return self._sid_texts[item]
+
+    @functools.cached_property
+    def _sid_texts(self) -> tuple[str, ...]:
+        return tuple("".join(sid) for sid in self.sids)
+
+    @functools.cached_property
+    def items_of_sid(self) -> Mapping[str, tuple[int, ...]]:
+        """The items that carry each SID, in catalogue order."""
+        groups: dict[str, list[int]] = {}
+        for index, text in enumerate(self._sid_texts):
+            groups.setdefault(text, []).append(index)
+        return {text: tuple(members) for text, members in groups.items()}
+
+    @functools.cached_property
+    def _index(self) -> Mapping[str, int]:
+        return {item.id: index for index, item in enumerate(self.items)}
+
+    def item_index(self, item_id: str) -> int:
+        """Position of an item.
+
+        Raises:
+          UserError: no item has this id; the message names the nearest ones.
+        """
+        found = self._index.get(str(item_id))
+        if found is None:
+            near = difflib.get_close_matches(str(item_id), list(self._index), n=3, cutoff=0.5)
+            hint = f"; nearest ids: {', '.join(near)}" if near else ""
+            raise UserError(f"item {item_id!r} is not in the catalogue of {self.num_items} items{hint}")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """The contents of `sid_catalogue.json`: ids, titles and SIDs, and the tokens in vocabulary order."""
+        return {
+            "levels": self.num_levels,
+            "tokens": list(self.tokens),
+            "items": [
+                {"id": item.id, "title": item.title, "sid": list(sid)}
+                for item, sid in zip(self.items, self.sids, strict=True)
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Catalogue:
+        """The catalogue that `to_json` described (without descriptions, brands and categories).
+
+        Raises:
+          ValueError: the facts disagree with themselves.
+        """
+        entries = facts["items"]
+        catalogue = cls(
+            tuple(Item(entry["id"], entry["title"]) for entry in entries),
+            tuple(tuple(entry["sid"]) for entry in entries),
+        )
+        if list(catalogue.tokens) != facts["tokens"] or catalogue.num_levels != facts["levels"]:
+            raise ValueError("its tokens are not those of its items")
+        return catalogue
+
+
+def _by_number(token: str) -> tuple[int, str]:
+    found = _NUMBER.search(token)
+    return (int(found.group(1)) if found else -1, token)

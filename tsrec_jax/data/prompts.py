@@ -1,0 +1,137 @@
+"""The wording of every task, in one place, and the one builder that turns it into token ids.
+
+Training, evaluation and serving use the same `PromptBuilder`, so that a prompt has the same ids everywhere. Header,
+prompt and completion are tokenised separately and concatenated; a completion ends with a newline and the
+end-of-text token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import string
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from tsrec_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """One task's texts: a constant header, the prompt with {placeholders}, and the completion that is learned."""
+
+    header: str
+    prompt: str
+    completion: str
+
+
+# The texts each task may use: (in the prompt, in the completion). An answer is never in its own prompt.
+PLACEHOLDERS = {
+    "next_sid": ("history", "sid"),
+    "next_title": ("history", "title"),
+    "title_to_sid": ("title", "sid"),
+    "sid_to_title": ("sid", "title"),
+    "token_to_description": ("token", "description"),
+    "description_to_token": ("description", "token"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Templates:
+    """The wording of all tasks; short, since every prompt pays for its header."""
+
+    next_sid: Template = Template("Continue the shopping history.\n", "History: {history}\nNext:", "{sid}")
+    next_title: Template = Template("Name what is bought next.\n", "History: {history}\nTitle:", " {title}")
+    title_to_sid: Template = Template("Give the code of this item.\n", "Title: {title}\nCode:", "{sid}")
+    sid_to_title: Template = Template("Name the item behind this code.\n", "Code: {sid}\nTitle:", " {title}")
+    token_to_description: Template = Template(
+        "Say what items with this code part share.\n", "Part: {token}\nShared:", " {description}"
+    )
+    description_to_token: Template = Template(
+        "Find the code part of items like these.\n", "Shared: {description}\nPart:", "{token}"
+    )
+    separator: str = ","  # between the SIDs of a history
+
+    @classmethod
+    def from_mapping(cls, changes: Mapping[str, Any]) -> Templates:
+        """The default wording with some texts replaced: {task: {field: text}, "separator": text}.
+
+        Raises:
+          UserError: an unknown task, field or placeholder, or a placeholder left out; the message names the key.
+        """
+        templates = cls()
+        for name, value in changes.items():
+            if name == "separator":
+                templates = dataclasses.replace(templates, separator=str(value))
+                continue
+            if name not in PLACEHOLDERS:
+                raise UserError(f"templates.{name}: no such task; the tasks are {', '.join(PLACEHOLDERS)}")
+            unknown = set(value) - {"header", "prompt", "completion"}
+            if unknown:
+                raise UserError(f"templates.{name}.{sorted(unknown)[0]}: fields are header, prompt and completion")
+            template = dataclasses.replace(getattr(templates, name), **value)
+            _check(name, template)
+            templates = dataclasses.replace(templates, **{name: template})
+        return templates
+
+    def to_mapping(self) -> dict[str, Any]:
+        """What `from_mapping` takes to make these templates."""
+        return dataclasses.asdict(self)
+
+
+def _check(name: str, template: Template) -> None:
+    for field, wanted in zip(("header", "prompt", "completion"), (None, *PLACEHOLDERS[name]), strict=True):
+        try:
+            found = {part for _, part, _, _ in string.Formatter().parse(getattr(template, field)) if part is not None}
+        except ValueError as error:
+            raise UserError(f"templates.{name}.{field}: {error}") from None
+        if found != ({wanted} if wanted else set()):
+            needs = f"exactly the placeholder {{{wanted}}}" if wanted else "no placeholder"
+            raise UserError(f"templates.{name}.{field}: takes {needs}, has {sorted(found) or 'none'}")
+
+
+class PromptBuilder:
+    """Turns texts into token ids by the templates.
+
+    Args:
+      tokenizer: with the SID tokens added and an end-of-text token.
+      templates: the wording.
+      max_length: longest sequence in tokens; of a longer one the last `max_length` are kept.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, templates: Templates, max_length: int = 512):
+        self.templates = templates
+        self.max_length = max_length
+        self._tokenizer = tokenizer
+        self._headers = {name: self._encode([getattr(templates, name).header])[0] for name in PLACEHOLDERS}
+        self._end = [*self._encode(["\n"])[0], tokenizer.eos_token_id]
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+
+    def history(self, sids: Sequence[str]) -> str:
+        """The SIDs of a history as the text that prompts carry."""
+        return self.templates.separator.join(sids)
+
+    def prompts(self, task: str, inputs: Sequence[str]) -> list[list[int]]:
+        """Token ids of header and prompt for each input text of one task, not yet cut to `max_length`."""
+        template, header = getattr(self.templates, task), self._headers[task]
+        field = PLACEHOLDERS[task][0]
+        return [[*header, *ids] for ids in self._encode([template.prompt.format(**{field: text}) for text in inputs])]
+
+    def completions(self, task: str, answers: Sequence[str]) -> list[list[int]]:
+        """Token ids of each answer with its newline and end-of-text token."""
+        template, field = getattr(self.templates, task), PLACEHOLDERS[task][1]
+        texts = [template.completion.format(**{field: text}) for text in answers]
+        return [[*ids, *self._end] for ids in self._encode(texts)]
+
+    def prompts_next_sid(self, histories: Sequence[Sequence[str]], levels: int) -> list[list[int]]:
+        """Prompts that ask for the next SID of `levels` tokens, cut exactly as in training: what a search starts from.
+
+        Args:
+          histories: for each request the SIDs of its history, oldest first.
+          levels: tokens of a SID, for which room is kept beside the completion's end.
+        """
+        room = self.max_length - levels - len(self._end)
+        return [ids[-room:] for ids in self.prompts("next_sid", [self.history(sids) for sids in histories])]
