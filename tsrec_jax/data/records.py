@@ -88,6 +88,7 @@ def write_records(examples: Mapping[str, Sequence[Example]], folder: str | os.Pa
         return
     scratch = folder.with_name(folder.name + ".writing")
     shutil.rmtree(scratch, ignore_errors=True)
+    tfds.disable_progress_bar()
     builder = TokenisedTasks(examples=examples, data_dir=scratch)
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     (scratch / _FINGERPRINT).write_text(json.dumps(facts), encoding="utf-8")

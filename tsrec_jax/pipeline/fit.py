@@ -154,10 +154,9 @@ def _validation(config: ConfigDict, assembly: Assembly, rows: int, slots: int) -
     batches = list(packed_batches(valid, settings.sequence_length, rows, slots))
     split = assembly.dataset.splits["valid"]
     beam_rows = min(settings.valid_beam_rows, len(split))
-    prompts = [
-        X
-        for history in split.histories[:beam_rows]
-    ]
+    prompts = assembly.builder.prompts_next_sid(
+        [[catalogue.sid(item) for item in history] for history in split.histories[:beam_rows]], catalogue.num_levels
+    )
 
     def validate(model: Decoder) -> dict[str, float]:
         values = {"valid/loss": validation_loss(model, batches, settings.loss_chunk)}
