@@ -13,6 +13,7 @@ from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.decoding.beam_search import BeamResult, beam_search
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.sharding import named_sharding
 
 BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 Ranked = list[tuple[str, float]]  # (SID, score), best first
@@ -27,45 +28,59 @@ def search_all(
     *,
     beams: int,
     batch_size: int,
-    mesh: Mesh | None = None,
+    buckets: Sequence[int] = BUCKETS,
     progress: Callable[[str], None] | None = None,
 ) -> list[Ranked]:
     """Searches for every prompt; the order of the results is that of the prompts.
 
-    Prompts are sorted into buckets of lengths and padded to full batches, so that there is one compile a bucket.
+    Prompts are sorted into buckets of lengths and padded to full batches, so that there is one compile a bucket. Where
+    the model lies on a mesh, requests are laid over its data and fsdp axes.
 
     Args:
       model, trie, catalogue: the recommender.
-      prompts: token ids, each at least one and at most as long as the largest bucket.
+      prompts: token ids, at least one each.
       beams: W.
-      batch_size: requests of a batch; a multiple of the mesh's data x fsdp size.
-      mesh: requests are laid over its data and fsdp axes.
+      batch_size: requests of a batch; rounded up to a multiple of the mesh's data x fsdp size.
+      buckets: padded prompt lengths, rising; a longer prompt is padded to a multiple of the last one.
       progress: receives a line now and then.
 
+    Returns:
+      For each prompt min(W, SIDs) distinct SIDs of the catalogue with their log-probabilities in nats.
+
     Raises:
-      FloatingPointError: a score is NaN or +inf; such scores rank nothing.
+      ValueError: an empty prompt.
+      FloatingPointError: a score is NaN or infinite; such scores rank nothing.
     """
     texts = sid_texts(trie, catalogue)
+    codes_NC = np.asarray(trie.sid_codes_NC)
+    mesh = _mesh_of(model)
+    if mesh is not None:
+        batch_size += -batch_size % (mesh.shape["data"] * mesh.shape["fsdp"])
     results: list[Ranked] = [[] for _ in prompts]
     started = last = time.perf_counter()
     done = 0
+
+    def collect(rows: list[int], found: BeamResult) -> int:
+        for row, ranked in zip(rows, _ranked(found, len(rows), codes_NC), strict=True):
+            results[row] = [(texts[leaf], score) for leaf, score in ranked]
+        return len(rows)
+
     # Dispatch one batch ahead: the host reads batch n while the device works on batch n + 1.
     pending: tuple[list[int], BeamResult] | None = None
-    for rows, tokens_BS, lengths_B in _batches(prompts, batch_size):
+    for rows, tokens_BS, lengths_B in _batches(prompts, batch_size, buckets):
         if mesh is not None:
-            sharding = NamedSharding(mesh, jax.P(("data", "fsdp")))
-            tokens_BS, lengths_B = jax.device_put((tokens_BS, lengths_B), sharding)
+            tokens_BS, lengths_B = jax.device_put((tokens_BS, lengths_B), named_sharding(mesh, "batch"))
         found = beam_search(model, trie, tokens_BS, lengths_B, beams)
         if pending is not None:
-            done += _collect(*pending, texts, results)
+            done += collect(*pending)
         pending = (rows, found)
         now = time.perf_counter()
-        if progress is not None and now - last > REPORT_SECONDS:
+        if progress is not None and done and now - last > REPORT_SECONDS:
             last = now
             rate = done / (now - started)
-            progress(f"{done}/{len(prompts)} rows, {rate:.1f} rows/s, left {(len(prompts) - done) / max(rate, 1e-9):.0f} s")
+            progress(f"{done}/{len(prompts)} rows, {rate:.1f} rows/s, {(len(prompts) - done) / rate:.0f} s left")
     if pending is not None:
-        _collect(*pending, texts, results)
+        collect(*pending)
     return results
 
 
@@ -76,17 +91,16 @@ def sid_texts(trie: Trie, catalogue: Catalogue) -> list[str]:
 
 
 def _batches(
-    prompts: Sequence[Sequence[int]], batch_size: int
+    prompts: Sequence[Sequence[int]], batch_size: int, buckets: Sequence[int]
 ) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
     """(row numbers, tokens_BS, lengths_B) of full batches; a short last batch repeats its first prompt."""
-    buckets: dict[int, list[int]] = {}
+    members_of: dict[int, list[int]] = {}
     for row, prompt in enumerate(prompts):
         if not prompt:
             raise ValueError(f"prompt {row} is empty")
-        fitting = [bucket for bucket in BUCKETS if bucket >= len(prompt)]
-        bucket = fitting[0] if fitting else -(-len(prompt) // BUCKETS[-1]) * BUCKETS[-1]
-        buckets.setdefault(bucket, []).append(row)
-    for bucket, members in sorted(buckets.items()):
+        bucket = next((size for size in buckets if size >= len(prompt)), len(prompt) + -len(prompt) % buckets[-1])
+        members_of.setdefault(bucket, []).append(row)
+    for bucket, members in sorted(members_of.items()):
         for start in range(0, len(members), batch_size):
             rows = members[start : start + batch_size]
             filled = rows + [rows[0]] * (batch_size - len(rows))
@@ -96,15 +110,28 @@ def _batches(
             yield rows, tokens_BS, np.array([len(prompts[row]) for row in filled], np.int32)
 
 
-def _collect(rows: list[int], found: BeamResult, texts: Sequence[str], results: list[Ranked]) -> int:
-    """Puts a batch's results in their places; returns how many."""
-    sids_BW, scores_BW = np.asarray(found.sids_BW), np.asarray(found.scores_BW)
-    if np.isnan(scores_BW).any() or np.isposinf(scores_BW).any():
-        raise FloatingPointError("beam search: a score is not finite; the model's weights or activations have overflowed")
-    for place, row in enumerate(rows):
-        alive = np.isfinite(scores_BW[place])
-        results[row] = [
-            (texts[sid], float(score))
-            for sid, score in zip(sids_BW[place][alive], scores_BW[place][alive], strict=True)
-        ]
-    return len(rows)
+def _ranked(found: BeamResult, count: int, codes_NC: np.ndarray) -> list[list[tuple[int, float]]]:
+    """(SID number, score) of the live beams of the first `count` requests, checked."""
+    codes_BWC, scores_BW, leaf_BW = (
+        np.asarray(array)[:count] for array in (found.codes_BWC, found.scores_BW, found.leaf_BW)
+    )
+    alive_BW = np.isfinite(scores_BW)
+    # Every SID of finite log-probability is reachable, so anything less than this many is a number gone wrong.
+    expected = min(scores_BW.shape[1], len(codes_NC))
+    if not (np.isfinite(scores_BW) | np.isneginf(scores_BW)).all() or (alive_BW.sum(axis=1) != expected).any():
+        raise FloatingPointError(
+            "beam search: a score is NaN or infinite; the model's weights or activations are not finite"
+        )
+    invalid = (codes_BWC[alive_BW] != codes_NC[leaf_BW[alive_BW]]).any(axis=-1).sum()
+    if invalid:
+        raise AssertionError(f"beam search: {invalid} generated code sequences are not SIDs of the catalogue")
+    return [
+        list(zip(leaf_W[alive_W].tolist(), scores_W[alive_W].tolist(), strict=True))
+        for leaf_W, scores_W, alive_W in zip(leaf_BW, scores_BW, alive_BW, strict=True)
+    ]
+
+
+def _mesh_of(model: Decoder) -> Mesh | None:
+    """The mesh the model's parameters lie on; None on one device."""
+    sharding = model.embedding[...].sharding
+    return sharding.mesh if isinstance(sharding, NamedSharding) else None

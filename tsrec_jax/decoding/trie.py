@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tsrec_jax.data.catalogue import Catalogue
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +39,7 @@ class Trie:
         return self.sid_codes_NC.shape[0]
 
     @classmethod
-    def from_codes(
-        cls, codes_IC: np.ndarray, level_sizes: Sequence[int], token_ids: Sequence[np.ndarray]
-    ) -> Trie:
+    def from_codes(cls, codes_IC: np.ndarray, level_sizes: Sequence[int], token_ids: Sequence[np.ndarray]) -> Trie:
         """Builds the trie.
 
         Args:
@@ -70,3 +70,11 @@ class Trie:
             parents_N, nodes = child_N, len(unique_keys)
         ids = tuple(jnp.asarray(np.asarray(level_ids, np.int32)) for level_ids in token_ids)
         return cls(tuple(children), ids, jnp.asarray(sids_NC.astype(np.int32)))
+
+    @classmethod
+    def of_catalogue(cls, catalogue: Catalogue, first_id: int) -> Trie:
+        """The trie of a catalogue whose tokens have the ids first_id, first_id + 1, ... in the order of `tokens`."""
+        sizes = [len(tokens) for tokens in catalogue.level_tokens]
+        ends = first_id + np.cumsum(sizes)
+        ids = [np.arange(end - size, end, dtype=np.int32) for end, size in zip(ends, sizes, strict=True)]
+        return cls.from_codes(catalogue.codes_IC, sizes, ids)
