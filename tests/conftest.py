@@ -1,0 +1,30 @@
+"""Settings that hold for every test: the CPU with eight emulated devices, no network, absl flags parsed.
+
+XLA and the Hugging Face libraries read the environment when they are imported, so it is set before anything else.
+"""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["MPLBACKEND"] = "Agg"
+
+import pathlib
+
+import pytest
+from absl import flags
+
+# Grain's worker processes read absl flags, which nobody parses under pytest.
+flags.FLAGS.mark_as_parsed()
+
+SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data" / "amazon"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+    """The folder of the real Amazon datasets, beside the checkout; skips where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("needs the real Amazon datasets in ../shared/data/amazon, which are not here")
+    return SHARED_DATA

@@ -1,0 +1,20 @@
+"""TS-Rec in JAX and Flax: generative recommendation with semantic IDs that keep their words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tsrec_jax.serving.recommender import Recommender
+
+__version__ = "0.1.0"
+__all__ = ["Recommender", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports `Recommender` on first use, so that `import tsrec_jax` and the command line start without JAX."""
+    if name == "Recommender":
+        from tsrec_jax.serving.recommender import Recommender
+
+        return Recommender
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
