@@ -27,8 +27,8 @@ def default_config() -> ConfigDict:
     config.dataset.path = ""  # a dataset folder; empty: the embedded shop is generated into the workdir
     config.dataset.name = ""  # NAME of NAME.item.json; empty: the one found in the folder
     config.shop = ConfigDict()  # the embedded shop (only when dataset.path is empty)
-    config.shop.items = 300
-    config.shop.users = 900
+    config.shop.num_items = 300
+    config.shop.num_users = 900
 
     config.model = ConfigDict()
     config.model.path = ""  # HF folder, hub id, .gguf file or "smollm2"; empty: the run pretrains a small one itself

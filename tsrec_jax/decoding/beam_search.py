@@ -37,8 +37,9 @@ class BeamResult:
 def beam_search(model: Decoder, trie: Trie, tokens_BS: jax.Array, lengths_B: jax.Array, beams: int) -> BeamResult:
     """The `beams` best SIDs that the search finds for each prompt.
 
-    Every live beam is a SID of the trie, and min(W, SIDs) beams are alive. Equal scores are ordered by the parent's rank, then by code. The search is
-    exact where `beams` is at least the number of valid prefixes of every level but the last.
+    Every live beam is a SID of the trie, and min(W, SIDs) beams are alive. Equal scores are ordered by the parent's
+    rank, then by code. The search is exact where `beams` is at least the number of valid prefixes of every level but
+    the last.
 
     Args:
       model: the decoder; `num_tokens` bounds the vocabulary.

@@ -29,12 +29,12 @@ def search_all(
     beams: int,
     batch_size: int,
     buckets: Sequence[int] = BUCKETS,
+    mesh: Mesh | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Ranked]:
     """Searches for every prompt; the order of the results is that of the prompts.
 
-    Prompts are sorted into buckets of lengths and padded to full batches, so that there is one compile a bucket. Where
-    the model lies on a mesh, requests are laid over its data and fsdp axes.
+    Prompts are sorted into buckets of lengths and padded to full batches, so that there is one compile a bucket.
 
     Args:
       model, trie, catalogue: the recommender.
@@ -42,6 +42,7 @@ def search_all(
       beams: W.
       batch_size: requests of a batch; rounded up to a multiple of the mesh's data x fsdp size.
       buckets: padded prompt lengths, rising; a longer prompt is padded to a multiple of the last one.
+      mesh: requests are laid over its data and fsdp axes; None: the mesh the model lies on, if any.
       progress: receives a line now and then.
 
     Returns:
@@ -53,7 +54,7 @@ def search_all(
     """
     texts = sid_texts(trie, catalogue)
     codes_NC = np.asarray(trie.sid_codes_NC)
-    mesh = _mesh_of(model)
+    mesh = mesh or _mesh_of(model)
     if mesh is not None:
         batch_size += -batch_size % (mesh.shape["data"] * mesh.shape["fsdp"])
     results: list[Ranked] = [[] for _ in prompts]

@@ -123,19 +123,10 @@ def assemble(config: ConfigDict, dataset: Dataset, base: str | pathlib.Path) -> 
         old_size=old_size,
         templates=templates,
         builder=PromptBuilder(tokenizer, templates, config.train.sequence_length),
-        trie=catalogue_trie(dataset, old_size),
+        trie=Trie.of_catalogue(catalogue, old_size),
         model=model,
         mesh=mesh,
     )
-
-
-def catalogue_trie(dataset: Dataset, old_size: int) -> Trie:
-    """The trie of a catalogue whose SID tokens start at id `old_size`."""
-    catalogue = dataset.catalogue
-    sizes = [len(tokens) for tokens in catalogue.level_tokens]
-    starts = old_size + np.cumsum([0, *sizes[:-1]])
-    ids = [np.arange(start, start + size, dtype=np.int32) for start, size in zip(starts, sizes, strict=True)]
-    return Trie.from_codes(catalogue.codes_IC, sizes, ids)
 
 
 def _keyword_ids(config: ConfigDict, dataset: Dataset, tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:

@@ -185,6 +185,7 @@ def _export(job: Job) -> None:
         job.dataset.catalogue,
         assembly.templates,
         folder,
+        max_length=job.config.train.sequence_length,
         card_facts=card,
         dtype=job.config.export.dtype,
     )

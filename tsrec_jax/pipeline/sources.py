@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -14,9 +14,11 @@ from ml_collections import ConfigDict
 
 from tsrec_jax.data.dataset import Dataset, read_dataset, write_dataset
 from tsrec_jax.data.input import packed_batches, train_iterator
+from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.shop import Shop, make_shop
 from tsrec_jax.data.shop_lm import item_texts, lm_config, train_tokenizer
 from tsrec_jax.data.tasks import Example
+from tsrec_jax.evaluation.metrics import ranked_by_scores, score
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
@@ -27,12 +29,13 @@ from tsrec_jax.training.loop import LoopSettings, train
 from tsrec_jax.training.loss import LossSettings
 from tsrec_jax.training.step import OptimiserSettings
 
+SHOP_NAME = "shop"
 VALID_SHARE = 20  # every n-th text is kept for the validation loss
 
 
 def embedded_shop(config: ConfigDict) -> Shop:
     """The generated shop of this config; the same config gives the same shop."""
-    return make_shop(seed=config.seed, num_items=config.shop.items, num_users=config.shop.users)
+    return make_shop(seed=config.seed, num_items=config.shop.num_items, num_users=config.shop.num_users)
 
 
 def open_dataset(config: ConfigDict, workdir: pathlib.Path) -> Dataset:
@@ -41,8 +44,21 @@ def open_dataset(config: ConfigDict, workdir: pathlib.Path) -> Dataset:
         return read_dataset(pathlib.Path(config.dataset.path), config.dataset.name)
     folder = workdir / "shop"
     if not folder.exists():
-        write_dataset(embedded_shop(config).dataset, folder)
+        shop = embedded_shop(config)
+        write_dataset(SHOP_NAME, shop.catalogue, shop.splits, shop.clusters, folder)
     return read_dataset(folder)
+
+
+def upper_bound(config: ConfigDict, dataset: Dataset, rows: Interactions, ks: Sequence[int]) -> dict[str, float]:
+    """SID-level metrics of the embedded shop's own process: items ranked by their true probability."""
+    shop = embedded_shop(config)
+    sids = list(dataset.catalogue.items_of_sid)
+    members = list(dataset.catalogue.items_of_sid.values())
+    ranked = []
+    for history in rows.histories:
+        probabilities_I = shop.next_item_probabilities(history)
+        ranked.append(ranked_by_scores(sids, [probabilities_I[list(items)].sum() for items in members])[: max(ks)])
+    return dict(score(ranked, rows.targets, dataset.catalogue, ks).sid)
 
 
 def pretrain(config: ConfigDict, dataset: Dataset, workdir: pathlib.Path, report: Callable[[str], None]) -> pathlib.Path:

@@ -1,0 +1,135 @@
+"""The package's metadata, its scripts, and what must not be in the tree."""
+
+import configparser
+import importlib.metadata
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+from packaging.requirements import Requirement
+
+import tsrec_jax
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SCRIPTS = ("launch/environment.sh", "launch/local.sh", "launch/test.sh", ".ci/run")
+
+
+def requirements(text):
+    return [Requirement(line) for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
+def setup_cfg():
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12"])
+def test_every_requirement_has_a_lower_bound_and_names_one_package_once_per_python(python):
+    found = [r for r in requirements((ROOT / "requirements.txt").read_text()) if applies(r, python)]
+    names = [requirement.name for requirement in found]
+    assert sorted(set(names)) == sorted(names)
+    for requirement in found:
+        assert any(bound.operator == ">=" for bound in requirement.specifier), str(requirement)
+
+
+def applies(requirement, python):
+    return requirement.marker is None or requirement.marker.evaluate({"python_version": python})
+
+
+@pytest.mark.parametrize(
+    ("python", "jax", "flax"), [("3.11", "0.10.2", "0.12.8"), ("3.12", "0.12.0.1", "0.12.12")]
+)
+def test_requirements_take_the_jax_and_flax_that_the_suite_passed_on(python, jax, flax):
+    found = {r.name: r for r in requirements((ROOT / "requirements.txt").read_text()) if applies(r, python)}
+    assert found["jax"].specifier.contains(jax)
+    assert found["flax"].specifier.contains(flax)
+    assert not found["jax"].specifier.contains("0.11.1")
+
+
+def test_installed_package_asks_for_exactly_the_requirements_file():
+    wanted = {str(r) for r in requirements((ROOT / "requirements.txt").read_text())}
+    declared = map(Requirement, importlib.metadata.requires("tsrec_jax"))
+    assert {str(r) for r in declared if "extra" not in str(r.marker)} == wanted
+
+
+def test_extras_hold_what_the_defaults_leave_out():
+    extras = setup_cfg()["options.extras_require"]
+    assert {r.name for r in requirements(extras["test"])} == {"pytest", "ruff", "gguf", "packaging"}
+    assert {r.name for r in requirements(extras["gemini_legacy"])} == {"google-generativeai"}
+    defaults = {r.name for r in requirements((ROOT / "requirements.txt").read_text())}
+    assert defaults.isdisjoint({"torch", "tensorflow", "google-generativeai"})
+
+
+def test_tsrec_command_is_the_entry_point_of_the_command_line():
+    (command,) = importlib.metadata.entry_points(group="console_scripts", name="tsrec")
+    assert command.value == "tsrec_jax.main:run"
+
+
+def test_version_is_the_installed_one():
+    assert importlib.metadata.version("tsrec_jax") == tsrec_jax.__version__
+
+
+def test_importing_the_package_imports_neither_jax_nor_transformers():
+    code = "import sys, tsrec_jax; sys.exit('jax' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_unknown_attribute_of_the_package_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="Recomender"):
+        _ = tsrec_jax.Recomender
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_script_is_valid_bash(script):
+    result = subprocess.run(["bash", "-n", str(ROOT / script)], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("script", ["launch/local.sh", "launch/test.sh"])
+def test_help_prints_usage_from_any_folder_and_makes_nothing(script, tmp_path):
+    before = sorted(os.listdir(ROOT))
+    result = subprocess.run(
+        ["bash", str(ROOT / script), "--help"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0
+    assert result.stdout.startswith(f"usage: bash {script}")
+    assert sorted(os.listdir(ROOT)) == before
+
+
+def test_a_python_that_is_not_there_is_one_line_and_exit_code_2(tmp_path):
+    result = subprocess.run(
+        ["bash", str(ROOT / "launch/test.sh"), "--python=2.6"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "no Python 2.6" in result.stderr
+    assert not (ROOT / ".venv-2.6").exists()
+
+
+def tracked_text():
+    """Every text file of the project with its path: what git tracks, or everything outside the venvs without git."""
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listing.returncode != 0:
+        pytest.skip("needs a git checkout, to know which files belong to the project")
+    for name in filter(None, listing.stdout.split("\0")):
+        path = ROOT / name
+        if path.is_file():
+            content = path.read_bytes()
+            if b"\0" not in content:
+                yield name, content.decode("utf-8")
+
+
+def test_no_file_names_a_folder_of_one_machine():
+    pattern = re.compile(r"(?<![\w.~$}/-])/(?:home|root|work|opt|tmp|mnt|Users)/\w+")
+    found = [f"{name}: {match}" for name, text in tracked_text() for match in pattern.findall(text)]
+    assert found == []
+
+
+def test_no_file_is_unfinished():
+    pattern = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|X" + r"XX)\b")
+    found = [name for name, text in tracked_text() if name != "LICENSE" and pattern.search(text)]
+    assert found == []

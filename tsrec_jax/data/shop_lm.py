@@ -1,0 +1,111 @@
+"""The small language model of the embedded default: its texts, its tokenizer and its shape."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from tsrec_jax.data.dataset import Dataset
+
+UNKNOWN, BEGIN, END, PAD = "<unk>", "<s>", "</s>", "<pad>"
+
+
+def item_texts(dataset: Dataset) -> list[str]:
+    """What the language model reads: sentences about each item, nothing of who bought what."""
+    texts = []
+    for item in dataset.catalogue.items:
+        texts.append(item.title)
+        if item.description:
+            texts += [item.description, f"{item.title}. {item.description}"]
+        if item.brand:
+            texts.append(f"{item.title} is made by {item.brand}.")
+        if item.categories:
+            texts.append(f"{item.title} belongs to {item.categories}.")
+    return texts
+
+
+def train_tokenizer(texts: Sequence[str], folder: str | os.PathLike[str], vocab_size: int) -> None:
+    """Trains a sentencepiece unigram model and writes it as a Hugging Face fast tokenizer with the same ids.
+
+    Text is taken as it is (no normalisation, no added space); characters never seen become bytes.
+
+    Args:
+      texts: the training texts.
+      folder: receives the tokenizer's files.
+      vocab_size: pieces at most; fewer where the texts do not hold so many.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    model = folder / "spiece.model"
+    with model.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=file,
+            model_type="unigram",
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            user_defined_symbols=["\n"],
+            unk_id=0,
+            bos_id=1,
+            eos_id=2,
+            pad_id=3,
+            unk_piece=UNKNOWN,
+            bos_piece=BEGIN,
+            eos_piece=END,
+            pad_piece=PAD,
+            num_threads=1,
+            minloglevel=2,
+        )
+    fast_tokenizer(model.read_bytes()).save_pretrained(folder)
+
+
+def fast_tokenizer(model: bytes) -> PreTrainedTokenizerFast:
+    """The Hugging Face tokenizer of a serialised sentencepiece unigram model, piece for piece."""
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    backend = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="never", split=True)
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    backend.add_special_tokens([AddedToken(token, normalized=False) for token in (UNKNOWN, BEGIN, END, PAD)])
+    backend.add_tokens([AddedToken("\n", normalized=False)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token=UNKNOWN,
+        bos_token=BEGIN,
+        eos_token=END,
+        pad_token=PAD,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def lm_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """The `config.json` of a small tied Llama for this tokenizer: 4 layers of width 128."""
+    return {
+        "model_type": "llama",
+        "vocab_size": len(tokenizer),
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rope_theta": 10000.0,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 1024,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }

@@ -1,0 +1,1 @@
+"""Metrics, baselines, comparisons and reports, all from predictions and targets."""

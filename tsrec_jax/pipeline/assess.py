@@ -1,0 +1,154 @@
+"""The evaluation stage: predictions of a trained system, baselines beside it, and the report."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from tsrec_jax.data.dataset import Dataset
+from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.decoding.generate import search_all
+from tsrec_jax.evaluation import baselines, plots
+from tsrec_jax.evaluation.compare import compare, read_predictions, write_predictions
+from tsrec_jax.evaluation.metrics import ks_for, score
+from tsrec_jax.evaluation.report import Report, format_table, intervals_of, to_json, to_markdown
+from tsrec_jax.pipeline import sources
+from tsrec_jax.pipeline.assemble import Assembly
+from tsrec_jax.pipeline.workdir import write_json
+from tsrec_jax.training.metrics_log import read_metrics
+
+PREDICTIONS = "predictions.json"
+
+
+def evaluated_rows(config: ConfigDict, dataset: Dataset) -> tuple[str, Interactions]:
+    """The split that is evaluated and its first `eval.max_rows` rows; valid where a folder has no such split."""
+    split = config.eval.split if config.eval.split in dataset.splits else "valid"
+    rows = dataset.splits[split]
+    count = min(config.eval.max_rows or len(rows), len(rows))
+    return split, Interactions(rows.users[:count], rows.histories[:count], rows.targets[:count])
+
+
+def predict(
+    assembly: Assembly, config: ConfigDict, folder: pathlib.Path, label: str, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """Writes `predictions.json` of a trained system; returns rows, invalid SIDs (0 by construction) and seconds."""
+    catalogue = assembly.dataset.catalogue
+    split, rows = evaluated_rows(config, assembly.dataset)
+    if split != config.eval.split:
+        report(f"{label}: the folder has no {config.eval.split}.csv, using {split}")
+    histories = [[catalogue.sid(item) for item in history] for history in rows.histories]
+    prompts = assembly.builder.prompts_next_sid(histories, catalogue.num_levels)
+    started = time.perf_counter()
+    found = search_all(
+        assembly.model,
+        assembly.trie,
+        catalogue,
+        prompts,
+        beams=config.eval.beams,
+        batch_size=config.eval.batch_size,
+        mesh=assembly.mesh,
+        progress=lambda line: report(f"{label}: {line}"),
+    )
+    seconds = time.perf_counter() - started
+    predictions = [[sid for sid, _ in ranked] for ranked in found]
+    invalid = sum(sid not in catalogue.items_of_sid for ranked in predictions for sid in ranked)
+    if invalid:
+        raise AssertionError(f"{invalid} predicted SIDs are not in the catalogue: the constraint is broken")
+    targets = [catalogue.sid(int(target)) for target in rows.targets]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_predictions(folder / PREDICTIONS, targets, predictions)
+    report(f"{label}: {len(rows)} rows in {seconds:.0f} s ({len(rows) / seconds:.1f} rows/s)")
+    return {"rows": len(rows), "invalid": invalid, "seconds": round(seconds, 1)}
+
+
+def write_report(
+    config: ConfigDict,
+    dataset: Dataset,
+    workdir: pathlib.Path,
+    evaluations: Mapping[str, tuple[pathlib.Path, Mapping[str, Any]]],
+    training: Mapping[str, Any],
+    report: Callable[[str], None],
+) -> None:
+    """Scores the predictions and the baselines, writes `results.json`, `results.md` and `plots/`, prints the table.
+
+    Args:
+      config: the main system's.
+      dataset: what was evaluated.
+      workdir: where the report goes.
+      evaluations: {system: (its folder, the facts that `predict` returned)}, the main system first.
+      training: {system: facts of its training}.
+      report: receives the lines.
+    """
+    catalogue = dataset.catalogue
+    split, rows = evaluated_rows(config, dataset)
+    ks = ks_for(config.eval.beams)
+    predictions = {name: read_predictions(folder / PREDICTIONS)[1] for name, (folder, _) in evaluations.items()}
+    train = dataset.splits["train"]
+    predictions["popularity"] = baselines.popularity(catalogue, train, rows, max(ks))
+    predictions["repeat last"] = baselines.repeat_last(catalogue, train, rows, max(ks))
+    systems = {name: score(ranked, rows.targets, catalogue, ks) for name, ranked in predictions.items()}
+    main = next(iter(evaluations))
+    others = [name for name in systems if name != main]
+    built = Report(
+        dataset=dataset.name,
+        split=split,
+        rows=len(rows),
+        beams=config.eval.beams,
+        invalid=sum(facts["invalid"] for _, facts in evaluations.values()),
+        systems=systems,
+        intervals={name: intervals_of(m, config.eval.bootstrap, config.seed) for name, m in systems.items()},
+        comparisons={f"{main} against {name}": compare(systems[main], systems[name], "NDCG@10") for name in others},
+        upper_bound=None if config.dataset.path else sources.upper_bound(config, dataset, rows, ks),
+        training=training,
+        facts=run_facts(workdir),
+    )
+    write_json(workdir / "results.json", to_json(built))
+    temporary = workdir / "results.md.tmp"
+    temporary.write_text(to_markdown(built), encoding="utf-8")
+    temporary.replace(workdir / "results.md")
+    curves = {name: read_metrics(folder) for name, (folder, _) in evaluations.items()}
+    plots.plot_training(curves, workdir / "plots" / "training.png")
+    plots.plot_metrics(systems, built.intervals, built.upper_bound, workdir / "plots" / "metrics.png")
+    report(f"\n{dataset.name}, {split}, {len(rows)} rows, {config.eval.beams} beams, SID level:\n{format_table(built)}\n")
+
+
+def run_facts(workdir: pathlib.Path) -> dict[str, Any]:
+    """Command, config, seed, data hash, commit, machine and versions of the run in a workdir."""
+    recorded = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+    return {
+        "command": "python -m tsrec_jax " + " ".join(sys.argv[1:]),
+        "seed": recorded["config"]["seed"],
+        "data_hash": recorded["data_hash"],
+        "commit": recorded["commit"],
+        "machine": recorded["machine"],
+        "versions": recorded["versions"],
+        "config": recorded["config"],
+    }
+
+
+def card_facts(config: ConfigDict, dataset: Dataset, workdir: pathlib.Path) -> dict[str, Any]:
+    """What a model card states: data, base model, recipe and, where they were measured, results."""
+    facts = {
+        "data": f"{dataset.name} (SHA-256 {dataset.data_hash})",
+        "base model": config.model.path or "pretrained by the run itself on the item texts",
+        "layers": config.model.num_layers or "all",
+        "SA-Init": f"{config.sid_init.mode}, target norm {config.sid_init.target_norm}",
+        "TS-Align weight": config.ts_align.weight,
+        "seed": config.seed,
+        "commit": run_facts(workdir)["commit"],
+    }
+    results = workdir / "results.json"
+    if results.exists():
+        measured = json.loads(results.read_text(encoding="utf-8"))
+        sid = measured["metrics"]["sid"]
+        facts[f"results ({measured['split']}, {measured['rows']} rows, {measured['beams']} beams, SID level)"] = ", ".join(
+            f"{name} {value:.4f}" for name, value in sid.items()
+        )
+    return facts
+
