@@ -15,9 +15,12 @@ def get_config() -> ConfigDict:
     """A small model on the embedded shop."""
     config = default_config()
     config.model.remat = False
-    config.train.max_steps = 300
-    config.train.batch_tokens = 4096
-    config.train.sequence_length = 256
+    config.pretrain.max_steps = 200
+    config.pretrain.batch_tokens = 2048
+    config.tasks.next_title.rate = 0.25
+    config.train.max_steps = 250
+    config.train.batch_tokens = 2048
+    config.train.sequence_length = 128
     config.train.learning_rate = 2e-3
     config.train.validations = 6
     config.train.patience = 0

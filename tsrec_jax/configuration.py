@@ -61,7 +61,14 @@ def default_config() -> ConfigDict:
     config.ts_align = ConfigDict({"weight": 1.0, "rate": 1.0})  # weight 0: no TS-Align at all
     config.templates = ConfigDict()  # overrides of single prompt strings, as in data/prompts.py
     config.templates.separator = ""
-    for task in ("next_sid", "next_title", "title_to_sid", "sid_to_title", "token_to_description", "description_to_token"):
+    for task in (
+        "next_sid",
+        "next_title",
+        "title_to_sid",
+        "sid_to_title",
+        "token_to_description",
+        "description_to_token",
+    ):
         config.templates[task] = ConfigDict({"header": "", "prompt": "", "completion": ""})
 
     config.train = ConfigDict()
@@ -113,7 +120,9 @@ def load_saved(workdir: pathlib.Path) -> ConfigDict:
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))["config"]
     except FileNotFoundError:
-        raise UserError(f"{path}: not there; give --config=FILE.py, or a --workdir in which `train` or `run` was started") from None
+        raise UserError(
+            f"{path}: not there; give --config=FILE.py, or a --workdir in which `train` or `run` was started"
+        ) from None
     except (ValueError, KeyError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a config that this program wrote ({error}); give --config=FILE.py") from None
     config = default_config()
@@ -235,7 +244,9 @@ def task_mix(config: ConfigDict, names: tuple[str, ...]) -> TaskMix:
     """Reads weights and rates; a task with weight 0 or rate 0 is left out of the data (TS-Align's weight is lambda)."""
     sections = {**config.tasks, "ts_align": config.ts_align}
     weights = tuple(float(sections[name].weight) for name in names)
-    rates = {name: float(sections[name].rate) for name in names if sections[name].weight > 0 and sections[name].rate > 0}
+    rates = {
+        name: float(sections[name].rate) for name in names if sections[name].weight > 0 and sections[name].rate > 0
+    }
     if not rates:
         raise UserError("every task has weight 0 or rate 0: set config.tasks.next_sid.weight above 0")
     return TaskMix(names, weights, rates)

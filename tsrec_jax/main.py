@@ -51,7 +51,9 @@ def _parse(arguments: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
     except flags.Error as error:
         raise UserError(str(error)) from None
     except (AttributeError, KeyError) as error:
-        raise UserError("config: no such key: " + " ".join(str(error).replace("\\'", "'").split("\\n")).strip("'\"")) from None
+        raise UserError(
+            "config: no such key: " + " ".join(str(error).replace("\\'", "'").split("\\n")).strip("'\"")
+        ) from None
     except (OSError, TypeError, ValueError) as error:
         raise UserError(f"config: {' '.join(str(error).split())}") from None
     finally:

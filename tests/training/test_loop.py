@@ -18,7 +18,9 @@ from tsrec_jax.training.step import OptimiserSettings
 IDENTITY = {"seed": 3}
 
 
-def train_in(folder, model, examples, *, max_steps=6, validate=None, identity=IDENTITY, report=None, batches=None, **loop):
+def train_in(
+    folder, model, examples, *, max_steps=6, validate=None, identity=IDENTITY, report=None, batches=None, **loop
+):
     values = iter(np.linspace(2.0, 1.0, 100))
     settings = {"log_every": 1, "validate_every": 2, "checkpoint_every": 2, **loop}
     return train(

@@ -220,15 +220,21 @@ def _sids(path: pathlib.Path, index: Mapping[str, Any], items: Mapping[str, Any]
         place = f"item {item_id!r}"
         if item_id not in items:
             faults.add(path, place, "is not an item of the item file")
-        if not isinstance(tokens, list) or not tokens or not all(isinstance(t, str) and _SID.fullmatch(t) for t in tokens):
-            faults.add(path, place, f"needs a list of tokens like \"<a_1>\", has {tokens!r}")
+        if (
+            not isinstance(tokens, list)
+            or not tokens
+            or not all(isinstance(t, str) and _SID.fullmatch(t) for t in tokens)
+        ):
+            faults.add(path, place, f'needs a list of tokens like "<a_1>", has {tokens!r}')
             continue
         levels = levels or len(tokens)
         if len(tokens) != levels:
             faults.add(path, place, f"has {len(tokens)} levels where the first item has {levels}")
         for level, token in enumerate(tokens):
             if level_of.setdefault(token, level) != level:
-                faults.add(path, place, f"token {token} stands on level {level} here and on level {level_of[token]} before")
+                faults.add(
+                    path, place, f"token {token} stands on level {level} here and on level {level_of[token]} before"
+                )
         sids[item_id] = tuple(tokens)
     return sids
 
@@ -283,7 +289,11 @@ def _read_clusters(
             faults.add(path, place, f"token {token} stands twice")
         elif not isinstance(description, str) or not description.strip():
             faults.add(path, place, f"token {token} has no description")
-        elif not isinstance(keywords, list) or not keywords or not all(isinstance(k, str) and k.strip() for k in keywords):
+        elif (
+            not isinstance(keywords, list)
+            or not keywords
+            or not all(isinstance(k, str) and k.strip() for k in keywords)
+        ):
             faults.add(path, place, f"token {token} needs a list of keywords that are not empty")
         else:
             clusters[token] = Cluster(token, description.strip(), tuple(keywords))

@@ -75,7 +75,7 @@ def train_iterator(
 
 
 def packed_batches(examples: Sequence[Example], sequence_length: int, rows: int, loss_slots: int) -> Iterator[Batch]:
-    """One pass over the examples in order, without an accumulation axis; the last batch is filled up with empty rows."""
+    """One pass over the examples in order, without an accumulation axis; the last batch is filled with empty rows."""
     packed = _pack(grain.MapDataset.source(list(examples)).map(_features), sequence_length, loss_slots, seed=0)
     for batch in packed.batch(rows, drop_remainder=False):
         short = rows - len(batch["tokens_BT"])

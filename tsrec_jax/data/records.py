@@ -5,7 +5,9 @@ TensorFlow itself is not needed. Each task is a split.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -90,7 +92,8 @@ def write_records(examples: Mapping[str, Sequence[Example]], folder: str | os.Pa
     shutil.rmtree(scratch, ignore_errors=True)
     tfds.disable_progress_bar()
     builder = TokenisedTasks(examples=examples, data_dir=scratch)
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads, and there are none
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     (scratch / _FINGERPRINT).write_text(json.dumps(facts), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(scratch, folder)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -89,7 +90,7 @@ class Shop:
         The favourite finish is inferred from the whole history by Bayes' rule, exactly.
         """
         log_posterior_Z = np.log(self._first_ZI[:, history[0]])
-        for last, item in zip(history, history[1:], strict=False):
+        for last, item in itertools.pairwise(history):
             log_posterior_Z = log_posterior_Z + np.log(self._transitions_ZII[:, last, item])
         posterior_Z = np.exp(log_posterior_Z - log_posterior_Z.max())
         return (posterior_Z / posterior_Z.sum()) @ self._transitions_ZII[:, history[-1]]
@@ -188,8 +189,7 @@ def _items(
         seen.add(title)
         partner = kind_names[goes_with[kind]][1]
         description = (
-            f"A {name} for the {category}, made of {material}, {feel}. "
-            f"It goes well with a {partner}. Made by {brand}."
+            f"A {name} for the {category}, made of {material}, {feel}. It goes well with a {partner}. Made by {brand}."
         )
         items.append(Item(f"S{number:03d}", title, description, brand, category))
     return tuple(items)

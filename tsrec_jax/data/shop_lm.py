@@ -76,9 +76,7 @@ def fast_tokenizer(model: bytes) -> PreTrainedTokenizerFast:
     pieces = [(piece.piece, piece.score) for piece in proto.pieces]
     backend = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="never", split=True)
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     backend.add_special_tokens([AddedToken(token, normalized=False) for token in (UNKNOWN, BEGIN, END, PAD)])
     backend.add_tokens([AddedToken("\n", normalized=False)])
     return PreTrainedTokenizerFast(

@@ -15,7 +15,7 @@ from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import named_sharding
 
-BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+BUCKETS = (32, 64, 96, 128, 192, 256, 384, 512)
 Ranked = list[tuple[str, float]]  # (SID, score), best first
 REPORT_SECONDS = 10.0
 

@@ -58,7 +58,9 @@ def read_predictions(path: pathlib.Path) -> tuple[list[str], list[list[str]]]:
         raise UserError(f"{path}: not a predictions file ({type(error).__name__}: {error})") from None
 
 
-def compare_files(first: pathlib.Path, second: pathlib.Path, catalogue: Catalogue, metric: str = "NDCG@10") -> Comparison:
+def compare_files(
+    first: pathlib.Path, second: pathlib.Path, catalogue: Catalogue, metric: str = "NDCG@10"
+) -> Comparison:
     """Paired SID-level comparison of two predictions files.
 
     Raises:

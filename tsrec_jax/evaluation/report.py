@@ -120,7 +120,15 @@ def to_markdown(report: Report) -> str:
         for name, c in report.comparisons.items():
             interval = f"{c.interval[0]:+.4f} to {c.interval[1]:+.4f}"
             rows.append(
-                [name, c.metric, f"{c.first:.4f}", f"{c.second:.4f}", f"{c.difference:+.4f}", interval, f"{c.p_value:.3f}"]
+                [
+                    name,
+                    c.metric,
+                    f"{c.first:.4f}",
+                    f"{c.second:.4f}",
+                    f"{c.difference:+.4f}",
+                    interval,
+                    f"{c.p_value:.3f}",
+                ]
             )
         parts.append("## Paired comparisons (bootstrap over rows, one seed)\n\n" + _aligned(rows))
     if report.training:

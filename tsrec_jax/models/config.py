@@ -160,4 +160,6 @@ def _refuse_unsupported(facts: Mapping[str, Any], family: str, source: str) -> N
         None,
         facts["hidden_size"] // facts["num_attention_heads"],
     ):
-        raise UserError(f"{source}: head_dim={facts['head_dim']} differs from hidden_size / heads, which Qwen2 does not allow")
+        raise UserError(
+            f"{source}: head_dim={facts['head_dim']} differs from hidden_size / heads, which Qwen2 does not allow"
+        )

@@ -92,7 +92,9 @@ class GgufFile:
         reader = open_gguf(path)
         facts = metadata(reader)
         self.config = _config(facts, reader, path)
-        self._tensors = {_hf_key(tensor.name): tensor for tensor in reader.tensors if tensor.name != "rope_freqs.weight"}
+        self._tensors = {
+            _hf_key(tensor.name): tensor for tensor in reader.tensors if tensor.name != "rope_freqs.weight"
+        }
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """{HF key: shape}; GGUF states shapes in reverse."""

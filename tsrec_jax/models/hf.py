@@ -97,7 +97,7 @@ def load_hf(
       A module that maps tokens_BT to float32 logits_BTV.
 
     Raises:
-      UserError: nothing readable at `path`, another architecture, or keys missing, unused or of a wrong shape (all named).
+      UserError: nothing readable at `path`, another architecture, or keys that are missing, unused or misshapen (all named).
     """
     gguf = gguf_path(path)
     source: _Folder | GgufFile = _Folder(resolve_folder(path)) if gguf is None else GgufFile(gguf)
@@ -152,7 +152,9 @@ def resolve_folder(path: str | os.PathLike[str]) -> pathlib.Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return pathlib.Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
+        return pathlib.Path(
+            snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"])
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"model path {str(path)!r}: no such folder, and the hub gave no copy ({reason})") from None

@@ -39,7 +39,9 @@ def _from_gguf(path: pathlib.Path) -> PreTrainedTokenizerFast:
     facts = metadata(open_gguf(path))
     kind = (facts.get("tokenizer.ggml.model"), facts.get("tokenizer.ggml.pre"))
     if kind != ("gpt2", "smollm"):
-        raise UserError(f"{path}: its tokenizer is {kind}; only the gpt2/smollm kind is rebuilt, load the HF folder instead")
+        raise UserError(
+            f"{path}: its tokenizer is {kind}; only the gpt2/smollm kind is rebuilt, load the HF folder instead"
+        )
     tokens = facts["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ", 1)) for merge in facts["tokenizer.ggml.merges"]]
     special = [

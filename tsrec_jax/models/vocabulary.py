@@ -88,7 +88,9 @@ def _keyword_means(known_VD: np.ndarray, keyword_ids: Sequence[Sequence[int]], c
     for index in np.flatnonzero(chosen_n):
         ids = keyword_ids[index]
         if not len(ids):
-            raise UserError(f"SID token number {index} has no keywords, which SA-Init needs; give them or use sid_init.mode=mean")
+            raise UserError(
+                f"SID token number {index} has no keywords, which SA-Init needs; give them or use sid_init.mode=mean"
+            )
         rows_nD[index] = known_VD[np.asarray(ids)].mean(axis=0)
     return rows_nD
 
@@ -127,7 +129,7 @@ def extend_vocabulary(
 
     Args:
       model: a decoder that was not extended before.
-      old_size: length of the base tokenizer, which is where new ids start (inside a table's padding rows, if it has any).
+      old_size: length of the base tokenizer, where new ids start (inside a table's padding rows, if it has any).
       input_rows_nD: embedding rows of the new ids.
       output_rows_nD: head rows of the new ids, untied models only; None leaves untied heads at their mean row.
 

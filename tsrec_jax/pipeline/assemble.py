@@ -70,7 +70,9 @@ def add_sid_tokens(tokenizer: PreTrainedTokenizerFast, tokens: tuple[str, ...]) 
     old_size = len(tokenizer)
     known = [token for token in tokens if token in tokenizer.get_vocab()]
     if known:
-        raise UserError(f"the base tokenizer already has {known[0]!r}; start from a model that was not extended with SIDs")
+        raise UserError(
+            f"the base tokenizer already has {known[0]!r}; start from a model that was not extended with SIDs"
+        )
     tokenizer.add_tokens(list(tokens))
     return old_size
 

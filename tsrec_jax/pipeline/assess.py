@@ -115,7 +115,9 @@ def write_report(
     curves = {name: read_metrics(folder) for name, (folder, _) in evaluations.items()}
     plots.plot_training(curves, workdir / "plots" / "training.png")
     plots.plot_metrics(systems, built.intervals, built.upper_bound, workdir / "plots" / "metrics.png")
-    report(f"\n{dataset.name}, {split}, {len(rows)} rows, {config.eval.beams} beams, SID level:\n{format_table(built)}\n")
+    report(
+        f"\n{dataset.name}, {split}, {len(rows)} rows, {config.eval.beams} beams, SID level:\n{format_table(built)}\n"
+    )
 
 
 def run_facts(workdir: pathlib.Path) -> dict[str, Any]:
@@ -147,8 +149,7 @@ def card_facts(config: ConfigDict, dataset: Dataset, workdir: pathlib.Path) -> d
     if results.exists():
         measured = json.loads(results.read_text(encoding="utf-8"))
         sid = measured["metrics"]["sid"]
-        facts[f"results ({measured['split']}, {measured['rows']} rows, {measured['beams']} beams, SID level)"] = ", ".join(
-            f"{name} {value:.4f}" for name, value in sid.items()
+        facts[f"results ({measured['split']}, {measured['rows']} rows, {measured['beams']} beams, SID level)"] = (
+            ", ".join(f"{name} {value:.4f}" for name, value in sid.items())
         )
     return facts
-

@@ -38,7 +38,7 @@ def fit(
     label: str,
     report: Callable[[str], None],
 ) -> TrainResult:
-    """Trains the assembly's model in `folder` (checkpoints, metrics, tokenised records) and returns the best weights."""
+    """Trains the assembly's model in `folder` (checkpoints, metrics, tokenised records); returns the best weights."""
     mix = task_mix(config, TASKS)
     dataset = assembly.dataset
     if "ts_align" in mix.rates and not dataset.clusters:
@@ -107,7 +107,7 @@ def fit(
 def steps_of_epochs(
     examples: Mapping[str, Sequence[Example]], rates: Mapping[str, float], epochs: float, batch_tokens: int
 ) -> int:
-    """Optimiser steps that see every row `epochs x rate` times, were the packed rows full (they are to a few percent)."""
+    """Optimiser steps that see every row `epochs x rate` times, were packed rows full (they are, to a few percent)."""
     tokens = sum(rates[task] * sum(len(row.tokens) for row in rows) for task, rows in examples.items())
     return max(1, math.ceil(epochs * tokens / batch_tokens))
 

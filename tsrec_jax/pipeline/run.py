@@ -50,7 +50,9 @@ def open_job(config: ConfigDict, path: pathlib.Path) -> Job:
 def pretrain(config: ConfigDict, path: pathlib.Path) -> None:
     """The verb `pretrain`."""
     if config.model.path:
-        raise UserError(f"config.model.path={config.model.path!r} is pretrained already; `pretrain` is for an empty path")
+        raise UserError(
+            f"config.model.path={config.model.path!r} is pretrained already; `pretrain` is for an empty path"
+        )
     job = open_job(config, path)
     report(f"pretrain: {job.base}")
 

@@ -61,7 +61,9 @@ def upper_bound(config: ConfigDict, dataset: Dataset, rows: Interactions, ks: Se
     return dict(score(ranked, rows.targets, dataset.catalogue, ks).sid)
 
 
-def pretrain(config: ConfigDict, dataset: Dataset, workdir: pathlib.Path, report: Callable[[str], None]) -> pathlib.Path:
+def pretrain(
+    config: ConfigDict, dataset: Dataset, workdir: pathlib.Path, report: Callable[[str], None]
+) -> pathlib.Path:
     """Trains a tokenizer and a small language model on the item texts; returns its HF folder.
 
     The folder appears only when it is complete; a killed run resumes from its checkpoints.

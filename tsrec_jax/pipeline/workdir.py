@@ -18,7 +18,17 @@ from ml_collections import ConfigDict
 from tsrec_jax.errors import UserError
 from tsrec_jax.training.checkpoints import refuse_differences
 
-PACKAGES = ("tsrec_jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "transformers", "numpy")
+PACKAGES = (
+    "tsrec_jax",
+    "jax",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "tensorflow-datasets",
+    "transformers",
+    "numpy",
+)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -46,7 +56,11 @@ def commit() -> str:
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
         dirty = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=here, capture_output=True, text=True, check=True
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
@@ -61,7 +75,7 @@ def machine() -> str:
 
 
 class Workdir:
-    """The folder of one run. `config.json` records what was asked; `stages.json` what is finished, and for what inputs."""
+    """The folder of one run. `config.json` records what was asked, `stages.json` what is finished for what inputs."""
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path)

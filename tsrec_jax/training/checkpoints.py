@@ -66,7 +66,7 @@ def refuse_differences(where: pathlib.Path, there: Mapping[str, Any], here: Mapp
 
 
 class Checkpoints:
-    """The two checkpoint series of one working directory. Use as a context manager; leaving waits for pending writes."""
+    """The two checkpoint series of one working directory. A context manager; leaving waits for pending writes."""
 
     def __init__(self, folder: pathlib.Path, *, keep: int = 2):
         policies = ocp.training.preservation_policies
@@ -106,7 +106,7 @@ class Checkpoints:
     def restore(
         self, like: TrainState, batches: grain.DatasetIterator, identity: dict[str, Any]
     ) -> tuple[TrainState, Progress]:
-        """Restores the newest state in place of `like` (same shapes, its shardings) and moves `batches` to its position.
+        """Restores the newest state in place of `like` (its shapes and shardings) and moves `batches` to its place.
 
         Raises:
           UserError: the checkpoint was made with another vocabulary or other settings; the message lists them.

@@ -159,7 +159,9 @@ def train(
                 last = step == loop.max_steps
                 if last or _due(step, loop.validate_every):
                     settle()
-                    progress = _validated(validate, graphdef, state, progress, loop, checkpoints, log, report, label, step)
+                    progress = _validated(
+                        validate, graphdef, state, progress, loop, checkpoints, log, report, label, step
+                    )
                     stop = _patience_over(progress, loop)
                     meter.pause()
                 if last or stop or _due(step, loop.checkpoint_every):
