@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,11 @@ from flax import nnx
 from tsrec_jax.decoding import beam_search as module
 from tsrec_jax.decoding.beam_search import beam_search
 from tsrec_jax.models.sharding import make_mesh, named_sharding
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def forward(graphdef, state, rows):
+    return nnx.merge(graphdef, state)(rows)
 
 
 def step_scores(model, trie, prompts):
@@ -19,18 +26,13 @@ def step_scores(model, trie, prompts):
     for row, prompt in enumerate(prompts):
         rows_BNT[row, :, : len(prompt)] = prompt
         rows_BNT[row, :, len(prompt) : len(prompt) + levels] = ids_NC
-    graphdef, state = nnx.split(model)
-    forward = jax.jit(lambda state, rows: nnx.merge(graphdef, state)(rows))
-    logits = np.asarray(forward(state, rows_BNT.reshape(-1, longest)), np.float64).reshape(*rows_BNT.shape, -1)
+    logits = np.asarray(forward(*nnx.split(model), rows_BNT.reshape(-1, longest)), np.float64)
+    logits = logits.reshape(*rows_BNT.shape, -1)
     logits = logits - logits.max(axis=-1, keepdims=True)
     scores = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-    starts = np.array([len(prompt) - 1 for prompt in prompts])
-    at = (
-        np.arange(len(prompts))[:, None, None],
-        np.arange(len(ids_NC))[:, None],
-        starts[:, None, None] + np.arange(levels),
-    )
-    return scores[(*at, ids_NC[None])]
+    rows_B11, sids_N1 = np.arange(len(prompts))[:, None, None], np.arange(len(ids_NC))[:, None]
+    steps_B1C = np.array([len(prompt) - 1 for prompt in prompts])[:, None, None] + np.arange(levels)
+    return scores[rows_B11, sids_N1, steps_B1C, ids_NC]
 
 
 def textbook_beams(scores_NC, codes_NC, beams):
@@ -43,6 +45,12 @@ def textbook_beams(scores_NC, codes_NC, beams):
                 grown[codes] = live[codes[:-1]] + score
         live = dict(sorted(grown.items(), key=lambda entry: -entry[1])[:beams])
     return live
+
+
+def best_sids(trie, totals_N, count):
+    """{codes: score} of the best SIDs, best first."""
+    codes_NC = np.asarray(trie.sid_codes_NC).tolist()
+    return {tuple(codes_NC[leaf]): totals_N[leaf] for leaf in np.argsort(-totals_N)[:count]}
 
 
 def assert_ranks(codes_WC, scores_W, wanted, gap=1e-4):
@@ -64,11 +72,8 @@ def test_enough_beams_equal_exhaustive_scoring_of_every_item(
 ):
     model, trie = make_model(family, tied), make_trie(sizes, items=40)
     found = beam_search(model, trie, *padded, trie.num_sids)
-    totals_BN = step_scores(model, trie, prompts).sum(axis=-1)
-    for row, totals_N in enumerate(totals_BN):
-        order = np.argsort(-totals_N)
-        best = {tuple(np.asarray(trie.sid_codes_NC[leaf]).tolist()): totals_N[leaf] for leaf in order}
-        assert_ranks(found.codes_BWC[row], found.scores_BW[row], best)
+    for row, totals_N in enumerate(step_scores(model, trie, prompts).sum(axis=-1)):
+        assert_ranks(found.codes_BWC[row], found.scores_BW[row], best_sids(trie, totals_N, trie.num_sids))
 
 
 def test_as_many_beams_as_two_level_prefixes_are_exact(make_model, make_trie, prompts, padded):
@@ -77,11 +82,7 @@ def test_as_many_beams_as_two_level_prefixes_are_exact(make_model, make_trie, pr
     assert beams < trie.num_sids
     found = beam_search(model, trie, *padded, beams)
     for row, totals_N in enumerate(step_scores(model, trie, prompts).sum(axis=-1)):
-        best = {
-            tuple(np.asarray(trie.sid_codes_NC[leaf]).tolist()): totals_N[leaf]
-            for leaf in np.argsort(-totals_N)[:beams]
-        }
-        assert_ranks(found.codes_BWC[row], found.scores_BW[row], best)
+        assert_ranks(found.codes_BWC[row], found.scores_BW[row], best_sids(trie, totals_N, beams))
 
 
 @pytest.mark.parametrize("beams", [1, 3, 10])
