@@ -15,37 +15,21 @@ import ast
 import csv
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from tsrec_jax.data.catalogue import Catalogue, Cluster, Item
-from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.data.faults import DatasetError, Faults
+from tsrec_jax.data.interactions import COLUMNS, Interactions, read_interactions
 from tsrec_jax.errors import UserError
 
 SPLITS = ("train", "valid", "test")
-COLUMNS = (
-    "user_id",
-    "history_item_title",
-    "item_title",
-    "history_item_id",
-    "item_id",
-    "history_item_sid",
-    "item_sid",
-)
-SHOWN_FAULTS = 10
 _SID = re.compile(r"<[^<>\s]+>")
-
-
-class DatasetError(UserError):
-    """Faults of a dataset folder, each with its file and row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,27 +53,6 @@ class Dataset:
     data_hash: str
 
 
-class _Faults:
-    """Collects what is wrong, so that a person mends a folder in one go."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def add(self, file: pathlib.Path, row: str | int, fault: str) -> None:
-        place = f"row {row}" if isinstance(row, int) else row
-        self.lines.append(f"{file}{f', {place}' if place else ''}: {fault}")
-
-    def stop_if_any(self) -> None:
-        """Raises DatasetError with the first ten faults and the number of the others."""
-        if not self.lines:
-            return
-        shown = self.lines[:SHOWN_FAULTS]
-        if len(self.lines) > SHOWN_FAULTS:
-            shown = [*shown, f"and {len(self.lines) - SHOWN_FAULTS} more"]
-        count = "1 fault" if len(self.lines) == 1 else f"{len(self.lines)} faults"
-        raise DatasetError(f"{count} in the dataset folder: " + "\n  ".join(["", *shown]).strip("\n"))
-
-
 def read_dataset(path: str | os.PathLike[str], name: str = "") -> Dataset:
     """Reads and checks a dataset folder.
 
@@ -102,15 +65,17 @@ def read_dataset(path: str | os.PathLike[str], name: str = "") -> Dataset:
         wrong level counts, malformed lists, duplicates, empty splits, text that is not UTF-8.
     """
     folder = pathlib.Path(path)
+    if not folder.is_dir():
+        raise DatasetError(f"dataset.path={str(folder)!r}: no such folder")
     name = name or _find_name(folder)
-    faults = _Faults()
+    faults = Faults()
     texts = _read_files(folder, name, faults)
     faults.stop_if_any()
     catalogue = _read_catalogue(folder, name, texts, faults)
     faults.stop_if_any()
     clusters = _read_clusters(folder / f"{name}.description_keywords.json", texts, catalogue, faults)
     splits = {
-        split: _read_split(folder / f"{split}.csv", texts[f"{split}.csv"], catalogue, faults)
+        split: read_interactions(folder / f"{split}.csv", texts[f"{split}.csv"], catalogue, faults)
         for split in SPLITS
         if f"{split}.csv" in texts
     }
@@ -123,8 +88,6 @@ def read_dataset(path: str | os.PathLike[str], name: str = "") -> Dataset:
 
 
 def _find_name(folder: pathlib.Path) -> str:
-    if not folder.is_dir():
-        raise DatasetError(f"dataset.path={str(folder)!r}: no such folder")
     names = sorted(file.name.removesuffix(".item.json") for file in folder.glob("*.item.json"))
     if len(names) != 1:
         found = f"several ({', '.join(names)}); set dataset.name" if names else "none"
@@ -132,7 +95,7 @@ def _find_name(folder: pathlib.Path) -> str:
     return names[0]
 
 
-def _read_files(folder: pathlib.Path, name: str, faults: _Faults) -> dict[str, str]:
+def _read_files(folder: pathlib.Path, name: str, faults: Faults) -> dict[str, str]:
     """{file name: text} of every file that is there."""
     needed = (f"{name}.item.json", f"{name}.index.json", f"{name}.info.txt", "train.csv", "valid.csv")
     optional = ("test.csv", f"{name}.description_keywords.json")
@@ -151,7 +114,7 @@ def _read_files(folder: pathlib.Path, name: str, faults: _Faults) -> dict[str, s
     return texts
 
 
-def _parse_json(path: pathlib.Path, text: str, faults: _Faults) -> Any:
+def _parse_json(path: pathlib.Path, text: str, faults: Faults) -> Any:
     """The JSON value; objects refuse a key that stands twice."""
 
     def pairs(entries: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -169,7 +132,7 @@ def _parse_json(path: pathlib.Path, text: str, faults: _Faults) -> Any:
         return None
 
 
-def _read_catalogue(folder: pathlib.Path, name: str, texts: Mapping[str, str], faults: _Faults) -> Catalogue:
+def _read_catalogue(folder: pathlib.Path, name: str, texts: Mapping[str, str], faults: Faults) -> Catalogue:
     item_path, index_path = folder / f"{name}.item.json", folder / f"{name}.index.json"
     facts = _parse_json(item_path, texts[item_path.name], faults)
     index = _parse_json(index_path, texts[index_path.name], faults)
@@ -179,15 +142,17 @@ def _read_catalogue(folder: pathlib.Path, name: str, texts: Mapping[str, str], f
     faults.stop_if_any()
     items = [_item(item_path, item_id, entry, faults) for item_id, entry in facts.items()]
     sids = _sids(index_path, index, facts, faults)
-    for item_id in facts:
-        if item_id not in index:
-            faults.add(index_path, f"item {item_id!r}", f"has no SID, but stands in {item_path.name}")
+    for item in items:
+        if item.id not in index:
+            faults.add(index_path, f"item {item.id!r}", f"has no SID, but stands in {item_path.name}")
+        if any(token in item.title for token in sids.get(item.id, ())):
+            faults.add(item_path, f"item {item.id!r}", "its title names its own SID, which gives the answer away")
     faults.stop_if_any()
     _check_info(folder / f"{name}.info.txt", texts[f"{name}.info.txt"], facts, sids, faults)
     return Catalogue(tuple(items), tuple(sids[item.id] for item in items))
 
 
-def _item(path: pathlib.Path, item_id: str, entry: Any, faults: _Faults) -> Item:
+def _item(path: pathlib.Path, item_id: str, entry: Any, faults: Faults) -> Item:
     if not isinstance(entry, dict) or not isinstance(entry.get("title"), str) or not entry["title"].strip():
         faults.add(path, f"item {item_id!r}", "needs an object with a title that is not empty")
         return Item(item_id, "")
@@ -205,14 +170,14 @@ def _plain_text(value: Any) -> str:
     if isinstance(value, str) and value.startswith("["):
         try:
             value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return value
     if isinstance(value, list):
         return " ".join(str(part).strip() for part in value if str(part).strip())
     return str(value)
 
 
-def _sids(path: pathlib.Path, index: Mapping[str, Any], items: Mapping[str, Any], faults: _Faults) -> dict:
+def _sids(path: pathlib.Path, index: Mapping[str, Any], items: Mapping[str, Any], faults: Faults) -> dict:
     sids: dict[str, tuple[str, ...]] = {}
     levels = 0
     level_of: dict[str, int] = {}
@@ -240,7 +205,7 @@ def _sids(path: pathlib.Path, index: Mapping[str, Any], items: Mapping[str, Any]
 
 
 def _check_info(
-    path: pathlib.Path, text: str, items: Mapping[str, Any], sids: Mapping[str, tuple[str, ...]], faults: _Faults
+    path: pathlib.Path, text: str, items: Mapping[str, Any], sids: Mapping[str, tuple[str, ...]], faults: Faults
 ) -> None:
     seen: set[str] = set()
     for row, line in enumerate(text.removesuffix("\n").split("\n"), 1):
@@ -265,7 +230,7 @@ def _check_info(
 
 
 def _read_clusters(
-    path: pathlib.Path, texts: Mapping[str, str], catalogue: Catalogue, faults: _Faults
+    path: pathlib.Path, texts: Mapping[str, str], catalogue: Catalogue, faults: Faults
 ) -> dict[str, Cluster]:
     if path.name not in texts:
         return {}
@@ -289,6 +254,8 @@ def _read_clusters(
             faults.add(path, place, f"token {token} stands twice")
         elif not isinstance(description, str) or not description.strip():
             faults.add(path, place, f"token {token} has no description")
+        elif token in description:
+            faults.add(path, place, f"the description of token {token} names the token, which gives the answer away")
         elif (
             not isinstance(keywords, list)
             or not keywords
@@ -301,88 +268,6 @@ def _read_clusters(
         if token not in clusters and not any(token in line for line in faults.lines):
             faults.add(path, "", f"token {token} has no entry")
     return clusters
-
-
-def _read_split(path: pathlib.Path, text: str, catalogue: Catalogue, faults: _Faults) -> Interactions:
-    index = {item.id: position for position, item in enumerate(catalogue.items)}
-    users: list[str] = []
-    histories: list[tuple[int, ...]] = []
-    targets: list[int] = []
-    seen: dict[tuple[str, str, str], int] = {}
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-    if missing:
-        faults.add(path, 1, f"columns are missing: {', '.join(missing)}")
-        return Interactions((), (), np.zeros(0, np.int32))
-    for number, row in enumerate(reader, 2):
-        if None in row or any(row[column] is None for column in COLUMNS):
-            faults.add(path, number, "has another number of fields than the header")
-            continue
-        key = (row["user_id"], row["history_item_id"], row["item_id"])
-        if key in seen:
-            faults.add(path, number, f"repeats row {seen[key]}")
-            continue
-        seen[key] = number
-        history = _history(path, number, row, index, catalogue, faults)
-        target = _indexed(path, number, [row["item_id"]], [row["item_sid"]], index, catalogue, faults)
-        if history and target:
-            users.append(row["user_id"])
-            histories.append(history)
-            targets.append(target[0])
-    if not seen:
-        faults.add(path, "", "holds no rows")
-    return Interactions(tuple(users), tuple(histories), np.array(targets, np.int32))
-
-
-def _history(
-    path: pathlib.Path,
-    number: int,
-    row: Mapping[str, str],
-    index: Mapping[str, int],
-    catalogue: Catalogue,
-    faults: _Faults,
-) -> tuple[int, ...]:
-    """The history of a row as catalogue indices; empty where a fault was noted."""
-    lists = {}
-    for column in ("history_item_id", "history_item_sid", "history_item_title"):
-        try:
-            lists[column] = ast.literal_eval(row[column])
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            faults.add(path, number, f"{column} is not a Python list: {row[column][:60]!r}")
-            return ()
-        if not isinstance(lists[column], list):
-            faults.add(path, number, f"{column} is not a Python list: {row[column][:60]!r}")
-            return ()
-    ids, sids = lists["history_item_id"], lists["history_item_sid"]
-    if not ids:
-        faults.add(path, number, "the history is empty")
-        return ()
-    if len({len(values) for values in lists.values()}) != 1:
-        lengths = ", ".join(f"{len(values)} in {column}" for column, values in lists.items())
-        faults.add(path, number, f"history lengths disagree: {lengths}")
-        return ()
-    return _indexed(path, number, ids, sids, index, catalogue, faults)
-
-
-def _indexed(
-    path: pathlib.Path,
-    number: int,
-    ids: Sequence[Any],
-    sids: Sequence[Any],
-    index: Mapping[str, int],
-    catalogue: Catalogue,
-    faults: _Faults,
-) -> tuple[int, ...]:
-    found = []
-    for item_id, sid in zip(ids, sids, strict=True):
-        position = index.get(str(item_id))
-        if position is None:
-            faults.add(path, number, f"item {str(item_id)!r} is not in the catalogue")
-        elif sid != catalogue.sid(position):
-            faults.add(path, number, f"item {item_id!r} has SID {sid} here and {catalogue.sid(position)} in the index")
-        else:
-            found.append(position)
-    return tuple(found) if len(found) == len(ids) else ()
 
 
 def write_dataset(
@@ -410,7 +295,7 @@ def write_dataset(
 
     write_json(f"{name}.item.json", {item.id: {k: v for k, v in vars(item).items() if k != "id"} for item, _ in pairs})
     write_json(f"{name}.index.json", {item.id: list(sid) for item, sid in pairs})
-    info = "".join(f"{''.join(sid)}\t{item.title}\t{item.id}\n" for item, sid in pairs)
+    info = "".join(f"{''.join(sid)}\t{' '.join(item.title.split())}\t{item.id}\n" for item, sid in pairs)
     (scratch / f"{name}.info.txt").write_text(info, encoding="utf-8")
     listed = [{"token": c.token, "description": c.description, "keywords": list(c.keywords)} for c in clusters]
     if listed:

@@ -20,6 +20,7 @@ import grain
 import numpy as np
 
 from tsrec_jax.data.tasks import Example
+from tsrec_jax.errors import UserError
 
 PACKING_BINS = 64
 SLOT_MARGIN = 1.25
@@ -30,7 +31,19 @@ Batch = dict[str, np.ndarray]
 
 
 def choose_loss_slots(examples: Sequence[Example], sequence_length: int) -> int:
-    """Loss slots of a row: the examples' mean share of loss tokens with a quarter to spare, in multiples of 8."""
+    """Loss slots of a row: the examples' mean share of loss tokens with a quarter to spare, in multiples of 8.
+
+    Raises:
+      UserError: no examples, or one that is longer than a row.
+    """
+    if not examples:
+        raise UserError("there are no training rows: every task has rate 0 or no rows")
+    longest = max(examples, key=lambda example: len(example.tokens))
+    if len(longest.tokens) > sequence_length:
+        raise UserError(
+            f"{longest.key}: {len(longest.tokens)} tokens do not fit in a row of {sequence_length} "
+            f"(train.sequence_length)"
+        )
     targets = [len(example.tokens) - example.prompt_length for example in examples]
     share = sum(targets) / sum(len(example.tokens) for example in examples)
     wanted = max(max(targets), share * SLOT_MARGIN * sequence_length)
@@ -61,11 +74,16 @@ def train_iterator(
       seed: of shuffling and packing.
       process_index, process_count: the slice of every task that this process reads.
 
+    Raises:
+      UserError: a task has fewer rows than there are processes.
+
     Returns:
       A Grain iterator with `get_state` and `set_state`; call `close` when done.
     """
     parts, weights = [], []
     for number, (task, rate) in enumerate(sorted(rates.items())):
+        if len(sources[task]) < process_count:
+            raise UserError(f"task {task}: {len(sources[task])} rows cannot be shared by {process_count} processes")
         part = grain.MapDataset.source(sources[task])[process_index::process_count]
         parts.append(part.seed(seed + number).shuffle().repeat())
         weights.append(len(sources[task]) * rate)

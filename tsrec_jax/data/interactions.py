@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+import ast
+import csv
 import dataclasses
+import io
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+
+from tsrec_jax.data.catalogue import Catalogue
+from tsrec_jax.data.faults import Faults
+
+COLUMNS = (
+    "user_id",
+    "history_item_title",
+    "item_title",
+    "history_item_id",
+    "item_id",
+    "history_item_sid",
+    "item_sid",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,3 +42,105 @@ class Interactions:
 
     def __len__(self) -> int:
         return len(self.users)
+
+
+def read_interactions(path: pathlib.Path, text: str, catalogue: Catalogue, faults: Faults) -> Interactions:
+    """Reads the rows of one split.
+
+    Args:
+      path: the file, for the wording of faults.
+      text: its contents.
+      catalogue: the items that its ids and SIDs must agree with.
+      faults: takes every fault with its row; row 1 is the header. Rows with a fault are not in the result.
+    """
+    index = {item.id: position for position, item in enumerate(catalogue.items)}
+    users: list[str] = []
+    histories: list[tuple[int, ...]] = []
+    targets: list[int] = []
+    seen: dict[tuple[str, str, str], int] = {}
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+    if missing:
+        faults.add(path, 1, f"columns are missing: {', '.join(missing)}")
+        return Interactions((), (), np.zeros(0, np.int32))
+    for number, row in _rows(path, reader, faults):
+        if None in row or any(row[column] is None for column in COLUMNS):
+            faults.add(path, number, "has another number of fields than the header")
+            continue
+        key = (row["user_id"], row["history_item_id"], row["item_id"])
+        if key in seen:
+            faults.add(path, number, f"repeats row {seen[key]}")
+            continue
+        seen[key] = number
+        history = _history(path, number, row, index, catalogue, faults)
+        target = _indexed(path, number, [row["item_id"]], [row["item_sid"]], index, catalogue, faults)
+        if history and target:
+            users.append(row["user_id"])
+            histories.append(history)
+            targets.append(target[0])
+    if not seen:
+        faults.add(path, "", "holds no rows")
+    return Interactions(tuple(users), tuple(histories), np.array(targets, np.int32))
+
+
+def _rows(
+    path: pathlib.Path, reader: csv.DictReader, faults: Faults
+) -> Iterator[tuple[int, dict[str | None, str | None]]]:
+    """(row number, row) of each row after the header, up to the first that is not CSV."""
+    number = 1
+    try:
+        for number, row in enumerate(reader, 2):
+            yield number, row
+    except csv.Error as error:
+        faults.add(path, number + 1, f"not valid CSV ({error}); nothing after it was read")
+
+
+def _history(
+    path: pathlib.Path,
+    number: int,
+    row: Mapping[str, str],
+    index: Mapping[str, int],
+    catalogue: Catalogue,
+    faults: Faults,
+) -> tuple[int, ...]:
+    """The history of a row as catalogue indices; empty where a fault was noted."""
+    lists = {}
+    for column in ("history_item_id", "history_item_sid", "history_item_title"):
+        try:
+            lists[column] = ast.literal_eval(row[column])
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            faults.add(path, number, f"{column} is not a Python list: {row[column][:60]!r}")
+            return ()
+        if not isinstance(lists[column], list):
+            faults.add(path, number, f"{column} is not a Python list: {row[column][:60]!r}")
+            return ()
+    ids, sids = lists["history_item_id"], lists["history_item_sid"]
+    if not ids:
+        faults.add(path, number, "the history is empty")
+        return ()
+    if len({len(values) for values in lists.values()}) != 1:
+        lengths = ", ".join(f"{len(values)} in {column}" for column, values in lists.items())
+        faults.add(path, number, f"history lengths disagree: {lengths}")
+        return ()
+    return _indexed(path, number, ids, sids, index, catalogue, faults)
+
+
+def _indexed(
+    path: pathlib.Path,
+    number: int,
+    ids: Sequence[Any],
+    sids: Sequence[Any],
+    index: Mapping[str, int],
+    catalogue: Catalogue,
+    faults: Faults,
+) -> tuple[int, ...]:
+    found = []
+    for item_id, sid in zip(ids, sids, strict=True):
+        position = index.get(str(item_id))
+        if position is None:
+            faults.add(path, number, f"item {str(item_id)!r} is not in the catalogue")
+        elif sid != catalogue.sid(position):
+            faults.add(path, number, f"item {item_id!r} has SID {sid} here and {catalogue.sid(position)} in the index")
+        else:
+            found.append(position)
+    return tuple(found) if len(found) == len(ids) else ()

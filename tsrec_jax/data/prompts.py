@@ -58,7 +58,8 @@ class Templates:
         """The default wording with some texts replaced: {task: {field: text}, "separator": text}.
 
         Raises:
-          UserError: an unknown task, field or placeholder, or a placeholder left out; the message names the key.
+          UserError: an unknown task, field or placeholder, a placeholder left out, or text beside the SID that a beam
+            search generates; the message names the key.
         """
         templates = cls()
         for name, value in changes.items():
@@ -67,6 +68,8 @@ class Templates:
                 continue
             if name not in PLACEHOLDERS:
                 raise UserError(f"templates.{name}: no such task; the tasks are {', '.join(PLACEHOLDERS)}")
+            if not isinstance(value, Mapping) or not all(isinstance(text, str) for text in value.values()):
+                raise UserError(f"templates.{name}: needs texts for header, prompt or completion, has {value!r}")
             unknown = set(value) - {"header", "prompt", "completion"}
             if unknown:
                 raise UserError(f"templates.{name}.{sorted(unknown)[0]}: fields are header, prompt and completion")
@@ -89,6 +92,11 @@ def _check(name: str, template: Template) -> None:
         if found != ({wanted} if wanted else set()):
             needs = f"exactly the placeholder {{{wanted}}}" if wanted else "no placeholder"
             raise UserError(f"templates.{name}.{field}: takes {needs}, has {sorted(found) or 'none'}")
+    if name == "next_sid" and template.completion != "{sid}":
+        raise UserError(
+            f"templates.next_sid.completion: must be {{sid}} alone, since the search generates SID tokens only; "
+            f"move the rest of {template.completion!r} to templates.next_sid.prompt"
+        )
 
 
 class PromptBuilder:

@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex
 
@@ -19,6 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from tsrec_jax.data.tasks import Example
+from tsrec_jax.errors import UserError
 
 _FINGERPRINT = "fingerprint.json"
 
@@ -82,26 +84,50 @@ def fingerprint(examples: Mapping[str, Sequence[Example]]) -> str:
 
 
 def write_records(examples: Mapping[str, Sequence[Example]], folder: str | os.PathLike[str]) -> None:
-    """Writes the examples, unless the folder holds exactly these already; it appears only when it is complete."""
+    """Writes the examples, unless the folder holds exactly these already; it appears only when it is complete.
+
+    Several processes may write the same examples at once: the first to finish wins, and the others use its files.
+
+    Raises:
+      UserError: the folder holds something else, which stays as it is.
+    """
     folder = pathlib.Path(folder)
     facts = {"fingerprint": fingerprint(examples), "tasks": list(examples)}
-    stamp = folder / _FINGERPRINT
-    if stamp.exists() and json.loads(stamp.read_text(encoding="utf-8")) == facts:
+    if folder.exists():
+        _refuse_others(folder, facts)
         return
-    scratch = folder.with_name(folder.name + ".writing")
+    scratch = folder.with_name(f"{folder.name}.writing-{socket.gethostname()}-{os.getpid()}")
     shutil.rmtree(scratch, ignore_errors=True)
     tfds.disable_progress_bar()
     builder = TokenisedTasks(examples=examples, data_dir=scratch)
     with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads, and there are none
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     (scratch / _FINGERPRINT).write_text(json.dumps(facts), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(scratch, folder)
+    try:
+        os.replace(scratch, folder)
+    except OSError:  # another process was first
+        shutil.rmtree(scratch)
+        _refuse_others(folder, facts)
+
+
+def _refuse_others(folder: pathlib.Path, facts: Mapping[str, Any]) -> None:
+    stamp = folder / _FINGERPRINT
+    if not stamp.is_file() or json.loads(stamp.read_text(encoding="utf-8")) != facts:
+        raise UserError(
+            f"{folder}: holds other records than this run's data and prompts make; "
+            "use another --workdir, or remove that folder"
+        )
 
 
 def open_records(folder: str | os.PathLike[str]) -> dict[str, ExampleSource]:
-    """{task: random-access source} of a folder that `write_records` made."""
+    """{task: random-access source} of a folder that `write_records` made, in an order fixed by the builder.
+
+    Raises:
+      UserError: the folder holds no records.
+    """
     folder = pathlib.Path(folder)
+    if not (folder / _FINGERPRINT).is_file():
+        raise UserError(f"{folder}: holds no records; `write_records` makes them")
     tasks = json.loads((folder / _FINGERPRINT).read_text(encoding="utf-8"))["tasks"]
     builder = TokenisedTasks(data_dir=folder)
     return {task: ExampleSource(builder.as_data_source(split=task)) for task in tasks}

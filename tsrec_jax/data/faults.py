@@ -1,0 +1,36 @@
+"""The faults of a dataset folder, collected so that a person mends it in one go."""
+
+from __future__ import annotations
+
+import pathlib
+
+from tsrec_jax.errors import UserError
+
+SHOWN_FAULTS = 10
+
+
+class DatasetError(UserError):
+    """Faults of a dataset folder, each with its file and row."""
+
+
+class Faults:
+    """What is wrong with a folder, in the order it was found."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def add(self, file: pathlib.Path, row: str | int, fault: str) -> None:
+        """Notes a fault; `row` is a row number, another place in the file, or empty."""
+        place = f"row {row}" if isinstance(row, int) else row
+        self.lines.append(f"{file}{f', {place}' if place else ''}: {fault}")
+
+    def stop_if_any(self) -> None:
+        """Raises DatasetError with the first ten faults and the number of the others."""
+        if not self.lines:
+            return
+        shown = self.lines[:SHOWN_FAULTS]
+        if len(self.lines) > SHOWN_FAULTS:
+            shown = [*shown, f"and {len(self.lines) - SHOWN_FAULTS} more"]
+        if len(shown) == 1:
+            raise DatasetError(f"1 fault in the dataset folder: {shown[0]}")
+        raise DatasetError("\n  ".join([f"{len(self.lines)} faults in the dataset folder:", *shown]))
