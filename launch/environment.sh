@@ -55,7 +55,7 @@ install() {
     shift 2
     if grep -qxF -- "$requirement" "$record"; then return; fi
     printf 'installing %s into %s\n' "$requirement" "${venv#"$ROOT"/}"
-    "$VENV_PYTHON" -m pip install --quiet --disable-pip-version-check "$@" "$requirement"
+    "$VENV_PYTHON" -m pip install --quiet --quiet --disable-pip-version-check "$@" "$requirement"
     printf '%s\n' "$requirement" >>"$record"
 }
 
