@@ -65,7 +65,7 @@ class ExampleSource:
         return len(self._records)
 
     def __getitem__(self, index: SupportsIndex) -> Example:
-        row = self._records[int(index)]
+        row = self._records[range(len(self))[index]]  # an index beyond the end is an IndexError, as iteration needs
         return Example(int(row["task"]), row["tokens"], int(row["prompt_length"]), row["key"].decode())
 
     def __repr__(self) -> str:  # Grain stores it with the iterator state and compares on resume

@@ -1,0 +1,307 @@
+"""Dataset folders: a round trip, every fault with its file and row, ten faults at once, and the real Amazon data."""
+
+import csv
+import json
+
+import pytest
+
+from tsrec_jax.data.dataset import read_dataset, write_dataset
+from tsrec_jax.data.faults import DatasetError
+from tsrec_jax.errors import UserError
+
+
+def test_a_written_folder_reads_back_equal(folder, catalogue, splits, clusters):
+    found = read_dataset(folder)
+    assert found.name == "Shop"
+    assert found.path == folder
+    assert found.catalogue == catalogue
+    assert found.clusters == clusters
+    assert list(found.splits) == ["train", "valid", "test"]
+    for split, rows in splits.items():
+        assert found.splits[split].users == rows.users
+        assert found.splits[split].histories == rows.histories
+        assert found.splits[split].targets.tolist() == rows.targets.tolist()
+
+
+def test_the_keyword_file_and_the_test_split_may_be_absent(tmp_path, catalogue, splits):
+    del splits["test"]
+    write_dataset("Shop", catalogue, splits, (), tmp_path / "shop")
+    found = read_dataset(tmp_path / "shop")
+    assert found.clusters == {}
+    assert list(found.splits) == ["train", "valid"]
+
+
+def test_the_hash_depends_on_the_contents_and_not_on_the_place(folder, tmp_path, catalogue, splits, clusters):
+    write_dataset("Shop", catalogue, splits, clusters.values(), tmp_path / "again")
+    before = read_dataset(folder).data_hash
+    assert read_dataset(tmp_path / "again").data_hash == before
+    edit_json(folder / "Shop.item.json", lambda items: items["p2"].update(brand="Other"))
+    assert read_dataset(folder).data_hash != before
+
+
+def test_ids_may_be_numbers_and_descriptions_lists_written_as_text(folder):
+    edit_cell(folder / "train.csv", 4, "history_item_id", "['p3', 42, 'p2']")
+    edit_cell(folder / "train.csv", 4, "history_item_sid", "['<a_10><b_1><c_3>', '<a_2><b_7><c_1>', '<a_9><b_2><c_0>']")
+    edit_json(folder / "Shop.item.json", lambda items: items["p1"].update(description="['One. ', '', 'Two.']"))
+    found = read_dataset(folder)
+    assert found.splits["train"].histories[2] == (2, 3, 1)
+    assert found.catalogue.items[0].description == "One. Two."
+
+
+def test_a_folder_is_never_overwritten(folder, catalogue, splits):
+    before = read_dataset(folder).data_hash
+    with pytest.raises(UserError, match="exists already"):
+        write_dataset("Shop", catalogue, splits, (), folder)
+    assert read_dataset(folder).data_hash == before
+
+
+def test_a_folder_that_fails_half_way_does_not_appear(tmp_path, catalogue, splits):
+    splits["test"] = None
+    with pytest.raises(AttributeError):
+        write_dataset("Shop", catalogue, splits, (), tmp_path / "shop")
+    assert not (tmp_path / "shop").exists()
+
+
+def edit_json(path, change):
+    value = json.loads(path.read_text(encoding="utf-8"))
+    change(value)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def edit_cell(path, row, column, value):
+    """Row 1 is the header, as in the messages."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    rows[row - 1][rows[0].index(column)] = value
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def edit_lines(path, change):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    change(lines)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def cell(file, row, column, value):
+    return lambda folder: edit_cell(folder / file, row, column, value)
+
+
+def in_json(file, change):
+    return lambda folder: edit_json(folder / file, change)
+
+
+def in_lines(file, change):
+    return lambda folder: edit_lines(folder / file, change)
+
+
+def in_bytes(file, old, new):
+    def change(folder):
+        raw = (folder / file).read_bytes()
+        assert old in raw
+        (folder / file).write_bytes(raw.replace(old, new, 1))
+
+    return change
+
+
+ITEM, INDEX, INFO, WORDS = "Shop.item.json", "Shop.index.json", "Shop.info.txt", "Shop.description_keywords.json"
+
+# name: (what is broken, file, place, words of the fault)
+FAULTS = {
+    "missing file": (lambda folder: (folder / INDEX).unlink(), INDEX, "", "file is missing"),
+    "not UTF-8": (in_bytes(INFO, b"Blue", b"Bl\xe9e"), INFO, "row 2", "not UTF-8 (byte 0xe9)"),
+    "not JSON": (in_bytes(ITEM, b"{", b"["), ITEM, "", "not valid JSON"),
+    "JSON list": (lambda folder: (folder / ITEM).write_text("[]"), ITEM, "", "must be a JSON object"),
+    "item twice": (in_bytes(ITEM, b'"p2"', b'"p1"'), ITEM, "key 'p1'", "stands twice"),
+    "no title": (in_json(ITEM, lambda v: v["p2"].pop("title")), ITEM, "item 'p2'", "title"),
+    "title with its SID": (
+        in_json(ITEM, lambda v: v["p2"].update(title="Saw <b_2>")),
+        ITEM,
+        "item 'p2'",
+        "names its own SID",
+    ),
+    "item without SID": (in_json(INDEX, lambda v: v.pop("p3")), INDEX, "item 'p3'", "has no SID"),
+    "SID without item": (in_json(ITEM, lambda v: v.pop("p3")), INDEX, "item 'p3'", "is not an item of"),
+    "SID as text": (
+        in_json(INDEX, lambda v: v.update(p3="<a_10><b_1><c_3>")),
+        INDEX,
+        "item 'p3'",
+        "needs a list of tokens",
+    ),
+    "two levels": (
+        in_json(INDEX, lambda v: v["p3"].pop()),
+        INDEX,
+        "item 'p3'",
+        "has 2 levels where the first item has 3",
+    ),
+    "four levels": (in_json(INDEX, lambda v: v["p3"].append("<d_1>")), INDEX, "item 'p3'", "has 4 levels"),
+    "token on two levels": (
+        in_json(INDEX, lambda v: v.update(p3=["<b_1>", "<a_10>", "<c_3>"])),
+        INDEX,
+        "item 'p3'",
+        "token <b_1> stands on level 0 here and on level 1 before",
+    ),
+    "info of an unknown item": (
+        in_lines(INFO, lambda lines: lines.append("<a_9><b_2><c_0>\tSaw\tp9")),
+        INFO,
+        "row 6",
+        "item 'p9' is not in the index",
+    ),
+    "info item twice": (in_lines(INFO, lambda lines: lines.append(lines[0])), INFO, "row 6", "item 'p1' stands twice"),
+    "info with another SID": (
+        in_bytes(INFO, b"<c_0>", b"<c_1>"),
+        INFO,
+        "row 2",
+        "item 'p2' has SID <a_9><b_2><c_1> here and <a_9><b_2><c_0> in the index",
+    ),
+    "info with another title": (in_bytes(INFO, b"Blue saw", b"Green saw"), INFO, "row 2", "another title"),
+    "info with two fields": (in_bytes(INFO, b"\tBlue", b" Blue"), INFO, "row 2", "has 2 field(s)"),
+    "info without an item": (in_lines(INFO, lambda lines: lines.pop(3)), INFO, "", "item '42' is missing"),
+    "missing column": (in_bytes("valid.csv", b"item_sid", b"item_code"), "valid.csv", "row 1", "columns are missing"),
+    "unknown target": (cell("test.csv", 2, "item_id", "p9"), "test.csv", "row 2", "item 'p9' is not in the catalogue"),
+    "unknown item in a history": (
+        cell("train.csv", 3, "history_item_id", "['p1', 'p7']"),
+        "train.csv",
+        "row 3",
+        "item 'p7' is not in the catalogue",
+    ),
+    "target with another SID": (
+        cell("train.csv", 2, "item_sid", "<a_9><b_1><c_3>"),
+        "train.csv",
+        "row 2",
+        "item 'p2' has SID <a_9><b_1><c_3> here and <a_9><b_2><c_0> in the index",
+    ),
+    "history with another SID": (
+        cell("train.csv", 2, "history_item_sid", "['<a_9><b_2><c_0>']"),
+        "train.csv",
+        "row 2",
+        "item 'p1' has SID <a_9><b_2><c_0> here",
+    ),
+    "list that calls a function": (
+        cell("train.csv", 2, "history_item_id", "__import__('os').listdir()"),
+        "train.csv",
+        "row 2",
+        "history_item_id is not a Python list",
+    ),
+    "list cut short": (
+        cell("train.csv", 5, "history_item_sid", "['<a_9>"),
+        "train.csv",
+        "row 5",
+        "history_item_sid is not a Python list",
+    ),
+    "unhashable literal": (
+        cell("train.csv", 5, "history_item_id", "{['p1']: 1}"),
+        "train.csv",
+        "row 5",
+        "history_item_id is not a Python list",
+    ),
+    "empty history": (cell("valid.csv", 3, "history_item_id", "[]"), "valid.csv", "row 3", "the history is empty"),
+    "lists of different lengths": (
+        cell("valid.csv", 3, "history_item_id", "['p3']"),
+        "valid.csv",
+        "row 3",
+        "history lengths disagree: 1 in history_item_id, 2 in history_item_sid",
+    ),
+    "row twice": (in_lines("train.csv", lambda lines: lines.append(lines[1])), "train.csv", "row 6", "repeats row 2"),
+    "row cut short": (
+        in_lines("train.csv", lambda lines: lines.append("u9,x")),
+        "train.csv",
+        "row 6",
+        "another number of fields",
+    ),
+    "cell beyond CSV": (
+        in_lines("train.csv", lambda lines: lines.append("x" * (csv.field_size_limit() + 1))),
+        "train.csv",
+        "row 6",
+        "not valid CSV",
+    ),
+    "empty split": (in_lines("valid.csv", lambda lines: lines.__delitem__(slice(1, None))), "valid.csv", "", "no rows"),
+    "words for an unknown token": (
+        in_json(WORDS, lambda v: v[1].update(token="<a_77>")),
+        WORDS,
+        "entry 2",
+        "token '<a_77>' is carried by no item",
+    ),
+    "words twice": (in_json(WORDS, lambda v: v.append(v[0])), WORDS, "entry 10", "token <a_2> stands twice"),
+    "token without words": (in_json(WORDS, lambda v: v.pop(0)), WORDS, "", "token <a_2> has no entry"),
+    "no description": (in_json(WORDS, lambda v: v[2].update(description=" ")), WORDS, "entry 3", "has no description"),
+    "description that names its token": (
+        in_json(WORDS, lambda v: v[2].update(description="What <a_10> holds")),
+        WORDS,
+        "entry 3",
+        "names the token",
+    ),
+    "no keywords": (in_json(WORDS, lambda v: v[2].update(keywords=[])), WORDS, "entry 3", "needs a list of keywords"),
+    "words without keys": (in_json(WORDS, lambda v: v[2].pop("keywords")), WORDS, "entry 3", "needs the keys"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_with_its_file_and_row(folder, fault):
+    breaks, file, place, words = FAULTS[fault]
+    breaks(folder)
+    with pytest.raises(DatasetError) as caught:
+        read_dataset(folder, "Shop")
+    lines = str(caught.value).splitlines()
+    start = f"{folder / file}{f', {place}' if place else ''}: "
+    assert any(start in line and words in line for line in lines), str(caught.value)
+
+
+def test_one_fault_is_one_line(folder):
+    edit_cell(folder / "valid.csv", 3, "history_item_id", "[]")
+    with pytest.raises(
+        DatasetError, match=r"^1 fault in the dataset folder: .*valid\.csv, row 3: the history is empty$"
+    ):
+        read_dataset(folder)
+
+
+def test_ten_faults_are_listed_at_once_and_the_others_counted(folder):
+    edit_lines(folder / "valid.csv", lambda lines: lines.extend(f"u{row},x" for row in range(4, 16)))
+    edit_cell(folder / "test.csv", 2, "item_id", "p9")
+    with pytest.raises(DatasetError) as caught:
+        read_dataset(folder)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "13 faults in the dataset folder:"
+    assert len(lines) == 12
+    for number, line in enumerate(lines[1:11]):
+        assert f"valid.csv, row {number + 4}:" in line
+    assert lines[11].strip() == "and 3 more"
+
+
+def test_faults_of_several_files_are_listed_together(folder):
+    edit_cell(folder / "train.csv", 2, "item_id", "p9")
+    edit_cell(folder / "valid.csv", 2, "item_id", "p8")
+    edit_json(folder / WORDS, lambda words: words[0].update(keywords=[]))
+    with pytest.raises(DatasetError, match="3 faults") as caught:
+        read_dataset(folder)
+    assert all(name in str(caught.value) for name in ("train.csv, row 2", "valid.csv, row 2", f"{WORDS}, entry 1"))
+
+
+def test_a_folder_that_is_not_there_or_holds_no_or_two_datasets(folder, tmp_path):
+    with pytest.raises(DatasetError, match=r"dataset.path='.*absent': no such folder"):
+        read_dataset(tmp_path / "absent", "Shop")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match=r"expected one NAME.item.json, found none"):
+        read_dataset(tmp_path / "empty")
+    (folder / "Other.item.json").write_text("{}")
+    with pytest.raises(DatasetError, match=r"found several \(Other, Shop\); set dataset.name"):
+        read_dataset(folder)
+    assert read_dataset(folder, "Shop").name == "Shop"
+
+
+def test_the_real_industrial_data_has_the_published_shape(shared_data):
+    found = read_dataset(shared_data / "Industrial_and_Scientific")
+    catalogue = found.catalogue
+    assert (catalogue.num_items, len(catalogue.items_of_sid), len(catalogue.tokens)) == (3686, 3670, 560)
+    assert [len(tokens) for tokens in catalogue.level_tokens] == [48, 256, 256]
+    assert (len(found.splits["valid"]), len(found.splits["test"])) == (4532, 4533)
+    assert set(found.clusters) == set(catalogue.tokens)
+    assert max(len(history) for rows in found.splits.values() for history in rows.histories) == 10
+
+
+def test_the_real_office_data_reads_without_a_test_split_and_keywords(shared_data):
+    found = read_dataset(shared_data / "Office_Products")
+    catalogue = found.catalogue
+    assert (catalogue.num_items, len(catalogue.items_of_sid), len(catalogue.tokens)) == (3459, 3444, 600)
+    assert [len(tokens) for tokens in catalogue.level_tokens] == [88, 256, 256]
+    assert (list(found.splits), len(found.splits["valid"]), found.clusters) == (["train", "valid"], 4866, {})

@@ -1,0 +1,232 @@
+"""Packed batches: nothing lost, every target one token on in its own segment, exact resume, mixing and slicing."""
+
+import collections
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from tsrec_jax.data.input import choose_loss_slots, packed_batches, train_iterator
+from tsrec_jax.data.records import open_records, write_records
+from tsrec_jax.data.tasks import Example
+from tsrec_jax.errors import UserError
+
+T, B, P = 48, 4, 24
+
+
+def make_examples(count, task=0, seed=0, first=1):
+    """Examples of 6 to 30 tokens that differ in their first token, which is `first` and on."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(count):
+        length = int(rng.integers(6, 31))
+        tokens = rng.integers(0, 50, length).astype(np.int32)
+        tokens[0] = first + number
+        rows.append(Example(task, tokens, length - int(rng.integers(1, min(length - 1, 20))), f"{task}/{number}"))
+    return rows
+
+
+def iterate(sources, *, rates=None, seed=3, accumulation=2, **process):
+    return train_iterator(
+        sources,
+        rates=rates or dict.fromkeys(sources, 1.0),
+        sequence_length=T,
+        rows=B,
+        loss_slots=P,
+        accumulation=accumulation,
+        seed=seed,
+        **process,
+    )
+
+
+def take(iterator, count):
+    return list(itertools.islice(iterator, count))
+
+
+def rows_of(batch):
+    """Each row of a batch, whatever its leading axes, as {key: vector}."""
+    flat = {key: value.reshape(-1, value.shape[-1]) for key, value in batch.items()}
+    return [{key: value[row] for key, value in flat.items()} for row in range(len(flat["tokens_BT"]))]
+
+
+def unpack(row):
+    """(task, tokens, prompt length) of each example in a row, after checks on its layout."""
+    segments, used = row["segment_ids_BT"], row["loss_task_BP"] >= 0
+    filled = np.count_nonzero(segments)
+    assert (segments[:filled] > 0).all() and (np.diff(segments[:filled]) >= 0).all()
+    assert not row["tokens_BT"][filled:].any() and not row["positions_BT"][filled:].any()
+    assert not row["loss_target_BP"][~used].any() and not row["loss_index_BP"][~used].any()
+    index, target, task = (row[f"loss_{name}_BP"][used] for name in ("index", "target", "task"))
+    np.testing.assert_array_equal(row["tokens_BT"][index + 1], target)
+    np.testing.assert_array_equal(segments[index + 1], segments[index])
+    assert (segments[index] > 0).all()
+    assert len(set(index.tolist())) == len(index)
+    found = []
+    for segment in range(1, segments.max(initial=0) + 1):
+        places = np.flatnonzero(segments == segment)
+        np.testing.assert_array_equal(row["positions_BT"][places], np.arange(len(places)))
+        mine = segments[index] == segment
+        # The loss of an example runs from its first completion token to its last without a gap.
+        np.testing.assert_array_equal(np.sort(index[mine]), np.arange(index[mine].min(), places[-1]))
+        (one_task,) = set(task[mine].tolist())
+        found.append((one_task, tuple(row["tokens_BT"][places].tolist()), len(places) - int(mine.sum())))
+    return found
+
+
+def plain(examples):
+    return [(row.task, tuple(row.tokens.tolist()), row.prompt_length) for row in examples]
+
+
+def assert_equal(batches, others):
+    assert len(batches) == len(others)
+    for batch, other in zip(batches, others, strict=True):
+        assert batch.keys() == other.keys()
+        for key in batch:
+            np.testing.assert_array_equal(batch[key], other[key], err_msg=key)
+
+
+def test_one_pass_holds_every_example_once_with_its_targets_in_its_own_segment():
+    examples = [*make_examples(70), *make_examples(31, task=3, seed=1, first=100)]
+    batches = list(packed_batches(examples, T, B, P))
+    found = [example for batch in batches for row in rows_of(batch) for example in unpack(row)]
+    assert collections.Counter(found) == collections.Counter(plain(examples))
+    rows = sum(row["segment_ids_BT"].any() for batch in batches for row in rows_of(batch))
+    assert rows < len(examples) * 0.75, "examples are not packed"
+
+
+def test_batches_have_static_shapes_and_int32_and_the_last_is_filled_with_empty_rows():
+    examples = make_examples(7)
+    batches = list(packed_batches(examples, 32, B, P))
+    assert len(batches) > 1
+    for batch in batches:
+        assert {key: (value.shape, value.dtype) for key, value in batch.items()} == {
+            **{f"{key}_BT": ((B, 32), np.dtype(np.int32)) for key in ("tokens", "segment_ids", "positions")},
+            **{f"loss_{key}_BP": ((B, P), np.dtype(np.int32)) for key in ("index", "target", "task")},
+        }
+    empty = [row for row in rows_of(batches[-1]) if not row["segment_ids_BT"].any()]
+    assert empty
+    for row in empty:
+        assert unpack(row) == []
+        assert (row["loss_task_BP"] == -1).all()
+
+
+def test_a_row_closes_when_its_loss_slots_are_full():
+    examples = [Example(0, np.arange(1, 11, dtype=np.int32), 2, str(number)) for number in range(6)]
+    batches = list(packed_batches(examples, 60, 1, 16))
+    assert [len(unpack(row)) for batch in batches for row in rows_of(batch)] == [2, 2, 2]
+
+
+def test_the_first_token_of_an_example_is_never_a_target():
+    examples = [Example(1, np.array([7, 8, 9], np.int32), 1, "a"), Example(1, np.array([5, 6], np.int32), 1, "b")]
+    (batch,) = packed_batches(examples, 8, 1, 8)
+    assert batch["tokens_BT"].tolist() == [[7, 8, 9, 5, 6, 0, 0, 0]]
+    assert batch["segment_ids_BT"].tolist() == [[1, 1, 1, 2, 2, 0, 0, 0]]
+    assert batch["positions_BT"].tolist() == [[0, 1, 2, 0, 1, 0, 0, 0]]
+    assert batch["loss_index_BP"].tolist() == [[0, 1, 3, 0, 0, 0, 0, 0]]
+    assert batch["loss_target_BP"].tolist() == [[8, 9, 6, 0, 0, 0, 0, 0]]
+    assert batch["loss_task_BP"].tolist() == [[1, 1, 1, -1, -1, -1, -1, -1]]
+
+
+def test_loss_slots_fit_the_longest_answer_and_the_usual_share():
+    one = [Example(0, np.ones(10, np.int32), 5, "a")]
+    assert choose_loss_slots(one, 64) == 40  # a half of 64 tokens, with a quarter to spare
+    long = [*one * 50, Example(0, np.ones(64, np.int32), 1, "b")]
+    assert choose_loss_slots(long, 64) == 64
+    few = [Example(0, np.ones(64, np.int32), 62, "a")]
+    assert choose_loss_slots(few, 64) == 8
+
+
+def test_examples_that_cannot_fit_are_refused():
+    with pytest.raises(UserError, match=r"long/1: 65 tokens do not fit in a row of 64 \(train.sequence_length\)"):
+        choose_loss_slots([Example(0, np.ones(65, np.int32), 5, "long/1")], 64)
+    with pytest.raises(UserError, match="no training rows"):
+        choose_loss_slots([], 64)
+
+
+def test_training_batches_have_an_accumulation_axis_and_the_same_layout():
+    iterator = iterate({"a": make_examples(40)}, accumulation=3)
+    batch = next(iterator)
+    assert batch["tokens_BT"].shape == (3, B, T)
+    assert batch["loss_target_BP"].shape == (3, B, P)
+    known = set(plain(make_examples(40)))
+    assert all(example in known for row in rows_of(batch) for example in unpack(row))
+    iterator.close()
+
+
+def test_the_same_seed_gives_the_same_batches_and_another_seed_others():
+    sources = {"a": make_examples(40), "b": make_examples(20, task=1, first=60)}
+    first, again, other = (iterate(sources, seed=seed) for seed in (3, 3, 4))
+    batches = take(first, 6)
+    assert_equal(batches, take(again, 6))
+    assert any((a["tokens_BT"] != b["tokens_BT"]).any() for a, b in zip(batches, take(other, 6), strict=True))
+    for iterator in (first, again, other):
+        iterator.close()
+
+
+def test_resume_from_any_batch_is_exact(tmp_path):
+    examples = {"a": make_examples(40), "b": make_examples(20, task=1, first=60)}
+    write_records(examples, tmp_path / "records")
+    whole = iterate(open_records(tmp_path / "records"))
+    batches, states = [], []
+    for _ in range(8):
+        states.append(json.loads(json.dumps(whole.get_state())))
+        batches.append(next(whole))
+    for start in (0, 1, 4, 7):
+        resumed = iterate(open_records(tmp_path / "records"))
+        take(resumed, 2)
+        resumed.set_state(states[start])
+        assert_equal(take(resumed, 8 - start), batches[start:])
+        resumed.close()
+    whole.close()
+
+
+def single_rows(count, task=0, first=1):
+    """Examples that fill a row each, so that the stream shows their order."""
+    return [
+        Example(task, np.array([first + number] * T, np.int32), T - 1, f"{task}/{number}") for number in range(count)
+    ]
+
+
+def stream(iterator, count):
+    """The first tokens of the next rows."""
+    found = []
+    while len(found) < count:
+        found.extend(next(iterator)["tokens_BT"][..., 0].ravel().tolist())
+    return found[:count]
+
+
+def test_every_epoch_shows_each_row_once_in_a_new_order():
+    iterator = iterate({"a": single_rows(24)}, accumulation=1)
+    epochs = np.array(stream(iterator, 72)).reshape(3, 24)
+    for epoch in epochs:
+        assert sorted(epoch.tolist()) == list(range(1, 25))
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 3
+    assert epochs[0].tolist() != list(range(1, 25))
+    iterator.close()
+
+
+def test_tasks_are_mixed_in_proportion_to_rows_times_rate():
+    sources = {"a": single_rows(30), "b": single_rows(10, task=1, first=100), "c": single_rows(9, task=2, first=200)}
+    iterator = iterate(sources, rates={"a": 1.0, "b": 3.0})
+    counts = collections.Counter(token // 100 for token in stream(iterator, 600))
+    assert counts[0] == pytest.approx(300, abs=4)
+    assert counts[1] == pytest.approx(300, abs=4)
+    assert set(counts) == {0, 1}
+    iterator.close()
+
+
+def test_processes_read_disjoint_slices_that_cover_everything():
+    sources = {"a": single_rows(24), "b": single_rows(12, task=1, first=101)}
+    seen = []
+    for index in range(3):
+        iterator = iterate(sources, process_index=index, process_count=3)
+        seen.append(set(stream(iterator, 48)))
+        iterator.close()
+    assert set.union(*seen) == {*range(1, 25), *range(101, 113)}
+    assert sum(len(part) for part in seen) == 36
+
+
+def test_more_processes_than_rows_are_refused():
+    with pytest.raises(UserError, match="task a: 2 rows cannot be shared by 3 processes"):
+        iterate({"a": single_rows(2)}, process_index=0, process_count=3)

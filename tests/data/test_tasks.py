@@ -1,0 +1,94 @@
+"""Tasks: which rows they make, where the loss starts, and that no answer stands in its own prompt."""
+
+import numpy as np
+import pytest
+
+from tsrec_jax.data.prompts import PromptBuilder, Templates
+from tsrec_jax.data.tasks import TASKS, build_examples
+
+
+@pytest.fixture
+def builder(tokenizer):
+    return PromptBuilder(tokenizer, Templates())
+
+
+@pytest.fixture
+def examples(dataset, builder):
+    return build_examples(dataset, "train", builder, TASKS)
+
+
+def texts(tokenizer, example):
+    return (
+        tokenizer.decode(example.tokens[: example.prompt_length]),
+        tokenizer.decode(example.tokens[example.prompt_length :]),
+    )
+
+
+def test_every_task_makes_its_rows(examples):
+    assert {task: len(rows) for task, rows in examples.items()} == {
+        "next_sid": 4,
+        "next_title": 4,
+        "title_sid": 10,
+        "ts_align": 18,
+    }
+    for task, rows in examples.items():
+        assert {row.task for row in rows} == {TASKS.index(task)}
+        assert {row.tokens.dtype for row in rows} == {np.dtype(np.int32)}
+    keys = [row.key for rows in examples.values() for row in rows if row.task != TASKS.index("next_title")]
+    assert len(set(keys)) == len(keys)
+    assert [row.key for row in examples["next_sid"]] == [f"train/{number}" for number in range(4)]
+
+
+def test_only_the_tasks_asked_for_are_made(dataset, builder):
+    found = build_examples(dataset, "valid", builder, ("next_sid",))
+    assert {task: [row.key for row in rows] for task, rows in found.items()} == {"next_sid": ["valid/0", "valid/1"]}
+
+
+def test_rows_say_what_the_data_says(examples, tokenizer):
+    assert texts(tokenizer, examples["next_sid"][2]) == (
+        "Continue the shopping history.\nHistory: <a_2><b_7><c_1>,<a_10><b_1><c_3>,<a_9><b_2><c_0>\nNext:",
+        "<a_9><b_1><c_3>\n<|end|>",
+    )
+    assert texts(tokenizer, examples["next_title"][3])[1] == " Étagère 木\n<|end|>"
+    pairs = [texts(tokenizer, row) for row in examples["title_sid"]]
+    assert ("Give the code of this item.\nTitle: Blue saw\nCode:", "<a_9><b_2><c_0>\n<|end|>") in pairs
+    assert ("Name the item behind this code.\nCode: <a_9><b_2><c_0>\nTitle:", " Blue saw\n<|end|>") in pairs
+    pairs = [texts(tokenizer, row) for row in examples["ts_align"]]
+    assert ("Say what items with this code part share.\nPart: <a_9>\nShared:", " things of kind 1\n<|end|>") in pairs
+    assert ("Find the code part of items like these.\nShared: things of kind 1\nPart:", "<a_9>\n<|end|>") in pairs
+
+
+def test_the_answer_is_not_in_its_prompt(examples, tokenizer, catalogue):
+    sid_ids = set(tokenizer.convert_tokens_to_ids(list(catalogue.tokens)))
+    for task, rows in examples.items():
+        for row in rows:
+            prompt, completion = texts(tokenizer, row)
+            answer = completion.removesuffix("\n<|end|>").strip()
+            assert answer and answer not in prompt, (task, row.key)
+    for row in [*examples["title_sid"], *examples["ts_align"]]:
+        if row.key.endswith(("/title_to_sid", "/from_description")):
+            assert not sid_ids & set(row.tokens[: row.prompt_length].tolist()), row.key
+
+
+def test_training_and_search_use_the_same_prompt_ids(dataset, tokenizer, splits):
+    for max_length in (512, 40):
+        builder = PromptBuilder(tokenizer, Templates(), max_length)
+        rows = build_examples(dataset, "train", builder, ("next_sid",))["next_sid"]
+        histories = [[dataset.catalogue.sid(item) for item in history] for history in splits["train"].histories]
+        prompts = builder.prompts_next_sid(histories, dataset.catalogue.num_levels)
+        assert [row.tokens[: row.prompt_length].tolist() for row in rows] == prompts
+    assert {len(row.tokens) for row in rows} == {40}
+
+
+def test_a_completion_longer_than_the_limit_keeps_one_token_to_start_from(dataset, tokenizer):
+    builder = PromptBuilder(tokenizer, Templates(), max_length=8)
+    row = build_examples(dataset, "train", builder, ("next_title",))["next_title"][0]
+    assert (len(row.tokens), row.prompt_length) == (8, 1)
+    assert tokenizer.decode(row.tokens) == "ue saw\n<|end|>"
+
+
+def test_tokens_without_words_make_no_alignment_rows(dataset, builder):
+    del dataset.clusters["<a_9>"]
+    rows = build_examples(dataset, "train", builder, ("ts_align",))["ts_align"]
+    assert len(rows) == 16
+    assert not any("<a_9>" in row.key for row in rows)
