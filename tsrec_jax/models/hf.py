@@ -97,7 +97,7 @@ def load_hf(
       A module that maps tokens_BT to float32 logits_BTV.
 
     Raises:
-      UserError: nothing readable at `path`, another architecture, or keys that are missing, unused or misshapen (all named).
+      UserError: nothing readable at `path`, another architecture, or missing, unused or misshapen keys (all named).
     """
     gguf = gguf_path(path)
     source: _Folder | GgufFile = _Folder(resolve_folder(path)) if gguf is None else GgufFile(gguf)
