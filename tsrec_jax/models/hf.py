@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -23,7 +24,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder, parameter_shapes
 from tsrec_jax.models.gguf import GgufFile, gguf_path
-from tsrec_jax.models.sharding import named_sharding
+from tsrec_jax.models.sharding import check_fits, named_sharding
 
 SHARD_BYTES = 4 * 10**9
 LAYER = "model.layers.{layer}."
@@ -60,8 +61,23 @@ def _is_kernel(name: str) -> bool:
     return name.removeprefix("blocks/") in KERNELS and name.startswith("blocks/")
 
 
+def hf_index(name: str, index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Where a part of one of our arrays (of one layer, of this shape) lies in the HF array of the same name."""
+
+    def merged(first: int, last: int) -> slice:
+        """Axes first..last-1 as HF's single axis; the second of two is a head's H, which is never split."""
+        start, stop, _ = index[first].indices(shape[first])
+        width = math.prod(shape[first + 1 : last])
+        return slice(start * width, stop * width)
+
+    if not _is_kernel(name):
+        return (merged(0, 2),) if name.endswith("bias") else index
+    inputs = 2 if name.endswith("/o") else 1
+    return merged(inputs, len(shape)), merged(0, inputs)
+
+
 def from_hf_array(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """One HF array (of one layer) in our layout."""
+    """One HF array (of one layer), or a part of it, in our layout."""
     return (array.T if _is_kernel(name) else array).reshape(shape)
 
 
@@ -97,7 +113,8 @@ def load_hf(
       A module that maps tokens_BT to float32 logits_BTV.
 
     Raises:
-      UserError: nothing readable at `path`, another architecture, or missing, unused or misshapen keys (all named).
+      UserError: nothing readable at `path`, another architecture, missing, unused or misshapen keys (all named), or
+        axes that the mesh does not divide.
     """
     gguf = gguf_path(path)
     source: _Folder | GgufFile = _Folder(resolve_folder(path)) if gguf is None else GgufFile(gguf)
@@ -107,6 +124,7 @@ def load_hf(
             raise UserError(f"num_layers={num_layers}: {path} has {config.num_layers} layers")
         config = dataclasses.replace(config, num_layers=num_layers)
     _check_keys(source, config)
+    check_fits(parameter_shapes(config), mesh)
     kind = np.dtype(ml_dtypes.bfloat16 if (param_dtype or dtype) == "bfloat16" else param_dtype or dtype)
     weights = {}
     for name, (shape, logical) in parameter_shapes(config).items():
@@ -126,13 +144,13 @@ def _reader(
 
     def read(index: tuple[slice, ...]) -> np.ndarray:
         if not name.startswith("blocks/"):
-            return source.read(hf_name(name), index[0]).astype(kind)[(slice(None), *index[1:])]
+            return source.read(hf_name(name), index).astype(kind)
         layers = range(*index[0].indices(shape[0]))
-        parts = [
-            from_hf_array(name, source.read(hf_name(name, layer), slice(None)), shape[1:])[index[1:]].astype(kind)
-            for layer in layers
-        ]
-        return np.stack(parts)
+        place = hf_index(name, index[1:], shape[1:])
+        local = tuple(len(range(*part.indices(size))) for part, size in zip(index[1:], shape[1:], strict=True))
+        return np.stack(
+            [from_hf_array(name, source.read(hf_name(name, layer), place), local).astype(kind) for layer in layers]
+        )
 
     return read
 
@@ -184,7 +202,10 @@ class _Folder:
     def _file_names(self) -> set[str]:
         index = self.folder / "model.safetensors.index.json"
         if index.exists():
-            return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            try:
+                return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise UserError(f"{index}: not an index of shards (JSON with a weight_map)") from None
         names = {file.name for file in self.folder.glob("*.safetensors")}
         if not names:
             raise UserError(f"{self.folder}: no *.safetensors file; other weight formats are not read")
@@ -194,10 +215,9 @@ class _Folder:
         """{HF key: shape} of everything stored."""
         return {key: tuple(file.get_slice(key).get_shape()) for key, file in self._where.items()}
 
-    def read(self, key: str, rows: slice) -> np.ndarray:
-        """The rows of one stored array; nothing else is read."""
-        part = self._where[key].get_slice(key)
-        return np.asarray(part[rows])
+    def read(self, key: str, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of one stored array; nothing else is read."""
+        return np.asarray(self._where[key].get_slice(key)[index])
 
 
 def _check_keys(source: _Folder | GgufFile, config: ModelConfig) -> None:
@@ -256,12 +276,17 @@ def save_hf(
       folder: created if needed; files of other names in it are kept. Weights appear only when they are complete.
       num_tokens: vocabulary rows to write; None: the ids in use, or all rows of a model that was never extended.
       dtype: type of the stored arrays.
+
+    Raises:
+      ValueError: more rows are asked for than the tables have.
     """
+    rows = num_tokens or model.num_tokens or model.config.vocab_rows
+    if rows > model.config.vocab_rows:
+        raise ValueError(f"num_tokens={rows}: the table has {model.config.vocab_rows} rows")
     folder = pathlib.Path(folder)
     scratch = folder / ".writing"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    rows = num_tokens or model.num_tokens or model.config.vocab_rows
     arrays = hf_arrays(model, rows, dtype)
     shards: list[dict[str, np.ndarray]] = [{}]
     for key, value in arrays.items():

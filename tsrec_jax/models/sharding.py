@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from tsrec_jax.errors import UserError
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -53,3 +57,26 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
 def named_sharding(mesh: Mesh | None, *logical: str | None) -> NamedSharding | None:
     """The rules' sharding on a mesh; None without one."""
     return None if mesh is None else NamedSharding(mesh, RULES.spec(*logical))
+
+
+def check_fits(shapes: Mapping[str, tuple[tuple[int, ...], tuple[str | None, ...]]], mesh: Mesh | None) -> None:
+    """Refuses a mesh that does not divide every split axis of the parameters.
+
+    Args:
+      shapes: name -> (shape, logical axes), as `decoder.parameter_shapes` gives it.
+      mesh: None fits everything.
+
+    Raises:
+      UserError: names each axis that does not divide. Inside jit such a constraint would be dropped without a word.
+    """
+    if mesh is None:
+        return
+    faults = set()
+    for name, (shape, logical) in shapes.items():
+        for size, axis, mesh_axis in zip(shape, logical, RULES.spec(*logical), strict=True):
+            names = (mesh_axis,) if isinstance(mesh_axis, str) else mesh_axis or ()
+            parts = math.prod(mesh.shape[each] for each in names)
+            if size % parts:
+                faults.add(f"{axis} of {name.removeprefix('blocks/')} ({size}) by {'x'.join(names)}={parts}")
+    if faults:
+        raise UserError(f"the mesh does not divide the model: {'; '.join(sorted(faults))}; choose smaller mesh axes")

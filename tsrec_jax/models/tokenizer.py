@@ -55,11 +55,11 @@ def _from_gguf(path: pathlib.Path) -> PreTrainedTokenizerFast:
     )
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(token, normalized=False) for token in special])
-    end = tokens[facts["tokenizer.ggml.eos_token_id"]]
+    end = facts["tokenizer.ggml.eos_token_id"]
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        bos_token=tokens[facts["tokenizer.ggml.bos_token_id"]],
-        eos_token=end,
-        pad_token=tokens[facts.get("tokenizer.ggml.padding_token_id", facts["tokenizer.ggml.eos_token_id"])],
+        bos_token=tokens[facts.get("tokenizer.ggml.bos_token_id", end)],
+        eos_token=tokens[end],
+        pad_token=tokens[facts.get("tokenizer.ggml.padding_token_id", end)],
         clean_up_tokenization_spaces=False,
     )

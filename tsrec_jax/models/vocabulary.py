@@ -110,7 +110,7 @@ def _resized_rows(table_VD: np.ndarray, old_size: int, count: int, rng: np.rando
     centred = table_VD - mean_D
     # A draw with covariance c * X'X / V needs no D x D factor: combine the centred rows with normal weights.
     missing = count - len(padding_VD)
-    weights = rng.normal(size=(missing, len(table_VD))).astype(np.float32)
+    weights = rng.standard_normal((missing, len(table_VD)), np.float32)
     drawn_nD = mean_D + np.sqrt(HF_COVARIANCE_SCALE / len(table_VD)) * (weights @ centred)
     return np.concatenate([padding_VD, drawn_nD])
 
@@ -124,8 +124,8 @@ def extend_vocabulary(
 ) -> Decoder:
     """Gives the ids old_size, old_size + 1, ... their rows; earlier rows keep their values.
 
-    The table never shrinks. It grows, where needed, to a multiple of 128 x the mesh's tensor axis; rows that no id uses
-    get the mean row, and their logits are -inf.
+    The table never shrinks. It has room for the new ids rounded up to 128 x the mesh's tensor axis; rows that no id
+    uses get the mean row, and their logits are -inf.
 
     Args:
       model: a decoder that was not extended before.
@@ -147,7 +147,7 @@ def extend_vocabulary(
     num_tokens = old_size + len(input_rows_nD)
     mesh = getattr(model.embedding[...].sharding, "mesh", None)
     unit = LANES * (mesh.shape["tensor"] if mesh is not None else 1)
-    new_rows = rows if num_tokens <= rows else -(-num_tokens // unit) * unit
+    new_rows = max(rows, -(-num_tokens // unit) * unit)
 
     def extended(table: jax.Array, fresh_nD: np.ndarray | None) -> jax.Array:
         mean_D = jnp.mean(table[:old_size].astype(jnp.float32), axis=0)
