@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from tsrec_jax.configuration import arm_config
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline import assess, sources
-from tsrec_jax.pipeline.assemble import Assembly, assemble
+from tsrec_jax.pipeline.assemble import Assembly, assemble, open_mesh
 from tsrec_jax.pipeline.fit import fit
 from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.serving.export import export_folder
@@ -47,6 +49,19 @@ def open_job(config: ConfigDict, path: pathlib.Path) -> Job:
     return Job(config, workdir, dataset, base)
 
 
+def _on_mesh(verb: Callable[[ConfigDict, pathlib.Path], None]) -> Callable[[ConfigDict, pathlib.Path], None]:
+    """Runs a verb with the config's mesh as the ambient one, which activation shardings refer to."""
+
+    @functools.wraps(verb)
+    def call(config: ConfigDict, path: pathlib.Path) -> None:
+        mesh = open_mesh(config)
+        with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+            verb(config, path)
+
+    return call
+
+
+@_on_mesh
 def pretrain(config: ConfigDict, path: pathlib.Path) -> None:
     """The verb `pretrain`."""
     if config.model.path:
@@ -57,22 +72,26 @@ def pretrain(config: ConfigDict, path: pathlib.Path) -> None:
     report(f"pretrain: {job.base}")
 
 
+@_on_mesh
 def train(config: ConfigDict, path: pathlib.Path) -> None:
     """The verb `train`: the main recommender alone."""
     _train(open_job(config, path), MAIN)
 
 
+@_on_mesh
 def evaluate(config: ConfigDict, path: pathlib.Path) -> None:
     """The verb `evaluate`: the main recommender and whatever arms are trained already."""
     job = open_job(config, path)
     _evaluate(job, [MAIN, *(name for name in config.run.arms if _trained(job, name))])
 
 
+@_on_mesh
 def export(config: ConfigDict, path: pathlib.Path) -> None:
     """The verb `export`."""
     _export(open_job(config, path))
 
 
+@_on_mesh
 def run(config: ConfigDict, path: pathlib.Path) -> None:
     """The verb `run`: the stages of `config.run.stages`, the main recommender and every arm."""
     started = time.perf_counter()
