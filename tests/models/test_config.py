@@ -1,0 +1,65 @@
+import pytest
+
+from tests.models.reference import CASES, tiny_facts
+from tsrec_jax.errors import UserError
+from tsrec_jax.models.config import Llama3Scaling, ModelConfig
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_written_reads_back_as_the_same_config(case):
+    config = ModelConfig.from_hf(tiny_facts(case))
+    assert ModelConfig.from_hf(config.to_hf()) == config
+
+
+def test_both_spellings_of_rope_settings_are_read():
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    facts = tiny_facts("llama_tied")
+    del facts["rope_parameters"]
+    older = ModelConfig.from_hf(facts | {"rope_theta": 500000.0, "rope_scaling": scaling})
+    newer = ModelConfig.from_hf(facts | {"rope_parameters": {**scaling, "rope_theta": 500000.0}})
+    assert older == newer
+    assert older.rope_theta == 500000.0
+    assert older.rope_scaling == Llama3Scaling(32.0, 1.0, 4.0, 8192)
+
+
+def test_absent_sizes_take_the_family_s_defaults():
+    facts = {key: value for key, value in tiny_facts("qwen2_tied").items() if key != "num_key_value_heads"}
+    config = ModelConfig.from_hf(facts)
+    assert (config.num_kv_heads, config.head_dim) == (4, 4)
+    assert config.qkv_bias and not config.qk_norm
+    facts = {key: value for key, value in tiny_facts("qwen3_tied").items() if key != "head_dim"}
+    assert ModelConfig.from_hf(facts).head_dim == 128
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model_type": "mamba"}, "mamba"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"use_sliding_window": True}, "use_sliding_window"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}, "rope_parameters": None}, "yarn"),
+        ({"rope_scaling": {"type": "llama3", "factor": 4.0}, "rope_parameters": None}, "low_freq_factor"),
+    ],
+)
+def test_a_model_that_would_be_computed_wrongly_is_refused(change, named):
+    with pytest.raises(UserError, match=f"somewhere/config.json.*{named}"):
+        ModelConfig.from_hf(tiny_facts("llama_tied") | change, "somewhere/config.json")
+
+
+def test_a_qwen2_with_a_head_size_of_its_own_is_refused():
+    with pytest.raises(UserError, match="head_dim=6"):
+        ModelConfig.from_hf(tiny_facts("qwen2_tied") | {"head_dim": 6})
+
+
+def test_a_missing_key_is_named():
+    facts = tiny_facts("llama_tied")
+    del facts["intermediate_size"]
+    with pytest.raises(UserError, match="'intermediate_size' is missing"):
+        ModelConfig.from_hf(facts)

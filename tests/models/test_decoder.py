@@ -1,0 +1,182 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.models.reference import tiny_facts, tiny_tokens
+from tsrec_jax.models.config import ModelConfig
+from tsrec_jax.models.decoder import Decoder, rope_frequencies
+from tsrec_jax.models.sharding import make_mesh
+
+FAMILIES = ("llama_tied", "qwen2_untied", "qwen3_untied")
+
+
+def forward(model, *arrays):
+    """Jitted logits of a model."""
+    graphdef, state = nnx.split(model)
+    return np.asarray(jax.jit(lambda state, *arrays: nnx.merge(graphdef, state)(*arrays))(state, *arrays))
+
+
+def forced(model, prompts_BS, lengths_B, suffix_BWC, parents_BW=None):
+    """Logits after the prompt, then after each given token of each beam; beams are reordered after the first token."""
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def run(state, prompts_BS, lengths_B, suffix_BWC):
+        model = nnx.merge(graphdef, state)
+        x_BD, prompt = model.prefill(prompts_BS, lengths_B)
+        suffix = model.init_suffix(*suffix_BWC.shape)
+        logits = []
+        for step in range(suffix_BWC.shape[2]):
+            x_BWD, suffix = model.extend(suffix_BWC[:, :, step], step, prompt, suffix)
+            logits.append(model.logits(x_BWD))
+            if step == 0 and parents_BW is not None:
+                suffix = suffix.reorder(parents_BW)
+        return model.logits(x_BD), jnp.stack(logits, axis=2)
+
+    return jax.tree.map(np.asarray, run(state, prompts_BS, lengths_B, suffix_BWC))
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+def test_prefill_and_extend_give_the_logits_of_the_whole_sequence(case, make_model):
+    model = make_model(case)
+    lengths_B, beams, levels = np.array([5, 9]), 3, 3
+    rng = np.random.default_rng(0)
+    prompts_BS = rng.integers(0, 40, (2, 9))
+    suffix_BWC = rng.integers(0, 40, (2, beams, levels))
+    first_BV, later_BWCV = forced(model, prompts_BS, lengths_B, suffix_BWC)
+
+    whole = np.zeros((2 * beams, 9 + levels), np.int32)
+    for row, (b, w) in enumerate(np.ndindex(2, beams)):
+        tokens = [*prompts_BS[b, : lengths_B[b]], *suffix_BWC[b, w]]
+        whole[row, : len(tokens)] = tokens
+    wanted = forward(model, whole).reshape(2, beams, 9 + levels, 40)
+    for b, w in np.ndindex(2, beams):
+        last = lengths_B[b] - 1
+        got = np.concatenate([first_BV[b][None], later_BWCV[b, w]])
+        np.testing.assert_allclose(got, wanted[b, w, last : last + levels + 1], atol=2e-5, rtol=1e-5)
+
+
+def test_reordered_beams_go_on_from_their_parents(make_model):
+    model = make_model()
+    prompts, lengths_B = tiny_tokens(2, 6), np.array([6, 4])
+    parents_BW = np.array([[2, 0, 0], [1, 1, 2]])
+    suffix_BWC = np.stack([tiny_tokens(2, 3, seed=1), tiny_tokens(2, 3, seed=2)], axis=2)
+    inherited_BWC = suffix_BWC.copy()
+    inherited_BWC[:, :, 0] = np.take_along_axis(suffix_BWC[:, :, 0], parents_BW, axis=1)
+    _, moved = forced(model, prompts, lengths_B, suffix_BWC, jnp.asarray(parents_BW))
+    _, wanted = forced(model, prompts, lengths_B, inherited_BWC)
+    np.testing.assert_allclose(moved[:, :, 1], wanted[:, :, 1], atol=1e-5)
+
+
+def test_what_pads_a_prompt_does_not_matter(make_model):
+    model = make_model()
+    tokens_BS = tiny_tokens(1, 8)
+    other_BS = tokens_BS.copy()
+    other_BS[:, 5:] = 39 - other_BS[:, 5:]
+    suffix_BWC = tiny_tokens(1, 6).reshape(1, 2, 3)
+    results = [forced(model, tokens, np.array([5]), suffix_BWC) for tokens in (tokens_BS, other_BS)]
+    jax.tree.map(np.testing.assert_array_equal, *results)
+
+
+def test_packed_segments_are_as_if_alone(make_model):
+    model = make_model("qwen3_tied")
+    one, two = tiny_tokens(1, 5, seed=1), tiny_tokens(1, 7, seed=2)
+    packed_BT = np.concatenate([one, two, np.zeros((1, 4), int)], axis=1)
+    positions_BT = np.array([[*range(5), *range(7), 0, 0, 0, 0]])
+    segments_BT = np.array([[1] * 5 + [2] * 7 + [0] * 4])
+    logits = forward(model, packed_BT, positions_BT, segments_BT)
+    assert np.isfinite(logits).all()
+    np.testing.assert_allclose(logits[:, :5], forward(model, one), atol=1e-5)
+    np.testing.assert_allclose(logits[:, 5:12], forward(model, two), atol=1e-5)
+
+
+def test_a_token_does_not_see_later_ones(make_model):
+    model = make_model()
+    tokens_BT = tiny_tokens(1, 8)
+    changed_BT = tokens_BT.copy()
+    changed_BT[0, 5] = (changed_BT[0, 5] + 1) % 40
+    before, after = forward(model, tokens_BT), forward(model, changed_BT)
+    np.testing.assert_array_equal(before[:, :5], after[:, :5])
+    assert (before[:, 5:] != after[:, 5:]).any(axis=-1).all()
+
+
+def test_gradients_are_the_same_with_and_without_remat(make_model):
+    def gradients(remat):
+        graphdef, state = nnx.split(make_model(remat=remat))
+
+        def loss(state):
+            return jnp.mean(jnp.square(nnx.merge(graphdef, state)(tiny_tokens())))
+
+        program = jax.jit(jax.grad(loss))
+        return program.trace(state), program(state)
+
+    (plain_trace, plain), (remat_trace, rematerialised) = gradients(False), gradients(True)
+    assert "remat" in str(remat_trace.jaxpr) or "checkpoint" in str(remat_trace.jaxpr)
+    assert "remat" not in str(plain_trace.jaxpr) and "checkpoint" not in str(plain_trace.jaxpr)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), plain, rematerialised)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(plain))
+
+
+def test_a_tied_model_has_one_table(make_model):
+    tied, untied = make_model("llama_tied"), make_model("llama_untied_llama3")
+    assert tied.head is None and untied.head is not None
+    leaves = [len(jax.tree.leaves(nnx.state(model, nnx.Param))) for model in (tied, untied)]
+    assert leaves == [11, 12]
+    tied.embedding[...] = tied.embedding[...] * 2
+    np.testing.assert_array_equal(tied.output_table(), tied.embedding[...])
+
+
+def test_ids_beyond_the_used_vocabulary_cannot_be_predicted(make_model):
+    model = make_model()
+    before = forward(model, tiny_tokens())
+    model.num_tokens = 33
+    after = forward(model, tiny_tokens())
+    assert np.isneginf(after[..., 33:]).all()
+    np.testing.assert_array_equal(after[..., :33], before[..., :33])
+
+
+def test_bfloat16_computes_near_float32_and_returns_float32_logits(make_model):
+    full, half = make_model("qwen2_tied"), make_model("qwen2_tied", dtype="bfloat16")
+    assert half.embedding[...].dtype == jnp.float32
+    assert jax.eval_shape(half.hidden, tiny_tokens()).dtype == jnp.bfloat16
+    logits, wanted = forward(half, tiny_tokens()), forward(full, tiny_tokens())
+    assert logits.dtype == np.float32
+    assert np.abs(logits - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize(("case", "sizes"), [("qwen3_untied", (2, 2, 2)), ("llama_tied", (1, 8, 1))])
+def test_eight_devices_give_what_one_gives(case, sizes, make_model):
+    tokens_BT = tiny_tokens(8, 12)
+    wanted = forward(make_model(case), tokens_BT)
+    mesh = make_mesh(*sizes)
+    with jax.set_mesh(mesh):
+        model = make_model(case, mesh=mesh)
+        got = forward(model, tokens_BT)
+    _, fsdp, tensor = sizes
+    table = model.embedding[...]
+    assert table.sharding.shard_shape(table.shape) == (40 // tensor, 16 // fsdp)
+    q = model.blocks.q[...]
+    assert q.sharding.shard_shape(q.shape) == (2, 16 // fsdp, 4 // tensor, model.config.head_dim)
+    np.testing.assert_allclose(got, wanted, atol=2e-5, rtol=1e-5)
+
+
+def test_fresh_weights_are_small_and_norms_are_one():
+    config = ModelConfig.from_hf(tiny_facts("qwen2_untied") | {"hidden_size": 64, "vocab_size": 200})
+    model = Decoder(config, param_dtype="bfloat16", rngs=nnx.Rngs(3))
+    table = np.asarray(model.embedding[...], np.float32)
+    assert model.embedding[...].dtype == jnp.bfloat16
+    assert abs(table.mean()) < 1e-3 and abs(table.std() - 0.02) < 1e-3
+    assert not np.array_equal(table, np.asarray(model.head[...], np.float32))
+    assert (np.asarray(model.blocks.mlp_norm[...]) == 1).all() and (np.asarray(model.blocks.k_bias[...]) == 0).all()
+
+
+def test_llama3_scaling_slows_long_waves_and_blends_shorter_ones(make_model):
+    scaled = np.asarray(rope_frequencies(make_model("llama_untied_llama3").config))
+    plain = 73.0 ** -(np.arange(0, 8, 2) / 8)
+    turns = 16 * plain / (2 * np.pi)  # of each wave within the original context
+    assert (turns < 1).any() and 1 < turns[0] < 4
+    np.testing.assert_allclose(scaled[turns < 1], plain[turns < 1] / 8, rtol=1e-6)
+    share = (turns[0] - 1) / (4 - 1)
+    np.testing.assert_allclose(scaled[0], plain[0] * (share + (1 - share) / 8), rtol=1e-6)
