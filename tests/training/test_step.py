@@ -22,7 +22,7 @@ from tsrec_jax.training.step import (
 )
 
 OLD_SIZE = 50
-NEW_ROWS = 11
+NEW_ROWS = 12
 
 
 def settings(**changes):

@@ -1,0 +1,104 @@
+"""The command line: exit codes, one clear line for every mistake, nothing written by a refused command."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tsrec_jax.main import VERBS, main
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
+
+
+@pytest.fixture
+def refused(tmp_path, capsys):
+    """Runs a command that must be refused, and returns the one line that it prints."""
+
+    def run(*arguments):
+        workdir = tmp_path / "run"
+        assert main([part.replace("WORKDIR", str(workdir)) for part in arguments]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        lines = printed.err.strip().splitlines()
+        assert lines[0].startswith("tsrec: ")
+        assert "Traceback" not in printed.err
+        assert not workdir.exists(), "a refused command must write nothing"
+        return printed.err.strip()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("trian", "--workdir=WORKDIR"), ["no such verb: 'trian'", "train"]),
+        (("train", QUICKSTART), ["--workdir"]),
+        (("train", "--workdir=WORKDIR"), ["config.json", "--config=FILE.py"]),
+        (("train", QUICKSTART, "--wrokdir=WORKDIR"), ["wrokdir", "workdir"]),
+        (("train", QUICKSTART, "--workdir=WORKDIR", "extra"), ["extra"]),
+        (("train", "--config=absent.py", "--workdir=WORKDIR"), ["absent.py"]),
+        (("train", QUICKSTART, "--workdir=WORKDIR", "--config.train.max_step=3"), ["max_step", "max_steps"]),
+        (("train", QUICKSTART, "--workdir=WORKDIR", "--config.train.max_steps=many"), ["max_steps", "many"]),
+        (("train", QUICKSTART, "--workdir=WORKDIR", "--config.sid_init.mode=saa"), ["sid_init.mode", "'sa'"]),
+        (("train", QUICKSTART, "--workdir=WORKDIR", "--config.train.batch_tokens=1000"), ["batch_tokens", "896"]),
+        (("train", QUICKSTART, "--workdir=WORKDIR", "--config.eval.beams=0"), ["eval.beams"]),
+        (("train", QUICKSTART, "--workdir=WORKDIR", "--config.dataset.path=absent"), ["absent", "no such folder"]),
+        (("recommend", "--workdir=WORKDIR", "--history=1"), ["export"]),
+        (("recommend", "--workdir=WORKDIR", "--history= ,"), ["--history"]),
+        (("recommend", "--workdir=WORKDIR", "--history=1", "--k=0"), ["k"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it_and_the_way_out(refused, arguments, words):
+    line = refused(*arguments)
+    for word in words:
+        assert word in line
+
+
+def test_a_config_file_that_fails_is_named(refused, tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text("def get_config():\n    return 1 / 0\n")
+    assert "division by zero" in refused("train", f"--config={broken}", "--workdir=WORKDIR")
+
+
+def test_an_unknown_key_in_an_arm_is_refused(refused, tmp_path):
+    file = tmp_path / "arms.py"
+    file.write_text(
+        "from ml_collections import ConfigDict\n"
+        "from tsrec_jax.configuration import default_config\n"
+        "def get_config():\n"
+        "    config = default_config()\n"
+        "    config.run.arms = ConfigDict({'plain': {'sid_init': {'mood': 'hf'}}})\n"
+        "    return config\n"
+    )
+    line = refused("run", f"--config={file}", "--workdir=WORKDIR")
+    assert "sid_init.mood" in line
+    assert "sid_init.mode" in line
+
+
+def test_a_workdir_that_is_a_file_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert main(["train", QUICKSTART, f"--workdir={tmp_path / 'file'}"]) == 2
+    assert "is a file" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_our_own_failure_exits_with_one_and_shows_where(monkeypatch, capsys, tmp_path):
+    def broken(_values, _workdir):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setitem(VERBS, "train", broken)
+    assert main(["train", QUICKSTART, f"--workdir={tmp_path}"]) == 1
+    assert "RuntimeError: a bug" in capsys.readouterr().err
+
+
+def test_the_module_runs_as_a_program_and_explains_itself():
+    done = subprocess.run(
+        [sys.executable, "-m", "tsrec_jax", "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    for verb in VERBS:
+        assert verb in done.stdout
+    wrong = subprocess.run([sys.executable, "-m", "tsrec_jax"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2

@@ -1,0 +1,118 @@
+"""The main job from nothing to an export, on the embedded default, on eight emulated devices."""
+
+import json
+import pathlib
+import shutil
+
+import pytest
+
+from tsrec_jax.main import main
+from tsrec_jax.serving.recommender import Recommender
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+COMMAND = [
+    f"--config={ROOT / 'configs' / 'quickstart.py'}",
+    "--config.shop.num_items=70",
+    "--config.shop.num_users=40",
+    "--config.pretrain.max_steps=2",
+    "--config.pretrain.batch_tokens=1024",
+    "--config.train.max_steps=4",
+    "--config.train.batch_tokens=1024",
+    "--config.train.log_every=1",
+    "--config.train.validations=2",
+    "--config.train.valid_beam_rows=8",
+    "--config.eval.max_rows=16",
+    "--config.eval.batch_size=16",
+    "--config.eval.bootstrap=20",
+]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A finished run; tests that change it copy it first."""
+    path = tmp_path_factory.mktemp("runs") / "quickstart"
+    assert main(["run", *COMMAND, f"--workdir={path}"]) == 0
+    return path
+
+
+def test_a_run_leaves_every_artifact(workdir):
+    for name in ("config.json", "metrics.jsonl", "predictions.json", "results.json", "results.md"):
+        assert (workdir / name).stat().st_size > 0, name
+    for name in ("plots/training.png", "plots/metrics.png", "export/model.safetensors", "export/sid_catalogue.json"):
+        assert (workdir / name).stat().st_size > 0, name
+    assert list((workdir / "tensorboard").glob("events*"))
+    assert not list(workdir.rglob("*.tmp")), "a temporary file was left behind"
+    assert not list(workdir.glob("*.writing"))
+
+
+def test_results_hold_the_main_system_its_arm_and_the_baselines(workdir):
+    results = json.loads((workdir / "results.json").read_text())
+    assert list(results["systems"]) == ["TS-Rec", "plain", "popularity", "repeat last"]
+    assert results["metrics"]["sid"] == results["systems"]["TS-Rec"]["sid"]
+    assert results["rows"] == 16
+    assert results["beams"] == 20
+    assert results["invalid"] == 0
+    assert 0 < results["upper_bound"]["HR@10"] <= 1
+    recorded = json.loads((workdir / "config.json").read_text())
+    assert recorded["config"]["train"]["max_steps"] == 4
+    assert len(recorded["data_hash"]) == 64
+    assert "jax" in recorded["versions"]
+
+
+def test_predictions_are_in_test_order_and_inside_the_catalogue(workdir):
+    from tsrec_jax.data.dataset import read_dataset
+
+    dataset = read_dataset(workdir / "shop")
+    rows = json.loads((workdir / "predictions.json").read_text())
+    expected = [dataset.catalogue.sid(int(item)) for item in dataset.splits["test"].targets[:16]]
+    assert [row["output"] for row in rows] == expected
+    for row in rows:
+        assert len(row["predict"]) == len(set(row["predict"])) == 20
+        assert set(row["predict"]) <= set(dataset.catalogue.items_of_sid)
+
+
+def test_the_exported_recommender_gives_the_evaluated_lists(workdir):
+    from tsrec_jax.data.dataset import read_dataset
+
+    dataset = read_dataset(workdir / "shop")
+    rows = json.loads((workdir / "predictions.json").read_text())[:4]
+    histories = dataset.splits["test"].histories[:4]
+    ids = [[dataset.catalogue.items[item].id for item in history] for history in histories]
+    found = Recommender.load(workdir / "export").recommend(ids, k=30)
+    for row, items in zip(rows, found, strict=True):
+        assert list(dict.fromkeys(entry.sid for entry in items))[:10] == row["predict"][:10]
+
+
+def test_recommend_prints_items_with_titles_and_scores(workdir, capsys):
+    items = json.loads((workdir / "export" / "sid_catalogue.json").read_text())["items"]
+    history = ",".join(item["id"] for item in items[:2])
+    assert main(["recommend", f"--workdir={workdir}", f"--history={history}", "--k=5"]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) == 6
+    titles = {item["title"] for item in items}
+    assert all(any(line.endswith(title) for title in titles) for line in lines[1:])
+    assert main(["recommend", f"--workdir={workdir}", "--history=S00x"]) == 2
+    assert "'S00x'" in capsys.readouterr().err
+
+
+def test_a_second_run_skips_what_is_finished(workdir, capsys):
+    before = (workdir / "predictions.json").stat().st_mtime_ns
+    assert main(["run", f"--workdir={workdir}"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("finished before, skipped") == 5
+    assert (workdir / "predictions.json").stat().st_mtime_ns == before
+
+
+def test_other_evaluation_settings_evaluate_again_without_training(workdir, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    assert main(["evaluate", *COMMAND, "--config.eval.max_rows=8", f"--workdir={copy}"]) == 0
+    assert json.loads((copy / "results.json").read_text())["rows"] == 8
+    assert "step 1/4" not in capsys.readouterr().out
+
+
+def test_other_training_settings_are_refused_with_the_difference(workdir, capsys):
+    before = (workdir / "config.json").read_bytes()
+    assert main(["train", *COMMAND, "--config.train.learning_rate=0.5", f"--workdir={workdir}"]) == 2
+    assert "train.learning_rate was 0.002 and is now 0.5" in capsys.readouterr().err
+    assert (workdir / "config.json").read_bytes() == before
