@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import json
 import pathlib
+import re
 
 from ml_collections import ConfigDict
 
@@ -155,7 +156,17 @@ def update(config: ConfigDict, changes: dict | ConfigDict, prefix: str = "") -> 
 
 
 def arm_config(config: ConfigDict, name: str) -> ConfigDict:
-    """The config of one comparison arm: the main one with the arm's overrides."""
+    """The config of one comparison arm: the main one with the arm's overrides.
+
+    Raises:
+      UserError: the arm changes a key that does not exist, or one that the whole run shares.
+    """
+    shared = [key for key in config.run.arms[name] if key in SHARED_BY_ARMS]
+    if shared or "path" in config.run.arms[name].get("model", {}):
+        raise UserError(
+            f"config.run.arms.{name}: {shared[0] if shared else 'model.path'!r} is the same for all arms of a run; "
+            "use another --workdir for another one"
+        )
     arm = ConfigDict(config.to_dict()).copy_and_resolve_references()
     arm.lock()
     update(arm, config.run.arms[name], "")
@@ -172,6 +183,7 @@ CHOICES = {
     "train.select_by": ("loss", "hr@10"),
     "eval.split": ("test", "valid"),
 }
+SHARED_BY_ARMS = ("dataset", "shop", "pretrain", "mesh", "eval", "export", "run")
 POSITIVE = ("train.batch_tokens", "train.sequence_length", "train.accumulation", "eval.beams", "eval.batch_size",
             "train.log_every", "train.keep", "train.learning_rate")  # fmt: skip
 NOT_NEGATIVE = ("train.max_steps", "train.epochs", "train.warmup_steps", "train.validations", "train.patience",
@@ -181,11 +193,22 @@ NOT_NEGATIVE = ("train.max_steps", "train.epochs", "train.warmup_steps", "train.
 
 
 def validate(config: ConfigDict) -> None:
-    """Refuses values that cannot work, each with its key.
+    """Refuses values that cannot work, each with its key, in the config and in each of its arms.
 
     Raises:
       UserError: the first such value.
     """
+    _validate_values(config)
+    for name in config.run.arms:
+        if not re.fullmatch(r"[\w-]+", name):
+            raise UserError(f"config.run.arms: {name!r} names a folder; use letters, digits, '_' and '-'")
+        try:
+            _validate_values(arm_config(config, name))
+        except UserError as error:
+            raise UserError(f"{error} (in the arm {name!r})") from None
+
+
+def _validate_values(config: ConfigDict) -> None:
     for key, allowed in CHOICES.items():
         value = _get(config, key)
         if value not in allowed:

@@ -44,30 +44,39 @@ def _define_flags() -> flags.FlagValues:
 def _parse(arguments: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
     """Parses flags and config overrides; any fault becomes a UserError."""
     values = _define_flags()
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, given, file = argument.partition("=")
+        if name in ("--config", "-config") and not pathlib.Path(file if given else following).is_file():
+            raise UserError(f"--config={file if given else following}: no such file")
     # ml_collections looks for the --config.a.b overrides in sys.argv.
     saved, sys.argv = sys.argv, ["tsrec_jax", *arguments]
     try:
         rest = values(sys.argv)[1:]
+        if values.config is not None:
+            values.config.to_dict()  # a file that failed to load says so only when its config is used
     except flags.Error as error:
         raise UserError(str(error)) from None
-    except (AttributeError, KeyError) as error:
-        raise UserError(
-            "config: no such key: " + " ".join(str(error).replace("\\'", "'").split("\\n")).strip("'\"")
-        ) from None
-    except (OSError, TypeError, ValueError) as error:
-        raise UserError(f"config: {' '.join(str(error).split())}") from None
+    except Exception as error:  # an override without a key, or whatever the experiment file raises: the user's code
+        raise UserError(f"config: {_reason(error)}") from None
     finally:
         sys.argv = saved
     return values, rest
 
 
+def _reason(error: Exception) -> str:
+    """One line of an error of ml_collections or of an experiment file; a missing key names the nearest one."""
+    text = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").split())
+    _, found, hint = text.partition("Did you mean ")
+    if found:
+        return f"no such key; did you mean {hint.strip(chr(39))}"
+    name = text.strip("'\"")
+    if isinstance(error, AttributeError | KeyError) and name.isidentifier():
+        return f"no such key: {name!r}"
+    return f"{type(error).__name__}: {text}"
+
+
 def _config(values: flags.FlagValues, workdir: pathlib.Path) -> ConfigDict:
-    try:
-        config = values.config
-    except UserError:
-        raise
-    except Exception as error:  # the experiment file is the user's code: whatever it raises is named with the file
-        raise UserError(f"config: {' '.join(str(error).split()) or type(error).__name__}") from None
+    config = values.config
     if config is None:
         config = configuration.load_saved(workdir)
     configuration.validate(config)

@@ -38,7 +38,10 @@ def refused(tmp_path, capsys):
         (("train", "--workdir=WORKDIR"), ["config.json", "--config=FILE.py"]),
         (("train", QUICKSTART, "--wrokdir=WORKDIR"), ["wrokdir", "workdir"]),
         (("train", QUICKSTART, "--workdir=WORKDIR", "extra"), ["extra"]),
-        (("train", "--config=absent.py", "--workdir=WORKDIR"), ["absent.py"]),
+        (("train", "--config=absent.py", "--workdir=WORKDIR"), ["--config=absent.py", "no such file"]),
+        (("train", "--config", "absent.py", "--config.seed=3", "--workdir=WORKDIR"), ["absent.py", "no such file"]),
+        (("train", QUICKSTART, "--workdir=WORKDIR", "--config.quux=3"), ["no such key", "'quux'"]),
+        (("train", QUICKSTART, "--workdir=WORKDIR", "--config.shop.num_items=9"), ["config.shop", "num_items=9"]),
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.train.max_step=3"), ["max_step", "max_steps"]),
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.train.max_steps=many"), ["max_steps", "many"]),
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.sid_init.mode=saa"), ["sid_init.mode", "'sa'"]),
@@ -62,19 +65,29 @@ def test_a_config_file_that_fails_is_named(refused, tmp_path):
     assert "division by zero" in refused("train", f"--config={broken}", "--workdir=WORKDIR")
 
 
-def test_an_unknown_key_in_an_arm_is_refused(refused, tmp_path):
+@pytest.mark.parametrize(
+    ("arms", "words"),
+    [
+        ({"plain": {"sid_init": {"mood": "hf"}}}, ["sid_init.mood", "sid_init.mode"]),
+        ({"plain": {"sid_init": {"mode": "fh"}}}, ["'fh'", "in the arm 'plain'"]),
+        ({"long": {"eval": {"beams": 50}}}, ["config.run.arms.long", "'eval'"]),
+        ({"other": {"model": {"path": "smollm2"}}}, ["config.run.arms.other", "'model.path'"]),
+        ({"a/b": {"seed": 2}}, ["'a/b'"]),
+    ],
+)
+def test_an_arm_that_cannot_be_trained_is_refused_before_anything_is(refused, tmp_path, arms, words):
     file = tmp_path / "arms.py"
     file.write_text(
         "from ml_collections import ConfigDict\n"
         "from tsrec_jax.configuration import default_config\n"
         "def get_config():\n"
         "    config = default_config()\n"
-        "    config.run.arms = ConfigDict({'plain': {'sid_init': {'mood': 'hf'}}})\n"
+        f"    config.run.arms = ConfigDict({arms!r})\n"
         "    return config\n"
     )
     line = refused("run", f"--config={file}", "--workdir=WORKDIR")
-    assert "sid_init.mood" in line
-    assert "sid_init.mode" in line
+    for word in words:
+        assert word in line
 
 
 def test_a_workdir_that_is_a_file_is_refused(tmp_path, capsys):

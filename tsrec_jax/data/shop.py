@@ -52,6 +52,7 @@ TASTE = 12.0
 SHARES = {"goes with": 0.5, "category": 0.25, "kind": 0.15, "popularity": 0.1}
 MAX_PURCHASES = 11  # so that no history is longer than ten and nothing a user bought is hidden from a model
 COLLISION_SHARE = 0.04
+MIN_USERS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,15 +126,20 @@ def make_shop(seed: int, num_items: int = 300, num_users: int = 900) -> Shop:
       num_users: users with 3 to 11 purchases each.
 
     Raises:
-      ValueError: more items than the grammar has combinations.
+      ValueError: more items than the grammar has combinations, or too few of them or of users.
     """
+    if num_users < MIN_USERS:
+        raise ValueError(f"num_users={num_users}: at least {MIN_USERS} are needed for three splits")
     rng = np.random.default_rng(seed)
     kind_names = [(category, kind) for category, kinds in KINDS.items() for kind in kinds]
     doubles = round(num_items * COLLISION_SHARE)
     singles = num_items - doubles
     combinations = len(kind_names) * len(FINISHES)
     if not 2 * len(kind_names) <= singles <= combinations:
-        raise ValueError(f"num_items={num_items}: the grammar has {combinations} combinations and needs two a kind")
+        raise ValueError(
+            f"num_items={num_items}: the grammar has {combinations} combinations of kind and finish and needs two a "
+            f"kind, so give {2 * len(kind_names) + 3} to {combinations}"
+        )
     # Every kind gets at least two finishes, so that no cluster of kind is empty; the rest is drawn.
     order = [rng.permutation(len(FINISHES)) for _ in kind_names]
     pairs = [(kind, int(order[kind][place])) for place in range(len(FINISHES)) for kind in range(len(kind_names))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import shutil
@@ -18,6 +19,7 @@ from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.shop import Shop, make_shop
 from tsrec_jax.data.shop_lm import item_texts, lm_config, train_tokenizer
 from tsrec_jax.data.tasks import Example
+from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.metrics import ranked_by_scores, score
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
@@ -25,28 +27,46 @@ from tsrec_jax.models.hf import save_hf
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.assemble import open_mesh
 from tsrec_jax.pipeline.fit import validation_loss
+from tsrec_jax.training.checkpoints import refuse_differences
 from tsrec_jax.training.loop import LoopSettings, train
 from tsrec_jax.training.loss import LossSettings
 from tsrec_jax.training.step import OptimiserSettings
 
 SHOP_NAME = "shop"
+IDENTITY = "pretraining.json"  # in the pretrained folder: what it was trained on
 VALID_SHARE = 20  # every n-th text is kept for the validation loss
 
 
 def embedded_shop(config: ConfigDict) -> Shop:
-    """The generated shop of this config; the same config gives the same shop."""
-    return make_shop(seed=config.seed, num_items=config.shop.num_items, num_users=config.shop.num_users)
+    """The generated shop of this config; the same config gives the same shop.
+
+    Raises:
+      UserError: sizes that no shop can have.
+    """
+    try:
+        return make_shop(seed=config.seed, num_items=config.shop.num_items, num_users=config.shop.num_users)
+    except ValueError as error:
+        raise UserError(f"config.shop: {error}") from None
 
 
 def open_dataset(config: ConfigDict, workdir: pathlib.Path) -> Dataset:
-    """Reads the dataset folder of the config; without one, writes the embedded shop into the workdir and reads that."""
+    """Reads the dataset folder of the config; without one, writes the embedded shop into the workdir and reads that.
+
+    Raises:
+      UserError: the folder has faults, or the workdir holds a shop of other settings.
+    """
     if config.dataset.path:
         return read_dataset(pathlib.Path(config.dataset.path), config.dataset.name)
     folder = workdir / "shop"
+    shop = embedded_shop(config)
     if not folder.exists():
-        shop = embedded_shop(config)
         write_dataset(SHOP_NAME, shop.catalogue, shop.splits, shop.clusters, folder)
-    return read_dataset(folder)
+    dataset = read_dataset(folder)
+    if dataset.catalogue != shop.catalogue or any(
+        not np.array_equal(dataset.splits[name].targets, rows.targets) for name, rows in shop.splits.items()
+    ):
+        raise UserError(f"{folder}: a shop of another seed, num_items or num_users; give another --workdir")
+    return dataset
 
 
 def upper_bound(config: ConfigDict, dataset: Dataset, rows: Interactions, ks: Sequence[int]) -> dict[str, float]:
@@ -67,13 +87,17 @@ def pretrain(
     """Trains a tokenizer and a small language model on the item texts; returns its HF folder.
 
     The folder appears only when it is complete; a killed run resumes from its checkpoints.
+
+    Raises:
+      UserError: the workdir holds a model that was pretrained with other settings.
     """
-    folder = workdir / "pretrained"
+    folder, settings = workdir / "pretrained", config.pretrain
+    identity = {"seed": config.seed, "data": dataset.data_hash, **settings.to_dict()}
     if folder.exists():
+        refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
         return folder
     scratch = workdir / "pretraining"
     texts = item_texts(dataset)
-    settings = config.pretrain
     if not (scratch / "model").exists():
         train_tokenizer(texts, scratch / "model", vocab_size=settings.vocab_size)
     tokenizer = load_tokenizer(scratch / "model")
@@ -124,7 +148,7 @@ def pretrain(
             optimiser=OptimiserSettings(settings.learning_rate, min(20, settings.max_steps), settings.max_steps),
             loop=LoopSettings(max_steps=settings.max_steps, log_every=max(1, settings.max_steps // 10)),
             folder=scratch,
-            identity={"seed": config.seed, "data": dataset.data_hash, **settings.to_dict()},
+            identity=identity,
             mesh=mesh,
             label="pretrain",
             report=report,
@@ -132,6 +156,7 @@ def pretrain(
     finally:
         batches.close()
     save_hf(result.model, scratch / "model", dtype="float32")
+    (scratch / "model" / IDENTITY).write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
     os.replace(scratch / "model", folder)
     shutil.rmtree(scratch)
     return folder

@@ -1,0 +1,61 @@
+"""The tokenizer of the embedded language model: a sentencepiece model as a Hugging Face tokenizer, id for id."""
+
+import json
+
+import pytest
+import sentencepiece
+from transformers import AutoTokenizer
+
+from tsrec_jax.data.dataset import Dataset
+from tsrec_jax.data.prompts import Templates
+from tsrec_jax.data.shop import make_shop
+from tsrec_jax.data.shop_lm import item_texts, lm_config, train_tokenizer
+from tsrec_jax.models.config import ModelConfig
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    shop = make_shop(0, num_items=80, num_users=20)
+    folder = tmp_path_factory.mktemp("none")
+    return item_texts(Dataset("shop", folder, shop.catalogue, shop.splits, {}, "0"))
+
+
+@pytest.fixture(scope="module")
+def folder(texts, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lm")
+    train_tokenizer(texts, folder, vocab_size=700)
+    return folder
+
+
+def test_ids_equal_those_of_sentencepiece(folder, texts):
+    ours = AutoTokenizer.from_pretrained(folder)
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+    strange = ["", " ", "  two  spaces ", "Übergröße 木\n\nnew line", "tab\there", "A1 B22", "x" * 50]
+    for text in [*texts[:200], *strange, Templates().next_sid.header]:
+        assert ours(text)["input_ids"] == theirs.encode(text), repr(text)
+
+
+def test_every_text_comes_back_from_its_ids(folder, texts):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for text in [*texts[:50], "  Übergröße 木\n\nnew line "]:
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_special_tokens_are_known_by_their_roles(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert (tokenizer.unk_token_id, tokenizer.bos_token_id) == (0, 1)
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (2, 3)
+
+
+def test_the_texts_say_nothing_of_purchases(texts):
+    assert len(texts) == 80 * 5
+    assert not any(word in text for text in texts for word in ("<a_", "user", "bought"))
+
+
+def test_the_config_is_one_that_the_decoder_and_transformers_take(folder, tmp_path):
+    from transformers import AutoConfig
+
+    facts = lm_config(AutoTokenizer.from_pretrained(folder))
+    assert ModelConfig.from_hf(facts).tied
+    (tmp_path / "config.json").write_text(json.dumps(facts))
+    assert AutoConfig.from_pretrained(tmp_path).vocab_size == facts["vocab_size"]

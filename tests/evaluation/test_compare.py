@@ -1,0 +1,68 @@
+import json
+
+import numpy as np
+import pytest
+
+from tsrec_jax.data.catalogue import Catalogue, Item
+from tsrec_jax.errors import UserError
+from tsrec_jax.evaluation.compare import compare_files, read_predictions, write_predictions
+
+CATALOGUE = Catalogue(
+    tuple(Item(str(n), f"item {n}", "", "", "") for n in range(12)),
+    tuple((f"<a_{n}>", "<b_0>") for n in range(12)),
+)
+SIDS = list(CATALOGUE.items_of_sid)
+
+
+def write(path, ranks):
+    """Predictions in which the target of each row, SID 0, stands at the given rank."""
+    lists = [[*SIDS[1 : rank + 1], SIDS[0], *SIDS[rank + 1 :]] for rank in ranks]
+    write_predictions(path, [SIDS[0]] * len(ranks), lists)
+    return path
+
+
+def test_predictions_come_back_as_written(tmp_path):
+    path = tmp_path / "p.json"
+    write_predictions(path, SIDS[:2], [SIDS[:3], SIDS[3:5]])
+    assert read_predictions(path) == (SIDS[:2], [SIDS[:3], SIDS[3:5]])
+    assert json.loads(path.read_text())[0] == {"output": SIDS[0], "predict": SIDS[:3]}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["p.json"]
+
+
+def test_a_small_difference_in_every_row_is_significant_though_rows_vary(tmp_path):
+    """Pairing is what sees it: the rows differ from one another far more than the systems do."""
+    ranks = np.random.default_rng(0).integers(0, 9, 60)
+    better, worse = write(tmp_path / "a.json", ranks), write(tmp_path / "b.json", ranks + 1)
+    found = compare_files(better, worse, CATALOGUE)
+    assert found.metric == "sid NDCG@10"
+    assert found.difference == pytest.approx(found.first - found.second)
+    assert 0 < found.interval[0] < found.difference < found.interval[1]
+    assert found.p_value < 0.01
+    back = compare_files(worse, better, CATALOGUE)
+    assert back.difference == pytest.approx(-found.difference)
+    assert back.p_value < 0.01
+
+
+def test_noise_is_not_significant(tmp_path):
+    rng = np.random.default_rng(1)
+    files = [write(tmp_path / f"{name}.json", rng.integers(0, 11, 60)) for name in "ab"]
+    found = compare_files(*files, CATALOGUE, metric="HR@5")
+    assert found.interval[0] < 0 < found.interval[1]
+    assert found.p_value > 0.05
+
+
+def test_a_system_does_not_differ_from_itself(tmp_path):
+    path = write(tmp_path / "a.json", [0, 3, 5])
+    found = compare_files(path, path, CATALOGUE)
+    assert (found.difference, found.p_value) == (0.0, 1.0)
+
+
+def test_files_of_other_rows_or_other_forms_are_refused(tmp_path):
+    path = write(tmp_path / "a.json", [0, 1])
+    with pytest.raises(UserError, match="same targets"):
+        compare_files(path, write(tmp_path / "b.json", [0]), CATALOGUE)
+    (tmp_path / "c.json").write_text('[{"output": "x"}]')
+    with pytest.raises(UserError, match=r"c\.json: not a predictions file"):
+        compare_files(path, tmp_path / "c.json", CATALOGUE)
+    with pytest.raises(UserError, match=r"d\.json: not there"):
+        compare_files(path, tmp_path / "d.json", CATALOGUE)

@@ -1,0 +1,156 @@
+"""SA-Init and its controls, and the extension of tied and untied tables."""
+
+import numpy as np
+import pytest
+
+from tests.models.reference import tiny_tokens
+from tsrec_jax.errors import UserError
+from tsrec_jax.models.sharding import make_mesh
+from tsrec_jax.models.vocabulary import extend_vocabulary, sid_init_rows
+
+TABLE = np.random.default_rng(0).normal(0.3, 1.0, (100, 16)).astype(np.float32)
+OLD_SIZE = 90
+KEYWORDS = [[1, 2, 3], [4], [5, 5, 6], [7, 8], [9], [10, 11]]
+LEVELS = np.array([0, 0, 0, 1, 1, 2])
+
+
+def rows(mode, **changes):
+    settings = {
+        "keyword_ids": KEYWORDS,
+        "levels_n": LEVELS,
+        "init_levels": (),
+        "mode": mode,
+        "target_norm": 1.0,
+        "old_size": OLD_SIZE,
+        "seed": 0,
+    }
+    return sid_init_rows(TABLE, **(settings | changes))
+
+
+def test_sa_is_the_mean_over_all_sub_words_at_the_mean_norm_of_the_ids_in_use():
+    found = rows("sa")
+    norm = np.linalg.norm(TABLE[:OLD_SIZE], axis=1).mean()
+    mean = (2 * TABLE[5] + TABLE[6]) / 3
+    np.testing.assert_allclose(found[2], mean * norm / np.linalg.norm(mean), rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), norm, rtol=1e-5)
+
+
+def test_target_norm_scales_sa_rows():
+    np.testing.assert_allclose(rows("sa", target_norm=0.3), 0.3 * rows("sa"), rtol=1e-5)
+
+
+def test_shuffled_rows_are_those_of_other_tokens_of_the_level():
+    plain = rows("sa")
+    shuffles = [rows("sa_shuffled", seed=seed) for seed in range(8)]
+    for shuffled in shuffles:
+        for level in range(3):
+            found, wanted = ({tuple(row) for row in array[level == LEVELS]} for array in (shuffled, plain))
+            assert found == wanted
+    assert any(not np.array_equal(shuffled, plain) for shuffled in shuffles)
+
+
+def test_levels_that_are_not_chosen_get_the_mean_row_and_need_no_keywords():
+    chosen = np.isin(LEVELS, (0, 2))
+    found = rows("sa", init_levels=(0, 2), keyword_ids=[*KEYWORDS[:3], [], [], KEYWORDS[5]])
+    np.testing.assert_array_equal(found[chosen], rows("sa")[chosen])
+    np.testing.assert_allclose(found[~chosen], np.tile(TABLE[:OLD_SIZE].mean(axis=0), (2, 1)), rtol=1e-5)
+    np.testing.assert_allclose(rows("mean"), np.tile(TABLE[:OLD_SIZE].mean(axis=0), (6, 1)), rtol=1e-5)
+
+
+def test_normal_rows_have_the_stated_deviation_and_follow_the_seed():
+    assert rows("normal", levels_n=np.zeros(4000)).std() == pytest.approx(0.02, rel=0.02)
+    np.testing.assert_array_equal(rows("normal"), rows("normal"))
+    assert not np.array_equal(rows("normal"), rows("normal", seed=1))
+
+
+def test_hf_keeps_padding_rows_and_draws_the_rest_around_the_mean():
+    found = rows("hf", levels_n=np.zeros(2010, int))
+    np.testing.assert_array_equal(found[:10], TABLE[90:])
+    drawn = found[10:] - TABLE.mean(axis=0)
+    covariance = np.cov(TABLE.T, bias=True)
+    np.testing.assert_allclose(np.cov(drawn.T) * 1e9, covariance, atol=0.2 * covariance.diagonal().max())
+
+
+def test_hf_is_what_transformers_leaves_where_nothing_is_drawn():
+    torch = pytest.importorskip("torch", reason="the comparison with transformers needs torch")
+    from tests.models.reference import torch_model
+
+    model = torch_model("llama_tied")
+    table_VD = model.get_input_embeddings().weight.detach().numpy().copy()
+    torch.manual_seed(0)
+    model.resize_token_embeddings(4040)
+    theirs_nD = model.get_input_embeddings().weight.detach().numpy()[40:]
+    ours_nD = sid_init_rows(
+        table_VD,
+        keyword_ids=[],
+        levels_n=np.zeros(4000, int),
+        init_levels=(),
+        mode="hf",
+        target_norm=1.0,
+        old_size=40,
+        seed=0,
+    )
+    # Both are draws, so their first two moments are compared.
+    np.testing.assert_allclose(ours_nD.mean(axis=0), theirs_nD.mean(axis=0), atol=5e-6)
+    scale = np.cov(theirs_nD.T).diagonal().max()
+    np.testing.assert_allclose(np.cov(ours_nD.T) / scale, np.cov(theirs_nD.T) / scale, atol=0.15)
+
+
+def test_a_token_without_keywords_and_an_unknown_mode_are_refused():
+    with pytest.raises(UserError, match=r"number 1 has no keywords.*sid_init\.mode=mean"):
+        rows("sa", keyword_ids=[[1], [], [2], [3], [4], [5]])
+    with pytest.raises(UserError, match=r"sid_init\.mode 'sematic' is not one of sa"):
+        rows("sematic")
+
+
+@pytest.mark.parametrize(("table_rows", "old_size"), [(40, 40), (128, 100)])
+@pytest.mark.parametrize("case", ["llama_tied", "qwen2_untied"])
+def test_extension_keeps_old_rows_and_gives_new_ids_theirs(case, table_rows, old_size, make_model):
+    """The table grows to a multiple of 128 in one case; in the other the new ids fit into its padding rows."""
+    model = make_model(case, vocab_size=table_rows)
+    fresh = np.random.default_rng(0).normal(size=(6, 16)).astype(np.float32)
+    output = None if model.head is None else 2 * fresh
+    grown = extend_vocabulary(model, old_size=old_size, input_rows_nD=fresh, output_rows_nD=output)
+    assert grown.config.vocab_rows == grown.embedding[...].shape[0] == 128
+    for old, new, rows_nD in ((model.embedding, grown.embedding, fresh), (model.head, grown.head, output)):
+        if old is None:
+            assert new is None
+            continue
+        before, after = np.asarray(old[...]), np.asarray(new[...])
+        np.testing.assert_array_equal(after[:old_size], before[:old_size])
+        np.testing.assert_array_equal(after[old_size : old_size + 6], rows_nD)
+        mean = before[:old_size].mean(axis=0)
+        np.testing.assert_allclose(after[old_size + 6 :], np.tile(mean, (len(after) - old_size - 6, 1)), atol=1e-6)
+
+
+def test_ids_that_are_not_in_use_can_never_be_written(make_model):
+    grown = extend_vocabulary(make_model(), old_size=40, input_rows_nD=np.ones((20, 16), np.float32))
+    logits_BTV = np.asarray(grown(tiny_tokens(1, 3)))
+    assert logits_BTV.shape[-1] == 128
+    assert np.isneginf(logits_BTV[..., 60:]).all()
+    assert np.isfinite(logits_BTV[..., :60]).all()
+
+
+def test_the_first_model_is_left_as_it_was(make_model):
+    model = make_model()
+    extend_vocabulary(model, old_size=40, input_rows_nD=np.ones((6, 16), np.float32))
+    assert model.embedding[...].shape == (40, 16)
+    assert model.config.vocab_rows == 40
+    assert model.num_tokens is None
+
+
+def test_a_tensor_axis_divides_the_new_table(make_model):
+    fresh = np.random.default_rng(0).normal(size=(6, 16)).astype(np.float32)
+    single = extend_vocabulary(make_model(), old_size=40, input_rows_nD=fresh)
+    sharded = extend_vocabulary(make_model(mesh=make_mesh(2, 2, 2)), old_size=40, input_rows_nD=fresh)
+    table = sharded.embedding[...]
+    assert table.shape == (256, 16)
+    assert table.sharding.shard_shape(table.shape) == (128, 8)
+    np.testing.assert_array_equal(table[:128], single.embedding[...])
+
+
+def test_what_cannot_be_extended_is_refused(make_model):
+    with pytest.raises(ValueError, match="tied"):
+        extend_vocabulary(make_model(), old_size=40, input_rows_nD=np.ones((1, 16)), output_rows_nD=np.ones((1, 16)))
+    with pytest.raises(ValueError, match="beyond"):
+        extend_vocabulary(make_model(), old_size=41, input_rows_nD=np.ones((1, 16)))
