@@ -66,7 +66,7 @@ def fit(
     )
     max_steps = settings.max_steps or steps_of_epochs(examples, mix.rates, settings.epochs, settings.batch_tokens)
     select_by, select_highest = SELECTORS[settings.select_by]
-    every = max(1, round(max_steps / settings.validations)) if settings.validations else 0
+    every = math.ceil(max_steps / settings.validations) if settings.validations else 0
     try:
         return train(
             assembly.model,
