@@ -7,6 +7,7 @@ Exit codes: 0 done, 2 the user's mistake (one line says which), 1 ours.
 
 from __future__ import annotations
 
+import os
 import pathlib
 import sys
 import traceback
@@ -156,4 +157,5 @@ def main(arguments: Sequence[str]) -> int:
 
 def run() -> None:
     """Entry point of `tsrec` and `python -m tsrec_jax`."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it advises to install torch, which is not used
     sys.exit(main(sys.argv[1:]))

@@ -9,7 +9,7 @@ from typing import Any
 from tsrec_jax.evaluation.compare import Comparison
 from tsrec_jax.evaluation.metrics import LEVELS, Metrics, bootstrap_interval
 
-SHOWN = ("HR@1", "HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20")
+SHOWN = ("HR@1", "HR@3", "HR@5", "HR@10", "HR@20", "NDCG@3", "NDCG@5", "NDCG@10", "NDCG@20")
 
 
 @dataclasses.dataclass(frozen=True)

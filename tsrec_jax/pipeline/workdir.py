@@ -15,11 +15,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+import tsrec_jax
 from tsrec_jax.errors import UserError
 from tsrec_jax.training.checkpoints import refuse_differences
 
 PACKAGES = (
-    "tsrec_jax",
     "jax",
     "flax",
     "optax",
@@ -41,7 +41,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 def versions() -> dict[str, str]:
     """Version of Python and of each package that shapes a result."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "tsrec_jax": tsrec_jax.__version__}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
