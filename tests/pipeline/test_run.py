@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from tsrec_jax.main import main
+from tsrec_jax.pipeline import workdir as workdir_module
 from tsrec_jax.serving.recommender import Recommender
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -109,6 +110,20 @@ def test_other_evaluation_settings_evaluate_again_without_training(workdir, tmp_
     assert main(["evaluate", *COMMAND, "--config.eval.max_rows=8", f"--workdir={copy}"]) == 0
     assert json.loads((copy / "results.json").read_text())["rows"] == 8
     assert "step 1/4" not in capsys.readouterr().out
+
+
+def test_lost_predictions_are_made_again_and_the_report_names_every_commit(workdir, tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    first = json.loads((copy / "config.json").read_text())["commit"]
+    (copy / "predictions.json").unlink()
+    monkeypatch.setattr(workdir_module, "commit", lambda: "f" * 40)
+    for _ in range(2):
+        assert main(["evaluate", f"--workdir={copy}"]) == 0
+    assert (copy / "predictions.json").read_bytes() == (workdir / "predictions.json").read_bytes()
+    recorded = json.loads((copy / "config.json").read_text())
+    assert (recorded["commit"], recorded["earlier_commits"]) == ("f" * 40, [first])
+    assert json.loads((copy / "results.json").read_text())["commit"] == f"{'f' * 40}, after {first}"
 
 
 def test_other_training_settings_are_refused_with_the_difference(workdir, capsys):

@@ -52,6 +52,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, make_mo
 
     with pytest.raises(Killed):
         train_in(tmp_path / "cut", make_model(), examples, validate=dies_at_the_second_validation)
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')  # what a kill in the middle of a line leaves
     lines = []
     resumed = train_in(tmp_path / "cut", make_model(seed=9), examples, report=lines.append)
     assert "resuming after step 2 of 6" in lines[0]

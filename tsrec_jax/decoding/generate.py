@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from flax import nnx
+from jax.sharding import Mesh
 
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.decoding.beam_search import BeamResult, beam_search
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.models.decoder import Decoder
-from tsrec_jax.models.sharding import named_sharding
+from tsrec_jax.models.sharding import mesh_of, named_sharding
 
 BUCKETS = (32, 64, 96, 128, 192, 256, 384, 512)
 Ranked = list[tuple[str, float]]  # (SID, score), best first
@@ -54,7 +55,7 @@ def search_all(
     """
     texts = sid_texts(trie, catalogue)
     codes_NC = np.asarray(trie.sid_codes_NC)
-    mesh = mesh or _mesh_of(model)
+    mesh = mesh or mesh_of(nnx.state(model))
     if mesh is not None:
         batch_size += -batch_size % (mesh.shape["data"] * mesh.shape["fsdp"])
     results: list[Ranked] = [[] for _ in prompts]
@@ -130,9 +131,3 @@ def _ranked(found: BeamResult, count: int, codes_NC: np.ndarray) -> list[list[tu
         list(zip(leaf_W[alive_W].tolist(), scores_W[alive_W].tolist(), strict=True))
         for leaf_W, scores_W, alive_W in zip(leaf_BW, scores_BW, alive_BW, strict=True)
     ]
-
-
-def _mesh_of(model: Decoder) -> Mesh | None:
-    """The mesh the model's parameters lie on; None on one device."""
-    sharding = model.embedding[...].sharding
-    return sharding.mesh if isinstance(sharding, NamedSharding) else None

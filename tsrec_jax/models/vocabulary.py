@@ -16,7 +16,7 @@ from flax import nnx
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
-from tsrec_jax.models.sharding import named_sharding
+from tsrec_jax.models.sharding import mesh_of, named_sharding
 
 MODES = ("sa", "sa_shuffled", "mean", "hf", "normal")
 LANES = 128  # rows are rounded up to a multiple of this times the tensor axis
@@ -145,7 +145,7 @@ def extend_vocabulary(
     if old_size > rows:
         raise ValueError(f"old_size {old_size} is beyond the table's {rows} rows")
     num_tokens = old_size + len(input_rows_nD)
-    mesh = getattr(model.embedding[...].sharding, "mesh", None)
+    mesh = mesh_of(model.embedding[...])
     unit = LANES * (mesh.shape["tensor"] if mesh is not None else 1)
     new_rows = max(rows, -(-num_tokens // unit) * unit)
 

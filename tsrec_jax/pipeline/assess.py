@@ -121,13 +121,13 @@ def write_report(
 
 
 def run_facts(workdir: pathlib.Path) -> dict[str, Any]:
-    """Command, config, seed, data hash, commit, machine and versions of the run in a workdir."""
+    """Command, config, seed, data hash, commits, machine and versions of the run in a workdir."""
     recorded = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
     return {
         "command": "python -m tsrec_jax " + " ".join(sys.argv[1:]),
         "seed": recorded["config"]["seed"],
         "data_hash": recorded["data_hash"],
-        "commit": recorded["commit"],
+        "commit": ", after ".join([recorded["commit"], *reversed(recorded["earlier_commits"])]),
         "machine": recorded["machine"],
         "versions": recorded["versions"],
         "config": recorded["config"],

@@ -178,7 +178,7 @@ def _evaluate(job: Job, systems: list[str]) -> None:
         stage = f"evaluate {system}"
         inputs = {**identity, **_flat(job.config.eval.to_dict(), "eval.")}
         folder = _folder(job, system)
-        if job.workdir.finished(stage, inputs) is None:
+        if job.workdir.finished(stage, inputs) is None or not (folder / assess.PREDICTIONS).exists():
             facts = assess.predict(_restore(job, system), job.config, folder, stage, report)
             job.workdir.finish(stage, inputs, facts)
         else:

@@ -83,19 +83,24 @@ class Workdir:
             raise UserError(f"--workdir={self.path} is a file; give a folder")
 
     def record(self, config: ConfigDict, identity: Mapping[str, Any], data_hash: str) -> None:
-        """Writes `config.json`: resolved config, versions, commit, data hash, machine and the training identity.
+        """Writes `config.json`: resolved config, versions, commits, data hash, machine and the training identity.
+
+        `earlier_commits` names, oldest first, the other commits whose code has worked on the same training here.
 
         Raises:
           UserError: the folder holds the training of another identity; the message lists the differences.
         """
         path = self.path / "config.json"
+        now, earlier = commit(), []
         if path.exists() and any(self.path.glob("checkpoints/latest/*")):
-            before = json.loads(path.read_text(encoding="utf-8"))["identity"]
-            refuse_differences(self.path, before, identity)
+            before = json.loads(path.read_text(encoding="utf-8"))
+            refuse_differences(self.path, before["identity"], identity)
+            earlier = [each for each in [*before.get("earlier_commits", []), before["commit"]] if each != now]
         facts = {
             "config": config.to_dict(),
             "versions": versions(),
-            "commit": commit(),
+            "commit": now,
+            "earlier_commits": list(dict.fromkeys(earlier)),
             "data_hash": data_hash,
             "machine": machine(),
             "identity": dict(identity),

@@ -14,11 +14,15 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, float]]:
-    """The rows of `metrics.jsonl` in a folder, oldest first; none when the file is not there."""
+    """The rows of `metrics.jsonl` in a folder, oldest first; none when the file is not there.
+
+    A last line that a killed run did not finish is left out.
+    """
     path = folder / METRICS_FILE
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 class MetricsLog:

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 
 from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.sharding import mesh_of
 from tsrec_jax.training.loss import LossSettings, batch_nll, slot_weights, task_sums
 
 FREEZE_MODES = ("none", "old_rows", "trunk")
@@ -134,7 +135,7 @@ def init_state(model: Decoder, optimiser: optax.GradientTransformation, freeze: 
     graphdef, trained, frozen = split_model(model, freeze)
     abstract = jax.eval_shape(optimiser.init, trained)
     shardings = None
-    mesh = _mesh_of(trained)
+    mesh = mesh_of(trained)
     if mesh is not None:
         replicated = NamedSharding(mesh, jax.P())
         shardings = optax.tree_utils.tree_map_params(
@@ -143,13 +144,6 @@ def init_state(model: Decoder, optimiser: optax.GradientTransformation, freeze: 
     opt_state = jax.jit(optimiser.init, out_shardings=shardings)(trained)
     step = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=None if mesh is None else replicated)()
     return graphdef, TrainState(step, trained, frozen, opt_state)
-
-
-def _mesh_of(tree: Any) -> Mesh | None:
-    for leaf in jax.tree.leaves(tree):
-        if isinstance(leaf.sharding, NamedSharding):
-            return leaf.sharding.mesh
-    return None
 
 
 TrainStep = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
@@ -204,7 +198,7 @@ def make_train_step(
         }
         return dataclasses.replace(state, step=state.step + 1, trained=trained, opt_state=opt_state), metrics
 
-    mesh = _mesh_of(state.trained)
+    mesh = mesh_of(state.trained)
     if mesh is None:
         return jax.jit(step_fn, donate_argnums=0)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
