@@ -43,6 +43,13 @@ def test_a_small_difference_in_every_row_is_significant_though_rows_vary(tmp_pat
     assert back.p_value < 0.01
 
 
+def test_the_p_value_is_two_sided(tmp_path):
+    """30 rows for the one and 18 for the other of 200: the normal approximation gives 0.081."""
+    first = write(tmp_path / "a.json", [0] * 30 + [5] * 170)
+    second = write(tmp_path / "b.json", [5] * 30 + [0] * 18 + [5] * 152)
+    assert compare_files(first, second, CATALOGUE, metric="HR@1").p_value == pytest.approx(0.081, abs=0.025)
+
+
 def test_noise_is_not_significant(tmp_path):
     rng = np.random.default_rng(1)
     files = [write(tmp_path / f"{name}.json", rng.integers(0, 11, 60)) for name in "ab"]
