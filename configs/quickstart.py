@@ -3,7 +3,7 @@
     python -m tsrec_jax run --config=configs/quickstart.py --workdir=runs/quickstart
 
 Needs no data, no weights and no accelerator. Trains the same model a second time without SA-Init and TS-Align (the arm
-`plain`) and prints both beside popularity and the upper bound of the generating process. Five minutes on 2 CPU cores.
+`plain`) and prints both beside popularity and the upper bound of the generating process. A few minutes on 2 CPU cores.
 Outcome of a run: docs/results/quickstart.md.
 """
 
