@@ -19,9 +19,9 @@ def get_config() -> ConfigDict:
     config.pretrain.max_steps = 250
     config.pretrain.batch_tokens = 1024
     config.tasks.next_title.rate = 0.25
-    config.train.max_steps = 440
+    config.train.max_steps = 360
     config.train.batch_tokens = 1024
-    config.train.sequence_length = 128
+    config.train.sequence_length = 256
     config.train.learning_rate = 2e-3
     config.train.validations = 6
     config.train.patience = 0

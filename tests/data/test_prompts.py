@@ -22,6 +22,12 @@ def test_a_prompt_and_its_completion_have_these_ids(tokenizer, short):
     assert builder.completions("next_sid", ["<a_10><b_1><c_3>"]) == [[260, 261, 266, NEWLINE, END]]
 
 
+def test_the_wording_is_every_prompt_without_its_input(short):
+    assert short.wording()[0] == "Q\nH>"
+    assert len(short.wording()) == len(PLACEHOLDERS)
+    assert not any("{" in text for text in short.wording())
+
+
 def test_header_and_prompt_are_tokenised_separately(tokenizer, short):
     joined = tokenizer("Q\nH", add_special_tokens=False)["input_ids"]
     assert joined == [48, 256]

@@ -41,6 +41,16 @@ def test_every_text_comes_back_from_its_ids(folder, texts):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
+def test_the_prompts_wording_is_shorter_where_the_tokenizer_saw_it(folder, texts, tmp_path):
+    """Half a header of single letters would be most of a prompt."""
+    wording = Templates().wording()
+    train_tokenizer([*texts, *wording], tmp_path, vocab_size=700)
+    before, after = (
+        sum(map(len, AutoTokenizer.from_pretrained(path)(wording)["input_ids"])) for path in (folder, tmp_path)
+    )
+    assert after < 0.8 * before
+
+
 def test_special_tokens_are_known_by_their_roles(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert (tokenizer.unk_token_id, tokenizer.bos_token_id) == (0, 1)

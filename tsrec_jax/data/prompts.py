@@ -82,6 +82,14 @@ class Templates:
         """What `from_mapping` takes to make these templates."""
         return dataclasses.asdict(self)
 
+    def wording(self) -> list[str]:
+        """Header and prompt of every task without their inputs: what a tokenizer has to spell again and again."""
+        texts = []
+        for name, (placeholder, _) in PLACEHOLDERS.items():
+            template = getattr(self, name)
+            texts.append(template.header + template.prompt.format(**{placeholder: ""}))
+        return texts
+
 
 def _check(name: str, template: Template) -> None:
     for field, wanted in zip(("header", "prompt", "completion"), (None, *PLACEHOLDERS[name]), strict=True):

@@ -13,9 +13,11 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from tsrec_jax.configuration import template_overrides
 from tsrec_jax.data.dataset import Dataset, read_dataset, write_dataset
 from tsrec_jax.data.input import packed_batches, train_iterator
 from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.data.prompts import Templates
 from tsrec_jax.data.shop import Shop, make_shop
 from tsrec_jax.data.shop_lm import item_texts, lm_config, train_tokenizer
 from tsrec_jax.data.tasks import Example
@@ -86,20 +88,23 @@ def pretrain(
 ) -> pathlib.Path:
     """Trains a tokenizer and a small language model on the item texts; returns its HF folder.
 
+    The tokenizer also sees the prompts' wording, which it would spell out letter by letter otherwise.
+
     The folder appears only when it is complete; a killed run resumes from its checkpoints.
 
     Raises:
       UserError: the workdir holds a model that was pretrained with other settings.
     """
     folder, settings = workdir / "pretrained", config.pretrain
-    identity = {"seed": config.seed, "data": dataset.data_hash, **settings.to_dict()}
+    templates = Templates.from_mapping(template_overrides(config))
+    identity = {"seed": config.seed, "data": dataset.data_hash, "wording": templates.wording(), **settings.to_dict()}
     if folder.exists():
         refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
         return folder
     scratch = workdir / "pretraining"
     texts = item_texts(dataset)
     if not (scratch / "model").exists():
-        train_tokenizer(texts, scratch / "model", vocab_size=settings.vocab_size)
+        train_tokenizer([*texts, *templates.wording()], scratch / "model", vocab_size=settings.vocab_size)
     tokenizer = load_tokenizer(scratch / "model")
     end = tokenizer.eos_token_id
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
