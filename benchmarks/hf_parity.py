@@ -18,6 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from tsrec_jax import Recommender
+from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.decoding.generate import search_all
 
@@ -36,10 +37,10 @@ def logits_difference(recommender: Recommender, reference: PreTrainedModel, prom
     return largest
 
 
-def prefix_children(recommender: Recommender, tokenizer: PreTrainedTokenizerFast) -> dict[tuple[int, ...], list[int]]:
+def prefix_children(catalogue: Catalogue, tokenizer: PreTrainedTokenizerFast) -> dict[tuple[int, ...], list[int]]:
     """{ids so far: ids that may follow}, read off the exported tokenizer's spelling of every SID."""
     children: dict[tuple[int, ...], set[int]] = {}
-    for sid in recommender.catalogue.items_of_sid:
+    for sid in catalogue.items_of_sid:
         ids = tokenizer(sid, add_special_tokens=False)["input_ids"]
         for level, token in enumerate(ids):
             children.setdefault(tuple(ids[:level]), set()).add(token)
@@ -47,14 +48,17 @@ def prefix_children(recommender: Recommender, tokenizer: PreTrainedTokenizerFast
 
 
 def reference_lists(
-    recommender: Recommender,
+    catalogue: Catalogue,
     reference: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     prompts: Sequence[list[int]],
     beams: int,
-) -> list[tuple[list[str], np.ndarray]]:
-    """For each prompt the SIDs and scores (nats) of transformers' beam search under a prefix constraint."""
-    children = prefix_children(recommender, tokenizer)
+) -> list[tuple[list[str], np.ndarray | None]]:
+    """For each prompt the SIDs and scores (nats) of transformers' beam search under a prefix constraint.
+
+    One beam is a greedy search there, which states no scores: None.
+    """
+    children = prefix_children(catalogue, tokenizer)
     found = []
     for prompt in prompts:
         start = len(prompt)
@@ -63,16 +67,22 @@ def reference_lists(
             attention_mask=torch.ones((1, start), dtype=torch.long),
             num_beams=beams,
             num_return_sequences=beams,
-            max_new_tokens=recommender.catalogue.num_levels,
-            length_penalty=0.0,
+            max_new_tokens=catalogue.num_levels,
+            length_penalty=0.0 if beams > 1 else None,
             prefix_allowed_tokens_fn=lambda _, ids, start=start: children[tuple(ids.tolist()[start:])],
             pad_token_id=tokenizer.eos_token_id,
             return_dict_in_generate=True,
             output_scores=True,
         )
         sids = ["".join(tokenizer.convert_ids_to_tokens(row[start:].tolist())) for row in answer.sequences]
-        found.append((sids, answer.sequences_scores.numpy()))
+        found.append((sids, answer.sequences_scores.numpy() if beams > 1 else None))
     return found
+
+
+def clear_places(scores: np.ndarray) -> np.ndarray:
+    """True for each rank whose score is more than NEAR from its neighbours'."""
+    near = np.abs(np.diff(scores)) <= NEAR
+    return ~(np.append(near, False) | np.append(False, near))
 
 
 def main() -> int:
@@ -83,6 +93,8 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--beams", type=int, default=20)
     options = parser.parse_args()
+    if options.beams < 2:
+        parser.error("--beams must be at least 2: with one beam transformers states no scores")
 
     recommender = Recommender.load(options.export)
     reference = AutoModelForCausalLM.from_pretrained(options.export, dtype=torch.float32).eval()
@@ -97,14 +109,12 @@ def main() -> int:
     ours = search_all(
         recommender.model, recommender.trie, recommender.catalogue, prompts, beams=options.beams, batch_size=16
     )
-    theirs = reference_lists(recommender, reference, tokenizer, prompts, options.beams)
+    theirs = reference_lists(recommender.catalogue, reference, tokenizer, prompts, options.beams)
     same, clear_same, score_difference = 0, 0, 0.0
     for mine, (wanted, scores) in zip(ours, theirs, strict=True):
         ranked = [sid for sid, _ in mine]
-        near = np.abs(np.diff(scores)) <= NEAR
-        clear = ~(np.append(near, False) | np.append(False, near))
         same += ranked == wanted
-        clear_same += bool((np.array(ranked) == np.array(wanted))[clear].all())
+        clear_same += bool((np.array(ranked) == np.array(wanted))[clear_places(scores)].all())
         score_difference = max(score_difference, float(np.abs(np.array([score for _, score in mine]) - scores).max()))
     print(f"top-{options.beams} lists, {options.beams} beams: {same} of {len(ours)} rows identical in every place,")
     print(f"  {clear_same} of {len(ours)} identical wherever neighbouring scores differ by more than {NEAR:g} nats;")

@@ -100,40 +100,22 @@ def test_transformers_beam_search_finds_the_same_lists(trained, exported, beams)
     torch = pytest.importorskip("torch", reason="parity needs torch, a test-only extra")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from benchmarks.hf_parity import clear_places, prefix_children, reference_lists
+
     catalogue, levels = trained.catalogue, trained.catalogue.num_levels
     sids = [[catalogue.sid(item) for item in row] for row in ([0, 5, 9], [3], [11, 12, 13, 14, 2])]
     prompts = trained.builder.prompts_next_sid(sids, levels)
     reference = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(exported)
-    following = {}
-    for text in catalogue.items_of_sid:
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        for level in range(levels):
-            following.setdefault(tuple(ids[:level]), set()).add(ids[level])
-    assert beams <= len(following[()]), "dead beams are no common ground"
+    assert beams <= len(prefix_children(catalogue, tokenizer)[()]), "dead beams are no common ground"
 
     ours = search_all(trained.model, trained.trie, catalogue, prompts, beams=beams, batch_size=3)
-    for prompt, found in zip(prompts, ours, strict=True):
-        start = len(prompt)
-        answer = reference.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones((1, start), dtype=torch.long),
-            num_beams=beams,
-            num_return_sequences=beams,
-            max_new_tokens=levels,
-            length_penalty=0.0 if beams > 1 else None,
-            prefix_allowed_tokens_fn=lambda _, ids, start=start: sorted(following[tuple(ids.tolist()[start:])]),
-            pad_token_id=tokenizer.eos_token_id,
-            return_dict_in_generate=True,
-            output_scores=True,
-        )
-        wanted = [tokenizer.decode(row[start:]).replace(" ", "") for row in answer.sequences]
+    theirs = reference_lists(catalogue, reference, tokenizer, prompts, beams)
+    for found, (wanted, scores) in zip(ours, theirs, strict=True):
         if beams == 1:
             assert [found[0][0]] == wanted
             continue
-        scores = answer.sequences_scores.numpy()
         np.testing.assert_allclose([score for _, score in found], scores, atol=1e-4)
-        near = np.abs(np.diff(scores)) <= 1e-4
-        clear = ~(np.append(near, False) | np.append(False, near))
+        clear = clear_places(scores)
         assert clear.mean() > 0.7, "the test needs distinct scores"
         assert np.array([sid for sid, _ in found])[clear].tolist() == np.array(wanted)[clear].tolist()
