@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from tsrec_jax.data.catalogue import Catalogue
@@ -55,7 +54,7 @@ def search_all(
     """
     texts = sid_texts(trie, catalogue)
     codes_NC = np.asarray(trie.sid_codes_NC)
-    mesh = mesh or mesh_of(nnx.state(model))
+    mesh = mesh or mesh_of(model.embedding[...])
     if mesh is not None:
         batch_size += -batch_size % (mesh.shape["data"] * mesh.shape["fsdp"])
     results: list[Ranked] = [[] for _ in prompts]

@@ -61,6 +61,15 @@ def open_mesh(config: ConfigDict) -> Mesh | None:
     return None if jax.device_count() == 1 else make_mesh(*sizes)
 
 
+def prompt_templates(config: ConfigDict) -> Templates:
+    """The prompt wording of the config.
+
+    Raises:
+      UserError: a text that its task cannot use.
+    """
+    return Templates.from_mapping(template_overrides(config))
+
+
 def add_sid_tokens(tokenizer: PreTrainedTokenizerFast, tokens: tuple[str, ...]) -> int:
     """Adds the SID tokens in order and returns the base length, which is the first one's id.
 
@@ -118,7 +127,7 @@ def assemble(config: ConfigDict, dataset: Dataset, base: str | pathlib.Path) -> 
     model = extend_vocabulary(
         model, old_size=old_size, input_rows_nD=rows(model.embedding[...]), output_rows_nD=outputs
     )
-    templates = Templates.from_mapping(template_overrides(config))
+    templates = prompt_templates(config)
     return Assembly(
         dataset=dataset,
         tokenizer=tokenizer,

@@ -178,12 +178,13 @@ def _evaluate(job: Job, systems: list[str]) -> None:
         stage = f"evaluate {system}"
         inputs = {**identity, **_flat(job.config.eval.to_dict(), "eval.")}
         folder = _folder(job, system)
-        if job.workdir.finished(stage, inputs) is None or not (folder / assess.PREDICTIONS).exists():
+        facts = job.workdir.finished(stage, inputs, folder / assess.PREDICTIONS)
+        if facts is None:
             facts = assess.predict(_restore(job, system), job.config, folder, stage, report)
             job.workdir.finish(stage, inputs, facts)
         else:
             report(f"{stage}: finished before, skipped")
-        evaluations[system] = (folder, job.workdir.finished(stage, inputs))
+        evaluations[system] = (folder, facts)
     trained = {
         system: job.workdir.finished(f"train {system}", training_identity(_settings(job, system), job.dataset))
         for system in systems
@@ -195,7 +196,7 @@ def _export(job: Job) -> None:
     identity = training_identity(job.config, job.dataset)
     inputs = {**identity, "export.dtype": job.config.export.dtype}
     folder = job.workdir.path / "export"
-    if job.workdir.finished("export", inputs) is not None and folder.is_dir():
+    if job.workdir.finished("export", inputs, folder) is not None:
         report("export: finished before, skipped")
         return
     assembly = _restore(job, MAIN)

@@ -13,11 +13,9 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from tsrec_jax.configuration import template_overrides
 from tsrec_jax.data.dataset import Dataset, read_dataset, write_dataset
 from tsrec_jax.data.input import packed_batches, train_iterator
 from tsrec_jax.data.interactions import Interactions
-from tsrec_jax.data.prompts import Templates
 from tsrec_jax.data.shop import Shop, make_shop
 from tsrec_jax.data.shop_lm import item_texts, lm_config, train_tokenizer
 from tsrec_jax.data.tasks import Example
@@ -27,8 +25,9 @@ from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
 from tsrec_jax.models.tokenizer import load_tokenizer
-from tsrec_jax.pipeline.assemble import open_mesh
+from tsrec_jax.pipeline.assemble import open_mesh, prompt_templates
 from tsrec_jax.pipeline.fit import validation_loss
+from tsrec_jax.pipeline.workdir import write_json
 from tsrec_jax.training.checkpoints import refuse_differences
 from tsrec_jax.training.loop import LoopSettings, train
 from tsrec_jax.training.loss import LossSettings
@@ -96,15 +95,15 @@ def pretrain(
       UserError: the workdir holds a model that was pretrained with other settings.
     """
     folder, settings = workdir / "pretrained", config.pretrain
-    templates = Templates.from_mapping(template_overrides(config))
-    identity = {"seed": config.seed, "data": dataset.data_hash, "wording": templates.wording(), **settings.to_dict()}
+    wording = prompt_templates(config).wording()
+    identity = {"seed": config.seed, "data": dataset.data_hash, "wording": wording, **settings.to_dict()}
     if folder.exists():
         refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
         return folder
     scratch = workdir / "pretraining"
     texts = item_texts(dataset)
     if not (scratch / "model").exists():
-        train_tokenizer([*texts, *templates.wording()], scratch / "model", vocab_size=settings.vocab_size)
+        train_tokenizer([*texts, *wording], scratch / "model", vocab_size=settings.vocab_size)
     tokenizer = load_tokenizer(scratch / "model")
     end = tokenizer.eos_token_id
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -161,7 +160,7 @@ def pretrain(
     finally:
         batches.close()
     save_hf(result.model, scratch / "model", dtype="float32")
-    (scratch / "model" / IDENTITY).write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+    write_json(scratch / "model" / IDENTITY, identity)
     os.replace(scratch / "model", folder)
     shutil.rmtree(scratch)
     return folder

@@ -111,10 +111,14 @@ class Workdir:
         path = self.path / "stages.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
-    def finished(self, stage: str, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The facts that a finished stage left, or None when it has not finished for these inputs."""
+    def finished(
+        self, stage: str, inputs: Mapping[str, Any], made: pathlib.Path | None = None
+    ) -> dict[str, Any] | None:
+        """The facts that a finished stage left; None when it has not finished for these inputs or `made` is lost."""
         entry = self._stages().get(stage)
-        return entry["facts"] if entry and entry["inputs"] == fingerprint(inputs) else None
+        if not entry or entry["inputs"] != fingerprint(inputs) or (made is not None and not made.exists()):
+            return None
+        return entry["facts"]
 
     def finish(self, stage: str, inputs: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Marks a stage as finished for these inputs, with JSON facts for later stages."""
