@@ -1,14 +1,11 @@
 import numpy as np
 
-from tsrec_jax.data.catalogue import Catalogue, Item
+from tests.evaluation.catalogues import catalogue_of
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.evaluation.baselines import popularity, repeat_last
 
 # Items 0 and 4 share a SID: its counts add up.
-CATALOGUE = Catalogue(
-    tuple(Item(str(n), f"item {n}", "", "", "") for n in range(5)),
-    tuple((f"<a_{n}>", "<b_0>") for n in (0, 1, 2, 3, 0)),
-)
+CATALOGUE = catalogue_of([(n, 0) for n in (0, 1, 2, 3, 0)])
 TRAIN = Interactions(("u",) * 6, ((3,),) * 6, np.array([1, 0, 2, 4, 2, 0], np.int32))
 ROWS = Interactions(("v", "w"), ((1, 3, 3, 2), (4,)), np.array([0, 0], np.int32))
 

@@ -3,14 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from tsrec_jax.data.catalogue import Catalogue, Item
+from tests.evaluation.catalogues import catalogue_of
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.compare import compare_files, read_predictions, write_predictions
 
-CATALOGUE = Catalogue(
-    tuple(Item(str(n), f"item {n}", "", "", "") for n in range(12)),
-    tuple((f"<a_{n}>", "<b_0>") for n in range(12)),
-)
+CATALOGUE = catalogue_of([(n, 0) for n in range(12)])
 SIDS = list(CATALOGUE.items_of_sid)
 
 

@@ -3,15 +3,11 @@ import math
 import numpy as np
 import pytest
 
-from tsrec_jax.data.catalogue import Catalogue, Item
+from tests.evaluation.catalogues import catalogue_of
 from tsrec_jax.evaluation.metrics import bootstrap_interval, ks_for, ranked_by_scores, resampled_means, score
 
 # Items 0 and 4 share a SID, and so do 1, 5 and 6.
-CODES = [(0, 0), (0, 1), (1, 0), (1, 1), (0, 0), (0, 1), (0, 1)]
-CATALOGUE = Catalogue(
-    tuple(Item(str(n), f"item {n}", "", "", "") for n in range(len(CODES))),
-    tuple((f"<a_{a}>", f"<b_{b}>") for a, b in CODES),
-)
+CATALOGUE = catalogue_of([(0, 0), (0, 1), (1, 0), (1, 1), (0, 0), (0, 1), (0, 1)])
 A, B, C, D = (CATALOGUE.sid(n) for n in range(4))
 
 

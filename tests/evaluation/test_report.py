@@ -3,16 +3,13 @@ import json
 import numpy as np
 import pytest
 
-from tsrec_jax.data.catalogue import Catalogue, Item
+from tests.evaluation.catalogues import catalogue_of
 from tsrec_jax.evaluation.compare import compare
 from tsrec_jax.evaluation.metrics import score
 from tsrec_jax.evaluation.plots import plot_metrics, plot_training
 from tsrec_jax.evaluation.report import Report, format_table, intervals_of, to_json, to_markdown
 
-CATALOGUE = Catalogue(
-    tuple(Item(str(n), f"item {n}", "", "", "") for n in range(12)),
-    tuple((f"<a_{n}>", "<b_0>") for n in range(12)),
-)
+CATALOGUE = catalogue_of([(n, 0) for n in range(12)])
 SIDS = list(CATALOGUE.items_of_sid)
 PNG = b"\x89PNG\r\n"
 

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.main import main
 from tsrec_jax.pipeline import workdir as workdir_module
 from tsrec_jax.serving.recommender import Recommender
@@ -61,8 +62,6 @@ def test_results_hold_the_main_system_its_arm_and_the_baselines(workdir):
 
 
 def test_predictions_are_in_test_order_and_inside_the_catalogue(workdir):
-    from tsrec_jax.data.dataset import read_dataset
-
     dataset = read_dataset(workdir / "shop")
     rows = json.loads((workdir / "predictions.json").read_text())
     expected = [dataset.catalogue.sid(int(item)) for item in dataset.splits["test"].targets[:16]]
@@ -73,8 +72,6 @@ def test_predictions_are_in_test_order_and_inside_the_catalogue(workdir):
 
 
 def test_the_exported_recommender_gives_the_evaluated_lists(workdir):
-    from tsrec_jax.data.dataset import read_dataset
-
     dataset = read_dataset(workdir / "shop")
     rows = json.loads((workdir / "predictions.json").read_text())[:4]
     histories = dataset.splits["test"].histories[:4]
