@@ -11,10 +11,8 @@ Files of a folder for the data set NAME:
 
 from __future__ import annotations
 
-import ast
 import csv
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -23,12 +21,15 @@ import shutil
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tsrec_jax.data.catalogue import Catalogue, Cluster, Item
-from tsrec_jax.data.faults import DatasetError, Faults
+from tsrec_jax.data.catalogue import Catalogue, Cluster
+from tsrec_jax.data.clusters import parse_clusters, write_clusters
+from tsrec_jax.data.faults import Faults
+from tsrec_jax.data.folder_files import find_name, hash_of, parse_items, parse_json, read_files
 from tsrec_jax.data.interactions import COLUMNS, Interactions, read_interactions
 from tsrec_jax.errors import UserError
 
 SPLITS = ("train", "valid", "test")
+CLUSTERS = ".description_keywords.json"
 _SID = re.compile(r"<[^<>\s]+>")
 
 
@@ -65,125 +66,50 @@ def read_dataset(path: str | os.PathLike[str], name: str = "") -> Dataset:
         wrong level counts, malformed lists, duplicates, empty splits, text that is not UTF-8.
     """
     folder = pathlib.Path(path)
-    if not folder.is_dir():
-        raise DatasetError(f"dataset.path={str(folder)!r}: no such folder")
-    name = name or _find_name(folder)
+    name = find_name(folder, name)
     faults = Faults()
-    texts = _read_files(folder, name, faults)
+    needed = (f"{name}.item.json", f"{name}.index.json", f"{name}.info.txt", "train.csv", "valid.csv")
+    texts = read_files(folder, needed, ("test.csv", f"{name}{CLUSTERS}"), faults)
     faults.stop_if_any()
     catalogue = _read_catalogue(folder, name, texts, faults)
     faults.stop_if_any()
-    clusters = _read_clusters(folder / f"{name}.description_keywords.json", texts, catalogue, faults)
+    words = texts.get(f"{name}{CLUSTERS}")
+    clusters = {} if words is None else parse_clusters(folder / f"{name}{CLUSTERS}", words, catalogue, faults)
+    sids = [catalogue.sid(item) for item in range(catalogue.num_items)]
     splits = {
-        split: read_interactions(folder / f"{split}.csv", texts[f"{split}.csv"], catalogue, faults)
+        split: read_interactions(folder / f"{split}.csv", texts[f"{split}.csv"], catalogue.items, faults, sids)
         for split in SPLITS
         if f"{split}.csv" in texts
     }
     faults.stop_if_any()
-    digest = hashlib.sha256()
-    for file in sorted(texts):
-        digest.update(f"{file}\n{len(texts[file])}\n".encode())
-        digest.update(texts[file].encode("utf-8"))
-    return Dataset(name, folder, catalogue, splits, clusters, digest.hexdigest())
-
-
-def _find_name(folder: pathlib.Path) -> str:
-    names = sorted(file.name.removesuffix(".item.json") for file in folder.glob("*.item.json"))
-    if len(names) != 1:
-        found = f"several ({', '.join(names)}); set dataset.name" if names else "none"
-        raise DatasetError(f"{folder}: expected one NAME.item.json, found {found}")
-    return names[0]
-
-
-def _read_files(folder: pathlib.Path, name: str, faults: Faults) -> dict[str, str]:
-    """{file name: text} of every file that is there."""
-    needed = (f"{name}.item.json", f"{name}.index.json", f"{name}.info.txt", "train.csv", "valid.csv")
-    optional = ("test.csv", f"{name}.description_keywords.json")
-    texts = {}
-    for file in (*needed, *optional):
-        path = folder / file
-        if not path.is_file():
-            if file in needed:
-                faults.add(path, "", "file is missing")
-            continue
-        raw = path.read_bytes()
-        try:
-            texts[file] = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            faults.add(path, raw.count(b"\n", 0, error.start) + 1, f"not UTF-8 (byte {raw[error.start]:#04x})")
-    return texts
-
-
-def _parse_json(path: pathlib.Path, text: str, faults: Faults) -> Any:
-    """The JSON value; objects refuse a key that stands twice."""
-
-    def pairs(entries: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in entries:
-            if key in found:
-                faults.add(path, f"key {key!r}", "stands twice")
-            found[key] = value
-        return found
-
-    try:
-        return json.loads(text, object_pairs_hook=pairs)
-    except ValueError as error:
-        faults.add(path, "", f"not valid JSON ({error})")
-        return None
+    return Dataset(name, folder, catalogue, splits, clusters, hash_of(texts))
 
 
 def _read_catalogue(folder: pathlib.Path, name: str, texts: Mapping[str, str], faults: Faults) -> Catalogue:
     item_path, index_path = folder / f"{name}.item.json", folder / f"{name}.index.json"
-    facts = _parse_json(item_path, texts[item_path.name], faults)
-    index = _parse_json(index_path, texts[index_path.name], faults)
-    for path, value in ((item_path, facts), (index_path, index)):
-        if value is not None and (not isinstance(value, dict) or not value):
-            faults.add(path, "", "must be a JSON object with at least one item")
-    faults.stop_if_any()
-    items = [_item(item_path, item_id, entry, faults) for item_id, entry in facts.items()]
-    sids = _sids(index_path, index, facts, faults)
+    index = parse_json(index_path, texts[index_path.name], faults)
+    if index is not None and (not isinstance(index, dict) or not index):
+        faults.add(index_path, "", "must be a JSON object with at least one item")
+    items = parse_items(item_path, texts[item_path.name], faults)
+    titles = {item.id: item.title for item in items}
+    sids = _sids(index_path, index, titles, faults)
     for item in items:
         if item.id not in index:
             faults.add(index_path, f"item {item.id!r}", f"has no SID, but stands in {item_path.name}")
         if any(token in item.title for token in sids.get(item.id, ())):
             faults.add(item_path, f"item {item.id!r}", "its title names its own SID, which gives the answer away")
     faults.stop_if_any()
-    _check_info(folder / f"{name}.info.txt", texts[f"{name}.info.txt"], facts, sids, faults)
-    return Catalogue(tuple(items), tuple(sids[item.id] for item in items))
+    _check_info(folder / f"{name}.info.txt", texts[f"{name}.info.txt"], titles, sids, faults)
+    return Catalogue(items, tuple(sids[item.id] for item in items))
 
 
-def _item(path: pathlib.Path, item_id: str, entry: Any, faults: Faults) -> Item:
-    if not isinstance(entry, dict) or not isinstance(entry.get("title"), str) or not entry["title"].strip():
-        faults.add(path, f"item {item_id!r}", "needs an object with a title that is not empty")
-        return Item(item_id, "")
-    return Item(
-        item_id,
-        entry["title"],
-        description=_plain_text(entry.get("description", "")),
-        brand=str(entry.get("brand", "")),
-        categories=_plain_text(entry.get("categories", "")),
-    )
-
-
-def _plain_text(value: Any) -> str:
-    """A description may be a text, a list, or a list written as a Python literal; paragraphs are joined by spaces."""
-    if isinstance(value, str) and value.startswith("["):
-        try:
-            value = ast.literal_eval(value)
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            return value
-    if isinstance(value, list):
-        return " ".join(str(part).strip() for part in value if str(part).strip())
-    return str(value)
-
-
-def _sids(path: pathlib.Path, index: Mapping[str, Any], items: Mapping[str, Any], faults: Faults) -> dict:
+def _sids(path: pathlib.Path, index: Mapping[str, Any], titles: Mapping[str, str], faults: Faults) -> dict:
     sids: dict[str, tuple[str, ...]] = {}
     levels = 0
     level_of: dict[str, int] = {}
     for item_id, tokens in index.items():
         place = f"item {item_id!r}"
-        if item_id not in items:
+        if item_id not in titles:
             faults.add(path, place, "is not an item of the item file")
         if (
             not isinstance(tokens, list)
@@ -205,7 +131,7 @@ def _sids(path: pathlib.Path, index: Mapping[str, Any], items: Mapping[str, Any]
 
 
 def _check_info(
-    path: pathlib.Path, text: str, items: Mapping[str, Any], sids: Mapping[str, tuple[str, ...]], faults: Faults
+    path: pathlib.Path, text: str, titles: Mapping[str, str], sids: Mapping[str, tuple[str, ...]], faults: Faults
 ) -> None:
     seen: set[str] = set()
     for row, line in enumerate(text.removesuffix("\n").split("\n"), 1):
@@ -222,52 +148,11 @@ def _check_info(
         seen.add(item_id)
         if sid != "".join(sids[item_id]):
             faults.add(path, row, f"item {item_id!r} has SID {sid} here and {''.join(sids[item_id])} in the index")
-        if title.strip() != " ".join(items[item_id]["title"].split()) and title != items[item_id]["title"]:
+        if title.strip() != " ".join(titles[item_id].split()) and title != titles[item_id]:
             faults.add(path, row, f"item {item_id!r} has another title in the item file")
-    missing = [item_id for item_id in items if item_id not in seen]
+    missing = [item_id for item_id in titles if item_id not in seen]
     for item_id in missing:
         faults.add(path, "", f"item {item_id!r} is missing")
-
-
-def _read_clusters(
-    path: pathlib.Path, texts: Mapping[str, str], catalogue: Catalogue, faults: Faults
-) -> dict[str, Cluster]:
-    if path.name not in texts:
-        return {}
-    entries = _parse_json(path, texts[path.name], faults)
-    if entries is None:
-        return {}
-    if not isinstance(entries, list):
-        faults.add(path, "", "must be a JSON list of {token, description, keywords}")
-        return {}
-    known = set(catalogue.tokens)
-    clusters: dict[str, Cluster] = {}
-    for row, entry in enumerate(entries, 1):
-        place = f"entry {row}"
-        if not isinstance(entry, dict) or not {"token", "description", "keywords"} <= set(entry):
-            faults.add(path, place, "needs the keys token, description and keywords")
-            continue
-        token, description, keywords = entry["token"], entry["description"], entry["keywords"]
-        if token not in known:
-            faults.add(path, place, f"token {token!r} is carried by no item")
-        elif token in clusters:
-            faults.add(path, place, f"token {token} stands twice")
-        elif not isinstance(description, str) or not description.strip():
-            faults.add(path, place, f"token {token} has no description")
-        elif token in description:
-            faults.add(path, place, f"the description of token {token} names the token, which gives the answer away")
-        elif (
-            not isinstance(keywords, list)
-            or not keywords
-            or not all(isinstance(k, str) and k.strip() for k in keywords)
-        ):
-            faults.add(path, place, f"token {token} needs a list of keywords that are not empty")
-        else:
-            clusters[token] = Cluster(token, description.strip(), tuple(keywords))
-    for token in catalogue.tokens:
-        if token not in clusters and not any(token in line for line in faults.lines):
-            faults.add(path, "", f"token {token} has no entry")
-    return clusters
 
 
 def write_dataset(
@@ -297,9 +182,9 @@ def write_dataset(
     write_json(f"{name}.index.json", {item.id: list(sid) for item, sid in pairs})
     info = "".join(f"{''.join(sid)}\t{' '.join(item.title.split())}\t{item.id}\n" for item, sid in pairs)
     (scratch / f"{name}.info.txt").write_text(info, encoding="utf-8")
-    listed = [{"token": c.token, "description": c.description, "keywords": list(c.keywords)} for c in clusters]
+    listed = list(clusters)
     if listed:
-        write_json(f"{name}.description_keywords.json", listed)
+        write_clusters(scratch / f"{name}{CLUSTERS}", listed)
     for split, rows in splits.items():
         with (scratch / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tsrec_jax.data.catalogue import Catalogue
+from tsrec_jax.data.catalogue import Item
 from tsrec_jax.data.faults import Faults
 
 COLUMNS = (
@@ -24,6 +24,7 @@ COLUMNS = (
     "history_item_sid",
     "item_sid",
 )
+TEXT_COLUMNS = ("user_id", "history_item_id", "item_id")  # all that a folder without SIDs needs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,27 +45,32 @@ class Interactions:
         return len(self.users)
 
 
-def read_interactions(path: pathlib.Path, text: str, catalogue: Catalogue, faults: Faults) -> Interactions:
+def read_interactions(
+    path: pathlib.Path, text: str, items: Sequence[Item], faults: Faults, sids: Sequence[str] | None = None
+) -> Interactions:
     """Reads the rows of one split.
 
     Args:
       path: the file, for the wording of faults.
       text: its contents.
-      catalogue: the items that its ids and SIDs must agree with.
+      items: the items that its ids must name.
       faults: takes every fault with its row; row 1 is the header. Rows with a fault are not in the result.
+      sids: the SID of each item, which the file's SIDs must agree with; None: the columns of SIDs and titles are
+        neither needed nor read.
     """
-    index = {item.id: position for position, item in enumerate(catalogue.items)}
+    index = {item.id: position for position, item in enumerate(items)}
+    columns = TEXT_COLUMNS if sids is None else COLUMNS
     users: list[str] = []
     histories: list[tuple[int, ...]] = []
     targets: list[int] = []
     seen: dict[tuple[str, str, str], int] = {}
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+    missing = [column for column in columns if column not in (reader.fieldnames or ())]
     if missing:
         faults.add(path, 1, f"columns are missing: {', '.join(missing)}")
         return Interactions((), (), np.zeros(0, np.int32))
     for number, row in _rows(path, reader, faults):
-        if None in row or any(row[column] is None for column in COLUMNS):
+        if None in row or any(row[column] is None for column in columns):
             faults.add(path, number, "has another number of fields than the header")
             continue
         key = (row["user_id"], row["history_item_id"], row["item_id"])
@@ -72,8 +78,8 @@ def read_interactions(path: pathlib.Path, text: str, catalogue: Catalogue, fault
             faults.add(path, number, f"repeats row {seen[key]}")
             continue
         seen[key] = number
-        history = _history(path, number, row, index, catalogue, faults)
-        target = _indexed(path, number, [row["item_id"]], [row["item_sid"]], index, catalogue, faults)
+        history = _history(path, number, row, index, sids, faults)
+        target = _indexed(path, number, [row["item_id"]], [row.get("item_sid")], index, sids, faults)
         if history and target:
             users.append(row["user_id"])
             histories.append(history)
@@ -100,12 +106,13 @@ def _history(
     number: int,
     row: Mapping[str, str],
     index: Mapping[str, int],
-    catalogue: Catalogue,
+    sids: Sequence[str] | None,
     faults: Faults,
 ) -> tuple[int, ...]:
     """The history of a row as catalogue indices; empty where a fault was noted."""
     lists = {}
-    for column in ("history_item_id", "history_item_sid", "history_item_title"):
+    needed = ("history_item_id",) if sids is None else ("history_item_id", "history_item_sid", "history_item_title")
+    for column in needed:
         try:
             lists[column] = ast.literal_eval(row[column])
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -114,7 +121,7 @@ def _history(
         if not isinstance(lists[column], list):
             faults.add(path, number, f"{column} is not a Python list: {row[column][:60]!r}")
             return ()
-    ids, sids = lists["history_item_id"], lists["history_item_sid"]
+    ids = lists["history_item_id"]
     if not ids:
         faults.add(path, number, "the history is empty")
         return ()
@@ -122,25 +129,25 @@ def _history(
         lengths = ", ".join(f"{len(values)} in {column}" for column, values in lists.items())
         faults.add(path, number, f"history lengths disagree: {lengths}")
         return ()
-    return _indexed(path, number, ids, sids, index, catalogue, faults)
+    return _indexed(path, number, ids, lists.get("history_item_sid", ids), index, sids, faults)
 
 
 def _indexed(
     path: pathlib.Path,
     number: int,
     ids: Sequence[Any],
-    sids: Sequence[Any],
+    named_sids: Sequence[Any],
     index: Mapping[str, int],
-    catalogue: Catalogue,
+    sids: Sequence[str] | None,
     faults: Faults,
 ) -> tuple[int, ...]:
     found = []
-    for item_id, sid in zip(ids, sids, strict=True):
+    for item_id, sid in zip(ids, named_sids, strict=True):
         position = index.get(str(item_id))
         if position is None:
             faults.add(path, number, f"item {str(item_id)!r} is not in the catalogue")
-        elif sid != catalogue.sid(position):
-            faults.add(path, number, f"item {item_id!r} has SID {sid} here and {catalogue.sid(position)} in the index")
+        elif sids is not None and sid != sids[position]:
+            faults.add(path, number, f"item {item_id!r} has SID {sid} here and {sids[position]} in the index")
         else:
             found.append(position)
     return tuple(found) if len(found) == len(ids) else ()

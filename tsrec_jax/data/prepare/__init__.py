@@ -1,0 +1,1 @@
+"""Raw reviews or plain tables to a folder of texts and interactions."""

@@ -1,0 +1,116 @@
+"""Interactions as numbers, and what is left of them: time window, duplicates, items with usable titles, k-core."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import polars as pl
+
+from tsrec_jax.data.prepare.splitting import Log
+from tsrec_jax.data.prepare.titles import MARKUP, NO_TITLE, TOO_LONG, fault_of_title, plain_space, plain_text
+
+NO_ENTRY = "item is not in the item files"
+FAULTS = ("", NO_ENTRY, NO_TITLE, MARKUP, TOO_LONG)
+
+
+@dataclasses.dataclass(frozen=True)
+class Titles:
+    """The title of each of I items.
+
+    Attributes:
+      entries: int64 (I,), the chosen entry of the item files: the first with a usable title; -1: there is none.
+      texts: its title, plain; empty where there is none.
+      faults: uint8 (I,), position in FAULTS of why the item cannot be used; 0 where it can.
+    """
+
+    entries: np.ndarray
+    texts: list[str]
+    faults: np.ndarray
+
+
+def encode(interactions: pl.LazyFrame) -> tuple[pl.Series, pl.Series, Log]:
+    """Turns ids to numbers.
+
+    Args:
+      interactions: user, item (text), timestamp (int64, seconds).
+
+    Returns:
+      The user ids and the item ids, each sorted, so that numbers stand in the order of ids; and all interactions.
+    """
+    users, items = (interactions.select(pl.col(c).unique()).collect(engine="streaming")[c] for c in ("user", "item"))
+    users, items = users.sort(), items.sort()
+    numbers = (
+        interactions.join(pl.LazyFrame([users]).with_row_index("user_number"), on="user")
+        .join(pl.LazyFrame([items]).with_row_index("item_number"), on="item")
+        .select("user_number", "timestamp", "item_number")
+        .collect(engine="streaming")
+        .sort("user_number", "timestamp", "item_number")
+    )
+    columns = (numbers[column].to_numpy() for column in ("user_number", "item_number", "timestamp"))
+    return users, items, Log(*columns)
+
+
+def in_window(log: Log, start: int | None, end: int | None) -> Log:
+    """The interactions from `start` up to and without `end` (seconds; None: open)."""
+    keep_N = np.ones(len(log), bool)
+    if start is not None:
+        keep_N &= log.times >= start
+    if end is not None:
+        keep_N &= log.times < end
+    return log.where(keep_N)
+
+
+def without_duplicates(log: Log) -> Log:
+    """Each user, item and second once. The log's order puts duplicates beside each other."""
+    keep_N = np.ones(len(log), bool)
+    columns = (log.users, log.items, log.times)
+    keep_N[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    return log.where(keep_N)
+
+
+def choose_titles(items: pl.LazyFrame, item_ids: pl.Series, clean: bool, max_words: int) -> Titles:
+    """Finds for every item the first entry with a usable title.
+
+    Args:
+      items: entry, item, title and more.
+      item_ids: the items asked for.
+      clean: whether titles lose their HTML, and left-over markup counts as a fault; white space is collapsed anyway.
+      max_words: longest title in words; 0: any length.
+    """
+    entries = np.full(len(item_ids), -1, np.int64)
+    texts = [""] * len(item_ids)
+    faults = np.full(len(item_ids), FAULTS.index(NO_ENTRY), np.uint8)
+    found = (
+        items.select("entry", "item", "title")
+        .join(pl.LazyFrame([item_ids.alias("item")]).with_row_index("number"), on="item")
+        .select("entry", "number", "title")
+        .collect(engine="streaming")
+        .sort("entry")
+    )
+    for entry, number, text in found.iter_rows():
+        if not faults[number]:
+            continue
+        title = plain_text(text) if clean else plain_space(text)
+        fault = fault_of_title(title, max_words, refuse_markup=clean)
+        if not fault or entries[number] < 0:
+            entries[number], texts[number], faults[number] = entry, title, FAULTS.index(fault)
+    return Titles(entries, texts, faults)
+
+
+def core(log: Log, k: int) -> tuple[Log, int]:
+    """The largest part of the log in which every user and every item has at least `k` interactions.
+
+    Users need two at least: one interaction makes no row.
+
+    Returns:
+      What is left, and the number of rounds that dropped something.
+    """
+    rounds = 0
+    while True:
+        by_user, by_item = np.bincount(log.users), np.bincount(log.items)
+        keep_N = (by_user[log.users] >= max(k, 2)) & (by_item[log.items] >= k)
+        if keep_N.all():
+            return log, rounds
+        log = log.where(keep_N)
+        rounds += 1

@@ -1,0 +1,276 @@
+"""Raw interactions and items to a text folder: the dataset folder before its items have semantic IDs.
+
+Files of the folder for the data set NAME:
+  NAME.item.json   {id: {title, description, brand, categories}}, ids in rising order
+  train.csv, valid.csv, test.csv   user_id, history_item_id (ids as a Python list, oldest first), item_id;
+                                   in the order of time
+  prepare.json     the summary: settings, input files with their SHA-256, what was kept and dropped at each step
+  prepare.md       the same as tables
+
+The order of steps: lines that can be read; the time window; exact duplicates (same user, item and second) out, while
+the same purchase at another time stays; items without a usable title out; the k-core. So every user and item that is
+left has k_core interactions among those that are left, of all times: the k-core is taken before the split, as the
+field does, and so knows which items will still be bought later. Interactions of one second stand in the order of
+their item ids: the folder does not depend on the order of the raw lines.
+
+Memory holds 16 bytes for each interaction, in the few copies of a sort, and ids and titles; the rest streams from disk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+
+from tsrec_jax.data import filtering, splitting
+from tsrec_jax.data.prepare.filtering import Titles
+from tsrec_jax.data.prepare.raw import RawSource, RawTables, Report, read_raw
+from tsrec_jax.data.prepare.raw_rows import TEXT_COLUMNS
+from tsrec_jax.data.prepare.splitting import Log, Rows
+from tsrec_jax.data.prepare.summary import SplitCount, Step, Summary, summary_tables
+from tsrec_jax.data.prepare.titles import plain_text
+from tsrec_jax.errors import UserError
+
+SPLIT_KINDS = ("ratio", "date", "leave_one_out")
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareSettings:
+    """What to keep and how to split.
+
+    Attributes:
+      k_core: fewest interactions of a kept user and of a kept item (repeated purchases count each); 1: only users
+        with a single interaction, who make no row, are dropped.
+      start, end: time window as ISO 8601 dates or times (UTC unless they name a zone), `end` exclusive; empty: open.
+      max_history: most items in a row's history.
+      split: "ratio" (all rows by time, cut at `ratios`), "date" (cut at `valid_from` and `test_from`) or
+        "leave_one_out" (each user's last row to test, the one before to valid).
+      ratios: train, valid, test for split="ratio".
+      valid_from, test_from: first time of valid and of test for split="date", as `start`.
+      max_title_words: items with longer titles are dropped; 0: any length.
+      clean_titles: whether titles lose their HTML, and items whose title is left-over markup or script are dropped.
+        Descriptions, brands and categories always lose their HTML.
+
+    Raises:
+      UserError: a value that cannot be meant, or one that the kind of split does not read.
+    """
+
+    k_core: int = 5
+    start: str = ""
+    end: str = ""
+    max_history: int = 10
+    split: str = "ratio"
+    ratios: tuple[float, ...] = (8, 1, 1)
+    valid_from: str = ""
+    test_from: str = ""
+    max_title_words: int = 0
+    clean_titles: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ratios", tuple(self.ratios))
+        for name, least in (("k_core", 1), ("max_history", 1), ("max_title_words", 0)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise UserError(f"prepare.{name}={value!r} must be a whole number of at least {least}")
+        if self.split not in SPLIT_KINDS:
+            raise UserError(f"prepare.split={self.split!r} is not known; use one of: {', '.join(SPLIT_KINDS)}")
+        if len(self.ratios) != 3 or not all(isinstance(ratio, int | float) and ratio > 0 for ratio in self.ratios):
+            raise UserError(f"prepare.ratios={self.ratios!r} must be three positive numbers: train, valid, test")
+        self._check_times("start", "end")
+        self._check_times("valid_from", "test_from")
+        if (self.split == "date") != bool(self.valid_from and self.test_from) or (
+            self.split != "date" and (self.valid_from or self.test_from)
+        ):
+            raise UserError(
+                f"prepare.split={self.split!r} with valid_from={self.valid_from!r} and test_from={self.test_from!r}: "
+                "split='date' needs both, and the other splits neither"
+            )
+
+    def _check_times(self, first: str, second: str) -> None:
+        times = [seconds(f"prepare.{name}", getattr(self, name)) for name in (first, second)]
+        if None not in times and times[0] >= times[1]:
+            raise UserError(
+                f"prepare.{first}={getattr(self, first)!r} must be before {second}={getattr(self, second)!r}"
+            )
+
+
+def seconds(name: str, text: str) -> int | None:
+    """Seconds since 1970 of an ISO 8601 date or time; None for an empty text.
+
+    Raises:
+      UserError: the text is neither; the message begins with `name`.
+    """
+    if not text:
+        return None
+    try:
+        time = datetime.datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise UserError(f"{name}={text!r} is not an ISO 8601 date, as in '2016-10-01'") from None
+    return int((time if time.tzinfo else time.replace(tzinfo=datetime.UTC)).timestamp())
+
+
+def prepare(
+    source: RawSource, settings: PrepareSettings, name: str, folder: str | os.PathLike[str], report: Report
+) -> Summary:
+    """Makes a text folder of raw data; it appears only when it is complete.
+
+    Args:
+      source: the raw data.
+      settings: what to keep and how to split.
+      name: NAME of the data set's files.
+      folder: the folder to make. Until it is done the work lies beside it, in `FOLDER.writing`.
+      report: takes a line for every stage, of the form "stage: figures".
+
+    Raises:
+      UserError: the folder exists already; a raw file is missing, broken or of another kind; nothing or an empty split
+        is left, with the setting to loosen.
+    """
+    folder = pathlib.Path(folder)
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(f"data set name {name!r}: use letters, digits, '_', '-' and '.'")
+    if folder.exists():
+        raise UserError(f"{folder}: exists already; nothing was written")
+    scratch = folder.with_name(folder.name + ".writing")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        tables = read_raw(source, scratch / "raw", report)
+        summary = _prepare(tables, settings, name, scratch, report)
+        shutil.rmtree(scratch / "raw")
+        os.replace(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    report(f"done: {folder}")
+    return summary
+
+
+def _prepare(tables: RawTables, settings: PrepareSettings, name: str, folder: pathlib.Path, report: Report) -> Summary:
+    user_ids, item_ids, log = filtering.encode(tables.interactions)
+    report(f"numbered: {len(log):,} interactions, {len(user_ids):,} users, {len(item_ids):,} items")
+    lines = sum(file.lines for file in tables.interaction_files)
+    log, titles, steps = _filter(log, lines, tables.items, item_ids, settings, report)
+    rows, repeated = splitting.prefix_rows(log, settings.max_history)
+    splits = _split(log, rows, settings)
+    counts = _count_splits(log, splits)
+    report(f"split: {', '.join(f'{count.name} {count.rows:,}' for count in counts)}")
+    kept = np.unique(log.items)
+    _write_items(folder / f"{name}.item.json", tables.items, item_ids, titles, kept)
+    report(f"items: {len(kept):,} written")
+    users, sequence = user_ids.to_list(), item_ids.gather(log.items).to_list()
+    for split, chosen in splits.items():
+        splitting.write_rows(folder / f"{split}.csv", log, chosen, users, sequence)
+        report(f"{split}.csv: {len(chosen):,} rows written")
+    summary = Summary(
+        name,
+        dataclasses.asdict(settings),
+        tables.interaction_files,
+        tables.item_files,
+        steps,
+        repeated,
+        len(kept),
+        counts,
+    )
+    text = json.dumps(dataclasses.asdict(summary), indent=1, ensure_ascii=False) + "\n"
+    (folder / "prepare.json").write_text(text, encoding="utf-8")
+    (folder / "prepare.md").write_text(summary_tables(summary), encoding="utf-8")
+    return summary
+
+
+def _filter(
+    log: Log, lines: int, items: pl.LazyFrame, item_ids: pl.Series, settings: PrepareSettings, report: Report
+) -> tuple[Log, Titles, tuple[Step, ...]]:
+    """What is left of the log, the titles of all items, and a step for every reason to drop."""
+    steps: list[Step] = []
+
+    def left(reason: str, log: Log) -> Log:
+        before = steps[-1].interactions if steps else lines
+        users, items = (int(np.count_nonzero(np.bincount(column))) for column in (log.users, log.items))
+        steps.append(Step(reason, before - len(log), len(log), users, items))
+        return log
+
+    left("line is malformed", log)
+    start, end = (seconds(f"prepare.{key}", getattr(settings, key)) for key in ("start", "end"))
+    log = left("outside the time window", filtering.in_window(log, start, end))
+    if not len(log):
+        raise UserError(f"no interaction lies between prepare.start={settings.start!r} and end={settings.end!r}")
+    log = left("same user, item and second again", filtering.without_duplicates(log))
+    titles = filtering.choose_titles(items, item_ids, settings.clean_titles, settings.max_title_words)
+    for fault, reason in enumerate(filtering.FAULTS[1:], 1):
+        log = left(reason, log.where(titles.faults[log.items] != fault))
+    if not len(log):
+        raise UserError(
+            "no interaction has an item with a usable title; are the item files those of the interactions, and is "
+            f"prepare.max_title_words={settings.max_title_words} large enough?"
+        )
+    report(f"titles: {len(log):,} interactions left")
+    log, rounds = filtering.core(log, settings.k_core)
+    left(f"not in the {settings.k_core}-core (rounds: {rounds})", log)
+    if not len(log):
+        raise UserError(
+            f"prepare.k_core={settings.k_core} leaves nothing of {steps[-2].interactions} interactions; lower it "
+            "(users need two at least), or widen prepare.start and prepare.end"
+        )
+    report(f"{settings.k_core}-core: {len(log):,} interactions left")
+    return log, titles, tuple(steps)
+
+
+def _split(log: Log, rows: Rows, settings: PrepareSettings) -> dict[str, Rows]:
+    if settings.split == "ratio":
+        splits = splitting.split_by_ratio(log, rows, settings.ratios)
+        shown = f"prepare.ratios={settings.ratios}"
+    elif settings.split == "date":
+        keys = ("valid_from", "test_from")
+        splits = splitting.split_by_date(log, rows, *(seconds(f"prepare.{k}", getattr(settings, k)) for k in keys))
+        shown = ", ".join(f"prepare.{key}={getattr(settings, key)!r}" for key in keys)
+    else:
+        splits = splitting.split_leave_one_out(log, rows)
+        shown = "prepare.split='leave_one_out'"
+    splitting.check_splits(splits, shown)
+    return splits
+
+
+def _count_splits(log: Log, splits: Mapping[str, Rows]) -> tuple[SplitCount, ...]:
+    is_known = np.zeros(int(log.items.max()) + 1, bool)
+    is_known[splitting.items_of(log, splits["train"])] = True
+    counts = []
+    for name, rows in splits.items():
+        targets, times = log.items[rows.ends], log.times[rows.ends]
+        counts.append(
+            SplitCount(
+                name,
+                len(rows),
+                len(np.unique(log.users[rows.ends])),
+                len(np.unique(targets)),
+                *(
+                    f"{datetime.datetime.fromtimestamp(int(t), datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
+                    for t in times[[0, -1]]
+                ),
+                float(np.mean(~is_known[targets])),
+            )
+        )
+    return tuple(counts)
+
+
+def _write_items(
+    path: pathlib.Path, items: pl.LazyFrame, item_ids: pl.Series, titles: Titles, kept: np.ndarray
+) -> None:
+    """Writes the item file: an item a line, in the order of ids."""
+    chosen = pl.LazyFrame({"number": kept, "entry": titles.entries[kept]})
+    facts = items.join(chosen, on="entry").collect(engine="streaming").sort("number")
+    with path.open("w", encoding="utf-8") as file:
+        separator = "{\n"
+        for row in facts.iter_rows(named=True):
+            texts = {column: plain_text(row[column]) for column in TEXT_COLUMNS}
+            texts["title"] = titles.texts[row["number"]]
+            file.write(f"{separator}{json.dumps(row['item'], ensure_ascii=False)}: ")
+            file.write(json.dumps(texts, ensure_ascii=False))
+            separator = ",\n"
+        file.write("\n}\n")

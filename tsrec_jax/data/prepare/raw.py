@@ -1,0 +1,186 @@
+"""Raw interactions and items: Amazon Reviews 2018 and 2023 as published, or two plain tables.
+
+Amazon files hold one JSON object a line (.jsonl, .json, and the same with .gz):
+  2018 reviews: reviewerID, asin, unixReviewTime (seconds); metadata: asin, title, description, brand, category
+  2023 reviews: user_id, parent_asin (else asin), timestamp (milliseconds); metadata: parent_asin (else asin), title,
+                description, features (joined to the description), store (the brand), categories
+Plain tables are .csv (UTF-8, with a header) or .parquet; other columns are ignored:
+  interactions: user, item, timestamp (whole seconds since 1970, or an ISO 8601 date or time; UTC unless it says)
+  items: item, title; optional: description, brand, categories (text, or lists in Parquet)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from tsrec_jax.data.prepare.raw_rows import (
+    INTERACTION_SCHEMA,
+    ITEM_SCHEMA,
+    Lines,
+    Malformed,
+    Row,
+    interaction_lines,
+    item_lines,
+)
+from tsrec_jax.errors import UserError
+
+KINDS = ("amazon2018", "amazon2023", "tables")
+SHOWN_LINES = 5
+_REPORT_EVERY = 1_000_000  # lines
+# Users, items and times are short; the texts of an item can be long.
+_INTERACTION_BATCH, _ITEM_BATCH = 200_000, 10_000
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+Report = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class RawSource:
+    """Where raw data lie.
+
+    Attributes:
+      kind: "amazon2018", "amazon2023" or "tables".
+      interactions: review files or interaction tables; one path may stand for a tuple of one.
+      items: metadata files or item tables, in the same way. Of an item with several entries the first with a usable
+        title counts.
+
+    Raises:
+      UserError: an unknown kind, or no files.
+    """
+
+    kind: str
+    interactions: Paths
+    items: Paths
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UserError(f"raw data of kind {self.kind!r} are not known; use one of: {', '.join(KINDS)}")
+        for field in ("interactions", "items"):
+            paths = getattr(self, field)
+            paths = (paths,) if isinstance(paths, str | os.PathLike) else tuple(paths)
+            if not paths or not all(os.fspath(path) for path in paths):
+                raise UserError(f"raw data of kind {self.kind!r} need at least one file of {field}")
+            object.__setattr__(self, field, tuple(pathlib.Path(path) for path in paths))
+
+
+@dataclasses.dataclass(frozen=True)
+class FileCount:
+    """What was read of one file.
+
+    Attributes:
+      file: its name, without the folder.
+      sha256: of its bytes as they lie on disk, in hexadecimal.
+      lines: lines (JSON) or rows (tables) that are not blank.
+      malformed: how many of them were left out.
+      examples: the first few of those, each with its number and the reason.
+    """
+
+    file: str
+    sha256: str
+    lines: int
+    malformed: int
+    examples: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class RawTables:
+    """Raw data in one shape, on disk.
+
+    Attributes:
+      interactions: user, item (text), timestamp (int64, seconds since 1970); in the order of the files.
+      items: entry (int64, 0 for the first, in the order of the files), item, title, description, brand, categories
+        (text, empty where there is none; as written, not cleaned).
+      interaction_files, item_files: what was read of each file.
+    """
+
+    interactions: pl.LazyFrame
+    items: pl.LazyFrame
+    interaction_files: tuple[FileCount, ...]
+    item_files: tuple[FileCount, ...]
+
+
+def read_raw(source: RawSource, scratch: str | os.PathLike[str], report: Report) -> RawTables:
+    """Reads a source into Parquet files under `scratch`, a batch of lines in memory at a time.
+
+    Args:
+      source: the files.
+      scratch: a folder for the Parquet files, which the result reads from; it must not exist.
+      report: takes a line now and then.
+
+    Raises:
+      UserError: a file is missing, ends early, is of another kind, lacks a column, or holds no line that can be used.
+    """
+    for path in (*source.interactions, *source.items):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; the raw data of kind {source.kind!r} need it")
+    scratch = pathlib.Path(scratch)
+    interactions = _Spill(scratch / "interactions", INTERACTION_SCHEMA, _INTERACTION_BATCH)
+    items = _Spill(scratch / "items", ITEM_SCHEMA, _ITEM_BATCH)
+    interaction_files = tuple(
+        _read_file(path, "interaction", interaction_lines(source.kind, path), interactions, report)
+        for path in source.interactions
+    )
+    item_files = tuple(_read_file(path, "item", item_lines(source.kind, path), items, report) for path in source.items)
+    return RawTables(
+        interactions.finish(),
+        items.finish().with_row_index("entry").with_columns(pl.col("entry").cast(pl.Int64)),
+        interaction_files,
+        item_files,
+    )
+
+
+def _read_file(path: pathlib.Path, what: str, lines: Lines, spill: _Spill, report: Report) -> FileCount:
+    count = malformed = 0
+    examples: list[str] = []
+    for number, make_row in lines:
+        count += 1
+        try:
+            spill.add(make_row())
+        except Malformed as reason:
+            malformed += 1
+            if len(examples) < SHOWN_LINES:
+                examples.append(f"line {number}: {reason}")
+        if count % _REPORT_EVERY == 0:
+            report(f"read {path.name}: {count:,} lines")
+    if malformed == count:
+        first = f"; {examples[0]}" if examples else ""
+        raise UserError(f"{path}: none of its {count} lines is an {what} of this kind of data{first}")
+    report(f"read {path.name}: {count:,} lines, {malformed:,} malformed{''.join(f'; {line}' for line in examples)}")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileCount(path.name, digest, count, malformed, tuple(examples))
+
+
+class _Spill:
+    """Rows on their way to numbered Parquet files, of which memory holds one batch."""
+
+    def __init__(self, folder: pathlib.Path, schema: Mapping[str, Any], batch: int) -> None:
+        folder.mkdir(parents=True)
+        self._folder, self._schema, self._batch = folder, schema, batch
+        self._rows: list[Row] = []
+        self._files: list[pathlib.Path] = []
+
+    def add(self, row: Row) -> None:
+        self._rows.append(row)
+        if len(self._rows) == self._batch:
+            self._write()
+
+    def finish(self) -> pl.LazyFrame:
+        """All rows, in the order they came."""
+        if self._rows:
+            self._write()
+        return pl.scan_parquet(self._files)
+
+    def _write(self) -> None:
+        path = self._folder / f"{len(self._files):06}.parquet"
+        columns = zip(self._schema, zip(*self._rows, strict=True), strict=True)
+        pl.DataFrame(dict(columns), schema=self._schema).write_parquet(path, compression="lz4")
+        self._files.append(path)
+        self._rows = []

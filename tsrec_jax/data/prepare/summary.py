@@ -1,0 +1,128 @@
+"""What a preparation kept and dropped and why, as values and as tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tsrec_jax.data.prepare.raw import FileCount
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One reason to drop interactions.
+
+    Attributes:
+      reason: why they were dropped.
+      dropped: how many interactions.
+      interactions, users, items: what was left after it.
+    """
+
+    reason: str
+    dropped: int
+    interactions: int
+    users: int
+    items: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitCount:
+    """One split.
+
+    Attributes:
+      name: train, valid or test.
+      rows: number of rows.
+      users: users with a row.
+      targets: different target items.
+      first, last: times of the first and the last target, ISO 8601, UTC.
+      unseen: share of the rows whose target occurs nowhere in train, be it history or target; 0 for train.
+    """
+
+    name: str
+    rows: int
+    users: int
+    targets: int
+    first: str
+    last: str
+    unseen: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A preparation in figures.
+
+    Attributes:
+      name: NAME of the data set.
+      settings: the settings by name.
+      interaction_files, item_files: what was read of each input file.
+      steps: what was dropped, in order.
+      repeated_rows: rows left out because their user has the same history and target earlier.
+      num_items: items in the item file.
+      splits: train, valid and test.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    interaction_files: tuple[FileCount, ...]
+    item_files: tuple[FileCount, ...]
+    steps: tuple[Step, ...]
+    repeated_rows: int
+    num_items: int
+    splits: tuple[SplitCount, ...]
+
+
+def summary_tables(summary: Summary) -> str:
+    """The summary as Markdown with aligned columns: files, steps, splits; ends with a newline."""
+    files = [
+        (file.file, f"{file.lines:,}", f"{file.malformed:,}", file.sha256[:12])
+        for file in (*summary.interaction_files, *summary.item_files)
+    ]
+    steps = [(step.reason, *(f"{n:,}" for n in dataclasses.astuple(step)[1:])) for step in summary.steps]
+    splits = [
+        (
+            split.name,
+            f"{split.rows:,}",
+            f"{split.users:,}",
+            f"{split.targets:,}",
+            split.first,
+            split.last,
+            _unseen(split),
+        )
+        for split in summary.splits
+    ]
+    examples = [
+        f"- {file.file}, {example}\n"
+        for file in (*summary.interaction_files, *summary.item_files)
+        for example in file.examples
+    ]
+    parts = [
+        f"# {summary.name}\n",
+        "Settings: " + ", ".join(f"{name}={value!r}" for name, value in summary.settings.items()) + "\n",
+        _table(("file", "lines", "malformed", "SHA-256"), files, texts=(0, 3)),
+        "".join(["The first malformed lines:\n\n", *examples]) if examples else "",
+        _table(("dropped because", "interactions dropped", "interactions left", "users", "items"), steps),
+        f"{summary.num_items:,} items are kept. {summary.repeated_rows:,} rows are left out because their user has the "
+        "same history and target earlier.\n",
+        _table(("split", "rows", "users", "target items", "from", "to", "target unseen in train"), splits),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _unseen(split: SplitCount) -> str:
+    return "" if split.name == "train" else f"{100 * split.unseen:.1f} %"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[int] = (0,)) -> str:
+    """A Markdown table; the columns `texts` stand to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        aligned = (
+            cell.ljust(width) if column in texts else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return f"| {' | '.join(aligned)} |\n"
+
+    rule = line([("-" * width) if c in texts else "-" * (width - 1) + ":" for c, width in enumerate(widths)])
+    return "".join([line(header), rule, *(line(row) for row in rows)])

@@ -1,0 +1,65 @@
+"""A dataset folder before its items have SIDs: texts and interactions.
+
+Files for the data set NAME:
+  NAME.item.json                   {id: {title, description, brand, categories}}
+  train.csv, valid.csv, test.csv   user_id, history_item_id, item_id; lists as Python literals; test.csv may be absent
+
+A full dataset folder is one too: its SIDs and further columns are not read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+
+from tsrec_jax.data.catalogue import Item
+from tsrec_jax.data.dataset import SPLITS
+from tsrec_jax.data.faults import Faults
+from tsrec_jax.data.folder_files import find_name, hash_of, parse_items, read_files
+from tsrec_jax.data.interactions import Interactions, read_interactions
+
+
+@dataclasses.dataclass(frozen=True)
+class TextFolder:
+    """A checked folder of texts and interactions.
+
+    Attributes:
+      name: NAME of its files.
+      path: the folder.
+      items: in file order.
+      splits: `train`, `valid` and, where the folder has it, `test`.
+      data_hash: SHA-256 over the names and contents of the files read, in hexadecimal.
+    """
+
+    name: str
+    path: pathlib.Path
+    items: tuple[Item, ...]
+    splits: Mapping[str, Interactions]
+    data_hash: str
+
+
+def read_texts(path: str | os.PathLike[str], name: str = "") -> TextFolder:
+    """Reads and checks the texts and interactions of a folder.
+
+    Args:
+      path: the folder.
+      name: NAME of its files; empty: the one NAME that the folder holds.
+
+    Raises:
+      DatasetError: up to ten faults at once, each with file and row, as `read_dataset` does.
+    """
+    folder = pathlib.Path(path)
+    name = find_name(folder, name)
+    faults = Faults()
+    texts = read_files(folder, (f"{name}.item.json", "train.csv", "valid.csv"), ("test.csv",), faults)
+    faults.stop_if_any()
+    items = parse_items(folder / f"{name}.item.json", texts[f"{name}.item.json"], faults)
+    splits = {
+        split: read_interactions(folder / f"{split}.csv", texts[f"{split}.csv"], items, faults)
+        for split in SPLITS
+        if f"{split}.csv" in texts
+    }
+    faults.stop_if_any()
+    return TextFolder(name, folder, items, splits, hash_of(texts))
