@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     config.model.path = "smollm2"
     config.model.num_layers = 4
     config.model.remat = False  # small batches: the activations fit
+    config.index.max_tokens = 64  # where the folder has no SIDs: title, brand and the first words of the description
     config.tasks.next_title.rate = 0.25  # titles are long: in full they would be most of a short run
     config.tasks.title_sid.rate = 0.5
     config.train.epochs = 2.0

@@ -10,23 +10,30 @@ usage() {
 usage: bash launch/test.sh [options] [pytest arguments, such as tests/data or -k beam]
 
   --python=VERSION|PROGRAM  the Python to use, e.g. 3.12 (then the environment is .venv-3.12 instead of .venv)
-  --torch                   install torch too, for the parity tests against transformers (they skip without it)
+  --peers                   install torch and k-means-constrained too, for the tests that compare with transformers'
+                            models and with size-constrained k-means (they skip without)
   --help                    this text
 TEXT
 }
 
-python="" extras="[test]"
+python="" peers=false
 arguments=()
 for argument in "$@"; do
     case "$argument" in
     --python=*) python="${argument#*=}" ;;
-    --torch) extras="[test,torch]" ;;
+    --peers) peers=true ;;
     --help | -h) usage && exit 0 ;;
     *) arguments+=("$argument") ;;
     esac
 done
 
-prepare_environment "$python" "$extras"
+prepare_environment "$python" "[test]"
+if "$peers"; then
+    venv="${VENV_PYTHON%/bin/python}"
+    install "$venv" ".[peers]" --editable
+    install "$venv" "ortools==9.15.6755" --no-deps
+    install "$venv" "k-means-constrained==0.9.1" --no-deps
+fi
 
 started="$SECONDS"
 "$VENV_PYTHON" -m ruff check .

@@ -11,12 +11,15 @@ import difflib
 import json
 import pathlib
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from tsrec_jax.errors import UserError
 
-STAGES = ("train", "evaluate", "export")
+UPSTREAM = ("prepare", "index", "describe")
+STAGES = (*UPSTREAM, "train", "evaluate", "export")
 
 
 def default_config() -> ConfigDict:
@@ -25,9 +28,27 @@ def default_config() -> ConfigDict:
     config.seed = 42
 
     config.dataset = ConfigDict()
-    config.dataset.path = ""  # a dataset folder; empty: the embedded shop is generated into the workdir
+    config.dataset.path = ""  # a dataset folder; empty: what `prepare` makes, or the embedded shop
     config.dataset.name = ""  # NAME of NAME.item.json; empty: the one found in the folder
-    config.shop = ConfigDict()  # the embedded shop (only when dataset.path is empty)
+    config.prepare = ConfigDict()  # raw data to a folder (only when dataset.path is empty and a source is named)
+    config.prepare.source = ""  # amazon2018 | amazon2023 | tables; empty: no raw data
+    config.prepare.name = ""  # NAME of the folder's files; empty: the category, else "data"
+    config.prepare.category = ""  # amazon: as the site spells it, e.g. Industrial_and_Scientific
+    config.prepare.raw = ""  # amazon: the folder of the raw files, which `download` fills
+    config.prepare.base_url = ""  # amazon: a mirror; empty: the publishers' site
+    config.prepare.interactions = ""  # tables: CSV or Parquet with user, item, timestamp (seconds or ISO 8601)
+    config.prepare.items = ""  # tables: CSV or Parquet with item, title and, if there are any, the other texts
+    config.prepare.k_core = 5  # users and items with fewer interactions are left out, until none is left
+    config.prepare.start = ""  # ISO 8601, UTC; empty: no limit
+    config.prepare.end = ""  # exclusive
+    config.prepare.max_history = 10
+    config.prepare.split = "ratio"  # ratio | date | leave_one_out
+    config.prepare.ratios = (8.0, 1.0, 1.0)
+    config.prepare.valid_from = ""  # split "date": ISO 8601 of the first target of valid, and of test
+    config.prepare.test_from = ""
+    config.prepare.max_title_words = 0  # items with longer titles are left out; 0: no limit
+    config.prepare.clean_titles = True
+    config.shop = ConfigDict()  # the embedded shop (only when neither is given)
     config.shop.num_items = 300
     config.shop.num_users = 900
 
@@ -43,6 +64,43 @@ def default_config() -> ConfigDict:
     config.pretrain.batch_tokens = 4096
     config.pretrain.sequence_length = 128
     config.pretrain.learning_rate = 2e-3
+
+    config.index = ConfigDict()  # item texts to semantic IDs
+    config.index.sids = "auto"  # given | make | auto: given where the folder has them
+    config.index.method = "rq_kmeans_balanced"  # rq_kmeans | rq_kmeans_balanced | rq_vae
+    config.index.sizes = (256, 256, 256)  # codes of each level, any number of levels
+    config.index.collisions = "sinkhorn"  # none | sinkhorn | extra_level
+    config.index.whiten = 256  # principal components that are kept, with one variance; 0: no whitening
+    config.index.iterations = 20  # of k-means, a level
+    config.index.rows_per_code = 0  # rq_kmeans: items per code that k-means looks at; 0: all
+    config.index.epochs = 500  # rq_vae
+    config.index.embeddings = ""  # .npy of (items, features) in the folder's item order; empty: `encoder` makes them
+    config.index.encoder = "llm"  # llm: the run's own pretrained model | sentence_transformers
+    config.index.model = ""  # another model for the encoder; empty: model.path, with all its layers
+    config.index.text_fields = ("title", "brand", "categories", "description")
+    config.index.max_tokens = 128  # of an item's text
+    config.index.batch_rows = 16  # texts of a batch on each device
+    config.index.extend = ""  # sid_index.npz of an earlier run: its items keep their SIDs, new ones are coded by it
+    config.index.max_collision_rate = 1.0  # gates: a report beyond them fails the run
+    config.index.min_code_use = 0.0
+
+    config.describe = ConfigDict()  # words for the SID tokens
+    config.describe.words = "auto"  # given | make | none | auto: given where the folder has them and the SIDs are given
+    config.describe.backend = "offline"  # offline | file | gemini | gemini_legacy | openai
+    config.describe.model = ""  # name at the provider
+    config.describe.base_url = ""  # empty: the SDK's own
+    config.describe.path = ""  # backend "file": a description_keywords.json
+    config.describe.items_per_token = 40  # a larger cluster is sampled
+    config.describe.num_keywords = 20
+    config.describe.description_chars = 300  # of an item's description in a prompt
+    config.describe.concurrency = 8
+    config.describe.requests_per_minute = 0.0  # 0: no limit
+    config.describe.max_attempts = 5
+    config.describe.timeout_seconds = 60.0
+    config.describe.temperature = 0.0  # below 0: the server's default
+    config.describe.answer_format = "schema"  # openai: schema | object | text
+    config.describe.input_price = 0.0  # of a million tokens; 0: unknown
+    config.describe.output_price = 0.0
 
     config.mesh = ConfigDict()  # devices per axis; data = -1 takes what is left
     config.mesh.data = -1
@@ -182,14 +240,22 @@ CHOICES = {
     "train.loss_normalisation": ("token", "task"),
     "train.select_by": ("loss", "hr@10"),
     "eval.split": ("test", "valid"),
+    "prepare.source": ("", "amazon2018", "amazon2023", "tables"),
+    "index.sids": ("auto", "given", "make"),
+    "index.method": ("rq_kmeans", "rq_kmeans_balanced", "rq_vae"),
+    "index.collisions": ("none", "sinkhorn", "extra_level"),
+    "index.encoder": ("llm", "sentence_transformers"),
+    "describe.words": ("auto", "given", "make", "none"),
 }
-SHARED_BY_ARMS = ("dataset", "shop", "pretrain", "mesh", "eval", "export", "run")
+TEXT_FIELDS = ("title", "brand", "categories", "description")
+SHARED_BY_ARMS = ("dataset", "prepare", "shop", "index", "describe", "pretrain", "mesh", "eval", "export", "run")
 POSITIVE = ("train.batch_tokens", "train.sequence_length", "train.accumulation", "eval.beams", "eval.batch_size",
-            "train.log_every", "train.keep", "train.learning_rate")  # fmt: skip
+            "train.log_every", "train.keep", "train.learning_rate", "index.iterations", "index.epochs",
+            "index.max_tokens", "index.batch_rows")  # fmt: skip
 NOT_NEGATIVE = ("train.max_steps", "train.epochs", "train.warmup_steps", "train.validations", "train.patience",
                 "train.checkpoint_every", "train.valid_rows", "train.valid_beam_rows", "eval.max_rows",
                 "eval.bootstrap", "model.num_layers", "ts_align.weight", "ts_align.rate",
-                "sid_init.target_norm")  # fmt: skip
+                "sid_init.target_norm", "index.whiten", "index.rows_per_code")  # fmt: skip
 
 
 def validate(config: ConfigDict) -> None:
@@ -221,6 +287,11 @@ def _validate_values(config: ConfigDict) -> None:
     for key in NOT_NEGATIVE:
         if _get(config, key) < 0:
             raise UserError(f"config.{key}={_get(config, key)} must not be negative")
+    if not config.index.sizes or min(config.index.sizes) < 1:
+        raise UserError(f"config.index.sizes={config.index.sizes} must name levels of at least 1 code each")
+    unknown = [field for field in config.index.text_fields if field not in TEXT_FIELDS]
+    if unknown or not config.index.text_fields:
+        raise UserError(f"config.index.text_fields={config.index.text_fields} must be some of {', '.join(TEXT_FIELDS)}")
     unit = config.train.sequence_length * config.train.accumulation
     if config.train.batch_tokens % unit:
         raise UserError(
@@ -234,6 +305,17 @@ def _validate_values(config: ConfigDict) -> None:
     unknown = [stage for stage in config.run.stages if stage not in STAGES]
     if unknown:
         raise UserError(f"config.run.stages: {unknown[0]!r} is not one of {', '.join(STAGES)}")
+
+
+def section(config: ConfigDict, name: str, kind: type) -> Any:
+    """The values of a config section that a settings dataclass has, as that dataclass."""
+    return kind(**{field.name: config[name][field.name] for field in dataclasses.fields(kind)})
+
+
+def section_facts(config: ConfigDict, name: str, without: Sequence[str] = ()) -> dict[str, Any]:
+    """The values of a config section as JSON values, named `section.key`."""
+    settings = {f"{name}.{key}": value for key, value in config[name].items() if key not in without}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
 
 
 def _get(config: ConfigDict, dotted: str):

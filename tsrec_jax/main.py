@@ -23,6 +23,10 @@ USAGE = """usage: python -m tsrec_jax VERB --config=FILE.py --workdir=DIR [--con
 
 verbs
   run        what the config asks for, in order; finished stages are skipped
+  download   the raw files of an Amazon category, resumable (config.prepare)
+  prepare    raw reviews or plain tables to a folder of texts and interactions (config.prepare)
+  index      item texts to semantic IDs, with a report on them (config.index)
+  describe   keywords and descriptions for the SID tokens (config.describe); --dry_run: what it would ask and cost
   pretrain   the small language model of the embedded default (only when config.model.path is empty)
   train      the recommender; resumes where it stopped
   evaluate   predictions.json, results.json, results.md and plots of the trained recommender
@@ -38,6 +42,7 @@ def _define_flags() -> flags.FlagValues:
     config_flags.DEFINE_config_file("config", None, "experiment file", lock_config=True, flag_values=values)
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     flags.DEFINE_string("history", None, "item ids, oldest first, separated by commas", flag_values=values)
+    flags.DEFINE_boolean("dry_run", False, "describe: say what would be asked, ask nothing", flag_values=values)
     flags.DEFINE_integer("k", 10, "number of items to recommend", lower_bound=1, flag_values=values)
     return values
 
@@ -94,6 +99,13 @@ def _stage(name: str) -> Callable[[flags.FlagValues, pathlib.Path], None]:
     return call
 
 
+def _describe(values: flags.FlagValues, workdir: pathlib.Path) -> None:
+    config = _config(values, workdir)
+    from tsrec_jax.pipeline import run as pipeline
+
+    pipeline.describe(config, workdir, dry_run=values.dry_run)
+
+
 def _recommend(values: flags.FlagValues, workdir: pathlib.Path) -> None:
     history = [item.strip() for item in (values.history or "").split(",") if item.strip()]
     if not history:
@@ -112,6 +124,10 @@ def _recommend(values: flags.FlagValues, workdir: pathlib.Path) -> None:
 
 VERBS: dict[str, Callable[[flags.FlagValues, pathlib.Path], None]] = {
     "run": _stage("run"),
+    "download": _stage("download"),
+    "prepare": _stage("prepare"),
+    "index": _stage("index"),
+    "describe": _describe,
     "pretrain": _stage("pretrain"),
     "train": _stage("train"),
     "evaluate": _stage("evaluate"),
@@ -129,6 +145,10 @@ def _dispatch(arguments: Sequence[str]) -> None:
         raise UserError(f"{verb}: unexpected argument {rest[1]!r}; settings are given as --config.a.b=value")
     if not values.workdir:
         raise UserError(f"{verb} needs --workdir=DIR")
+    if pathlib.Path(values.workdir).is_file():
+        raise UserError(f"--workdir={values.workdir} is a file; give a folder")
+    if values.dry_run and verb != "describe":
+        raise UserError(f"--dry_run is for the verb describe, not for {verb}")
     VERBS[verb](values, pathlib.Path(values.workdir))
 
 

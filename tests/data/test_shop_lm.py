@@ -6,7 +6,6 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer
 
-from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.prompts import Templates
 from tsrec_jax.data.shop import make_shop
 from tsrec_jax.data.shop_lm import item_texts, lm_config, train_tokenizer
@@ -14,10 +13,8 @@ from tsrec_jax.models.config import ModelConfig
 
 
 @pytest.fixture(scope="module")
-def texts(tmp_path_factory):
-    shop = make_shop(0, num_items=80, num_users=20)
-    folder = tmp_path_factory.mktemp("none")
-    return item_texts(Dataset("shop", folder, shop.catalogue, shop.splits, {}, "0"))
+def texts():
+    return item_texts(make_shop(0, num_items=80, num_users=20).catalogue.items)
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,15 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tsrec_jax.data.dataset import Dataset
+from tsrec_jax.data.catalogue import Item
 
 UNKNOWN, BEGIN, END, PAD = "<unk>", "<s>", "</s>", "<pad>"
 
 
-def item_texts(dataset: Dataset) -> list[str]:
+def item_texts(items: Sequence[Item]) -> list[str]:
     """What the language model reads: sentences about each item, nothing of who bought what."""
     texts = []
-    for item in dataset.catalogue.items:
+    for item in items:
         texts.append(item.title)
         if item.description:
             texts += [item.description, f"{item.title}. {item.description}"]

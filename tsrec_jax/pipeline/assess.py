@@ -104,7 +104,7 @@ def write_report(
         systems=systems,
         intervals={name: intervals_of(m, config.eval.bootstrap, config.seed) for name, m in systems.items()},
         comparisons={f"{main} against {name}": compare(systems[main], systems[name], "NDCG@10") for name in others},
-        upper_bound=None if config.dataset.path else sources.upper_bound(config, dataset, rows, ks),
+        upper_bound=sources.upper_bound(config, dataset, rows, ks) if sources.is_embedded(config) else None,
         training=training,
         facts=run_facts(workdir),
     )

@@ -7,16 +7,19 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from tsrec_jax.configuration import arm_config
-from tsrec_jax.data.dataset import Dataset
+from tsrec_jax.configuration import UPSTREAM, arm_config
+from tsrec_jax.data.catalogue import Catalogue, Item
+from tsrec_jax.data.dataset import Dataset, read_dataset
+from tsrec_jax.data.folder_files import find_name
+from tsrec_jax.data.text_folder import read_texts
 from tsrec_jax.errors import UserError
-from tsrec_jax.pipeline import assess, sources
+from tsrec_jax.pipeline import assess, sources, upstream
 from tsrec_jax.pipeline.assemble import Assembly, assemble, open_mesh
 from tsrec_jax.pipeline.fit import fit
 from tsrec_jax.pipeline.workdir import Workdir
@@ -41,24 +44,46 @@ class Job:
 
 
 def open_job(config: ConfigDict, path: pathlib.Path) -> Job:
-    """Reads the data, records the run in `config.json` and pretrains the base model if the config names none."""
+    """Makes what training needs and is not there yet (texts, base model, SIDs, words), and records the run."""
+    folder = sources.open_folder(config, path, report)
+    name = find_name(folder, config.dataset.name)
+    if upstream.what_to_make(config, folder, name).given:
+        dataset = read_dataset(folder, name)
+        base = _base(config, dataset.catalogue.items, dataset.data_hash, path)
+    else:
+        texts = read_texts(folder, name)
+        base = _base(config, texts.items, texts.data_hash, path)
+        dataset = upstream.make_dataset(config, path, folder, name, base, report)
     workdir = Workdir(path)
-    dataset = sources.open_dataset(config, path)
     workdir.record(config, training_identity(config, dataset), dataset.data_hash)
-    base = config.model.path or str(sources.pretrain(config, dataset, path, report))
     return Job(config, workdir, dataset, base)
 
 
-def _on_mesh(verb: Callable[[ConfigDict, pathlib.Path], None]) -> Callable[[ConfigDict, pathlib.Path], None]:
+def _base(config: ConfigDict, items: Sequence[Item], data_hash: str, path: pathlib.Path) -> str:
+    """The pretrained model; where the config names none, one is pretrained on the items' texts."""
+    return config.model.path or str(sources.pretrain(config, items, data_hash, path, report))
+
+
+def _on_mesh(verb: Callable[..., None]) -> Callable[..., None]:
     """Runs a verb with the config's mesh as the ambient one, which activation shardings refer to."""
 
     @functools.wraps(verb)
-    def call(config: ConfigDict, path: pathlib.Path) -> None:
+    def call(config: ConfigDict, path: pathlib.Path, **options: bool) -> None:
         mesh = open_mesh(config)
         with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
-            verb(config, path)
+            verb(config, path, **options)
 
     return call
+
+
+def download(config: ConfigDict, _path: pathlib.Path) -> None:
+    """The verb `download`: the raw files that `prepare` reads."""
+    sources.download_raw(config, report)
+
+
+def prepare(config: ConfigDict, path: pathlib.Path) -> None:
+    """The verb `prepare`."""
+    report(f"prepare: {sources.prepared_folder(config, path, report)}")
 
 
 @_on_mesh
@@ -68,8 +93,32 @@ def pretrain(config: ConfigDict, path: pathlib.Path) -> None:
         raise UserError(
             f"config.model.path={config.model.path!r} is pretrained already; `pretrain` is for an empty path"
         )
-    job = open_job(config, path)
-    report(f"pretrain: {job.base}")
+    texts = read_texts(sources.open_folder(config, path, report), config.dataset.name)
+    report(f"pretrain: {_base(config, texts.items, texts.data_hash, path)}")
+
+
+@_on_mesh
+def index(config: ConfigDict, path: pathlib.Path) -> None:
+    """The verb `index`."""
+    _catalogue(config, path)
+
+
+@_on_mesh
+def describe(config: ConfigDict, path: pathlib.Path, dry_run: bool = False) -> None:
+    """The verb `describe`; a dry run says what would be asked and asks nothing."""
+    catalogue = _catalogue(config, path)
+    if dry_run:
+        report(str(upstream.plan_words(config, path, catalogue)))
+    else:
+        open_job(config, path)
+
+
+def _catalogue(config: ConfigDict, path: pathlib.Path) -> Catalogue:
+    """The items with their SIDs, which are made where they have none."""
+    folder = sources.open_folder(config, path, report)
+    texts = read_texts(folder, config.dataset.name)
+    base = _base(config, texts.items, texts.data_hash, path)
+    return upstream.make_catalogue(config, path, folder, texts.name, base, report)[0]
 
 
 @_on_mesh
@@ -93,8 +142,11 @@ def export(config: ConfigDict, path: pathlib.Path) -> None:
 
 @_on_mesh
 def run(config: ConfigDict, path: pathlib.Path) -> None:
-    """The verb `run`: the stages of `config.run.stages`, the main recommender and every arm."""
+    """The verb `run`: the stages of `config.run.stages` and whatever they need, the main recommender and every arm."""
     started = time.perf_counter()
+    if not _upstream(config, path):
+        report(f"run: done in {time.perf_counter() - started:.0f} s; see {path}")
+        return
     job = open_job(config, path)
     systems = [MAIN, *config.run.arms]
     if "train" in config.run.stages:
@@ -105,6 +157,16 @@ def run(config: ConfigDict, path: pathlib.Path) -> None:
     if "export" in config.run.stages:
         _export(job)
     report(f"run: done in {time.perf_counter() - started:.0f} s; see {path}")
+
+
+def _upstream(config: ConfigDict, path: pathlib.Path) -> bool:
+    """Runs the upstream stages alone where nothing after them is asked for; returns whether there is more to do."""
+    if set(config.run.stages) - set(UPSTREAM):
+        return True
+    for stage in UPSTREAM:
+        if stage in config.run.stages:
+            {"prepare": prepare, "index": index, "describe": describe}[stage](config, path)
+    return False
 
 
 def _settings(job: Job, system: str) -> ConfigDict:

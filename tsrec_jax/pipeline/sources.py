@@ -1,4 +1,4 @@
-"""Where a run starts: the dataset (given or embedded) and the pretrained model (given or pretrained here)."""
+"""Where a run starts: texts and interactions (given, raw or embedded) and the pretrained model (given or made here)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from tsrec_jax.data.dataset import Dataset, read_dataset, write_dataset
+from tsrec_jax.configuration import section, section_facts
+from tsrec_jax.data.catalogue import Item
+from tsrec_jax.data.dataset import Dataset, write_dataset
 from tsrec_jax.data.input import packed_batches, train_iterator
 from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.data.prepare.download import download
+from tsrec_jax.data.prepare.preparation import PrepareSettings, prepare
+from tsrec_jax.data.prepare.raw import RawSource
+from tsrec_jax.data.prepare.summary import summary_tables
 from tsrec_jax.data.shop import Shop, make_shop
 from tsrec_jax.data.shop_lm import item_texts, lm_config, train_tokenizer
 from tsrec_jax.data.tasks import Example
+from tsrec_jax.data.text_folder import read_texts
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.metrics import ranked_by_scores, score
 from tsrec_jax.models.config import ModelConfig
@@ -34,6 +41,7 @@ from tsrec_jax.training.loss import LossSettings
 from tsrec_jax.training.step import OptimiserSettings
 
 SHOP_NAME = "shop"
+PREPARED = "prepared.json"  # in the workdir: what `prepared/` was made with
 IDENTITY = "pretraining.json"  # in the pretrained folder: what it was trained on
 VALID_SHARE = 20  # every n-th text is kept for the validation loss
 
@@ -50,24 +58,76 @@ def embedded_shop(config: ConfigDict) -> Shop:
         raise UserError(f"config.shop: {error}") from None
 
 
-def open_dataset(config: ConfigDict, workdir: pathlib.Path) -> Dataset:
-    """Reads the dataset folder of the config; without one, writes the embedded shop into the workdir and reads that.
+def is_embedded(config: ConfigDict) -> bool:
+    """Whether the run is on the embedded shop: neither a folder nor raw data is named."""
+    return not config.dataset.path and not config.prepare.source
+
+
+def open_folder(config: ConfigDict, workdir: pathlib.Path, report: Callable[[str], None]) -> pathlib.Path:
+    """The folder of texts and interactions: the config's, or one that is made in the workdir (raw data or the shop).
 
     Raises:
-      UserError: the folder has faults, or the workdir holds a shop of other settings.
+      UserError: the raw data cannot be prepared, or the workdir holds a folder of other settings.
     """
     if config.dataset.path:
-        return read_dataset(pathlib.Path(config.dataset.path), config.dataset.name)
+        return pathlib.Path(config.dataset.path)
+    if config.prepare.source:
+        return prepared_folder(config, workdir, report)
     folder = workdir / "shop"
     shop = embedded_shop(config)
     if not folder.exists():
         write_dataset(SHOP_NAME, shop.catalogue, shop.splits, shop.clusters, folder)
-    dataset = read_dataset(folder)
-    if dataset.catalogue != shop.catalogue or any(
-        not np.array_equal(dataset.splits[name].targets, rows.targets) for name, rows in shop.splits.items()
+    there = read_texts(folder)
+    if there.items != shop.catalogue.items or any(
+        not np.array_equal(there.splits[name].targets, rows.targets) for name, rows in shop.splits.items()
     ):
         raise UserError(f"{folder}: a shop of another seed, num_items or num_users; give another --workdir")
-    return dataset
+    return folder
+
+
+def prepared_folder(config: ConfigDict, workdir: pathlib.Path, report: Callable[[str], None]) -> pathlib.Path:
+    """The stage `prepare`: `prepared/` in the workdir, made of the raw data once.
+
+    Raises:
+      UserError: no source is named, raw files are missing or broken, nothing is left, or it was made otherwise.
+    """
+    settings = config.prepare
+    if not settings.source:
+        raise UserError("config.prepare.source is empty; set amazon2018, amazon2023 or tables")
+    folder, identity = workdir / "prepared", section_facts(config, "prepare", ("base_url",))
+    if folder.exists():
+        refuse_differences(folder, json.loads((workdir / PREPARED).read_text(encoding="utf-8")), identity)
+        report("prepare: finished before, skipped")
+        return folder
+    if settings.source == "tables":
+        for key in ("interactions", "items"):
+            if not settings[key]:
+                raise UserError(f"config.prepare.{key} is empty; name a CSV or Parquet file")
+        source = RawSource("tables", settings.interactions, settings.items)
+    else:
+        source = download_raw(config, report)
+    write_json(workdir / PREPARED, identity)
+    name = settings.name or settings.category or "data"
+    kept = section(config, "prepare", PrepareSettings)
+    summary = prepare(source, kept, name, folder, lambda line: report(f"prepare: {line}"))
+    report(f"\n{summary_tables(summary)}\n")
+    return folder
+
+
+def download_raw(config: ConfigDict, report: Callable[[str], None]) -> RawSource:
+    """The raw files of an Amazon category; those that are in the folder already are checked and not fetched.
+
+    Raises:
+      UserError: the settings name no category or folder, or the files cannot be had; the message says where from and
+        where to they can be brought by hand.
+    """
+    settings = config.prepare
+    if not settings.source.startswith("amazon"):
+        raise UserError(f"config.prepare.source={settings.source!r}: only amazon2018 and amazon2023 can be downloaded")
+    for key in ("category", "raw"):
+        if not settings[key]:
+            raise UserError(f"config.prepare.{key} is empty; {settings.source} needs it")
+    return download(settings.source, settings.category, settings.raw, report, base_url=settings.base_url)
 
 
 def upper_bound(config: ConfigDict, dataset: Dataset, rows: Interactions, ks: Sequence[int]) -> dict[str, float]:
@@ -83,7 +143,7 @@ def upper_bound(config: ConfigDict, dataset: Dataset, rows: Interactions, ks: Se
 
 
 def pretrain(
-    config: ConfigDict, dataset: Dataset, workdir: pathlib.Path, report: Callable[[str], None]
+    config: ConfigDict, items: Sequence[Item], data_hash: str, workdir: pathlib.Path, report: Callable[[str], None]
 ) -> pathlib.Path:
     """Trains a tokenizer and a small language model on the item texts; returns its HF folder.
 
@@ -96,12 +156,12 @@ def pretrain(
     """
     folder, settings = workdir / "pretrained", config.pretrain
     wording = prompt_templates(config).wording()
-    identity = {"seed": config.seed, "data": dataset.data_hash, "wording": wording, **settings.to_dict()}
+    identity = {"seed": config.seed, "data": data_hash, "wording": wording, **settings.to_dict()}
     if folder.exists():
         refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
         return folder
     scratch = workdir / "pretraining"
-    texts = item_texts(dataset)
+    texts = item_texts(items)
     if not (scratch / "model").exists():
         train_tokenizer([*texts, *wording], scratch / "model", vocab_size=settings.vocab_size)
     tokenizer = load_tokenizer(scratch / "model")

@@ -16,7 +16,6 @@ import jax
 from ml_collections import ConfigDict
 
 import tsrec_jax
-from tsrec_jax.errors import UserError
 from tsrec_jax.training.checkpoints import refuse_differences
 
 PACKAGES = (
@@ -79,8 +78,6 @@ class Workdir:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path)
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"--workdir={self.path} is a file; give a folder")
 
     def record(self, config: ConfigDict, identity: Mapping[str, Any], data_hash: str) -> None:
         """Writes `config.json`: resolved config, versions, commits, data hash, machine and the training identity.

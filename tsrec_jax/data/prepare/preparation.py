@@ -30,7 +30,7 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from tsrec_jax.data import filtering, splitting
+from tsrec_jax.data.prepare import filtering, splitting
 from tsrec_jax.data.prepare.filtering import Titles
 from tsrec_jax.data.prepare.raw import RawSource, RawTables, Report, read_raw
 from tsrec_jax.data.prepare.raw_rows import TEXT_COLUMNS

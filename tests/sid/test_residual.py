@@ -1,0 +1,79 @@
+"""Residual quantisation: levels refine, sizes are even where asked, the same input gives the same codes."""
+
+import numpy as np
+import pytest
+
+from tsrec_jax.sid.residual import ResidualQuantiser, RqSettings, fit_residual
+
+
+@pytest.fixture(scope="module")
+def x_ID():
+    rng = np.random.default_rng(0)
+    return (rng.normal(size=(30, 12))[rng.integers(30, size=400)] + 0.3 * rng.normal(size=(400, 12))).astype(np.float32)
+
+
+def quiet(_line):
+    pass
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("sizes", [(16,), (8, 16), (4, 8, 16, 5)])
+def test_any_number_of_levels_of_any_size(x_ID, sizes, balanced):
+    quantiser, codes_IC = fit_residual(x_ID, RqSettings(sizes, balanced, iterations=5), 0, quiet)
+    assert quantiser.sizes == sizes
+    assert codes_IC.shape == (400, len(sizes))
+    assert codes_IC.dtype == np.int32
+    for level, size in enumerate(sizes):
+        counts_E = np.bincount(codes_IC[:, level], minlength=size)
+        assert len(counts_E) == size
+        assert counts_E.min() > 0
+        if balanced:
+            assert counts_E.min() == 400 // size
+            assert counts_E.max() == -(-400 // size)
+
+
+def test_every_level_leaves_less_and_the_lines_say_so(x_ID):
+    lines = []
+    quantiser, codes_IC = fit_residual(x_ID, RqSettings((16, 16, 16), iterations=10), 0, lines.append)
+    left = [np.square(x_ID - quantiser.decode(codes_IC[:, :depth])).sum() for depth in range(1, 4)]
+    assert left[0] > left[1] > left[2]
+    shares = [float(line.split(", ")[1].split("%")[0]) / 100 for line in lines]
+    total = np.square(x_ID - x_ID.mean(axis=0)).sum()
+    assert shares == pytest.approx([value / total for value in left], abs=1e-3)
+
+
+def test_free_codes_are_those_that_encode_gives(x_ID):
+    quantiser, codes_IC = fit_residual(x_ID, RqSettings((16, 8), iterations=5), 0, quiet)
+    assert np.array_equal(quantiser.encode(x_ID), codes_IC)
+    costs_IE = quantiser.last_level_costs(x_ID, codes_IC)
+    assert np.array_equal(costs_IE.argmin(axis=1), codes_IC[:, -1])
+    distance = np.square(x_ID - quantiser.decode(codes_IC)).sum(axis=1)
+    assert np.allclose(costs_IE.min(axis=1), distance, atol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_codes_and_another_one_does_not(x_ID):
+    settings = RqSettings((16, 16), balanced=True, iterations=3)
+    first, again, other = (fit_residual(x_ID, settings, seed, quiet)[1] for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_balanced_centres_are_the_means_of_their_items(x_ID):
+    quantiser, codes_IC = fit_residual(x_ID, RqSettings((10,), balanced=True, iterations=5), 0, quiet)
+    means_ED = np.stack([x_ID[codes_IC[:, 0] == code].mean(axis=0) for code in range(10)])
+    assert np.allclose(quantiser.codebooks[0], means_ED, atol=1e-5)
+
+
+def test_a_sample_fits_nearly_as_well_as_all_items(x_ID):
+    def error(rows_per_code):
+        quantiser, codes = fit_residual(x_ID, RqSettings((16,), rows_per_code=rows_per_code), 0, quiet)
+        return np.square(x_ID - quantiser.decode(codes)).mean()
+
+    assert error(12) < 1.25 * error(0)
+    assert error(12) != error(0)
+
+
+def test_arrays_bring_the_quantiser_back(x_ID):
+    quantiser, codes_IC = fit_residual(x_ID, RqSettings((6, 5, 4), iterations=3), 0, quiet)
+    again = ResidualQuantiser.from_arrays(quantiser.arrays())
+    assert np.array_equal(again.encode(x_ID), codes_IC)

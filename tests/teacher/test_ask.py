@@ -1,0 +1,180 @@
+"""Asking: attempts, waits, several questions at a time, and an end that names every token without an answer."""
+
+import json
+import threading
+
+import pytest
+
+from tests.teacher.server import GOOD
+from tsrec_jax.errors import UserError
+from tsrec_jax.teacher.ask import FAILED_IN_A_ROW, Manner, ask_all
+from tsrec_jax.teacher.backends import Refused, Rejected, Reply, Retryable
+from tsrec_jax.teacher.cache import AnswerCache
+from tsrec_jax.teacher.questions import Question
+
+ANSWER = Reply(json.dumps(GOOD), 100, 20)
+
+
+class Script:
+    """A teacher that does for each prompt what stands next in its list: an exception to raise or a reply."""
+
+    def __init__(self, steps):
+        self.steps = {prompt: list(entries) for prompt, entries in steps.items()}
+        self.prompts = []
+        self._lock = threading.Lock()
+
+    def ask(self, prompt):
+        with self._lock:
+            self.prompts.append(prompt)
+            steps = self.steps.get(prompt.split("\n")[0], [])
+            step = steps.pop(0) if steps else ANSWER
+        if isinstance(step, BaseException):
+            raise step
+        return step
+
+
+@pytest.fixture
+def ask(tmp_path, virtual_time):
+    def run(teacher, count=3, *, concurrency=1, max_attempts=3, report=lambda line: None, **manner):
+        questions = [Question(f"<a_{n}>", 0, 1, (), f"prompt {n}") for n in range(count)]
+        keys = {question.token: f"key {question.token}" for question in questions}
+        cache = AnswerCache(tmp_path / "answers.jsonl")
+        manner = Manner(concurrency, manner.pop("requests_per_minute", 0), max_attempts, **manner)
+        return ask_all(questions, keys, teacher, cache, manner, report, virtual_time.clock)
+
+    run.cache = AnswerCache(tmp_path / "answers.jsonl")
+    return run
+
+
+def test_all_questions_are_answered_and_on_disk(ask):
+    outcome = ask(Script({}), 5)
+    assert sorted(outcome.clusters) == [f"<a_{n}>" for n in range(5)]
+    assert (outcome.failures, outcome.requests) == ({}, 5)
+    assert (outcome.input_tokens, outcome.output_tokens) == (500, 100)
+    assert sorted(ask.cache.read()) == [f"key <a_{n}>" for n in range(5)]
+
+
+@pytest.mark.parametrize("fault", [Retryable("HTTP 500"), Refused("blocked"), Reply("no JSON"), Reply('{"a": 1}')])
+def test_a_question_that_fails_is_asked_again(ask, fault):
+    outcome = ask(Script({"prompt 1": [fault, fault]}))
+    assert len(outcome.clusters) == 3
+    assert (outcome.failures, outcome.requests) == ({}, 5)
+
+
+def test_after_the_last_attempt_the_token_is_listed_with_its_last_reason(ask):
+    outcome = ask(Script({"prompt 1": [Retryable("HTTP 500"), Refused("blocked"), Reply('{"keywords": []}')]}))
+    assert sorted(outcome.clusters) == ["<a_0>", "<a_2>"]
+    assert outcome.failures == {"<a_1>": "the key 'description' is missing (attempt 3 of 3)"}
+    assert sorted(ask.cache.read()) == ["key <a_0>", "key <a_2>"]
+
+
+def test_a_question_with_a_bad_answer_is_asked_again_with_the_reason(ask):
+    teacher = Script({"prompt 0": [Reply('{"description": "x", "keywords": []}')]})
+    ask(teacher, 1)
+    assert teacher.prompts[0] == "prompt 0"
+    assert teacher.prompts[1].startswith("prompt 0\n") and "list of keywords is empty" in teacher.prompts[1]
+
+
+def test_waits_grow_after_failures_that_may_pass_and_there_are_none_after_bad_answers(ask, virtual_time):
+    ask(Script({"prompt 0": [Reply("no JSON"), Refused("blocked")]}), 1)
+    assert virtual_time.waits == []
+    ask(Script({"prompt 0": [Retryable("HTTP 500")] * 3}), 1, max_attempts=4)
+    first, second, third = virtual_time.waits
+    assert 0.6 < first < 1.4 and 1.3 < second < 2.7 and 2.6 < third < 5.4
+
+
+def test_no_wait_follows_the_last_attempt(ask, virtual_time):
+    ask(Script({"prompt 0": [Retryable("HTTP 500")] * 3}), 1, max_attempts=1)
+    assert virtual_time.waits == []
+
+
+def test_a_named_waiting_time_is_kept(ask, virtual_time):
+    ask(Script({"prompt 0": [Retryable("HTTP 429", 45.0)]}), 1)
+    assert virtual_time.seconds >= 45
+
+
+def test_a_server_that_asks_to_wait_for_hours_is_not_waited_for(ask, virtual_time):
+    outcome = ask(Script({"prompt 0": [Retryable("HTTP 429", 7200.0)]}), 1)
+    assert "asks to wait 7200 s" in outcome.failures["<a_0>"]
+    assert virtual_time.seconds < 1
+
+
+def test_the_rate_is_kept_over_retries(ask, virtual_time):
+    ask(Script({"prompt 0": [Refused("blocked")] * 2}), 4, requests_per_minute=6)
+    assert virtual_time.seconds == pytest.approx(50.0)  # six requests, ten seconds apart
+
+
+def test_as_many_questions_are_under_way_as_stated_and_no_more(ask):
+    together = threading.Barrier(4)
+    lock, under_way, most = threading.Lock(), set(), []
+
+    class Together:
+        def ask(self, prompt):
+            with lock:
+                under_way.add(prompt)
+                most.append(len(under_way))
+            together.wait(10)  # passes only when four are here at once
+            with lock:
+                under_way.remove(prompt)
+            return ANSWER
+
+    assert len(ask(Together(), 12, concurrency=4).clusters) == 12
+    assert max(most) == 4
+
+
+def test_a_request_the_server_finds_wrong_is_not_repeated(ask):
+    outcome = ask(Script({"prompt 1": [Rejected("HTTP 400: too long")]}))
+    assert outcome.failures == {"<a_1>": "HTTP 400: too long"}
+    assert outcome.requests == 3
+
+
+def test_a_first_request_that_the_server_finds_wrong_ends_the_run(ask):
+    teacher = Script({"prompt 0": [Rejected("HTTP 400: unknown parameter")]})
+    with pytest.raises(UserError, match=r"token <a_0> wrong \(HTTP 400: unknown parameter\); see config.describe"):
+        ask(teacher)
+    assert len(teacher.prompts) == 1
+
+
+def test_a_wrong_key_ends_the_run_at_once_and_keeps_what_was_answered(ask):
+    teacher = Script({"prompt 2": [UserError("wrong key")]})
+    with pytest.raises(UserError, match="wrong key"):
+        ask(teacher, 50)
+    assert len(teacher.prompts) < 10
+    assert sorted(ask.cache.read()) == ["key <a_0>", "key <a_1>"]
+
+
+def test_when_many_fail_in_a_row_the_rest_is_listed_and_not_asked(ask):
+    steps = {f"prompt {n}": [Refused("blocked")] * 3 for n in range(100)}
+    teacher = Script(steps)
+    outcome = ask(teacher, 100)
+    assert len(outcome.failures) == 100
+    assert len(teacher.prompts) == 3 * FAILED_IN_A_ROW
+    assert "not asked" in outcome.failures["<a_99>"]
+
+
+def test_an_interrupt_keeps_the_answers_under_way(ask, monkeypatch):
+    """Ctrl-C while two requests are out: both answers were paid for, and both are on disk afterwards."""
+    out, answer = threading.Barrier(3), threading.Event()
+
+    class Slow:
+        def ask(self, prompt):
+            out.wait(10)
+            answer.wait(10)
+            return ANSWER
+
+    def interrupted(futures):
+        out.wait(10)
+        threading.Timer(0.1, answer.set).start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("concurrent.futures.as_completed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ask(Slow(), 9, concurrency=2)
+    assert len(ask.cache.read()) == 2
+
+
+def test_progress_tells_how_far_what_it_cost_and_how_long_it_takes(ask):
+    lines = []
+    ask(Script({}), 4, requests_per_minute=10, input_price=1000.0, output_price=0.0, report=lines.append)
+    assert lines[-1].endswith("4 of 4 questions done, 0 failed; 400 input and 80 output tokens, cost 0.40; finished")
+    assert "s left" in lines[0]

@@ -1,0 +1,198 @@
+"""The whole of `describe`: every backend, what is on disk, what a killed or failed run leaves, and the key."""
+
+import dataclasses
+import json
+import logging
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.teacher.server import GOOD, SECRET, network_settings
+from tsrec_jax.data.catalogue import Cluster
+from tsrec_jax.data.faults import DatasetError
+from tsrec_jax.errors import UserError
+from tsrec_jax.teacher.describe import CACHE_NAME, FACTS_NAME, describe, plan
+from tsrec_jax.teacher.settings import TeacherSettings
+
+
+def facts_of(folder):
+    return json.loads((folder / FACTS_NAME).read_text())
+
+
+def test_a_model_describes_every_token(catalogue, settings, server, tmp_path, virtual_time):
+    lines = []
+    clusters = describe(catalogue, settings, tmp_path, lines.append, virtual_time.clock)
+    assert clusters == tuple(Cluster(t, GOOD["description"], tuple(GOOD["keywords"])) for t in catalogue.tokens)
+    assert len(server.requests) == 4
+    facts = facts_of(tmp_path)
+    assert (facts["backend"], facts["model"], facts["server"]) == (settings.backend, "some-model", "127.0.0.1")
+    assert (facts["questions"], facts["cached"], facts["requests"], facts["input_tokens"]) == (4, 0, 4, 400)
+    assert (facts["answers"], facts["failed"], facts["cost"]) == (4, 0, None)
+
+
+def test_a_second_run_asks_nothing(catalogue, settings, server, tmp_path, monkeypatch):
+    first = describe(catalogue, settings, tmp_path, lambda line: None)
+    for variable in ("GEMINI_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    assert describe(catalogue, settings, tmp_path, lambda line: None) == first
+    assert len(server.requests) == 4
+    assert (facts_of(tmp_path)["cached"], facts_of(tmp_path)["requests"]) == (4, 0)
+
+
+@pytest.mark.parametrize("change", [{"model": "other"}, {"num_keywords": 9}, {"temperature": 0.5}])
+def test_another_model_prompt_or_temperature_asks_anew(catalogue, server, tmp_path, monkeypatch, change):
+    pytest.importorskip("openai")
+    settings = network_settings("openai", server, monkeypatch)
+    describe(catalogue, settings, tmp_path, lambda line: None)
+    describe(catalogue, dataclasses.replace(settings, **change), tmp_path, lambda line: None)
+    assert len(server.requests) == 8
+
+
+MISBEHAVIOURS = [
+    "429", "500", "503", "slow", "drop", "bad JSON", "prose", "empty", "refused", "blocked", "cut off",
+    "missing key", "empty keywords",
+]  # fmt: skip
+
+
+def test_a_server_that_misbehaves_in_every_way_is_outlasted(catalogue, settings, server, tmp_path, virtual_time):
+    server.faults = [*MISBEHAVIOURS, "fenced"]
+    settings = dataclasses.replace(settings, max_attempts=20, timeout_seconds=0.5)
+    clusters = describe(catalogue, settings, tmp_path, lambda line: None, virtual_time.clock)
+    assert all(cluster.keywords == tuple(GOOD["keywords"]) for cluster in clusters)
+    assert len(server.requests) == len(MISBEHAVIOURS) + 4
+
+
+def test_tokens_without_an_answer_are_listed_and_a_rerun_asks_only_for_them(
+    catalogue, settings, server, tmp_path, virtual_time
+):
+    server.always = {"Steel pipe clamp": "empty keywords"}  # shown for <a_2>, <b_1> and as a neighbour for <b_2>
+    settings = dataclasses.replace(settings, max_attempts=2)
+    with pytest.raises(UserError) as caught:
+        describe(catalogue, settings, tmp_path, lambda line: None, virtual_time.clock)
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("3 of 4 tokens have no answer")
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["<a_2>", "<b_1>", "<b_2>"]
+    assert all("the list of keywords is empty" in line for line in lines[1:])
+    assert (facts_of(tmp_path)["answers"], facts_of(tmp_path)["failed"]) == (1, 3)
+    server.always, server.requests = {}, []
+    assert len(describe(catalogue, settings, tmp_path, lambda line: None, virtual_time.clock)) == 4
+    assert len(server.requests) == 3
+
+
+KILLED_RUN = """
+import pathlib, sys
+from tests.teacher.test_describe import large_catalogue
+from tsrec_jax.teacher.describe import describe
+from tsrec_jax.teacher.settings import TeacherSettings
+settings = TeacherSettings(backend="openai", model="some-model", base_url=sys.argv[1], concurrency=1)
+describe(large_catalogue(), settings, pathlib.Path(sys.argv[2]), print)
+"""
+
+
+def large_catalogue():
+    from tsrec_jax.data.catalogue import Catalogue, Item
+
+    items = tuple(Item(f"p{n}", f"thing number {n}") for n in range(12))
+    return Catalogue(items, tuple((f"<a_{n}>",) for n in range(12)))
+
+
+def test_a_killed_run_loses_nothing_that_was_answered(server, tmp_path, monkeypatch):
+    pytest.importorskip("openai")
+    settings = network_settings("openai", server, monkeypatch)
+    server.faults = [""] * 5 + ["hold"]
+    arguments = [sys.executable, "-c", KILLED_RUN, server.url, str(tmp_path)]
+    process = subprocess.Popen(arguments, cwd=pathlib.Path(__file__).parents[2], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(server.requests) < 6 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with (tmp_path / CACHE_NAME).open("ab") as file:
+        file.write(b'{"key": "half a li')
+    asked = [request.prompt for request in server.requests]
+    assert len(asked) == 6
+    server.requests = []
+    clusters = describe(large_catalogue(), settings, tmp_path, lambda line: None)
+    assert len(clusters) == 12
+    again = [request.prompt for request in server.requests]
+    assert len(again) == 7
+    assert set(asked) & set(again) == {asked[5]}
+
+
+def test_the_key_appears_in_no_file_line_error_or_log(catalogue, settings, server, tmp_path, virtual_time, caplog):
+    caplog.set_level(logging.DEBUG)
+    lines = []
+    settings = dataclasses.replace(settings, max_attempts=3)
+    server.faults = ["500", "echo", "400"]
+    server.always = {"Wooden bar clamp": "429"}
+    with pytest.raises(UserError) as caught:
+        describe(catalogue, settings, tmp_path, lines.append, virtual_time.clock)
+    server.always, server.faults = {}, ["401"] * 3
+    with pytest.raises(UserError) as refused:
+        describe(catalogue, settings, tmp_path, lines.append, virtual_time.clock)
+    assert any(SECRET in str(request.headers) for request in server.requests)
+    texts = [*lines, str(caught.value), str(refused.value), repr(settings), str(plan(catalogue, settings, tmp_path))]
+    texts += [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    texts += [record.getMessage() for record in caplog.records]
+    assert "[key]" in " ".join(texts)
+    assert SECRET not in " ".join(texts)
+
+
+def test_a_plan_counts_what_is_missing_and_sends_nothing(catalogue, settings, server, tmp_path, monkeypatch):
+    for variable in ("GEMINI_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    found = plan(catalogue, dataclasses.replace(settings, input_price=1e6), tmp_path / "none")
+    assert (found.questions, found.cached, found.output_tokens) == (4, 0, 4 * 220)
+    assert found.cost == found.input_tokens > 1000
+    assert server.requests == []
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_plan_knows_what_is_on_disk(catalogue, settings, tmp_path):
+    describe(catalogue, settings, tmp_path, lambda line: None)
+    found = plan(catalogue, settings, tmp_path)
+    assert (found.cached, found.input_tokens, found.output_tokens) == (4, 0, 0)
+
+
+def test_a_cached_answer_that_no_longer_passes_is_asked_again(catalogue, settings, server, tmp_path):
+    describe(catalogue, settings, tmp_path, lambda line: None)
+    path = tmp_path / CACHE_NAME
+    path.write_text(path.read_text().replace("keywords", "key words"))
+    describe(catalogue, settings, tmp_path, lambda line: None)
+    assert len(server.requests) == 8
+
+
+def test_the_offline_backend_asks_nobody(catalogue, tmp_path):
+    pytest.importorskip("sklearn")
+    lines = []
+    clusters = describe(catalogue, TeacherSettings(), tmp_path, lines.append)
+    assert tuple(cluster.token for cluster in clusters) == catalogue.tokens
+    assert (facts_of(tmp_path)["backend"], facts_of(tmp_path)["answers"]) == ("offline", 4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [FACTS_NAME]
+    assert "costs nothing" in str(plan(catalogue, TeacherSettings(), tmp_path))
+    assert len(lines) == 1
+
+
+def write_words(path, tokens):
+    entries = [{"token": token, "description": f"kind {n}", "keywords": ["x"]} for n, token in enumerate(tokens)]
+    path.write_text(json.dumps(entries))
+    return TeacherSettings(backend="file", path=str(path))
+
+
+def test_the_file_backend_reads_what_another_teacher_wrote(catalogue, tmp_path):
+    settings = write_words(tmp_path / "words.json", reversed(catalogue.tokens))
+    clusters = describe(catalogue, settings, tmp_path / "out", lambda line: None)
+    assert [cluster.token for cluster in clusters] == list(catalogue.tokens)
+    assert clusters[0].description == "kind 3"
+
+
+def test_the_file_backend_names_missing_tokens_and_a_missing_file(catalogue, tmp_path):
+    settings = write_words(tmp_path / "words.json", catalogue.tokens[1:])
+    with pytest.raises(DatasetError, match=r"words.json: token <a_1> has no entry"):
+        describe(catalogue, settings, tmp_path, lambda line: None)
+    with pytest.raises(UserError, match=r"config.describe.path='.*absent.json': no such file"):
+        describe(catalogue, dataclasses.replace(settings, path="absent.json"), tmp_path, lambda line: None)

@@ -1,0 +1,117 @@
+"""Keywords without a model: contrast, phrases, deep levels, degenerate texts."""
+
+import json
+
+import pytest
+
+pytest.importorskip("sklearn", reason="needs scikit-learn")
+
+from tsrec_jax.data.catalogue import Catalogue, Item
+from tsrec_jax.data.shop import FINISHES, make_shop
+from tsrec_jax.teacher.answers import parse_answer
+from tsrec_jax.teacher.offline import offline_clusters
+from tsrec_jax.teacher.terms import item_terms
+
+
+def keywords_of(catalogue, num_keywords=20):
+    return {cluster.token: cluster.keywords for cluster in offline_clusters(catalogue, num_keywords)}
+
+
+def test_every_token_has_an_answer_that_passes_the_check(catalogue):
+    clusters = offline_clusters(catalogue)
+    assert tuple(cluster.token for cluster in clusters) == catalogue.tokens
+    for cluster in clusters:
+        text = json.dumps({"description": cluster.description, "keywords": cluster.keywords})
+        assert parse_answer(text, cluster.token) == cluster
+
+
+def test_words_of_all_items_are_no_keywords_and_words_of_one_cluster_are(catalogue):
+    items = tuple(Item(i.id, f"Durable {i.title}", i.description, i.brand, i.categories) for i in catalogue.items)
+    found = keywords_of(Catalogue(items, catalogue.sids))
+    assert "drill" in " ".join(found["<a_1>"]) and "clamp" not in " ".join(found["<a_1>"])
+    assert "clamp" in " ".join(found["<a_2>"])
+    assert not any("durable" in keyword for keywords in found.values() for keyword in keywords)
+
+
+def test_a_deep_token_says_what_its_prefixes_do_not():
+    """Three of four items of <b_1> are drills, which their prefix explains; that half of them are red, nothing does."""
+    items, sids = [], []
+    for kind, (name, size) in enumerate((("drill", 30), ("saw", 5), ("clamp", 5))):
+        for n in range(40):
+            red = n % 2 == 0 if n < size else n % 10 == 0
+            items.append(Item(f"{name}{n}", f"{'Red, ' if red else ''}{name}"))
+            sids.append((f"<a_{kind}>", f"<b_{1 if n < size else 2}>"))
+    found = keywords_of(Catalogue(tuple(items), tuple(sids)))
+    assert (found["<a_0>"][0], found["<b_1>"][0]) == ("drill", "red")
+
+
+def test_a_phrase_stands_for_its_parts():
+    items = [Item(f"s{n}", f"Stainless steel bolt, grade {n}") for n in range(4)]
+    items += [Item(f"w{n}", f"Oak dowel {word}") for n, word in enumerate(("long", "short", "thick", "thin"))]
+    catalogue = Catalogue(tuple(items), tuple((f"<a_{n // 4}>",) for n in range(8)))
+    keywords = keywords_of(catalogue)["<a_0>"]
+    assert "stainless steel bolt" in keywords
+    assert not {"stainless", "steel", "bolt", "stainless steel", "steel bolt"} & set(keywords)
+
+
+def test_a_phrase_never_reaches_across_punctuation_numbers_and_stop_words():
+    items = [Item(f"p{n}", "Steel, hex bolt 3 washer for wood") for n in range(2)]
+    assert set(item_terms(items).names) == {"steel", "hex", "bolt", "hex bolt", "washer", "wood"}
+
+
+def test_markup_measures_and_numbers_are_no_terms_and_plurals_are_one():
+    items = [Item("p1", "Drill &quot;bits&quot; 12 mm 5.5x30mm 3D", "<p>boxes</p>"), Item("p2", "Drill bit 12 3D box")]
+    items.append(Item("p3", "Drill"))
+    assert set(item_terms(items).names) == {"drill", "bit", "3d", "box"}
+
+
+def test_a_keyword_stands_in_two_items_of_a_cluster_that_has_three():
+    items = [Item(f"p{n}", f"Drill {word} maroon") for n, word in enumerate(("alpha", "beta", "gamma"))]
+    items += [Item(f"q{n}", f"Saw {word} khaki") for n, word in enumerate(("alpha", "beta", "gamma"))]
+    found = keywords_of(Catalogue(tuple(items), tuple((f"<a_{n // 3}>",) for n in range(6))), 5)
+    assert not {"alpha", "beta", "gamma"} & set(found["<a_0>"])
+    assert set(" ".join(found["<a_0>"]).split()) >= {"drill", "maroon"}
+
+
+def test_a_single_item_gives_its_own_words():
+    items = (Item("p1", "Devcon bathtub epoxy"), Item("p2", "Oak dowel"), Item("p3", "Oak plank"))
+    found = keywords_of(Catalogue(items, (("<a_1>",), ("<a_2>",), ("<a_2>",))))
+    assert found["<a_1>"] == ("devcon", "bathtub", "epoxy")
+
+
+@pytest.mark.parametrize("titles", [("x", "x"), ("12", "!!!"), ("the", "of"), ("木", "木材"), ("<a_1>", "<b_1>")])
+def test_degenerate_texts_have_answers_too(titles):
+    catalogue = Catalogue((Item("p1", titles[0]), Item("p2", titles[1])), (("<a_1>", "<b_1>"), ("<a_2>", "<b_1>")))
+    for cluster in offline_clusters(catalogue):
+        assert cluster.description.strip() and cluster.keywords and all(k.strip() for k in cluster.keywords)
+        assert cluster.token not in cluster.description
+
+
+def test_the_same_catalogue_gives_the_same_answer(catalogue):
+    assert offline_clusters(catalogue) == offline_clusters(Catalogue(catalogue.items, catalogue.sids))
+
+
+def test_no_more_keywords_than_asked_for(catalogue):
+    assert max(len(keywords) for keywords in keywords_of(catalogue, 2).values()) == 2
+
+
+def test_the_real_data_gives_distinct_keywords_on_every_level(shared_data):
+    from tsrec_jax.data.dataset import read_dataset
+    from tsrec_jax.teacher.overlap import keyword_overlap
+
+    found = read_dataset(shared_data / "Industrial_and_Scientific")
+    clusters = {cluster.token: cluster for cluster in offline_clusters(found.catalogue)}
+    levels = keyword_overlap(found.catalogue, clusters, found.clusters)
+    for level in levels:
+        assert level.distinct_first > level.distinct_second
+        assert level.jaccard > 2 * level.jaccard_shuffled
+    assert min(len(cluster.keywords) for cluster in clusters.values()) >= 5
+
+
+def test_the_shop_is_described_by_its_grammar():
+    """Categories and finishes are in the shop's texts; the teacher finds the finish of every last-level token."""
+    shop = make_shop(0, num_items=120, num_users=40)
+    found = keywords_of(shop.catalogue, 3)
+    finishes = dict(zip((sid[2] for sid in shop.catalogue.sids), shop.finishes_I.tolist(), strict=True))
+    for token, finish in finishes.items():
+        assert list(FINISHES)[finish] in " ".join(found[token])

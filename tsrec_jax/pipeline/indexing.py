@@ -1,0 +1,172 @@
+"""The stage `index`: item texts to embeddings, codes and the SID report, in the folder `index/` of the workdir."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from tsrec_jax.configuration import section, section_facts
+from tsrec_jax.data.text_folder import TextFolder
+from tsrec_jax.errors import UserError
+from tsrec_jax.models.hf import load_hf
+from tsrec_jax.models.tokenizer import load_tokenizer
+from tsrec_jax.pipeline.assemble import open_mesh
+from tsrec_jax.pipeline.workdir import commit, machine, versions, write_json
+from tsrec_jax.sid import plots
+from tsrec_jax.sid.embed import embed_texts, item_text
+from tsrec_jax.sid.index import IndexSettings, SidIndex, build_index, load_index
+from tsrec_jax.sid.quality import SidReport, measure
+from tsrec_jax.sid.report import Gates, failed_gates, to_json, to_markdown
+from tsrec_jax.sid.sentence_encoder import embed_sentences
+from tsrec_jax.training.checkpoints import refuse_differences
+
+INDEX_FILE = "sid_index.npz"
+EMBEDDINGS = "embeddings.npy"
+LOGISTICS = ("sids", "batch_rows", "max_collision_rate", "min_code_use")  # settings that do not shape the SIDs
+SHAPE_EMBEDDINGS = ("embeddings", "encoder", "model", "text_fields", "max_tokens")
+Report = Callable[[str], None]
+
+
+def make_index(config: ConfigDict, workdir: pathlib.Path, texts: TextFolder, base: str, report: Report) -> SidIndex:
+    """Embeds and codes the items of a folder; a finished index is read again and never changed.
+
+    Args:
+      config: sections `index`, `model`, `mesh` and `seed` are read.
+      workdir: receives the folder `index`.
+      texts: the items.
+      base: the run's pretrained model, any path that `load_hf` takes.
+      report: receives the lines.
+
+    Raises:
+      UserError: the workdir holds an index of other settings, or a gate of the SID report failed.
+    """
+    folder = workdir / "index"
+    identity = {"seed": config.seed, "base": _base_facts(config), **section_facts(config, "index", LOGISTICS)}
+    finished = (folder / INDEX_FILE).exists()
+    if (folder / "identity.json").exists():
+        there = json.loads((folder / "identity.json").read_text(encoding="utf-8"))
+        refuse_differences(folder, there, {"data": texts.data_hash, **identity})
+    write_json(folder / "identity.json", {"data": texts.data_hash, **identity})
+    x_ID = _embeddings(config, folder, texts, base, report)
+    if finished:
+        report("index: finished before, skipped")
+        index = load_index(folder / INDEX_FILE)
+    else:
+        index = _coded(config, tuple(item.id for item in texts.items), x_ID, report)
+        index.save(folder / INDEX_FILE)
+    sid_report = _write_report(config, folder, texts, index, x_ID)
+    report(f"index: {sid_report.summary}; see {folder / 'report.md'}")
+    failed = failed_gates(sid_report, Gates(config.index.max_collision_rate, config.index.min_code_use))
+    if failed:
+        raise UserError(f"the SIDs fail {len(failed)} gate(s): {'; '.join(failed)}")
+    return index
+
+
+def _base_facts(config: ConfigDict) -> Any:
+    """What the encoder's model is: a path, or the settings of the model that the run pretrains."""
+    return config.index.model or config.model.path or config.pretrain.to_dict()
+
+
+def _coded(config: ConfigDict, item_ids: tuple[str, ...], x_ID: np.ndarray, report: Report) -> SidIndex:
+    """A new index, or one of an earlier run with the new items coded by its codebooks."""
+    if not config.index.extend:
+        settings = section(config, "index", IndexSettings)
+        return build_index(item_ids, x_ID, settings, config.seed, lambda line: report(f"index: {line}"))
+    earlier = load_index(config.index.extend)
+    if len(earlier.whitening.mean_D) != x_ID.shape[1]:
+        raise UserError(
+            f"{config.index.extend} was made of embeddings with {len(earlier.whitening.mean_D)} features and these "
+            f"have {x_ID.shape[1]}; use the encoder it was made with"
+        )
+    known = len(set(item_ids) & set(earlier.item_ids))
+    report(f"index: {known} items keep their SIDs, {len(item_ids) - known} are coded by {config.index.extend}")
+    return earlier.extended(item_ids, x_ID)
+
+
+def _embeddings(config: ConfigDict, folder: pathlib.Path, texts: TextFolder, base: str, report: Report) -> np.ndarray:
+    """float32 x_ID of the items: the user's, or made here and kept, so that a killed run does not make them again."""
+    if config.index.embeddings:
+        return _given_embeddings(pathlib.Path(config.index.embeddings), len(texts.items))
+    file = folder / EMBEDDINGS
+    if file.exists():
+        return np.load(file)
+    words = [item_text(item, config.index.text_fields) for item in texts.items]
+    model = config.index.model or base
+    report(f"index: embedding {len(words)} item texts with {model}")
+    if config.index.encoder == "sentence_transformers":
+        x_ID = embed_sentences(model, words, config.index.max_tokens)
+    else:
+        x_ID = _llm_embeddings(config, words, model, report)
+    temporary = file.with_name(file.name + ".tmp")
+    with temporary.open("wb") as opened:
+        np.save(opened, x_ID)
+    os.replace(temporary, file)
+    return x_ID
+
+
+def _llm_embeddings(config: ConfigDict, words: list[str], model: str, report: Report) -> np.ndarray:
+    mesh = open_mesh(config)
+    return embed_texts(
+        load_hf(model, dtype=config.model.dtype, mesh=mesh, remat=False),
+        load_tokenizer(model),
+        words,
+        max_tokens=config.index.max_tokens,
+        rows=config.index.batch_rows,
+        mesh=mesh,
+        progress=lambda line: report(f"index: {line}"),
+    )
+
+
+def _given_embeddings(path: pathlib.Path, num_items: int) -> np.ndarray:
+    """The user's own embeddings, checked."""
+    key = f"config.index.embeddings={str(path)!r}"
+    try:
+        x_ID = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{key}: not a readable .npy file ({error})") from None
+    if x_ID.ndim != 2 or len(x_ID) != num_items or not np.issubdtype(x_ID.dtype, np.floating):
+        raise UserError(
+            f"{key} holds {x_ID.dtype} of shape {x_ID.shape}; it needs floats of shape ({num_items}, features), a row "
+            "an item in the order of the item file"
+        )
+    bad = np.flatnonzero(~np.isfinite(x_ID).all(axis=1))
+    if len(bad):
+        raise UserError(f"{key}: row {bad[0]} (of {len(bad)}) is not finite")
+    return x_ID.astype(np.float32)
+
+
+def _write_report(
+    config: ConfigDict, folder: pathlib.Path, texts: TextFolder, index: SidIndex, x_ID: np.ndarray
+) -> SidReport:
+    """Writes `report.json`, `report.md` and `plots/` of the SIDs."""
+    built = measure(
+        index.codes_IC,
+        index.sizes,
+        index.sids(),
+        texts.items,
+        embeddings_ID=index.whitening(x_ID),
+        reconstruct=index.reconstruction,
+        seed=config.seed,
+    )
+    facts: Mapping[str, Any] = {
+        "dataset": texts.name,
+        "settings": section_facts(config, "index", LOGISTICS),
+        "encoder": _base_facts(config),
+        "seed": config.seed,
+        "data_hash": texts.data_hash,
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+    }
+    write_json(folder / "report.json", {**to_json(built), **facts})
+    temporary = folder / "report.md.tmp"
+    temporary.write_text(to_markdown(built, facts), encoding="utf-8")
+    os.replace(temporary, folder / "report.md")
+    plots.plot_sids(built, index.codes_IC, index.sizes, folder / "plots" / "codes.png")
+    return built

@@ -1,0 +1,122 @@
+"""The upstream half: a folder of texts gets semantic IDs and words, and becomes a dataset folder in the workdir."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from tsrec_jax.configuration import section, section_facts
+from tsrec_jax.data.catalogue import Catalogue, Cluster
+from tsrec_jax.data.clusters import read_clusters, write_clusters
+from tsrec_jax.data.dataset import CLUSTERS, Dataset, read_dataset, write_dataset
+from tsrec_jax.data.text_folder import TextFolder, read_texts
+from tsrec_jax.errors import UserError
+from tsrec_jax.pipeline.indexing import make_index
+from tsrec_jax.pipeline.workdir import write_json
+from tsrec_jax.teacher.cost import Plan
+from tsrec_jax.teacher.describe import describe, plan
+from tsrec_jax.teacher.settings import TeacherSettings
+from tsrec_jax.training.checkpoints import refuse_differences
+
+IDENTITY = "identity.json"
+# Settings that do not shape the words, only how fast and how dearly they come.
+LOGISTICS = ("words", "concurrency", "requests_per_minute", "max_attempts", "timeout_seconds", "input_price",
+             "output_price")  # fmt: skip
+Report = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Upstream:
+    """What a run has to make itself, and what its folder gives."""
+
+    make_sids: bool
+    make_words: bool
+
+    @property
+    def given(self) -> bool:
+        """Whether the folder is a dataset folder that is used as it is."""
+        return not self.make_sids and not self.make_words
+
+
+def what_to_make(config: ConfigDict, folder: pathlib.Path, name: str) -> Upstream:
+    """Resolves `index.sids` and `describe.words` for a folder.
+
+    Raises:
+      UserError: something is to be given that the folder has not, or given words are for other SIDs than the run makes.
+    """
+    has_sids = (folder / f"{name}.index.json").is_file()
+    has_words = (folder / f"{name}{CLUSTERS}").is_file()
+    if config.index.sids == "given" and not has_sids:
+        raise UserError(f"{folder}/{name}.index.json is not there; set config.index.sids=make, or auto")
+    make_sids = config.index.sids == "make" or not has_sids
+    words = config.describe.words
+    if words == "given" and (make_sids or not has_words):
+        why = "its keywords are for other SIDs than those the run makes" if has_words else "it holds no keyword file"
+        raise UserError(f"config.describe.words=given, but {folder}: {why}; set config.describe.words=make")
+    make_words = words == "make" or (words == "auto" and (make_sids or not has_words))
+    return Upstream(make_sids, make_words)
+
+
+def make_dataset(
+    config: ConfigDict, workdir: pathlib.Path, folder: pathlib.Path, name: str, base: str, report: Report
+) -> Dataset:
+    """The dataset folder of a run whose SIDs or words are made here: `dataset/` in the workdir.
+
+    Raises:
+      UserError: a gate of the SID report, the teacher's failures, or a workdir with results of other settings.
+    """
+    catalogue, texts = make_catalogue(config, workdir, folder, name, base, report)
+    clusters: tuple[Cluster, ...] = ()
+    if what_to_make(config, folder, name).make_words:
+        clusters = make_words(config, workdir, catalogue, report)
+    made = workdir / "dataset"
+    if not made.exists():
+        write_dataset(name, catalogue, texts.splits, clusters, made)
+    dataset = read_dataset(made, name)
+    if dataset.catalogue != catalogue or tuple(dataset.clusters.values()) != clusters:
+        raise UserError(f"{made} belongs to other SIDs or words; give another --workdir")
+    return dataset
+
+
+def make_catalogue(
+    config: ConfigDict, workdir: pathlib.Path, folder: pathlib.Path, name: str, base: str, report: Report
+) -> tuple[Catalogue, TextFolder]:
+    """The catalogue with the SIDs that are given or made, and the folder's texts and interactions."""
+    if not what_to_make(config, folder, name).make_sids:
+        dataset = read_dataset(folder, name)
+        texts = TextFolder(name, folder, dataset.catalogue.items, dataset.splits, dataset.data_hash)
+        return dataset.catalogue, texts
+    texts = read_texts(folder, name)
+    return Catalogue(texts.items, make_index(config, workdir, texts, base, report).sids()), texts
+
+
+def make_words(config: ConfigDict, workdir: pathlib.Path, catalogue: Catalogue, report: Report) -> tuple[Cluster, ...]:
+    """The stage `describe`: `describe/` in the workdir, with the teacher's answers and the keyword file."""
+    folder = workdir / "describe"
+    identity = {"data": _catalogue_hash(catalogue), **section_facts(config, "describe", LOGISTICS)}
+    file = folder / CLUSTERS.lstrip(".")
+    if (folder / IDENTITY).exists():
+        refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
+    if file.exists():
+        report("describe: finished before, skipped")
+    else:
+        write_json(folder / IDENTITY, identity)
+        write_clusters(file, describe(catalogue, section(config, "describe", TeacherSettings), folder, report))
+    return tuple(read_clusters(file, catalogue).values())
+
+
+def plan_words(config: ConfigDict, workdir: pathlib.Path, catalogue: Catalogue) -> Plan:
+    """What `make_words` would ask and what it might cost; asks nothing."""
+    return plan(catalogue, section(config, "describe", TeacherSettings), workdir / "describe")
+
+
+def _catalogue_hash(catalogue: Catalogue) -> str:
+    digest = hashlib.sha256()
+    for item, sid in zip(catalogue.items, catalogue.sids, strict=True):
+        digest.update(json.dumps([*vars(item).values(), *sid]).encode())
+    return digest.hexdigest()

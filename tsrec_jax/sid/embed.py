@@ -1,0 +1,113 @@
+"""Item texts to vectors: the mean of a language model's last hidden states over a text's tokens."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from transformers import PreTrainedTokenizerBase
+
+from tsrec_jax.data.catalogue import Item
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.sharding import constrain, named_sharding
+
+BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+TEXT_FIELDS = ("title", "brand", "categories", "description")
+REPORT_SECONDS = 10.0
+
+
+def item_text(item: Item, fields: Sequence[str] = TEXT_FIELDS) -> str:
+    """What is embedded of an item: its fields that are not empty, in order, one a line."""
+    return "\n".join(text for text in (" ".join(getattr(item, field).split()) for field in fields) if text)
+
+
+def embed_texts(
+    model: Decoder,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    max_tokens: int = 128,
+    rows: int = 16,
+    mesh: Mesh | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> np.ndarray:
+    """Mean-pooled last hidden states.
+
+    A text is preceded by the tokenizer's first special token, which is not pooled: causal models spend the first
+    position on a large state that is the same whatever follows, and in a mean it would tell only a text's length.
+    Texts are sorted into buckets of lengths (one compile each). Every device computes the same rows in the same
+    places of batches of the same shape, however many devices there are, so that a vector does not depend on them.
+
+    Args:
+      model: the language model, after `load_hf`.
+      tokenizer: its tokenizer.
+      texts: of the items; an empty one is embedded as the special token alone.
+      max_tokens: of a text; the rest of a longer one is not read.
+      rows: texts of a batch on each device.
+      mesh: batches are laid over its data and fsdp axes; None: one device.
+      progress: receives a line now and then.
+
+    Returns:
+      float32 x_ID, in the order of the texts.
+
+    Raises:
+      FloatingPointError: a vector is not finite.
+    """
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    encoded = tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=max_tokens)["input_ids"]
+    parts = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    sharding = named_sharding(mesh, "batch", None)
+    graph, state = nnx.split(model)
+    x_ID = np.zeros((len(texts), model.config.d_model), np.float32)
+    started = last = time.perf_counter()
+    done = 0
+    for members, tokens_BT, lengths_B in _batches(encoded, first, rows, parts):
+        if sharding is not None:
+            tokens_BT, lengths_B = jax.device_put((tokens_BT, lengths_B), (sharding, named_sharding(mesh, "batch")))
+        x_BD = np.asarray(_pooled(graph, state, tokens_BT, lengths_B))
+        x_ID[members] = x_BD[: len(members)]
+        done += len(members)
+        now = time.perf_counter()
+        if progress is not None and now - last > REPORT_SECONDS:
+            last, rate = now, done / (now - started)
+            progress(f"{done}/{len(texts)} texts, {rate:.1f} a second, {(len(texts) - done) / rate:.0f} s left")
+    if not np.isfinite(x_ID).all():
+        raise FloatingPointError("item embeddings are not finite; the model's weights or activations are broken")
+    return x_ID
+
+
+def _batches(encoded: Sequence[Sequence[int]], first: int, rows: int, parts: int):
+    """(texts, tokens_BT, lengths_B) of full batches, longest bucket first; B = rows x parts.
+
+    Groups of `rows` texts are fixed before they are dealt to devices; missing rows and groups repeat the special token.
+    """
+    members_of: dict[int, list[int]] = {}
+    for text in np.argsort([len(ids) for ids in encoded], kind="stable").tolist():
+        length = len(encoded[text]) + 1
+        bucket = next((size for size in BUCKETS if size >= length), length + -length % BUCKETS[-1])
+        members_of.setdefault(bucket, []).append(text)
+    for bucket, members in sorted(members_of.items(), reverse=True):
+        for start in range(0, len(members), rows * parts):
+            batch = members[start : start + rows * parts]
+            tokens_BT = np.full((rows * parts, bucket), first, np.int32)
+            lengths_B = np.ones(rows * parts, np.int32)
+            for row, text in enumerate(batch):
+                tokens_BT[row, 1 : len(encoded[text]) + 1] = encoded[text]
+                lengths_B[row] = len(encoded[text]) + 1
+            yield batch, tokens_BT, lengths_B
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _pooled(graph: nnx.GraphDef, state: nnx.State, tokens_BT: jax.Array, lengths_B: jax.Array) -> jax.Array:
+    """Mean hidden state over the positions 1 to length - 1 of each row; of position 0 where a row has no more."""
+    x_BTD = nnx.merge(graph, state).hidden(tokens_BT).astype(jnp.float32)
+    index_T = jnp.arange(tokens_BT.shape[1])
+    pooled_BT = (index_T < lengths_B[:, None]) & ((index_T > 0) | (lengths_B[:, None] == 1))
+    total_BD = jnp.where(pooled_BT[:, :, None], x_BTD, 0.0).sum(axis=1)
+    return constrain(total_BD / pooled_BT.sum(axis=1)[:, None], "batch", None)

@@ -1,0 +1,108 @@
+"""k-means in one jitted program: k-means++ start, Lloyd iterations, repair of empty clusters.
+
+Axis letters: I rows, D features, E codes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+SEEDING_ROWS_PER_CODE = 8  # k-means++ looks at this many rows a code; Lloyd iterations mend the rest
+BLOCK = 4096  # rows whose distances to all codes are held at once
+
+
+@functools.partial(jax.jit, static_argnames=("num_codes", "iterations"))
+def kmeans(x_ID: jax.Array, num_codes: int, key: jax.Array, *, iterations: int = 25) -> jax.Array:
+    """Centres that locally minimise the squared distance of the rows to their nearest centre.
+
+    Lloyd's algorithm from a k-means++ start (Arthur and Vassilvitskii, 2007). A centre that no row is nearest to moves
+    to the row farthest from its own centre; the last iteration too ends with such a repair.
+
+    Args:
+      x_ID: float32 rows; with fewer distinct rows than codes some centres coincide.
+      num_codes: E.
+      key: of the start.
+      iterations: of Lloyd's algorithm.
+
+    Returns:
+      float32 codebook_ED.
+    """
+    start_key, sample_key = jax.random.split(key)
+    count = min(len(x_ID), SEEDING_ROWS_PER_CODE * num_codes)
+    sample = jax.random.choice(sample_key, len(x_ID), (count,), replace=False)
+    codebook_ED = _plus_plus(x_ID[sample], num_codes, start_key)
+
+    def iteration(codebook_ED: jax.Array, _: None) -> tuple[jax.Array, None]:
+        codes_I, distance_I = nearest(x_ID, codebook_ED)
+        means_ED, counts_E = cluster_means(x_ID, codes_I, num_codes)
+        return _repaired(x_ID, means_ED, counts_E, distance_I), None
+
+    return jax.lax.scan(iteration, codebook_ED, None, length=iterations)[0]
+
+
+def nearest(x_ID: jax.Array, codebook_ED: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The nearest centre of every row (the first one of equals), in blocks of rows.
+
+    Returns:
+      codes_I int32, and distance_I float32, the squared distance to it.
+    """
+
+    def block(x_BD: jax.Array) -> tuple[jax.Array, jax.Array]:
+        scores_BE = squared_distances(x_BD, codebook_ED)
+        return jnp.argmin(scores_BE, axis=1).astype(jnp.int32), jnp.maximum(scores_BE.min(axis=1), 0.0)
+
+    return over_blocks(block, x_ID)
+
+
+def squared_distances(x_BD: jax.Array, codebook_ED: jax.Array) -> jax.Array:
+    """float32 (B, E); may be negative by a rounding error."""
+    product_BE = jnp.einsum("bd,ed->be", x_BD, codebook_ED, precision="highest")
+    return jnp.square(x_BD).sum(axis=1)[:, None] - 2.0 * product_BE + jnp.square(codebook_ED).sum(axis=1)
+
+
+def over_blocks(function: Callable, x_ID: jax.Array):
+    """`function` of blocks of rows one after the other, its results joined; the last block may be shorter."""
+    whole = len(x_ID) // BLOCK * BLOCK
+    results = []
+    if whole:
+        blocks = jax.lax.map(function, x_ID[:whole].reshape(-1, BLOCK, x_ID.shape[1]))
+        results.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), blocks))
+    if whole < len(x_ID):
+        results.append(function(x_ID[whole:]))
+    return results[0] if len(results) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *results)
+
+
+def cluster_means(x_ID: jax.Array, codes_I: jax.Array, num_codes: int) -> tuple[jax.Array, jax.Array]:
+    """Mean of the rows of every code (zero where it has none), and counts_E int32."""
+    counts_E = jnp.zeros(num_codes, jnp.int32).at[codes_I].add(1)
+    sums_ED = jax.ops.segment_sum(x_ID, codes_I, num_codes)
+    return sums_ED / jnp.maximum(counts_E, 1)[:, None], counts_E
+
+
+def _plus_plus(x_SD: jax.Array, num_codes: int, key: jax.Array) -> jax.Array:
+    """k-means++: each next centre is a row drawn in proportion to its squared distance to the centres so far."""
+    first_key, rest_key = jax.random.split(key)
+    first = x_SD[jax.random.randint(first_key, (), 0, len(x_SD))]
+
+    def draw(carry: tuple[jax.Array, jax.Array], key: jax.Array):
+        closest_S, previous_D = carry
+        closest_S = jnp.minimum(closest_S, jnp.square(x_SD - previous_D).sum(axis=1))
+        # Rows equal to a centre have distance 0; where all are, any row is as good as another.
+        chosen = x_SD[jax.random.categorical(key, jnp.log(jnp.maximum(closest_S, 1e-30)))]
+        return (closest_S, chosen), chosen
+
+    start = (jnp.full(len(x_SD), jnp.inf), first)
+    _, rest = jax.lax.scan(draw, start, jax.random.split(rest_key, num_codes - 1))
+    return jnp.concatenate([first[None], rest])
+
+
+def _repaired(x_ID: jax.Array, means_ED: jax.Array, counts_E: jax.Array, distance_I: jax.Array) -> jax.Array:
+    """The means, with the n-th empty one replaced by the row that is n-th farthest from its own centre."""
+    empty_E = counts_E == 0
+    farthest = jax.lax.top_k(distance_I, min(len(counts_E), len(distance_I)))[1]
+    order_E = jnp.minimum(jnp.cumsum(empty_E) - 1, len(farthest) - 1)
+    return jnp.where(empty_E[:, None], x_ID[farthest[order_E]], means_ED)

@@ -1,0 +1,109 @@
+"""The report on semantic IDs: `report.json` for programs, `report.md` for people, and limits that fail a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from tsrec_jax.sid.quality import SidReport
+
+
+@dataclasses.dataclass(frozen=True)
+class Gates:
+    """Limits that SIDs must keep.
+
+    Attributes:
+      max_collision_rate: 0 to 1.
+      min_code_use: share of used codes, on every level.
+    """
+
+    max_collision_rate: float = 1.0
+    min_code_use: float = 0.0
+
+
+def failed_gates(report: SidReport, gates: Gates) -> list[str]:
+    """One line for each limit that is not kept: the value, the limit and the way out."""
+    failed = []
+    if report.collision_rate > gates.max_collision_rate:
+        failed.append(
+            f"collision rate {report.collision_rate:.4f} is above index.max_collision_rate={gates.max_collision_rate}: "
+            "use index.collisions=sinkhorn or extra_level, or more codes"
+        )
+    for level, use in enumerate(report.levels):
+        if use.use < gates.min_code_use:
+            failed.append(
+                f"level {level + 1} uses {use.used} of {use.codes} codes ({use.use:.4f}), below "
+                f"index.min_code_use={gates.min_code_use}: use index.method=rq_kmeans_balanced or fewer codes"
+            )
+    return failed
+
+
+def to_json(report: SidReport) -> dict[str, Any]:
+    """The contents of `report.json`."""
+    facts = dataclasses.asdict(report)
+    for level, use in zip(facts["levels"], report.levels, strict=True):
+        level["use"] = use.use
+    return {"collision_rate": report.collision_rate, **facts}
+
+
+def to_markdown(report: SidReport, facts: Mapping[str, Any]) -> str:
+    """The contents of `report.md`: the tables, examples, and how the SIDs were made."""
+    collisions = (
+        f"{report.items} items, {report.sids} distinct SIDs: collision rate {report.collision_rate:.4f}. "
+        f"{report.colliding_items} items share {report.collision_groups} SIDs, at most {report.largest_group} one; "
+        f"{report.same_text_items} of them have the title and description of another item of their group."
+    )
+    use = ["| level | codes | used | use | perplexity | Gini | items of a code: min, median, max |", "|" + "---|" * 7]
+    for level, row in enumerate(report.levels, 1):
+        spread = f"{row.items_min}, {row.items_median:g}, {row.items_max}"
+        use.append(
+            f"| {level} | {row.codes} | {row.used} | {row.use:.1%} | {row.perplexity:.1f} | {row.gini:.3f} | {spread} |"
+        )
+    labels = list(report.depths[0].purity)
+    heads = ["levels", "nodes", "items of a node: mean, max", "children, max", "error left"]
+    nodes = ["| " + " | ".join([*heads, *(f"{label} purity (by chance)" for label in labels)]) + " |"]
+    nodes.append("|" + "---|" * (len(heads) + len(labels)))
+    for depth, row in enumerate(report.depths, 1):
+        error = "" if row.error is None else f"{row.error:.1%}"
+        cells = [f"{depth}", f"{row.nodes}", f"{row.items_mean:.2f}, {row.items_max}", f"{row.children_max}", error]
+        nodes.append("| " + " | ".join([*cells, *(_share(row.purity[label]) for label in labels)]) + " |")
+    neighbours = ", ".join(f"{label} {_share(pair)}" for label, pair in report.neighbour_purity.items())
+    parts = [
+        f"# Semantic IDs of {facts.get('dataset', 'a catalogue')}",
+        collisions,
+        "## Codes\n\n" + "\n".join(use),
+        "## Nodes\n\nPurity: of the other items in an item's node, the share with its label, over items with a label "
+        "and company; by chance: with the labels permuted. Error: squared, as a share of the variance of what was "
+        "quantised.\n\n" + "\n".join(nodes),
+    ]
+    if neighbours:
+        queries = report.neighbour_queries
+        parts.append(f"The nearest neighbour in the embeddings has the same label ({queries} items): {neighbours}.")
+    lines = [f"- `{prefix}`, {count} items: {'; '.join(titles)}" for prefix, count, titles in report.examples]
+    parts.append("## Examples\n\nThe largest node and a middling one of every depth.\n\n" + "\n".join(lines))
+    parts.append("## How this was made\n\n" + "\n".join(f"- {key}: {_fact(value)}" for key, value in facts.items()))
+    return "\n\n".join(parts) + "\n"
+
+
+def compare_table(reports: Mapping[str, SidReport]) -> str:
+    """One markdown table of several catalogues' SIDs."""
+    lines = ["| | SIDs | collision rate | code use | perplexity | nodes | brand purity by depth |", "|" + "---|" * 7]
+    for name, report in reports.items():
+        use = ", ".join(f"{level.use:.1%}" for level in report.levels)
+        perplexity = ", ".join(f"{level.perplexity:.0f}" for level in report.levels)
+        nodes = ", ".join(str(depth.nodes) for depth in report.depths)
+        pure = ", ".join(f"{depth.purity['brand'][0]:.3f}" for depth in report.depths if "brand" in depth.purity)
+        rate = f"{report.collision_rate:.4f}"
+        lines.append(f"| {name} | {report.sids} | {rate} | {use} | {perplexity} | {nodes} | {pure} |")
+    return "\n".join(lines)
+
+
+def _share(pair: tuple[float, float]) -> str:
+    return f"{pair[0]:.3f} ({pair[1]:.3f})"
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {entry}" for key, entry in value.items())
+    return f"`{value}`"

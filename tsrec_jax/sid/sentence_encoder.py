@@ -1,0 +1,36 @@
+"""Item texts to vectors by a sentence-transformers model (the extra `sentence_transformers`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tsrec_jax.errors import UserError
+
+
+def embed_sentences(model: str, texts: Sequence[str], max_tokens: int) -> np.ndarray:
+    """float32 x_ID by the model's own pooling.
+
+    Args:
+      model: a folder or hub id that sentence-transformers loads.
+      texts: of the items.
+      max_tokens: of a text; never more than the model itself reads.
+
+    Raises:
+      UserError: the package is not installed, or no such model can be loaded.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise UserError(
+            "config.index.encoder='sentence_transformers' needs that package: pip install "
+            "'tsrec_jax[sentence_transformers]' (it brings torch)"
+        ) from None
+    try:
+        encoder = SentenceTransformer(model, device="cpu")
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"config.index.model={model!r}: sentence-transformers cannot load it ({reason})") from None
+    encoder.max_seq_length = min(max_tokens, encoder.max_seq_length or max_tokens)
+    return np.asarray(encoder.encode(list(texts), show_progress_bar=False), np.float32)

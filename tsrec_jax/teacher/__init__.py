@@ -1,0 +1,1 @@
+"""The teacher: for each SID token, a description and keywords of the items that carry it."""

@@ -1,0 +1,196 @@
+"""Asks a model every question, several at a time, until each has an answer or a reason why it has none."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+from tsrec_jax.data.catalogue import Cluster
+from tsrec_jax.errors import UserError
+from tsrec_jax.teacher.answers import BadAnswer, parse_answer
+from tsrec_jax.teacher.backends import Refused, Rejected, Reply, Retryable, Teacher
+from tsrec_jax.teacher.cache import AnswerCache
+from tsrec_jax.teacher.cost import cost_of
+from tsrec_jax.teacher.pace import Clock, Pace, Stopped
+from tsrec_jax.teacher.questions import Question
+
+FAILED_IN_A_ROW = 20  # questions, after which the rest is not asked: the server is down or the day's quota is spent
+LONGEST_PAUSE = 600.0  # seconds a server may ask for before its question counts as failed
+REPORT_SECONDS = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Manner:
+    """How questions are asked; the fields are those of `TeacherSettings`."""
+
+    concurrency: int
+    requests_per_minute: float
+    max_attempts: int
+    input_price: float = 0.0
+    output_price: float = 0.0
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What came of the questions; every one is in `clusters` or in `failures`.
+
+    Attributes:
+      clusters: {token: what the model said}.
+      failures: {token: why there is no answer}.
+      requests: sent in this run.
+      input_tokens, output_tokens: of this run's answers, the unusable ones included, as the server counted them.
+    """
+
+    clusters: dict[str, Cluster] = dataclasses.field(default_factory=dict)
+    failures: dict[str, str] = dataclasses.field(default_factory=dict)
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+def ask_all(
+    questions: Sequence[Question],
+    keys: Mapping[str, str],
+    teacher: Teacher,
+    cache: AnswerCache,
+    manner: Manner,
+    report: Callable[[str], None],
+    clock: Clock | None = None,
+) -> Outcome:
+    """Asks every question; an answer is on disk before it is counted.
+
+    Args:
+      questions: those without an answer on disk.
+      keys: {token: key of its answer in the cache}.
+      teacher: the model.
+      cache: where answers go.
+      manner: rate, attempts and prices.
+      report: takes lines of progress.
+      clock: None: the real one.
+
+    Raises:
+      UserError: no question can be answered (a wrong key or model, or a first request that the server finds wrong).
+    """
+    asking = _Asking(keys, teacher, cache, manner, clock or Clock())
+    progress = _Progress(len(questions), manner, report, asking)
+    pool = concurrent.futures.ThreadPoolExecutor(manner.concurrency, thread_name_prefix="teacher")
+    try:
+        futures = [pool.submit(asking.settle, question) for question in questions]
+        for future in concurrent.futures.as_completed(futures):
+            future.result()
+            progress.show()
+    finally:
+        # Also on an interrupt: requests under way are paid for, so their answers are awaited and written.
+        asking.pace.stop()
+        pool.shutdown(wait=True, cancel_futures=True)
+    progress.show(last=True)
+    return asking.outcome
+
+
+class _Asking:
+    """The state that the threads share."""
+
+    def __init__(
+        self, keys: Mapping[str, str], teacher: Teacher, cache: AnswerCache, manner: Manner, clock: Clock
+    ) -> None:
+        self.outcome = Outcome()
+        self.clock = clock
+        self.pace = Pace(manner.requests_per_minute, clock)
+        self._keys, self._teacher, self._cache = keys, teacher, cache
+        self._attempts = manner.max_attempts
+        self._lock = threading.Lock()
+        self._failed_in_a_row = 0
+
+    def settle(self, question: Question) -> None:
+        """Puts a question's answer, or the reason why it has none, into the outcome."""
+        with self._lock:
+            lost = self._failed_in_a_row >= FAILED_IN_A_ROW
+        if lost:
+            reason = f"not asked, because the {FAILED_IN_A_ROW} questions before it had failed"
+            with self._lock:
+                self.outcome.failures[question.token] = reason
+            return
+        try:
+            found = self._answer(question)
+        except Stopped:
+            return
+        except BaseException:
+            self.pace.stop()  # at once, before this thread takes its next question
+            raise
+        with self._lock:
+            if isinstance(found, Cluster):
+                self.outcome.clusters[question.token] = found
+                self._failed_in_a_row = 0
+            else:
+                self.outcome.failures[question.token] = found
+                self._failed_in_a_row += 1
+
+    def _answer(self, question: Question) -> Cluster | str:
+        """The answer to a question, or why there is none after the last attempt."""
+        prompt, reason = question.prompt, ""
+        for attempt in range(1, self._attempts + 1):
+            self.pace.await_turn()
+            with self._lock:
+                self.outcome.requests += 1
+            try:
+                return self._checked(question, self._teacher.ask(prompt))
+            except Retryable as error:
+                reason = str(error)
+                if error.retry_after > LONGEST_PAUSE:
+                    return f"{reason} (the server asks to wait {error.retry_after:.0f} s)"
+                self.pace.pause_all(error.retry_after)
+                if attempt < self._attempts:
+                    self.pace.back_off(attempt)
+            except Refused as error:
+                reason = str(error)
+            except BadAnswer as error:
+                reason = str(error)
+                prompt = f"{question.prompt}\n\nAn earlier reply could not be used: {reason}."
+            except Rejected as error:
+                with self._lock:
+                    nothing_yet = not self.outcome.clusters
+                if nothing_yet:
+                    raise UserError(
+                        f"the server finds the request for token {question.token} wrong ({error}); see "
+                        "config.describe.answer_format, temperature and items_per_token"
+                    ) from None
+                return str(error)
+        return f"{reason} (attempt {self._attempts} of {self._attempts})"
+
+    def _checked(self, question: Question, reply: Reply) -> Cluster:
+        fault = ""
+        try:
+            return parse_answer(reply.text, question.token)
+        except BadAnswer as error:
+            fault = str(error)
+            raise
+        finally:
+            self._cache.append(self._keys[question.token], question.token, reply, fault)
+            with self._lock:
+                self.outcome.input_tokens += reply.input_tokens
+                self.outcome.output_tokens += reply.output_tokens
+
+
+class _Progress:
+    """A line now and then: how far, what it cost, how long it will take."""
+
+    def __init__(self, total: int, manner: Manner, report: Callable[[str], None], asking: _Asking) -> None:
+        self._total, self._manner, self._report, self._asking = total, manner, report, asking
+        self._start = self._shown = asking.clock.now()
+
+    def show(self, last: bool = False) -> None:
+        now = self._asking.clock.now()
+        if not last and now - self._shown < REPORT_SECONDS:
+            return
+        self._shown = now
+        outcome = self._asking.outcome
+        done = len(outcome.clusters) + len(outcome.failures)
+        cost = cost_of(outcome.input_tokens, outcome.output_tokens, self._manner.input_price, self._manner.output_price)
+        left = (now - self._start) / max(done, 1) * (self._total - done)
+        self._report(
+            f"describe: {done} of {self._total} questions done, {len(outcome.failures)} failed; "
+            f"{outcome.input_tokens:,} input and {outcome.output_tokens:,} output tokens"
+            f"{'' if cost is None else f', cost {cost:.2f}'}; {'finished' if last else f'about {left:.0f} s left'}"
+        )

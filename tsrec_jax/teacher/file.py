@@ -1,0 +1,22 @@
+"""The teacher that reads what another one wrote: a description_keywords.json."""
+
+from __future__ import annotations
+
+import pathlib
+
+from tsrec_jax.data.catalogue import Catalogue, Cluster
+from tsrec_jax.data.clusters import read_clusters
+from tsrec_jax.errors import UserError
+
+
+def file_clusters(path: str, catalogue: Catalogue) -> tuple[Cluster, ...]:
+    """The file's clusters in the order of `catalogue.tokens`.
+
+    Raises:
+      UserError: there is no such file.
+      DatasetError: up to ten faults of the file at once; tokens without an entry are among them.
+    """
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"config.describe.path={path!r}: no such file")
+    found = read_clusters(pathlib.Path(path), catalogue)
+    return tuple(found[token] for token in catalogue.tokens)

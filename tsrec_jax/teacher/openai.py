@@ -1,0 +1,83 @@
+"""Any server that speaks OpenAI's chat completions, through the openai SDK."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tsrec_jax.errors import UserError
+from tsrec_jax.teacher.answers import ANSWER_SCHEMA
+from tsrec_jax.teacher.backends import Key, Refused, Reply, Retryable, failure_of_status, retry_after_seconds
+from tsrec_jax.teacher.settings import TeacherSettings
+
+_FORMATS = {
+    "schema": {
+        "type": "json_schema",
+        "json_schema": {"name": "cluster", "strict": True, "schema": ANSWER_SCHEMA},
+    },
+    "object": {"type": "json_object"},
+}
+
+
+class OpenAITeacher:
+    """Asks a model by chat completions. A server at a `base_url` of one's own may do without a key.
+
+    Raises:
+      UserError: the SDK is not installed, or OPENAI_API_KEY is unset and no `base_url` is given.
+    """
+
+    def __init__(self, settings: TeacherSettings) -> None:
+        try:
+            import openai
+        except ImportError:
+            raise UserError("config.describe.backend='openai' needs openai: pip install 'tsrec_jax[openai]'") from None
+        self._key = Key.from_environment("OPENAI_API_KEY", required=not settings.base_url)
+        self._openai = openai
+        self._client = openai.OpenAI(
+            api_key=self._key.secret or "none",  # the SDK insists on one
+            base_url=settings.base_url or None,
+            timeout=settings.timeout_seconds,
+            max_retries=0,
+        )
+        self._request: dict[str, Any] = {"model": settings.model}
+        if settings.temperature >= 0:
+            self._request["temperature"] = settings.temperature
+        if settings.answer_format in _FORMATS:
+            self._request["response_format"] = _FORMATS[settings.answer_format]
+
+    def ask(self, prompt: str) -> Reply:
+        """See `backends.Teacher`."""
+        try:
+            answer = self._client.chat.completions.create(
+                messages=[{"role": "user", "content": prompt}], **self._request
+            )
+        except self._openai.APIStatusError as error:
+            retry_after = retry_after_seconds(error.response.headers)
+            message = f"{error.code}: {error.message}" if error.code else error.message
+            raise failure_of_status(error.status_code, message, self._key, retry_after) from None
+        except self._openai.APIConnectionError as error:  # time-outs too
+            cause = f"{type(error).__name__}: {error.__cause__ or error}"
+            raise Retryable(self._key.scrub_line(cause)) from None
+        except (self._openai.APIError, ValueError) as error:
+            raise Retryable(self._key.scrub_line(f"the server's reply is not readable: {error}")) from None
+        return self._reply(answer)
+
+    def close(self) -> None:
+        """See `backends.Teacher`."""
+        self._client.close()
+
+    def _reply(self, answer: Any) -> Reply:
+        choices = getattr(answer, "choices", None)
+        if not choices:
+            raise Refused("the server sent no choice")
+        message, finish = choices[0].message, choices[0].finish_reason
+        if getattr(message, "refusal", None):
+            raise Refused(self._key.scrub_line(f"the model refused: {message.refusal}"))
+        if finish == "content_filter":
+            raise Refused("the answer was withheld (content_filter)")
+        if finish == "length":
+            raise Refused("the answer was cut off at the model's output limit")
+        usage = answer.usage
+        text = self._key.scrub(message.content or "")
+        if usage is None:
+            return Reply(text)
+        return Reply(text, usage.prompt_tokens or 0, usage.completion_tokens or 0)
