@@ -2,7 +2,9 @@
 
     python -m tsrec_jax run --config=configs/quickstart.py --workdir=runs/quickstart
 
-Needs no data, no weights and no accelerator. Trains the same model a second time without SA-Init and TS-Align (the arm
+Needs no data, no weights and no accelerator. From the item texts the run makes everything: the language model, the
+semantic IDs, and the words for them by the offline teacher (the shop's own SIDs and words: --config.index.sids=given).
+Trains the same model a second time without SA-Init and TS-Align (the arm
 `plain`) and prints both beside popularity and the upper bound of the generating process. A few minutes on 2 CPU cores.
 Outcome of a run: docs/results/quickstart.md.
 """
@@ -18,6 +20,9 @@ def get_config() -> ConfigDict:
     config.model.remat = False
     config.pretrain.max_steps = 250
     config.pretrain.batch_tokens = 1024
+    config.index.sids = "make"
+    config.index.sizes = (32, 16, 16)
+    config.index.whiten = 32
     config.tasks.next_title.rate = 0.25
     config.train.max_steps = 360
     config.train.batch_tokens = 1024
