@@ -16,7 +16,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from tsrec_jax.data.prepare.preparation import PrepareSettings
 from tsrec_jax.errors import UserError
+from tsrec_jax.teacher.settings import TeacherSettings
 
 UPSTREAM = ("prepare", "index", "describe")
 STAGES = (*UPSTREAM, "train", "evaluate", "export")
@@ -292,6 +294,9 @@ def _validate_values(config: ConfigDict) -> None:
     unknown = [field for field in config.index.text_fields if field not in TEXT_FIELDS]
     if unknown or not config.index.text_fields:
         raise UserError(f"config.index.text_fields={config.index.text_fields} must be some of {', '.join(TEXT_FIELDS)}")
+    section(config, "describe", TeacherSettings)  # it refuses what it cannot use
+    if config.prepare.source:
+        section(config, "prepare", PrepareSettings)
     unit = config.train.sequence_length * config.train.accumulation
     if config.train.batch_tokens % unit:
         raise UserError(

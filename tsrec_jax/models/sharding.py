@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tsrec_jax.errors import UserError
@@ -45,6 +47,17 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
             known *= size if size != -1 else 1
         sizes[sizes.index(-1)] = jax.device_count() // known
     return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+@contextlib.contextmanager
+def one_device() -> Iterator[None]:
+    """What runs inside runs on the first local device alone, whatever mesh is set outside.
+
+    For small work whose result must not depend on how many devices there are.
+    """
+    device = np.array(jax.local_devices()[:1]).reshape(1, 1, 1)
+    with jax.set_mesh(Mesh(device, MESH_AXES, axis_types=(AxisType.Auto,) * 3)):
+        yield
 
 
 def constrain(x: jax.Array, *logical: str | None) -> jax.Array:

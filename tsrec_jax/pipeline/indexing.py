@@ -15,6 +15,7 @@ from tsrec_jax.configuration import section, section_facts
 from tsrec_jax.data.text_folder import TextFolder
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.hf import load_hf
+from tsrec_jax.models.sharding import one_device
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.assemble import open_mesh
 from tsrec_jax.pipeline.workdir import commit, machine, versions, write_json
@@ -31,16 +32,17 @@ EMBEDDINGS = "embeddings.npy"
 LOGISTICS = ("sids", "batch_rows", "max_collision_rate", "min_code_use")  # settings that do not shape the SIDs
 SHAPE_EMBEDDINGS = ("embeddings", "encoder", "model", "text_fields", "max_tokens")
 Report = Callable[[str], None]
+Base = Callable[[TextFolder], str]  # the run's pretrained model, made where there is none
 
 
-def make_index(config: ConfigDict, workdir: pathlib.Path, texts: TextFolder, base: str, report: Report) -> SidIndex:
+def make_index(config: ConfigDict, workdir: pathlib.Path, texts: TextFolder, base: Base, report: Report) -> SidIndex:
     """Embeds and codes the items of a folder; a finished index is read again and never changed.
 
     Args:
       config: sections `index`, `model`, `mesh` and `seed` are read.
       workdir: receives the folder `index`.
       texts: the items.
-      base: the run's pretrained model, any path that `load_hf` takes.
+      base: gives the run's pretrained model, where it is needed.
       report: receives the lines.
 
     Raises:
@@ -54,13 +56,14 @@ def make_index(config: ConfigDict, workdir: pathlib.Path, texts: TextFolder, bas
         refuse_differences(folder, there, {"data": texts.data_hash, **identity})
     write_json(folder / "identity.json", {"data": texts.data_hash, **identity})
     x_ID = _embeddings(config, folder, texts, base, report)
-    if finished:
-        report("index: finished before, skipped")
-        index = load_index(folder / INDEX_FILE)
-    else:
-        index = _coded(config, tuple(item.id for item in texts.items), x_ID, report)
-        index.save(folder / INDEX_FILE)
-    sid_report = _write_report(config, folder, texts, index, x_ID)
+    with one_device():
+        if finished:
+            report("index: finished before, skipped")
+            index = load_index(folder / INDEX_FILE)
+        else:
+            index = _coded(config, tuple(item.id for item in texts.items), x_ID, report)
+            index.save(folder / INDEX_FILE)
+        sid_report = _write_report(config, folder, texts, index, x_ID)
     report(f"index: {sid_report.summary}; see {folder / 'report.md'}")
     failed = failed_gates(sid_report, Gates(config.index.max_collision_rate, config.index.min_code_use))
     if failed:
@@ -89,7 +92,7 @@ def _coded(config: ConfigDict, item_ids: tuple[str, ...], x_ID: np.ndarray, repo
     return earlier.extended(item_ids, x_ID)
 
 
-def _embeddings(config: ConfigDict, folder: pathlib.Path, texts: TextFolder, base: str, report: Report) -> np.ndarray:
+def _embeddings(config: ConfigDict, folder: pathlib.Path, texts: TextFolder, base: Base, report: Report) -> np.ndarray:
     """float32 x_ID of the items: the user's, or made here and kept, so that a killed run does not make them again."""
     if config.index.embeddings:
         return _given_embeddings(pathlib.Path(config.index.embeddings), len(texts.items))
@@ -97,7 +100,7 @@ def _embeddings(config: ConfigDict, folder: pathlib.Path, texts: TextFolder, bas
     if file.exists():
         return np.load(file)
     words = [item_text(item, config.index.text_fields) for item in texts.items]
-    model = config.index.model or base
+    model = config.index.model or base(texts)
     report(f"index: embedding {len(words)} item texts with {model}")
     if config.index.encoder == "sentence_transformers":
         x_ID = embed_sentences(model, words, config.index.max_tokens)

@@ -7,17 +7,16 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from tsrec_jax.configuration import UPSTREAM, arm_config
-from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.data.folder_files import find_name
-from tsrec_jax.data.text_folder import read_texts
+from tsrec_jax.data.text_folder import TextFolder, read_texts
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline import assess, sources, upstream
 from tsrec_jax.pipeline.assemble import Assembly, assemble, open_mesh
@@ -49,19 +48,18 @@ def open_job(config: ConfigDict, path: pathlib.Path) -> Job:
     name = find_name(folder, config.dataset.name)
     if upstream.what_to_make(config, folder, name).given:
         dataset = read_dataset(folder, name)
-        base = _base(config, dataset.catalogue.items, dataset.data_hash, path)
+        texts = TextFolder(name, folder, dataset.catalogue.items, dataset.splits, dataset.data_hash)
     else:
-        texts = read_texts(folder, name)
-        base = _base(config, texts.items, texts.data_hash, path)
-        dataset = upstream.make_dataset(config, path, folder, name, base, report)
+        base = functools.partial(_base, config, path)
+        dataset, texts = upstream.make_dataset(config, path, folder, name, base, report)
     workdir = Workdir(path)
     workdir.record(config, training_identity(config, dataset), dataset.data_hash)
-    return Job(config, workdir, dataset, base)
+    return Job(config, workdir, dataset, _base(config, path, texts))
 
 
-def _base(config: ConfigDict, items: Sequence[Item], data_hash: str, path: pathlib.Path) -> str:
+def _base(config: ConfigDict, path: pathlib.Path, texts: TextFolder) -> str:
     """The pretrained model; where the config names none, one is pretrained on the items' texts."""
-    return config.model.path or str(sources.pretrain(config, items, data_hash, path, report))
+    return config.model.path or str(sources.pretrain(config, texts, path, report))
 
 
 def _on_mesh(verb: Callable[..., None]) -> Callable[..., None]:
@@ -94,31 +92,36 @@ def pretrain(config: ConfigDict, path: pathlib.Path) -> None:
             f"config.model.path={config.model.path!r} is pretrained already; `pretrain` is for an empty path"
         )
     texts = read_texts(sources.open_folder(config, path, report), config.dataset.name)
-    report(f"pretrain: {_base(config, texts.items, texts.data_hash, path)}")
+    report(f"pretrain: {_base(config, path, texts)}")
 
 
 @_on_mesh
 def index(config: ConfigDict, path: pathlib.Path) -> None:
     """The verb `index`."""
-    _catalogue(config, path)
+    folder, name, base = _upstream_parts(config, path)
+    if not upstream.what_to_make(config, folder, name).make_sids:
+        raise UserError(f"{folder} holds SIDs and config.index.sids={config.index.sids}; set it to make")
+    upstream.make_catalogue(config, path, folder, name, base, report)
 
 
 @_on_mesh
 def describe(config: ConfigDict, path: pathlib.Path, dry_run: bool = False) -> None:
     """The verb `describe`; a dry run says what would be asked and asks nothing."""
-    catalogue = _catalogue(config, path)
+    folder, name, base = _upstream_parts(config, path)
+    if not upstream.what_to_make(config, folder, name).make_words:
+        raise UserError(f"{folder} holds words and config.describe.words={config.describe.words}; set it to make")
     if dry_run:
+        catalogue, _ = upstream.make_catalogue(config, path, folder, name, base, report)
         report(str(upstream.plan_words(config, path, catalogue)))
     else:
-        open_job(config, path)
+        dataset, _ = upstream.make_dataset(config, path, folder, name, base, report)
+        report(f"describe: {dataset.path}")
 
 
-def _catalogue(config: ConfigDict, path: pathlib.Path) -> Catalogue:
-    """The items with their SIDs, which are made where they have none."""
+def _upstream_parts(config: ConfigDict, path: pathlib.Path) -> tuple[pathlib.Path, str, upstream.Base]:
+    """The folder of texts, the NAME of its files, and what gives the pretrained model."""
     folder = sources.open_folder(config, path, report)
-    texts = read_texts(folder, config.dataset.name)
-    base = _base(config, texts.items, texts.data_hash, path)
-    return upstream.make_catalogue(config, path, folder, texts.name, base, report)[0]
+    return folder, find_name(folder, config.dataset.name), functools.partial(_base, config, path)
 
 
 @_on_mesh
@@ -163,9 +166,10 @@ def _upstream(config: ConfigDict, path: pathlib.Path) -> bool:
     """Runs the upstream stages alone where nothing after them is asked for; returns whether there is more to do."""
     if set(config.run.stages) - set(UPSTREAM):
         return True
+    verbs = {"prepare": prepare, "index": index, "describe": describe}
     for stage in UPSTREAM:
         if stage in config.run.stages:
-            {"prepare": prepare, "index": index, "describe": describe}[stage](config, path)
+            verbs[stage](config, path)
     return False
 
 

@@ -14,7 +14,6 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from tsrec_jax.configuration import section, section_facts
-from tsrec_jax.data.catalogue import Item
 from tsrec_jax.data.dataset import Dataset, write_dataset
 from tsrec_jax.data.input import packed_batches, train_iterator
 from tsrec_jax.data.interactions import Interactions
@@ -25,7 +24,7 @@ from tsrec_jax.data.prepare.summary import summary_tables
 from tsrec_jax.data.shop import Shop, make_shop
 from tsrec_jax.data.shop_lm import item_texts, lm_config, train_tokenizer
 from tsrec_jax.data.tasks import Example
-from tsrec_jax.data.text_folder import read_texts
+from tsrec_jax.data.text_folder import TextFolder, read_texts
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.metrics import ranked_by_scores, score
 from tsrec_jax.models.config import ModelConfig
@@ -143,7 +142,7 @@ def upper_bound(config: ConfigDict, dataset: Dataset, rows: Interactions, ks: Se
 
 
 def pretrain(
-    config: ConfigDict, items: Sequence[Item], data_hash: str, workdir: pathlib.Path, report: Callable[[str], None]
+    config: ConfigDict, texts: TextFolder, workdir: pathlib.Path, report: Callable[[str], None]
 ) -> pathlib.Path:
     """Trains a tokenizer and a small language model on the item texts; returns its HF folder.
 
@@ -156,17 +155,17 @@ def pretrain(
     """
     folder, settings = workdir / "pretrained", config.pretrain
     wording = prompt_templates(config).wording()
-    identity = {"seed": config.seed, "data": data_hash, "wording": wording, **settings.to_dict()}
+    identity = {"seed": config.seed, "data": texts.data_hash, "wording": wording, **settings.to_dict()}
     if folder.exists():
         refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
         return folder
     scratch = workdir / "pretraining"
-    texts = item_texts(items)
+    sentences = item_texts(texts.items)
     if not (scratch / "model").exists():
-        train_tokenizer([*texts, *wording], scratch / "model", vocab_size=settings.vocab_size)
+        train_tokenizer([*sentences, *wording], scratch / "model", vocab_size=settings.vocab_size)
     tokenizer = load_tokenizer(scratch / "model")
     end = tokenizer.eos_token_id
-    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    encoded = tokenizer(sentences, add_special_tokens=False)["input_ids"]
     length = settings.sequence_length
     rows = [
         Example(task=0, tokens=np.asarray([end, *ids, end][:length], np.int32), prompt_length=1, key=f"text/{index}")
@@ -200,7 +199,8 @@ def pretrain(
     def validate(model: Decoder) -> Mapping[str, float]:
         return {"valid/loss": validation_loss(model, valid)}
 
-    report(f"pretrain: {len(texts)} texts, {sum(len(row.tokens) for row in rows)} tokens, vocabulary {len(tokenizer)}")
+    tokens = sum(len(row.tokens) for row in rows)
+    report(f"pretrain: {len(sentences)} texts, {tokens} tokens, vocabulary {len(tokenizer)}")
     try:
         result = train(
             model,

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
@@ -16,7 +15,7 @@ from tsrec_jax.data.clusters import read_clusters, write_clusters
 from tsrec_jax.data.dataset import CLUSTERS, Dataset, read_dataset, write_dataset
 from tsrec_jax.data.text_folder import TextFolder, read_texts
 from tsrec_jax.errors import UserError
-from tsrec_jax.pipeline.indexing import make_index
+from tsrec_jax.pipeline.indexing import Base, Report, make_index
 from tsrec_jax.pipeline.workdir import write_json
 from tsrec_jax.teacher.cost import Plan
 from tsrec_jax.teacher.describe import describe, plan
@@ -27,7 +26,6 @@ IDENTITY = "identity.json"
 # Settings that do not shape the words, only how fast and how dearly they come.
 LOGISTICS = ("words", "concurrency", "requests_per_minute", "max_attempts", "timeout_seconds", "input_price",
              "output_price")  # fmt: skip
-Report = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +61,9 @@ def what_to_make(config: ConfigDict, folder: pathlib.Path, name: str) -> Upstrea
 
 
 def make_dataset(
-    config: ConfigDict, workdir: pathlib.Path, folder: pathlib.Path, name: str, base: str, report: Report
-) -> Dataset:
-    """The dataset folder of a run whose SIDs or words are made here: `dataset/` in the workdir.
+    config: ConfigDict, workdir: pathlib.Path, folder: pathlib.Path, name: str, base: Base, report: Report
+) -> tuple[Dataset, TextFolder]:
+    """The dataset folder of a run whose SIDs or words are made here, `dataset/` in the workdir, and what it is made of.
 
     Raises:
       UserError: a gate of the SID report, the teacher's failures, or a workdir with results of other settings.
@@ -80,11 +78,11 @@ def make_dataset(
     dataset = read_dataset(made, name)
     if dataset.catalogue != catalogue or tuple(dataset.clusters.values()) != clusters:
         raise UserError(f"{made} belongs to other SIDs or words; give another --workdir")
-    return dataset
+    return dataset, texts
 
 
 def make_catalogue(
-    config: ConfigDict, workdir: pathlib.Path, folder: pathlib.Path, name: str, base: str, report: Report
+    config: ConfigDict, workdir: pathlib.Path, folder: pathlib.Path, name: str, base: Base, report: Report
 ) -> tuple[Catalogue, TextFolder]:
     """The catalogue with the SIDs that are given or made, and the folder's texts and interactions."""
     if not what_to_make(config, folder, name).make_sids:

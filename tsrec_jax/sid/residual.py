@@ -91,8 +91,6 @@ def fit_residual(
 ) -> tuple[ResidualQuantiser, np.ndarray]:
     """Fits the codebooks level by level.
 
-    It runs on one device: the same embeddings and seed give the same codes however many there are.
-
     Args:
       x_ID: float32 item embeddings.
       settings: sizes and how to fit.
@@ -102,8 +100,7 @@ def fit_residual(
     Returns:
       The quantiser, and int32 codes_IC of the items: the nearest codes, or the balanced ones.
     """
-    device = jax.local_devices()[0]
-    residual_ID = jax.device_put(jnp.asarray(x_ID, jnp.float32), device)
+    residual_ID = jnp.asarray(x_ID, jnp.float32)
     total = float(jnp.square(residual_ID - residual_ID.mean(axis=0)).sum())
     keys = jax.random.split(jax.random.key(seed), len(settings.sizes))
     codebooks, codes = [], []

@@ -103,7 +103,7 @@ class RqVae:
 
 
 def fit_rq_vae(x_ID: np.ndarray, settings: RqVaeSettings, seed: int, report: Callable[[str], None]) -> RqVae:
-    """Trains the autoencoder on one device and returns the state with the fewest collisions (then the least error).
+    """Trains the autoencoder and returns the state with the fewest collisions (then the least error).
 
     Codebooks start as k-means centres of the untrained encoder's residuals; a code that no item took for an epoch moves
     to the residual of a random item.
@@ -114,7 +114,7 @@ def fit_rq_vae(x_ID: np.ndarray, settings: RqVaeSettings, seed: int, report: Cal
       seed: of weights, order and revival.
       report: receives a line at every look at the collision rate.
     """
-    x_ID = jax.device_put(jnp.asarray(x_ID, jnp.float32), jax.local_devices()[0])
+    x_ID = jnp.asarray(x_ID, jnp.float32)
     weights_key, codes_key, run_key = jax.random.split(jax.random.key(seed), 3)
     parameters = _initial(x_ID.shape[1], settings, weights_key)
     parameters |= _initial_codebooks(parameters, x_ID, settings.sizes, codes_key)

@@ -1,0 +1,170 @@
+"""The stages before training: SIDs and words that are made once, never changed, and refused where they do not fit."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from tsrec_jax.data.dataset import read_dataset, write_dataset
+from tsrec_jax.data.shop import make_shop
+from tsrec_jax.main import main
+from tsrec_jax.sid.index import load_index
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SHOP = make_shop(0, num_items=80, num_users=30)
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A full dataset folder."""
+    folder = tmp_path_factory.mktemp("data") / "shop"
+    write_dataset("shop", SHOP.catalogue, SHOP.splits, SHOP.clusters, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bare(given, tmp_path_factory):
+    """The same without SIDs and words."""
+    folder = tmp_path_factory.mktemp("bare")
+    for name in ("shop.item.json", "train.csv", "valid.csv", "test.csv"):
+        (folder / name).write_bytes((given / name).read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def embeddings(tmp_path_factory):
+    path = tmp_path_factory.mktemp("emb") / "items.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(80, 12)).astype(np.float32))
+    return path
+
+
+def command(verb, folder, workdir, *settings):
+    sizes = [] if any("index.sizes" in setting for setting in settings) else ["--config.index.sizes=(8,4)"]
+    return [
+        verb,
+        f"--config={ROOT / 'configs' / 'quickstart.py'}",
+        f"--workdir={workdir}",
+        f"--config.dataset.path={folder}",
+        *sizes,
+        "--config.index.method=rq_kmeans",
+        "--config.index.iterations=3",
+        "--config.index.whiten=6",
+        *settings,
+    ]
+
+
+@pytest.fixture(scope="module")
+def indexed(bare, embeddings, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("indexed")
+    assert main(command("describe", bare, workdir, f"--config.index.embeddings={embeddings}")) == 0
+    return workdir
+
+
+def test_a_bare_folder_becomes_a_dataset_folder_with_a_report(indexed):
+    dataset = read_dataset(indexed / "dataset")
+    assert dataset.catalogue.items == SHOP.catalogue.items
+    assert dataset.catalogue.num_levels == 2
+    assert set(dataset.clusters) == set(dataset.catalogue.tokens)
+    for split, rows in SHOP.splits.items():
+        assert dataset.splits[split].histories == rows.histories
+    report = json.loads((indexed / "index" / "report.json").read_text())
+    assert (report["items"], report["levels"][0]["codes"], report["seed"]) == (80, 8, 42)
+    assert (indexed / "index" / "plots" / "codes.png").stat().st_size > 0
+    assert "collision rate" in (indexed / "index" / "report.md").read_text()
+
+
+def test_a_second_run_makes_nothing_again(indexed, bare, embeddings, capsys):
+    before = {path: path.read_bytes() for path in indexed.glob("*/*.*") if path.name != "report.md"}
+    assert main(command("describe", bare, indexed, f"--config.index.embeddings={embeddings}")) == 0
+    printed = capsys.readouterr().out
+    assert "index: finished before, skipped" in printed
+    assert "describe: finished before, skipped" in printed
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("--config.index.sizes=(8,5)", "index.sizes was [8, 4] and is now [8, 5]"),
+        ("--config.seed=7", "seed was 42 and is now 7"),
+        ("--config.describe.num_keywords=3", "describe.num_keywords was 20 and is now 3"),
+    ],
+)
+def test_other_settings_are_refused_with_the_difference(indexed, bare, embeddings, capsys, setting, words):
+    sids = load_index(indexed / "index" / "sid_index.npz").sids()
+    assert main(command("describe", bare, indexed, f"--config.index.embeddings={embeddings}", setting)) == 2
+    assert words in capsys.readouterr().err
+    assert load_index(indexed / "index" / "sid_index.npz").sids() == sids
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((79, 4), np.float32), "needs floats of shape (80, features)"),
+        (np.zeros((80, 4), np.int32), "holds int32"),
+        (np.full((80, 4), np.nan, np.float32), "row 0 (of 80) is not finite"),
+    ],
+)
+def test_embeddings_that_do_not_fit_are_refused(bare, tmp_path, capsys, array, words):
+    np.save(tmp_path / "x.npy", array)
+    settings = [f"--config.index.embeddings={tmp_path / 'x.npy'}"]
+    assert main(command("index", bare, tmp_path / "run", *settings)) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_gate_fails_the_run_and_says_what_to_change(bare, embeddings, tmp_path, capsys):
+    settings = [f"--config.index.embeddings={embeddings}", "--config.index.collisions=none"]
+    assert main(command("index", bare, tmp_path / "run", *settings, "--config.index.max_collision_rate=0.1")) == 2
+    assert "is above index.max_collision_rate=0.1" in capsys.readouterr().err
+    assert main(command("index", bare, tmp_path / "run", *settings)) == 0, "a gate shapes no SID"
+
+
+def test_items_that_join_later_change_no_sid(bare, embeddings, indexed, tmp_path):
+    items = json.loads((bare / "shop.item.json").read_text())
+    grown = tmp_path / "grown"
+    grown.mkdir()
+    for name in ("train.csv", "valid.csv"):
+        (grown / name).write_bytes((bare / name).read_bytes())
+    (grown / "shop.item.json").write_text(json.dumps({"NEW": {"title": "bamboo clamp"}, **items}))
+    x_ID = np.load(embeddings)
+    np.save(tmp_path / "x.npy", np.concatenate([x_ID[:1] + 0.01, x_ID]))
+    settings = [f"--config.index.embeddings={tmp_path / 'x.npy'}"]
+    settings += [f"--config.index.extend={indexed / 'index' / 'sid_index.npz'}"]
+    assert main(command("index", grown, tmp_path / "run", *settings)) == 0
+    old, new = (load_index(folder / "index" / "sid_index.npz") for folder in (indexed, tmp_path / "run"))
+    assert new.item_ids[0] == "NEW"
+    assert new.sids()[1:] == old.sids()
+
+
+def test_words_can_be_made_for_given_sids_and_a_dry_run_makes_none(given, tmp_path, capsys):
+    settings = ["--config.index.sids=given", "--config.describe.words=make"]
+    assert main([*command("describe", given, tmp_path / "run", *settings), "--dry_run"]) == 0
+    assert "asks no model and costs nothing" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "describe").exists()
+    assert main(command("describe", given, tmp_path / "run", *settings)) == 0
+    dataset = read_dataset(tmp_path / "run" / "dataset")
+    assert dataset.catalogue.sids == SHOP.catalogue.sids
+    assert tuple(dataset.clusters.values()) != tuple(SHOP.clusters)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("--config.index.sids=given",), "shop.index.json is not there"),
+        (("--config.describe.words=given",), "it holds no keyword file"),
+        (("--config.index.method=kmeans",), "did you mean 'rq_kmeans'"),
+        (("--config.index.sizes=()",), "config.index.sizes"),
+        (("--config.index.text_fields=('name',)",), "config.index.text_fields"),
+        (("--config.describe.backend=oofline",), "did you mean 'offline'"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_made(bare, tmp_path, capsys, settings, words):
+    assert main(command("describe", bare, tmp_path / "run", *settings)) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run" / "index").exists()
+
+
+def test_a_dry_run_is_for_the_verb_that_costs_money(bare, tmp_path, capsys):
+    assert main([*command("index", bare, tmp_path / "run"), "--dry_run"]) == 2
+    assert "--dry_run is for the verb describe" in capsys.readouterr().err

@@ -1,0 +1,97 @@
+"""What the SID report measures, against values computed by hand; gates; the written report."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from tsrec_jax.data.catalogue import Item
+from tsrec_jax.sid.index import sid_token
+from tsrec_jax.sid.quality import level_use, measure, purity, relative_error
+from tsrec_jax.sid.report import Gates, compare_table, failed_gates, to_json, to_markdown
+
+CODES = np.array([[0, 0], [0, 0], [0, 1], [1, 0], [1, 2]], np.int32)
+BRANDS = ("x", "x", "y", "y", "")
+
+
+def items(titles=("pen", "pen", "ink", "pad", "cup")):
+    return tuple(Item(str(n), title, brand=brand) for n, (title, brand) in enumerate(zip(titles, BRANDS, strict=True)))
+
+
+def report(codes_IC=CODES, sizes=(3, 3), **options):
+    sids = [tuple(sid_token(level, code) for level, code in enumerate(row)) for row in codes_IC.tolist()]
+    return measure(codes_IC, sizes, sids, items(), **options)
+
+
+def test_collisions_are_counted():
+    found = report()
+    assert (found.items, found.sids, found.collision_rate) == (5, 4, pytest.approx(0.2))
+    assert (found.colliding_items, found.collision_groups, found.largest_group, found.same_text_items) == (2, 1, 2, 2)
+
+
+def test_use_of_a_level():
+    use = level_use(np.array([0, 0, 0, 1]), 3)
+    assert (use.codes, use.used, use.use) == (3, 2, pytest.approx(2 / 3))
+    assert use.perplexity == pytest.approx(math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25))))
+    assert use.gini == pytest.approx(0.5)  # mean absolute difference of (0, 1, 3) over twice the mean, by hand
+    assert (use.items_min, use.items_median, use.items_max) == (0, 1.0, 3)
+    even = level_use(np.arange(8), 8)
+    assert (even.perplexity, even.gini) == (pytest.approx(8.0), pytest.approx(0.0))
+
+
+def test_nodes_of_every_depth():
+    first, second = report().depths
+    assert (first.nodes, first.items_mean, first.items_max, first.children_max) == (2, 2.5, 3, 2)
+    assert (second.nodes, second.items_max, second.children_max) == (4, 2, 0)
+
+
+def test_purity_counts_the_other_labelled_items_of_a_node():
+    nodes_I, labels_I = np.array([0, 0, 0, 1, 1, 2]), np.array([5, 5, 7, 7, -1, 5])
+    # Node 0: the two 5s see one of two alike, the 7 none; in node 1 only one item has a label; node 2 has no company.
+    assert purity(nodes_I, labels_I) == pytest.approx((0.5 + 0.5 + 0.0) / 3)
+    assert math.isnan(purity(np.arange(3), np.arange(3)))
+
+
+def test_errors_fall_from_level_to_level_and_are_shares_of_the_variance():
+    x_ID = np.array([[0.0], [2.0], [4.0], [6.0], [8.0]], np.float32)
+    found = report(embeddings_ID=x_ID, reconstruct=lambda depth: x_ID + (1.0 if depth == 1 else 0.0))
+    assert found.depths[0].error == pytest.approx(5 / 40)
+    assert found.depths[1].error == 0.0
+    assert relative_error(np.ones((3, 2)), np.ones((3, 2))) == 0.0
+
+
+def test_the_nearest_neighbour_is_by_cosine_and_never_the_item_itself():
+    x_ID = np.array([[1, 0], [9, 1], [0, 1], [1, 9], [-1, -1]], np.float32)
+    found = report(embeddings_ID=x_ID, reconstruct=lambda depth: x_ID)
+    assert found.neighbour_purity["brand"][0] == 1.0
+    assert found.neighbour_queries == 5
+
+
+def test_gates_name_the_value_the_limit_and_the_way_out():
+    found = report()
+    assert failed_gates(found, Gates()) == []
+    assert failed_gates(found, Gates(0.2, 2 / 3)) == []
+    (collision,) = failed_gates(found, Gates(0.1, 0.0))
+    assert "0.2000" in collision
+    assert "index.max_collision_rate=0.1" in collision
+    (use,) = failed_gates(found, Gates(1.0, 0.9))
+    assert "level 1 uses 2 of 3" in use
+
+
+def test_the_report_is_written_for_programs_and_for_people():
+    found = report()
+    facts = json.loads(json.dumps(to_json(found)))
+    assert facts["collision_rate"] == pytest.approx(0.2)
+    assert facts["levels"][0]["use"] == pytest.approx(2 / 3)
+    text = to_markdown(found, {"dataset": "Shop", "seed": 1})
+    assert "# Semantic IDs of Shop" in text
+    assert "| 1 | 3 | 2 | 66.7% |" in text
+    assert "`<a_0>`, 3 items: pen; pen; ink" in text
+    assert compare_table({"ours": found, "theirs": found}).count("0.2000") == 2
+
+
+def test_one_item_and_four_levels_are_measured():
+    found = measure(np.array([[1, 0, 2, 1]]), (2, 1, 3, 4), [("<a_1>", "<b_0>", "<c_2>", "<d_1>")], items()[:1])
+    assert (found.collision_rate, len(found.levels), found.depths[3].nodes) == (0.0, 4, 1)
+    assert "by chance" in to_markdown(found, {})

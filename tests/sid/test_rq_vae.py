@@ -1,0 +1,111 @@
+"""RQ-VAE: its gradient, its start, its revival, and which state it returns."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tsrec_jax.sid import rq_vae as module
+from tsrec_jax.sid.rq_vae import RqVae, RqVaeSettings, fit_rq_vae, loss
+
+SMALL = RqVaeSettings(sizes=(8, 8), hidden=(24,), latent=6, epochs=30, batch_size=64, check_every=10)
+
+
+@pytest.fixture(scope="module")
+def x_ID():
+    rng = np.random.default_rng(0)
+    x_ID = rng.normal(size=(40, 10))[rng.integers(40, size=256)] + 0.05 * rng.normal(size=(256, 10))
+    return (x_ID / np.linalg.norm(x_ID, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def trained(x_ID):
+    lines = []
+    return fit_rq_vae(x_ID, SMALL, 0, lines.append), lines
+
+
+def start(x_ID, settings=SMALL):
+    parameters = module._initial(x_ID.shape[1], settings, jax.random.key(0))
+    return parameters | module._initial_codebooks(parameters, jnp.asarray(x_ID), settings.sizes, jax.random.key(1))
+
+
+def test_it_learns_what_the_codes_can_say(trained, x_ID):
+    vae, lines = trained
+    error = np.square(x_ID - vae.decode(vae.encode(x_ID))).sum() / np.square(x_ID - x_ID.mean(axis=0)).sum()
+    assert error < 0.6
+    assert len(lines) == 3
+    assert "collision rate" in lines[0]
+
+
+def test_the_gradient_passes_straight_through_the_codes(x_ID):
+    parameters = start(x_ID)
+    gradients = jax.grad(loss)(parameters, jnp.asarray(x_ID), 0.0)
+    assert float(jnp.abs(gradients["encoder/0/w"]).max()) > 0  # only reconstruction reaches the encoder at weight 0
+    assert float(jnp.abs(gradients["codebook/1"]).max()) > 0
+
+    def codebook_term(codebook_EH):
+        return loss(parameters | {"codebook/0": codebook_EH}, jnp.asarray(x_ID), 0.0)
+
+    without = jax.grad(codebook_term)(parameters["codebook/0"])
+    assert np.allclose(np.asarray(without), np.asarray(gradients["codebook/0"]), atol=1e-6)
+
+
+def test_commitment_pulls_the_encoder_towards_the_codes(x_ID):
+    parameters = start(x_ID)
+    value = [float(loss(parameters, jnp.asarray(x_ID), weight)) for weight in (0.0, 1.0)]
+    assert value[1] > value[0]
+
+
+def test_codebooks_start_at_centres_of_the_residuals(x_ID):
+    parameters = start(x_ID)
+    random = parameters | {
+        name: 0.1 * jax.random.normal(jax.random.key(2), value.shape)
+        for name, value in parameters.items()
+        if name.startswith("codebook")
+    }
+    assert float(loss(parameters, jnp.asarray(x_ID), 1.0)) < float(loss(random, jnp.asarray(x_ID), 1.0))
+
+
+def test_a_code_that_nobody_takes_moves_to_an_items_residual(x_ID):
+    parameters = start(x_ID)
+    parameters["codebook/0"] = parameters["codebook/0"].at[3].set(1e3)
+    revived = module._revived(parameters, jnp.asarray(x_ID), jax.random.key(0))
+    latents_IH = module._mlp(parameters, "encoder", jnp.asarray(x_ID))
+    distance_I = jnp.abs(latents_IH - revived["codebook/0"][3]).max(axis=1)
+    assert float(distance_I.min()) == pytest.approx(0.0, abs=1e-6)
+    taken = [code for code in range(8) if code != 3]
+    assert np.array_equal(revived["codebook/0"][np.array(taken)], parameters["codebook/0"][np.array(taken)])
+
+
+def test_the_state_with_the_fewest_collisions_is_returned(x_ID, monkeypatch):
+    seen = []
+    rates = iter([(0.5, 0.1), (0.2, 0.3), (0.2, 0.2), (0.4, 0.1)])
+
+    def quality(parameters, _x):
+        seen.append({name: np.asarray(value) for name, value in parameters.items()})
+        return (*next(rates), [8, 8])
+
+    monkeypatch.setattr(module, "_quality", quality)
+    vae = fit_rq_vae(x_ID, dataclasses.replace(SMALL, epochs=4, check_every=1), 0, lambda line: None)
+    assert all(np.array_equal(vae.parameters[name], value) for name, value in seen[2].items())
+    assert not np.array_equal(vae.parameters["encoder/0/w"], seen[3]["encoder/0/w"])
+
+
+def test_the_same_seed_gives_the_same_codes_and_an_epoch_compiles_once(trained, x_ID):
+    before = module._epoch._cache_size()
+    again = fit_rq_vae(x_ID, SMALL, 0, lambda line: None)
+    assert np.array_equal(again.encode(x_ID), trained[0].encode(x_ID))
+    assert module._epoch._cache_size() == before
+
+
+def test_any_number_of_levels_and_arrays_that_bring_it_back(x_ID):
+    settings = dataclasses.replace(SMALL, sizes=(4, 8, 3), epochs=1)
+    vae = fit_rq_vae(x_ID, settings, 0, lambda line: None)
+    assert vae.sizes == (4, 8, 3)
+    codes_IC = vae.encode(x_ID)
+    assert (codes_IC.shape, codes_IC.dtype) == ((256, 3), np.int32)
+    assert np.array_equal(RqVae.from_arrays(vae.arrays()).encode(x_ID), codes_IC)
+    assert np.array_equal(vae.last_level_costs(x_ID, codes_IC).argmin(axis=1), codes_IC[:, -1])
+    assert vae.decode(codes_IC[:, :1]).shape == x_ID.shape
