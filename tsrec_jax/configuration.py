@@ -75,7 +75,10 @@ def default_config() -> ConfigDict:
     config.index.whiten = 256  # principal components that are kept, with one variance; 0: no whitening
     config.index.iterations = 20  # of k-means, a level
     config.index.rows_per_code = 0  # rq_kmeans: items per code that k-means looks at; 0: all
-    config.index.epochs = 500  # rq_vae
+    config.index.hidden = (512, 256, 128)  # rq_vae; the reference has (2048, 1024, 512, 256, 128, 64)
+    config.index.latent = 32
+    config.index.epochs = 100
+    config.index.batch_size = 256
     config.index.embeddings = ""  # .npy of (items, features) in the folder's item order; empty: `encoder` makes them
     config.index.encoder = "llm"  # llm: the run's own pretrained model | sentence_transformers
     config.index.model = ""  # another model for the encoder; empty: model.path, with all its layers
@@ -253,6 +256,7 @@ TEXT_FIELDS = ("title", "brand", "categories", "description")
 SHARED_BY_ARMS = ("dataset", "prepare", "shop", "index", "describe", "pretrain", "mesh", "eval", "export", "run")
 POSITIVE = ("train.batch_tokens", "train.sequence_length", "train.accumulation", "eval.beams", "eval.batch_size",
             "train.log_every", "train.keep", "train.learning_rate", "index.iterations", "index.epochs",
+            "index.latent", "index.batch_size",
             "index.max_tokens", "index.batch_rows")  # fmt: skip
 NOT_NEGATIVE = ("train.max_steps", "train.epochs", "train.warmup_steps", "train.validations", "train.patience",
                 "train.checkpoint_every", "train.valid_rows", "train.valid_beam_rows", "eval.max_rows",

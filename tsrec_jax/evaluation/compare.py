@@ -75,16 +75,18 @@ def compare_files(
     return compare(score(first_lists, indices, catalogue, k), score(second_lists, indices, catalogue, k), metric)
 
 
-def compare(first: Metrics, second: Metrics, metric: str, *, resamples: int = 2000, seed: int = 0) -> Comparison:
-    """Paired bootstrap of the per-row differences, at SID level."""
-    difference = first.per_row["sid"][metric] - second.per_row["sid"][metric]
+def compare(
+    first: Metrics, second: Metrics, metric: str, *, level: str = "sid", resamples: int = 2000, seed: int = 0
+) -> Comparison:
+    """Paired bootstrap of the per-row differences, at the level `sid` or `item` (for systems with other SIDs)."""
+    difference = first.per_row[level][metric] - second.per_row[level][metric]
     means = resampled_means(difference, resamples, seed)
     low, high = np.percentile(means, [2.5, 97.5])
     tail = min(np.mean(means <= 0), np.mean(means >= 0))
     return Comparison(
-        metric=f"sid {metric}",
-        first=first.sid[metric],
-        second=second.sid[metric],
+        metric=f"{level} {metric}",
+        first=getattr(first, level)[metric],
+        second=getattr(second, level)[metric],
         difference=float(difference.mean()),
         interval=(float(low), float(high)),
         p_value=float(min(1.0, 2 * max(tail, 1 / resamples))),

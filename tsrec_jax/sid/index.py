@@ -47,7 +47,7 @@ class IndexSettings:
       collisions: of `collisions.POLICIES`.
       whiten: principal components that are kept, each scaled to variance 1; 0: the embeddings are only centred.
       iterations, rows_per_code: of k-means, as in `RqSettings`.
-      epochs: of `rq_vae`.
+      hidden, latent, epochs, batch_size: of `rq_vae`, as in `RqVaeSettings`.
     """
 
     method: str = "rq_kmeans_balanced"
@@ -56,7 +56,10 @@ class IndexSettings:
     whiten: int = 256
     iterations: int = 20
     rows_per_code: int = 0
-    epochs: int = 500
+    hidden: tuple[int, ...] = (512, 256, 128)
+    latent: int = 32
+    epochs: int = 100
+    batch_size: int = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +154,8 @@ def build_index(
     whitened_IK = whitening(x_ID)
     quantiser: Quantiser
     if settings.method == "rq_vae":
-        vae = RqVaeSettings(sizes=settings.sizes, epochs=settings.epochs)
+        shape = (settings.sizes, settings.hidden, settings.latent)
+        vae = RqVaeSettings(*shape, epochs=settings.epochs, batch_size=settings.batch_size)
         quantiser = fit_rq_vae(whitened_IK, vae, seed, report)
         codes_IC = quantiser.encode(whitened_IK)
     else:

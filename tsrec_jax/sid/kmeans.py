@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 SEEDING_ROWS_PER_CODE = 8  # k-means++ looks at this many rows a code; Lloyd iterations mend the rest
+CANDIDATES = 8  # rows that greedy k-means++ draws for each centre
 BLOCK = 4096  # rows whose distances to all codes are held at once
 
 
@@ -84,19 +85,20 @@ def cluster_means(x_ID: jax.Array, codes_I: jax.Array, num_codes: int) -> tuple[
 
 
 def _plus_plus(x_SD: jax.Array, num_codes: int, key: jax.Array) -> jax.Array:
-    """k-means++: each next centre is a row drawn in proportion to its squared distance to the centres so far."""
+    """Greedy k-means++: of a few rows drawn in proportion to their squared distance to the centres so far, the one that
+    lowers the sum of those distances most."""
     first_key, rest_key = jax.random.split(key)
     first = x_SD[jax.random.randint(first_key, (), 0, len(x_SD))]
 
-    def draw(carry: tuple[jax.Array, jax.Array], key: jax.Array):
-        closest_S, previous_D = carry
-        closest_S = jnp.minimum(closest_S, jnp.square(x_SD - previous_D).sum(axis=1))
+    def draw(closest_S: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         # Rows equal to a centre have distance 0; where all are, any row is as good as another.
-        chosen = x_SD[jax.random.categorical(key, jnp.log(jnp.maximum(closest_S, 1e-30)))]
-        return (closest_S, chosen), chosen
+        candidates_K = jax.random.categorical(key, jnp.log(jnp.maximum(closest_S, 1e-30)), shape=(CANDIDATES,))
+        closest_KS = jnp.minimum(closest_S, squared_distances(x_SD[candidates_K], x_SD))
+        best = jnp.argmin(closest_KS.sum(axis=1))
+        return jnp.maximum(closest_KS[best], 0.0), x_SD[candidates_K[best]]
 
-    start = (jnp.full(len(x_SD), jnp.inf), first)
-    _, rest = jax.lax.scan(draw, start, jax.random.split(rest_key, num_codes - 1))
+    start_S = jnp.square(x_SD - first).sum(axis=1)
+    _, rest = jax.lax.scan(draw, start_S, jax.random.split(rest_key, num_codes - 1))
     return jnp.concatenate([first[None], rest])
 
 

@@ -31,7 +31,9 @@ class RqVaeSettings:
 
     Attributes:
       sizes: codes of each level.
-      hidden: widths of the encoder between the features and the latent; the decoder mirrors them.
+      hidden: widths of the encoder between the features and the latent; the decoder mirrors them. The reference has
+        (2048, 1024, 512, 256, 128, 64) and steps of 1,024 items for thousands of epochs; these are for a few thousand
+        items and minutes on a CPU.
       latent: H.
       epochs: passes over the items.
       batch_size: items of a step; the last, smaller batch of an epoch is left out, and the order changes every epoch.
@@ -41,14 +43,14 @@ class RqVaeSettings:
     """
 
     sizes: tuple[int, ...] = (256, 256, 256)
-    hidden: tuple[int, ...] = (2048, 1024, 512, 256, 128, 64)
+    hidden: tuple[int, ...] = (512, 256, 128)
     latent: int = 32
-    epochs: int = 500
-    batch_size: int = 1024
+    epochs: int = 100
+    batch_size: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     commitment: float = 0.25
-    check_every: int = 25
+    check_every: int = 10
 
 
 @dataclasses.dataclass(frozen=True)

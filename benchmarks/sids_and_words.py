@@ -1,0 +1,157 @@
+"""Runs on the same interactions with other SIDs or other words, side by side: one report for people and programs.
+
+    PYTHONPATH=. python benchmarks/sids_and_words.py --out=docs/results/industrial_sids \\
+        "--run=published SIDs, published words=runs/published" \\
+        "--run=published SIDs, offline words=runs/published_offline" "--run=own SIDs, offline words=runs/own"
+
+Each run is a workdir with its `predictions.json`. Runs are compared with the first one, paired by row, at item level: a
+SID-level hit means other things under other SIDs. Words are compared where the SIDs are equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from tsrec_jax.data.dataset import Dataset, read_dataset
+from tsrec_jax.evaluation.compare import compare, read_predictions
+from tsrec_jax.evaluation.metrics import Metrics, ks_for, score
+from tsrec_jax.pipeline.workdir import write_json
+from tsrec_jax.sid.quality import measure
+from tsrec_jax.sid.report import compare_table, to_json
+from tsrec_jax.teacher.overlap import keyword_overlap, overlap_table
+
+FOLDERS = ("dataset", "prepare")  # sections that name folders of the machine of the run
+SHOWN = ("HR@1", "HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One workdir: its recorded facts, its data and its scores."""
+
+    results: dict[str, Any]
+    dataset: Dataset
+    metrics: Metrics
+
+
+def read_run(workdir: pathlib.Path) -> Run:
+    """Reads a finished run and scores its predictions again."""
+    results = json.loads((workdir / "results.json").read_text(encoding="utf-8"))
+    made = workdir / "dataset"
+    dataset = read_dataset(made if made.is_dir() else results["config"]["dataset"]["path"])
+    targets = dataset.splits[results["split"]].targets[: results["rows"]]
+    outputs, ranked = read_predictions(workdir / "predictions.json")
+    if outputs != [dataset.catalogue.sid(int(target)) for target in targets]:
+        raise SystemExit(f"{workdir}: its predictions are for other rows than its dataset holds")
+    return Run(results, dataset, score(ranked, targets, dataset.catalogue, ks_for(results["beams"])))
+
+
+def checked(runs: dict[str, Run]) -> None:
+    """Refuses runs on other rows."""
+    first = next(iter(runs.values()))
+    for name, run in runs.items():
+        split = run.results["split"]
+        same = np.array_equal(run.dataset.splits[split].targets, first.dataset.splits[split].targets)
+        if run.results["rows"] != first.results["rows"] or not same:
+            raise SystemExit(f"{name}: other rows than those of the first run")
+
+
+def sid_report(dataset: Dataset):
+    """The SIDs alone, without embeddings."""
+    catalogue = dataset.catalogue
+    sizes = [len(tokens) for tokens in catalogue.level_tokens]
+    return measure(catalogue.codes_IC, sizes, catalogue.sids, catalogue.items)
+
+
+def quality_table(runs: dict[str, Run], level: str) -> str:
+    """Metrics of all runs at one level."""
+    lines = ["| | " + " | ".join(SHOWN) + " |", "|---|" + "---:|" * len(SHOWN)]
+    for name, run in runs.items():
+        lines.append(f"| {name} | " + " | ".join(f"{getattr(run.metrics, level)[m]:.4f}" for m in SHOWN) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Writes OUT.json and OUT.md."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", action="append", required=True, help="NAME=WORKDIR")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="path without an ending")
+    arguments = parser.parse_args()
+    named = [text.rpartition("=") for text in arguments.run]
+    runs = {name: read_run(pathlib.Path(folder)) for name, _, folder in named}
+    checked(runs)
+    names = list(runs)
+    first = runs[names[0]]
+    reports = {name: sid_report(run.dataset) for name, run in runs.items()}
+    comparisons = {
+        f"{name} against {names[0]}": compare(runs[name].metrics, first.metrics, metric, level="item")
+        for name in names[1:]
+        for metric in ("NDCG@10",)
+    }
+    overlaps = {
+        name: keyword_overlap(first.dataset.catalogue, runs[name].dataset.clusters, first.dataset.clusters)
+        for name in names[1:]
+        if runs[name].dataset.catalogue.sids == first.dataset.catalogue.sids
+    }
+    facts = {
+        name: {
+            "training": run.results["training"],
+            "commit": run.results["commit"],
+            "data_hash": run.results["data_hash"],
+            "seed": run.results["seed"],
+            "machine": run.results["machine"],
+            "config": {key: value for key, value in run.results["config"].items() if key not in FOLDERS},
+        }
+        for name, run in runs.items()
+    }
+    write_json(
+        arguments.out.with_suffix(".json"),
+        {
+            "rows": first.results["rows"],
+            "split": first.results["split"],
+            "systems": {
+                name: {"sid": dict(run.metrics.sid), "item": dict(run.metrics.item)} for name, run in runs.items()
+            },
+            "comparisons": {name: dataclasses.asdict(found) for name, found in comparisons.items()},
+            "sids": {name: to_json(report) for name, report in reports.items()},
+            "words": {name: [dataclasses.asdict(level) for level in levels] for name, levels in overlaps.items()},
+            "runs": facts,
+        },
+    )
+    steps = ", ".join(f"{name}: {run.results['training']['TS-Rec']['steps']}" for name, run in runs.items())
+    parts = [
+        f"# SIDs and words on {first.dataset.name} ({first.results['split']}, {first.results['rows']} rows)",
+        f"The same training budget (optimiser steps: {steps}), one seed each.",
+        "## SIDs\n\n" + compare_table(reports),
+        "## Recommendation, item level\n\n" + quality_table(runs, "item"),
+        "## Recommendation, SID level\n\nA hit under colliding SIDs counts for every item of the group.\n\n"
+        + quality_table(runs, "sid"),
+        "## Paired comparisons (bootstrap over rows, one seed)\n\n"
+        + "| | metric | first | second | difference | 95 % interval | p |\n|---|---|---:|---:|---:|---|---:|\n"
+        + "\n".join(
+            f"| {name} | {c.metric} | {c.first:.4f} | {c.second:.4f} | {c.difference:+.4f} | "
+            f"{c.interval[0]:+.4f} to {c.interval[1]:+.4f} | {c.p_value:.3f} |"
+            for name, c in comparisons.items()
+        ),
+        *(
+            f"## Words: {name}, beside those of {names[0]}\n\n" + overlap_table(levels, "these", "the first")
+            for name, levels in overlaps.items()
+        ),
+        "## How this was made\n\n"
+        + "\n".join(
+            f"- {name}: commit `{fact['commit']}`, data hash `{fact['data_hash']}`, seed {fact['seed']}, "
+            f"{fact['machine']}, {fact['training']['TS-Rec']['seconds']:.0f} s of training on a shared machine"
+            for name, fact in facts.items()
+        ),
+    ]
+    arguments.out.with_suffix(".md").write_text("\n\n".join(parts).rstrip() + "\n", encoding="utf-8")
+    print("\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()
