@@ -1,12 +1,15 @@
 """The main job from nothing to an export, on the embedded default, on eight emulated devices."""
 
+import csv
 import json
 import pathlib
 import shutil
 
+import numpy as np
 import pytest
 
 from tsrec_jax.data.dataset import read_dataset
+from tsrec_jax.data.shop import make_shop
 from tsrec_jax.main import main
 from tsrec_jax.pipeline import workdir as workdir_module
 from tsrec_jax.serving.recommender import Recommender
@@ -47,6 +50,15 @@ def test_a_run_leaves_every_artifact(workdir):
     assert not list(workdir.glob("*.writing"))
 
 
+def test_sids_and_words_are_made_of_the_texts(workdir):
+    made, given = read_dataset(workdir / "dataset"), read_dataset(workdir / "shop")
+    assert made.catalogue.items == given.catalogue.items
+    assert made.catalogue.sids != given.catalogue.sids
+    assert set(made.clusters) == set(made.catalogue.tokens)
+    for name in ("index/report.md", "index/plots/codes.png", "index/sid_index.npz", "describe/teacher.json"):
+        assert (workdir / name).stat().st_size > 0, name
+
+
 def test_results_hold_the_main_system_its_arm_and_the_baselines(workdir):
     results = json.loads((workdir / "results.json").read_text())
     assert list(results["systems"]) == ["TS-Rec", "plain", "popularity", "repeat last"]
@@ -62,7 +74,7 @@ def test_results_hold_the_main_system_its_arm_and_the_baselines(workdir):
 
 
 def test_predictions_are_in_test_order_and_inside_the_catalogue(workdir):
-    dataset = read_dataset(workdir / "shop")
+    dataset = read_dataset(workdir / "dataset")
     rows = json.loads((workdir / "predictions.json").read_text())
     expected = [dataset.catalogue.sid(int(item)) for item in dataset.splits["test"].targets[:16]]
     assert [row["output"] for row in rows] == expected
@@ -72,11 +84,11 @@ def test_predictions_are_in_test_order_and_inside_the_catalogue(workdir):
 
 
 def test_the_exported_recommender_gives_the_evaluated_lists(workdir):
-    dataset = read_dataset(workdir / "shop")
+    dataset = read_dataset(workdir / "dataset")
     rows = json.loads((workdir / "predictions.json").read_text())[:4]
     histories = dataset.splits["test"].histories[:4]
     ids = [[dataset.catalogue.items[item].id for item in history] for history in histories]
-    found = Recommender.load(workdir / "export").recommend(ids, k=30)
+    found = Recommender.load(workdir / "export").recommend(ids, k=20)
     for row, items in zip(rows, found, strict=True):
         assert list(dict.fromkeys(entry.sid for entry in items))[:10] == row["predict"][:10]
 
@@ -97,7 +109,7 @@ def test_a_second_run_skips_what_is_finished(workdir, capsys):
     before = (workdir / "predictions.json").stat().st_mtime_ns
     assert main(["run", f"--workdir={workdir}"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("finished before, skipped") == 5
+    assert printed.count("finished before, skipped") == 7
     assert (workdir / "predictions.json").stat().st_mtime_ns == before
 
 
@@ -128,3 +140,37 @@ def test_other_training_settings_are_refused_with_the_difference(workdir, capsys
     assert main(["train", *COMMAND, "--config.train.learning_rate=0.5", f"--workdir={workdir}"]) == 2
     assert "train.learning_rate was 0.002 and is now 0.5" in capsys.readouterr().err
     assert (workdir / "config.json").read_bytes() == before
+
+
+def test_tables_become_a_recommender_with_five_levels(workdir, tmp_path, capsys):
+    """Raw tables through every stage, with four levels of codes and one for collisions, and a model that is there."""
+    items = make_shop(3, num_items=70, num_users=10).catalogue.items
+    with (tmp_path / "items.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("item", "title", "description"))
+        writer.writerows((item.id, item.title, item.description) for item in items)
+    rng = np.random.default_rng(0)
+    with (tmp_path / "interactions.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("user", "item", "timestamp"))
+        for user in range(40):
+            bought = rng.choice(70, 6, replace=False)
+            writer.writerows((f"U{user}", items[item].id, 1000 * user + 300 * n) for n, item in enumerate(bought))
+    raw = [f"--config.prepare.{key}={tmp_path / f'{key}.csv'}" for key in ("interactions", "items")]
+    settings = [part for part in COMMAND if "shop" not in part]
+    settings += [*raw, "--config.prepare.source=tables", "--config.prepare.name=mine", "--config.prepare.k_core=1"]
+    settings += ["--config.index.sizes=(3,4,2,3)", "--config.index.collisions=extra_level"]
+    settings += ["--config.index.method=rq_kmeans"]
+    settings += [f"--config.model.path={workdir / 'pretrained'}", f"--workdir={tmp_path / 'run'}"]
+    assert main(["run", *settings]) == 0
+    dataset = read_dataset(tmp_path / "run" / "dataset")
+    assert (dataset.name, dataset.catalogue.num_levels) == ("mine", 5)
+    assert len(dataset.catalogue.items_of_sid) == dataset.catalogue.num_items
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert (results["invalid"], results["upper_bound"]) == (0, None)
+    rows = json.loads((tmp_path / "run" / "predictions.json").read_text())
+    assert set(rows[0]["predict"]) <= set(dataset.catalogue.items_of_sid)
+    capsys.readouterr()
+    history = f"--history={dataset.catalogue.items[0].id}"
+    assert main(["recommend", f"--workdir={tmp_path / 'run'}", history, "--k=3"]) == 0
+    assert len(capsys.readouterr().out.strip().splitlines()) == 4

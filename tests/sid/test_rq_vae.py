@@ -10,7 +10,7 @@ import pytest
 from tsrec_jax.sid import rq_vae as module
 from tsrec_jax.sid.rq_vae import RqVae, RqVaeSettings, fit_rq_vae, loss
 
-SMALL = RqVaeSettings(sizes=(8, 8), hidden=(24,), latent=6, epochs=30, batch_size=64, check_every=10)
+SMALL = RqVaeSettings(sizes=(8, 8), hidden=(24,), latent=6, epochs=60, batch_size=64, check_every=20)
 
 
 @pytest.fixture(scope="module")
