@@ -56,10 +56,12 @@ def test_installed_package_asks_for_exactly_the_requirements_file():
 
 def test_extras_hold_what_the_defaults_leave_out():
     extras = setup_cfg()["options.extras_require"]
-    assert {r.name for r in requirements(extras["test"])} == {"pytest", "ruff", "gguf", "packaging"}
+    teachers = {"google-genai", "openai"}
+    assert {r.name for r in requirements(extras["test"])} == {"pytest", "ruff", "gguf", "packaging"} | teachers
+    assert {r.name for name in ("gemini", "openai") for r in requirements(extras[name])} == teachers
     assert {r.name for r in requirements(extras["gemini_legacy"])} == {"google-generativeai"}
     defaults = {r.name for r in requirements((ROOT / "requirements.txt").read_text())}
-    assert defaults.isdisjoint({"torch", "tensorflow", "google-generativeai"})
+    assert defaults.isdisjoint({"torch", "tensorflow", "google-generativeai", *teachers})
 
 
 def test_tsrec_command_is_the_entry_point_of_the_command_line():

@@ -298,6 +298,8 @@ def _validate_values(config: ConfigDict) -> None:
     unknown = [field for field in config.index.text_fields if field not in TEXT_FIELDS]
     if unknown or not config.index.text_fields:
         raise UserError(f"config.index.text_fields={config.index.text_fields} must be some of {', '.join(TEXT_FIELDS)}")
+    if config.index.encoder == "sentence_transformers" and not config.index.model:
+        raise UserError("config.index.encoder='sentence_transformers' needs config.index.model, a folder or hub id")
     section(config, "describe", TeacherSettings)  # it refuses what it cannot use
     if config.prepare.source:
         section(config, "prepare", PrepareSettings)

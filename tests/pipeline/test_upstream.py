@@ -156,7 +156,9 @@ def test_words_can_be_made_for_given_sids_and_a_dry_run_makes_none(given, tmp_pa
         (("--config.index.method=kmeans",), "did you mean 'rq_kmeans'"),
         (("--config.index.sizes=()",), "config.index.sizes"),
         (("--config.index.text_fields=('name',)",), "config.index.text_fields"),
+        (("--config.index.encoder=sentence_transformers",), "needs config.index.model"),
         (("--config.describe.backend=oofline",), "did you mean 'offline'"),
+        (("--config.prepare.source=tables", "--config.prepare.split=date"), "prepare.split='date'"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_made(bare, tmp_path, capsys, settings, words):
