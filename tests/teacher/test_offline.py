@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-pytest.importorskip("sklearn", reason="needs scikit-learn")
-
 from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.data.shop import FINISHES, make_shop
 from tsrec_jax.teacher.answers import parse_answer

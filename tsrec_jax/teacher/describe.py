@@ -18,6 +18,8 @@ from tsrec_jax.teacher.ask import Manner, Outcome, ask_all
 from tsrec_jax.teacher.backends import Teacher
 from tsrec_jax.teacher.cache import AnswerCache, answer_key
 from tsrec_jax.teacher.cost import Plan, cost_of, estimate_tokens
+from tsrec_jax.teacher.file import file_clusters
+from tsrec_jax.teacher.offline import offline_clusters
 from tsrec_jax.teacher.pace import Clock
 from tsrec_jax.teacher.questions import SAMPLE_RULE, Question, make_questions
 from tsrec_jax.teacher.settings import TeacherSettings
@@ -73,15 +75,7 @@ def plan(catalogue: Catalogue, settings: TeacherSettings, folder: pathlib.Path) 
 
 def _local_clusters(catalogue: Catalogue, settings: TeacherSettings) -> tuple[Cluster, ...]:
     if settings.backend == "file":
-        from tsrec_jax.teacher.file import file_clusters
-
         return file_clusters(settings.path, catalogue)
-    try:
-        from tsrec_jax.teacher.offline import offline_clusters
-    except ImportError as error:
-        raise UserError(
-            f"config.describe.backend='offline' needs scikit-learn ({error}): pip install scikit-learn"
-        ) from None
     return offline_clusters(catalogue, settings.num_keywords)
 
 
