@@ -1,6 +1,6 @@
 """Memory and time of `prepare` on generated reviews in the format of Amazon Reviews 2023.
 
-    python benchmarks/prepare.py --reviews=10000000 --folder=/tmp/prepare
+    python benchmarks/prepare.py --reviews=10000000 --folder=FOLDER
 
 Writes gzipped JSON lines (an eighth as many users and a fortieth as many items as reviews; some users and items occur
 far more often than others; some lines are broken), prepares them in a process of its own, and prints that process's

@@ -38,8 +38,8 @@ def default_config() -> ConfigDict:
     config.prepare.category = ""  # amazon: as the site spells it, e.g. Industrial_and_Scientific
     config.prepare.raw = ""  # amazon: the folder of the raw files, which `download` fills
     config.prepare.base_url = ""  # amazon: a mirror; empty: the publishers' site
-    config.prepare.interactions = ""  # tables: CSV or Parquet with user, item, timestamp (seconds or ISO 8601)
-    config.prepare.items = ""  # tables: CSV or Parquet with item, title and, if there are any, the other texts
+    config.prepare.interactions_file = ""  # tables: CSV or Parquet with user, item, timestamp (seconds or ISO 8601)
+    config.prepare.items_file = ""  # tables: CSV or Parquet with item, title and, if there are any, the other texts
     config.prepare.k_core = 5  # users and items with fewer interactions are left out, until none is left
     config.prepare.start = ""  # ISO 8601, UTC; empty: no limit
     config.prepare.end = ""  # exclusive

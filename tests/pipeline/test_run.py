@@ -156,7 +156,7 @@ def test_tables_become_a_recommender_with_five_levels(workdir, tmp_path, capsys)
         for user in range(40):
             bought = rng.choice(70, 6, replace=False)
             writer.writerows((f"U{user}", items[item].id, 1000 * user + 300 * n) for n, item in enumerate(bought))
-    raw = [f"--config.prepare.{key}={tmp_path / f'{key}.csv'}" for key in ("interactions", "items")]
+    raw = [f"--config.prepare.{key}_file={tmp_path / f'{key}.csv'}" for key in ("interactions", "items")]
     settings = [part for part in COMMAND if "shop" not in part]
     settings += [*raw, "--config.prepare.source=tables", "--config.prepare.name=mine", "--config.prepare.k_core=1"]
     settings += ["--config.index.sizes=(3,4,2,3)", "--config.index.collisions=extra_level"]

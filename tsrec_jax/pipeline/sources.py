@@ -99,10 +99,10 @@ def prepared_folder(config: ConfigDict, workdir: pathlib.Path, report: Callable[
         report("prepare: finished before, skipped")
         return folder
     if settings.source == "tables":
-        for key in ("interactions", "items"):
+        for key in ("interactions_file", "items_file"):
             if not settings[key]:
                 raise UserError(f"config.prepare.{key} is empty; name a CSV or Parquet file")
-        source = RawSource("tables", settings.interactions, settings.items)
+        source = RawSource("tables", settings.interactions_file, settings.items_file)
     else:
         source = download_raw(config, report)
     write_json(workdir / PREPARED, identity)
