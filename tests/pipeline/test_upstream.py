@@ -120,6 +120,34 @@ def test_a_gate_fails_the_run_and_says_what_to_change(bare, embeddings, tmp_path
     assert main(command("index", bare, tmp_path / "run", *settings)) == 0, "a gate shapes no SID"
 
 
+def test_what_did_not_finish_may_be_started_again_with_other_settings(bare, embeddings, tmp_path, monkeypatch):
+    from tsrec_jax.pipeline import indexing, upstream
+
+    calls = []
+
+    def embed(config, words, model, report):
+        calls.append(config.index.max_tokens)
+        return np.load(embeddings)
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(indexing, "_llm_embeddings", embed)
+    settings = ["--config.model.path=anything", "--config.index.max_tokens=32"]
+    with monkeypatch.context() as patch:
+        patch.setattr(indexing, "_coded", killed)
+        assert main(command("index", bare, tmp_path / "run", *settings)) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(upstream, "describe", killed)
+        assert main(command("describe", bare, tmp_path / "run", *settings, "--config.index.sizes=(4,4)")) == 1
+    assert calls == [32], "the embeddings were made again"
+    settings += ["--config.index.sizes=(4,4)", "--config.describe.num_keywords=5"]
+    assert main(command("describe", bare, tmp_path / "run", *settings)) == 0
+    assert max(len(c.keywords) for c in read_dataset(tmp_path / "run" / "dataset").clusters.values()) == 5
+    assert main(command("index", bare, tmp_path / "two", *settings[:1], "--config.index.max_tokens=16")) == 0
+    assert calls == [32, 16]
+
+
 def test_items_that_join_later_change_no_sid(bare, embeddings, indexed, tmp_path):
     items = json.loads((bare / "shop.item.json").read_text())
     grown = tmp_path / "grown"

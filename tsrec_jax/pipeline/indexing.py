@@ -28,9 +28,10 @@ from tsrec_jax.sid.sentence_encoder import embed_sentences
 from tsrec_jax.training.checkpoints import refuse_differences
 
 INDEX_FILE = "sid_index.npz"
+IDENTITY = "identity.json"  # what a finished index was made with
 EMBEDDINGS = "embeddings.npy"
 LOGISTICS = ("sids", "batch_rows", "max_collision_rate", "min_code_use")  # settings that do not shape the SIDs
-SHAPE_EMBEDDINGS = ("embeddings", "encoder", "model", "text_fields", "max_tokens")
+SHAPE_EMBEDDINGS = ("encoder", "model", "text_fields", "max_tokens")
 Report = Callable[[str], None]
 Base = Callable[[TextFolder], str]  # the run's pretrained model, made where there is none
 
@@ -49,19 +50,19 @@ def make_index(config: ConfigDict, workdir: pathlib.Path, texts: TextFolder, bas
       UserError: the workdir holds an index of other settings, or a gate of the SID report failed.
     """
     folder = workdir / "index"
-    identity = {"seed": config.seed, "base": _base_facts(config), **section_facts(config, "index", LOGISTICS)}
+    source = {"data": texts.data_hash, "base": _base_facts(config)}
+    identity = {**source, "seed": config.seed, **section_facts(config, "index", LOGISTICS)}
     finished = (folder / INDEX_FILE).exists()
-    if (folder / "identity.json").exists():
-        there = json.loads((folder / "identity.json").read_text(encoding="utf-8"))
-        refuse_differences(folder, there, {"data": texts.data_hash, **identity})
-    write_json(folder / "identity.json", {"data": texts.data_hash, **identity})
-    x_ID = _embeddings(config, folder, texts, base, report)
+    if finished:
+        refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
+    x_ID = _embeddings(config, folder, texts, source, base, report)
     with one_device():
         if finished:
             report("index: finished before, skipped")
             index = load_index(folder / INDEX_FILE)
         else:
             index = _coded(config, tuple(item.id for item in texts.items), x_ID, report)
+            write_json(folder / IDENTITY, identity)
             index.save(folder / INDEX_FILE)
         sid_report = _write_report(config, folder, texts, index, x_ID)
     report(f"index: {sid_report.summary}; see {folder / 'report.md'}")
@@ -92,13 +93,23 @@ def _coded(config: ConfigDict, item_ids: tuple[str, ...], x_ID: np.ndarray, repo
     return earlier.extended(item_ids, x_ID)
 
 
-def _embeddings(config: ConfigDict, folder: pathlib.Path, texts: TextFolder, base: Base, report: Report) -> np.ndarray:
+def _embeddings(
+    config: ConfigDict,
+    folder: pathlib.Path,
+    texts: TextFolder,
+    source: Mapping[str, Any],
+    base: Base,
+    report: Report,
+) -> np.ndarray:
     """float32 x_ID of the items: the user's, or made here and kept, so that a killed run does not make them again."""
     if config.index.embeddings:
         return _given_embeddings(pathlib.Path(config.index.embeddings), len(texts.items))
-    file = folder / EMBEDDINGS
-    if file.exists():
+    settings = section_facts(config, "index")
+    facts = {**source, **{f"index.{key}": settings[f"index.{key}"] for key in SHAPE_EMBEDDINGS}}
+    file, made_with = folder / EMBEDDINGS, folder / "embeddings.json"
+    if file.exists() and json.loads(made_with.read_text(encoding="utf-8")) == facts:
         return np.load(file)
+    file.unlink(missing_ok=True)
     words = [item_text(item, config.index.text_fields) for item in texts.items]
     model = config.index.model or base(texts)
     report(f"index: embedding {len(words)} item texts with {model}")
@@ -106,6 +117,7 @@ def _embeddings(config: ConfigDict, folder: pathlib.Path, texts: TextFolder, bas
         x_ID = embed_sentences(model, words, config.index.max_tokens)
     else:
         x_ID = _llm_embeddings(config, words, model, report)
+    write_json(made_with, facts)
     temporary = file.with_name(file.name + ".tmp")
     with temporary.open("wb") as opened:
         np.save(opened, x_ID)

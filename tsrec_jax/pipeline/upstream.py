@@ -98,13 +98,13 @@ def make_words(config: ConfigDict, workdir: pathlib.Path, catalogue: Catalogue, 
     folder = workdir / "describe"
     identity = {"data": _catalogue_hash(catalogue), **section_facts(config, "describe", LOGISTICS)}
     file = folder / CLUSTERS.lstrip(".")
-    if (folder / IDENTITY).exists():
-        refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
     if file.exists():
+        refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
         report("describe: finished before, skipped")
     else:
+        clusters = describe(catalogue, section(config, "describe", TeacherSettings), folder, report)
         write_json(folder / IDENTITY, identity)
-        write_clusters(file, describe(catalogue, section(config, "describe", TeacherSettings), folder, report))
+        write_clusters(file, clusters)
     return tuple(read_clusters(file, catalogue).values())
 
 
