@@ -64,7 +64,17 @@ def make_index(config: ConfigDict, workdir: pathlib.Path, texts: TextFolder, bas
             index = _coded(config, tuple(item.id for item in texts.items), x_ID, report)
             write_json(folder / IDENTITY, identity)
             index.save(folder / INDEX_FILE)
-        sid_report = _write_report(config, folder, texts, index, x_ID)
+        sid_report = measure(
+            index.codes_IC,
+            index.sizes,
+            index.sids(),
+            texts.items,
+            embeddings_ID=index.whitening(x_ID),
+            reconstruct=index.reconstruction,
+            seed=config.seed,
+        )
+    if not (folder / "report.json").exists():
+        _write_report(config, folder, texts, index, sid_report)
     report(f"index: {sid_report.summary}; see {folder / 'report.md'}")
     failed = failed_gates(sid_report, Gates(config.index.max_collision_rate, config.index.min_code_use))
     if failed:
@@ -157,18 +167,9 @@ def _given_embeddings(path: pathlib.Path, num_items: int) -> np.ndarray:
 
 
 def _write_report(
-    config: ConfigDict, folder: pathlib.Path, texts: TextFolder, index: SidIndex, x_ID: np.ndarray
-) -> SidReport:
-    """Writes `report.json`, `report.md` and `plots/` of the SIDs."""
-    built = measure(
-        index.codes_IC,
-        index.sizes,
-        index.sids(),
-        texts.items,
-        embeddings_ID=index.whitening(x_ID),
-        reconstruct=index.reconstruction,
-        seed=config.seed,
-    )
+    config: ConfigDict, folder: pathlib.Path, texts: TextFolder, index: SidIndex, measured: SidReport
+) -> None:
+    """Writes `plots/`, `report.md` and `report.json` of the SIDs, the last when all is there."""
     facts: Mapping[str, Any] = {
         "dataset": texts.name,
         "settings": section_facts(config, "index", LOGISTICS),
@@ -179,9 +180,8 @@ def _write_report(
         "machine": machine(),
         "versions": versions(),
     }
-    write_json(folder / "report.json", {**to_json(built), **facts})
+    plots.plot_sids(measured, index.codes_IC, index.sizes, folder / "plots" / "codes.png")
     temporary = folder / "report.md.tmp"
-    temporary.write_text(to_markdown(built, facts), encoding="utf-8")
+    temporary.write_text(to_markdown(measured, facts), encoding="utf-8")
     os.replace(temporary, folder / "report.md")
-    plots.plot_sids(built, index.codes_IC, index.sizes, folder / "plots" / "codes.png")
-    return built
+    write_json(folder / "report.json", {**to_json(measured), **facts})
