@@ -4,8 +4,9 @@
         "--run=published SIDs, published words=runs/published" \\
         "--run=published SIDs, offline words=runs/published_offline" "--run=own SIDs, offline words=runs/own"
 
-Each run is a workdir with its `predictions.json`. Runs are compared with the first one, paired by row, at item level: a
-SID-level hit means other things under other SIDs. Words are compared where the SIDs are equal.
+Each run is a workdir with its `predictions.json`; the first rows that all of them evaluated are used. Runs are compared
+with the first one, paired by row, at item level: a SID-level hit means other things under other SIDs. Words are compared
+where the SIDs are equal.
 """
 
 from __future__ import annotations
@@ -39,13 +40,18 @@ class Run:
     metrics: Metrics
 
 
-def read_run(workdir: pathlib.Path) -> Run:
-    """Reads a finished run and scores its predictions again."""
-    results = json.loads((workdir / "results.json").read_text(encoding="utf-8"))
+def read_results(workdir: pathlib.Path) -> dict[str, Any]:
+    """The `results.json` of a finished run."""
+    return json.loads((workdir / "results.json").read_text(encoding="utf-8"))
+
+
+def read_run(workdir: pathlib.Path, rows: int) -> Run:
+    """Reads a finished run and scores the first rows of its predictions again."""
+    results = read_results(workdir)
     made = workdir / "dataset"
     dataset = read_dataset(made if made.is_dir() else results["config"]["dataset"]["path"])
-    targets = dataset.splits[results["split"]].targets[: results["rows"]]
-    outputs, ranked = read_predictions(workdir / "predictions.json")
+    targets = dataset.splits[results["split"]].targets[:rows]
+    outputs, ranked = (values[:rows] for values in read_predictions(workdir / "predictions.json"))
     if outputs != [dataset.catalogue.sid(int(target)) for target in targets]:
         raise SystemExit(f"{workdir}: its predictions are for other rows than its dataset holds")
     return Run(results, dataset, score(ranked, targets, dataset.catalogue, ks_for(results["beams"])))
@@ -57,7 +63,7 @@ def checked(runs: dict[str, Run]) -> None:
     for name, run in runs.items():
         split = run.results["split"]
         same = np.array_equal(run.dataset.splits[split].targets, first.dataset.splits[split].targets)
-        if run.results["rows"] != first.results["rows"] or not same:
+        if not same:
             raise SystemExit(f"{name}: other rows than those of the first run")
 
 
@@ -83,7 +89,8 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, required=True, help="path without an ending")
     arguments = parser.parse_args()
     named = [text.rpartition("=") for text in arguments.run]
-    runs = {name: read_run(pathlib.Path(folder)) for name, _, folder in named}
+    rows = min(read_results(pathlib.Path(folder))["rows"] for _, _, folder in named)
+    runs = {name: read_run(pathlib.Path(folder), rows) for name, _, folder in named}
     checked(runs)
     names = list(runs)
     first = runs[names[0]]
@@ -112,7 +119,7 @@ def main() -> None:
     write_json(
         arguments.out.with_suffix(".json"),
         {
-            "rows": first.results["rows"],
+            "rows": rows,
             "split": first.results["split"],
             "systems": {
                 name: {"sid": dict(run.metrics.sid), "item": dict(run.metrics.item)} for name, run in runs.items()
@@ -125,7 +132,7 @@ def main() -> None:
     )
     steps = ", ".join(f"{name}: {run.results['training']['TS-Rec']['steps']}" for name, run in runs.items())
     parts = [
-        f"# SIDs and words on {first.dataset.name} ({first.results['split']}, {first.results['rows']} rows)",
+        f"# SIDs and words on {first.dataset.name} ({first.results['split']}, {rows} rows)",
         f"The same training budget (optimiser steps: {steps}), one seed each.",
         "## SIDs\n\n" + compare_table(reports),
         "## Recommendation, item level\n\n" + quality_table(runs, "item"),
