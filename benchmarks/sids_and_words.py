@@ -5,8 +5,8 @@
         "--run=published SIDs, offline words=runs/published_offline" "--run=own SIDs, offline words=runs/own"
 
 Each run is a workdir with its `predictions.json`; the first rows that all of them evaluated are used. Runs are compared
-with the first one, paired by row, at item level: a SID-level hit means other things under other SIDs. Words are compared
-where the SIDs are equal.
+with the first one, paired by row, at item level: a SID-level hit means other things under other SIDs. Words are
+compared where the SIDs are equal.
 """
 
 from __future__ import annotations
