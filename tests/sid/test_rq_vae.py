@@ -5,12 +5,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from tsrec_jax.sid import rq_vae as module
 from tsrec_jax.sid.rq_vae import RqVae, RqVaeSettings, fit_rq_vae, loss
 
 SMALL = RqVaeSettings(sizes=(8, 8), hidden=(24,), latent=6, epochs=60, batch_size=64, check_every=20)
+LINEAR = dataclasses.replace(SMALL, hidden=())
 
 
 @pytest.fixture(scope="module")
@@ -39,23 +41,47 @@ def test_it_learns_what_the_codes_can_say(trained, x_ID):
     assert "collision rate" in lines[0]
 
 
-def test_the_gradient_passes_straight_through_the_codes(x_ID):
-    parameters = start(x_ID)
-    gradients = jax.grad(loss)(parameters, jnp.asarray(x_ID), 0.0)
-    assert float(jnp.abs(gradients["encoder/0/w"]).max()) > 0  # only reconstruction reaches the encoder at weight 0
-    assert float(jnp.abs(gradients["codebook/1"]).max()) > 0
+def test_gradients_are_those_of_the_formula(x_ID):
+    """Linear encoder and decoder, so that every gradient can be written down.
 
-    def codebook_term(codebook_EH):
-        return loss(parameters | {"codebook/0": codebook_EH}, jnp.asarray(x_ID), 0.0)
+    Reconstruction reaches the encoder as if the codes were not there, commitment pulls it towards each level's code,
+    and only the codebook term moves a code.
+    """
+    weight = 0.3
+    p = {name: np.asarray(value, np.float64) for name, value in start(x_ID, LINEAR).items()}
+    found = jax.grad(loss)({name: jnp.asarray(value, jnp.float32) for name, value in p.items()}, x_ID, weight)
+    left_BH = x_ID @ p["encoder/0/w"] + p["encoder/0/b"]
+    total_BH, towards_codes_BH = np.zeros_like(left_BH), np.zeros_like(left_BH)
+    for level in range(2):
+        codebook_EH = p[f"codebook/{level}"]
+        codes_B = np.square(left_BH[:, None] - codebook_EH).sum(axis=2).argmin(axis=1)
+        gap_BH = left_BH - codebook_EH[codes_B]
+        moved_EH = np.zeros_like(codebook_EH)
+        np.add.at(moved_EH, codes_B, -2 * gap_BH / gap_BH.size)
+        assert np.allclose(found[f"codebook/{level}"], moved_EH, atol=1e-6)
+        towards_codes_BH += 2 * weight * gap_BH / gap_BH.size
+        total_BH += codebook_EH[codes_B]
+        left_BH = gap_BH
+    error_BD = total_BH @ p["decoder/0/w"] + p["decoder/0/b"] - x_ID
+    out_BD = 2 * error_BD / len(x_ID)  # squared error summed over the features, averaged over the items
+    latent_BH = out_BD @ p["decoder/0/w"].T + towards_codes_BH
+    assert np.allclose(found["decoder/0/w"], total_BH.T @ out_BD, atol=1e-5)
+    assert np.allclose(found["encoder/0/w"], x_ID.T @ latent_BH, atol=1e-5)
+    assert np.allclose(found["encoder/0/b"], latent_BH.sum(axis=0), atol=1e-5)
 
-    without = jax.grad(codebook_term)(parameters["codebook/0"])
-    assert np.allclose(np.asarray(without), np.asarray(gradients["codebook/0"]), atol=1e-6)
 
+def test_each_epoch_sees_the_items_in_another_order_and_the_last_small_batch_is_left_out(x_ID):
+    settings = dataclasses.replace(SMALL, batch_size=200)  # one step of 256 items: 56 stay out
+    before = start(x_ID, settings)
+    moments = optax.adamw(settings.learning_rate, weight_decay=settings.weight_decay).init(before)
 
-def test_commitment_pulls_the_encoder_towards_the_codes(x_ID):
-    parameters = start(x_ID)
-    value = [float(loss(parameters, jnp.asarray(x_ID), weight)) for weight in (0.0, 1.0)]
-    assert value[1] > value[0]
+    def epoch(key):
+        copies = jax.tree.map(jnp.copy, (before, moments))
+        return module._epoch(*copies, jnp.asarray(x_ID), jax.random.key(key), settings)
+
+    one, other = epoch(0), epoch(1)
+    assert int(one[1][0].count) == 1
+    assert not np.array_equal(one[0]["encoder/0/w"], other[0]["encoder/0/w"])
 
 
 def test_codebooks_start_at_centres_of_the_residuals(x_ID):
