@@ -29,7 +29,7 @@ def cells(report: dict[str, Any]) -> list[str]:
         ", ".join(f"{level['gini']:.2f}" for level in levels),
         ", ".join(str(depth["nodes"]) for depth in depths),
         ", ".join(f"{depth['error']:.2f}" for depth in depths),
-        ", ".join("none" if value != value else f"{value:.2f}" for value in purity),  # NaN: nobody has company
+        ", ".join("none" if value is None else f"{value:.2f}" for value in purity),
         f"{report['neighbour_purity']['brand'][0]:.3f} ({report['neighbour_purity']['brand'][1]:.3f})",
     ]
 

@@ -50,7 +50,8 @@ def test_purity_counts_the_other_labelled_items_of_a_node():
     nodes_I, labels_I = np.array([0, 0, 0, 1, 1, 2]), np.array([5, 5, 7, 7, -1, 5])
     # Node 0: the two 5s see one of two alike, the 7 none; in node 1 only one item has a label; node 2 has no company.
     assert purity(nodes_I, labels_I) == pytest.approx((0.5 + 0.5 + 0.0) / 3)
-    assert math.isnan(purity(np.arange(3), np.arange(3)))
+    assert purity(np.arange(3), np.arange(3)) is None
+    assert purity(np.arange(3), np.full(3, -1)) is None
 
 
 def test_errors_fall_from_level_to_level_and_are_shares_of_the_variance():
@@ -84,6 +85,10 @@ def test_the_report_is_written_for_programs_and_for_people():
     facts = json.loads(json.dumps(to_json(found)))
     assert facts["collision_rate"] == pytest.approx(0.2)
     assert facts["levels"][0]["use"] == pytest.approx(2 / 3)
+    unique = report(np.array([[0, 0], [0, 1], [0, 2], [1, 0], [1, 2]], np.int32))
+    assert json.loads(json.dumps(to_json(unique), allow_nan=False))["depths"][1]["purity"]["brand"] == [None, None]
+    assert "| 0 |  | none |" in to_markdown(unique, {})
+    assert compare_table({"unique": unique}).endswith(", none |")
     text = to_markdown(found, {"dataset": "Shop", "seed": 1})
     assert "# Semantic IDs of Shop" in text
     assert "| 1 | 3 | 2 | 66.7% |" in text

@@ -54,7 +54,7 @@ class Depth:
       children_max: distinct next codes of a node; 0 on the last level.
       error: squared error that the codes so far leave, as a share of the embeddings' variance; None: not known.
       purity: {label: (share, by chance)}: of the other items in an item's node, those with its label, over items that
-        have a label and company; by chance: the same with labels permuted.
+        have a label and company; by chance: the same with labels permuted. None: no item has company.
     """
 
     nodes: int
@@ -62,7 +62,7 @@ class Depth:
     items_max: int
     children_max: int
     error: float | None
-    purity: Mapping[str, tuple[float, float]]
+    purity: Mapping[str, tuple[float | None, float | None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,8 +174,10 @@ def relative_error(x_ID: np.ndarray, reconstruction_ID: np.ndarray) -> float:
     return float(np.square(x_ID - reconstruction_ID).sum()) / total if total else 0.0
 
 
-def purity(nodes_I: np.ndarray, labels_I: np.ndarray) -> float:
+def purity(nodes_I: np.ndarray, labels_I: np.ndarray) -> float | None:
     """Of the other labelled items in an item's node the share with its label; mean over items that have such company.
+
+    None where no item has any.
 
     Args:
       nodes_I: int node of each item.
@@ -184,12 +186,12 @@ def purity(nodes_I: np.ndarray, labels_I: np.ndarray) -> float:
     known = labels_I >= 0
     nodes_N, labels_N = nodes_I[known], labels_I[known]
     if not len(nodes_N):
-        return float("nan")
+        return None
     company_N = np.bincount(nodes_N)[nodes_N] - 1
     pairs_N = _nodes(np.stack([nodes_N, labels_N], axis=1))
     same_N = np.bincount(pairs_N)[pairs_N] - 1
     accompanied = company_N > 0
-    return float((same_N[accompanied] / company_N[accompanied]).mean()) if accompanied.any() else float("nan")
+    return float((same_N[accompanied] / company_N[accompanied]).mean()) if accompanied.any() else None
 
 
 def _nodes(prefixes: np.ndarray) -> np.ndarray:

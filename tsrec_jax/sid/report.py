@@ -93,14 +93,18 @@ def compare_table(reports: Mapping[str, SidReport]) -> str:
         use = ", ".join(f"{level.use:.1%}" for level in report.levels)
         perplexity = ", ".join(f"{level.perplexity:.0f}" for level in report.levels)
         nodes = ", ".join(str(depth.nodes) for depth in report.depths)
-        pure = ", ".join(f"{depth.purity['brand'][0]:.3f}" for depth in report.depths if "brand" in depth.purity)
+        pure = ", ".join(_number(depth.purity["brand"][0]) for depth in report.depths if "brand" in depth.purity)
         rate = f"{report.collision_rate:.4f}"
         lines.append(f"| {name} | {report.sids} | {rate} | {use} | {perplexity} | {nodes} | {pure} |")
     return "\n".join(lines)
 
 
-def _share(pair: tuple[float, float]) -> str:
-    return f"{pair[0]:.3f} ({pair[1]:.3f})"
+def _share(pair: tuple[float | None, float | None]) -> str:
+    return "none" if pair[0] is None else f"{pair[0]:.3f} ({_number(pair[1])})"
+
+
+def _number(share: float | None) -> str:
+    return "none" if share is None else f"{share:.3f}"
 
 
 def _fact(value: Any) -> str:
