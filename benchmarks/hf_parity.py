@@ -3,7 +3,7 @@
     python benchmarks/hf_parity.py --export=runs/industrial/export \
         --dataset=../shared/data/amazon/Industrial_and_Scientific
 
-Needs torch (extra `torch`). Prints the largest difference of the logits and how many ranked lists are the same; exits
+Needs torch (extra `peers`). Prints the largest difference of the logits and how many ranked lists are the same; exits
 with 1 where a logit differs by more than 1e-3 or a list differs in a place that scores more than 1e-4 apart decide.
 """
 
@@ -21,18 +21,20 @@ from tsrec_jax import Recommender
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.decoding.generate import search_all
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.hf import load_hf
 
 LOGITS_TOLERANCE = 1e-3
 NEAR = 1e-4  # nats: neighbours nearer than this may swap in float32
 
 
-def logits_difference(recommender: Recommender, reference: PreTrainedModel, prompts: Sequence[list[int]]) -> float:
+def logits_difference(model: Decoder, reference: PreTrainedModel, prompts: Sequence[list[int]]) -> float:
     """Largest absolute difference over all positions and tokens."""
     largest = 0.0
     for prompt in prompts:
         with torch.no_grad():
             theirs_TV = reference(torch.tensor([prompt])).logits[0].numpy()
-        ours_TV = np.asarray(recommender.model(np.array([prompt], np.int32)))[0, :, : theirs_TV.shape[-1]]
+        ours_TV = np.asarray(model(np.array([prompt], np.int32)))[0, :, : theirs_TV.shape[-1]]
         largest = max(largest, float(np.abs(ours_TV - theirs_TV).max()))
     return largest
 
@@ -104,12 +106,15 @@ def main() -> int:
     sids = [[dataset.catalogue.sid(item) for item in history] for history in histories]
     prompts = recommender.builder.prompts_next_sid(sids, dataset.catalogue.num_levels)
 
-    difference = logits_difference(recommender, reference, prompts)
+    prefix = recommender.builder.prefix("next_sid")
+
+    difference = logits_difference(load_hf(options.export), reference, prompts)
     print(f"logits, float32, {sum(map(len, prompts))} positions of {len(prompts)} rows: max abs diff {difference:.2e}")
+    trie = recommender.catalogue.trie
     ours = search_all(
-        recommender.model, recommender.trie, recommender.catalogue, prompts, beams=options.beams, batch_size=16
+        recommender.model, trie, dataset.catalogue, prompts, beams=options.beams, batch_size=16, prefix=prefix
     )
-    theirs = reference_lists(recommender.catalogue, reference, tokenizer, prompts, options.beams)
+    theirs = reference_lists(dataset.catalogue, reference, tokenizer, prompts, options.beams)
     same, clear_same, score_difference = 0, 0, 0.0
     for mine, (wanted, scores) in zip(ours, theirs, strict=True):
         ranked = [sid for sid, _ in mine]

@@ -162,6 +162,8 @@ def default_config() -> ConfigDict:
     config.eval.split = "test"  # falls back to valid, and says so, where a folder has no test split
     config.eval.beams = 20
     config.eval.batch_size = 32
+    config.eval.normaliser = "vocab"  # of a step's score: vocab | level | catalogue
+    config.eval.score_end = False  # add the scores of the newline and end of text behind a SID (only with vocab)
     config.eval.max_rows = 0  # first n rows of the split; 0: all
     config.eval.bootstrap = 1000  # resamples of the 95 % intervals
 
@@ -245,6 +247,7 @@ CHOICES = {
     "train.loss_normalisation": ("token", "task"),
     "train.select_by": ("loss", "hr@10"),
     "eval.split": ("test", "valid"),
+    "eval.normaliser": ("vocab", "level", "catalogue"),
     "prepare.source": ("", "amazon2018", "amazon2023", "tables"),
     "index.sids": ("auto", "given", "make"),
     "index.method": ("rq_kmeans", "rq_kmeans_balanced", "rq_vae"),
@@ -313,6 +316,8 @@ def _validate_values(config: ConfigDict) -> None:
         raise UserError("config.train.max_steps and config.train.epochs are both 0: nothing would be trained")
     if config.train.select_by == "hr@10" and config.train.valid_beam_rows == 0:
         raise UserError("config.train.select_by='hr@10' needs config.train.valid_beam_rows above 0")
+    if config.eval.score_end and config.eval.normaliser != "vocab":
+        raise UserError("config.eval.score_end=True needs config.eval.normaliser='vocab': else the end is certain")
     unknown = [stage for stage in config.run.stages if stage not in STAGES]
     if unknown:
         raise UserError(f"config.run.stages: {unknown[0]!r} is not one of {', '.join(STAGES)}")

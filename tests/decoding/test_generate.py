@@ -2,12 +2,25 @@ import numpy as np
 import pytest
 
 from tsrec_jax.data.catalogue import Catalogue, Item
-from tsrec_jax.decoding import beam_search as module
 from tsrec_jax.decoding import generate
-from tsrec_jax.decoding.beam_search import BeamResult
-from tsrec_jax.decoding.generate import search_all
+from tsrec_jax.decoding.beam_search import BeamResult, SearchSettings, beam_search
+from tsrec_jax.decoding.generate import Searcher, search_all
 from tsrec_jax.decoding.trie import Trie
+from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.sharding import make_mesh
+
+
+@pytest.fixture
+def make_model(make_model):
+    """make_model of the shared fixtures, in the form that decoding takes; `change` alters the weights before."""
+
+    def make(change=None, **options):
+        model = make_model(**options)
+        if change is not None:
+            change(model)
+        return InferenceModel.of(model)
+
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -36,25 +49,55 @@ def test_results_come_in_the_order_of_the_prompts_whatever_batches_and_buckets(m
     assert_same(search_all(model, trie, catalogue, prompts, beams=7, batch_size=5, buckets=(24,)), alone)
 
 
-def test_batches_are_full_and_each_prompt_is_in_the_smallest_bucket_that_holds_it(prompts):
-    batches = list(generate._batches(prompts, 2, (4, 8)))
-    assert [(rows, tokens_BS.shape) for rows, tokens_BS, _ in batches] == [
-        ([1], (2, 4)),
-        ([0], (2, 8)),
-        ([3, 4], (2, 16)),
-        ([2], (2, 24)),
+def test_batches_are_full_and_each_prompt_is_in_the_smallest_bucket_that_holds_it(
+    make_model, trie, prompts, monkeypatch
+):
+    monkeypatch.setattr(generate, "WINDOW_BATCHES", 1)  # batches fill up over several windows
+    searcher = Searcher(make_model(), trie, SearchSettings(7), batch_size=2, buckets=(4, 8), prefix=prompts[4][:9])
+    batches = list(searcher._batches([*prompts, prompts[4][:10]]))
+    assert [(rows, tokens_BS.shape, prefixed) for rows, tokens_BS, _, prefixed in batches] == [
+        ([1], (2, 4), False),
+        ([0], (2, 8), False),
+        ([3], (2, 16), False),
+        ([2], (2, 24), False),
+        ([5], (2, 4), True),
+        ([4], (2, 8), True),
     ]
-    for rows, tokens_BS, lengths_B in batches:
+    for rows, tokens_BS, lengths_B, prefixed in batches:
         for place, row in enumerate(rows):
-            assert tokens_BS[place, : lengths_B[place]].tolist() == prompts[row]
+            whole = [*prompts, prompts[4][:10]][row]
+            assert [*prompts[4][: 9 * prefixed], *tokens_BS[place, : lengths_B[place]]] == whole
         assert (lengths_B > 0).all()
+
+
+def test_prompts_with_and_without_the_shared_beginning_give_what_each_gives_alone(make_model, catalogue, trie, prompts):
+    model, shared = make_model(), [4, 8, 15]
+    mixed = [prompts[0], [*shared, *prompts[0]], shared, [*shared, *prompts[1]]]
+    wanted = search_all(model, trie, catalogue, mixed, beams=7, batch_size=2, buckets=(24,))
+    assert_same(search_all(model, trie, catalogue, mixed, beams=7, batch_size=2, buckets=(24,), prefix=shared), wanted)
+
+
+def test_prompts_may_be_made_while_others_are_searched(make_model, catalogue, trie, prompts):
+    wanted = search_all(make_model(), trie, catalogue, prompts, beams=7, batch_size=2, buckets=(24,))
+    made = (prompt for prompt in prompts)
+    assert_same(search_all(make_model(), trie, catalogue, made, beams=7, batch_size=2, buckets=(24,)), wanted)
+
+
+def test_an_exact_search_widens_until_its_answers_are_proven(make_model, trie, prompts):
+    model, k = make_model(), 3
+    narrow = Searcher(model, trie, SearchSettings(3), batch_size=5, buckets=(24,))
+    (every,) = (Searcher(model, trie, SearchSettings(40), batch_size=5, buckets=(24,)).run(prompts),)
+    assert not all(found.exact(k) for found in narrow.run(prompts)), "the test needs a search that is not exact"
+    for found, wanted in zip(narrow.run_exact(prompts, k), every, strict=True):
+        assert found.exact(k)
+        np.testing.assert_array_equal(found.codes_WC[:k], wanted.codes_WC[:k])
 
 
 def test_a_short_last_batch_does_not_compile_again(make_model, catalogue, trie, prompts):
     model = make_model()
-    size = module._search._cache_size()
+    size = beam_search._cache_size()
     search_all(model, trie, catalogue, prompts, beams=7, batch_size=3, buckets=(24,))
-    assert module._search._cache_size() == size + 1
+    assert beam_search._cache_size() == size + 1
 
 
 def test_every_prompt_gets_distinct_sids_of_the_catalogue_best_first(make_model, catalogue, trie, prompts):
@@ -74,26 +117,30 @@ def test_a_mesh_rounds_the_batch_up_and_changes_nothing(make_model, catalogue, t
 
 
 def test_a_single_nan_request_is_refused(make_model, catalogue, trie, prompts):
-    model = make_model()
+    def break_token(model):
+        model.embedding[...] = model.embedding[...].at[31].set(np.nan)
+
+    model = make_model(break_token)
     prompts[2][4] = 31
-    model.embedding[...] = model.embedding[...].at[31].set(np.nan)
     with pytest.raises(FloatingPointError):
         search_all(model, trie, catalogue, prompts, beams=7, batch_size=5, buckets=(24,))
 
 
 def test_an_infinite_logit_outside_the_catalogue_is_refused(make_model, catalogue, trie, prompts):
-    model = make_model()
-    model.head[...] = model.head[...].at[5].set(np.inf)
+    def break_head(model):
+        model.head[...] = model.head[...].at[5].set(np.inf)
+
+    model = make_model(break_head)
     with pytest.raises(FloatingPointError):
         search_all(model, trie, catalogue, prompts, beams=7, batch_size=5, buckets=(24,))
 
 
 def test_codes_that_are_no_sid_are_refused(catalogue, trie, monkeypatch, prompts, make_model):
-    def lying_search(model, trie, tokens_BS, lengths_B, beams):
-        leaf_BW = np.tile(np.arange(beams), (len(tokens_BS), 1))
-        codes_BWC = np.asarray(trie.sid_codes_NC)[leaf_BW].copy()
+    def lying_search(model, arrays, tokens_BS, lengths_B, settings, prefix, filters):
+        codes_BWC = np.tile(trie.sid_codes()[: settings.beams], (len(tokens_BS), 1, 1))
         codes_BWC[0, 0, 0] += 1
-        return BeamResult(codes_BWC, np.zeros(leaf_BW.shape, np.float32), leaf_BW)
+        scores_BW = np.zeros(codes_BWC.shape[:2], np.float32)
+        return BeamResult(codes_BWC, scores_BW, np.zeros(codes_BWC.shape, np.float32), scores_BW[:, 0])
 
     monkeypatch.setattr(generate, "beam_search", lying_search)
     with pytest.raises(AssertionError, match="not SIDs"):
@@ -109,6 +156,7 @@ def test_an_empty_prompt_is_refused_and_no_prompts_give_no_results(make_model, c
 def test_progress_is_told_with_rate_and_time_left(make_model, catalogue, trie, prompts, monkeypatch):
     monkeypatch.setattr(generate, "REPORT_SECONDS", 0.0)
     lines = []
-    search_all(make_model(), trie, catalogue, prompts, beams=7, batch_size=1, buckets=(24,), progress=lines.append)
+    options = {"beams": 7, "batch_size": 1, "buckets": (24,)}
+    search_all(make_model(), trie, catalogue, prompts, **options, progress=lines.append, total=len(prompts))
     assert len(lines) == len(prompts) - 1
     assert lines[-1].startswith("4/5 rows, ")

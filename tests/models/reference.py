@@ -7,7 +7,9 @@ logits that transformers computes on torch. With them parity is checked where to
 import json
 import pathlib
 
+import jax
 import numpy as np
+from flax import nnx
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 LLAMA3 = {
@@ -79,6 +81,12 @@ def torch_logits(model, tokens_BT: np.ndarray, first_position: int = 0) -> np.nd
 def tiny_tokens(rows: int = 2, length: int = 24, seed: int = 5) -> np.ndarray:
     """int64 ids of the tiny models."""
     return np.random.default_rng(seed).integers(0, 40, (rows, length))
+
+
+def forward(model, *arrays) -> np.ndarray:
+    """Jitted logits of one of our models."""
+    graphdef, state = nnx.split(model)
+    return np.asarray(jax.jit(lambda state, *arrays: nnx.merge(graphdef, state)(*arrays))(state, *arrays))
 
 
 def write_golden() -> None:

@@ -4,80 +4,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.models.reference import tiny_facts, tiny_tokens
+from tests.models.reference import forward, tiny_facts, tiny_tokens
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder, rope_frequencies
 from tsrec_jax.models.sharding import make_mesh
 
 FAMILIES = ("llama_tied", "qwen2_untied", "qwen3_untied")
-
-
-def forward(model, *arrays):
-    """Jitted logits of a model."""
-    graphdef, state = nnx.split(model)
-    return np.asarray(jax.jit(lambda state, *arrays: nnx.merge(graphdef, state)(*arrays))(state, *arrays))
-
-
-def forced(model, prompts_BS, lengths_B, suffix_BWC, parents_BW=None):
-    """Logits after the prompt, then after each given token of each beam; beams are reordered after the first token."""
-    graphdef, state = nnx.split(model)
-
-    @jax.jit
-    def run(state, prompts_BS, lengths_B, suffix_BWC):
-        model = nnx.merge(graphdef, state)
-        x_BD, prompt = model.prefill(prompts_BS, lengths_B)
-        suffix = model.init_suffix(*suffix_BWC.shape)
-        logits = []
-        for step in range(suffix_BWC.shape[2]):
-            x_BWD, suffix = model.extend(suffix_BWC[:, :, step], step, prompt, suffix)
-            logits.append(model.logits(x_BWD))
-            if step == 0 and parents_BW is not None:
-                suffix = suffix.reorder(parents_BW)
-        return model.logits(x_BD), jnp.stack(logits, axis=2)
-
-    return jax.tree.map(np.asarray, run(state, prompts_BS, lengths_B, suffix_BWC))
-
-
-@pytest.mark.parametrize("case", FAMILIES)
-def test_prefill_and_extend_give_the_logits_of_the_whole_sequence(case, make_model):
-    model = make_model(case)
-    lengths_B, beams, levels = np.array([5, 9]), 3, 3
-    rng = np.random.default_rng(0)
-    prompts_BS = rng.integers(0, 40, (2, 9))
-    suffix_BWC = rng.integers(0, 40, (2, beams, levels))
-    first_BV, later_BWCV = forced(model, prompts_BS, lengths_B, suffix_BWC)
-
-    whole = np.zeros((2 * beams, 9 + levels), np.int32)
-    for row, (b, w) in enumerate(np.ndindex(2, beams)):
-        tokens = [*prompts_BS[b, : lengths_B[b]], *suffix_BWC[b, w]]
-        whole[row, : len(tokens)] = tokens
-    wanted = forward(model, whole).reshape(2, beams, 9 + levels, 40)
-    for b, w in np.ndindex(2, beams):
-        last = lengths_B[b] - 1
-        got = np.concatenate([first_BV[b][None], later_BWCV[b, w]])
-        np.testing.assert_allclose(got, wanted[b, w, last : last + levels + 1], atol=2e-5, rtol=1e-5)
-
-
-def test_reordered_beams_go_on_from_their_parents(make_model):
-    model = make_model()
-    prompts, lengths_B = tiny_tokens(2, 6), np.array([6, 4])
-    parents_BW = np.array([[2, 0, 0], [1, 1, 2]])
-    suffix_BWC = np.stack([tiny_tokens(2, 3, seed=1), tiny_tokens(2, 3, seed=2)], axis=2)
-    inherited_BWC = suffix_BWC.copy()
-    inherited_BWC[:, :, 0] = np.take_along_axis(suffix_BWC[:, :, 0], parents_BW, axis=1)
-    _, moved = forced(model, prompts, lengths_B, suffix_BWC, jnp.asarray(parents_BW))
-    _, wanted = forced(model, prompts, lengths_B, inherited_BWC)
-    np.testing.assert_allclose(moved[:, :, 1], wanted[:, :, 1], atol=1e-5)
-
-
-def test_what_pads_a_prompt_does_not_matter(make_model):
-    model = make_model()
-    tokens_BS = tiny_tokens(1, 8)
-    other_BS = tokens_BS.copy()
-    other_BS[:, 5:] = 39 - other_BS[:, 5:]
-    suffix_BWC = tiny_tokens(1, 6).reshape(1, 2, 3)
-    results = [forced(model, tokens, np.array([5]), suffix_BWC) for tokens in (tokens_BS, other_BS)]
-    jax.tree.map(np.testing.assert_array_equal, *results)
 
 
 def test_packed_segments_are_as_if_alone(make_model):

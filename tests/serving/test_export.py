@@ -8,6 +8,7 @@ from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.prompts import Templates
 from tsrec_jax.decoding.generate import search_all
 from tsrec_jax.errors import UserError
+from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.tokenizer import load_tokenizer
 
 FAMILIES = [("llama", True), ("llama", False), ("qwen2", True), ("qwen3", False)]
@@ -109,7 +110,7 @@ def test_transformers_beam_search_finds_the_same_lists(trained, exported, beams)
     tokenizer = AutoTokenizer.from_pretrained(exported)
     assert beams <= len(prefix_children(catalogue, tokenizer)[()]), "dead beams are no common ground"
 
-    ours = search_all(trained.model, trained.trie, catalogue, prompts, beams=beams, batch_size=3)
+    ours = search_all(InferenceModel.of(trained.model), trained.trie, catalogue, prompts, beams=beams, batch_size=3)
     theirs = reference_lists(catalogue, reference, tokenizer, prompts, beams)
     for found, (wanted, scores) in zip(ours, theirs, strict=True):
         if beams == 1:

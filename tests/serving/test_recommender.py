@@ -4,9 +4,11 @@ import shutil
 import numpy as np
 import pytest
 
+from tsrec_jax.decoding.beam_search import beam_search
 from tsrec_jax.decoding.generate import search_all
 from tsrec_jax.errors import UserError
-from tsrec_jax.serving.recommender import Recommender
+from tsrec_jax.models.inference import InferenceModel
+from tsrec_jax.serving.recommender import Recommender, Request
 
 HISTORIES = [["B000", "B005", "B009"], ["B003"]]
 
@@ -20,7 +22,7 @@ def test_a_loaded_export_recommends_what_the_trained_model_finds(recommender, tr
     catalogue = trained.catalogue
     sids = [[catalogue.sid(catalogue.item_index(item)) for item in history] for history in HISTORIES]
     prompts = trained.builder.prompts_next_sid(sids, 3)
-    wanted = search_all(trained.model, trained.trie, catalogue, prompts, beams=20, batch_size=2)
+    wanted = search_all(InferenceModel.of(trained.model), trained.trie, catalogue, prompts, beams=20, batch_size=2)
     for found, row in zip(recommender.recommend(HISTORIES, k=10), wanted, strict=True):
         items = [(catalogue.items[i], sid, score) for sid, score in row for i in catalogue.items_of_sid[sid]][:10]
         assert [(r.item_id, r.title, r.sid) for r in found] == [(item.id, item.title, sid) for item, sid, _ in items]
@@ -35,7 +37,7 @@ def test_prompts_are_those_of_training(recommender, trained):
 
 def test_all_items_come_when_asked_for_and_those_of_one_sid_stand_together(recommender):
     (found,) = recommender.recommend([["B000"]], k=100)
-    assert sorted(r.item_id for r in found) == sorted(item.id for item in recommender.catalogue.items)
+    assert sorted(r.item_id for r in found) == sorted(item.id for item in recommender.catalogue.find("", 100))
     place = [r.item_id for r in found].index("B003")
     assert found[place + 1].item_id == "B007"
     assert found[place].score == found[place + 1].score and found[place].sid == found[place + 1].sid
@@ -77,7 +79,9 @@ def test_a_missing_folder_is_named(tmp_path):
         Recommender.load(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("name", ["sid_catalogue.json", "prompts.json", "config.json", "model.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["sid_catalogue.json", "prompts.json", "sid_trie.npz", "config.json", "model.safetensors"]
+)
 def test_a_missing_file_is_refused(exported, tmp_path, name):
     folder = copy(exported, tmp_path)
     (folder / name).unlink()
@@ -108,3 +112,116 @@ def test_weights_of_another_vocabulary_are_refused(exported, make_trained, tmp_p
     (folder / "config.json").write_text(json.dumps(facts | {"vocab_size": facts["vocab_size"] - 1}))
     with pytest.raises(UserError, match="has shape"):
         Recommender.load(folder)
+
+
+def codes_facts(found):
+    return [(r.item_id, round(r.score, 4)) for r in found]
+
+
+def test_filters_are_by_item_even_where_sids_collide(recommender):
+    (every,) = recommender.recommend([["B000"]], k=100)
+    for out in (["B003"], ["B003", "B007"], [r.item_id for r in every[:12]]):
+        (found,) = recommender.recommend([["B000"]], k=100, exclude=out)
+        assert codes_facts(found) == codes_facts([r for r in every if r.item_id not in out])
+    (found,) = recommender.recommend([["B000", "B007", "B001"]], k=100, exclude_history=True)
+    assert {r.item_id for r in found} == {r.item_id for r in every} - {"B000", "B007", "B001"}
+    (found,) = recommender.recommend([["B000"]], k=100, allow=["B007", "B001", "B002"], exclude=["B002"])
+    assert codes_facts(found) == codes_facts([r for r in every if r.item_id in ("B007", "B001")])
+    assert recommender.recommend([["B000"]], allow=[]) == [[]]
+    with pytest.raises(UserError, match="'B9' is not in the catalogue"):
+        recommender.recommend([["B000"]], exclude=["B9"])
+
+
+def test_the_path_says_what_each_token_added_to_the_score(recommender):
+    (found,) = recommender.recommend([["B000"]], k=3)
+    for one in found:
+        assert "".join(step.token for step in one.path) == one.sid
+        assert sum(step.score for step in one.path) == pytest.approx(one.score, abs=1e-4)
+        assert all(step.score < 0 for step in one.path)
+
+
+def test_exact_answers_are_those_of_a_search_of_everything(recommender):
+    (every,) = recommender.recommend([["B000"]], k=100)
+    requests = [Request(("B000",), k=2)]
+    (narrow,), (sure,) = recommender.answer(requests, beams=2), recommender.answer(requests, beams=2, exact=True)
+    assert sure.exact and not narrow.exact
+    assert codes_facts(sure.items) == codes_facts(every[:2])
+
+
+def test_items_come_go_and_are_blocked_while_it_serves_and_nothing_compiles(exported):
+    recommender = Recommender.load(exported)
+    catalogue = recommender.catalogue
+    (every,) = recommender.recommend([["B000"]], k=20)
+    size = beam_search._cache_size()
+
+    def ids(k=20, **options):
+        return [r.item_id for r in recommender.recommend([["B000"]], k=k, **options)[0]]
+
+    best = every[0]
+    catalogue.block([best.item_id])
+    assert best.item_id not in ids()
+    assert recommender.recommend([[best.item_id]], k=1), "a blocked item may stand in a history"
+    catalogue.block([best.item_id], blocked=False)
+    assert ids()[0] == best.item_id
+
+    tokens = tuple(step.token for step in best.path)
+    assert catalogue.put("NEW", "A new thing", tokens)
+    assert ids()[:2] == [best.item_id, "NEW"]
+    catalogue.remove(best.item_id)
+    assert ids()[0] == "NEW"
+    with pytest.raises(UserError, match="not in the catalogue"):
+        recommender.recommend([[best.item_id]])
+
+    others = {item.sid for item in catalogue.find("", 100)}
+    cold = next(
+        sid
+        for sid in ((a, b, c) for a in catalogue.level_tokens[0] for b in catalogue.level_tokens[1]
+                    for c in catalogue.level_tokens[2])
+        if sid not in others
+    )  # fmt: skip
+    assert not catalogue.put("NEW", "A new thing", cold), "an item that is there moves to another SID"
+    assert "NEW" in ids(allow=["NEW", "B001"])
+    assert {r.sid for r in recommender.recommend([["B001"]], k=20, allow=["NEW"])[0]} == {"".join(cold)}
+    assert beam_search._cache_size() == size
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (("X", "title", ("<a_1>", "<b_1>")), "has 2 tokens, the catalogue's have 3"),
+        (("X", "title", ("<a_1>", "<b_1>", "<c_99>")), "'<c_99>' is not one of the"),
+        (("X", "title", ("<b_1>", "<a_1>", "<c_1>")), "'<b_1>' is not one of the"),
+        (("", "title", ("<a_1>", "<b_1>", "<c_1>")), "needs an id and a title"),
+        (("X", " ", ("<a_1>", "<b_1>", "<c_1>")), "needs an id and a title"),
+    ],
+)
+def test_an_item_that_the_model_cannot_write_is_refused(recommender, item, message):
+    with pytest.raises(UserError, match=message):
+        recommender.catalogue.put(*item)
+    with pytest.raises(UserError, match="not in the catalogue"):
+        recommender.catalogue.item("X")
+
+
+def test_items_are_found_by_the_words_of_title_and_id(recommender):
+    find = recommender.catalogue.find
+    assert [item.id for item in find("thing 1", 30)][:3] == ["B001", "B010", "B011"]
+    assert [item.id for item in find("b0 THING 29", 30)] == ["B029"]
+    assert len(find("", 4)) == 4
+    assert find("nothing of the kind", 4) == []
+
+
+def test_warming_up_compiles_every_length_that_a_history_can_have(exported):
+    recommender = Recommender.load(exported, beams=3, max_batch=2)
+    lines = []
+    recommender.warm_up(lines.append, max_history=4)
+    assert lines
+    size = beam_search._cache_size()
+    for length in range(1, 5):
+        recommender.answer([Request(("B001",) * length, k=2, exclude_history=True), Request(("B002",), k=2)])
+    assert beam_search._cache_size() == size
+
+
+@pytest.mark.parametrize("options", [{"beams": 0}, {"beams": 513}, {"max_batch": 0}])
+def test_widths_that_cannot_be_are_refused(exported, options):
+    with pytest.raises(UserError, match=next(iter(options))):
+        Recommender.load(exported, **options)

@@ -114,6 +114,9 @@ class PromptBuilder:
       tokenizer: with the SID tokens added and an end-of-text token.
       templates: the wording.
       max_length: longest sequence in tokens; of a longer one the last `max_length` are kept.
+
+    Attributes:
+      end: token ids that every completion ends with.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, templates: Templates, max_length: int = 512):
@@ -121,7 +124,7 @@ class PromptBuilder:
         self.max_length = max_length
         self._tokenizer = tokenizer
         self._headers = {name: self._encode([getattr(templates, name).header])[0] for name in PLACEHOLDERS}
-        self._end = [*self._encode(["\n"])[0], tokenizer.eos_token_id]
+        self.end = (*self._encode(["\n"])[0], tokenizer.eos_token_id)
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         return self._tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
@@ -136,11 +139,16 @@ class PromptBuilder:
         field = PLACEHOLDERS[task][0]
         return [[*header, *ids] for ids in self._encode([template.prompt.format(**{field: text}) for text in inputs])]
 
+    def prefix(self, task: str) -> list[int]:
+        """Token ids that the prompts of a task begin with, whatever their input: a search computes them once."""
+        text, *_ = next(iter(string.Formatter().parse(getattr(self.templates, task).prompt)))
+        return [*self._headers[task], *self._encode([text])[0]]
+
     def completions(self, task: str, answers: Sequence[str]) -> list[list[int]]:
         """Token ids of each answer with its newline and end-of-text token."""
         template, field = getattr(self.templates, task), PLACEHOLDERS[task][1]
         texts = [template.completion.format(**{field: text}) for text in answers]
-        return [[*ids, *self._end] for ids in self._encode(texts)]
+        return [[*ids, *self.end] for ids in self._encode(texts)]
 
     def prompts_next_sid(self, histories: Sequence[Sequence[str]], levels: int) -> list[list[int]]:
         """Prompts that ask for the next SID of `levels` tokens, cut exactly as in training: what a search starts from.
@@ -149,5 +157,5 @@ class PromptBuilder:
           histories: for each request the SIDs of its history, oldest first.
           levels: tokens of a SID, for which room is kept beside the completion's end.
         """
-        room = self.max_length - levels - len(self._end)
+        room = self.max_length - levels - len(self.end)
         return [ids[-room:] for ids in self.prompts("next_sid", [self.history(sids) for sids in histories])]

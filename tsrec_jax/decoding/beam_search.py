@@ -1,7 +1,7 @@
 """Constrained beam search in one jit: static shapes, the prompt computed once, -inf outside the catalogue.
 
-Scores are sums of log-probabilities over the whole vocabulary in use, as Hugging Face's beam search with a prefix
-constraint and length penalty 0 computes them; the constraint masks, it does not renormalise.
+With the normaliser `vocab`, scores are sums of log-probabilities over the whole vocabulary in use, as Hugging Face's
+beam search with a prefix constraint and length penalty 0 computes them: the constraint masks, it does not renormalise.
 """
 
 from __future__ import annotations
@@ -11,10 +11,50 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from tsrec_jax.decoding.trie import Trie
-from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.decoding.trie import WORD, LevelArrays, TrieArrays
+from tsrec_jax.models.inference import InferenceModel, Prefix, SuffixCache, extend, log_normaliser, logits_of, prefill
+
+NORMALISERS = ("vocab", "level", "catalogue")
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSettings:
+    """What is searched for; each combination is compiled once.
+
+    Attributes:
+      beams: W, at least 1; may exceed the number of nodes.
+      normaliser: what a step's log-probability is normalised over: `vocab`, all ids in use; `level`, the level's codes;
+        `catalogue`, the codes that the trie and the filters allow here.
+      forced: ids that every completion ends with, such as those of a newline and the end of the text; their
+        log-probabilities are added to the scores (only `vocab`: under the others they are certain).
+    """
+
+    beams: int = 20
+    normaliser: str = "vocab"
+    forced: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        if self.beams < 1:
+            raise ValueError(f"beams={self.beams}: must be at least 1")
+        if self.normaliser not in NORMALISERS:
+            raise ValueError(f"normaliser={self.normaliser!r} is not one of {', '.join(NORMALISERS)}")
+        if self.forced and self.normaliser != "vocab":
+            raise ValueError(f"forced tokens have no score under the normaliser {self.normaliser!r}; use 'vocab'")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Filters:
+    """What single requests leave out; made by `filters.make_filters`.
+
+    Attributes:
+      row_B: int32, the row of `LevelArrays.alive_RM` that a request obeys; 0 is the catalogue.
+      excluded: for each level int32 slots (B, X) that a request leaves out, -1 for none.
+    """
+
+    row_B: jax.Array
+    excluded: tuple[jax.Array, ...]
 
 
 @jax.tree_util.register_dataclass
@@ -26,88 +66,168 @@ class BeamResult:
       codes_BWC: int32 codes that the beam generated, one a level; meaningless in a dead beam.
       scores_BW: float32 log-probability of the SID, in nats; -inf for a dead beam (there are fewer SIDs than beams),
         +inf where a score was NaN.
-      leaf_BW: int32 number of the SID in `Trie.sid_codes_NC`, -1 for a dead beam.
+      totals_BWC: float32 log-probability of the first codes of the beam, one to all.
+      dropped_B: float32, the best score that the search let go of on any level; -inf where it let go of nothing. No
+        SID outside the beams scores more, so the first k are exact where scores_BW[:, k - 1] is above it.
     """
 
     codes_BWC: jax.Array
     scores_BW: jax.Array
-    leaf_BW: jax.Array
+    totals_BWC: jax.Array
+    dropped_B: jax.Array
 
 
-def beam_search(model: Decoder, trie: Trie, tokens_BS: jax.Array, lengths_B: jax.Array, beams: int) -> BeamResult:
-    """The `beams` best SIDs that the search finds for each prompt.
+@functools.partial(jax.jit, static_argnames="settings")
+def beam_search(
+    model: InferenceModel,
+    trie: TrieArrays,
+    tokens_BS: jax.Array,
+    lengths_B: jax.Array,
+    settings: SearchSettings,
+    prefix: Prefix | None = None,
+    filters: Filters | None = None,
+) -> BeamResult:
+    """The best SIDs that the search finds for each prompt.
 
     Every live beam is a SID of the trie, and min(W, SIDs) beams are alive. Equal scores are ordered by the parent's
     rank, then by code. The search is exact where `beams` is at least the number of valid prefixes of every level but
-    the last.
+    the last; whether it was for a single request, `dropped_B` says.
 
     Args:
-      model: the decoder; `num_tokens` bounds the vocabulary.
-      trie: the valid SIDs.
-      tokens_BS: int32 prompts, padded at the end.
-      lengths_B: int32 prompt lengths.
-      beams: W, at least 1; may exceed the number of nodes.
+      model: the weights.
+      trie: the valid SIDs, `Trie.arrays`.
+      tokens_BS: int32 prompts without the prefix, padded at the end.
+      lengths_B: int32 prompt lengths without the prefix, at least 1.
+      settings: width and scores.
+      prefix: what stands before every prompt.
+      filters: what requests leave out; None: nothing.
     """
-    graphdef, weights = nnx.split(model)
-    return _search(graphdef, weights, trie, tokens_BS, lengths_B, beams)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 5))
-def _search(
-    graphdef: nnx.GraphDef,
-    weights: nnx.State,
-    trie: Trie,
-    tokens_BS: jax.Array,
-    lengths_B: jax.Array,
-    beams: int,
-) -> BeamResult:
-    model = nnx.merge(graphdef, weights)
     batch = tokens_BS.shape[0]
-    x_BD, prompt = model.prefill(tokens_BS, lengths_B)
-    suffix = model.init_suffix(batch, beams, trie.num_levels - 1) if trie.num_levels > 1 else None
-    # One beam at the root: the first level fans it out.
-    x_BWD = x_BD[:, None]
-    scores_BW = jnp.zeros((batch, 1), jnp.float32)
-    nodes_BW = jnp.zeros((batch, 1), jnp.int32)
-    path_BWC = jnp.zeros((batch, 1, 0), jnp.int32)
     rows_B1 = jnp.arange(batch)[:, None]
-    for level in range(trie.num_levels):
-        totals_BWK, children_BWK = _candidates(model, trie, level, x_BWD, scores_BW, nodes_BW)
-        scores_BW, parents_BW, codes_BW = _best(totals_BWK, beams)
-        nodes_BW = jnp.where(jnp.isneginf(scores_BW), -1, children_BWK[rows_B1, parents_BW, codes_BW])
-        path_BWC = jnp.concatenate([path_BWC[rows_B1, parents_BW], codes_BW[..., None]], axis=-1)
-        if level == trie.num_levels - 1:
-            break
-        tokens_BW = trie.token_ids[level][codes_BW]
-        if level > 0:
-            suffix = suffix.reorder(parents_BW)
-        x_BWD, suffix = model.extend(tokens_BW, level, prompt, suffix)
-    return BeamResult(path_BWC, scores_BW, nodes_BW)
+    x_DB, prompt = prefill(model, tokens_BS, lengths_B, prefix)
+    # One beam at the root: the first level fans it out.
+    x_DBW, suffix = x_DB[..., None], SuffixCache()
+    scores_BW = jnp.zeros((batch, 1), jnp.float32)
+    slots_BW = jnp.zeros((batch, 1), jnp.int32)
+    codes_BWC, totals_BWC = jnp.zeros((batch, 1, 0), jnp.int32), jnp.zeros((batch, 1, 0), jnp.float32)
+    dropped_B = jnp.full(batch, -jnp.inf)
+    for number, level in enumerate(trie.levels):
+        if number > 0:
+            tokens_BW = trie.levels[number - 1].token_ids_E[codes_BWC[..., -1]]
+            x_DBW, suffix = extend(model, tokens_BW, prompt, suffix)
+        first_BW, allowed_BWK, codes_BWK = _children(level, slots_BW, _filters_of(filters, number, batch))
+        totals_BWK = _totals(model, level, x_DBW, scores_BW, allowed_BWK, codes_BWK, settings.normaliser)
+        scores_BW, parents_BW, place_BW, lost_B = _best(totals_BWK, settings.beams)
+        dropped_B = jnp.maximum(dropped_B, lost_B)
+        slots_BW = first_BW[rows_B1, parents_BW] + place_BW
+        new_BW = place_BW if codes_BWK is None else codes_BWK[rows_B1, parents_BW, place_BW]
+        codes_BWC = jnp.concatenate([codes_BWC[rows_B1, parents_BW], new_BW[..., None]], axis=-1)
+        totals_BWC = jnp.concatenate([totals_BWC[rows_B1, parents_BW], scores_BW[..., None]], axis=-1)
+        suffix = suffix.reorder(parents_BW)
+    if settings.forced:
+        last_BW = trie.levels[-1].token_ids_E[codes_BWC[..., -1]]
+        scores_BW = scores_BW + _forced_scores(model, last_BW, prompt, suffix, settings.forced)
+        scores_BW, order_BW = jax.lax.top_k(_nan_first(scores_BW), scores_BW.shape[1])
+        codes_BWC, totals_BWC = codes_BWC[rows_B1, order_BW], totals_BWC[rows_B1, order_BW]
+    return BeamResult(codes_BWC, scores_BW, totals_BWC, dropped_B)
 
 
-def _candidates(
-    model: Decoder, trie: Trie, level: int, x_BWD: jax.Array, scores_BW: jax.Array, nodes_BW: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Total score of every continuation of every beam, -inf where the trie has none, and the children's numbers.
+def _filters_of(filters: Filters | None, level: int, batch: int) -> tuple[jax.Array, jax.Array | None]:
+    """A level's row of each request and the slots it leaves out."""
+    if filters is None:
+        return jnp.zeros(batch, jnp.int32), None
+    return filters.row_B, filters.excluded[level]
 
-    A NaN becomes +inf: where `top_k` ranks NaN depends on its sign and on the backend, +inf always comes first, and the
-    host refuses it.
+
+def _children(
+    level: LevelArrays, slots_BW: jax.Array, filters: tuple[jax.Array, jax.Array | None]
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """The first child slot of every beam, which of its `width` candidates are allowed, and a sparse level's codes."""
+    row_B, excluded_BX = filters
+    codes_BWK = None
+    if level.starts is None:
+        words = level.stride // WORD
+        rows_RPN = level.alive_RM.reshape(level.alive_RM.shape[0], -1, words)
+        words_BWN = rows_RPN[row_B[:, None], slots_BW]
+        bits_BWNb = words_BWN[..., None] >> jnp.arange(WORD, dtype=jnp.uint32) & 1
+        allowed_BWK = bits_BWNb.reshape(*slots_BW.shape, level.stride)[..., : level.width] != 0
+        first_BW = slots_BW * level.stride
+        count_BW = jnp.full_like(slots_BW, level.width)
+    else:
+        first_BW = level.starts[slots_BW]
+        count_BW = level.starts[slots_BW + 1] - first_BW
+        place_K = jnp.arange(level.width)
+        slot_BWK = jnp.minimum(first_BW[..., None] + place_K, level.codes.shape[0] - 1)
+        codes_BWK = level.codes[slot_BWK].astype(jnp.int32)
+        words_BWK = level.alive_RM[row_B[:, None, None], slot_BWK // WORD]
+        alive_BWK = words_BWK >> (slot_BWK % WORD).astype(jnp.uint32) & 1 != 0
+        allowed_BWK = alive_BWK & (place_K < count_BW[..., None])
+    if excluded_BX is not None:
+        allowed_BWK = _without(allowed_BWK, first_BW, count_BW, excluded_BX)
+    return first_BW, allowed_BWK, codes_BWK
+
+
+def _without(allowed_BWK: jax.Array, first_BW: jax.Array, count_BW: jax.Array, excluded_BX: jax.Array) -> jax.Array:
+    """Takes the excluded slots out. A slot is the child of one node, and so of one beam at most."""
+    batch, beams, width = allowed_BWK.shape
+    place_BWX = excluded_BX[:, None] - first_BW[..., None]
+    here_BWX = (place_BWX >= 0) & (place_BWX < count_BW[..., None])
+    beam_BX = jnp.argmax(here_BWX, axis=1)
+    place_BX = jnp.take_along_axis(place_BWX, beam_BX[:, None], axis=1)[:, 0]
+    flat_BX = jnp.where(here_BWX.any(axis=1), beam_BX * width + place_BX, beams * width)
+    flat = allowed_BWK.reshape(batch, -1).at[jnp.arange(batch)[:, None], flat_BX].set(False, mode="drop")
+    return flat.reshape(allowed_BWK.shape)
+
+
+def _totals(
+    model: InferenceModel,
+    level: LevelArrays,
+    x_DBW: jax.Array,
+    scores_BW: jax.Array,
+    allowed_BWK: jax.Array,
+    codes_BWK: jax.Array | None,
+    normaliser: str,
+) -> jax.Array:
+    """Total score of every candidate, -inf where the constraint forbids it or the beam is dead."""
+    logits_BWE = logits_of(model, level.token_ids_E, x_DBW)
+    logits_BWK = logits_BWE if codes_BWK is None else jnp.take_along_axis(logits_BWE, codes_BWK, axis=-1)
+    if normaliser == "vocab":
+        log_sum_BW = log_normaliser(model, x_DBW)
+    elif normaliser == "level":
+        log_sum_BW = jax.nn.logsumexp(logits_BWE, axis=-1)
+    else:
+        log_sum_BW = jax.nn.logsumexp(logits_BWK, axis=-1, where=allowed_BWK)
+    totals_BWK = scores_BW[..., None] + (logits_BWK - log_sum_BW[..., None])
+    alive_BWK = allowed_BWK & ~jnp.isneginf(scores_BW)[..., None]
+    return jnp.where(alive_BWK, _nan_first(totals_BWK), -jnp.inf)
+
+
+def _nan_first(scores: jax.Array) -> jax.Array:
+    """NaN as +inf: where `top_k` ranks NaN depends on its sign and on the backend, +inf comes first, and the host
+    refuses it."""
+    return jnp.where(jnp.isnan(scores), jnp.inf, scores)
+
+
+def _best(totals_BWK: jax.Array, beams: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Scores, parents and places of the best candidates, and the best score that is not among them.
+
+    No more beams than candidates: a narrow first level needs no more.
     """
-    logits_BWV = model.logits(x_BWD)
-    normaliser_BW = jax.nn.logsumexp(logits_BWV, axis=-1)
-    log_probs_BWK = logits_BWV[..., trie.token_ids[level]] - normaliser_BW[..., None]
-    children_BWK = trie.children[level][jnp.maximum(nodes_BW, 0)]
-    alive_BWK = (children_BWK >= 0) & (nodes_BW >= 0)[..., None]
-    totals_BWK = scores_BW[..., None] + log_probs_BWK
-    totals_BWK = jnp.where(jnp.isnan(totals_BWK), jnp.inf, totals_BWK)
-    return jnp.where(alive_BWK, totals_BWK, -jnp.inf), children_BWK
-
-
-def _best(totals_BWK: jax.Array, beams: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Scores, parents and codes of the best continuations; filled up with dead ones where there are too few."""
     batch, width, size = totals_BWK.shape
     flat = totals_BWK.reshape(batch, width * size)
-    flat = jnp.pad(flat, ((0, 0), (0, max(0, beams - width * size))), constant_values=-jnp.inf)
-    scores_BW, index_BW = jax.lax.top_k(flat, beams)
-    index_BW = jnp.minimum(index_BW, width * size - 1)
-    return scores_BW, index_BW // size, index_BW % size
+    kept = min(beams, width * size)
+    found_BW, index_BW = jax.lax.top_k(flat, min(kept + 1, width * size))
+    lost_B = found_BW[:, kept] if found_BW.shape[1] > kept else jnp.full(batch, -jnp.inf)
+    index_BW = index_BW[:, :kept]
+    return found_BW[:, :kept], index_BW // size, index_BW % size, lost_B
+
+
+def _forced_scores(model: InferenceModel, last_BW: jax.Array, prompt, suffix: SuffixCache, forced: tuple[int, ...]):
+    """Log-probability of the forced ids after every beam, (B, W)."""
+    total_BW, tokens_BW = jnp.zeros(last_BW.shape, jnp.float32), last_BW
+    for token in forced:
+        x_DBW, suffix = extend(model, tokens_BW, prompt, suffix)
+        logits_BW = logits_of(model, jnp.array([token]), x_DBW)[..., 0]
+        total_BW = total_BW + logits_BW - log_normaliser(model, x_DBW)
+        tokens_BW = jnp.full_like(tokens_BW, token)
+    return total_BW

@@ -2,131 +2,291 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from tsrec_jax.data.catalogue import Catalogue
-from tsrec_jax.decoding.beam_search import BeamResult, beam_search
+from tsrec_jax.decoding.beam_search import BeamResult, SearchSettings, beam_search
+from tsrec_jax.decoding.filters import FilterRows, SidFilter
 from tsrec_jax.decoding.trie import Trie
-from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.inference import InferenceModel, make_prefix
 from tsrec_jax.models.sharding import mesh_of, named_sharding
 
-BUCKETS = (32, 64, 96, 128, 192, 256, 384, 512)
+BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 Ranked = list[tuple[str, float]]  # (SID, score), best first
 REPORT_SECONDS = 10.0
+WINDOW_BATCHES = 16  # prompts of so many batches are read, sorted by length and searched at a time
+WIDENING = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The live beams of one request, best first.
+
+    Attributes:
+      codes_WC: int32.
+      scores_W: float32 log-probabilities in nats.
+      totals_WC: float32 log-probabilities of the first codes, one to all.
+      dropped: the best score that the search let go of; -inf: of nothing.
+    """
+
+    codes_WC: np.ndarray
+    scores_W: np.ndarray
+    totals_WC: np.ndarray
+    dropped: float
+
+    def exact(self, k: int) -> bool:
+        """Whether the search proves that its first k are the k best SIDs (all of them, where there are fewer)."""
+        if k > len(self.scores_W):
+            return self.dropped == -np.inf
+        return bool(self.scores_W[k - 1] > self.dropped)
+
+
+class Searcher:
+    """A model and a trie, ready to search; the constant beginning of the prompts is computed once.
+
+    Args:
+      model: the weights.
+      trie: the valid SIDs; its changes are followed.
+      settings: width and scores.
+      batch_size: requests of a batch; rounded up to a multiple of the mesh's data x fsdp size.
+      buckets: padded prompt lengths, rising; a longer prompt is padded to a multiple of the last one.
+      prefix: token ids that prompts begin with; a prompt that does not, or that is nothing else, is searched whole.
+      filtering: whether requests may bring filters (the search then has the inputs for them).
+      mesh: requests are laid over its data and fsdp axes; None: the mesh the model lies on, if any.
+    """
+
+    def __init__(
+        self,
+        model: InferenceModel,
+        trie: Trie,
+        settings: SearchSettings,
+        *,
+        batch_size: int,
+        buckets: Sequence[int] = BUCKETS,
+        prefix: Sequence[int] = (),
+        filtering: bool = False,
+        mesh: Mesh | None = None,
+    ):
+        self.model, self.trie, self.settings = model, trie, settings
+        self.mesh = mesh or mesh_of(model.embedding_VD)
+        if self.mesh is not None:
+            batch_size += -batch_size % (self.mesh.shape["data"] * self.mesh.shape["fsdp"])
+        self.batch_size, self.buckets = batch_size, tuple(buckets)
+        self._prefix_ids = list(prefix)
+        self._prefix = make_prefix(model, tuple(prefix)) if self._prefix_ids else None
+        self._rows = FilterRows(trie, batch_size) if filtering else None
+
+    def run(
+        self,
+        prompts: Iterable[Sequence[int]],
+        filters: Sequence[SidFilter] | None = None,
+        *,
+        progress: Callable[[str], None] | None = None,
+        total: int | None = None,
+    ) -> list[Found]:
+        """Searches for every prompt; the order of the results is that of the prompts.
+
+        Prompts are read ahead by a thread, so that a generator that tokenises works while the device does. Each window
+        of them is sorted into buckets of lengths, and padded to full batches: one compile a bucket.
+
+        Args:
+          prompts: token ids, at least one each.
+          filters: for each prompt what it leaves out; needs `filtering`.
+          progress: receives a line now and then.
+          total: number of prompts, for the progress lines.
+
+        Returns:
+          For each prompt min(W, SIDs) distinct SIDs of the catalogue, fewer where a filter leaves fewer.
+
+        Raises:
+          ValueError: an empty prompt.
+          FloatingPointError: a score is NaN or infinite; such scores rank nothing.
+        """
+        results: dict[int, Found] = {}
+        clock = _Clock(progress, total)
+        # Dispatch one batch ahead: the host reads batch n while the device works on batch n + 1.
+        pending: tuple[list[int], BeamResult] | None = None
+        for rows, tokens_BS, lengths_B, prefixed in self._batches(prompts):
+            batch = [filters[row] for row in rows] if filters is not None else []
+            found = self._search(tokens_BS, lengths_B, prefixed, batch)
+            if pending is not None:
+                results |= self._collect(*pending, filters is not None)
+                clock.tick(len(results))
+            pending = (rows, found)
+        if pending is not None:
+            results |= self._collect(*pending, filters is not None)
+        return [results[row] for row in range(len(results))]
+
+    def run_exact(
+        self, prompts: Sequence[Sequence[int]], k: int, filters: Sequence[SidFilter] | None = None
+    ) -> list[Found]:
+        """Like `run`, but each answer's first k are the k best SIDs: unproven requests are searched again, wider.
+
+        The last width is the number of valid prefixes, at which every SID's score is known.
+        """
+        widest = max(self.trie.prefixes(level) for level in range(self.trie.num_levels))
+        results = self.run(prompts, filters)
+        beams = self.settings.beams
+        while beams < widest:
+            open_rows = [row for row, found in enumerate(results) if not found.exact(k)]
+            if not open_rows:
+                break
+            beams = min(beams * WIDENING, widest + -widest % 128)
+            again = self._wider(beams).run(
+                [prompts[row] for row in open_rows], None if filters is None else [filters[row] for row in open_rows]
+            )
+            for row, found in zip(open_rows, again, strict=True):
+                results[row] = found
+        return [dataclasses.replace(found, dropped=-np.inf) if not found.exact(k) else found for found in results]
+
+    def _wider(self, beams: int) -> Searcher:
+        """A searcher of more beams and, so that it needs no more memory, fewer requests at once."""
+        wider = Searcher(
+            self.model,
+            self.trie,
+            dataclasses.replace(self.settings, beams=beams),
+            batch_size=max(1, self.batch_size * self.settings.beams // beams),
+            buckets=self.buckets,
+            filtering=self._rows is not None,
+            mesh=self.mesh,
+        )
+        wider._prefix_ids, wider._prefix = self._prefix_ids, self._prefix
+        return wider
+
+    def _search(
+        self, tokens_BS: np.ndarray, lengths_B: np.ndarray, prefixed: bool, batch: Sequence[SidFilter]
+    ) -> BeamResult:
+        arrays, filters = (self.trie.arrays, None) if self._rows is None else self._rows.prepare(batch)
+        if self.mesh is not None:
+            sharding = named_sharding(self.mesh, "batch")
+            tokens_BS, lengths_B, filters = jax.device_put((tokens_BS, lengths_B, filters), sharding)
+        prefix = self._prefix if prefixed else None
+        return beam_search(self.model, arrays, tokens_BS, lengths_B, self.settings, prefix, filters)
+
+    def _batches(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], np.ndarray, np.ndarray, bool]]:
+        """(row numbers, tokens_BS, lengths_B, whether the prefix stands before) of full batches.
+
+        What does not fill a batch waits for the next window; at the end a short batch repeats its first prompt.
+        """
+        members: dict[tuple[bool, int], list[tuple[int, Sequence[int]]]] = {}
+        row = 0
+        for window in _read_ahead(prompts, WINDOW_BATCHES * self.batch_size):
+            for prompt in window:
+                kind, rest = self._kind(row, prompt)
+                members.setdefault(kind, []).append((row, rest))
+                row += 1
+            for kind, waiting in sorted(members.items()):
+                while len(waiting) >= self.batch_size:
+                    yield self._padded(kind, waiting[: self.batch_size])
+                    del waiting[: self.batch_size]
+        for kind, waiting in sorted(members.items()):
+            if waiting:
+                yield self._padded(kind, waiting)
+
+    def _kind(self, row: int, prompt: Sequence[int]) -> tuple[tuple[bool, int], Sequence[int]]:
+        """(whether the prefix stands before, bucket) of a prompt, and what of it is left to compute."""
+        if not len(prompt):
+            raise ValueError(f"prompt {row} is empty")
+        shared = len(self._prefix_ids)
+        prefixed = 0 < shared < len(prompt) and list(prompt[:shared]) == self._prefix_ids
+        rest = prompt[shared:] if prefixed else prompt
+        bucket = next((size for size in self.buckets if size >= len(rest)), None)
+        return (prefixed, bucket or len(rest) + -len(rest) % self.buckets[-1]), rest
+
+    def _padded(
+        self, kind: tuple[bool, int], members: Sequence[tuple[int, Sequence[int]]]
+    ) -> tuple[list[int], np.ndarray, np.ndarray, bool]:
+        prefixed, bucket = kind
+        rows = [row for row, _ in members]
+        filled = [rest for _, rest in members]
+        filled += [filled[0]] * (self.batch_size - len(filled))
+        tokens_BS = np.zeros((self.batch_size, bucket), np.int32)
+        for place, rest in enumerate(filled):
+            tokens_BS[place, : len(rest)] = rest
+        return rows, tokens_BS, np.array([len(rest) for rest in filled], np.int32), prefixed
+
+    def _collect(self, rows: list[int], result: BeamResult, filtered: bool) -> dict[int, Found]:
+        """The live beams of a batch's requests, checked."""
+        codes_BWC, scores_BW, totals_BWC, dropped_B = (
+            np.asarray(array)[: len(rows)]
+            for array in (result.codes_BWC, result.scores_BW, result.totals_BWC, result.dropped_B)
+        )
+        alive_BW = np.isfinite(scores_BW)
+        # Every SID of finite log-probability is reachable, so anything less than this many is a number gone wrong.
+        expected = 0 if filtered else min(self.settings.beams, self.trie.num_sids)
+        if not (alive_BW | np.isneginf(scores_BW)).all() or (alive_BW.sum(axis=1) < expected).any():
+            raise FloatingPointError(
+                "beam search: a score is NaN or infinite; the model's weights or activations are not finite"
+            )
+        invalid = (~self.trie.contains(codes_BWC[alive_BW])).sum()
+        if invalid:
+            raise AssertionError(f"beam search: {invalid} generated code sequences are not SIDs of the catalogue")
+        return {
+            row: Found(codes_BWC[place][alive], scores_BW[place][alive], totals_BWC[place][alive], float(dropped))
+            for place, (row, alive, dropped) in enumerate(zip(rows, alive_BW, dropped_B, strict=True))
+        }
+
+
+class _Clock:
+    """Progress lines, at most one in REPORT_SECONDS."""
+
+    def __init__(self, progress: Callable[[str], None] | None, total: int | None):
+        self._progress, self._total = progress, total
+        self._started = self._last = time.perf_counter()
+
+    def tick(self, done: int) -> None:
+        now = time.perf_counter()
+        if self._progress is None or now - self._last < REPORT_SECONDS:
+            return
+        self._last = now
+        rate = done / (now - self._started)
+        left = "" if self._total is None else f"/{self._total}"
+        ends = "" if self._total is None else f", {(self._total - done) / rate:.0f} s left"
+        self._progress(f"{done}{left} rows, {rate:.1f} rows/s{ends}")
+
+
+def _read_ahead(prompts: Iterable[Sequence[int]], size: int) -> Iterator[list[Sequence[int]]]:
+    """Windows of at most `size` prompts; the next one is read by a thread while this one is in use."""
+    source = iter(prompts)
+    with ThreadPoolExecutor(1) as reader:
+        upcoming = reader.submit(lambda: list(itertools.islice(source, size)))
+        while window := upcoming.result():
+            upcoming = reader.submit(lambda: list(itertools.islice(source, size)))
+            yield window
 
 
 def search_all(
-    model: Decoder,
+    model: InferenceModel,
     trie: Trie,
     catalogue: Catalogue,
-    prompts: Sequence[Sequence[int]],
+    prompts: Iterable[Sequence[int]],
     *,
     beams: int,
     batch_size: int,
     buckets: Sequence[int] = BUCKETS,
+    prefix: Sequence[int] = (),
+    normaliser: str = "vocab",
+    forced: tuple[int, ...] = (),
     mesh: Mesh | None = None,
     progress: Callable[[str], None] | None = None,
+    total: int | None = None,
 ) -> list[Ranked]:
-    """Searches for every prompt; the order of the results is that of the prompts.
-
-    Prompts are sorted into buckets of lengths and padded to full batches, so that there is one compile a bucket.
-
-    Args:
-      model, trie, catalogue: the recommender.
-      prompts: token ids, at least one each.
-      beams: W.
-      batch_size: requests of a batch; rounded up to a multiple of the mesh's data x fsdp size.
-      buckets: padded prompt lengths, rising; a longer prompt is padded to a multiple of the last one.
-      mesh: requests are laid over its data and fsdp axes; None: the mesh the model lies on, if any.
-      progress: receives a line now and then.
-
-    Returns:
-      For each prompt min(W, SIDs) distinct SIDs of the catalogue with their log-probabilities in nats.
-
-    Raises:
-      ValueError: an empty prompt.
-      FloatingPointError: a score is NaN or infinite; such scores rank nothing.
-    """
-    texts = sid_texts(trie, catalogue)
-    codes_NC = np.asarray(trie.sid_codes_NC)
-    mesh = mesh or mesh_of(model.embedding[...])
-    if mesh is not None:
-        batch_size += -batch_size % (mesh.shape["data"] * mesh.shape["fsdp"])
-    results: list[Ranked] = [[] for _ in prompts]
-    started = last = time.perf_counter()
-    done = 0
-
-    def collect(rows: list[int], found: BeamResult) -> int:
-        for row, ranked in zip(rows, _ranked(found, len(rows), codes_NC), strict=True):
-            results[row] = [(texts[leaf], score) for leaf, score in ranked]
-        return len(rows)
-
-    # Dispatch one batch ahead: the host reads batch n while the device works on batch n + 1.
-    pending: tuple[list[int], BeamResult] | None = None
-    for rows, tokens_BS, lengths_B in _batches(prompts, batch_size, buckets):
-        if mesh is not None:
-            tokens_BS, lengths_B = jax.device_put((tokens_BS, lengths_B), named_sharding(mesh, "batch"))
-        found = beam_search(model, trie, tokens_BS, lengths_B, beams)
-        if pending is not None:
-            done += collect(*pending)
-        pending = (rows, found)
-        now = time.perf_counter()
-        if progress is not None and done and now - last > REPORT_SECONDS:
-            last = now
-            rate = done / (now - started)
-            progress(f"{done}/{len(prompts)} rows, {rate:.1f} rows/s, {(len(prompts) - done) / rate:.0f} s left")
-    if pending is not None:
-        collect(*pending)
-    return results
+    """The ranked SIDs of every prompt as texts; arguments as in `Searcher`, `Searcher.run` and `SearchSettings`."""
+    settings = SearchSettings(beams, normaliser, forced)
+    searcher = Searcher(model, trie, settings, batch_size=batch_size, buckets=buckets, prefix=prefix, mesh=mesh)
+    found = searcher.run(prompts, progress=progress, total=total)
+    return [list(zip(sid_texts(catalogue, one.codes_WC), one.scores_W.tolist(), strict=True)) for one in found]
 
 
-def sid_texts(trie: Trie, catalogue: Catalogue) -> list[str]:
-    """The text of every SID by its number in the trie."""
-    codes_NC = np.asarray(trie.sid_codes_NC)
-    return ["".join(catalogue.level_tokens[c][code] for c, code in enumerate(codes)) for codes in codes_NC]
-
-
-def _batches(
-    prompts: Sequence[Sequence[int]], batch_size: int, buckets: Sequence[int]
-) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
-    """(row numbers, tokens_BS, lengths_B) of full batches; a short last batch repeats its first prompt."""
-    members_of: dict[int, list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        if not prompt:
-            raise ValueError(f"prompt {row} is empty")
-        bucket = next((size for size in buckets if size >= len(prompt)), len(prompt) + -len(prompt) % buckets[-1])
-        members_of.setdefault(bucket, []).append(row)
-    for bucket, members in sorted(members_of.items()):
-        for start in range(0, len(members), batch_size):
-            rows = members[start : start + batch_size]
-            filled = rows + [rows[0]] * (batch_size - len(rows))
-            tokens_BS = np.zeros((batch_size, bucket), np.int32)
-            for place, row in enumerate(filled):
-                tokens_BS[place, : len(prompts[row])] = prompts[row]
-            yield rows, tokens_BS, np.array([len(prompts[row]) for row in filled], np.int32)
-
-
-def _ranked(found: BeamResult, count: int, codes_NC: np.ndarray) -> list[list[tuple[int, float]]]:
-    """(SID number, score) of the live beams of the first `count` requests, checked."""
-    codes_BWC, scores_BW, leaf_BW = (
-        np.asarray(array)[:count] for array in (found.codes_BWC, found.scores_BW, found.leaf_BW)
-    )
-    alive_BW = np.isfinite(scores_BW)
-    # Every SID of finite log-probability is reachable, so anything less than this many is a number gone wrong.
-    expected = min(scores_BW.shape[1], len(codes_NC))
-    if not (np.isfinite(scores_BW) | np.isneginf(scores_BW)).all() or (alive_BW.sum(axis=1) != expected).any():
-        raise FloatingPointError(
-            "beam search: a score is NaN or infinite; the model's weights or activations are not finite"
-        )
-    invalid = (codes_BWC[alive_BW] != codes_NC[leaf_BW[alive_BW]]).any(axis=-1).sum()
-    if invalid:
-        raise AssertionError(f"beam search: {invalid} generated code sequences are not SIDs of the catalogue")
-    return [
-        list(zip(leaf_W[alive_W].tolist(), scores_W[alive_W].tolist(), strict=True))
-        for leaf_W, scores_W, alive_W in zip(leaf_BW, scores_BW, alive_BW, strict=True)
-    ]
+def sid_texts(catalogue: Catalogue, codes_NC: np.ndarray) -> list[str]:
+    """The texts of SIDs by their codes."""
+    tokens = catalogue.level_tokens
+    return ["".join(tokens[level][code] for level, code in enumerate(codes)) for codes in codes_NC.tolist()]

@@ -1,8 +1,26 @@
-"""The trie of a catalogue's SIDs as one child table a level."""
+"""The constraint: which codes may follow which, in a form whose cost does not depend on the number of items.
+
+Nodes of level c are prefixes of c codes. A node is named by its *slot* on its level, and one bit a slot says whether an
+item lies below it. Two forms of a level:
+
+- dense: every code has a slot under every parent slot, so the children of slot s are s x stride, s x stride + 1, ...
+  and the bits of a node are a few whole words. Three levels of 256 codes take 2 MiB, whatever the number of items.
+- sparse, where a dense level would have more than DENSE_SLOTS slots: the children of slot s are the slots
+  starts[s] .. starts[s + 1] - 1, and `codes` says which codes they are (compressed sparse rows).
+
+Either way a beam reads one row of bits or one window of codes, of a size that is known before: the same for ten items
+and for ten million.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
+import math
+import os
+import pathlib
+import zipfile
 from collections.abc import Sequence
 
 import jax
@@ -10,33 +28,92 @@ import jax.numpy as jnp
 import numpy as np
 
 from tsrec_jax.data.catalogue import Catalogue
+from tsrec_jax.errors import UserError
+
+DENSE_SLOTS = 1 << 24
+WORD = 32
+_FORMAT = 1
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Trie:
-    """All valid SIDs. Nodes of level c are the distinct prefixes of c codes; level 0 has the root alone.
+class LevelArrays:
+    """One level on the device.
 
     Attributes:
-      children: for each level c an int32 table (nodes of level c, codes of level c): the child's node number on level
-        c + 1, or -1 where no SID continues so. On the last level the child is the number of a SID.
-      token_ids: for each level int32 vocabulary ids of its codes.
-      sid_codes_NC: int32 codes of every distinct SID, in the order of their numbers (sorted by code).
+      token_ids_E: int32 vocabulary ids of the level's codes.
+      alive_RM: uint32 words of one bit a slot; row 0 is the catalogue, further rows are those of single requests.
+      starts: int32 (parent slots + 1) of a sparse level, None of a dense one.
+      codes: codes of the slots of a sparse level, None of a dense one.
+      width: candidates of a beam: all codes of a dense level, a power of two of a sparse one.
+      stride: slots a parent of a dense level, 0 for a sparse one.
     """
 
-    children: tuple[jax.Array, ...]
-    token_ids: tuple[jax.Array, ...]
-    sid_codes_NC: jax.Array
+    token_ids_E: jax.Array
+    alive_RM: jax.Array
+    starts: jax.Array | None
+    codes: jax.Array | None
+    width: int = dataclasses.field(metadata={"static": True})
+    stride: int = dataclasses.field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrieArrays:
+    """A trie as the search takes it; tries of the same shapes share a compiled search."""
+
+    levels: tuple[LevelArrays, ...]
 
     @property
     def num_levels(self) -> int:
         """Codes of a SID (C)."""
-        return len(self.children)
+        return len(self.levels)
+
+
+@dataclasses.dataclass
+class _Level:
+    """One level on the host; `slots` are in use, arrays of a sparse level have room for more."""
+
+    size: int
+    slots: int
+    alive: np.ndarray  # uint32
+    starts: np.ndarray | None = None
+    codes: np.ndarray | None = None
+    width: int = 0
 
     @property
-    def num_sids(self) -> int:
-        """Distinct SIDs."""
-        return self.sid_codes_NC.shape[0]
+    def stride(self) -> int:
+        return 0 if self.starts is not None else _whole_words(self.size)
+
+    def bits(self, slots: np.ndarray) -> np.ndarray:
+        return (self.alive[slots // WORD] >> (slots % WORD).astype(np.uint32)) & 1 != 0
+
+    def children(self, parent: int) -> slice:
+        """The slots under a parent slot."""
+        if self.starts is None:
+            return slice(parent * self.stride, parent * self.stride + self.size)
+        return slice(int(self.starts[parent]), int(self.starts[parent + 1]))
+
+    def alive_under(self, parent: int) -> int:
+        """How many children of a parent slot are alive."""
+        found = self.children(parent)
+        first, last = found.start // WORD, -(-found.stop // WORD)
+        bits = np.unpackbits(self.alive[first:last].view(np.uint8), bitorder="little")
+        return int(bits[found.start - first * WORD : found.stop - first * WORD].sum())
+
+
+class Trie:
+    """All valid SIDs, on the host with a copy on the device; it changes in place when items come and go.
+
+    Attributes:
+      token_ids: for each level int32 vocabulary ids of its codes.
+      num_sids: distinct SIDs that are alive.
+    """
+
+    def __init__(self, levels: list[_Level], token_ids: Sequence[np.ndarray], num_sids: int):
+        self._levels = levels
+        self.token_ids = tuple(np.asarray(ids, np.int32) for ids in token_ids)
+        self.num_sids = num_sids
 
     @classmethod
     def from_codes(cls, codes_IC: np.ndarray, level_sizes: Sequence[int], token_ids: Sequence[np.ndarray]) -> Trie:
@@ -50,26 +127,16 @@ class Trie:
         Raises:
           ValueError: no items, a code outside its level, or token ids of another number than the level's codes.
         """
-        codes_IC = np.asarray(codes_IC, np.int64)
-        if codes_IC.ndim != 2 or not len(codes_IC):
-            raise ValueError("a trie needs at least one SID")
-        if (codes_IC < 0).any() or (codes_IC >= np.asarray(level_sizes)).any():
-            raise ValueError("a code lies outside its level")
+        codes_IC = np.asarray(codes_IC)
+        if codes_IC.ndim != 2 or not len(codes_IC) or codes_IC.shape[1] != len(level_sizes):
+            raise ValueError("a trie needs at least one SID, with a code for every level")
+        for level, size in enumerate(level_sizes):
+            if codes_IC[:, level].min() < 0 or codes_IC[:, level].max() >= size:
+                raise ValueError(f"a code lies outside its level ({level}, {size} codes)")
         if [len(ids) for ids in token_ids] != list(level_sizes):
             raise ValueError("token ids and level sizes disagree")
-        sids_NC = np.unique(codes_IC, axis=0)
-        children = []
-        parents_N = np.zeros(len(sids_NC), np.int64)
-        nodes = 1
-        for level, size in enumerate(level_sizes):
-            keys_N = parents_N * size + sids_NC[:, level]
-            unique_keys, child_N = np.unique(keys_N, return_inverse=True)
-            table = np.full(nodes * size, -1, np.int32)
-            table[unique_keys] = np.arange(len(unique_keys), dtype=np.int32)
-            children.append(jnp.asarray(table.reshape(nodes, size)))
-            parents_N, nodes = child_N, len(unique_keys)
-        ids = tuple(jnp.asarray(np.asarray(level_ids, np.int32)) for level_ids in token_ids)
-        return cls(tuple(children), ids, jnp.asarray(sids_NC.astype(np.int32)))
+        levels, num_sids = _build(codes_IC, tuple(map(int, level_sizes)))
+        return cls(levels, token_ids, num_sids)
 
     @classmethod
     def of_catalogue(cls, catalogue: Catalogue, first_id: int) -> Trie:
@@ -78,3 +145,263 @@ class Trie:
         ends = first_id + np.cumsum(sizes)
         ids = [np.arange(end - size, end, dtype=np.int32) for end, size in zip(ends, sizes, strict=True)]
         return cls.from_codes(catalogue.codes_IC, sizes, ids)
+
+    @property
+    def num_levels(self) -> int:
+        """Codes of a SID (C)."""
+        return len(self._levels)
+
+    @property
+    def level_sizes(self) -> tuple[int, ...]:
+        """Codes of each level."""
+        return tuple(level.size for level in self._levels)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the index, on the device and again on the host."""
+        parts = (part for level in self._levels for part in (level.alive, level.starts, level.codes))
+        return sum(part.nbytes for part in parts if part is not None)
+
+    @functools.cached_property
+    def arrays(self) -> TrieArrays:
+        """The device copy; made anew after a change, of the same shapes unless a sparse level outgrew its room."""
+        return TrieArrays(
+            tuple(
+                LevelArrays(
+                    jnp.asarray(ids),
+                    jnp.asarray(level.alive[None]),
+                    None if level.starts is None else jnp.asarray(level.starts),
+                    None if level.codes is None else jnp.asarray(level.codes),
+                    level.width,
+                    level.stride,
+                )
+                for level, ids in zip(self._levels, self.token_ids, strict=True)
+            )
+        )
+
+    def slots(self, codes_NC: np.ndarray) -> np.ndarray:
+        """int64 (N, C): the slot of every prefix of every SID, -1 where a sparse level has none."""
+        codes_NC = np.asarray(codes_NC, np.int64)
+        slots_NC = np.zeros(codes_NC.shape, np.int64)
+        parent_N = np.zeros(len(codes_NC), np.int64)
+        for number, level in enumerate(self._levels):
+            if level.starts is None:
+                slot_N = parent_N * level.stride + codes_NC[:, number]
+            else:
+                slot_N = np.array(
+                    [_find(level, parent, code) for parent, code in zip(parent_N, codes_NC[:, number], strict=True)],
+                    np.int64,
+                )
+            slots_NC[:, number] = parent_N = np.where(parent_N < 0, -1, slot_N)
+        return slots_NC
+
+    def contains(self, codes_NC: np.ndarray) -> np.ndarray:
+        """bool (N,): which of these code sequences are SIDs that are alive."""
+        leaf_N = self.slots(codes_NC)[:, -1]
+        return (leaf_N >= 0) & self._levels[-1].bits(np.maximum(leaf_N, 0))
+
+    def prefixes(self, level: int) -> int:
+        """How many prefixes of `level` codes are alive; 1 for level 0, the root."""
+        if level == 0:
+            return 1
+        return int(np.unpackbits(self._levels[level - 1].alive.view(np.uint8)).sum())
+
+    def sid_codes(self) -> np.ndarray:
+        """int32 (N, C): the codes of every SID that is alive, in rising order."""
+        parents_N, codes_NC = np.zeros(1, np.int64), np.zeros((1, 0), np.int32)
+        for level in self._levels:
+            slots_M = np.flatnonzero(np.unpackbits(level.alive.view(np.uint8), bitorder="little"))
+            if level.starts is None:
+                parent_M, code_M = slots_M // level.stride, slots_M % level.stride
+            else:
+                parent_M = np.searchsorted(level.starts, slots_M, side="right") - 1
+                code_M = level.codes[slots_M]
+            before_M = np.searchsorted(parents_N, parent_M)
+            codes_NC = np.concatenate([codes_NC[before_M], code_M[:, None].astype(np.int32)], axis=1)
+            parents_N = slots_M
+        return codes_NC
+
+    def add(self, codes_NC: np.ndarray) -> None:
+        """Makes SIDs valid; those that are already stay so.
+
+        Where only dense levels are, or a sparse level has the slots already, bits are set. Otherwise the sparse levels
+        are built again (about as long as building the trie), in arrays of the same shapes while there is room.
+
+        Raises:
+          ValueError: a code outside its level.
+        """
+        codes_NC = np.asarray(codes_NC, np.int64).reshape(-1, self.num_levels)
+        if (codes_NC < 0).any() or (codes_NC >= np.array(self.level_sizes)).any():
+            raise ValueError("a code lies outside its level")
+        codes_NC = np.unique(codes_NC[~self.contains(codes_NC)], axis=0)
+        slots_NC = self.slots(codes_NC)
+        if (slots_NC < 0).any():
+            self._levels, self.num_sids = _build(
+                np.concatenate([self.sid_codes(), codes_NC.astype(np.int32)]), self.level_sizes, self._levels
+            )
+        else:
+            for level, slot_N in zip(self._levels, slots_NC.T, strict=True):
+                _set_bits(level.alive, slot_N)
+            self.num_sids += len(codes_NC)
+        self._changed()
+
+    def remove(self, codes_NC: np.ndarray) -> None:
+        """Makes SIDs invalid, and every prefix that leads to none any more; those that are not valid stay so."""
+        codes_NC = np.asarray(codes_NC, np.int64).reshape(-1, self.num_levels)
+        codes_NC = np.unique(codes_NC[self.contains(codes_NC)], axis=0)
+        for slots_C in self.slots(codes_NC):
+            for number in reversed(range(self.num_levels)):
+                slot, level = int(slots_C[number]), self._levels[number]
+                level.alive[slot // WORD] &= ~np.uint32(1 << (slot % WORD))
+                if level.alive_under(int(slots_C[number - 1]) if number else 0):
+                    break
+        self.num_sids -= len(codes_NC)
+        self._changed()
+
+    def row(self, codes_NC: np.ndarray) -> tuple[np.ndarray, ...]:
+        """uint32 words of every level in which these SIDs alone are alive, as far as they are in the catalogue."""
+        codes_NC = np.asarray(codes_NC, np.int64).reshape(-1, self.num_levels)
+        slots_NC = self.slots(codes_NC[self.contains(codes_NC)])
+        row = tuple(np.zeros_like(level.alive) for level in self._levels)
+        for words, slot_N in zip(row, slots_NC.T, strict=True):
+            _set_bits(words, slot_N)
+        return row
+
+    def dead_without(self, codes_NC: np.ndarray) -> list[np.ndarray]:
+        """For each level the slots that lead to nothing any more once these SIDs are left out."""
+        codes_NC = np.asarray(codes_NC, np.int64).reshape(-1, self.num_levels)
+        slots_NC = self.slots(np.unique(codes_NC[self.contains(codes_NC)], axis=0))
+        dead: list[np.ndarray] = [slots_NC[:, -1]]
+        for number in reversed(range(self.num_levels - 1)):
+            # A parent dies with the last of its living children; slots_NC still has a row for each dead child.
+            parents, first, counts = np.unique(slots_NC[:, number], return_index=True, return_counts=True)
+            level = self._levels[number + 1]
+            gone = [level.alive_under(int(p)) == count for p, count in zip(parents, counts, strict=True)]
+            slots_NC = slots_NC[first[gone]] if len(parents) else slots_NC
+            dead.insert(0, slots_NC[:, number])
+        return dead
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes one .npz; it appears only when it is complete."""
+        path = pathlib.Path(path)
+        facts = {"format": _FORMAT, "num_sids": self.num_sids, "sizes": self.level_sizes}
+        facts["slots"], facts["widths"] = ([getattr(x, name) for x in self._levels] for name in ("slots", "width"))
+        arrays = {f"ids{number}": ids for number, ids in enumerate(self.token_ids)}
+        for number, level in enumerate(self._levels):
+            parts = {"alive": level.alive, "starts": level.starts, "codes": level.codes}
+            arrays |= {f"{name}{number}": part for name, part in parts.items() if part is not None}
+        temporary = path.with_name(path.name + ".tmp")
+        with temporary.open("wb") as file:
+            np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Trie:
+        """Reads what `save` wrote.
+
+        Raises:
+          UserError: there is no such file, or it is not a trie.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+            facts = json.loads(str(arrays["facts"]))
+            if facts["format"] != _FORMAT:
+                raise ValueError(f"format {facts['format']}")
+            levels = [
+                _Level(size, slots, arrays[f"alive{c}"], arrays.get(f"starts{c}"), arrays.get(f"codes{c}"), width)
+                for c, (size, slots, width) in enumerate(
+                    zip(facts["sizes"], facts["slots"], facts["widths"], strict=True)
+                )
+            ]
+            return cls(levels, [arrays[f"ids{c}"] for c in range(len(levels))], facts["num_sids"])
+        except FileNotFoundError:
+            raise UserError(f"{path}: not there; export the recommender again") from None
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: not a trie that this program wrote ({error}); export again") from None
+
+    def _changed(self) -> None:
+        self.__dict__.pop("arrays", None)
+
+
+def _whole_words(size: int) -> int:
+    return size + -size % WORD
+
+
+def _room(count: int) -> int:
+    """Slots of a sparse array for `count` in use: some room to grow, in steps of an eighth of a power of two."""
+    step = max(1024, 1 << max(0, count.bit_length() - 4))
+    return -(-(count + count // 16) // step) * step
+
+
+def _set_bits(words: np.ndarray, slots: np.ndarray) -> None:
+    np.bitwise_or.at(words, slots // WORD, np.uint32(1) << (slots % WORD).astype(np.uint32))
+
+
+def _find(level: _Level, parent: int, code: int) -> int:
+    """The slot of a code under a parent slot of a sparse level, -1 where there is none."""
+    if parent < 0:
+        return -1
+    found = level.children(parent)
+    place = found.start + int(np.searchsorted(level.codes[found], code))
+    return place if place < found.stop and level.codes[place] == code else -1
+
+
+def _build(codes_IC: np.ndarray, sizes: tuple[int, ...], before: Sequence[_Level] = ()) -> tuple[list[_Level], int]:
+    """All levels and the number of distinct SIDs; arrays as large as those of `before` where they have room."""
+    strides = [_whole_words(size) for size in sizes]
+    dense = 0
+    while dense < len(sizes) and math.prod(strides[: dense + 1]) <= DENSE_SLOTS:
+        dense += 1
+    levels = []
+    slot_I = np.zeros(len(codes_IC), np.int32)
+    if dense < len(sizes):
+        codes_IC = _sorted_unique(codes_IC, sizes)
+        slot_I = np.zeros(len(codes_IC), np.int32)
+    for number in range(dense):
+        slot_I = slot_I * np.int32(strides[number]) + codes_IC[:, number].astype(np.int32)
+        flags = np.zeros(math.prod(strides[: number + 1]), bool)
+        flags[slot_I] = True
+        alive = np.packbits(flags, bitorder="little").view(np.uint32)
+        levels.append(_Level(sizes[number], len(flags), alive, width=sizes[number]))
+    if dense == len(sizes):
+        return levels, int(flags.sum())
+    parents = math.prod(strides[:dense])  # slots of the level above, of which a sparse level has a start each
+    for number in range(dense, len(sizes)):
+        code_I = codes_IC[:, number]
+        new_I = np.ones(len(codes_IC), bool)
+        new_I[1:] = (slot_I[1:] != slot_I[:-1]) | (code_I[1:] != code_I[:-1])
+        parent_M = slot_I[new_I]
+        counts = np.bincount(parent_M, minlength=parents)
+        old = before[number] if before else None
+        count, widest = len(parent_M), int(counts.max())
+        room = len(old.codes) if old is not None and len(old.codes) >= count else _room(count)
+        starts = np.full(parents + 1, count, np.int32)
+        starts[0] = 0
+        np.cumsum(counts, out=starts[1 : len(counts) + 1])
+        kind = np.uint8 if sizes[number] <= 1 << 8 else np.uint16 if sizes[number] <= 1 << 16 else np.int32
+        codes = np.zeros(room, kind)
+        codes[:count] = code_I[new_I]
+        alive = np.packbits(np.arange(_whole_words(room)) < count, bitorder="little").view(np.uint32)
+        width = max(old.width if old is not None else 8, min(1 << (widest - 1).bit_length(), sizes[number]))
+        levels.append(_Level(sizes[number], count, alive, starts, codes, width))
+        slot_I = np.cumsum(new_I, dtype=np.int32) - 1
+        parents = room
+    return levels, len(codes_IC)
+
+
+def _sorted_unique(codes_IC: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
+    """The distinct rows in rising order, as columns that lie together."""
+    if math.prod(sizes) >= 1 << 63:
+        return np.asfortranarray(np.unique(codes_IC, axis=0))
+    key_I = codes_IC[:, 0].astype(np.int64)
+    for number in range(1, len(sizes)):
+        key_I *= sizes[number]
+        key_I += codes_IC[:, number]
+    key_I.sort()
+    key_N = key_I[np.append(True, key_I[1:] != key_I[:-1])]
+    columns = np.empty((len(key_N), len(sizes)), np.int32, order="F")
+    for number in reversed(range(1, len(sizes))):
+        key_N, columns[:, number] = np.divmod(key_N, sizes[number])
+    columns[:, 0] = key_N
+    return columns

@@ -1,15 +1,13 @@
 """One decoder for Llama, Qwen2/Qwen2.5 and Qwen3: layers stacked on a leading axis and scanned.
 
 Axis letters: B batch, T tokens, S key positions, D model, F mlp, N query heads, K kv heads, G query heads a kv head
-(N = K x G), H head dim, V vocabulary rows, L layers, W beams, C SID levels.
+(N = K x G), H head dim, V vocabulary rows, L layers.
 
-Three ways in: `hidden` (training, packed rows), `prefill` (a prompt, once) and `extend` (one token a beam, with the
-prompt's keys and values shared by the beams).
+This is the form that training uses (packed rows, `hidden`); decoding has one of its own, `inference.InferenceModel`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 import jax
@@ -22,41 +20,6 @@ from tsrec_jax.models.sharding import constrain, named_sharding
 
 INIT_STD = 0.02
 MASKED = jnp.finfo(jnp.float32).min  # attention only; the constraint of a beam search is -inf
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class PromptCache:
-    """Keys and values of the prompts, computed once and shared by all beams of a request.
-
-    Attributes:
-      k_LBSKH, v_LBSKH: compute dtype; positions at and beyond a request's length hold padding.
-      lengths_B: int32 prompt lengths.
-    """
-
-    k_LBSKH: jax.Array
-    v_LBSKH: jax.Array
-    lengths_B: jax.Array
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class SuffixCache:
-    """Keys and values of what each beam has generated: a few slots, the only thing a reordering of beams moves.
-
-    Attributes:
-      k_LBWCKH, v_LBWCKH: compute dtype, one slot a generated token.
-    """
-
-    k_LBWCKH: jax.Array
-    v_LBWCKH: jax.Array
-
-    def reorder(self, parent_BW: jax.Array) -> SuffixCache:
-        """Beam w takes over the suffix of beam parent_BW[:, w] of the same request."""
-        index = parent_BW[None, :, :, None, None, None]
-        return SuffixCache(
-            jnp.take_along_axis(self.k_LBWCKH, index, axis=2), jnp.take_along_axis(self.v_LBWCKH, index, axis=2)
-        )
 
 
 def layer_shapes(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[str | None, ...]]]:
@@ -127,9 +90,10 @@ class Blocks(nnx.Module):
         for name, value in weights.items():
             setattr(self, name, nnx.Param(value))
 
-    def stacked(self, dtype: jnp.dtype) -> dict[str, jax.Array]:
-        """{name: (L, ...)} in the compute dtype, as `lax.scan` takes it."""
-        return {name: param[...].astype(dtype) for name, param in vars(self).items() if isinstance(param, nnx.Param)}
+    def stacked(self, dtype: str | None = None) -> dict[str, jax.Array]:
+        """{name: (L, ...)} as `lax.scan` takes it, in the compute dtype where one is given."""
+        arrays = {name: param[...] for name, param in vars(self).items() if isinstance(param, nnx.Param)}
+        return arrays if dtype is None else {name: array.astype(dtype) for name, array in arrays.items()}
 
 
 class Decoder(nnx.Module):
@@ -203,77 +167,8 @@ class Decoder(nnx.Module):
         if segment_ids_BT is not None:
             segment_ids_BT = jnp.asarray(segment_ids_BT)
             mask_BTS = mask_BTS & (segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :])
-        x_BTD, _ = self._run(tokens_BT, positions_BT, mask_BTS, keep_cache=False)
+        x_BTD = self._run(tokens_BT, positions_BT, mask_BTS)
         return rms_norm(x_BTD, self.final_norm[...].astype(x_BTD.dtype), self.config.rms_eps)
-
-    def prefill(self, tokens_BS: jax.Array, lengths_B: jax.Array) -> tuple[jax.Array, PromptCache]:
-        """Runs right-padded prompts once.
-
-        Args:
-          tokens_BS: int32 ids, padded at the end with any id.
-          lengths_B: int32 true lengths, at least 1.
-
-        Returns:
-          x_BD, the hidden state of each prompt's last token after the final norm, and the cache.
-        """
-        index_S = jnp.arange(tokens_BS.shape[1])
-        mask_BTS = (index_S[:, None] >= index_S[None, :])[None]
-        x_BSD, (k_LBSKH, v_LBSKH) = self._run(tokens_BS, None, mask_BTS, keep_cache=True)
-        x_BD = jnp.take_along_axis(x_BSD, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
-        x_BD = rms_norm(x_BD, self.final_norm[...].astype(x_BD.dtype), self.config.rms_eps)
-        return x_BD, PromptCache(k_LBSKH, v_LBSKH, lengths_B)
-
-    def init_suffix(self, batch: int, beams: int, levels: int) -> SuffixCache:
-        """An empty suffix cache for `levels` generated tokens a beam."""
-        shape = (self.config.num_layers, batch, beams, levels, self.config.num_kv_heads, self.config.head_dim)
-        return SuffixCache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
-
-    def extend(
-        self, tokens_BW: jax.Array, step: int, prompt: PromptCache, suffix: SuffixCache
-    ) -> tuple[jax.Array, SuffixCache]:
-        """Feeds one token to every beam; the prompt's keys and values are read once for all beams of a request.
-
-        Args:
-          tokens_BW: int32 ids.
-          step: number of suffix slots already filled; this token fills slot `step`.
-          prompt: of the requests.
-          suffix: of the beams.
-
-        Returns:
-          x_BWD after the final norm, and the suffix cache with slot `step` written.
-        """
-        config = self.config
-        x_BWD = self._embed(tokens_BW)
-        cos, sin = self._rope(jnp.broadcast_to((prompt.lengths_B + step)[:, None], tokens_BW.shape))
-        seen_BS = jnp.arange(prompt.k_LBSKH.shape[2])[None] < prompt.lengths_B[:, None]
-        groups = config.num_heads // config.num_kv_heads
-        scale = config.head_dim**-0.5
-
-        def layer(x_BWD, xs):
-            weights, k_BSKH, v_BSKH, k_BWCKH, v_BWCKH = xs
-            q, k, v = self._qkv(weights, rms_norm(x_BWD, weights["attention_norm"], config.rms_eps), cos, sin)
-            k_BWCKH = k_BWCKH.at[:, :, step].set(k)
-            v_BWCKH = v_BWCKH.at[:, :, step].set(v)
-            q_BWKGH = q.reshape(*q.shape[:2], config.num_kv_heads, groups, config.head_dim)
-            prompt_BKWGS = jnp.einsum("bwkgh,bskh->bkwgs", q_BWKGH, k_BSKH, preferred_element_type=jnp.float32)
-            own_BKWGC = jnp.einsum(
-                "bwkgh,bwckh->bkwgc", q_BWKGH, k_BWCKH[:, :, : step + 1], preferred_element_type=jnp.float32
-            )
-            prompt_BKWGS = jnp.where(seen_BS[:, None, None, None], prompt_BKWGS * scale, MASKED)
-            both = jax.nn.softmax(jnp.concatenate([prompt_BKWGS, own_BKWGC * scale], axis=-1), axis=-1)
-            both = both.astype(x_BWD.dtype)
-            size = k_BSKH.shape[1]
-            out_BWKGH = jnp.einsum("bkwgs,bskh->bwkgh", both[..., :size], v_BSKH) + jnp.einsum(
-                "bkwgc,bwckh->bwkgh", both[..., size:], v_BWCKH[:, :, : step + 1]
-            )
-            out_BWNH = out_BWKGH.reshape(*x_BWD.shape[:2], config.num_heads, config.head_dim)
-            x_BWD = x_BWD + jnp.einsum("bwnh,nhd->bwd", out_BWNH, weights["o"])
-            return self._mlp(weights, x_BWD), (k_BWCKH, v_BWCKH)
-
-        xs = (self.blocks.stacked(self.dtype), prompt.k_LBSKH, prompt.v_LBSKH, suffix.k_LBWCKH, suffix.v_LBWCKH)
-        x_BWD, (k_LBWCKH, v_LBWCKH) = jax.lax.scan(layer, x_BWD, xs)
-        x_BWD = rms_norm(x_BWD, self.final_norm[...].astype(x_BWD.dtype), config.rms_eps)
-        return x_BWD, SuffixCache(k_LBWCKH, v_LBWCKH)
 
     def output_table(self) -> jax.Array:
         """The (V, D) table whose rows score the next token: the head, or the embedding when tied."""
@@ -296,10 +191,8 @@ class Decoder(nnx.Module):
         angles = positions[..., None, None].astype(jnp.float32) * rope_frequencies(self.config)
         return jnp.cos(angles), jnp.sin(angles)
 
-    def _run(
-        self, tokens_BT: jax.Array, positions_BT: jax.Array | None, mask_BTS: jax.Array, keep_cache: bool
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
-        """All layers over whole rows; the keys and values of every layer too where they are asked for."""
+    def _run(self, tokens_BT: jax.Array, positions_BT: jax.Array | None, mask_BTS: jax.Array) -> jax.Array:
+        """All layers over whole rows."""
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1])[None], tokens_BT.shape)
         cos, sin = self._rope(jnp.asarray(positions_BT))
@@ -310,11 +203,11 @@ class Decoder(nnx.Module):
             q_BTNH, k_BTKH, v_BTKH = self._qkv(weights, normed, cos, sin)
             out_BTNH = attention(q_BTNH, k_BTKH, v_BTKH, mask_BTS)
             x_BTD = x_BTD + jnp.einsum("btnh,nhd->btd", out_BTNH, weights["o"])
-            x_BTD = constrain(self._mlp(weights, x_BTD), "batch", None, None)
-            return x_BTD, (k_BTKH, v_BTKH) if keep_cache else None
+            return constrain(self._mlp(weights, x_BTD), "batch", None, None), None
 
-        body = jax.checkpoint(layer) if self.remat and not keep_cache else layer
-        return jax.lax.scan(body, x_BTD, self.blocks.stacked(self.dtype))
+        body = jax.checkpoint(layer) if self.remat else layer
+        x_BTD, _ = jax.lax.scan(body, x_BTD, self.blocks.stacked(self.dtype))
+        return x_BTD
 
     def _qkv(
         self, weights: Mapping[str, jax.Array], x_BTD: jax.Array, cos: jax.Array, sin: jax.Array

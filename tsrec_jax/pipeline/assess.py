@@ -6,7 +6,7 @@ import json
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -18,12 +18,14 @@ from tsrec_jax.evaluation import baselines, plots
 from tsrec_jax.evaluation.compare import compare, read_predictions, write_predictions
 from tsrec_jax.evaluation.metrics import ks_for, score
 from tsrec_jax.evaluation.report import Report, format_table, intervals_of, to_json, to_markdown
+from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.pipeline import sources
 from tsrec_jax.pipeline.assemble import Assembly
 from tsrec_jax.pipeline.workdir import write_json
 from tsrec_jax.training.metrics_log import read_metrics
 
 PREDICTIONS = "predictions.json"
+TOKENISED = 256  # histories a call of the tokenizer
 
 
 def evaluated_rows(config: ConfigDict, dataset: Dataset) -> tuple[str, Interactions]:
@@ -43,17 +45,20 @@ def predict(
     if split != config.eval.split:
         report(f"{label}: the folder has no {config.eval.split}.csv, using {split}")
     histories = [[catalogue.sid(item) for item in history] for history in rows.histories]
-    prompts = assembly.builder.prompts_next_sid(histories, catalogue.num_levels)
     started = time.perf_counter()
     found = search_all(
-        assembly.model,
+        InferenceModel.of(assembly.model),
         assembly.trie,
         catalogue,
-        prompts,
+        _prompts(assembly, histories),
         beams=config.eval.beams,
         batch_size=config.eval.batch_size,
+        prefix=assembly.builder.prefix("next_sid"),
+        normaliser=config.eval.normaliser,
+        forced=assembly.builder.end if config.eval.score_end else (),
         mesh=assembly.mesh,
         progress=lambda line: report(f"{label}: {line}"),
+        total=len(histories),
     )
     seconds = time.perf_counter() - started
     predictions = [[sid for sid, _ in ranked] for ranked in found]
@@ -65,6 +70,13 @@ def predict(
     write_predictions(folder / PREDICTIONS, targets, predictions)
     report(f"{label}: {len(rows)} rows in {seconds:.0f} s ({len(rows) / seconds:.1f} rows/s)")
     return {"rows": len(rows), "invalid": invalid, "seconds": round(seconds, 1)}
+
+
+def _prompts(assembly: Assembly, histories: Sequence[Sequence[str]]) -> Iterator[list[int]]:
+    """The prompts, tokenised a few at a time, so that it goes on while the first ones are searched."""
+    for start in range(0, len(histories), TOKENISED):
+        chunk = histories[start : start + TOKENISED]
+        yield from assembly.builder.prompts_next_sid(chunk, assembly.dataset.catalogue.num_levels)
 
 
 def write_report(

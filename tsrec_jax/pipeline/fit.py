@@ -22,6 +22,7 @@ from tsrec_jax.decoding.generate import search_all
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.metrics import score
 from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.pipeline.assemble import Assembly
 from tsrec_jax.training.loop import LoopSettings, TrainResult, Validate, train
 from tsrec_jax.training.loss import LossSettings, batch_nll, task_sums
@@ -158,11 +159,20 @@ def _validation(config: ConfigDict, assembly: Assembly, rows: int, slots: int) -
         [[catalogue.sid(item) for item in history] for history in split.histories[:beam_rows]], catalogue.num_levels
     )
 
+    prefix = assembly.builder.prefix("next_sid")
+
     def validate(model: Decoder) -> dict[str, float]:
         values = {"valid/loss": validation_loss(model, batches, settings.loss_chunk)}
         if prompts:
             found = search_all(
-                model, assembly.trie, catalogue, prompts, beams=config.eval.beams, batch_size=config.eval.batch_size
+                InferenceModel.of(model),
+                assembly.trie,
+                catalogue,
+                prompts,
+                beams=config.eval.beams,
+                batch_size=config.eval.batch_size,
+                prefix=prefix,
+                normaliser=config.eval.normaliser,
             )
             predicted = [[sid for sid, _ in row] for row in found]
             values["valid/hr@10"] = score(predicted, split.targets[:beam_rows], catalogue, ks=(10,)).sid["HR@10"]

@@ -13,12 +13,14 @@ from transformers import PreTrainedTokenizerFast
 
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.prompts import Templates
+from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
 
 CATALOGUE_FILE = "sid_catalogue.json"
 PROMPTS_FILE = "prompts.json"
+TRIE_FILE = "sid_trie.npz"
 
 
 def export_folder(
@@ -57,6 +59,7 @@ def export_folder(
     _write_json(scratch / "generation_config.json", neutral_generation(tokenizer))
     _write_json(scratch / CATALOGUE_FILE, catalogue.to_json())
     _write_json(scratch / PROMPTS_FILE, {"templates": templates.to_mapping(), "max_length": max_length})
+    Trie.of_catalogue(catalogue, len(tokenizer) - len(catalogue.tokens)).save(scratch / TRIE_FILE)
     (scratch / "README.md").write_text(model_card(catalogue, card_facts), encoding="utf-8")
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
@@ -98,7 +101,8 @@ recommender = Recommender.load("this/folder")
 print(recommender.recommend([["{catalogue.items[0].id}"]], k=10))
 ```
 
-`{CATALOGUE_FILE}` maps items to semantic IDs, `{PROMPTS_FILE}` holds the prompts of the training. Decode with a prefix
+`{CATALOGUE_FILE}` maps items to semantic IDs, `{TRIE_FILE}` holds the valid ones for the search, `{PROMPTS_FILE}` the
+prompts of the training. Decode with a prefix
 constraint: without one, the model may write a semantic ID that no item has.
 
 ## Facts of its training

@@ -6,49 +6,114 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.prompts import PromptBuilder, Templates
-from tsrec_jax.decoding.generate import search_all
+from tsrec_jax.decoding.beam_search import SearchSettings
+from tsrec_jax.decoding.filters import SidFilter
+from tsrec_jax.decoding.generate import BUCKETS, Found, Searcher
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
-from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import load_hf
+from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.tokenizer import load_tokenizer
-from tsrec_jax.serving.export import CATALOGUE_FILE, PROMPTS_FILE
+from tsrec_jax.serving.export import CATALOGUE_FILE, PROMPTS_FILE, TRIE_FILE
+from tsrec_jax.serving.live_catalogue import LiveCatalogue
 
-MAX_BATCH = 16
-MIN_BEAMS = 20
+MAX_BATCH = 8
+BEAMS = 20
+MAX_BEAMS = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What one user is to be recommended.
+
+    Attributes:
+      history: item ids, oldest first, at least one.
+      k: items wanted.
+      exclude_history: leave out what the history holds.
+      exclude: item ids to leave out.
+      allow: item ids that alone may be recommended; None: all.
+    """
+
+    history: tuple[str, ...]
+    k: int = 10
+    exclude_history: bool = False
+    exclude: tuple[str, ...] = ()
+    allow: tuple[str, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PathStep:
+    """One token of a SID and its log-probability (nats) after the prompt and the tokens before it."""
+
+    token: str
+    score: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Recommendation:
-    """One recommended item; `score` is the log-probability of its SID in nats."""
+    """One recommended item; `score` is the log-probability of its SID in nats, the sum over its path."""
 
     item_id: str
     title: str
     score: float
     sid: str
+    path: tuple[PathStep, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Recommender:
-    """A loaded export; make one with `Recommender.load`."""
+class Answer:
+    """The items for one request, best first, and whether the search proves that no other item scores more."""
 
-    model: Decoder
-    catalogue: Catalogue
-    builder: PromptBuilder
-    trie: Trie
+    items: tuple[Recommendation, ...]
+    exact: bool
+
+
+class Recommender:
+    """A loaded export; make one with `Recommender.load`. Safe for several threads, which take turns.
+
+    Attributes:
+      model: the weights.
+      catalogue: the items; it may change at any time.
+      builder: makes the prompts.
+      max_batch: requests that are searched together.
+      beams: width of a search unless a call says otherwise.
+    """
+
+    def __init__(
+        self, model: InferenceModel, catalogue: LiveCatalogue, builder: PromptBuilder, *, beams: int, max_batch: int
+    ):
+        if not 1 <= beams <= MAX_BEAMS:
+            raise UserError(f"beams={beams}: must be from 1 to {MAX_BEAMS}")
+        if max_batch < 1:
+            raise UserError(f"max_batch={max_batch}: must be at least 1")
+        self.model, self.catalogue, self.builder = model, catalogue, builder
+        self.beams, self.max_batch = beams, max_batch
+        self._prefix = builder.prefix("next_sid")
+        self._searchers: dict[int, Searcher] = {}
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], *, dtype: str = "float32") -> Recommender:
+    def load(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        dtype: str = "float32",
+        beams: int = BEAMS,
+        max_batch: int = MAX_BATCH,
+    ) -> Recommender:
         """Loads an exported folder.
 
         Args:
           folder: what the verb `export` wrote.
           dtype: compute and parameter type.
+          beams: width of a search, 1 to 512; at most so many items can be asked for.
+          max_batch: requests that are searched together.
 
         Raises:
           UserError: the folder is not a complete export.
@@ -68,24 +133,43 @@ class Recommender:
         first_id = len(tokenizer) - len(catalogue.tokens)
         if [known.get(token) for token in catalogue.tokens] != list(range(first_id, len(tokenizer))):
             raise UserError(f"{folder}: its tokenizer does not end with the catalogue's SID tokens; export it again")
-        model = load_hf(folder, dtype=dtype, remat=False)
+        trie = Trie.load(folder / TRIE_FILE)
+        if trie.level_sizes != tuple(map(len, catalogue.level_tokens)) or not (
+            np.concatenate(trie.token_ids).tolist() == list(range(first_id, len(tokenizer)))
+            and trie.contains(catalogue.codes_IC).all()
+            and trie.num_sids == len(catalogue.items_of_sid)
+        ):
+            raise UserError(f"{folder / TRIE_FILE}: not of the SIDs in {CATALOGUE_FILE}; export it again")
+        model = InferenceModel.of(load_hf(folder, dtype=dtype, remat=False))
         if model.config.vocab_rows != len(tokenizer):
             raise UserError(
                 f"{folder}: the weights have {model.config.vocab_rows} vocabulary rows, the tokenizer has "
                 f"{len(tokenizer)} tokens; export it again"
             )
         builder = PromptBuilder(tokenizer, templates, max_length)
-        return cls(model, catalogue, builder, Trie.of_catalogue(catalogue, first_id))
+        return cls(model, LiveCatalogue(catalogue, trie), builder, beams=beams, max_batch=max_batch)
 
     def recommend(
-        self, histories: Sequence[Sequence[str]], k: int = 10, *, beams: int | None = None
+        self,
+        histories: Sequence[Sequence[str]],
+        k: int = 10,
+        *,
+        beams: int | None = None,
+        exclude_history: bool = False,
+        exclude: Sequence[str] = (),
+        allow: Sequence[str] | None = None,
+        exact: bool = False,
     ) -> list[list[Recommendation]]:
         """The k best items for each history.
 
         Args:
           histories: item ids, oldest first.
-          k: items wanted; fewer come back only where the catalogue has fewer.
-          beams: width of the search; None: 20, or k where that is more. At least k.
+          k: items wanted; fewer come back only where the catalogue, or what the filters leave of it, has fewer.
+          beams: width of the search; None: that of `load`, or k where that is more. At least k.
+          exclude_history: leave out what the history holds.
+          exclude: items to leave out.
+          allow: items that alone may be recommended; None: all.
+          exact: widen the search where it does not prove its answer, until it does.
 
         Returns:
           For each history the best items first; items of one SID share its score and come in catalogue order.
@@ -93,12 +177,7 @@ class Recommender:
         Raises:
           UserError: an empty history, one text in the place of a list, an unknown item, k below 1 or beams below k.
         """
-        beams = max(k, MIN_BEAMS) if beams is None else beams
-        if k < 1:
-            raise UserError(f"k={k}: must be at least 1")
-        if beams < k:
-            raise UserError(f"beams={beams}: must be at least k={k}")
-        sids = []
+        requests = []
         for number, history in enumerate(histories, 1):
             if isinstance(history, str):
                 raise UserError(
@@ -106,24 +185,120 @@ class Recommender:
                 )
             if not len(history):
                 raise UserError(f"history {number} is empty: give at least one item id")
-            sids.append([self.catalogue.sid(self.catalogue.item_index(item_id)) for item_id in history])
-        prompts = self.builder.prompts_next_sid(sids, self.catalogue.num_levels)
-        ranked = search_all(
-            self.model,
-            self.trie,
-            self.catalogue,
-            prompts,
-            beams=min(beams, self.trie.num_sids),
-            batch_size=min(MAX_BATCH, 1 << max(0, len(prompts) - 1).bit_length()),
-        )
-        return [self._items(row)[:k] for row in ranked]
+            allowed = None if allow is None else tuple(allow)
+            requests.append(Request(tuple(history), k, exclude_history, tuple(exclude), allowed))
+        beams = max(k, self.beams) if beams is None else beams
+        return [list(answer.items) for answer in self.answer(requests, beams=beams, exact=exact)]
 
-    def _items(self, ranked: Sequence[tuple[str, float]]) -> list[Recommendation]:
-        return [
-            Recommendation(item.id, item.title, score, sid)
-            for sid, score in ranked
-            for item in (self.catalogue.items[index] for index in self.catalogue.items_of_sid[sid])
-        ]
+    def answer(self, requests: Sequence[Request], *, beams: int | None = None, exact: bool = False) -> list[Answer]:
+        """Answers any number of requests, in batches; the catalogue does not change meanwhile.
+
+        Args:
+          requests: what is wanted.
+          beams: width of the search; None: that of `load`.
+          exact: widen the search where it does not prove its answer, until it does.
+
+        Raises:
+          UserError: a request that `check` refuses.
+        """
+        beams = self.beams if beams is None else beams
+        with self.catalogue.held():
+            for request in requests:
+                self.check(request, beams=beams)
+            if not requests:
+                return []
+            filters = [self._filter(request) for request in requests]
+            prompts = self._prompts(requests)
+            searcher = self._searcher(beams)
+            if exact:
+                wanted = max(request.k for request in requests)
+                found = searcher.run_exact(prompts, wanted, filters)
+            else:
+                found = searcher.run(prompts, filters)
+            return [self._answer(request, one) for request, one in zip(requests, found, strict=True)]
+
+    def check(self, request: Request, *, beams: int | None = None) -> None:
+        """Refuses a request that cannot be answered.
+
+        Raises:
+          UserError: an empty history, an unknown item, k below 1 or above the beams.
+        """
+        beams = self.beams if beams is None else beams
+        if request.k < 1:
+            raise UserError(f"k={request.k}: must be at least 1")
+        if not request.k <= beams <= MAX_BEAMS:
+            raise UserError(f"beams={beams}: must be at least k={request.k} and at most {MAX_BEAMS}")
+        if not request.history:
+            raise UserError("the history is empty: give at least one item id")
+        for item_id in (*request.history, *request.exclude, *(request.allow or ())):
+            self.catalogue.item(item_id)
+
+    def warm_up(self, report: Callable[[str], None], *, max_history: int) -> None:
+        """Compiles the search for every prompt length that a history of at most `max_history` items can have."""
+        item = next(iter(self.catalogue.find("", 1)))
+        searcher = self._searcher(self.beams)
+        done: set[int] = set()
+        for length in range(1, max_history + 1):
+            (prompt,) = self._prompts([Request((item.id,) * length)])
+            size = len(prompt) - len(self._prefix)
+            bucket = next((bucket for bucket in BUCKETS if bucket >= size), size)
+            if bucket not in done:
+                done.add(bucket)
+                report(f"warm-up: histories from {length} items, {bucket} prompt tokens")
+                searcher.run([prompt], [SidFilter()])
+
+    def _searcher(self, beams: int) -> Searcher:
+        if beams not in self._searchers:
+            self._searchers[beams] = Searcher(
+                self.model,
+                self.catalogue.trie,
+                SearchSettings(beams),
+                batch_size=self.max_batch,
+                prefix=self._prefix,
+                filtering=True,
+            )
+        return self._searchers[beams]
+
+    def _prompts(self, requests: Sequence[Request]) -> list[list[int]]:
+        sids = [["".join(self.catalogue.item(item).sid) for item in request.history] for request in requests]
+        return self.builder.prompts_next_sid(sids, self.catalogue.num_levels)
+
+    def _excluded(self, request: Request) -> set[str]:
+        return {*map(str, request.exclude), *(map(str, request.history) if request.exclude_history else ())}
+
+    def _filter(self, request: Request) -> SidFilter:
+        """The request's filter by item as one by SID: a SID is out when none of its items is left."""
+        excluded = self._excluded(request)
+        if request.allow is not None:
+            allowed = [item for item in dict.fromkeys(map(str, request.allow)) if item not in excluded]
+            return SidFilter(allowed_NC=self.catalogue.codes(allowed))
+        if not excluded:
+            return SidFilter()
+        codes_NC = np.unique(self.catalogue.codes(excluded), axis=0)
+        out = [all(item.id in excluded for item in self.catalogue.members(codes)) for codes in codes_NC.tolist()]
+        return SidFilter(excluded_NC=codes_NC[out])
+
+    def _answer(self, request: Request, found: Found) -> Answer:
+        excluded = self._excluded(request)
+        allowed = None if request.allow is None else set(map(str, request.allow))
+        items: list[Recommendation] = []
+        used = 0
+        for codes, score, totals in zip(
+            found.codes_WC.tolist(), found.scores_W.tolist(), found.totals_WC.tolist(), strict=True
+        ):
+            if len(items) >= request.k:
+                break
+            used += 1
+            tokens = [self.catalogue.level_tokens[level][code] for level, code in enumerate(codes)]
+            steps = (after - before for before, after in zip((0.0, *totals), totals, strict=False))
+            path = tuple(PathStep(token, step) for token, step in zip(tokens, steps, strict=True))
+            items += [
+                Recommendation(item.id, item.title, score, "".join(tokens), path)
+                for item in self.catalogue.members(codes)
+                if item.id not in excluded and (allowed is None or item.id in allowed)
+            ]
+        exact = found.exact(used if len(items) >= request.k else len(found.scores_W) + 1)
+        return Answer(tuple(items[: request.k]), exact)
 
 
 def _read_json(path: pathlib.Path) -> Any:

@@ -1,0 +1,96 @@
+"""What single requests leave out, in the form the search obeys: a short list of slots, or a row of bits of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tsrec_jax.decoding.beam_search import Filters
+from tsrec_jax.decoding.trie import Trie, TrieArrays
+
+LISTED = 64  # slots a level that a request lists; one that leaves out more gets a row of bits
+
+
+@dataclasses.dataclass(frozen=True)
+class SidFilter:
+    """What one request may be answered with.
+
+    Attributes:
+      excluded_NC: integer codes of SIDs that it leaves out.
+      allowed_NC: codes of the SIDs that alone it allows; None: all of the catalogue.
+    """
+
+    excluded_NC: np.ndarray | None = None
+    allowed_NC: np.ndarray | None = None
+
+
+class FilterRows:
+    """A trie's bits on the device, with a row behind them for every request of a batch.
+
+    The rows are there from the start, so that a request with a filter compiles nothing; only rows that are used are
+    written. Not safe for several threads.
+
+    Args:
+      trie: the catalogue; its changes are followed.
+      batch_size: requests of a batch.
+    """
+
+    def __init__(self, trie: Trie, batch_size: int):
+        self._trie, self._batch_size = trie, batch_size
+        self._base: TrieArrays | None = None
+        self._arrays: TrieArrays | None = None
+
+    def prepare(self, filters: Sequence[SidFilter]) -> tuple[TrieArrays, Filters]:
+        """The arrays and filters with which to search a batch.
+
+        Args:
+          filters: one for each request of the batch.
+        """
+        self._follow()
+        row_B = np.zeros(self._batch_size, np.int32)
+        excluded = [np.full((self._batch_size, LISTED), -1, np.int32) for _ in range(self._trie.num_levels)]
+        for place, wanted in enumerate(filters):
+            leaves_out = 0 if wanted.excluded_NC is None else len(wanted.excluded_NC)
+            if wanted.allowed_NC is not None or leaves_out > LISTED:
+                row_B[place] = place + 1
+                self._write(place + 1, self._trie.row(_left(self._trie, wanted)))
+            elif leaves_out:
+                for listed, slots in zip(excluded, self._trie.dead_without(wanted.excluded_NC), strict=True):
+                    listed[place, : len(slots)] = slots
+        return self._arrays, Filters(row_B, tuple(excluded))
+
+    def _follow(self) -> None:
+        """Takes over a changed catalogue."""
+        if self._base is self._trie.arrays:
+            return
+        self._base = self._trie.arrays
+        rows = 1 + self._batch_size
+        self._arrays = TrieArrays(
+            tuple(
+                dataclasses.replace(level, alive_RM=jnp.tile(level.alive_RM, (rows, 1))) for level in self._base.levels
+            )
+        )
+
+    def _write(self, row: int, words: tuple[np.ndarray, ...]) -> None:
+        alive = _set_rows(tuple(level.alive_RM for level in self._arrays.levels), np.int32(row), words)
+        levels = zip(self._arrays.levels, alive, strict=True)
+        self._arrays = TrieArrays(tuple(dataclasses.replace(level, alive_RM=rows) for level, rows in levels))
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _set_rows(alive: tuple[jax.Array, ...], row: jax.Array, words: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    return tuple(rows.at[row].set(new) for rows, new in zip(alive, words, strict=True))
+
+
+def _left(trie: Trie, wanted: SidFilter) -> np.ndarray:
+    """Codes of the SIDs that a filter leaves."""
+    allowed_NC = trie.sid_codes() if wanted.allowed_NC is None else np.asarray(wanted.allowed_NC)
+    if wanted.excluded_NC is None or not len(wanted.excluded_NC) or not len(allowed_NC):
+        return allowed_NC
+    excluded = set(map(tuple, np.asarray(wanted.excluded_NC).tolist()))
+    return allowed_NC[[tuple(codes) not in excluded for codes in allowed_NC.tolist()]]

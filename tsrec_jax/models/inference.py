@@ -1,0 +1,397 @@
+"""The decoder as decoding runs it: a prompt once, then one token a beam, features before rows.
+
+Two things set this form of the weights apart from the training form in `decoder`. Every layer's weights are arrays of
+their own, because XLA:CPU copies a slice of stacked weights before it multiplies with it. And kernels are (out, in)
+with activations x_DBW, features first: on a CPU a product of a kernel with a few columns streams the kernel once, while
+a few rows times a kernel repack it.
+
+Axis letters as in `decoder`; P positions of a shared prefix, M rows of a product.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from tsrec_jax.models.config import ModelConfig
+from tsrec_jax.models.decoder import MASKED, Decoder, layer_shapes, rms_norm, rope_frequencies
+from tsrec_jax.models.sharding import constrain
+
+HEAD_ROWS = 160  # rows of x whose logits over the whole vocabulary are held at once
+FEW_ROWS = 64  # up to so many rows, logits are computed vocabulary-first
+_INPUT_AXES = {"o": 2}  # kernels with more than one input axis
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class InferenceModel:
+    """A decoder's weights in the compute dtype, ready for `prefill` and `extend`; make one with `of`.
+
+    Attributes:
+      layers: for each layer {name: array} by the names of `decoder.layer_shapes`; kernels are (out, in).
+      embedding_VD: the input table.
+      head_VD: the output table of an untied model; None: the embedding.
+      final_norm_D: scale of the last norm.
+      config: the shape.
+      num_tokens: ids in use; rows beyond have no probability. None: all rows.
+    """
+
+    layers: tuple[Mapping[str, jax.Array], ...]
+    embedding_VD: jax.Array
+    head_VD: jax.Array | None
+    final_norm_D: jax.Array
+    config: ModelConfig = dataclasses.field(metadata={"static": True})
+    num_tokens: int | None = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def of(cls, model: Decoder) -> InferenceModel:
+        """Copies a decoder's weights; they stay laid out over its mesh."""
+        head = None if model.head is None else model.head[...]
+        parts = model.blocks.stacked(), model.embedding[...], head, model.final_norm[...]
+        return cls(*_unstacked(*parts, model.config, model.dtype), model.config, model.num_tokens)
+
+    @property
+    def output_table(self) -> jax.Array:
+        """The (V, D) table whose rows score the next token."""
+        return self.embedding_VD if self.head_VD is None else self.head_VD
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _unstacked(
+    stacked: Mapping[str, jax.Array],
+    embedding_VD: jax.Array,
+    head_VD: jax.Array | None,
+    final_norm_D: jax.Array,
+    config: ModelConfig,
+    dtype: str,
+) -> tuple[tuple[dict[str, jax.Array], ...], jax.Array, jax.Array | None, jax.Array]:
+    """Layers, tables and last norm of an `InferenceModel`."""
+    axes = {name: logical[1:] for name, (_, logical) in layer_shapes(config).items()}
+
+    def one(name: str, array: jax.Array, layer: int) -> jax.Array:
+        array, logical = array[layer].astype(dtype), axes[name]
+        if array.ndim == 1:
+            return array
+        if name.endswith("bias"):
+            return constrain(array.reshape(-1), logical[0])
+        inputs = _INPUT_AXES.get(name, 1)
+        kernel = array.reshape(math.prod(array.shape[:inputs]), -1).T
+        return constrain(kernel, logical[inputs], logical[0])
+
+    layers = tuple(
+        {name: one(name, array, layer) for name, array in stacked.items()} for layer in range(config.num_layers)
+    )
+    head_VD = None if head_VD is None else head_VD.astype(dtype)
+    return layers, embedding_VD.astype(dtype), head_VD, final_norm_D.astype(dtype)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Prefix:
+    """Keys and values of tokens that many prompts begin with, computed once.
+
+    Attributes:
+      k, v: for each layer an array (K, P, H) in the compute dtype.
+    """
+
+    k: tuple[jax.Array, ...]
+    v: tuple[jax.Array, ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prefix (P)."""
+        return self.k[0].shape[1]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PromptCache:
+    """Keys and values of the prompts, computed once and shared by all beams of a request.
+
+    Attributes:
+      k, v: for each layer an array (B, K, S, H) in the compute dtype; positions at and beyond a request's length hold
+        padding.
+      lengths_B: int32 prompt lengths, the shared prefix included.
+    """
+
+    k: tuple[jax.Array, ...]
+    v: tuple[jax.Array, ...]
+    lengths_B: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SuffixCache:
+    """Keys and values of what each beam has generated: the only thing a reordering of beams moves.
+
+    Attributes:
+      k, v: for each generated token and layer an array (K, H, B, W) in the compute dtype.
+    """
+
+    k: tuple[tuple[jax.Array, ...], ...] = ()
+    v: tuple[tuple[jax.Array, ...], ...] = ()
+
+    def reorder(self, parent_BW: jax.Array) -> SuffixCache:
+        """Beam w takes over the suffix of beam parent_BW[:, w] of the same request."""
+        return jax.tree.map(lambda array: jnp.take_along_axis(array, parent_BW[None, None], axis=3), self)
+
+
+def prefill(
+    model: InferenceModel, tokens_BS: jax.Array, lengths_B: jax.Array, prefix: Prefix | None = None
+) -> tuple[jax.Array, PromptCache]:
+    """Runs right-padded prompts once; of the last layer only what the prompt's last token needs.
+
+    Args:
+      model: the weights.
+      tokens_BS: int32 ids, padded at the end with any id; without those of the prefix.
+      lengths_B: int32 true lengths, at least 1, without the prefix.
+      prefix: what stands before every prompt.
+
+    Returns:
+      x_DB, the hidden state of each prompt's last token after the final norm, and the cache.
+    """
+    config = model.config
+    batch, length = tokens_BS.shape
+    shared = 0 if prefix is None else prefix.length
+    x_BSD = constrain(embed(model, tokens_BS), "batch", None, None)
+    cos, sin = _rope(config, shared + jnp.arange(length))  # (S, H / 2)
+    cos, sin = cos[None, :, None], sin[None, :, None]
+    visible_TS = jnp.arange(length)[:, None] >= jnp.arange(length)[None]
+    visible_TS = jnp.pad(visible_TS, ((0, 0), (shared, 0)), constant_values=True)
+    last_B = lengths_B - 1
+    keys, values = [], []
+    for number, weights in enumerate(model.layers):
+        normed_BSD = rms_norm(x_BSD, weights["attention_norm"], config.rms_eps)
+        k_BSKH = rotate_rows(_normed(_heads_of(normed_BSD, weights, "k", config), weights, "k_norm", config), cos, sin)
+        v_BSKH = _heads_of(normed_BSD, weights, "v", config)
+        k_BKSH, v_BKSH = jnp.swapaxes(k_BSKH, 1, 2), jnp.swapaxes(v_BSKH, 1, 2)
+        if prefix is not None:
+            k_BKSH, v_BKSH = (
+                jnp.concatenate([jnp.broadcast_to(before[number], (batch, *before[number].shape)), own], axis=2)
+                for before, own in ((prefix.k, k_BKSH), (prefix.v, v_BKSH))
+            )
+        keys.append(k_BKSH)
+        values.append(v_BKSH)
+        if number == config.num_layers - 1:
+            break
+        q_BSNH = rotate_rows(_normed(_heads_of(normed_BSD, weights, "q", config), weights, "q_norm", config), cos, sin)
+        out_BSM = _attend_rows(q_BSNH, k_BKSH, v_BKSH, visible_TS)
+        x_BSD = x_BSD + jnp.einsum("bsm,dm->bsd", out_BSM, weights["o"])
+        normed_BSD = rms_norm(x_BSD, weights["mlp_norm"], config.rms_eps)
+        gate_BSF = jnp.einsum("bsd,fd->bsf", normed_BSD, weights["gate"])
+        up_BSF = jnp.einsum("bsd,fd->bsf", normed_BSD, weights["up"])
+        x_BSD = x_BSD + jnp.einsum("bsf,df->bsd", jax.nn.silu(gate_BSF) * up_BSF, weights["down"])
+        x_BSD = constrain(x_BSD, "batch", None, None)
+    cache = PromptCache(tuple(keys), tuple(values), shared + lengths_B)
+    x_BD = jnp.take_along_axis(x_BSD, last_B[:, None, None], axis=1)[:, 0]
+    x_DB1 = x_BD.T[..., None]
+    normed = norm_columns(x_DB1, weights["attention_norm"], config.rms_eps)
+    q = _query_columns(normed, weights, config, *_rope_columns(config, (shared + last_B)[:, None]))
+    x_DB1 = _after_attention(x_DB1, _attend_columns(q, cache, config.num_layers - 1, (), ()), weights, config)
+    return norm_columns(x_DB1, model.final_norm_D, config.rms_eps)[..., 0], cache
+
+
+def make_prefix(model: InferenceModel, tokens: tuple[int, ...]) -> Prefix:
+    """The cache of tokens that prompts begin with; at least one token."""
+    return _prefix(model, jnp.asarray([tokens], jnp.int32))
+
+
+@jax.jit
+def _prefix(model: InferenceModel, tokens_1P: jax.Array) -> Prefix:
+    _, cache = prefill(model, tokens_1P, jnp.array([tokens_1P.shape[1]], jnp.int32))
+    return Prefix(tuple(k[0] for k in cache.k), tuple(v[0] for v in cache.v))
+
+
+def extend(
+    model: InferenceModel, tokens_BW: jax.Array, prompt: PromptCache, suffix: SuffixCache
+) -> tuple[jax.Array, SuffixCache]:
+    """Feeds one token to every beam; the prompt's keys and values are read once for all beams of a request.
+
+    Args:
+      model: the weights.
+      tokens_BW: int32 ids.
+      prompt: of the requests.
+      suffix: of the beams.
+
+    Returns:
+      x_DBW after the final norm, and the suffix with the token's keys and values behind the others.
+    """
+    config = model.config
+    x_DBW = jnp.moveaxis(embed(model, tokens_BW), -1, 0)
+    cos, sin = _rope_columns(config, jnp.broadcast_to((prompt.lengths_B + len(suffix.k))[:, None], tokens_BW.shape))
+    own_k, own_v = [], []
+    for number, weights in enumerate(model.layers):
+        normed = norm_columns(x_DBW, weights["attention_norm"], config.rms_eps)
+        k_KHBW = _columns(normed, weights, "k", config.num_kv_heads)
+        k_KHBW = rotate_columns(_normed_columns(k_KHBW, weights, "k_norm", config), cos, sin)
+        v_KHBW = _columns(normed, weights, "v", config.num_kv_heads)
+        own_k.append(k_KHBW)
+        own_v.append(v_KHBW)
+        q = _query_columns(normed, weights, config, cos, sin)
+        slots_k = (*(slot[number] for slot in suffix.k), k_KHBW)
+        slots_v = (*(slot[number] for slot in suffix.v), v_KHBW)
+        x_DBW = _after_attention(x_DBW, _attend_columns(q, prompt, number, slots_k, slots_v), weights, config)
+    x_DBW = norm_columns(x_DBW, model.final_norm_D, config.rms_eps)
+    return x_DBW, SuffixCache((*suffix.k, tuple(own_k)), (*suffix.v, tuple(own_v)))
+
+
+def logits_of(model: InferenceModel, ids_E: jax.Array, x_DBW: jax.Array) -> jax.Array:
+    """float32 logits_BWE of some tokens: one small product, not the whole vocabulary."""
+    rows_ED = model.output_table[ids_E]
+    logits_EBW = jnp.einsum("ed,dbw->ebw", rows_ED, x_DBW, preferred_element_type=jnp.float32)
+    return jnp.moveaxis(logits_EBW, 0, -1)
+
+
+def log_normaliser(model: InferenceModel, x_DBW: jax.Array) -> jax.Array:
+    """float32 (B, W): log of the sum of exponentiated logits over all ids in use.
+
+    The logits of HEAD_ROWS rows are held at once, so memory does not grow with requests and beams.
+    """
+    _, batch, beams = x_DBW.shape
+    table_VD = constrain(model.output_table, "vocabulary", None)
+    rows = table_VD.shape[0]
+    used_V = None if model.num_tokens in (None, rows) else jnp.arange(rows) < model.num_tokens
+    if batch * beams <= FEW_ROWS:
+        logits_VBW = jnp.einsum("vd,dbw->vbw", table_VD, x_DBW, preferred_element_type=jnp.float32)
+        return jax.nn.logsumexp(logits_VBW, axis=0, where=None if used_V is None else used_V[:, None, None])
+
+    def of_beams(x_BWD: jax.Array) -> jax.Array:
+        logits_BWV = jnp.einsum("bwd,vd->bwv", x_BWD, table_VD, preferred_element_type=jnp.float32)
+        return jax.nn.logsumexp(logits_BWV, axis=-1, where=used_V)
+
+    width = max(1, HEAD_ROWS // batch)
+    chunks = -(-beams // width)
+    width = -(-beams // chunks)
+    x_BWD = jnp.pad(jnp.moveaxis(x_DBW, 0, -1), ((0, 0), (0, chunks * width - beams), (0, 0)))
+    if chunks == 1:
+        return of_beams(x_BWD)
+    parts = jnp.moveaxis(x_BWD.reshape(batch, chunks, width, -1), 1, 0)
+    found = jax.lax.map(of_beams, parts)
+    return jnp.moveaxis(found, 0, 1).reshape(batch, chunks * width)[:, :beams]
+
+
+def embed(model: InferenceModel, tokens: jax.Array) -> jax.Array:
+    """Rows of the input table, (..., D)."""
+    return jnp.take(constrain(model.embedding_VD, "vocabulary", None), tokens, axis=0)
+
+
+def _rope(config: ModelConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """cos and sin, float32 (..., H / 2), of positions (...)."""
+    angles = positions[..., None].astype(jnp.float32) * rope_frequencies(config)
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def _rope_columns(config: ModelConfig, positions_BW: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The same, float32 (H / 2, B, W)."""
+    return tuple(jnp.moveaxis(part, -1, 0) for part in _rope(config, positions_BW))
+
+
+def rotate_rows(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Rotary embedding over the last axis (..., H); cos and sin (..., H / 2)."""
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+def rotate_columns(x_NHBW: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Rotary embedding over axis 1; cos and sin (H / 2, B, W)."""
+    a, b = jnp.split(x_NHBW.astype(jnp.float32), 2, axis=1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=1).astype(x_NHBW.dtype)
+
+
+def norm_columns(x: jax.Array, scale_D: jax.Array, eps: float, axis: int = 0) -> jax.Array:
+    """RMSNorm over one axis that stands before (B, W), in float32, scaled in the dtype of x."""
+    x32 = x.astype(jnp.float32)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=axis, keepdims=True) + eps)
+    return x32.astype(x.dtype) * scale_D.reshape(-1, 1, 1)
+
+
+def _heads_of(x_BSD: jax.Array, weights: Mapping[str, jax.Array], name: str, config: ModelConfig) -> jax.Array:
+    """A projection of rows with its bias, (B, S, heads, H)."""
+    out = jnp.einsum("bsd,md->bsm", x_BSD, weights[name])
+    if config.qkv_bias:
+        out = out + weights[f"{name}_bias"]
+    return out.reshape(*out.shape[:2], -1, config.head_dim)
+
+
+def _normed(x: jax.Array, weights: Mapping[str, jax.Array], name: str, config: ModelConfig) -> jax.Array:
+    return rms_norm(x, weights[name], config.rms_eps) if config.qk_norm else x
+
+
+def _columns(x_DBW: jax.Array, weights: Mapping[str, jax.Array], name: str, heads: int) -> jax.Array:
+    """A projection of columns with its bias, (heads, H, B, W)."""
+    out = jnp.einsum("md,dbw->mbw", weights[name], x_DBW)
+    if f"{name}_bias" in weights:
+        out = out + weights[f"{name}_bias"][:, None, None]
+    return out.reshape(heads, -1, *out.shape[1:])
+
+
+def _normed_columns(x: jax.Array, weights: Mapping[str, jax.Array], name: str, config: ModelConfig) -> jax.Array:
+    return norm_columns(x, weights[name], config.rms_eps, axis=1) if config.qk_norm else x
+
+
+def _query_columns(
+    normed_DBW: jax.Array, weights: Mapping[str, jax.Array], config: ModelConfig, cos: jax.Array, sin: jax.Array
+) -> jax.Array:
+    """Rotated queries, (K, G, H, B, W)."""
+    q_NHBW = _normed_columns(_columns(normed_DBW, weights, "q", config.num_heads), weights, "q_norm", config)
+    q_NHBW = rotate_columns(q_NHBW, cos, sin)
+    return q_NHBW.reshape(config.num_kv_heads, -1, *q_NHBW.shape[1:])
+
+
+def _attend_rows(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, visible_TS: jax.Array) -> jax.Array:
+    """Attention of prompt positions, (B, T, N x H); softmax in float32."""
+    batch, length, _, head_dim = q_BTNH.shape
+    kv_heads = k_BKSH.shape[1]
+    q_BTKGH = q_BTNH.reshape(batch, length, kv_heads, -1, head_dim) * head_dim**-0.5
+    scores = jnp.einsum("btkgh,bksh->bkgts", q_BTKGH, k_BKSH, preferred_element_type=jnp.float32)
+    scores = jnp.where(visible_TS, scores, MASKED)
+    shares_BKGTS = jax.nn.softmax(scores, axis=-1).astype(q_BTNH.dtype)
+    return jnp.einsum("bkgts,bksh->btkgh", shares_BKGTS, v_BKSH).reshape(batch, length, -1)
+
+
+def _attend_columns(
+    q_KGHBW: jax.Array,
+    prompt: PromptCache,
+    layer: int,
+    slots_k: tuple[jax.Array, ...],
+    slots_v: tuple[jax.Array, ...],
+) -> jax.Array:
+    """Attention of every beam over its request's prompt and its own slots, (N x H, B, W); softmax in float32.
+
+    Prompt and slots are normalised together without being joined: only the sums of exponentials meet.
+    """
+    kind, head_dim = q_KGHBW.dtype, q_KGHBW.shape[2]
+    q_KGHBW = q_KGHBW * head_dim**-0.5
+    k_BKSH, v_BKSH = prompt.k[layer], prompt.v[layer]
+    seen_BS = jnp.arange(k_BKSH.shape[2])[None] < prompt.lengths_B[:, None]
+    scores = jnp.einsum("kghbw,bksh->bkgws", q_KGHBW, k_BKSH, preferred_element_type=jnp.float32)
+    scores = jnp.where(seen_BS[:, None, None, None], scores, MASKED)
+    own = [jnp.sum((q_KGHBW * k_KHBW[:, None]).astype(jnp.float32), axis=2) for k_KHBW in slots_k]  # (K, G, B, W) each
+    top_KGBW = jnp.moveaxis(jnp.max(scores, axis=-1), 0, 2)
+    for part in own:
+        top_KGBW = jnp.maximum(top_KGBW, part)
+    shares = jnp.exp(scores - jnp.moveaxis(top_KGBW, 2, 0)[..., None])
+    sums_KGBW = jnp.moveaxis(jnp.sum(shares, axis=-1), 0, 2)
+    out_KGHBW = jnp.einsum("bkgws,bksh->kghbw", shares.astype(kind), v_BKSH, preferred_element_type=jnp.float32)
+    for part, v_KHBW in zip(own, slots_v, strict=True):
+        share_KGBW = jnp.exp(part - top_KGBW)
+        sums_KGBW = sums_KGBW + share_KGBW
+        out_KGHBW = out_KGHBW + share_KGBW[:, :, None] * v_KHBW[:, None]
+    out_KGHBW = (out_KGHBW / sums_KGBW[:, :, None]).astype(kind)
+    return out_KGHBW.reshape(-1, *out_KGHBW.shape[3:])
+
+
+def _after_attention(
+    x_DBW: jax.Array, out_MBW: jax.Array, weights: Mapping[str, jax.Array], config: ModelConfig
+) -> jax.Array:
+    """The output projection and the MLP, both with their residuals."""
+    x_DBW = x_DBW + jnp.einsum("dm,mbw->dbw", weights["o"], out_MBW)
+    normed_DBW = norm_columns(x_DBW, weights["mlp_norm"], config.rms_eps)
+    gate_FBW = jnp.einsum("fd,dbw->fbw", weights["gate"], normed_DBW)
+    up_FBW = jnp.einsum("fd,dbw->fbw", weights["up"], normed_DBW)
+    return x_DBW + jnp.einsum("df,fbw->dbw", weights["down"], jax.nn.silu(gate_FBW) * up_FBW)
