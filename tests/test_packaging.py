@@ -57,7 +57,13 @@ def test_installed_package_asks_for_exactly_the_requirements_file():
 def test_extras_hold_what_the_defaults_leave_out():
     extras = setup_cfg()["options.extras_require"]
     teachers = {"google-genai", "openai"}
-    assert {r.name for r in requirements(extras["test"])} == {"pytest", "ruff", "gguf", "packaging"} | teachers
+    assert {r.name for r in requirements(extras["test"])} == {
+        "pytest",
+        "hypothesis",
+        "ruff",
+        "gguf",
+        "packaging",
+    } | teachers
     assert {r.name for name in ("gemini", "openai") for r in requirements(extras[name])} == teachers
     assert {r.name for r in requirements(extras["gemini_legacy"])} == {"google-generativeai"}
     defaults = {r.name for r in requirements((ROOT / "requirements.txt").read_text())}

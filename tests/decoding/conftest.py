@@ -13,7 +13,7 @@ BASE = 32  # ordinary tokens; SID tokens come behind them
 NUM_TOKENS = 96
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model():
     """Random decoders of 128 rows, of which 96 are in use; weights are large enough to spread the scores."""
 
@@ -41,7 +41,7 @@ def make_model():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_trie():
     """A random trie of at most `items` SIDs; level c has sizes[c] codes, whose ids follow one another from BASE."""
 
