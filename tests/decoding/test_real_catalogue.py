@@ -39,6 +39,7 @@ def model():
     weights = {
         name: rng.normal(0.0, 0.5, shape).astype(np.float32) for name, (shape, _) in parameter_shapes(config).items()
     }
+    weights["head"] *= 6  # sure enough that some answers are proven
     return Decoder(config, weights=weights, num_tokens=ORDINARY + 560)
 
 
@@ -51,7 +52,7 @@ def test_proven_answers_and_exact_ones_are_the_best_of_all_sids(model, trie):
         count = int((found.scores_W > found.dropped).sum())
         proven += count
         if count:
-            assert_ranks(found.codes_WC[:count], found.scores_W[:count], best_sids(trie, totals_N, count), gap=1e-3)
+            assert_ranks(found.codes_WC[:count], found.scores_W[:count], best_sids(trie, totals_N, count), gap=1e-2)
     assert proven, "the test needs answers that fifty beams prove"
     for found, totals_N in zip(searcher.run_exact(PROMPTS, 50), totals_BN, strict=True):
-        assert_ranks(found.codes_WC[:50], found.scores_W[:50], best_sids(trie, totals_N, 50), gap=1e-3)
+        assert_ranks(found.codes_WC[:50], found.scores_W[:50], best_sids(trie, totals_N, 50), gap=1e-2)
