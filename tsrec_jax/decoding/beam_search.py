@@ -216,7 +216,8 @@ def _best(totals_BWK: jax.Array, beams: int) -> tuple[jax.Array, jax.Array, jax.
     batch, width, size = totals_BWK.shape
     flat = totals_BWK.reshape(batch, width * size)
     kept = min(beams, width * size)
-    found_BW, index_BW = jax.lax.top_k(flat, min(kept + 1, width * size))
+    # Without the barrier XLA:CPU sees that one entry is sliced off and sorts all candidates in the place of a top_k.
+    found_BW, index_BW = jax.lax.optimization_barrier(jax.lax.top_k(flat, min(kept + 1, width * size)))
     lost_B = found_BW[:, kept] if found_BW.shape[1] > kept else jnp.full(batch, -jnp.inf)
     index_BW = index_BW[:, :kept]
     return found_BW[:, :kept], index_BW // size, index_BW % size, lost_B

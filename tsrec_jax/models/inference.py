@@ -344,14 +344,21 @@ def _query_columns(
 
 
 def _attend_rows(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, visible_TS: jax.Array) -> jax.Array:
-    """Attention of prompt positions, (B, T, N x H); softmax in float32."""
+    """Attention of prompt positions, (B, T, N x H); softmax in float32.
+
+    Plain batched products, and the division by the sums behind the second: XLA:CPU runs other axis orders slowly.
+    """
     batch, length, _, head_dim = q_BTNH.shape
-    kv_heads = k_BKSH.shape[1]
+    kv_heads, size = k_BKSH.shape[1:3]
     q_BTKGH = q_BTNH.reshape(batch, length, kv_heads, -1, head_dim) * head_dim**-0.5
-    scores = jnp.einsum("btkgh,bksh->bkgts", q_BTKGH, k_BKSH, preferred_element_type=jnp.float32)
-    scores = jnp.where(visible_TS, scores, MASKED)
-    shares_BKGTS = jax.nn.softmax(scores, axis=-1).astype(q_BTNH.dtype)
-    return jnp.einsum("bkgts,bksh->btkgh", shares_BKGTS, v_BKSH).reshape(batch, length, -1)
+    q_BKMH = jnp.moveaxis(q_BTKGH, 1, 3).reshape(batch, kv_heads, -1, head_dim)
+    scores = jnp.einsum("bkmh,bksh->bkms", q_BKMH, k_BKSH, preferred_element_type=jnp.float32)
+    scores = jnp.where(visible_TS, scores.reshape(batch, kv_heads, -1, length, size), MASKED)
+    shares = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True)).reshape(batch, kv_heads, -1, size)
+    out_BKMH = jnp.einsum("bkms,bksh->bkmh", shares.astype(q_BTNH.dtype), v_BKSH, preferred_element_type=jnp.float32)
+    out_BKMH = (out_BKMH / jnp.sum(shares, axis=-1, keepdims=True)).astype(q_BTNH.dtype)
+    out_BKGTH = out_BKMH.reshape(batch, kv_heads, -1, length, head_dim)
+    return jnp.moveaxis(out_BKGTH, 3, 1).reshape(batch, length, -1)
 
 
 def _attend_columns(
@@ -369,15 +376,19 @@ def _attend_columns(
     q_KGHBW = q_KGHBW * head_dim**-0.5
     k_BKSH, v_BKSH = prompt.k[layer], prompt.v[layer]
     seen_BS = jnp.arange(k_BKSH.shape[2])[None] < prompt.lengths_B[:, None]
-    scores = jnp.einsum("kghbw,bksh->bkgws", q_KGHBW, k_BKSH, preferred_element_type=jnp.float32)
-    scores = jnp.where(seen_BS[:, None, None, None], scores, MASKED)
+    groups, (batch, beams) = q_KGHBW.shape[1], q_KGHBW.shape[3:]
+    q_BKMH = jnp.transpose(q_KGHBW, (3, 0, 1, 4, 2)).reshape(batch, -1, groups * beams, head_dim)
+    scores = jnp.einsum("bkmh,bksh->bkms", q_BKMH, k_BKSH, preferred_element_type=jnp.float32)
+    scores = jnp.where(seen_BS[:, None, None], scores, MASKED).reshape(batch, -1, groups, beams, k_BKSH.shape[2])
     own = [jnp.sum((q_KGHBW * k_KHBW[:, None]).astype(jnp.float32), axis=2) for k_KHBW in slots_k]  # (K, G, B, W) each
     top_KGBW = jnp.moveaxis(jnp.max(scores, axis=-1), 0, 2)
     for part in own:
         top_KGBW = jnp.maximum(top_KGBW, part)
     shares = jnp.exp(scores - jnp.moveaxis(top_KGBW, 2, 0)[..., None])
     sums_KGBW = jnp.moveaxis(jnp.sum(shares, axis=-1), 0, 2)
-    out_KGHBW = jnp.einsum("bkgws,bksh->kghbw", shares.astype(kind), v_BKSH, preferred_element_type=jnp.float32)
+    shares_BKMS = shares.astype(kind).reshape(batch, -1, groups * beams, k_BKSH.shape[2])
+    out_BKMH = jnp.einsum("bkms,bksh->bkmh", shares_BKMS, v_BKSH, preferred_element_type=jnp.float32)
+    out_KGHBW = jnp.transpose(out_BKMH.reshape(batch, -1, groups, beams, head_dim), (1, 2, 4, 0, 3))
     for part, v_KHBW in zip(own, slots_v, strict=True):
         share_KGBW = jnp.exp(part - top_KGBW)
         sums_KGBW = sums_KGBW + share_KGBW
