@@ -57,17 +57,29 @@ def test_installed_package_asks_for_exactly_the_requirements_file():
 def test_extras_hold_what_the_defaults_leave_out():
     extras = setup_cfg()["options.extras_require"]
     teachers = {"google-genai", "openai"}
-    assert {r.name for r in requirements(extras["test"])} == {
-        "pytest",
-        "hypothesis",
-        "ruff",
-        "gguf",
-        "packaging",
-    } | teachers
+    service = {"fastapi", "uvicorn", "prometheus_client"}
+    tools = {"pytest", "hypothesis", "ruff", "gguf", "packaging", "httpx2", "playwright"}
+    assert {r.name for r in requirements(extras["test"])} == tools | teachers | service
+    assert {r.name for r in requirements(extras["serve"])} == service
     assert {r.name for name in ("gemini", "openai") for r in requirements(extras[name])} == teachers
     assert {r.name for r in requirements(extras["gemini_legacy"])} == {"google-generativeai"}
     defaults = {r.name for r in requirements((ROOT / "requirements.txt").read_text())}
-    assert defaults.isdisjoint({"torch", "tensorflow", "google-generativeai", *teachers})
+    assert defaults.isdisjoint({"torch", "tensorflow", "google-generativeai", *teachers, *service})
+
+
+def test_what_the_tests_share_with_an_extra_has_its_range():
+    texts = dict(setup_cfg()["options.extras_require"])
+    tested = {r.name: r for r in requirements(texts.pop("test"))}
+    for name, text in texts.items():
+        shared = [r for r in requirements(text) if r.name in tested]
+        assert shared == [tested[r.name] for r in shared], name
+
+
+def test_the_page_of_the_service_is_shipped():
+    shipped = setup_cfg()["options.package_data"]["tsrec_jax.serving"].split()
+    page = ROOT / "tsrec_jax" / "serving" / "page"
+    found = {path.name for pattern in shipped for path in page.parent.glob(pattern)}
+    assert {"index.html", "page.css", "page.js", "icon.svg"} == found == {path.name for path in page.iterdir()}
 
 
 def test_tsrec_command_is_the_entry_point_of_the_command_line():

@@ -32,6 +32,8 @@ verbs
   evaluate   predictions.json, results.json, results.md and plots of the trained recommender
   export     a Hugging Face folder with the SID tokens and the catalogue
   recommend  --history=ID,ID,... [--k=10]: items for one history, from the exported folder
+  serve      an HTTP service and a web page on the exported folder, or on --export=FOLDER without a workdir
+             [--host=127.0.0.1 --port=8000 --beams --max_batch --queue --batch_wait_ms --deadline_ms]
 
 After `train` or `run` a workdir knows its config: --config may then be left out.
 Example: python -m tsrec_jax run --config=configs/quickstart.py --workdir=runs/quickstart"""
@@ -44,6 +46,14 @@ def _define_flags() -> flags.FlagValues:
     flags.DEFINE_string("history", None, "item ids, oldest first, separated by commas", flag_values=values)
     flags.DEFINE_boolean("dry_run", False, "describe: say what would be asked, ask nothing", flag_values=values)
     flags.DEFINE_integer("k", 10, "number of items to recommend", lower_bound=1, flag_values=values)
+    flags.DEFINE_string("export", None, "serve: an exported folder, instead of a workdir's", flag_values=values)
+    flags.DEFINE_string("host", "127.0.0.1", "serve: the address to listen on", flag_values=values)
+    flags.DEFINE_integer("port", 8000, "serve: the port to listen on; 0: a free one", flag_values=values)
+    flags.DEFINE_integer("beams", None, "serve: width of the search", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("max_batch", None, "serve: requests computed together", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("queue", 128, "serve: requests that may wait", flag_values=values)
+    flags.DEFINE_float("batch_wait_ms", 3.0, "serve: how long one waits for others", flag_values=values)
+    flags.DEFINE_integer("deadline_ms", 10_000, "serve: of a request that states none", flag_values=values)
     return values
 
 
@@ -122,6 +132,17 @@ def _recommend(values: flags.FlagValues, workdir: pathlib.Path) -> None:
         print(f"{rank:>4}  {entry.item_id:<{width}}  {entry.score:>9.4f}  {entry.title}")
 
 
+def _serve(values: flags.FlagValues, workdir: pathlib.Path) -> None:
+    if values.workdir and values.export:
+        raise UserError("serve takes --workdir=DIR, whose export it serves, or --export=FOLDER, not both")
+    from tsrec_jax.serving import server
+
+    settings = server.ServerSettings(values.host, values.port, values.queue, values.batch_wait_ms, values.deadline_ms)
+    search = {"beams": values.beams, "max_batch": values.max_batch}
+    given = {name: value for name, value in search.items() if value is not None}
+    server.serve(pathlib.Path(values.export or workdir / "export"), settings, given)
+
+
 VERBS: dict[str, Callable[[flags.FlagValues, pathlib.Path], None]] = {
     "run": _stage("run"),
     "download": _stage("download"),
@@ -133,6 +154,7 @@ VERBS: dict[str, Callable[[flags.FlagValues, pathlib.Path], None]] = {
     "evaluate": _stage("evaluate"),
     "export": _stage("export"),
     "recommend": _recommend,
+    "serve": _serve,
 }
 
 
@@ -143,13 +165,15 @@ def _dispatch(arguments: Sequence[str]) -> None:
         raise UserError(f"no such verb: {verb!r}; it is one of {', '.join(VERBS)}")
     if len(rest) > 1:
         raise UserError(f"{verb}: unexpected argument {rest[1]!r}; settings are given as --config.a.b=value")
-    if not values.workdir:
-        raise UserError(f"{verb} needs --workdir=DIR")
-    if pathlib.Path(values.workdir).is_file():
+    if values.export is not None and verb != "serve":
+        raise UserError(f"--export is for the verb serve, not for {verb}")
+    if not values.workdir and not values.export:
+        raise UserError(f"{verb} needs --workdir=DIR{' or --export=FOLDER' if verb == 'serve' else ''}")
+    if values.workdir and pathlib.Path(values.workdir).is_file():
         raise UserError(f"--workdir={values.workdir} is a file; give a folder")
     if values.dry_run and verb != "describe":
         raise UserError(f"--dry_run is for the verb describe, not for {verb}")
-    VERBS[verb](values, pathlib.Path(values.workdir))
+    VERBS[verb](values, pathlib.Path(values.workdir or ""))
 
 
 def main(arguments: Sequence[str]) -> int:

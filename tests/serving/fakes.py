@@ -1,0 +1,126 @@
+"""A recommender without a model: its speed and its failures are the test's, its answers depend on the whole request."""
+
+import dataclasses
+import difflib
+import threading
+import time
+
+from tsrec_jax.errors import UserError
+from tsrec_jax.serving.recommender import Answer, PathStep, Recommendation
+
+SLOW_K = 49  # a request for so many items takes a second
+EVIL = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeItem:
+    id: str
+    title: str
+    sid: tuple[str, ...]
+    blocked: bool = False
+
+
+class FakeCatalogue:
+    """The part of a LiveCatalogue that the service uses."""
+
+    num_levels = 3
+
+    def __init__(self, items):
+        self._items = {item.id: item for item in items}
+
+    @property
+    def num_items(self):
+        return len(self._items)
+
+    def item(self, item_id):
+        if item_id not in self._items:
+            near = ", ".join(difflib.get_close_matches(item_id, self._items))
+            raise UserError(f"item {item_id!r} is not in the catalogue; nearest ids: {near}")
+        return self._items[item_id]
+
+    def find(self, text, limit):
+        words = text.lower().split()
+        return [
+            item for item in self._items.values() if all(word in f"{item.title} {item.id}".lower() for word in words)
+        ][:limit]
+
+    def put(self, item_id, title, sid, blocked=False):
+        if len(sid) != self.num_levels:
+            raise UserError(f"a SID has {self.num_levels} tokens")
+        new = item_id not in self._items
+        self._items[item_id] = FakeItem(item_id, title, tuple(sid), blocked)
+        return new
+
+    def remove(self, item_id):
+        del self._items[self.item(item_id).id]
+
+    def block(self, item_ids, blocked=True):
+        for item_id in item_ids:
+            self._items[item_id] = dataclasses.replace(self.item(item_id), blocked=blocked)
+
+    def all(self):
+        return list(self._items.values())
+
+
+class FakeRecommender:
+    """`gate` holds every batch until it is set; `failures` are raised, one a batch; `batches` is what was asked."""
+
+    def __init__(self, count=30, *, max_batch=4, seconds=0.0, warm_up_steps=2):
+        items = [
+            FakeItem(f"B{n:03d}", f"Thing {n}", (f"<a_{n % 4}>", f"<b_{n % 7}>", f"<c_{n}>")) for n in range(count)
+        ]
+        self.catalogue = FakeCatalogue([*items, FakeItem("EVIL", EVIL, ("<a_1>", "<b_1>", "<c_99>"))])
+        self.max_batch = max_batch
+        self.beams = 50
+        self.seconds = seconds
+        self.warm_up_steps = warm_up_steps
+        self.warmed = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.computing = threading.Event()
+        self.failures = []
+        self.batches = []
+
+    def check(self, request):
+        if not request.history:
+            raise UserError("the history is empty")
+        if not 1 <= request.k <= self.beams:
+            raise UserError(f"k={request.k}: between 1 and the beams, {self.beams}")
+        for item_id in (*request.history, *request.exclude, *(request.allow or ())):
+            self.catalogue.item(item_id)
+
+    def answer(self, requests):
+        self.batches.append(list(requests))
+        self.computing.set()
+        assert self.gate.wait(30)
+        time.sleep(1.0 if any(request.k == SLOW_K for request in requests) else self.seconds)
+        if self.failures:
+            raise self.failures.pop(0)
+        for request in requests:
+            self.check(request)
+        return [self.alone(request) for request in requests]
+
+    def alone(self, request):
+        """The answer to one request, whatever else is computed with it."""
+        out = set(request.exclude) | (set(request.history) if request.exclude_history else set())
+        items = [
+            item
+            for item in self.catalogue.all()
+            if item.id not in out and not item.blocked and (request.allow is None or item.id in request.allow)
+        ]
+        numbers = [int(item_id[1:]) if item_id[1:].isdigit() else 0 for item_id in request.history]
+        shift = sum(position * number for position, number in enumerate(numbers, 1))
+        ranked = [items[(shift + place) % len(items)] for place in range(min(request.k, len(items)))]
+        return Answer(tuple(recommendation(item, place) for place, item in enumerate(ranked)), exact=True)
+
+    def warm_up(self, report, *, max_history):
+        for step in range(1, self.warm_up_steps + 1):
+            report(f"warm-up: program {step} of {self.warm_up_steps}")
+            self.warmed = step
+            assert self.gate.wait(30)
+
+
+def recommendation(item, place):
+    scores = [-0.1 * (place + 1), -0.7, -1.3]
+    path = tuple(PathStep(token, score) for token, score in zip(item.sid, scores, strict=True))
+    return Recommendation(item.id, item.title, sum(scores), "".join(item.sid), path)

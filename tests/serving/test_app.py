@@ -1,0 +1,494 @@
+import concurrent.futures
+import json
+import logging
+import time
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the extra [serve]")
+pytest.importorskip("prometheus_client", reason="needs the extra [serve]")
+
+from starlette.testclient import TestClient
+
+from tests.serving.fakes import EVIL, FakeRecommender
+from tsrec_jax.serving import messages
+from tsrec_jax.serving.app import make_app
+from tsrec_jax.serving.recommender import Request
+from tsrec_jax.serving.service import Service
+
+TOKEN = "a-tökén of the test"
+ADMIN = {"Authorization": b"Bearer " + TOKEN.encode()}
+NEW = {"title": "A new thing", "sid": ["<a_1>", "<b_2>", "<c_3>"]}
+
+
+def until(condition, seconds=10.0):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "it did not happen in time"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def recommender():
+    return FakeRecommender()
+
+
+@pytest.fixture
+def make_client(recommender):
+    """make_client(**settings): a client of a service that is ready; the service is drained at the end."""
+    made = []
+
+    def make(ready=True, max_queue=50, max_wait=0.005, **settings):
+        service = Service(recommender, max_queue=max_queue, max_wait=max_wait)
+        client = TestClient(make_app(service, **({"admin_token": TOKEN} | settings)), raise_server_exceptions=False)
+        client.__enter__()
+        client.service = service
+        made.append(client)
+        if ready:
+            service.start()
+            until(lambda: not service.not_ready)
+        return client
+
+    yield make
+    recommender.gate.set()
+    for client in made:
+        client.service.drain()
+        until(lambda client=client: client.service.drained)
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def client(make_client):
+    return make_client()
+
+
+@pytest.fixture
+def crowd():
+    """A pool for requests that are under way at the same time."""
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        yield pool
+
+
+def metric(client, line):
+    """The value of one line of /metrics; 0 where it is not there yet."""
+    found = [row.rsplit(" ", 1)[1] for row in client.get("/metrics").text.splitlines() if row.startswith(line + " ")]
+    return float(found[0]) if found else 0.0
+
+
+def refused(response, status, *words):
+    """Checks an error: its status, and JSON with nothing but one line of reason, which holds the words."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert list(response.json()) == ["error"]
+    reason = response.json()["error"]
+    assert "Traceback" not in reason and "\n" not in reason and ".py" not in reason
+    for word in words:
+        assert word in reason
+    return reason
+
+
+def test_a_recommendation_is_that_of_the_recommender_with_paths_and_times(client, recommender):
+    response = client.post("/recommend", json={"history": ["B001", "B005"], "k": 3, "exclude_history": True})
+    assert response.status_code == 200
+    body = response.json()
+    wanted = recommender.alone(Request(("B001", "B005"), 3, True))
+    assert [item["id"] for item in body["items"]] == [item.item_id for item in wanted.items]
+    first, best = body["items"][0], wanted.items[0]
+    assert (first["title"], first["score"], first["sid"]) == (best.title, best.score, best.sid)
+    assert first["path"] == [{"token": step.token, "score": step.score} for step in best.path]
+    assert body["exact"] is True and body["batch_size"] == 1
+    assert 0 <= body["timing_ms"]["queue"] <= body["timing_ms"]["total"] < 10_000
+    assert 0 <= body["timing_ms"]["compute"] <= body["timing_ms"]["total"]
+
+
+def test_filters_reach_the_recommender(client, recommender):
+    allow = ["B003", "B004", "B005"]
+    body = client.post("/recommend", json={"history": ["B001"], "exclude": ["B004"], "allow": allow}).json()
+    assert recommender.batches == [[Request(("B001",), 10, False, ("B004",), tuple(allow))]]
+    assert {item["id"] for item in body["items"]} == {"B003", "B005"}
+
+
+def test_an_empty_allow_list_allows_nothing_and_is_no_missing_one(client, recommender):
+    recommender.alone = lambda request: None  # only the request matters here
+    client.post("/recommend", json={"history": ["B001"], "allow": []})
+    assert recommender.batches[0][0].allow == ()
+
+
+def test_titles_are_looked_up(client, recommender):
+    client.post("/recommend", json={"titles": ["Thing 2", "Thing 21"]})
+    assert recommender.batches == [[Request(("B002", "B021"))]]
+
+
+def test_an_unknown_title_names_the_nearest(client):
+    response = client.post("/recommend", json={"titles": ["Thing 2", "Thingy 22"]})
+    refused(response, 422, "'Thingy 22'")
+    response = client.post("/recommend", json={"titles": ["Thing 222"]})
+    refused(response, 422, "'Thing 222'", "nearest titles: ", "'Thing 22'")
+
+
+def test_a_title_of_several_items_is_not_chosen_among(client):
+    client.put("/items/TWIN", json=NEW | {"title": "Thing 2"}, headers=ADMIN)
+    refused(client.post("/recommend", json={"titles": ["Thing 2"]}), 422, "2 items", "B002, TWIN")
+
+
+LONG = messages.MAX_HISTORY + 1
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({}, ["history", "titles"]),
+        ({"history": ["B001"], "titles": ["Thing 1"]}, ["either"]),
+        ({"history": []}, ["history", "at least 1"]),
+        ({"history": "B001"}, ["history", "list"]),
+        ({"history": [1]}, ["history.0", "string"]),
+        ({"history": [""]}, ["history.0"]),
+        ({"history": ["B001"] * LONG}, ["history", str(LONG - 1)]),
+        ({"titles": ["Thing 1"] * (messages.MAX_TITLES + 1)}, ["titles", str(messages.MAX_TITLES)]),
+        ({"history": ["x" * 300]}, ["history.0", "256"]),
+        ({"history": ["B0O1"]}, ["'B0O1'", "nearest ids: B0"]),
+        ({"history": ["B001"], "exclude": ["nothing"]}, ["'nothing'"]),
+        ({"history": ["B001"], "exclude": ["B001"] * (messages.MAX_FILTER + 1)}, ["exclude", str(messages.MAX_FILTER)]),
+        ({"history": ["B001"], "allow": ["B001"] * (messages.MAX_FILTER + 1)}, ["allow", str(messages.MAX_FILTER)]),
+        ({"history": ["B001"], "k": 0}, ["k", "greater than or equal to 1"]),
+        ({"history": ["B001"], "k": messages.MAX_K + 1}, ["k", str(messages.MAX_K)]),
+        ({"history": ["B001"], "k": 51}, ["k=51"]),
+        ({"history": ["B001"], "k": "10"}, ["k", "integer"]),
+        ({"history": ["B001"], "k": 1.5}, ["k", "integer"]),
+        ({"history": ["B001"], "k": True}, ["k", "integer"]),
+        ({"history": ["B001"], "exclude_history": "yes"}, ["exclude_history"]),
+        ({"history": ["B001"], "deadline_ms": 0}, ["deadline_ms"]),
+        ({"history": ["B001"], "deadline_ms": messages.MAX_DEADLINE_MS + 1}, ["deadline_ms", "60000"]),
+        ({"histroy": ["B001"], "a": 1, "b": 2, "c": 3, "d": 4}, ["histroy: no such key", "2 more"]),
+        ([1], ["JSON object"]),
+        (None, ["JSON object"]),
+    ],
+)
+def test_a_bad_recommendation_request_says_what_is_wrong(client, recommender, body, words):
+    refused(client.post("/recommend", json=body), 422, *words)
+    assert recommender.batches == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{", ["not valid JSON"]),
+        (b"", ["JSON object"]),
+        (b'{"history": ["\xff"]}', []),
+        (b'{"history": ["\\ud800"]}', []),
+        (b"[" * 100_000, []),
+        (b'{"history": ["B001"], "k": NaN}', ["k"]),
+        (b'{"history": ["B001"], "k": 1e400}', ["k"]),
+        (b'{"history": ["B001"], "k": ' + b"9" * 5000 + b"}", []),
+    ],
+)
+def test_a_body_that_is_no_json_is_a_reasoned_error(client, content, words):
+    response = client.post("/recommend", content=content, headers={"Content-Type": "application/json"})
+    refused(response, response.status_code, *words)
+    assert response.status_code in (400, 422)
+
+
+def test_a_body_of_another_type_is_refused(client):
+    content = json.dumps({"history": ["B001"]}).encode()
+    response = client.post("/recommend", content=content, headers={"Content-Type": "text/plain"})
+    refused(response, 422, "application/json")
+
+
+def test_unknown_addresses_and_methods_are_json_errors(client):
+    refused(client.get("/nowhere"), 404, "no such address")
+    refused(client.get("/page/../app.py"), 404)
+    refused(client.get("/..%2fapp.py"), 404)
+    response = client.get("/recommend")
+    refused(response, 405, "Method Not Allowed")
+    assert response.headers["allow"] == "POST"
+    refused(client.get("/items?limit=1000"), 422, "limit", "100")
+    refused(client.get("/items", params={"q": "x" * 201}), 422, "q", "200")
+
+
+def test_a_body_beyond_the_limit_is_refused_with_and_without_its_length(make_client, recommender):
+    client = make_client(max_body=1000)
+    fits = json.dumps({"history": ["B001"]}).encode().ljust(1000)
+    headers = {"Content-Type": "application/json"}
+
+    def chunks(content):
+        for start in range(0, len(content), 100):
+            yield content[start : start + 100]
+
+    for content in (fits, chunks(fits)):
+        assert client.post("/recommend", content=content, headers=headers).status_code == 200
+    for content in (fits + b" ", chunks(fits + b" "), chunks(fits * 30), fits * 30):
+        refused(client.post("/recommend", content=content, headers=headers), 413, "1000 bytes")
+    refused(client.put("/items/B001", content=fits + b" ", headers=headers), 413)
+    assert len(recommender.batches) == 2
+    assert metric(client, 'tsrec_requests_total{method="POST",route="none",status="413"}') == 4
+
+
+def test_concurrent_requests_share_batches_and_get_their_own_answers(client, recommender, crowd):
+    recommender.seconds = 0.02
+    wanted = [Request((f"B{n % 30:03d}", f"B{n * 7 % 30:03d}"), k=1 + n % 6) for n in range(60)]
+    bodies = [{"history": list(request.history), "k": request.k} for request in wanted]
+    found = list(crowd.map(lambda body: client.post("/recommend", json=body), bodies))
+    for response, request in zip(found, wanted, strict=True):
+        assert response.status_code == 200
+        items = recommender.alone(request).items
+        assert [item["id"] for item in response.json()["items"]] == [item.item_id for item in items]
+    assert max(len(batch) for batch in recommender.batches) > 1
+    assert metric(client, "tsrec_batch_size_sum") == 60
+    assert metric(client, "tsrec_queue_seconds_count") == 60
+
+
+def hold(client, crowd, recommender, waiting):
+    """One request being computed behind the closed gate and so many more in the queue; their futures."""
+    recommender.gate.clear()
+    futures = [crowd.submit(client.post, "/recommend", json={"history": ["B000"]})]
+    assert recommender.computing.wait(10)
+    for number in range(waiting):
+        futures.append(crowd.submit(client.post, "/recommend", json={"history": [f"B{number + 1:03d}"]}))
+        until(lambda number=number: client.service.batcher.depth == number + 1)
+    return futures
+
+
+def test_a_full_queue_is_429_with_retry_after_and_the_accepted_are_answered(make_client, recommender, crowd):
+    client = make_client(max_queue=2)
+    accepted = hold(client, crowd, recommender, 2)
+    assert metric(client, "tsrec_queue_depth") == 2
+    for body in ({"history": ["B001"]}, {"history": ["unknown"]}):  # refused before it is looked at
+        response = client.post("/recommend", json=body)
+        refused(response, 429, "full", "1 s")
+        assert response.headers["retry-after"] == "1"
+    recommender.gate.set()
+    assert [future.result(10).status_code for future in accepted] == [200, 200, 200]
+    assert metric(client, 'tsrec_refused_total{reason="queue_full"}') == 2
+
+
+def test_a_deadline_is_504_at_its_time_and_the_request_is_not_computed(make_client, recommender, crowd):
+    client = make_client()
+    (first,) = hold(client, crowd, recommender, 0)
+    started = time.monotonic()
+    refused(client.post("/recommend", json={"history": ["B001"], "deadline_ms": 50}), 504, "deadline")
+    assert 0.05 <= time.monotonic() - started < 5
+    assert client.service.batcher.depth == 0
+    recommender.gate.set()
+    assert first.result(10).status_code == 200
+    assert len(recommender.batches) == 1
+    assert metric(client, 'tsrec_refused_total{reason="expired"}') == 1
+
+
+def test_a_request_without_a_deadline_gets_that_of_the_server(make_client, recommender):
+    client = make_client(deadline_seconds=0.05)
+    recommender.seconds = 0.5
+    refused(client.post("/recommend", json={"history": ["B001"]}), 504, "deadline")
+    assert client.post("/recommend", json={"history": ["B001"], "deadline_ms": 20_000}).status_code == 200
+
+
+def test_a_failed_batch_is_500_with_a_reason_and_logged(client, recommender, caplog):
+    recommender.failures = [RuntimeError("out of a secret memory")]
+    with caplog.at_level(logging.ERROR):
+        response = client.post("/recommend", json={"history": ["B001"]})
+    assert "secret" not in refused(response, 500, "failed", "log")
+    assert "out of a secret memory" in caplog.text
+    assert client.post("/recommend", json={"history": ["B001"]}).status_code == 200
+    assert metric(client, 'tsrec_refused_total{reason="failed"}') == 1
+
+
+def test_an_error_of_our_own_is_500_without_a_traceback_and_still_counted(client, recommender, monkeypatch):
+    monkeypatch.setattr(recommender.catalogue, "find", lambda text, limit: 1 / 0)
+    response = client.get("/items")
+    refused(response, 500, "error of the server")
+    assert "content-security-policy" in response.headers
+    assert metric(client, 'tsrec_requests_total{method="GET",route="/items",status="500"}') == 1
+
+
+def test_health_is_503_with_the_reason_until_the_warm_up_is_over(make_client, recommender):
+    client = make_client(ready=False)
+    assert client.get("/health").status_code == 503
+    recommender.gate.clear()
+    client.service.start()
+    until(lambda: "program 1 of 2" in client.get("/health").text)
+    assert refused(client.get("/health"), 503) == "warm-up: program 1 of 2"
+    response = client.post("/recommend", json={"history": ["B001"]})
+    refused(response, 503, "warm-up")
+    assert int(response.headers["retry-after"]) > 0
+    assert metric(client, "tsrec_ready") == 0
+    recommender.gate.set()
+    until(lambda: client.get("/health").status_code == 200)
+    assert client.get("/health").json() == {"status": "ok", "items": 31, "levels": 3, "max_k": 50}
+    assert client.post("/recommend", json={"history": ["B001"]}).status_code == 200
+    assert metric(client, "tsrec_ready") == 1
+    assert metric(client, 'tsrec_refused_total{reason="not_ready"}') == 1
+
+
+def test_a_warm_up_that_fails_never_becomes_healthy(make_client, recommender, monkeypatch, caplog):
+    client = make_client(ready=False)
+    monkeypatch.setattr(recommender, "warm_up", lambda report, **options: 1 / 0)
+    with caplog.at_level(logging.ERROR):
+        client.service.start()
+        until(lambda: client.service.failed)
+    assert "ZeroDivisionError" not in refused(client.get("/health"), 503, "warm-up failed")
+    assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_service_whose_thread_has_died_says_so(make_client, recommender, monkeypatch):
+    client = make_client()
+    monkeypatch.setattr(client.service.batcher, "_on_batch", lambda size, seconds: 1 / 0)
+    refused(client.post("/recommend", json={"history": ["B001"], "deadline_ms": 200}), 504)
+    refused(client.get("/health"), 503, "thread", "log")
+    refused(client.post("/recommend", json={"history": ["B001"]}), 503, "thread")
+
+
+def test_draining_refuses_new_requests_and_answers_the_accepted(make_client, recommender, crowd):
+    client = make_client()
+    accepted = hold(client, crowd, recommender, 6)
+    client.service.drain()
+    refused(client.post("/recommend", json={"history": ["B001"]}), 503, "shutting down")
+    refused(client.get("/health"), 503, "shutting down")
+    assert not client.service.drained
+    recommender.gate.set()
+    answers = [future.result(10) for future in accepted]
+    assert [answer.status_code for answer in answers] == [200] * 7
+    until(lambda: client.service.drained)
+    assert metric(client, 'tsrec_refused_total{reason="draining"}') == 1
+
+
+def test_a_warm_up_is_given_up_when_the_shutdown_begins(make_client, recommender):
+    recommender.warm_up_steps = 1000
+    client = make_client(ready=False)
+    recommender.gate.clear()
+    client.service.start()
+    until(lambda: "program 1 " in client.service.not_ready)
+    client.service.drain()
+    recommender.gate.set()
+    until(lambda: client.service.drained)
+    assert client.service.not_ready == "the server is shutting down"
+    assert recommender.warmed == 1
+
+
+def test_items_are_put_found_recommended_blocked_and_removed(client, recommender):
+    response = client.put("/items/NEW", json=NEW, headers=ADMIN)
+    assert (response.status_code, response.json()) == (201, {"id": "NEW", "new": True, "items": 32})
+    found = client.get("/items", params={"q": "new THING"}).json()
+    assert found == {"items": [{"id": "NEW", **NEW, "blocked": False}], "of": 32}
+    response = client.put("/items/NEW", json=NEW | {"sid": "<a_4><b_5><c_6>", "blocked": True}, headers=ADMIN)
+    assert (response.status_code, response.json()["new"]) == (200, False)
+    assert recommender.catalogue.item("NEW").sid == ("<a_4>", "<b_5>", "<c_6>")
+    assert client.get("/items", params={"q": "NEW"}).json()["items"][0]["blocked"] is True
+    assert metric(client, "tsrec_items") == 32
+    assert client.delete("/items/NEW", headers=ADMIN).json() == {"id": "NEW", "items": 31}
+    refused(client.delete("/items/NEW", headers=ADMIN), 404, "'NEW'")
+    assert client.get("/items", params={"q": "A new thing"}).json()["items"] == []
+
+
+def test_an_id_may_hold_slashes_and_any_letters(client, recommender):
+    assert client.put("/items/shop%2Fä%20b/7", json=NEW, headers=ADMIN).status_code == 201
+    assert recommender.catalogue.item("shop/ä b/7").title == NEW["title"]
+    assert client.delete("/items/shop/ä b/7", headers=ADMIN).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("item", "body", "words"),
+    [
+        ("X", {"title": "x"}, ["sid"]),
+        ("X", NEW | {"title": " "}, ["title"]),
+        ("X", NEW | {"title": "x" * 3000}, ["title", "2000"]),
+        ("X", NEW | {"sid": []}, ["sid"]),
+        ("X", NEW | {"sid": "a_1 b_2"}, ["sid", "<a_1><b_2><c_3>"]),
+        ("X", NEW | {"sid": ["<a_1>"]}, ["3 tokens"]),
+        ("X", NEW | {"blocked": 1}, ["blocked"]),
+        ("X", NEW | {"price": 1}, ["price: no such key"]),
+        ("x" * 300, NEW, ["256"]),
+        ("", NEW, ["256"]),
+    ],
+)
+def test_a_bad_item_is_refused(client, recommender, item, body, words):
+    refused(client.put(f"/items/{item}", json=body, headers=ADMIN), 422, *words)
+    assert recommender.catalogue.num_items == 31
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        b"",
+        b"Bearer",
+        b"Bearer ",
+        b"Bearer wrong",
+        TOKEN.encode(),
+        b"Basic " + TOKEN.encode(),
+        b"Bearer " + TOKEN.encode() + b"x",
+        b"Bearer \xff\xfe",
+    ],
+)
+def test_without_the_token_nothing_changes(client, recommender, header):
+    headers = {} if header is None else {"Authorization": header}
+    for response in (
+        client.put("/items/NEW", json=NEW, headers=headers),
+        client.put("/items/NEW", json={}, headers=headers),
+        client.delete("/items/B001", headers=headers),
+    ):
+        refused(response, 401, "Bearer")
+        assert response.headers["www-authenticate"] == "Bearer"
+        assert TOKEN not in response.text
+    assert recommender.catalogue.num_items == 31 and recommender.catalogue.item("B001")
+
+
+@pytest.mark.parametrize("token", [None, ""])
+def test_a_server_without_a_token_takes_no_changes(make_client, recommender, token):
+    client = make_client(admin_token=token)
+    for headers in ({}, ADMIN, {"Authorization": "Bearer "}, {"Authorization": "Bearer None"}):
+        refused(client.put("/items/NEW", json=NEW, headers=headers), 403, "TSREC_ADMIN_TOKEN")
+        refused(client.delete("/items/B001", headers=headers), 403, "TSREC_ADMIN_TOKEN")
+    assert recommender.catalogue.num_items == 31
+
+
+def test_items_are_found_up_to_the_limit(client):
+    assert len(client.get("/items").json()["items"]) == 20
+    body = client.get("/items", params={"q": "thing 1", "limit": 3}).json()
+    assert [item["id"] for item in body["items"]] == ["B001", "B010", "B011"]
+    (evil,) = client.get("/items", params={"q": "EVIL"}).json()["items"]
+    assert evil["title"] == EVIL
+
+
+def test_metrics_are_prometheus_text_that_counts_by_route_and_status(client):
+    from prometheus_client.parser import text_string_to_metric_families
+
+    client.post("/recommend", json={"history": ["B001"]})
+    client.post("/recommend", json={"history": ["none"]})
+    client.put("/items/NEW", json=NEW, headers=ADMIN)
+    client.delete("/items/B001")
+    client.get("/some/where"), client.get("/else/where")
+    client.request("BREW", "/coffee")
+    response = client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=")
+    families = {family.name: family for family in text_string_to_metric_families(response.text)}
+    counted = {tuple(s.labels.values()): s.value for s in families["tsrec_requests"].samples if "created" not in s.name}
+    assert counted == {
+        ("POST", "/recommend", "200"): 1,
+        ("POST", "/recommend", "422"): 1,
+        ("PUT", "/items/{item_id:path}", "201"): 1,
+        ("DELETE", "/items/{item_id:path}", "401"): 1,
+        ("GET", "none", "404"): 2,
+        ("other", "none", "404"): 1,
+    }
+    reasons = {sample.labels["reason"] for sample in families["tsrec_refused"].samples}
+    assert reasons == {"queue_full", "expired", "not_ready", "draining", "failed", "client_gone"}
+    assert {"tsrec_request_seconds", "tsrec_queue_depth", "tsrec_batch_size", "tsrec_items"} < set(families)
+
+
+def test_every_answer_forbids_foreign_scripts_and_guessed_types(client):
+    for response in (client.get("/"), client.get("/page.js"), client.get("/items"), client.get("/nowhere")):
+        policy = response.headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "script-src 'self'" in policy and "unsafe" not in policy
+        assert response.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("address", "kind"),
+    [("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/javascript"), ("/icon.svg", "image/svg+xml")],
+)
+def test_the_page_is_served_and_needs_nothing_from_elsewhere(client, address, kind):
+    response = client.get(address)
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith(kind)
+    text = response.text.replace("http://www.w3.org/2000/svg", "")
+    assert "http:" not in text and "https:" not in text and "innerHTML" not in text

@@ -1,0 +1,82 @@
+"""The verb `serve` on a real, tiny export: what comes over HTTP is what the recommender says."""
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="needs the extra [serve]")
+pytest.importorskip("fastapi", reason="needs the extra [serve]")
+
+from benchmarks import serve as load
+from tests.serving import processes
+from tsrec_jax.serving.recommender import Recommender, Request
+
+TOKEN = "a token"
+ADMIN = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture(scope="module")
+def recommender(exported):
+    return Recommender.load(exported)
+
+
+@pytest.fixture(scope="module")
+def running(exported):
+    command = ["-m", "tsrec_jax", "serve", f"--export={exported}", "--port=0", "--queue=200"]
+    with processes.running(command, TSREC_ADMIN_TOKEN=TOKEN) as started:
+        started.wait_for("ready: 30 items", 300)
+        yield started
+        started.stop()
+        assert started.ended() == 0
+    assert "every accepted request was answered" in started.printed[-1]
+
+
+def items(running, **body):
+    status, found = running.request("POST", "/recommend", body)
+    assert status == 200, found
+    return found["items"]
+
+
+def test_recommendations_are_those_of_the_recommender_with_their_paths(running, recommender):
+    for request in (Request(("B000", "B005"), 7), Request(("B003",), 20, True, ("B001",)), Request(("B002",), 3)):
+        (wanted,) = recommender.answer([request])
+        found = items(
+            running,
+            history=list(request.history),
+            k=request.k,
+            exclude_history=request.exclude_history,
+            exclude=list(request.exclude),
+        )
+        assert load.is_answer(wanted, found)
+        for item in found:
+            assert "".join(step["token"] for step in item["path"]) == item["sid"]
+            assert sum(step["score"] for step in item["path"]) == pytest.approx(item["score"], abs=1e-4)
+
+
+def test_titles_lead_to_the_same_as_ids(running):
+    assert items(running, titles=["Thing 0", "Thing 5"]) == items(running, history=["B000", "B005"])
+
+
+def test_under_load_every_answer_is_that_of_its_request_alone(running, recommender):
+    cases = load.make_cases(recommender, 20)
+    outcomes, _ = load.closed_loop(running.port, cases, 16, 2.0)
+    assert len(outcomes) >= 20
+    found = load.summary(outcomes, 2.0)
+    assert found["answered"] == found["requests"] and found["wrong"] == 0
+
+
+def test_an_item_put_is_recommended_at_once_and_gone_when_removed(running):
+    best = items(running, history=["B000"], k=1)[0]
+    body = {"title": "A twin of the best", "sid": best["sid"]}
+    assert running.request("PUT", "/items/TWIN", body, ADMIN)[0] == 201
+    assert {item["id"] for item in items(running, history=["B000"], k=2)} >= {"TWIN"}
+    assert items(running, history=["TWIN"], k=5)[0]["title"]
+    assert running.request("PUT", "/items/TWIN", body | {"blocked": True}, ADMIN)[0] == 200
+    assert "TWIN" not in {item["id"] for item in items(running, history=["B000"], k=20)}
+    assert running.request("DELETE", "/items/TWIN", headers=ADMIN)[0] == 200
+    status, error = running.request("POST", "/recommend", {"history": ["TWIN"]})
+    assert status == 422 and "'TWIN'" in error["error"]
+    assert running.request("PUT", "/items/ODD", {"title": "x", "sid": "<a_1><b_2><z_9>"}, ADMIN)[0] == 422
+
+
+def test_a_mistake_is_422_with_the_recommenders_reason(running):
+    status, error = running.request("POST", "/recommend", {"history": ["B0O0"]})
+    assert status == 422 and "'B0O0'" in error["error"]

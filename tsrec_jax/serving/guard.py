@@ -1,0 +1,141 @@
+"""What every HTTP request passes first and last: size and time limits of its body, response headers, counting."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from tsrec_jax.serving.metrics import Metrics
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+MAX_BODY = 1 << 20
+BODY_SECONDS = 10.0
+_PATIENCE = 8  # how many times the limit is read of a body that is refused
+ARRIVED = "tsrec.arrived"  # in the scope: time.monotonic() of the request's arrival
+_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = [
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+]
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, reason: str):
+        super().__init__(reason)
+        self.status = status
+
+
+class Guard:
+    """Wraps the application, so that even its own failures are counted and carry the headers.
+
+    The whole body is read here, whether its length is announced or it comes in chunks, and handed on in one piece.
+    """
+
+    def __init__(self, app: App, metrics: Metrics, *, max_body: int = MAX_BODY, body_seconds: float = BODY_SECONDS):
+        """Args:
+        app: the application.
+        metrics: told of every request that got a response.
+        max_body: bytes.
+        body_seconds: within which the body must have arrived.
+        """
+        self._app = app
+        self._metrics = metrics
+        self._max_body = max_body
+        self._body_seconds = body_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope[ARRIVED] = arrived = time.monotonic()
+        status = 0
+
+        async def send_with_headers(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
+            await send(message)
+
+        try:
+            try:
+                body = await asyncio.wait_for(self._body(scope, receive), self._body_seconds)
+            except TimeoutError:
+                raise _Refused(408, f"the body did not arrive within {self._body_seconds:g} s") from None
+            if body is not None:
+                await self._app(scope, _replay(body, receive), send_with_headers)
+        except _Refused as refused:
+            await _send_error(send_with_headers, refused)
+        finally:
+            if status:
+                method = scope["method"] if scope["method"] in _METHODS else "other"
+                self._metrics.request(_route(scope), method, status, time.monotonic() - arrived)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The request's body; None: the client left before it was complete.
+
+        A body that is somewhat too large is read to its end and thrown away before it is refused: most clients see
+        an answer only after they have sent everything.
+        """
+        headers = dict(scope["headers"])
+        announced = int(headers.get(b"content-length", b"0"))
+        too_large = announced > self._max_body
+        body, received, complete = bytearray(), 0, too_large and b"expect" in headers
+        while not complete and max(announced, received) <= _PATIENCE * self._max_body:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            chunk = message.get("body", b"")
+            received += len(chunk)
+            too_large = too_large or received > self._max_body
+            if not too_large:
+                body += chunk
+            complete = not message.get("more_body", False)
+        if too_large:
+            raise _Refused(413, f"the body is larger than {self._max_body} bytes")
+        return bytes(body)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that first gives the body that was read, then what the server says (that the client has left)."""
+    given = False
+
+    async def replay() -> MutableMapping[str, Any]:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+def _route(scope: Scope) -> str:
+    """The route's pattern, never a path as it was asked for: those would be as many series as there are callers."""
+    return getattr(scope.get("route"), "path", "none")
+
+
+async def _send_error(send: Send, refused: _Refused) -> None:
+    body = json.dumps({"error": str(refused)}).encode()
+    # The rest of the body is still on its way and nobody will read it, so the connection cannot be used again.
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

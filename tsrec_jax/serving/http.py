@@ -1,0 +1,139 @@
+"""HTTP by uvicorn: one process from its first connection to its last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from tsrec_jax.errors import UserError
+from tsrec_jax.serving.app import make_app
+from tsrec_jax.serving.messages import MAX_DEADLINE_MS
+from tsrec_jax.serving.recommender import Recommender
+from tsrec_jax.serving.server import ServerSettings, on_signals
+from tsrec_jax.serving.service import Service
+
+TOKEN_VARIABLE = "TSREC_ADMIN_TOKEN"
+_BACKLOG = 2048
+# A response that its client does not take is given up so long after the last one was ready.
+_FLUSH_SECONDS = 10
+# Beyond its deadline no accepted request is waited for; the rest is for a batch that was just begun.
+_DRAIN_SECONDS = MAX_DEADLINE_MS / 1000 + 15.0
+
+
+def run(recommender: Recommender, settings: ServerSettings, listener: socket.socket) -> None:
+    """Serves a loaded recommender until SIGTERM or SIGINT, then finishes every accepted request.
+
+    A second SIGINT ends it at once. Catalogue changes need the token in TSREC_ADMIN_TOKEN.
+
+    Args:
+      recommender: not warmed up yet.
+      settings: of the service; its host and port are those of `listener`.
+      listener: bound.
+
+    Raises:
+      UserError: another process has begun to listen on the same address.
+      RuntimeError: the warm-up failed, or accepted requests were not finished in time.
+    """
+    try:
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        raise UserError(f"cannot listen on {_shown(listener)}: {os.strerror(error.errno or 0)}; see --port") from None
+    service = Service(recommender, max_queue=settings.queue, max_wait=settings.batch_wait_ms / 1000)
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
+    app = make_app(service, admin_token=token, deadline_seconds=settings.deadline_ms / 1000)
+    config = uvicorn.Config(
+        app,
+        http=JsonH11Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_graceful_shutdown=_FLUSH_SECONDS,
+    )
+    # uvicorn raises the signal again after its shutdown; by then it has been obeyed.
+    with _logging(), on_signals(lambda number, frame: None):
+        _Server(config, service).run([listener])
+    if service.failed:
+        raise RuntimeError("the warm-up failed")
+    if not service.drained:
+        raise RuntimeError("stopped before the warm-up had ended and every accepted request was answered")
+    print("stopped; every accepted request was answered", flush=True)
+
+
+class _Server(uvicorn.Server):
+    """Warms up while it listens; answers all that was accepted before it closes its connections."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens, then begins the warm-up."""
+        await super().startup(sockets)
+        for listener in sockets or []:
+            print(f"listening on http://{_shown(listener)}; warming up", flush=True)
+        self._service.start(self._warm)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drains the service, which refuses new requests meanwhile, then closes."""
+        self._service.drain()
+        latest = time.monotonic() + _DRAIN_SECONDS
+        while not self._service.drained and not self.force_exit and time.monotonic() < latest:
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
+
+    def _warm(self) -> None:
+        if self._service.failed:
+            self.should_exit = True
+        elif not self._service.draining:
+            print(f"ready: {self._service.recommender.catalogue.num_items} items", flush=True)
+
+
+class JsonH11Protocol(H11Protocol):
+    """HTTP/1.1, with the refusal of what is no HTTP request (or has too large a header) in JSON like all others."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Writes the response and closes the connection."""
+        body = json.dumps({"error": msg}).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
+
+
+def _shown(listener: socket.socket) -> str:
+    host, port, *_ = listener.getsockname()
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@contextlib.contextmanager
+def _logging() -> Iterator[None]:
+    """The service's own lines and uvicorn's, with times, on the standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("tsrec_jax", "uvicorn")]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)

@@ -1,0 +1,77 @@
+"""What the service counts, in Prometheus' text format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+# Why a recommendation was not given; all of them are shown from the start, so that a rate over them is never missing.
+REFUSALS = ("queue_full", "expired", "not_ready", "draining", "failed", "client_gone")
+
+
+class Metrics:
+    """Counters of one service, in a registry of their own."""
+
+    def __init__(self, *, queue_depth: Callable[[], float], items: Callable[[], float], ready: Callable[[], float]):
+        """Registers everything.
+
+        Args:
+          queue_depth, items, ready: read whenever the metrics are.
+        """
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "tsrec_requests", "Finished HTTP requests", ("route", "method", "status"), registry=self._registry
+        )
+        self._latency = Histogram(
+            "tsrec_request_seconds",
+            "Seconds from a request's headers to the end of its response",
+            ("route",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._refused = Counter(
+            "tsrec_refused", "Recommendations asked for and not given", ("reason",), registry=self._registry
+        )
+        for reason in REFUSALS:
+            self._refused.labels(reason)
+        self._batch_size = Histogram("tsrec_batch_size", "Requests of a batch", buckets=_SIZES, registry=self._registry)
+        self._batch_seconds = Histogram(
+            "tsrec_batch_seconds", "Seconds that a batch was computed", buckets=_SECONDS, registry=self._registry
+        )
+        self._waited = Histogram(
+            "tsrec_queue_seconds", "Seconds that an answered request waited", buckets=_SECONDS, registry=self._registry
+        )
+        for name, text, read in (
+            ("tsrec_queue_depth", "Requests that wait", queue_depth),
+            ("tsrec_items", "Items of the catalogue", items),
+            ("tsrec_ready", "1 while recommendations are accepted", ready),
+        ):
+            Gauge(name, text, registry=self._registry).set_function(read)
+        ProcessCollector(registry=self._registry)
+
+    def request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Counts a finished request."""
+        self._requests.labels(route, method, str(status)).inc()
+        self._latency.labels(route).observe(seconds)
+
+    def refused(self, reason: str) -> None:
+        """Counts a recommendation that was not given, under one of `REFUSALS`."""
+        self._refused.labels(reason).inc()
+
+    def batch(self, size: int, seconds: float) -> None:
+        """Counts a batch."""
+        self._batch_size.observe(size)
+        self._batch_seconds.observe(seconds)
+
+    def waited(self, seconds: float) -> None:
+        """Counts the time that an answered request spent in the queue."""
+        self._waited.observe(seconds)
+
+    def text(self) -> bytes:
+        """All of it, as /metrics shows it."""
+        return generate_latest(self._registry)

@@ -1,0 +1,105 @@
+"""One recommender with its queue and counters, from warm-up to the last answer before shutdown."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from tsrec_jax.serving.batcher import Batcher, BatchSettings
+from tsrec_jax.serving.messages import MAX_HISTORY
+from tsrec_jax.serving.metrics import Metrics
+from tsrec_jax.serving.recommender import Recommender
+
+_LOG = logging.getLogger(__name__)
+
+
+class NotReady(Exception):
+    """Recommendations are not accepted yet, or never will be; the message says why."""
+
+
+class _Stopped(Exception):
+    """Ends a warm-up between two programs."""
+
+
+class Service:
+    """What the HTTP routes share.
+
+    States, in this order: warming up (or failed to), ready, draining. Only `ready` accepts recommendations.
+    """
+
+    def __init__(self, recommender: Recommender, *, max_queue: int, max_wait: float) -> None:
+        """Starts the batcher's thread; the warm-up starts with `start`.
+
+        Args:
+          recommender: loaded.
+          max_queue: requests that may wait.
+          max_wait: seconds that a request waits for others to share its batch.
+        """
+        self.recommender = recommender
+        self.metrics = Metrics(
+            queue_depth=lambda: self.batcher.depth,
+            items=lambda: recommender.catalogue.num_items,
+            ready=lambda: not self.not_ready,
+        )
+        settings = BatchSettings(recommender.max_batch, max_queue, max_wait)
+        self.batcher = Batcher(recommender.answer, settings, self.metrics.batch)
+        self.failed = False
+        self.draining = False
+        self._warm = False
+        self._progress = "the warm-up has not begun"
+        self._warm_up: threading.Thread | None = None
+
+    def start(self, when_done: Callable[[], None] = lambda: None) -> None:
+        """Warms up in a thread of its own, then accepts recommendations.
+
+        Args:
+          when_done: called from that thread once the warm-up is over, or has failed.
+        """
+        self._warm_up = threading.Thread(target=self._run_warm_up, args=(when_done,), name="warm-up", daemon=True)
+        self._warm_up.start()
+
+    @property
+    def not_ready(self) -> str:
+        """Why recommendations are not accepted now; empty where they are."""
+        if self.draining:
+            return "the server is shutting down"
+        if self.failed:
+            return "the warm-up failed; the server's log says why"
+        if not self.batcher.alive:
+            return "the thread that answers has ended; the server's log says why"
+        return "" if self._warm else self._progress
+
+    def refuse_unless_ready(self) -> None:
+        """Raises NotReady with the reason, in every state but `ready`."""
+        if reason := self.not_ready:
+            raise NotReady(reason)
+
+    def drain(self) -> None:
+        """Begins the shutdown: nothing new is accepted, all that was accepted is answered. Returns at once."""
+        self.draining = True
+        self.batcher.close()
+
+    @property
+    def drained(self) -> bool:
+        """Whether, after `drain`, the last answer is given and the warm-up has ended."""
+        warming = self._warm_up is not None and self._warm_up.is_alive()
+        return self.draining and not warming and not self.batcher.alive
+
+    def _run_warm_up(self, when_done: Callable[[], None]) -> None:
+        try:
+            self.recommender.warm_up(self._report, max_history=MAX_HISTORY)
+            self._warm = True
+        except _Stopped:
+            pass
+        except Exception:
+            _LOG.exception("the warm-up failed")
+            self.failed = True
+        when_done()
+
+    def _report(self, line: str) -> None:
+        """What the warm-up says of itself; between two of its programs it can be stopped."""
+        if self.draining:
+            raise _Stopped
+        self._progress = line
+        _LOG.info(line)

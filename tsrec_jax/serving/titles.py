@@ -1,0 +1,40 @@
+"""Items named by their exact titles."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from tsrec_jax.errors import UserError
+from tsrec_jax.serving.recommender import LiveCatalogue
+
+_CANDIDATES = 50  # items looked at for each word of a title that no item has
+_WORDS = 8  # the longest ones of such a title, which say most
+_NAMED = 3
+
+
+def ids_of_titles(catalogue: LiveCatalogue, titles: Sequence[str]) -> list[str]:
+    """The ids of the items with these titles, in order.
+
+    Raises:
+      UserError: no item has a title (the nearest ones are named), or several have it (their ids are).
+    """
+    return [_id_of_title(catalogue, title) for title in titles]
+
+
+def _id_of_title(catalogue: LiveCatalogue, title: str) -> str:
+    ids = [item.id for item in catalogue.find(title, catalogue.num_items) if item.title == title]
+    if len(ids) == 1:
+        return ids[0]
+    if ids:
+        raise UserError(f"{len(ids)} items have the title {title!r}: name one by its id, {', '.join(ids[:_NAMED])}")
+    near = _nearest(catalogue, title)
+    hint = f"; nearest titles: {', '.join(map(repr, near))}" if near else ""
+    raise UserError(f"no item has exactly the title {title!r}{hint}")
+
+
+def _nearest(catalogue: LiveCatalogue, title: str) -> list[str]:
+    """Of the titles that share a word with this one, those nearest to it."""
+    words = sorted(set(title.split()), key=lambda word: (-len(word), word))[:_WORDS]
+    candidates = {item.title for word in words for item in catalogue.find(word, _CANDIDATES)}
+    return difflib.get_close_matches(title, sorted(candidates), n=_NAMED, cutoff=0.3)
