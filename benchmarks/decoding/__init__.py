@@ -1,0 +1,1 @@
+"""What `benchmarks/decode.py` measures: methods that search one catalogue, cases, floors, timing and reports."""

@@ -1,0 +1,34 @@
+"""PNG plots: latency against beams and against the number of items."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+from benchmarks.decoding.curves import named
+
+
+def plot_latency(points: Sequence[dict[str, Any]], axis: str, title: str, path: pathlib.Path) -> None:
+    """Median seconds of one batch against `axis` (a key of the points), both logarithmic; one line a method."""
+    figure, plot = pyplot.subplots(figsize=(6.5, 4))
+    for name in named(list(points)):
+        line = [(point[axis], point["medians"][name]) for point in points if name in point["medians"]]
+        plot.plot(*zip(*line, strict=True), marker="o", label=name, linewidth=2.5 if name == "ours" else 1.2)
+    plot.set(title=title, xlabel=axis, ylabel="seconds a batch", xscale="log", yscale="log")
+    ticks = [point[axis] for point in points]
+    plot.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    plot.minorticks_off()
+    plot.grid(alpha=0.3)
+    plot.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.stem + ".tmp.png")
+    figure.savefig(temporary, dpi=120, bbox_inches="tight")
+    pyplot.close(figure)
+    os.replace(temporary, path)
