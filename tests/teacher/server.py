@@ -85,12 +85,36 @@ class Server:
         handler.send_response(status)
         handler.send_header("Content-Type", "application/json")
         handler.send_header("Content-Length", str(len(raw)))
-        if status == 429:
+        if status == 429 and self.retry_after:
             handler.send_header("Retry-After", self.retry_after)
         handler.end_headers()
         handler.wfile.write(raw)
 
 
+# Answers of success whose JSON is not what was promised.
+ODD_BODIES = {
+    "no object": 5,
+    "a list": [None],
+    "deep JSON": b"[" * 100_000,
+    "empty choice": {"choices": [{}], "candidates": [{"content": 5}]},
+    "null choice": {"choices": [None], "candidates": [None]},
+    "null message": {"choices": [{"message": None}], "candidates": [{"content": {"parts": [None]}}]},
+    "listed content": {"choices": [{"message": {"content": [{"text": "x"}]}}], "candidates": "x"},
+}
+# Limits that pass: the words of both speak of billing.
+BUSY = {
+    "gemini": {
+        "code": 429,
+        "message": "You exceeded your current quota, please check your plan and billing details. Please retry in 26s.",
+        "status": "RESOURCE_EXHAUSTED",
+        "details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "26s"}],
+    },
+    "openai": {
+        "message": "Rate limit reached on requests per min. Visit https://example.org/billing to add some.",
+        "type": "requests",
+        "code": "rate_limit_exceeded",
+    },
+}
 STATUSES = {"400": 400, "401": 401, "404": 404, "429": 429, "500": 500, "503": 503}
 
 
@@ -102,6 +126,8 @@ def answer_text(fault, handler):
         "empty": "",
         "fenced": f"Here you are:\n```json\n{json.dumps(GOOD, indent=1)}\n```\n",
         "missing key": json.dumps({"description": "Tools."}),
+        "deep": "[" * 100_000,
+        "half a character": '{"description": "Tools \\ud83d", "keywords": ["drill"]}',
         "empty keywords": json.dumps({**GOOD, "keywords": []}),
         "echo": json.dumps({**GOOD, "description": f"Sent with {dict(handler.headers)} to {handler.path}"}),
     }
@@ -114,6 +140,10 @@ def error_message(handler):
 
 
 def gemini_answer(fault, handler):
+    if fault == "busy":
+        return 429, {"error": BUSY["gemini"]}
+    if fault in ODD_BODIES:
+        return 200, ODD_BODIES[fault]
     if fault in STATUSES:
         error = {"code": STATUSES[fault], "message": error_message(handler), "status": "ERROR"}
         return STATUSES[fault], {"error": error}
@@ -131,6 +161,12 @@ def gemini_answer(fault, handler):
 
 
 def openai_answer(fault, handler):
+    if fault == "busy":
+        return 429, {"error": BUSY["openai"]}
+    if fault == "spent":
+        return 429, {"error": {"message": "You exceeded your current quota.", "code": "insufficient_quota"}}
+    if fault in ODD_BODIES:
+        return 200, ODD_BODIES[fault]
     if fault in STATUSES:
         return STATUSES[fault], {"error": {"message": error_message(handler), "type": "error", "code": None}}
     if fault == "not JSON":

@@ -39,10 +39,13 @@ FAULTS = {
     '{"description": "x", "keywords": ["", " "]}': "the list of keywords is empty",
     '{"description": "Items of <a_1>", "keywords": ["x"]}': "names the token itself",
     '{"description": "x", "keywords": ["<a_1>"]}': "names the token itself",
+    '{"description": "x", "keywords": ' + "[" * 100_000: "not valid JSON",
+    '{"description": "half \\ud83d", "keywords": ["x"]}': "half of a surrogate pair",
+    '{"description": "x", "keywords": ["x", "\\udc00"]}': "half of a surrogate pair",
 }
 
 
-@pytest.mark.parametrize("text", FAULTS)
+@pytest.mark.parametrize("text", FAULTS, ids=lambda text: text[:60])
 def test_a_bad_answer_is_refused_with_its_reason(text):
     with pytest.raises(BadAnswer, match=FAULTS[text]):
         parse_answer(text, "<a_1>")

@@ -124,15 +124,26 @@ def test_as_many_questions_are_under_way_as_stated_and_no_more(ask):
 
 def test_a_request_the_server_finds_wrong_is_not_repeated(ask):
     outcome = ask(Script({"prompt 1": [Rejected("HTTP 400: too long")]}))
-    assert outcome.failures == {"<a_1>": "HTTP 400: too long"}
-    assert outcome.requests == 3
+    assert outcome.failures["<a_1>"].startswith("HTTP 400: too long; see config.describe.answer_format")
+    assert (len(outcome.clusters), outcome.requests) == (2, 3)
 
 
-def test_a_first_request_that_the_server_finds_wrong_ends_the_run(ask):
-    teacher = Script({"prompt 0": [Rejected("HTTP 400: unknown parameter")]})
-    with pytest.raises(UserError, match=r"token <a_0> wrong \(HTTP 400: unknown parameter\); see config.describe"):
-        ask(teacher)
-    assert len(teacher.prompts) == 1
+def test_requests_that_are_all_wrong_are_listed_and_none_ends_the_run(ask):
+    teacher = Script({f"prompt {n}": [Rejected("HTTP 400: unknown parameter")] for n in range(30)})
+    outcome = ask(teacher, 30)
+    assert list(outcome.failures) == [f"<a_{n}>" for n in range(30)]
+    assert len(teacher.prompts) == FAILED_IN_A_ROW
+
+
+def test_an_answer_whose_check_breaks_down_is_kept_as_unusable(ask, monkeypatch):
+    def broken(*arguments):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("tsrec_jax.teacher.ask.parse_answer", broken)
+    with pytest.raises(ZeroDivisionError):
+        ask(Script({}), 1)
+    assert ask.cache.read() == {}
+    assert "Tools that cut" in ask.cache.path.read_text()
 
 
 def test_a_wrong_key_ends_the_run_at_once_and_keeps_what_was_answered(ask):

@@ -9,7 +9,7 @@ import traceback
 
 import pytest
 
-from tests.teacher.server import GOOD, MODULES, SECRET, network_settings
+from tests.teacher.server import GOOD, MODULES, ODD_BODIES, SECRET, network_settings
 from tsrec_jax.errors import UserError
 from tsrec_jax.teacher import describe
 from tsrec_jax.teacher.answers import BadAnswer, parse_answer
@@ -55,6 +55,32 @@ def test_what_may_pass_is_retryable_and_asked_only_once_by_the_sdk(connect, sett
         connect(dataclasses.replace(settings, timeout_seconds=patience)).ask("?")
     assert len(server.requests) == 1
     assert caught.value.retry_after == (7.0 if fault == "429" else 0.0)
+
+
+@pytest.mark.parametrize("fault", ODD_BODIES)
+def test_an_answer_of_another_shape_is_asked_for_again(connect, settings, server, fault):
+    server.faults = [fault]
+    with pytest.raises((Retryable, Refused, BadAnswer)):
+        parse_answer(connect(settings).ask("?").text, "<a_1>")
+
+
+def test_a_limit_that_speaks_of_billing_is_waited_for(connect, settings, server):
+    server.retry_after, server.faults = "", ["busy"]
+    with pytest.raises(Retryable) as caught:
+        connect(settings).ask("?")
+    assert "billing" in str(caught.value)
+    assert caught.value.retry_after == (26.0 if settings.backend == "gemini" else 0.0)
+
+
+def test_a_spent_account_ends_the_run_unless_the_server_says_when_to_come_back(connect, server, monkeypatch):
+    pytest.importorskip("openai")
+    teacher = connect(network_settings("openai", server, monkeypatch))
+    server.retry_after, server.faults = "", ["spent"]
+    with pytest.raises(UserError, match="no credit left"):
+        teacher.ask("?")
+    server.retry_after, server.faults = "20", ["spent"]
+    with pytest.raises(Retryable):
+        teacher.ask("?")
 
 
 @pytest.mark.parametrize("fault", ["refused", "blocked", "cut off"])
@@ -155,11 +181,10 @@ def test_a_key_prints_as_its_variable_and_is_taken_out_of_texts_and_addresses(mo
     assert len(key.scrub_line("line\n" * 999)) < 310
 
 
-def test_a_spent_account_ends_the_run_and_a_busy_one_does_not():
-    key = Key(("OPENAI_API_KEY",), "")
-    assert isinstance(failure_of_status(429, "insufficient_quota: pay", key), UserError)
-    assert isinstance(failure_of_status(429, "slow down", key), Retryable)
+def test_a_bad_key_may_come_as_a_bad_request():
+    key = Key(("GEMINI_API_KEY",), "")
     assert isinstance(failure_of_status(400, "API key not valid", key), UserError)
+    assert isinstance(failure_of_status(402, "pay", key), UserError)
 
 
 def test_retry_after_is_read_as_seconds_or_a_date():

@@ -54,7 +54,7 @@ def test_another_model_prompt_or_temperature_asks_anew(catalogue, server, tmp_pa
 
 MISBEHAVIOURS = [
     "429", "500", "503", "slow", "drop", "bad JSON", "prose", "empty", "refused", "blocked", "cut off",
-    "missing key", "empty keywords",
+    "missing key", "empty keywords", "busy", "deep", "half a character", "null choice", "a list",
 ]  # fmt: skip
 
 

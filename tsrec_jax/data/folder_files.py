@@ -60,7 +60,7 @@ def parse_json(path: pathlib.Path, text: str, faults: Faults) -> Any:
 
     try:
         return json.loads(text, object_pairs_hook=pairs)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         faults.add(path, "", f"not valid JSON ({error})")
         return None
 

@@ -32,7 +32,7 @@ def parse_answer(text: str, token: str) -> Cluster:
 
     Raises:
       BadAnswer: an empty answer, no JSON, no object, a missing key, a value of the wrong type, an empty description, no
-        keywords, or the token named in the description or a keyword.
+        keywords, the token named in the description or a keyword, or text that no file can hold.
     """
     value = _read_json(text)
     if not isinstance(value, dict):
@@ -52,6 +52,10 @@ def parse_answer(text: str, token: str) -> Cluster:
         raise BadAnswer("the list of keywords is empty")
     if any(token in part for part in (description, *kept)):
         raise BadAnswer("the answer names the token itself")
+    try:
+        "".join((description, *kept)).encode("utf-8")
+    except UnicodeEncodeError:
+        raise BadAnswer("the answer holds one half of a surrogate pair, which is no character") from None
     return Cluster(token, description, kept)
 
 
@@ -61,7 +65,7 @@ def _read_json(text: str) -> Any:
     fenced = _FENCE.search(text)
     try:
         return json.loads(fenced.group(1) if fenced else text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadAnswer(f"not valid JSON ({error})") from None
 
 

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from tsrec_jax.data.catalogue import Cluster
-from tsrec_jax.errors import UserError
 from tsrec_jax.teacher.answers import BadAnswer, parse_answer
 from tsrec_jax.teacher.backends import Refused, Rejected, Reply, Retryable, Teacher
 from tsrec_jax.teacher.cache import AnswerCache
@@ -71,7 +70,7 @@ def ask_all(
       clock: None: the real one.
 
     Raises:
-      UserError: no question can be answered (a wrong key or model, or a first request that the server finds wrong).
+      UserError: no question can be answered (a wrong key, model or address).
     """
     asking = _Asking(keys, teacher, cache, manner, clock or Clock())
     progress = _Progress(len(questions), manner, report, asking)
@@ -149,20 +148,14 @@ class _Asking:
                 reason = str(error)
                 prompt = f"{question.prompt}\n\nAn earlier reply could not be used: {reason}."
             except Rejected as error:
-                with self._lock:
-                    nothing_yet = not self.outcome.clusters
-                if nothing_yet:
-                    raise UserError(
-                        f"the server finds the request for token {question.token} wrong ({error}); see "
-                        "config.describe.answer_format, temperature and items_per_token"
-                    ) from None
-                return str(error)
+                return f"{error}; see config.describe.answer_format, temperature and items_per_token"
         return f"{reason} (attempt {self._attempts} of {self._attempts})"
 
     def _checked(self, question: Question, reply: Reply) -> Cluster:
-        fault = ""
+        fault = "not checked"
         try:
-            return parse_answer(reply.text, question.token)
+            cluster, fault = parse_answer(reply.text, question.token), ""
+            return cluster
         except BadAnswer as error:
             fault = str(error)
             raise

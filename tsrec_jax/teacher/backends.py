@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import email.utils
 import os
 import sys
 import time
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from tsrec_jax.errors import UserError
@@ -19,11 +20,19 @@ _RETRIED_STATUS = (408, 409, 425, 429)
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """A model's answer and what it cost; 0 tokens where the server does not say."""
+    """A model's answer and what it cost; 0 tokens where the server does not say.
+
+    Raises:
+      TypeError: an answer that is no text, which a server that keeps to no schema may send.
+    """
 
     text: str
     input_tokens: int = 0
     output_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise TypeError(f"the answer is a {type(self.text).__name__}, not a text")
 
 
 class Teacher(Protocol):
@@ -95,8 +104,16 @@ class Key:
         return line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]} ..."
 
 
-def failure_of_status(status: int, message: str, key: Key, retry_after: float = 0.0) -> Exception:
-    """What an HTTP status other than success means: an exception to raise."""
+def failure_of_status(status: int, message: str, key: Key, retry_after: float = 0.0, code: str = "") -> Exception:
+    """What an HTTP status other than success means: an exception to raise.
+
+    Args:
+      status: other than success.
+      message: the server's, for the reader alone: limits of a minute speak of plans and billing too.
+      key: to take out of the message.
+      retry_after: seconds after which the server expects the request again; 0: it does not say.
+      code: the server's own name of the error, in OpenAI's words.
+    """
     line = key.scrub_line(message)
     lowered = line.lower()
     variable = " or ".join(key.variables)
@@ -107,11 +124,24 @@ def failure_of_status(status: int, message: str, key: Key, retry_after: float = 
             f"the server does not know the model or the address (HTTP 404: {line}); see config.describe.model and "
             "config.describe.base_url"
         )
-    if status == 402 or (status == 429 and ("insufficient_quota" in lowered or "billing" in lowered)):
+    if status == 402 or (status == 429 and code == "insufficient_quota" and not retry_after):
         return UserError(f"the account of {variable} has no credit left (HTTP {status}: {line})")
     if status in _RETRIED_STATUS or status >= 500:
         return Retryable(f"HTTP {status}: {line}", retry_after)
     return Rejected(f"HTTP {status}: {line}")
+
+
+@contextlib.contextmanager
+def reading_reply(key: Key) -> Iterator[None]:
+    """Turns what the SDKs raise over a reply that is not of the promised shape into `Retryable`.
+
+    They build their objects of whatever JSON a server sends, so that it shows only where a field is used.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        reason = f"the server's reply is not readable ({type(error).__name__}: {error})"
+        raise Retryable(key.scrub_line(reason)) from None
 
 
 def retry_after_seconds(headers: Mapping[str, Any] | None) -> float:

@@ -13,6 +13,7 @@ from tsrec_jax.teacher.backends import (
     Reply,
     Retryable,
     failure_of_status,
+    reading_reply,
     retry_after_seconds,
     transport_errors,
 )
@@ -56,16 +57,15 @@ class GeminiTeacher:
 
     def ask(self, prompt: str) -> Reply:
         """See `backends.Teacher`."""
+        request = {"model": self._model, "contents": prompt, "config": self._config}
         try:
-            answer = self._client.models.generate_content(model=self._model, contents=prompt, config=self._config)
+            with reading_reply(self._key):
+                return self._reply(self._client.models.generate_content(**request))
         except self._errors.APIError as error:
             retry_after = retry_after_seconds(getattr(error.response, "headers", None)) or _delay(error.details)
             raise failure_of_status(error.code, str(error.message or error), self._key, retry_after) from None
         except transport_errors() as error:
             raise Retryable(self._key.scrub_line(f"{type(error).__name__}: {error}")) from None
-        except ValueError as error:
-            raise Retryable(self._key.scrub_line(f"the server's reply is not readable: {error}")) from None
-        return self._reply(answer)
 
     def close(self) -> None:
         """See `backends.Teacher`."""

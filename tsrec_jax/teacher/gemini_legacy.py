@@ -9,7 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.teacher.backends import Key, Refused, Reply, Retryable, failure_of_status, retry_after_seconds
+from tsrec_jax.teacher.backends import (
+    Key,
+    Refused,
+    Reply,
+    Retryable,
+    failure_of_status,
+    reading_reply,
+    retry_after_seconds,
+)
 from tsrec_jax.teacher.settings import TeacherSettings
 
 
@@ -46,7 +54,8 @@ class GeminiLegacyTeacher:
     def ask(self, prompt: str) -> Reply:
         """See `backends.Teacher`."""
         try:
-            answer = self._model.generate_content(prompt, request_options=self._options)
+            with reading_reply(self._key):
+                return self._reply(self._model.generate_content(prompt, request_options=self._options))
         except self._call_error as error:
             headers = getattr(error.response, "headers", None)
             raise failure_of_status(
@@ -54,7 +63,6 @@ class GeminiLegacyTeacher:
             ) from None
         except self._broken as error:
             raise Retryable(self._key.scrub_line(f"{type(error).__name__}: {error}")) from None
-        return self._reply(answer)
 
     def close(self) -> None:
         """Does nothing: this SDK keeps its connections to itself."""

@@ -6,7 +6,15 @@ from typing import Any
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.teacher.answers import ANSWER_SCHEMA
-from tsrec_jax.teacher.backends import Key, Refused, Reply, Retryable, failure_of_status, retry_after_seconds
+from tsrec_jax.teacher.backends import (
+    Key,
+    Refused,
+    Reply,
+    Retryable,
+    failure_of_status,
+    reading_reply,
+    retry_after_seconds,
+)
 from tsrec_jax.teacher.settings import TeacherSettings
 
 _FORMATS = {
@@ -46,20 +54,20 @@ class OpenAITeacher:
 
     def ask(self, prompt: str) -> Reply:
         """See `backends.Teacher`."""
+        messages = [{"role": "user", "content": prompt}]
         try:
-            answer = self._client.chat.completions.create(
-                messages=[{"role": "user", "content": prompt}], **self._request
-            )
+            with reading_reply(self._key):
+                return self._reply(self._client.chat.completions.create(messages=messages, **self._request))
         except self._openai.APIStatusError as error:
             retry_after = retry_after_seconds(error.response.headers)
-            message = f"{error.code}: {error.message}" if error.code else error.message
-            raise failure_of_status(error.status_code, message, self._key, retry_after) from None
+            code = str(error.code or "")
+            message = f"{code}: {error.message}" if code else error.message
+            raise failure_of_status(error.status_code, message, self._key, retry_after, code) from None
         except self._openai.APIConnectionError as error:  # time-outs too
             cause = f"{type(error).__name__}: {error.__cause__ or error}"
             raise Retryable(self._key.scrub_line(cause)) from None
-        except (self._openai.APIError, ValueError) as error:
+        except self._openai.APIError as error:
             raise Retryable(self._key.scrub_line(f"the server's reply is not readable: {error}")) from None
-        return self._reply(answer)
 
     def close(self) -> None:
         """See `backends.Teacher`."""
@@ -76,8 +84,11 @@ class OpenAITeacher:
             raise Refused("the answer was withheld (content_filter)")
         if finish == "length":
             raise Refused("the answer was cut off at the model's output limit")
-        usage = answer.usage
         text = self._key.scrub(message.content or "")
-        if usage is None:
-            return Reply(text)
-        return Reply(text, usage.prompt_tokens or 0, usage.completion_tokens or 0)
+        return Reply(text, _tokens(answer.usage, "prompt_tokens"), _tokens(answer.usage, "completion_tokens"))
+
+
+def _tokens(usage: Any, name: str) -> int:
+    """A count of the server's; 0 where it is missing or no whole number, since an answer is none the worse for it."""
+    count = getattr(usage, name, 0)
+    return count if isinstance(count, int) else 0
