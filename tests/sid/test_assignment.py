@@ -61,6 +61,11 @@ def test_the_prices_it_starts_from_do_not_change_the_cost(prices):
     assert total(cost_IE, codes_I) == pytest.approx(least_cost(cost_IE), rel=1e-4)
 
 
+@pytest.mark.parametrize("cost_IE", [np.ones((30, 6)), np.arange(30.0)[:, None] + np.zeros((1, 6)), np.ones((5, 1))])
+def test_costs_that_tell_no_code_from_another_price_none(cost_IE):
+    assert np.asarray(transport_prices(jnp.asarray(cost_IE, jnp.float32))).tolist() == [0.0] * cost_IE.shape[1]
+
+
 def test_equal_rows_are_dealt_out_evenly():
     codes_I = np.asarray(balanced_assignment(jnp.ones((30, 6))))
     assert np.bincount(codes_I, minlength=6).tolist() == [5] * 6

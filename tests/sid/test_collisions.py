@@ -52,6 +52,14 @@ def test_a_node_with_more_items_than_codes_collides_as_little_as_can_be():
     assert sorted(np.bincount(codes_IC[:, 1]).tolist()) == [2, 2, 3]
 
 
+@pytest.mark.parametrize(("num_codes", "sids"), [(5, 7), (1, 2)])
+def test_sinkhorn_settles_items_that_no_code_suits_better_than_another(num_codes, sids):
+    cost_IE = np.arange(7, dtype=np.float32)[:, None] + np.zeros((1, num_codes), np.float32)
+    nodes = np.where(np.arange(7) < 4, 0, 1)
+    codes_IC = reassign_last_level(np.stack([nodes, np.zeros_like(nodes)], axis=1), cost_IE)
+    assert distinct(codes_IC) == sids
+
+
 def test_an_extra_level_numbers_the_items_of_a_sid():
     codes_IC = number_collisions(CODES)
     assert codes_IC[:, 2].tolist() == [0, 0, 1, 0, 2, 0, 1]

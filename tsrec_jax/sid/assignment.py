@@ -44,7 +44,9 @@ def transport_prices(cost_IE: jax.Array, prices_E: jax.Array | None = None) -> j
       float32 prices_E, the least of them 0.
     """
     cost_IE = cost_IE - cost_IE.min(axis=1, keepdims=True)
-    gap = jnp.maximum(cost_IE.mean(), jnp.finfo(jnp.float32).tiny)
+    # Where every row's costs are equal there is no gap, and any temperature gives the same prices: all zero.
+    mean = cost_IE.mean()
+    gap = jnp.where(mean * TEMPERATURES[-1] > jnp.finfo(jnp.float32).tiny, mean, 1.0)
     log_share = jnp.log(cost_IE.shape[0] / cost_IE.shape[1])
     temperatures = TEMPERATURES if prices_E is None else TEMPERATURES[-1:]
     prices_E = jnp.zeros(cost_IE.shape[1], jnp.float32) if prices_E is None else prices_E
