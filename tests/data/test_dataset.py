@@ -48,6 +48,13 @@ def test_ids_may_be_numbers_and_descriptions_lists_written_as_text(folder):
     assert found.catalogue.items[0].description == "One. Two."
 
 
+def test_texts_that_are_null_are_empty(folder):
+    nothing = {"brand": None, "description": None, "categories": [None, "Tools"]}
+    edit_json(folder / "Shop.item.json", lambda items: items["p1"].update(nothing))
+    item = read_dataset(folder).catalogue.items[0]
+    assert (item.brand, item.description, item.categories) == ("", "", "Tools")
+
+
 def test_a_folder_is_never_overwritten(folder, catalogue, splits):
     before = read_dataset(folder).data_hash
     with pytest.raises(UserError, match="exists already"):

@@ -86,21 +86,21 @@ def _item(path: pathlib.Path, item_id: str, entry: Any, faults: Faults) -> Item:
         item_id,
         entry["title"],
         description=_plain_text(entry.get("description", "")),
-        brand=str(entry.get("brand", "")),
+        brand="" if entry.get("brand") is None else str(entry["brand"]),
         categories=_plain_text(entry.get("categories", "")),
     )
 
 
 def _plain_text(value: Any) -> str:
-    """A description may be a text, a list, or a list written as a Python literal; paragraphs are joined by spaces."""
+    """A description may be a text, a list, a list written as a Python literal, or null; parts are joined by spaces."""
     if isinstance(value, str) and value.startswith("["):
         try:
             value = ast.literal_eval(value)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return value
     if isinstance(value, list):
-        return " ".join(str(part).strip() for part in value if str(part).strip())
-    return str(value)
+        return " ".join(str(part).strip() for part in value if part is not None and str(part).strip())
+    return "" if value is None else str(value)
 
 
 def hash_of(texts: Mapping[str, str]) -> str:

@@ -264,6 +264,8 @@ def test_titles_may_stay_as_they_are_but_for_white_space(tmp_path):
         ("fits < 5 in and > 3 in, <3", "fits < 5 in and > 3 in, <3"),
         (" a\t\n b\u200b\u00a0c\x00d ", "a b c d"),
         ("木 Étagère", "木 Étagère"),
+        ("می\u200cخواهم \u200c", "می\u200cخواهم"),
+        ("\u200dक्\u200dष \u200d\u200b \u200c👩\u200d🔧\u200c", "क्\u200dष 👩\u200d🔧"),
     ],
 )
 def test_plain_texts(raw, plain):

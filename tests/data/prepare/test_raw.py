@@ -202,6 +202,7 @@ def test_csv_tables(tmp_path):
         "2014-05-13T16:53:20,4,7,'B\\\n"
         '2014-05-13T18:53:20+02:00,4,"U,""2""",B1\n'
         "-5,4,U3,B1\n"
+        "20140532,4,U4,B1\n"
     )
     interactions, items, *_ = read(
         tmp_path,
@@ -215,6 +216,7 @@ def test_csv_tables(tmp_path):
         ("7", "'B\\", 1_400_000_000),
         ('U,"2"', "B1", 1_400_000_000),
         ("U3", "B1", -5),
+        ("U4", "B1", 20_140_532),
     ]
     assert items.rows() == [(0, "B1", "Drill", "Red, and\nloud", "Acme", "Tools")]
 
@@ -229,22 +231,49 @@ def test_bad_rows_of_csv_tables_are_counted_and_shown_with_their_line(tmp_path, 
         b",B1,5",
         b"U\xff,B1,5",
         b"U1,B1,1400000000000",
+        b"U1,B1,20140513",
         b"U2,B1,6",
     ]
     log = write(tmp_path / "log.csv", b"user,item,timestamp\n" + b"\n".join(rows) + b"\n")
     interactions, _, (count,), _, _ = read(tmp_path, "tables", log, write(tmp_path / "items.csv", ITEMS_CSV.encode()))
     assert interactions["user"].to_list() == ["U1", "U2"]
     expected = (
-        "line 3: user holds control characters",
+        "line 3: user holds control characters: 'U\\n1'; a quote opens on this line and takes the next 1 with it",
         "line 5: 2 field(s) where the header has 3",
         "line 6: timestamp is neither seconds nor an ISO 8601 date: 'soon'",
         "line 7: user is not an id: ''",
         "line 8: not UTF-8",
         "line 9: timestamp 1400000000000 is beyond the year 9999; it must be in seconds, not milliseconds",
+        "line 10: timestamp 20140513 is a date without hyphens or seconds of 1970; write dates as 2014-05-13",
     )
-    assert (count.lines, count.malformed) == (8, len(expected))
+    assert (count.lines, count.malformed) == (10, len(expected) + 1)
     for example, start in zip(count.examples, expected, strict=True):
         assert example.startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("row", "kept", "reason"),
+    [
+        ('"U1,B1,5', 0, "not valid CSV (unexpected end of data)"),
+        ('U1,B1,"5', 0, "not valid CSV (unexpected end of data)"),
+        ('"U1,B1,5\nU1,B1,6\nU1"x,B1,7', 10, "not valid CSV"),
+        ('U1,"B1,5\nU1,B1,6\nU1,B1",7', 10, "item holds control characters"),
+        ('U1,"B1,5\nU1,B1,6",7', 10, "item holds control characters"),
+    ],
+)
+def test_every_line_that_a_stray_quote_takes_along_is_counted(tmp_path, row, kept, reason):
+    log = write(tmp_path / "log.csv", f"user,item,timestamp\nU0,B1,5\n{row}\n".encode() + b"U2,B1,6\n" * 10)
+    interactions, _, (count,), _, _ = read(tmp_path, "tables", log, write(tmp_path / "items.csv", ITEMS_CSV.encode()))
+    lines = row.count("\n") + 1 + 10
+    assert (len(interactions), count.lines, count.malformed) == (1 + kept, 1 + lines, lines - kept)
+    assert count.examples[0].startswith(f"line 3: {reason}") and "a quote opens on this line" in count.examples[0]
+
+
+def test_a_stray_quote_in_the_last_column_does_not_become_a_title(tmp_path):
+    log = write(tmp_path / "log.csv", b"user,item,timestamp\nU1,B1,5\n")
+    items = write(tmp_path / "items.csv", b'item,title\nB0,Rasp\nB1,"Drill\nB2,Saw\nB3,Plane\n')
+    _, items, _, (count,), _ = read(tmp_path, "tables", log, items)
+    assert (items["title"].to_list(), count.lines, count.malformed) == (["Rasp"], 4, 3)
 
 
 def test_a_csv_cell_beyond_all_bounds_costs_its_row(tmp_path):

@@ -5,7 +5,8 @@ Amazon files hold one JSON object a line (.jsonl, .json, and the same with .gz):
   2023 reviews: user_id, parent_asin (else asin), timestamp (milliseconds); metadata: parent_asin (else asin), title,
                 description, features (joined to the description), store (the brand), categories
 Plain tables are .csv (UTF-8, with a header) or .parquet; other columns are ignored:
-  interactions: user, item, timestamp (whole seconds since 1970, or an ISO 8601 date or time; UTC unless it says)
+  interactions: user, item, timestamp (whole seconds since 1970, or an ISO 8601 date or time; UTC unless it says;
+                dates with their hyphens, since 20140513 may be seconds)
   items: item, title; optional: description, brand, categories (text, or lists in Parquet)
 """
 
@@ -77,7 +78,7 @@ class FileCount:
     Attributes:
       file: its name, without the folder.
       sha256: of its bytes as they lie on disk, in hexadecimal.
-      lines: lines (JSON) or rows (tables) that are not blank.
+      lines: lines (JSON) or rows (tables) that are not blank; a row that is left out counts as the lines it stands on.
       malformed: how many of them were left out.
       examples: the first few of those, each with its number and the reason.
     """
@@ -144,7 +145,8 @@ def _read_file(path: pathlib.Path, what: str, lines: Lines, spill: _Spill, repor
         try:
             spill.add(make_row())
         except Malformed as reason:
-            malformed += 1
+            malformed += reason.lines
+            count += reason.lines - 1
             if len(examples) < SHOWN_LINES:
                 examples.append(f"line {number}: {reason}")
         if count % _REPORT_EVERY == 0:

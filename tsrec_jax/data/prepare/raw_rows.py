@@ -26,6 +26,7 @@ ITEM_SCHEMA = {"item": pl.String, **dict.fromkeys(TEXT_COLUMNS, pl.String)}
 
 _LONGEST_LINE = 1 << 24  # bytes: what is longer is no review, and must not fill the memory
 _LAST_SECOND = 253_402_300_799  # the end of the year 9999
+_DATES = range(1900_01_01, 2100_01_01)  # written without hyphens; as seconds all of them lie in August 1970
 _PARQUET_SLICE = 200_000  # rows
 
 Row = tuple[Any, ...]  # the columns of a schema above
@@ -33,7 +34,11 @@ Lines = Iterator[tuple[int, Callable[[], Row]]]
 
 
 class Malformed(ValueError):
-    """Why a line cannot be used."""
+    """Why a line cannot be used, or why all the `lines` of one row cannot."""
+
+    def __init__(self, reason: str, lines: int = 1) -> None:
+        super().__init__(reason)
+        self.lines = lines
 
 
 def interaction_lines(kind: str, path: pathlib.Path) -> Lines:
@@ -177,7 +182,8 @@ def _check_columns(path: pathlib.Path, needed: Sequence[str], found: Sequence[st
 def _csv_rows(path: pathlib.Path, needed: Sequence[str], row_of: Callable[[Mapping[str, Any]], Row]) -> Lines:
     # Bytes that are not UTF-8 pass through, so that they cost their row and not the file.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file)
+        # Strict, so that a quote in the wrong place is an error and takes no other rows into its cell.
+        reader = csv.reader(file, strict=True)
         header = [column.strip() for column in next(reader, [])]
         _check_columns(path, needed, header)
         while True:
@@ -187,14 +193,25 @@ def _csv_rows(path: pathlib.Path, needed: Sequence[str], row_of: Callable[[Mappi
             except StopIteration:
                 return
             except csv.Error as error:
-                yield start, functools.partial(_refuse, f"not valid CSV ({error})")
-                continue
-            if cells:
-                yield start, functools.partial(_row_of_cells, header, cells, row_of)
+                make_row = functools.partial(_refuse, f"not valid CSV ({error})")
+            else:
+                make_row = functools.partial(_row_of_cells, header, cells, row_of)
+                if not cells:
+                    continue
+            lines = reader.line_num - start + 1
+            yield start, functools.partial(_row_of_lines, make_row, lines) if lines > 1 else make_row
 
 
 def _refuse(reason: str) -> Row:
     raise Malformed(reason)
+
+
+def _row_of_lines(make_row: Callable[[], Row], lines: int) -> Row:
+    """A row that a quoted cell spreads over several lines; where it cannot be used, all of them are lost."""
+    try:
+        return make_row()
+    except Malformed as reason:
+        raise Malformed(f"{reason}; a quote opens on this line and takes the next {lines - 1} with it", lines) from None
 
 
 def _row_of_cells(header: Sequence[str], cells: Sequence[str], row_of: Callable[[Mapping[str, Any]], Row]) -> Row:
@@ -238,7 +255,17 @@ def _time(value: Any) -> int:
         return int((value if value.tzinfo else value.replace(tzinfo=datetime.UTC)).timestamp() // 1)
     if type(value) is not int:
         raise Malformed(f"timestamp is not a whole number of seconds: {str(value)[:40]!r}")
+    if value in _DATES and _is_date(str(value)):
+        raise Malformed(f"timestamp {value} is a date without hyphens or seconds of 1970; write dates as 2014-05-13")
     return _second(value)
+
+
+def _is_date(text: str) -> bool:
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _time_of_text(text: str) -> int | datetime.datetime:

@@ -11,8 +11,11 @@ MARKUP = "title is left-over markup or script"
 TOO_LONG = "title has too many words"
 
 _TAG = re.compile(r"<!--.*?-->|<(script|style)\b.*?</\1\s*>|</?[a-z][^<>]*>", re.DOTALL | re.IGNORECASE)
-# White space, control characters, and the marks of zero width that shops' pages carry.
-_BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060\ufeff]+")
+# White space, control characters, and the marks of zero width that shops' pages carry. The joiners U+200C and U+200D
+# belong to the spelling of words (Persian, Hindi) and to emoji, and are blank only at either end or beside a blank.
+_SPACE = r"\s\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060\ufeff"
+_JOINERS = "\u200c\u200d"
+_BLANK = re.compile(rf"[{_JOINERS}]*[{_SPACE}][{_SPACE}{_JOINERS}]*")
 _SCRIPT = re.compile(
     r"</?(?:span|div|script|style|img|table|input|link|meta|br|td|li|ul)\b"  # a tag that was never closed
     r"|\bvar\s+\w+\s*="
@@ -28,7 +31,7 @@ _ESCAPED_TWICE = 2  # `&amp;quot;` is common in scraped pages
 
 def plain_space(text: str) -> str:
     """The text with white space and control characters collapsed to single spaces."""
-    return _BLANK.sub(" ", text).strip()
+    return _BLANK.sub(" ", text).strip(f" {_JOINERS}")
 
 
 def plain_text(text: str) -> str:
