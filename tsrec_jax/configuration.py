@@ -265,6 +265,7 @@ NOT_NEGATIVE = ("train.max_steps", "train.epochs", "train.warmup_steps", "train.
                 "train.checkpoint_every", "train.valid_rows", "train.valid_beam_rows", "eval.max_rows",
                 "eval.bootstrap", "model.num_layers", "ts_align.weight", "ts_align.rate",
                 "sid_init.target_norm", "index.whiten", "index.rows_per_code")  # fmt: skip
+SHARES = ("index.max_collision_rate", "index.min_code_use")
 
 
 def validate(config: ConfigDict) -> None:
@@ -291,11 +292,14 @@ def _validate_values(config: ConfigDict) -> None:
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(f"config.{key}={value!r} is not one of {', '.join(allowed)}{hint}")
     for key in POSITIVE:
-        if _get(config, key) <= 0:
+        if not _get(config, key) > 0:  # which NaN is not either
             raise UserError(f"config.{key}={_get(config, key)} must be above 0")
     for key in NOT_NEGATIVE:
-        if _get(config, key) < 0:
+        if not _get(config, key) >= 0:
             raise UserError(f"config.{key}={_get(config, key)} must not be negative")
+    for key in SHARES:
+        if not 0 <= _get(config, key) <= 1:
+            raise UserError(f"config.{key}={_get(config, key)} must lie between 0 and 1")
     if not config.index.sizes or min(config.index.sizes) < 1:
         raise UserError(f"config.index.sizes={config.index.sizes} must name levels of at least 1 code each")
     unknown = [field for field in config.index.text_fields if field not in TEXT_FIELDS]
