@@ -12,9 +12,10 @@ import time
 import pytest
 
 from tests.teacher.server import GOOD, SECRET, network_settings
-from tsrec_jax.data.catalogue import Cluster
+from tsrec_jax.data.catalogue import Catalogue, Cluster
 from tsrec_jax.data.faults import DatasetError
 from tsrec_jax.errors import UserError
+from tsrec_jax.teacher.answers import parse_answer
 from tsrec_jax.teacher.describe import CACHE_NAME, FACTS_NAME, describe, plan
 from tsrec_jax.teacher.settings import TeacherSettings
 
@@ -94,7 +95,7 @@ describe(large_catalogue(), settings, pathlib.Path(sys.argv[2]), print)
 
 
 def large_catalogue():
-    from tsrec_jax.data.catalogue import Catalogue, Item
+    from tsrec_jax.data.catalogue import Item
 
     items = tuple(Item(f"p{n}", f"thing number {n}") for n in range(12))
     return Catalogue(items, tuple((f"<a_{n}>",) for n in range(12)))
@@ -175,6 +176,26 @@ def test_the_offline_backend_asks_nobody(catalogue, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [FACTS_NAME]
     assert "costs nothing" in str(plan(catalogue, TeacherSettings(), tmp_path))
     assert len(lines) == 1
+
+
+def test_a_level_that_only_numbers_gets_plain_words_and_no_model_is_asked_for_them(
+    catalogue, server, tmp_path, monkeypatch
+):
+    pytest.importorskip("openai")
+    counters = [0, 0, 0, 0, 1, 1]
+    numbers = tuple((*sid, f"<c_{count}>") for sid, count in zip(catalogue.sids, counters, strict=True))
+    counted = Catalogue(catalogue.items, numbers)
+    settings = network_settings("openai", server, monkeypatch)
+    assert plan(counted, settings, tmp_path, numbered=True).questions == 4
+    asked = describe(counted, settings, tmp_path, lambda line: None, numbered=True)
+    found = describe(counted, TeacherSettings(), tmp_path, lambda line: None, numbered=True)
+    assert len(server.requests) == 4
+    assert asked[-2:] == found[-2:]
+    assert [(c.token, c.keywords) for c in found[-2:]] == [("<c_0>", ("1st item",)), ("<c_1>", ("2nd item",))]
+    assert found[:-2] == describe(catalogue, TeacherSettings(), tmp_path, lambda line: None)
+    for cluster in found:
+        text = json.dumps({"description": cluster.description, "keywords": cluster.keywords})
+        assert parse_answer(text, cluster.token) == cluster
 
 
 def write_words(path, tokens):

@@ -1,11 +1,15 @@
 """Keywords without a model: contrast, phrases, deep levels, degenerate texts."""
 
 import json
+import string
+import tracemalloc
 
+import numpy as np
 import pytest
 
 from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.data.shop import FINISHES, make_shop
+from tsrec_jax.teacher import offline
 from tsrec_jax.teacher.answers import parse_answer
 from tsrec_jax.teacher.offline import offline_clusters
 from tsrec_jax.teacher.terms import item_terms
@@ -55,6 +59,34 @@ def test_a_phrase_stands_for_its_parts():
 def test_a_phrase_never_reaches_across_punctuation_numbers_and_stop_words():
     items = [Item(f"p{n}", "Steel, hex bolt 3 washer for wood") for n in range(2)]
     assert set(item_terms(items).names) == {"steel", "hex", "bolt", "hex bolt", "washer", "wood"}
+
+
+@pytest.mark.parametrize(("title", "terms"), [
+    ("स्टील की चम्मच", {"स्टील", "की", "चम्मच", "स्टील की", "की चम्मच", "स्टील की चम्मच"}),
+    ("ช้อนเหล็ก", {"ช้อนเหล็ก"}),
+    ("cafe\u0301", {"café"}),
+    ("می\u200cخواهم \u200d", {"می\u200cخواهم"}),
+    ("bolt\u2122\ufe0f 3\ufe0f\u20e3 \u0301nut", {"bolt", "nut"}),
+])  # fmt: skip
+def test_marks_and_joiners_belong_to_their_word(title, terms):
+    assert set(item_terms([Item(f"p{n}", title) for n in range(2)]).names) == terms
+
+
+def test_a_cluster_of_nearly_all_items_is_described_in_little_memory(monkeypatch):
+    rng = np.random.default_rng(0)
+    vocabulary = [f"{a}{b}rk" for a in "bcdfghjklmnpqrtvwxz" for b in string.ascii_lowercase[:13]]
+    items = tuple(Item(f"p{n}", ", ".join(rng.choice(vocabulary, 4))) for n in range(400))
+    sids = tuple((f"<a_{n % 40}>", f"<b_{int(n > 390)}>") for n in range(400))
+    catalogue = Catalogue(items, sids)
+    found, peaks = [], []
+    for cells in (offline.CELLS, 1 << 12):
+        monkeypatch.setattr(offline, "CELLS", cells)
+        tracemalloc.start()
+        found.append(offline_clusters(catalogue))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert found[0] == found[1]
+    assert peaks[1] < peaks[0] / 2
 
 
 def test_markup_measures_and_numbers_are_no_terms_and_plurals_are_one():

@@ -108,11 +108,12 @@ def index(config: ConfigDict, path: pathlib.Path) -> None:
 def describe(config: ConfigDict, path: pathlib.Path, dry_run: bool = False) -> None:
     """The verb `describe`; a dry run says what would be asked and asks nothing."""
     folder, name, base = _upstream_parts(config, path)
-    if not upstream.what_to_make(config, folder, name).make_words:
+    wanted = upstream.what_to_make(config, folder, name)
+    if not wanted.make_words:
         raise UserError(f"{folder} holds words and config.describe.words={config.describe.words}; set it to make")
     if dry_run:
         catalogue, _ = upstream.make_catalogue(config, path, folder, name, base, report)
-        report(str(upstream.plan_words(config, path, catalogue)))
+        report(str(upstream.plan_words(config, path, catalogue, wanted.numbered)))
     else:
         dataset, _ = upstream.make_dataset(config, path, folder, name, base, report)
         report(f"describe: {dataset.path}")

@@ -30,10 +30,16 @@ LOGISTICS = ("words", "concurrency", "requests_per_minute", "max_attempts", "tim
 
 @dataclasses.dataclass(frozen=True)
 class Upstream:
-    """What a run has to make itself, and what its folder gives."""
+    """What a run has to make itself, and what its folder gives.
+
+    Attributes:
+      make_sids, make_words: whether the run makes them.
+      numbered: whether the last level that it makes only counts the items of one code.
+    """
 
     make_sids: bool
     make_words: bool
+    numbered: bool
 
     @property
     def given(self) -> bool:
@@ -57,7 +63,7 @@ def what_to_make(config: ConfigDict, folder: pathlib.Path, name: str) -> Upstrea
         why = "its keywords are for other SIDs than those the run makes" if has_words else "it holds no keyword file"
         raise UserError(f"config.describe.words=given, but {folder}: {why}; set config.describe.words=make")
     make_words = words == "make" or (words == "auto" and (make_sids or not has_words))
-    return Upstream(make_sids, make_words)
+    return Upstream(make_sids, make_words, make_sids and config.index.collisions == "extra_level")
 
 
 def make_dataset(
@@ -70,8 +76,9 @@ def make_dataset(
     """
     catalogue, texts = make_catalogue(config, workdir, folder, name, base, report)
     clusters: tuple[Cluster, ...] = ()
-    if what_to_make(config, folder, name).make_words:
-        clusters = make_words(config, workdir, catalogue, report)
+    wanted = what_to_make(config, folder, name)
+    if wanted.make_words:
+        clusters = make_words(config, workdir, catalogue, wanted.numbered, report)
     made = workdir / "dataset"
     if not made.exists():
         write_dataset(name, catalogue, texts.splits, clusters, made)
@@ -93,7 +100,9 @@ def make_catalogue(
     return Catalogue(texts.items, make_index(config, workdir, texts, base, report).sids()), texts
 
 
-def make_words(config: ConfigDict, workdir: pathlib.Path, catalogue: Catalogue, report: Report) -> tuple[Cluster, ...]:
+def make_words(
+    config: ConfigDict, workdir: pathlib.Path, catalogue: Catalogue, numbered: bool, report: Report
+) -> tuple[Cluster, ...]:
     """The stage `describe`: `describe/` in the workdir, with the teacher's answers and the keyword file."""
     folder = workdir / "describe"
     identity = {"data": _catalogue_hash(catalogue), **section_facts(config, "describe", LOGISTICS)}
@@ -102,15 +111,16 @@ def make_words(config: ConfigDict, workdir: pathlib.Path, catalogue: Catalogue, 
         refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
         report("describe: finished before, skipped")
     else:
-        clusters = describe(catalogue, section(config, "describe", TeacherSettings), folder, report)
+        settings = section(config, "describe", TeacherSettings)
+        clusters = describe(catalogue, settings, folder, report, numbered=numbered)
         write_json(folder / IDENTITY, identity)
         write_clusters(file, clusters)
     return tuple(read_clusters(file, catalogue).values())
 
 
-def plan_words(config: ConfigDict, workdir: pathlib.Path, catalogue: Catalogue) -> Plan:
+def plan_words(config: ConfigDict, workdir: pathlib.Path, catalogue: Catalogue, numbered: bool) -> Plan:
     """What `make_words` would ask and what it might cost; asks nothing."""
-    return plan(catalogue, section(config, "describe", TeacherSettings), workdir / "describe")
+    return plan(catalogue, section(config, "describe", TeacherSettings), workdir / "describe", numbered=numbered)
 
 
 def _catalogue_hash(catalogue: Catalogue) -> str:

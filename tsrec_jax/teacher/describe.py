@@ -19,6 +19,7 @@ from tsrec_jax.teacher.backends import Teacher
 from tsrec_jax.teacher.cache import AnswerCache, answer_key
 from tsrec_jax.teacher.cost import Plan, cost_of, estimate_tokens
 from tsrec_jax.teacher.file import file_clusters
+from tsrec_jax.teacher.numbering import numbering_clusters
 from tsrec_jax.teacher.offline import offline_clusters
 from tsrec_jax.teacher.pace import Clock
 from tsrec_jax.teacher.questions import SAMPLE_RULE, Question, make_questions
@@ -34,8 +35,13 @@ def describe(
     folder: pathlib.Path,
     report: Callable[[str], None],
     clock: Clock | None = None,
+    *,
+    numbered: bool = False,
 ) -> tuple[Cluster, ...]:
     """What the teacher says of every token, in the order of `catalogue.tokens`.
+
+    Where the last level is `numbered` (it only counts the items of one code), its tokens get the words of
+    `numbering_clusters`, unless a file has them.
 
     Writes into `folder` how it was done (FACTS_NAME) and, for backends that ask a model, each answer as it arrives
     (CACHE_NAME). A run that was killed, or in which some tokens failed, is continued by running it again: what the
@@ -48,9 +54,9 @@ def describe(
     folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     if settings.asks_a_model:
-        clusters, failures, facts = _ask_model(catalogue, settings, folder, report, clock)
+        clusters, failures, facts = _ask_model(catalogue, settings, folder, report, clock, numbered)
     else:
-        clusters, failures, facts = _local_clusters(catalogue, settings), {}, {}
+        clusters, failures, facts = _local_clusters(catalogue, settings, numbered), {}, {}
     shared = {"backend": settings.backend, "questions": len(catalogue.tokens), "answers": len(clusters)}
     seconds = time.monotonic() - start
     _write_json(folder / FACTS_NAME, {**shared, **facts, "seconds": round(seconds, 1)})
@@ -60,23 +66,25 @@ def describe(
     return clusters
 
 
-def plan(catalogue: Catalogue, settings: TeacherSettings, folder: pathlib.Path) -> Plan:
+def plan(catalogue: Catalogue, settings: TeacherSettings, folder: pathlib.Path, *, numbered: bool = False) -> Plan:
     """What `describe` would ask and cost; sends nothing, writes nothing and needs no key."""
-    count = len(catalogue.tokens)
     if not settings.asks_a_model:
-        return Plan(settings.backend, "", count, 0, 0, 0, None)
-    questions = _questions(catalogue, settings)
+        return Plan(settings.backend, "", len(catalogue.tokens), 0, 0, 0, None)
+    questions = _questions(catalogue, settings, numbered)
     known = _known(questions, _keys(questions, settings), AnswerCache(folder / CACHE_NAME))
     prompts = [question.prompt for question in questions if question.token not in known]
     tokens = estimate_tokens(prompts, settings.num_keywords)
     cost = cost_of(*tokens, settings.input_price, settings.output_price)
-    return Plan(settings.backend, settings.model, count, len(known), *tokens, cost)
+    return Plan(settings.backend, settings.model, len(questions), len(known), *tokens, cost)
 
 
-def _local_clusters(catalogue: Catalogue, settings: TeacherSettings) -> tuple[Cluster, ...]:
+def _local_clusters(catalogue: Catalogue, settings: TeacherSettings, numbered: bool) -> tuple[Cluster, ...]:
     if settings.backend == "file":
         return file_clusters(settings.path, catalogue)
-    return offline_clusters(catalogue, settings.num_keywords)
+    if not numbered:
+        return offline_clusters(catalogue, settings.num_keywords)
+    coded = offline_clusters(catalogue, settings.num_keywords, catalogue.num_levels - 1)
+    return coded + numbering_clusters(catalogue)
 
 
 def _ask_model(
@@ -85,13 +93,14 @@ def _ask_model(
     folder: pathlib.Path,
     report: Callable[[str], None],
     clock: Clock | None,
+    numbered: bool,
 ) -> tuple[tuple[Cluster, ...], Mapping[str, str], dict[str, Any]]:
     """The clusters, the tokens without one with their reasons, and the facts of the run."""
-    questions = _questions(catalogue, settings)
+    questions = _questions(catalogue, settings, numbered)
     keys, cache = _keys(questions, settings), AnswerCache(folder / CACHE_NAME)
     known = _known(questions, keys, cache)
     missing = [question for question in questions if question.token not in known]
-    report(f"{plan(catalogue, settings, folder)}")
+    report(f"{plan(catalogue, settings, folder, numbered=numbered)}")
     outcome = Outcome()
     if missing:
         manner = Manner(
@@ -104,7 +113,10 @@ def _ask_model(
         with contextlib.closing(connect(settings)) as teacher:
             outcome = ask_all(missing, keys, teacher, cache, manner, report, clock)
     found = known | outcome.clusters
+    if numbered:
+        found |= {cluster.token: cluster for cluster in numbering_clusters(catalogue)}
     facts = {
+        "questions": len(questions),
         "model": settings.model,
         "server": urllib.parse.urlsplit(settings.base_url).hostname or "",
         "temperature": settings.temperature,
@@ -141,13 +153,16 @@ def connect(settings: TeacherSettings) -> Teacher:
     return OpenAITeacher(settings)
 
 
-def _questions(catalogue: Catalogue, settings: TeacherSettings) -> tuple[Question, ...]:
-    return make_questions(
+def _questions(catalogue: Catalogue, settings: TeacherSettings, numbered: bool) -> tuple[Question, ...]:
+    """What to ask: of every token, or of those that are not mere numbers."""
+    levels = catalogue.num_levels - 1 if numbered else catalogue.num_levels
+    questions = make_questions(
         catalogue,
         items_per_token=settings.items_per_token,
         num_keywords=settings.num_keywords,
         description_chars=settings.description_chars,
     )
+    return tuple(question for question in questions if question.level < levels)
 
 
 def _keys(questions: Sequence[Question], settings: TeacherSettings) -> dict[str, str]:

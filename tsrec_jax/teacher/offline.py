@@ -29,18 +29,21 @@ from tsrec_jax.teacher.terms import Terms, item_terms, title_terms
 PRIOR_ITEMS = 4.0
 ENOUGH_ITEMS = 3  # from this many items on, a keyword stands in at least two of them
 PART_SHARE = 0.8  # a phrase replaces a part of it when it makes up this share of the part's occurrences
+CELLS = 1 << 21  # items times terms that are held densely at once
 PHRASE_BONUS = {2: 1.25}  # factor on the score by the number of words; three in a row are often a repeated slogan
 
 
-def offline_clusters(catalogue: Catalogue, num_keywords: int = 20) -> tuple[Cluster, ...]:
+def offline_clusters(catalogue: Catalogue, num_keywords: int = 20, levels: int | None = None) -> tuple[Cluster, ...]:
     """A description and at most `num_keywords` keywords for every token, in the order of `catalogue.tokens`.
+
+    With `levels`, for the tokens of that many levels from the first on.
 
     Only the catalogue is read; the same catalogue gives the same answer. Keywords come best first. Terms of the cluster
     fill up from its titles where too few stand in two items.
     """
     terms = item_terms(catalogue.items)
     clusters = []
-    for level, tokens in enumerate(catalogue.level_tokens):
+    for level, tokens in enumerate(catalogue.level_tokens[:levels]):
         groups = _Groups.of(catalogue, terms, level)
         for code, token in enumerate(tokens):
             keywords = _keywords(catalogue, terms, groups, code, num_keywords)
@@ -94,7 +97,10 @@ def _keywords(catalogue: Catalogue, terms: Terms, groups: _Groups, code: int, nu
     counts_T = np.asarray(held_nT.sum(axis=0)).reshape(-1)
     found = np.flatnonzero(counts_T)
     observed = np.asarray(weight_nT.sum(axis=0)).reshape(-1)[found]
-    expected = _expected(groups, members, weight_nT.tocsc()[:, found], found)
+    # A term's E needs no other term's, so the terms of a large cluster are taken a part at a time.
+    parts = np.array_split(found, -(-len(members) * len(found) // CELLS) or 1)
+    columns_nT = weight_nT.tocsc()
+    expected = np.concatenate([_expected(groups, members, columns_nT[:, part], part) for part in parts])
     scores = observed / len(members) * np.log(observed / expected)
     bonus = np.array([PHRASE_BONUS.get(len(terms.words[term]), 1.0) for term in found])
     # A stable sort keeps equal scores in alphabetical order.

@@ -2,7 +2,8 @@
 
 A term is a word or a phrase of two or three words. Text is cut at punctuation, numbers, stop words and words that one
 item alone uses, and a phrase never reaches across a cut: "stainless steel, hex" holds "stainless steel" but not "steel
-hex". Singular and plural count as one word, shown in the form that more items use.
+hex". Singular and plural count as one word, shown in the form that more items use. Texts are composed first (NFC), and
+marks and joiners belong to the letter before them, as the vowels of Hindi and Thai do.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import collections
 import dataclasses
 import html
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -23,8 +25,11 @@ PHRASE_WORDS = 3  # longest phrase
 DESCRIPTION_CHARS = 800  # what follows in a long description is seldom about the item
 LEAST_WEIGHT = 0.02  # of a word in a description; above 0 for catalogues whose titles say nothing
 _TAG = re.compile(r"<[^<>]*>")
-_CUT = re.compile(r"[^\w\s'’&-]+|\s[-&]+\s|_+")
-_WORD = re.compile(r"[^\W_]+(?:['’&-][^\W_]+)*")
+# Combining marks, which `\w` leaves out, but for the variation selectors of emoji; and the joiners U+200C and U+200D.
+_MARKS = "".join(c for c in map(chr, range(0x300, 0xFE00)) if unicodedata.category(c) in ("Mn", "Mc")) + "\u200c\u200d"
+_CUT = re.compile(rf"(?:[^\w\s'’&{_MARKS}-]|(?<![\w{_MARKS}])[{_MARKS}])+|\s[-&]+\s|_+")
+_LETTERS = rf"(?:[^\W_][{_MARKS}]*)+"
+_WORD = re.compile(rf"{_LETTERS}(?:['’&-]{_LETTERS})*")
 _MEASURE = re.compile(r"(?!3[dm]$)\d[\dx-]*[a-z]{0,4}|[a-z]{1,2}-?\d[\w-]*")  # 12v, 30x40cm, m8; but 3d printers and 3m
 # Units, and words of shop pages that say nothing of the thing sold.
 _STOP_WORDS = ENGLISH_STOP_WORDS | frozenset(
@@ -97,18 +102,18 @@ def title_terms(item: Item) -> tuple[str, ...]:
     Words that `item_terms` leaves out come in only where nothing else is left, and the whole title where no word is.
     """
     found = [word for run in _runs(f"{item.title} | {item.brand}") for word in run]
-    plain = _WORD.findall(item.title.lower())
+    plain = _WORD.findall(unicodedata.normalize("NFC", item.title).lower())
     return tuple(dict.fromkeys(found or plain or [item.title.strip() or item.id]))
 
 
 def _runs(text: str) -> list[list[str]]:
     """The stretches of words between two cuts, lower-cased."""
-    plain = _TAG.sub(" | ", html.unescape(text)).lower().replace("’", "'")
+    plain = unicodedata.normalize("NFC", _TAG.sub(" | ", html.unescape(text))).lower().replace("’", "'")
     runs: list[list[str]] = []
     for part in _CUT.split(plain):
         run: list[str] = []
         for word in part.split():
-            word = word.strip("'&-").removesuffix("'s")
+            word = word.strip("'&-\u200c\u200d").removesuffix("'s")
             if _is_empty(word):
                 runs.append(run)
                 run = []
