@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -148,13 +149,18 @@ def test_what_did_not_finish_may_be_started_again_with_other_settings(bare, embe
     assert calls == [32, 16]
 
 
-def test_items_that_join_later_change_no_sid(bare, embeddings, indexed, tmp_path):
+@pytest.fixture(scope="module")
+def grown(bare, tmp_path_factory):
+    """The bare folder with one item more."""
+    folder = tmp_path_factory.mktemp("grown")
     items = json.loads((bare / "shop.item.json").read_text())
-    grown = tmp_path / "grown"
-    grown.mkdir()
     for name in ("train.csv", "valid.csv"):
-        (grown / name).write_bytes((bare / name).read_bytes())
-    (grown / "shop.item.json").write_text(json.dumps({"NEW": {"title": "bamboo clamp"}, **items}))
+        (folder / name).write_bytes((bare / name).read_bytes())
+    (folder / "shop.item.json").write_text(json.dumps({"NEW": {"title": "bamboo clamp"}, **items}))
+    return folder
+
+
+def test_items_that_join_later_change_no_sid(bare, grown, embeddings, indexed, tmp_path):
     x_ID = np.load(embeddings)
     np.save(tmp_path / "x.npy", np.concatenate([x_ID[:1] + 0.01, x_ID]))
     settings = [f"--config.index.embeddings={tmp_path / 'x.npy'}"]
@@ -163,6 +169,89 @@ def test_items_that_join_later_change_no_sid(bare, embeddings, indexed, tmp_path
     old, new = (load_index(folder / "index" / "sid_index.npz") for folder in (indexed, tmp_path / "run"))
     assert new.item_ids[0] == "NEW"
     assert new.sids()[1:] == old.sids()
+
+
+@pytest.fixture
+def stubbed(monkeypatch):
+    """Embeddings of chance in place of the language model's, and a pretrained model that is never made."""
+    from tsrec_jax.pipeline import indexing, sources
+
+    def embed(config, words, model, report):
+        return np.random.default_rng(0).normal(size=(len(words), 12)).astype(np.float32)
+
+    def pretrain(config, texts, workdir, report):
+        (workdir / "pretrained").mkdir(parents=True)
+        facts = sources.pretraining_identity(config, texts)
+        (workdir / "pretrained" / sources.IDENTITY).write_text(json.dumps(facts))
+        return workdir / "pretrained"
+
+    monkeypatch.setattr(indexing, "_llm_embeddings", embed)
+    monkeypatch.setattr(sources, "pretrain", pretrain)
+
+
+def test_an_index_is_extended_with_its_own_settings_and_encoder_alone(bare, grown, stubbed, tmp_path, capsys):
+    assert main(command("describe", bare, tmp_path / "old", "--config.index.collisions=extra_level")) == 0
+    made = read_dataset(tmp_path / "old" / "dataset")
+    assert made.clusters["<c_0>"].keywords == ("1st item",)
+    old = tmp_path / "old" / "index" / "sid_index.npz"
+    settings = [f"--config.index.extend={old}", "--config.index.collisions=extra_level"]
+    model = f"--config.index.model={tmp_path / 'old' / 'pretrained'}"
+    for change, words in (
+        ("--config.index.collisions=sinkhorn", "index.collisions was 'extra_level' and is now 'sinkhorn'"),
+        ("--config.index.sizes=(8,5)", "index.sizes was [8, 4] and is now [8, 5]"),
+        ("--config.index.max_tokens=7", "index.max_tokens was 128 and is now 7"),
+        ("--config.model.dtype=bfloat16", "model.dtype was 'float32' and is now 'bfloat16'"),
+        ("--config.index.model=", "encoder's model was 'pretrained ("),
+    ):
+        assert main(command("index", grown, tmp_path / "new", *settings, model, change)) == 2
+        assert f"{old} was made with other settings ({words}" in capsys.readouterr().err
+        shutil.rmtree(tmp_path / "new")
+    assert main(command("index", grown, tmp_path / "new", *settings, model)) == 0
+    assert load_index(tmp_path / "new" / "index" / "sid_index.npz").sids()[1:] == load_index(old).sids()
+
+
+def test_other_contents_of_a_file_are_refused_and_another_place_is_not(bare, embeddings, indexed, tmp_path, capsys):
+    moved = tmp_path / "x.npy"
+    shutil.copy(embeddings, moved)
+    settings = [f"--config.index.embeddings={moved}"]
+    assert main(command("index", bare, indexed, *settings)) == 0
+    np.save(moved, -np.load(embeddings))
+    assert main(command("index", bare, indexed, *settings)) == 2
+    assert "SHA-256 of index.embeddings was" in capsys.readouterr().err
+    moved.unlink()
+    assert main(command("index", bare, indexed, *settings)) == 2
+    assert f"config.index.embeddings='{moved}': no such file" in capsys.readouterr().err
+
+
+def test_a_dataset_folder_is_not_used_again_with_other_rows_or_words(given, tmp_path, capsys):
+    folder, workdir = tmp_path / "shop", tmp_path / "run"
+    shutil.copytree(given, folder)
+    words = folder / "shop.description_keywords.json"
+    settings = ["--config.index.sids=given", "--config.describe.words=make", "--config.describe.backend=file"]
+    settings.append(f"--config.describe.path={words}")
+    assert main(command("describe", folder, workdir, *settings)) == 0
+    rows = (folder / "train.csv").read_text().splitlines(keepends=True)
+    (folder / "train.csv").write_text("".join(rows[: len(rows) // 2]))
+    assert main(command("describe", folder, workdir, *settings)) == 2
+    assert "was made of other train.csv than those of" in capsys.readouterr().err
+    words.write_text(words.read_text().replace('"description": "', '"description": "All of it: '))
+    assert main(command("describe", folder, workdir, *settings)) == 2
+    assert "SHA-256 of describe.path was" in capsys.readouterr().err
+
+
+def test_tables_with_other_contents_are_not_prepared_already(tmp_path, capsys):
+    log = "".join(f"u{user},i{item},{6 * item + user}\n" for user in range(6) for item in range(6))
+    (tmp_path / "log.csv").write_text(f"user,item,timestamp\n{log}")
+    (tmp_path / "items.csv").write_text("item,title\n" + "".join(f"i{item},Tool {item}\n" for item in range(6)))
+    arguments = command("prepare", "", tmp_path / "run", "--config.prepare.source=tables")
+    arguments.append(f"--config.prepare.interactions_file={tmp_path / 'log.csv'}")
+    arguments.append(f"--config.prepare.items_file={tmp_path / 'items.csv'}")
+    assert main(arguments) == 0
+    assert main(arguments) == 0
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write("u7,i1,9\n")
+    assert main(arguments) == 2
+    assert "SHA-256 of prepare.interactions_file was" in capsys.readouterr().err
 
 
 def test_words_can_be_made_for_given_sids_and_a_dry_run_makes_none(given, tmp_path, capsys):

@@ -103,6 +103,12 @@ def _plain_text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def sha256_of(path: pathlib.Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def hash_of(texts: Mapping[str, str]) -> str:
     """SHA-256 over the names and contents of files, in hexadecimal."""
     digest = hashlib.sha256()

@@ -27,9 +27,9 @@ COLUMNS = (
 TEXT_COLUMNS = ("user_id", "history_item_id", "item_id")  # all that a folder without SIDs needs
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Interactions:
-    """Rows of one split, in file order.
+    """Rows of one split, in file order; equal to others with the same rows.
 
     Attributes:
       users: user id of each row.
@@ -43,6 +43,12 @@ class Interactions:
 
     def __len__(self) -> int:
         return len(self.users)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Interactions):
+            return NotImplemented
+        same = self.users == other.users and self.histories == other.histories
+        return same and np.array_equal(self.targets, other.targets)
 
 
 def read_interactions(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,21 +18,23 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.models.hf import load_hf
 from tsrec_jax.models.sharding import one_device
 from tsrec_jax.models.tokenizer import load_tokenizer
+from tsrec_jax.pipeline import sources
 from tsrec_jax.pipeline.assemble import open_mesh
-from tsrec_jax.pipeline.workdir import commit, machine, versions, write_json
+from tsrec_jax.pipeline.workdir import commit, fingerprint, input_facts, machine, versions, write_json
 from tsrec_jax.sid import plots
 from tsrec_jax.sid.embed import embed_texts, item_text
 from tsrec_jax.sid.index import IndexSettings, SidIndex, build_index, load_index
 from tsrec_jax.sid.quality import SidReport, measure
 from tsrec_jax.sid.report import Gates, failed_gates, to_json, to_markdown
 from tsrec_jax.sid.sentence_encoder import embed_sentences
-from tsrec_jax.training.checkpoints import refuse_differences
+from tsrec_jax.training.checkpoints import differences, refuse_differences
 
 INDEX_FILE = "sid_index.npz"
 IDENTITY = "identity.json"  # what a finished index was made with
 EMBEDDINGS = "embeddings.npy"
 LOGISTICS = ("sids", "batch_rows", "max_collision_rate", "min_code_use")  # settings that do not shape the SIDs
-SHAPE_EMBEDDINGS = ("encoder", "model", "text_fields", "max_tokens")
+SHAPE_CODES = tuple(field.name for field in dataclasses.fields(IndexSettings))
+SHAPE_EMBEDDINGS = ("encoder", "text_fields", "max_tokens")
 Report = Callable[[str], None]
 Base = Callable[[TextFolder], str]  # the run's pretrained model, made where there is none
 
@@ -50,18 +53,20 @@ def make_index(config: ConfigDict, workdir: pathlib.Path, texts: TextFolder, bas
       UserError: the workdir holds an index of other settings, or a gate of the SID report failed.
     """
     folder = workdir / "index"
-    source = {"data": texts.data_hash, "base": _base_facts(config)}
-    identity = {**source, "seed": config.seed, **section_facts(config, "index", LOGISTICS)}
+    encoder = _encoder_facts(config, texts)
+    made_with = {"seed": config.seed, **_settings(config, SHAPE_CODES), **encoder}
+    files = input_facts(config, "index", ("embeddings", "extend"), LOGISTICS)
+    identity = {"data": texts.data_hash, **files, **made_with}
     finished = (folder / INDEX_FILE).exists()
     if finished:
         refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
-    x_ID = _embeddings(config, folder, texts, source, base, report)
+    x_ID = _embeddings(config, folder, texts, encoder, base, report)
     with one_device():
         if finished:
             report("index: finished before, skipped")
             index = load_index(folder / INDEX_FILE)
         else:
-            index = _coded(config, tuple(item.id for item in texts.items), x_ID, report)
+            index = _coded(config, tuple(item.id for item in texts.items), x_ID, made_with, report)
             write_json(folder / IDENTITY, identity)
             index.save(folder / INDEX_FILE)
         sid_report = measure(
@@ -82,17 +87,39 @@ def make_index(config: ConfigDict, workdir: pathlib.Path, texts: TextFolder, bas
     return index
 
 
-def _base_facts(config: ConfigDict) -> Any:
-    """What the encoder's model is: a path, or the settings of the model that the run pretrains."""
-    return config.index.model or config.model.path or config.pretrain.to_dict()
+def _settings(config: ConfigDict, keys: Sequence[str]) -> dict[str, Any]:
+    facts = section_facts(config, "index")
+    return {f"index.{key}": facts[f"index.{key}"] for key in keys}
 
 
-def _coded(config: ConfigDict, item_ids: tuple[str, ...], x_ID: np.ndarray, report: Report) -> SidIndex:
+def _encoder_facts(config: ConfigDict, texts: TextFolder) -> dict[str, Any]:
+    """What turns a text into a vector; of vectors that the user brings nothing is known."""
+    if config.index.embeddings:
+        return {"index.encoder": "none, the embeddings are given"}
+    model = config.index.model or config.model.path
+    pretrained = pathlib.Path(model) / sources.IDENTITY
+    if not model:
+        model = f"pretrained ({fingerprint(sources.pretraining_identity(config, texts))})"
+    elif pretrained.is_file():  # by this program, in this run or another
+        model = f"pretrained ({fingerprint(json.loads(pretrained.read_text(encoding='utf-8')))})"
+    return {"encoder's model": model, "model.dtype": config.model.dtype, **_settings(config, SHAPE_EMBEDDINGS)}
+
+
+def _coded(
+    config: ConfigDict, item_ids: tuple[str, ...], x_ID: np.ndarray, made_with: Mapping[str, Any], report: Report
+) -> SidIndex:
     """A new index, or one of an earlier run with the new items coded by its codebooks."""
     if not config.index.extend:
         settings = section(config, "index", IndexSettings)
-        return build_index(item_ids, x_ID, settings, config.seed, lambda line: report(f"index: {line}"))
+        index = build_index(item_ids, x_ID, settings, config.seed, lambda line: report(f"index: {line}"))
+        return dataclasses.replace(index, made_with=made_with)
     earlier = load_index(config.index.extend)
+    changed = differences(earlier.made_with, made_with)
+    if changed:
+        raise UserError(
+            f"{config.index.extend} was made with other settings ({changed}); set them as they were, and "
+            "config.index.model=ITS_WORKDIR/pretrained where its run pretrained the model"
+        )
     if len(earlier.whitening.mean_D) != x_ID.shape[1]:
         raise UserError(
             f"{config.index.extend} was made of embeddings with {len(earlier.whitening.mean_D)} features and these "
@@ -107,15 +134,14 @@ def _embeddings(
     config: ConfigDict,
     folder: pathlib.Path,
     texts: TextFolder,
-    source: Mapping[str, Any],
+    encoder: Mapping[str, Any],
     base: Base,
     report: Report,
 ) -> np.ndarray:
     """float32 x_ID of the items: the user's, or made here and kept, so that a killed run does not make them again."""
     if config.index.embeddings:
         return _given_embeddings(pathlib.Path(config.index.embeddings), len(texts.items))
-    settings = section_facts(config, "index")
-    facts = {**source, **{f"index.{key}": settings[f"index.{key}"] for key in SHAPE_EMBEDDINGS}}
+    facts = {"data": texts.data_hash, **encoder}
     file, made_with = folder / EMBEDDINGS, folder / "embeddings.json"
     if file.exists() and json.loads(made_with.read_text(encoding="utf-8")) == facts:
         return np.load(file)
@@ -173,7 +199,7 @@ def _write_report(
     facts: Mapping[str, Any] = {
         "dataset": texts.name,
         "settings": section_facts(config, "index", LOGISTICS),
-        "encoder": _base_facts(config),
+        "encoder": config.index.model or config.model.path or config.pretrain.to_dict(),
         "seed": config.seed,
         "data_hash": texts.data_hash,
         "commit": commit(),

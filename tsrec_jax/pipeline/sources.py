@@ -7,13 +7,14 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from tsrec_jax.configuration import section, section_facts
+from tsrec_jax.configuration import section
 from tsrec_jax.data.dataset import Dataset, write_dataset
 from tsrec_jax.data.input import packed_batches, train_iterator
 from tsrec_jax.data.interactions import Interactions
@@ -33,7 +34,7 @@ from tsrec_jax.models.hf import save_hf
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.assemble import open_mesh, prompt_templates
 from tsrec_jax.pipeline.fit import validation_loss
-from tsrec_jax.pipeline.workdir import write_json
+from tsrec_jax.pipeline.workdir import input_facts, write_json
 from tsrec_jax.training.checkpoints import refuse_differences
 from tsrec_jax.training.loop import LoopSettings, train
 from tsrec_jax.training.loss import LossSettings
@@ -77,9 +78,7 @@ def open_folder(config: ConfigDict, workdir: pathlib.Path, report: Callable[[str
     if not folder.exists():
         write_dataset(SHOP_NAME, shop.catalogue, shop.splits, shop.clusters, folder)
     there = read_texts(folder)
-    if there.items != shop.catalogue.items or any(
-        not np.array_equal(there.splits[name].targets, rows.targets) for name, rows in shop.splits.items()
-    ):
+    if there.items != shop.catalogue.items or there.splits != shop.splits:
         raise UserError(f"{folder}: a shop of another seed, num_items or num_users; give another --workdir")
     return folder
 
@@ -93,13 +92,14 @@ def prepared_folder(config: ConfigDict, workdir: pathlib.Path, report: Callable[
     settings = config.prepare
     if not settings.source:
         raise UserError("config.prepare.source is empty; set amazon2018, amazon2023 or tables")
-    folder, identity = workdir / "prepared", section_facts(config, "prepare", ("base_url",))
+    tables = ("interactions_file", "items_file") if settings.source == "tables" else ()
+    folder, identity = workdir / "prepared", input_facts(config, "prepare", tables, ("base_url",))
     if folder.exists():
         refuse_differences(folder, json.loads((workdir / PREPARED).read_text(encoding="utf-8")), identity)
         report("prepare: finished before, skipped")
         return folder
     if settings.source == "tables":
-        for key in ("interactions_file", "items_file"):
+        for key in tables:
             if not settings[key]:
                 raise UserError(f"config.prepare.{key} is empty; name a CSV or Parquet file")
         source = RawSource("tables", settings.interactions_file, settings.items_file)
@@ -141,6 +141,12 @@ def upper_bound(config: ConfigDict, dataset: Dataset, rows: Interactions, ks: Se
     return dict(score(ranked, rows.targets, dataset.catalogue, ks).sid)
 
 
+def pretraining_identity(config: ConfigDict, texts: TextFolder) -> dict[str, Any]:
+    """What decides the model that `pretrain` makes."""
+    wording = prompt_templates(config).wording()
+    return {"seed": config.seed, "data": texts.data_hash, "wording": wording, **config.pretrain.to_dict()}
+
+
 def pretrain(
     config: ConfigDict, texts: TextFolder, workdir: pathlib.Path, report: Callable[[str], None]
 ) -> pathlib.Path:
@@ -154,15 +160,14 @@ def pretrain(
       UserError: the workdir holds a model that was pretrained with other settings.
     """
     folder, settings = workdir / "pretrained", config.pretrain
-    wording = prompt_templates(config).wording()
-    identity = {"seed": config.seed, "data": texts.data_hash, "wording": wording, **settings.to_dict()}
+    identity = pretraining_identity(config, texts)
     if folder.exists():
         refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
         return folder
     scratch = workdir / "pretraining"
     sentences = item_texts(texts.items)
     if not (scratch / "model").exists():
-        train_tokenizer([*sentences, *wording], scratch / "model", vocab_size=settings.vocab_size)
+        train_tokenizer([*sentences, *identity["wording"]], scratch / "model", vocab_size=settings.vocab_size)
     tokenizer = load_tokenizer(scratch / "model")
     end = tokenizer.eos_token_id
     encoded = tokenizer(sentences, add_special_tokens=False)["input_ids"]

@@ -9,14 +9,14 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from tsrec_jax.configuration import section, section_facts
+from tsrec_jax.configuration import section
 from tsrec_jax.data.catalogue import Catalogue, Cluster
 from tsrec_jax.data.clusters import read_clusters, write_clusters
-from tsrec_jax.data.dataset import CLUSTERS, Dataset, read_dataset, write_dataset
+from tsrec_jax.data.dataset import CLUSTERS, SPLITS, Dataset, read_dataset, write_dataset
 from tsrec_jax.data.text_folder import TextFolder, read_texts
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline.indexing import Base, Report, make_index
-from tsrec_jax.pipeline.workdir import write_json
+from tsrec_jax.pipeline.workdir import input_facts, write_json
 from tsrec_jax.teacher.cost import Plan
 from tsrec_jax.teacher.describe import describe, plan
 from tsrec_jax.teacher.settings import TeacherSettings
@@ -83,8 +83,16 @@ def make_dataset(
     if not made.exists():
         write_dataset(name, catalogue, texts.splits, clusters, made)
     dataset = read_dataset(made, name)
-    if dataset.catalogue != catalogue or tuple(dataset.clusters.values()) != clusters:
-        raise UserError(f"{made} belongs to other SIDs or words; give another --workdir")
+    parts = {
+        "SIDs": dataset.catalogue != catalogue,
+        "words": tuple(dataset.clusters.values()) != clusters,
+        **{f"{split}.csv": dataset.splits.get(split) != texts.splits.get(split) for split in SPLITS},
+    }
+    changed = [part for part, differs in parts.items() if differs]
+    if changed:
+        raise UserError(
+            f"{made} was made of other {', '.join(changed)} than those of {folder} and this run; give another --workdir"
+        )
     return dataset, texts
 
 
@@ -105,7 +113,8 @@ def make_words(
 ) -> tuple[Cluster, ...]:
     """The stage `describe`: `describe/` in the workdir, with the teacher's answers and the keyword file."""
     folder = workdir / "describe"
-    identity = {"data": _catalogue_hash(catalogue), **section_facts(config, "describe", LOGISTICS)}
+    files = ("path",) if config.describe.backend == "file" else ()
+    identity = {"data": _catalogue_hash(catalogue), **input_facts(config, "describe", files, LOGISTICS)}
     file = folder / CLUSTERS.lstrip(".")
     if file.exists():
         refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)

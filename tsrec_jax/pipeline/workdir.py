@@ -9,13 +9,16 @@ import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 import tsrec_jax
+from tsrec_jax.configuration import section_facts
+from tsrec_jax.data.folder_files import sha256_of
+from tsrec_jax.errors import UserError
 from tsrec_jax.training.checkpoints import refuse_differences
 
 PACKAGES = (
@@ -122,6 +125,23 @@ class Workdir:
         stages = self._stages()
         stages[stage] = {"inputs": fingerprint(inputs), "facts": dict(facts)}
         write_json(self.path / "stages.json", stages)
+
+
+def input_facts(config: ConfigDict, name: str, files: Sequence[str], without: Sequence[str] = ()) -> dict[str, Any]:
+    """The facts of a config section, in which its settings that name `files` count by what those hold.
+
+    So a file that moved is the same input, and one that was written anew is another.
+
+    Raises:
+      UserError: a file that is named is not there.
+    """
+    facts = section_facts(config, name, (*without, *files))
+    for key in files:
+        path = config[name][key]
+        if path and not pathlib.Path(path).is_file():
+            raise UserError(f"config.{name}.{key}={path!r}: no such file; name the place where it is now")
+        facts[f"SHA-256 of {name}.{key}"] = sha256_of(pathlib.Path(path)) if path else ""
+    return facts
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -72,6 +72,7 @@ class SidIndex:
       quantiser: the codebooks.
       item_ids: one for each row of `codes_IC`.
       codes_IC: int32; with `extra_level` it has one level more than the quantiser.
+      made_with: the settings behind codes and embeddings as JSON values, which whoever extends the index must share.
     """
 
     method: str
@@ -80,6 +81,7 @@ class SidIndex:
     quantiser: Quantiser
     item_ids: tuple[str, ...]
     codes_IC: np.ndarray
+    made_with: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -117,7 +119,7 @@ class SidIndex:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes one .npz; it appears only when it is complete."""
         path = pathlib.Path(path)
-        facts = json.dumps({"method": self.method, "collisions": self.collisions})
+        facts = json.dumps({"method": self.method, "collisions": self.collisions, "made_with": self.made_with})
         arrays = {f"quantiser/{name}": array for name, array in self.quantiser.arrays().items()}
         temporary = path.with_name(path.name + ".tmp")
         with temporary.open("wb") as file:
@@ -190,6 +192,7 @@ def load_index(path: str | os.PathLike[str]) -> SidIndex:
             kind.from_arrays(parts),
             tuple(arrays["item_ids"].tolist()),
             arrays["codes_IC"],
+            facts["made_with"],
         )
     except FileNotFoundError:
         raise UserError(f"{path}: not there; give the sid_index.npz that the stage `index` wrote") from None

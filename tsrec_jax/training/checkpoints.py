@@ -59,10 +59,15 @@ def _unflatten(like: Any, named: dict[str, Any]) -> Any:
 
 def refuse_differences(where: pathlib.Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Raises a UserError that lists the settings in which a folder's run differs from the one that wants to use it."""
-    keys = [key for key in sorted(set(there) | set(here)) if there.get(key) != here.get(key)]
-    if keys:
-        listed = "; ".join(f"{key} was {there.get(key)!r} and is now {here.get(key)!r}" for key in keys)
+    listed = differences(there, here)
+    if listed:
         raise UserError(f"{where} belongs to another run ({listed}); use a new --workdir or the settings it began with")
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The settings that differ, each with what it was and what it is; empty where none does."""
+    keys = [key for key in sorted(set(there) | set(here)) if there.get(key) != here.get(key)]
+    return "; ".join(f"{key} was {there.get(key)!r} and is now {here.get(key)!r}" for key in keys)
 
 
 class Checkpoints:

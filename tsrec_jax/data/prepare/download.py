@@ -8,7 +8,6 @@ are never fetched: on a machine without a network, put them in the folder by oth
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import http.client
 import json
 import os
@@ -22,6 +21,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
+from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.data.prepare.raw import RawSource
 from tsrec_jax.errors import UserError
 
@@ -106,12 +106,6 @@ def download(
         else:
             _fetch(url, path, expected, report, patience or Patience())
     return RawSource(kind, paths[0], paths[1])
-
-
-def sha256_of(path: pathlib.Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- a file that is there ---

@@ -13,7 +13,6 @@ Plain tables are .csv (UTF-8, with a header) or .parquet; other columns are igno
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 
 import polars as pl
 
+from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.data.prepare.raw_rows import (
     INTERACTION_SCHEMA,
     ITEM_SCHEMA,
@@ -155,9 +155,7 @@ def _read_file(path: pathlib.Path, what: str, lines: Lines, spill: _Spill, repor
         first = f"; {examples[0]}" if examples else ""
         raise UserError(f"{path}: none of its {count} lines is an {what} of this kind of data{first}")
     report(f"read {path.name}: {count:,} lines, {malformed:,} malformed{''.join(f'; {line}' for line in examples)}")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileCount(path.name, digest, count, malformed, tuple(examples))
+    return FileCount(path.name, sha256_of(path), count, malformed, tuple(examples))
 
 
 class _Spill:
