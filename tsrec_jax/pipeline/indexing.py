@@ -199,7 +199,7 @@ def _write_report(
     facts: Mapping[str, Any] = {
         "dataset": texts.name,
         "settings": section_facts(config, "index", LOGISTICS),
-        "encoder": config.index.model or config.model.path or config.pretrain.to_dict(),
+        "encoder": config.index.embeddings or config.index.model or config.model.path or config.pretrain.to_dict(),
         "seed": config.seed,
         "data_hash": texts.data_hash,
         "commit": commit(),

@@ -84,7 +84,7 @@ def make_dataset(
         write_dataset(name, catalogue, texts.splits, clusters, made)
     dataset = read_dataset(made, name)
     parts = {
-        "SIDs": dataset.catalogue != catalogue,
+        "items or SIDs": dataset.catalogue != catalogue,
         "words": tuple(dataset.clusters.values()) != clusters,
         **{f"{split}.csv": dataset.splits.get(split) != texts.splits.get(split) for split in SPLITS},
     }
