@@ -38,6 +38,9 @@ class FakeCatalogue:
             raise UserError(f"item {item_id!r} is not in the catalogue; nearest ids: {near}")
         return self._items[item_id]
 
+    def titled(self, title):
+        return [item for item in self._items.values() if item.title == title]
+
     def find(self, text, limit):
         words = text.lower().split()
         return [

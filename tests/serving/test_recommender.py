@@ -169,6 +169,8 @@ def test_items_come_go_and_are_blocked_while_it_serves_and_nothing_compiles(expo
     assert ids()[:2] == [best.item_id, "NEW"]
     catalogue.remove(best.item_id)
     assert ids()[0] == "NEW"
+    assert [item.id for item in catalogue.titled("A new thing")] == ["NEW"]
+    assert catalogue.titled(best.title) == []
     with pytest.raises(UserError, match="not in the catalogue"):
         recommender.recommend([[best.item_id]])
 

@@ -43,6 +43,9 @@ class LiveCatalogue:
             item.id: LiveItem(item.id, item.title, sid)
             for item, sid in zip(catalogue.items, catalogue.sids, strict=True)
         }
+        self._titled: dict[str, dict[str, None]] = {}
+        for item in catalogue.items:
+            self._titled.setdefault(item.title, {})[item.id] = None
         self._members: dict[Codes, dict[str, None]] = {}  # a dict keeps the order in which items came
         for item, codes in zip(catalogue.items, catalogue.codes_IC.tolist(), strict=True):
             self._members.setdefault(tuple(codes), {})[item.id] = None
@@ -80,6 +83,11 @@ class LiveCatalogue:
             hint = f"; nearest ids: {', '.join(near)}" if near else ""
             raise UserError(f"item {item_id!r} is not in the catalogue of {self.num_items} items{hint}")
         return found
+
+    def titled(self, title: str) -> list[LiveItem]:
+        """The items that have exactly this title, in the order in which they came."""
+        found = (self._items.get(item_id) for item_id in list(self._titled.get(title, ())))
+        return [item for item in found if item is not None]  # one may have gone meanwhile
 
     def find(self, text: str, limit: int) -> list[LiveItem]:
         """The first `limit` items whose id or title holds every word of a text, whatever the case."""
@@ -127,8 +135,9 @@ class LiveCatalogue:
                 )
         with self.held():
             before = self._items.get(str(item_id))
-            if before is not None and before.sid != sid:
+            if before is not None and (before.sid, before.title) != (sid, title):
                 self._forget(before)
+            self._titled.setdefault(title, {})[str(item_id)] = None
             self._items[str(item_id)] = LiveItem(str(item_id), title, sid, blocked)
             self._members.setdefault(self._codes(sid), {})[str(item_id)] = None
             self._settle(self._codes(sid))
@@ -142,8 +151,8 @@ class LiveCatalogue:
         """
         with self.held():
             item = self.item(item_id)
-            del self._items[item.id]
             self._forget(item)
+            del self._items[item.id]
 
     def block(self, item_ids: Iterable[str], blocked: bool = True) -> None:
         """Keeps items from being recommended, or lets them again.
@@ -161,8 +170,12 @@ class LiveCatalogue:
         return tuple(self._code_of[level][token] for level, token in enumerate(sid))
 
     def _forget(self, item: LiveItem) -> None:
+        """Takes an item out of what finds it by title and by SID."""
         codes = self._codes(item.sid)
         del self._members[codes][item.id]
+        del self._titled[item.title][item.id]
+        if not self._titled[item.title]:
+            del self._titled[item.title]
         self._settle(codes)
 
     def _settle(self, codes: Codes) -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tsrec_jax.serving.batcher import Answered
 
-MAX_HISTORY = 200
+MAX_HISTORY = 50
 MAX_TITLES = 50  # each is looked up by its text
 MAX_FILTER = 10_000
 MAX_K = 512

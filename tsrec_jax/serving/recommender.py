@@ -235,7 +235,8 @@ class Recommender:
 
     def warm_up(self, report: Callable[[str], None], *, max_history: int) -> None:
         """Compiles the search for every prompt length that a history of at most `max_history` items can have."""
-        item = next(iter(self.catalogue.find("", 1)))
+        (item,) = self.catalogue.find("", 1)
+        filters = [SidFilter(allowed_NC=self.catalogue.codes([item.id]))]
         searcher = self._searcher(self.beams)
         done: set[int] = set()
         for length in range(1, max_history + 1):
@@ -245,7 +246,7 @@ class Recommender:
             if bucket not in done:
                 done.add(bucket)
                 report(f"warm-up: histories from {length} items, {bucket} prompt tokens")
-                searcher.run([prompt], [SidFilter()])
+                searcher.run([prompt], filters)
 
     def _searcher(self, beams: int) -> Searcher:
         if beams not in self._searchers:

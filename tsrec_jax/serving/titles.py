@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.serving.recommender import LiveCatalogue
+from tsrec_jax.serving.live_catalogue import LiveCatalogue
 
 _CANDIDATES = 50  # items looked at for each word of a title that no item has
 _WORDS = 8  # the longest ones of such a title, which say most
@@ -23,7 +23,7 @@ def ids_of_titles(catalogue: LiveCatalogue, titles: Sequence[str]) -> list[str]:
 
 
 def _id_of_title(catalogue: LiveCatalogue, title: str) -> str:
-    ids = [item.id for item in catalogue.find(title, catalogue.num_items) if item.title == title]
+    ids = [item.id for item in catalogue.titled(title)]
     if len(ids) == 1:
         return ids[0]
     if ids:
