@@ -9,7 +9,7 @@ pytest.importorskip("torch", reason="needs torch (extra `peers`): the benchmark 
 
 from benchmarks import decode
 from benchmarks.decoding import cases, comparison, constraint, curves
-from benchmarks.decoding.builds import generated_codes, measure_build
+from benchmarks.decoding.builds import generated_codes
 from benchmarks.decoding.constraints import SparseTransitions
 from benchmarks.decoding.floor import floor_of, gemm_rate
 from benchmarks.decoding.ours import search_pair
@@ -79,20 +79,12 @@ def test_the_floor_counts_every_product_once():
 @pytest.mark.filterwarnings("ignore")
 def test_the_whole_benchmark_reports_and_goes_on_after_a_cut(tmp_path, monkeypatch):
     monkeypatch.setattr(cases, "tiny_qwen2", cases.miniature)
-    monkeypatch.setattr(constraint, "SHAPES", ((8, 8, 8, 8),))
-    monkeypatch.setattr(constraint, "measure_apart", measure_build)
     monkeypatch.setattr(comparison, "gemm_rate", lambda *shape: 1e9)
     monkeypatch.setattr(comparison, "square_rate", lambda: 2e9)
     monkeypatch.setattr(curves, "CACHE_LIMIT", 0)  # ours alone
-    monkeypatch.setattr(constraint, "HOST_LIMIT", 0)
     monkeypatch.setattr(curves, "HOST_LIMIT", 0)
     monkeypatch.setattr(curves, "qwen2_config", lambda rows, *_: cases.qwen2_config(rows, 32, 48, 1, 2, 1))
-    small = cases.qwen2_config(1024, 32, 48, 1, 2, 1)
-    step_seconds = constraint.step_seconds
-    monkeypatch.setattr(constraint, "step_seconds", lambda repeats: step_seconds(repeats, small))
-    arguments = (
-        f"--cases=miniature --repeats=2 --pairs=10 --items=500 --beams=4 --curve_items=1000 --workdir={tmp_path}"
-    )
+    arguments = f"--parts=cases,curves --cases=miniature --repeats=2 --beams=4 --curve_items=1000 --workdir={tmp_path}"
     options = decode.parse([*arguments.split(), f"--out={tmp_path}/all.json", f"--markdown={tmp_path}/page.md"])
     found = decode.measure(options, "the command")
     text = decode.write_report(found, options.markdown)
@@ -107,6 +99,5 @@ def test_the_whole_benchmark_reports_and_goes_on_after_a_cut(tmp_path, monkeypat
         raise AssertionError("measured again what is kept")
 
     monkeypatch.setattr(decode, "measure_case", fail)
-    monkeypatch.setattr(constraint, "measure_constraint", fail)
     again = decode.measure(options, "the command")
     assert again == json.loads(json.dumps(found))
