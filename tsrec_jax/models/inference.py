@@ -23,6 +23,7 @@ from tsrec_jax.models.decoder import MASKED, Decoder, layer_shapes, rms_norm, ro
 from tsrec_jax.models.sharding import constrain
 
 HEAD_ROWS = 160  # rows of x whose logits over the whole vocabulary are held at once
+POSITIONS, SUFFIX = 8192, 64  # of the rotary table, and those of them kept for what is generated
 FEW_ROWS = 64  # up to so many rows, logits are computed vocabulary-first
 _INPUT_AXES = {"o": 2}  # kernels with more than one input axis
 
@@ -37,6 +38,8 @@ class InferenceModel:
       embedding_VD: the input table.
       head_VD: the output table of an untied model; None: the embedding.
       final_norm_D: scale of the last norm.
+      cos_PH, sin_PH: float32 (positions, H / 2) of the rotary embedding. A table, because XLA:CPU would compute cosines
+        of an expression anew in every layer, for every head.
       config: the shape.
       num_tokens: ids in use; rows beyond have no probability. None: all rows.
     """
@@ -45,6 +48,8 @@ class InferenceModel:
     embedding_VD: jax.Array
     head_VD: jax.Array | None
     final_norm_D: jax.Array
+    cos_PH: jax.Array
+    sin_PH: jax.Array
     config: ModelConfig = dataclasses.field(metadata={"static": True})
     num_tokens: int | None = dataclasses.field(metadata={"static": True})
 
@@ -69,8 +74,8 @@ def _unstacked(
     final_norm_D: jax.Array,
     config: ModelConfig,
     dtype: str,
-) -> tuple[tuple[dict[str, jax.Array], ...], jax.Array, jax.Array | None, jax.Array]:
-    """Layers, tables and last norm of an `InferenceModel`."""
+) -> tuple[tuple[dict[str, jax.Array], ...], jax.Array, jax.Array | None, jax.Array, jax.Array, jax.Array]:
+    """The arrays of an `InferenceModel`, in their order."""
     axes = {name: logical[1:] for name, (_, logical) in layer_shapes(config).items()}
 
     def one(name: str, array: jax.Array, layer: int) -> jax.Array:
@@ -87,7 +92,9 @@ def _unstacked(
         {name: one(name, array, layer) for name, array in stacked.items()} for layer in range(config.num_layers)
     )
     head_VD = None if head_VD is None else head_VD.astype(dtype)
-    return layers, embedding_VD.astype(dtype), head_VD, final_norm_D.astype(dtype)
+    angles_PH = jnp.arange(POSITIONS, dtype=jnp.float32)[:, None] * rope_frequencies(config)
+    tables = embedding_VD.astype(dtype), head_VD, final_norm_D.astype(dtype)
+    return layers, *tables, jnp.cos(angles_PH), jnp.sin(angles_PH)
 
 
 @jax.tree_util.register_dataclass
@@ -159,8 +166,9 @@ def prefill(
     batch, length = tokens_BS.shape
     shared = 0 if prefix is None else prefix.length
     x_BSD = constrain(embed(model, tokens_BS), "batch", None, None)
-    cos, sin = _rope(config, shared + jnp.arange(length))  # (S, H / 2)
-    cos, sin = cos[None, :, None], sin[None, :, None]
+    if shared + length > POSITIONS - SUFFIX:
+        raise ValueError(f"prompts of {shared + length} positions: decoding is made for {POSITIONS - SUFFIX}")
+    cos, sin = (table[shared : shared + length][None, :, None] for table in (model.cos_PH, model.sin_PH))
     visible_TS = jnp.arange(length)[:, None] >= jnp.arange(length)[None]
     visible_TS = jnp.pad(visible_TS, ((0, 0), (shared, 0)), constant_values=True)
     last_B = lengths_B - 1
@@ -191,7 +199,7 @@ def prefill(
     x_BD = jnp.take_along_axis(x_BSD, last_B[:, None, None], axis=1)[:, 0]
     x_DB1 = x_BD.T[..., None]
     normed = norm_columns(x_DB1, weights["attention_norm"], config.rms_eps)
-    q = _query_columns(normed, weights, config, *_rope_columns(config, (shared + last_B)[:, None]))
+    q = _query_columns(normed, weights, config, *_rope_columns(model, shared + last_B))
     x_DB1 = _after_attention(x_DB1, _attend_columns(q, cache, config.num_layers - 1, (), ()), weights, config)
     return norm_columns(x_DB1, model.final_norm_D, config.rms_eps)[..., 0], cache
 
@@ -223,7 +231,7 @@ def extend(
     """
     config = model.config
     x_DBW = jnp.moveaxis(embed(model, tokens_BW), -1, 0)
-    cos, sin = _rope_columns(config, jnp.broadcast_to((prompt.lengths_B + len(suffix.k))[:, None], tokens_BW.shape))
+    cos, sin = _rope_columns(model, prompt.lengths_B + len(suffix.k))
     own_k, own_v = [], []
     for number, weights in enumerate(model.layers):
         normed = norm_columns(x_DBW, weights["attention_norm"], config.rms_eps)
@@ -280,15 +288,9 @@ def embed(model: InferenceModel, tokens: jax.Array) -> jax.Array:
     return jnp.take(constrain(model.embedding_VD, "vocabulary", None), tokens, axis=0)
 
 
-def _rope(config: ModelConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """cos and sin, float32 (..., H / 2), of positions (...)."""
-    angles = positions[..., None].astype(jnp.float32) * rope_frequencies(config)
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def _rope_columns(config: ModelConfig, positions_BW: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The same, float32 (H / 2, B, W)."""
-    return tuple(jnp.moveaxis(part, -1, 0) for part in _rope(config, positions_BW))
+def _rope_columns(model: InferenceModel, positions_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """cos and sin, float32 (H / 2, B, 1), at one position a request."""
+    return model.cos_PH[positions_B].T[..., None], model.sin_PH[positions_B].T[..., None]
 
 
 def rotate_rows(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
@@ -298,7 +300,7 @@ def rotate_rows(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
 
 def rotate_columns(x_NHBW: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotary embedding over axis 1; cos and sin (H / 2, B, W)."""
+    """Rotary embedding over axis 1; cos and sin (H / 2, B, 1)."""
     a, b = jnp.split(x_NHBW.astype(jnp.float32), 2, axis=1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=1).astype(x_NHBW.dtype)
 
