@@ -17,13 +17,13 @@ NUM_TOKENS = 96
 def make_model():
     """Random decoders of 128 rows, of which 96 are in use; weights are large enough to spread the scores."""
 
-    def make(family="llama", tied=False, mesh=None, seed=0):
+    def make(family="llama", tied=False, mesh=None, seed=0, layers=2):
         facts = {
             "model_type": family,
             "vocab_size": 128,
             "hidden_size": 32,
             "intermediate_size": 48,
-            "num_hidden_layers": 2,
+            "num_hidden_layers": layers,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "rope_theta": 500.0,

@@ -21,7 +21,12 @@ def trie(request, monkeypatch, make_trie):
 @pytest.fixture
 def searcher(make_model, trie):
     return Searcher(
-        InferenceModel.of(make_model()), trie, SearchSettings(BEAMS), batch_size=5, buckets=(24,), filtering=True
+        InferenceModel.of(make_model(layers=1)),
+        trie,
+        SearchSettings(BEAMS),
+        batch_size=5,
+        buckets=(24,),
+        filtering=True,
     )
 
 

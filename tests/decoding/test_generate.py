@@ -15,7 +15,7 @@ def make_model(make_model):
     """make_model of the shared fixtures, in the form that decoding takes; `change` alters the weights before."""
 
     def make(change=None, **options):
-        model = make_model(**options)
+        model = make_model(layers=1, **options)
         if change is not None:
             change(model)
         return InferenceModel.of(model)
@@ -49,24 +49,22 @@ def test_results_come_in_the_order_of_the_prompts_whatever_batches_and_buckets(m
     assert_same(search_all(model, trie, catalogue, prompts, beams=7, batch_size=5, buckets=(24,)), alone)
 
 
-def test_batches_are_full_and_each_prompt_is_in_the_smallest_bucket_that_holds_it(
+def test_batches_are_full_in_the_smallest_bucket_that_holds_them_and_what_is_left_shares_some(
     make_model, trie, prompts, monkeypatch
 ):
     monkeypatch.setattr(generate, "WINDOW_BATCHES", 1)  # batches fill up over several windows
     searcher = Searcher(make_model(), trie, SearchSettings(7), batch_size=2, buckets=(4, 8), prefix=prompts[4][:9])
-    batches = list(searcher._batches([*prompts, prompts[4][:10]]))
+    given = [*prompts, prompts[4][:10], prompts[3][::-1]]
+    batches = list(searcher._batches(given))
     assert [(rows, tokens_BS.shape, prefixed) for rows, tokens_BS, _, prefixed in batches] == [
-        ([1], (2, 4), False),
-        ([0], (2, 8), False),
-        ([3], (2, 16), False),
+        ([3, 6], (2, 16), False),
+        ([1, 0], (2, 8), False),
         ([2], (2, 24), False),
-        ([5], (2, 4), True),
-        ([4], (2, 8), True),
+        ([5, 4], (2, 8), True),
     ]
     for rows, tokens_BS, lengths_B, prefixed in batches:
         for place, row in enumerate(rows):
-            whole = [*prompts, prompts[4][:10]][row]
-            assert [*prompts[4][: 9 * prefixed], *tokens_BS[place, : lengths_B[place]]] == whole
+            assert [*prompts[4][: 9 * prefixed], *tokens_BS[place, : lengths_B[place]]] == given[row]
         assert (lengths_B > 0).all()
 
 
@@ -83,7 +81,8 @@ def test_prompts_may_be_made_while_others_are_searched(make_model, catalogue, tr
     assert_same(search_all(make_model(), trie, catalogue, made, beams=7, batch_size=2, buckets=(24,)), wanted)
 
 
-def test_an_exact_search_widens_until_its_answers_are_proven(make_model, trie, prompts):
+def test_an_exact_search_widens_until_its_answers_are_proven(make_model, trie, prompts, monkeypatch):
+    monkeypatch.setattr(generate, "WIDENING", 12)  # one width between the first and the last
     model, k = make_model(), 3
     narrow = Searcher(model, trie, SearchSettings(3), batch_size=5, buckets=(24,))
     (every,) = (Searcher(model, trie, SearchSettings(40), batch_size=5, buckets=(24,)).run(prompts),)

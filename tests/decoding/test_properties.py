@@ -25,7 +25,7 @@ def whole(request, make_model, make_trie):
     """A searcher whose catalogue a test replaces, and the step scores of every SID there can be, (B, N, C)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trie_module, "DENSE_SLOTS", request.param)
-        model = make_model(seed=3)
+        model = make_model(seed=3, layers=1)
         ids = make_trie(SIZES).token_ids
         trie = Trie.from_codes(EVERY, SIZES, ids)
         settings_, options = SearchSettings(BEAMS), {"batch_size": 3, "buckets": (24,), "filtering": True}

@@ -174,7 +174,9 @@ class Searcher:
     def _batches(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], np.ndarray, np.ndarray, bool]]:
         """(row numbers, tokens_BS, lengths_B, whether the prefix stands before) of full batches.
 
-        What does not fill a batch waits for the next window; at the end a short batch repeats its first prompt.
+        What does not fill a batch waits for the next window. What is left at the end shares batches whatever its
+        lengths, in the bucket of the longest, because a batch costs the same however few of its rows are wanted; a
+        short last one repeats its first prompt.
         """
         members: dict[tuple[bool, int], list[tuple[int, Sequence[int]]]] = {}
         row = 0
@@ -187,9 +189,16 @@ class Searcher:
                 while len(waiting) >= self.batch_size:
                     yield self._padded(kind, waiting[: self.batch_size])
                     del waiting[: self.batch_size]
-        for kind, waiting in sorted(members.items()):
-            if waiting:
-                yield self._padded(kind, waiting)
+        for prefixed in (False, True):
+            left = [
+                (bucket, member)
+                for (kind, bucket), waiting in sorted(members.items())
+                if kind == prefixed
+                for member in waiting
+            ]
+            for start in range(0, len(left), self.batch_size):
+                chunk = left[start : start + self.batch_size]
+                yield self._padded((prefixed, chunk[-1][0]), [member for _, member in chunk])
 
     def _kind(self, row: int, prompt: Sequence[int]) -> tuple[tuple[bool, int], Sequence[int]]:
         """(whether the prefix stands before, bucket) of a prompt, and what of it is left to compute."""
