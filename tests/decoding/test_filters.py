@@ -7,6 +7,7 @@ from tsrec_jax.decoding.filters import LISTED, SidFilter
 from tsrec_jax.decoding.generate import Searcher
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.models.inference import InferenceModel
+from tsrec_jax.models.sharding import make_mesh
 
 BEAMS = 12
 SIZES = (6, 5, 7)
@@ -97,3 +98,15 @@ def test_a_changed_catalogue_is_searched_from_then_on_and_filters_obey_it(search
     for one, wanted in zip(searcher.run(prompts, everything), before, strict=True):
         np.testing.assert_array_equal(one.codes_WC, wanted.codes_WC)
     assert beam_search._cache_size() == size
+
+
+def test_eight_devices_obey_filters_as_one_does(searcher, trie, make_model, prompts):
+    codes_NC = trie.sid_codes()
+    filters = [SidFilter(), SidFilter(excluded_NC=codes_NC[::4]), SidFilter(allowed_NC=codes_NC[::5])] * 2
+    model = InferenceModel.of(make_model(layers=1, mesh=make_mesh(8)))
+    spread = Searcher(model, trie, SearchSettings(BEAMS), batch_size=5, buckets=(24,), filtering=True)
+    assert spread.batch_size == 8
+    given = [*prompts, prompts[0]]
+    for one, wanted in zip(spread.run(given, filters), searcher.run(given, filters), strict=True):
+        np.testing.assert_array_equal(one.codes_WC, wanted.codes_WC)
+        np.testing.assert_allclose(one.scores_W, wanted.scores_W, atol=1e-4)
