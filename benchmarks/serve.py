@@ -243,11 +243,11 @@ def markdown(facts: dict[str, Any]) -> str:
                 *rows,
             ]
         ),
-        f"At twice the highest throughput (queue {facts['queue']}): {100 * refused:.0f} % were refused at once with 429, "
-        f"{overload['status_504']} passed their deadline, {overload['wrong']} were wrong and {overload['lost']} lost. "
-        f"Those accepted came at {overload['per_second'] / facts['capacity']:.2f} of that throughput, with p50 {p50}, "
-        f"p95 {p95} and p99 {p99} from when they were due, p99 {p99_in_server} in the server; at that throughput a full "
-        f"queue and two batches take {bound}.",
+        f"At twice the highest throughput (queue {facts['queue']}): {100 * refused:.0f} % were refused at once with "
+        f"429, {overload['status_504']} passed their deadline, {overload['wrong']} were wrong and {overload['lost']} "
+        f"lost. Those accepted came at {overload['per_second'] / facts['capacity']:.2f} of that throughput, with p50 "
+        f"{p50}, p95 {p95} and p99 {p99} from when they were due, p99 {p99_in_server} in the server; at that "
+        f"throughput a full queue and two batches take {bound}.",
         f"Every answer was compared with that of the recommender alone ({facts['cases']} requests, in turn; scores to "
         f"{NEAR:g}).",
         f"Made by `benchmarks/serve.py`: commit `{facts['commit']}`, machine `{facts['machine']}`.",
