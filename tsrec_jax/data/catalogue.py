@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -108,9 +108,7 @@ class Catalogue:
         """
         found = self._index.get(str(item_id))
         if found is None:
-            near = difflib.get_close_matches(str(item_id), list(self._index), n=3, cutoff=0.5)
-            hint = f"; nearest ids: {', '.join(near)}" if near else ""
-            raise UserError(f"item {item_id!r} is not in the catalogue of {self.num_items} items{hint}")
+            raise unknown_item(item_id, self._index)
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -139,6 +137,13 @@ class Catalogue:
         if list(catalogue.tokens) != facts["tokens"] or catalogue.num_levels != facts["levels"]:
             raise ValueError("its tokens are not those of its items")
         return catalogue
+
+
+def unknown_item(item_id: str, known: Collection[str]) -> UserError:
+    """The error for an id that is not among the known ones; it names the nearest."""
+    near = difflib.get_close_matches(str(item_id), known, n=3, cutoff=0.5)
+    hint = f"; nearest ids: {', '.join(near)}" if near else ""
+    return UserError(f"item {item_id!r} is not in the catalogue of {len(known)} items{hint}")
 
 
 def _by_number(token: str) -> tuple[int, str]:

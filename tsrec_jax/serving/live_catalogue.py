@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from tsrec_jax.data.catalogue import Catalogue
+from tsrec_jax.data.catalogue import Catalogue, unknown_item
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 
@@ -79,9 +78,7 @@ class LiveCatalogue:
         """
         found = self._items.get(str(item_id))
         if found is None:
-            near = difflib.get_close_matches(str(item_id), list(self._items), n=3, cutoff=0.5)
-            hint = f"; nearest ids: {', '.join(near)}" if near else ""
-            raise UserError(f"item {item_id!r} is not in the catalogue of {self.num_items} items{hint}")
+            raise unknown_item(item_id, list(self._items))
         return found
 
     def titled(self, title: str) -> list[LiveItem]:
