@@ -147,6 +147,11 @@ class Searcher:
                 results[row] = found
         return [dataclasses.replace(found, dropped=-np.inf) if not found.exact(k) else found for found in results]
 
+    def bucket(self, length: int) -> int:
+        """The length that a prompt of `length` tokens, without the prefix, is padded to."""
+        found = next((size for size in self.buckets if size >= length), None)
+        return found or length + -length % self.buckets[-1]
+
     def _wider(self, beams: int) -> Searcher:
         """A searcher of more beams and, so that it needs no more memory, fewer requests at once."""
         wider = Searcher(
@@ -207,8 +212,7 @@ class Searcher:
         shared = len(self._prefix_ids)
         prefixed = 0 < shared < len(prompt) and list(prompt[:shared]) == self._prefix_ids
         rest = prompt[shared:] if prefixed else prompt
-        bucket = next((size for size in self.buckets if size >= len(rest)), None)
-        return (prefixed, bucket or len(rest) + -len(rest) % self.buckets[-1]), rest
+        return (prefixed, self.bucket(len(rest))), rest
 
     def _padded(
         self, kind: tuple[bool, int], members: Sequence[tuple[int, Sequence[int]]]

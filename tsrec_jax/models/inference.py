@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from tsrec_jax.models.config import ModelConfig
-from tsrec_jax.models.decoder import MASKED, Decoder, layer_shapes, rms_norm, rope_frequencies
+from tsrec_jax.models.decoder import MASKED, Decoder, layer_shapes, rms_norm, rope_frequencies, rotate
 from tsrec_jax.models.sharding import constrain
 
 HEAD_ROWS = 160  # rows of x whose logits over the whole vocabulary are held at once
@@ -175,7 +175,7 @@ def prefill(
     keys, values = [], []
     for number, weights in enumerate(model.layers):
         normed_BSD = rms_norm(x_BSD, weights["attention_norm"], config.rms_eps)
-        k_BSKH = rotate_rows(_normed(_heads_of(normed_BSD, weights, "k", config), weights, "k_norm", config), cos, sin)
+        k_BSKH = rotate(_normed(_heads_of(normed_BSD, weights, "k", config), weights, "k_norm", config), cos, sin)
         v_BSKH = _heads_of(normed_BSD, weights, "v", config)
         k_BKSH, v_BKSH = jnp.swapaxes(k_BSKH, 1, 2), jnp.swapaxes(v_BSKH, 1, 2)
         if prefix is not None:
@@ -187,7 +187,7 @@ def prefill(
         values.append(v_BKSH)
         if number == config.num_layers - 1:
             break
-        q_BSNH = rotate_rows(_normed(_heads_of(normed_BSD, weights, "q", config), weights, "q_norm", config), cos, sin)
+        q_BSNH = rotate(_normed(_heads_of(normed_BSD, weights, "q", config), weights, "q_norm", config), cos, sin)
         out_BSM = _attend_rows(q_BSNH, k_BKSH, v_BKSH, visible_TS)
         x_BSD = x_BSD + jnp.einsum("bsm,dm->bsd", out_BSM, weights["o"])
         normed_BSD = rms_norm(x_BSD, weights["mlp_norm"], config.rms_eps)
@@ -291,12 +291,6 @@ def embed(model: InferenceModel, tokens: jax.Array) -> jax.Array:
 def _rope_columns(model: InferenceModel, positions_B: jax.Array) -> tuple[jax.Array, jax.Array]:
     """cos and sin, float32 (H / 2, B, 1), at one position a request."""
     return model.cos_PH[positions_B].T[..., None], model.sin_PH[positions_B].T[..., None]
-
-
-def rotate_rows(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotary embedding over the last axis (..., H); cos and sin (..., H / 2)."""
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
 def rotate_columns(x_NHBW: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:

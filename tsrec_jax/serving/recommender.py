@@ -15,7 +15,7 @@ from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.prompts import PromptBuilder, Templates
 from tsrec_jax.decoding.beam_search import SearchSettings
 from tsrec_jax.decoding.filters import SidFilter
-from tsrec_jax.decoding.generate import BUCKETS, Found, Searcher
+from tsrec_jax.decoding.generate import Found, Searcher
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.hf import load_hf
@@ -241,8 +241,7 @@ class Recommender:
         done: set[int] = set()
         for length in range(1, max_history + 1):
             (prompt,) = self._prompts([Request((item.id,) * length)])
-            size = len(prompt) - len(self._prefix)
-            bucket = next((bucket for bucket in BUCKETS if bucket >= size), size)
+            bucket = searcher.bucket(len(prompt) - len(self._prefix))
             if bucket not in done:
                 done.add(bucket)
                 report(f"warm-up: histories from {length} items, {bucket} prompt tokens")
