@@ -2,12 +2,11 @@
 
 import collections
 import itertools
-import json
 
 import numpy as np
 import pytest
 
-from tsrec_jax.data.input import choose_loss_slots, packed_batches, train_iterator
+from tsrec_jax.data.input import choose_loss_slots, packed_batches, train_batches
 from tsrec_jax.data.records import open_records, write_records
 from tsrec_jax.data.tasks import Example
 from tsrec_jax.errors import UserError
@@ -27,21 +26,25 @@ def make_examples(count, task=0, seed=0, first=1):
     return rows
 
 
-def iterate(sources, *, rates=None, seed=3, accumulation=2, **process):
-    return train_iterator(
+def batches_of(sources, *, rates=None, seed=3, accumulation=2, rows=B, part=slice(None)):
+    return train_batches(
         sources,
         rates=rates or dict.fromkeys(sources, 1.0),
         sequence_length=T,
-        rows=B,
+        rows=rows,
         loss_slots=P,
         accumulation=accumulation,
         seed=seed,
-        **process,
+        part=part,
     )
 
 
-def take(iterator, count):
-    return list(itertools.islice(iterator, count))
+def take(batches, count, start=0):
+    """The batches of `count` steps behind step `start`, through the iterator that training reads."""
+    iterator = batches.from_step(start)
+    found = list(itertools.islice(iterator, count))
+    iterator.close()
+    return found
 
 
 def rows_of(batch):
@@ -130,7 +133,7 @@ def test_the_first_token_of_an_example_is_never_a_target():
 
 def test_loss_slots_fit_the_longest_answer_and_the_usual_share():
     one = [Example(0, np.ones(10, np.int32), 5, "a")]
-    assert choose_loss_slots(one, 64) == 40  # a half of 64 tokens, with a quarter to spare
+    assert choose_loss_slots(one, 64) == 40  # a half of 64 tokens with 4 % to spare, in multiples of 8
     long = [*one * 50, Example(0, np.ones(64, np.int32), 1, "b")]
     assert choose_loss_slots(long, 64) == 64
     few = [Example(0, np.ones(64, np.int32), 62, "a")]
@@ -145,88 +148,96 @@ def test_examples_that_cannot_fit_are_refused():
 
 
 def test_training_batches_have_an_accumulation_axis_and_the_same_layout():
-    iterator = iterate({"a": make_examples(40)}, accumulation=3)
-    batch = next(iterator)
+    (batch,) = take(batches_of({"a": make_examples(40)}, accumulation=3), 1)
     assert batch["tokens_BT"].shape == (3, B, T)
     assert batch["loss_target_BP"].shape == (3, B, P)
     known = set(plain(make_examples(40)))
     assert all(example in known for row in rows_of(batch) for example in unpack(row))
-    iterator.close()
 
 
 def test_the_same_seed_gives_the_same_batches_and_another_seed_others():
     sources = {"a": make_examples(40), "b": make_examples(20, task=1, first=60)}
-    first, again, other = (iterate(sources, seed=seed) for seed in (3, 3, 4))
-    batches = take(first, 6)
-    assert_equal(batches, take(again, 6))
-    assert any((a["tokens_BT"] != b["tokens_BT"]).any() for a, b in zip(batches, take(other, 6), strict=True))
-    for iterator in (first, again, other):
-        iterator.close()
+    batches, again, other = (take(batches_of(sources, seed=seed), 6) for seed in (3, 3, 4))
+    assert_equal(batches, again)
+    assert any((a["tokens_BT"] != b["tokens_BT"]).any() for a, b in zip(batches, other, strict=True))
 
 
-def test_resume_from_any_batch_is_exact(tmp_path):
+def test_a_run_continues_at_any_step_from_records_on_disk(tmp_path):
     examples = {"a": make_examples(40), "b": make_examples(20, task=1, first=60)}
     write_records(examples, tmp_path / "records")
-    whole = iterate(open_records(tmp_path / "records"))
-    batches, states = [], []
-    for _ in range(8):
-        states.append(json.loads(json.dumps(whole.get_state())))
-        batches.append(next(whole))
-    for start in (0, 1, 4, 7):
-        resumed = iterate(open_records(tmp_path / "records"))
-        take(resumed, 2)
-        resumed.set_state(states[start])
-        assert_equal(take(resumed, 8 - start), batches[start:])
-        resumed.close()
-    whole.close()
+    batches = take(batches_of(open_records(tmp_path / "records")), 12)
+    for start in (0, 1, 5, 11):
+        again = batches_of(open_records(tmp_path / "records"))
+        assert_equal(take(again, 12 - start, start), batches[start:])
 
 
-def single_rows(count, task=0, first=1):
-    """Examples that fill a row each, so that the stream shows their order."""
-    return [
-        Example(task, np.array([first + number] * T, np.int32), T - 1, f"{task}/{number}") for number in range(count)
-    ]
+def test_the_keys_of_a_step_name_its_examples():
+    examples = make_examples(40)
+    tokens = {row.key: tuple(row.tokens.tolist()) for row in examples}
+    batches = batches_of({"a": examples})
+    for step, batch in enumerate(take(batches, 5), 1):
+        found = [tokens for row in rows_of(batch) for _, tokens, _ in unpack(row)]
+        assert [tokens[key] for key in batches.keys(step)] == found
 
 
-def stream(iterator, count):
-    """The first tokens of the next rows."""
-    found = []
-    while len(found) < count:
-        found.extend(next(iterator)["tokens_BT"][..., 0].ravel().tolist())
-    return found[:count]
+def first_tokens(batch):
+    return [tokens[0] for row in rows_of(batch) for _, tokens, _ in unpack(row)]
 
 
-def test_every_epoch_shows_each_row_once_in_a_new_order():
-    iterator = iterate({"a": single_rows(24)}, accumulation=1)
-    epochs = np.array(stream(iterator, 72)).reshape(3, 24)
+def stream_of(batches, steps):
+    """The first tokens of the examples of the first `steps` steps, in their order."""
+    return [token for batch in take(batches, steps) for token in first_tokens(batch)]
+
+
+def test_every_epoch_shows_each_example_once_in_a_new_order():
+    examples = make_examples(60)
+    stream = stream_of(batches_of({"a": examples}, accumulation=1, rows=1), 160)
+    epochs = np.array(stream[:240]).reshape(4, 60)
     for epoch in epochs:
-        assert sorted(epoch.tolist()) == list(range(1, 25))
-    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 3
-    assert epochs[0].tolist() != list(range(1, 25))
-    iterator.close()
+        assert sorted(epoch.tolist()) == list(range(1, 61))
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 4
 
 
-def test_tasks_are_mixed_in_proportion_to_rows_times_rate():
-    sources = {"a": single_rows(30), "b": single_rows(10, task=1, first=100), "c": single_rows(9, task=2, first=200)}
-    iterator = iterate(sources, rates={"a": 1.0, "b": 3.0})
-    counts = collections.Counter(token // 100 for token in stream(iterator, 600))
-    assert counts[0] == pytest.approx(300, abs=4)
-    assert counts[1] == pytest.approx(300, abs=4)
-    assert set(counts) == {0, 1}
-    iterator.close()
+def test_a_quarter_of_a_task_an_epoch_shows_all_of_it_in_four():
+    sources = {"a": make_examples(30), "b": make_examples(20, task=1, first=100), "c": make_examples(9, task=2)}
+    rates = {"a": 1.0, "b": 0.25}
+    stream = stream_of(batches_of(sources, rates=rates, accumulation=1, rows=1), 120)
+    counts = collections.Counter(stream[: 4 * 35])
+    assert counts == collections.Counter({**dict.fromkeys(range(1, 31), 4), **dict.fromkeys(range(100, 120), 1)})
+    for epoch in range(4):
+        assert sum(token >= 100 for token in stream[epoch * 35 : epoch * 35 + 35]) == 5
 
 
-def test_processes_read_disjoint_slices_that_cover_everything():
-    sources = {"a": single_rows(24), "b": single_rows(12, task=1, first=101)}
-    seen = []
-    for index in range(3):
-        iterator = iterate(sources, process_index=index, process_count=3)
-        seen.append(set(stream(iterator, 48)))
-        iterator.close()
-    assert set.union(*seen) == {*range(1, 25), *range(101, 113)}
-    assert sum(len(part) for part in seen) == 36
+def test_the_parts_of_the_processes_make_up_the_same_batches():
+    sources = {"a": make_examples(40), "b": make_examples(20, task=1, first=60)}
+    whole = take(batches_of(sources), 4)
+    parts = [take(batches_of(sources, part=slice(start, start + 2)), 4) for start in (0, 2)]
+    joined = [{key: np.concatenate([a[key], b[key]], axis=1) for key in a} for a, b in zip(*parts, strict=True)]
+    assert_equal(joined, whole)
+    assert batches_of(sources, part=slice(0, 2)).keys(3) == batches_of(sources).keys(3)
 
 
-def test_more_processes_than_rows_are_refused():
-    with pytest.raises(UserError, match="task a: 2 rows cannot be shared by 3 processes"):
-        iterate({"a": single_rows(2)}, process_index=0, process_count=3)
+def test_epochs_are_counted_in_steps_of_full_rows():
+    examples = make_examples(60)
+    batches = batches_of({"a": examples}, accumulation=1, rows=2)
+    steps = batches.steps(1.0)
+    shown = stream_of(batches, steps)
+    assert set(shown[:60]) == set(range(1, 61))
+    assert len(stream_of(batches, steps - 1)) < 60
+    assert batches.steps(2.5) == -(-5 * len(pack_of(examples)) // 4)
+
+
+def pack_of(examples):
+    """The rows of the first epoch of one task, through the batches of one row."""
+    batches, seen, rows = batches_of({"a": examples}, accumulation=1, rows=1), 0, []
+    for batch in take(batches, len(examples)):
+        rows.append(batch)
+        seen += len(first_tokens(batch))
+        if seen >= len(examples):
+            return rows
+    raise AssertionError("an epoch has no end")
+
+
+def test_rates_that_leave_an_epoch_empty_are_refused():
+    with pytest.raises(UserError, match="an epoch holds no row"):
+        batches_of({"a": make_examples(4)}, rates={"a": 0.01})

@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from tsrec_jax.data.input import train_iterator
+from tsrec_jax.data.input import train_batches
 from tsrec_jax.models.sharding import make_mesh
 from tsrec_jax.models.vocabulary import extend_vocabulary
 from tsrec_jax.training.loop import put_batch
@@ -33,7 +33,7 @@ def settings(**changes):
 
 def batches_of(examples, rows=8, accumulation=1):
     sources = {"a": examples[::2], "b": examples[1::2]}
-    return train_iterator(
+    return train_batches(
         sources,
         rates={"a": 1.0, "b": 1.0},
         sequence_length=32,
@@ -41,9 +41,12 @@ def batches_of(examples, rows=8, accumulation=1):
         loss_slots=32,
         accumulation=accumulation,
         seed=3,
-        process_index=0,
-        process_count=1,
     )
+
+
+def stream_of(examples):
+    """The batches of steps 1, 2, ..."""
+    return map(batches_of(examples).batch, itertools.count(1))
 
 
 def extended(make_model, **kwargs):
@@ -59,8 +62,8 @@ def run_steps(model, batches, optimiser_settings, steps, mesh=None, loss=None):
     schedule = learning_rate_schedule(optimiser_settings)
     step_fn = make_train_step(graphdef, state, transform, loss or LossSettings((1.0, 1.0)), schedule)
     losses = []
-    for _ in range(steps):
-        state, metrics = step_fn(state, put_batch(next(batches), mesh))
+    for batch in itertools.islice(batches, steps):
+        state, metrics = step_fn(state, put_batch(batch, mesh))
         losses.append(float(metrics["loss"]))
     return graphdef, state, losses, step_fn
 
@@ -70,17 +73,17 @@ def named(tree):
 
 
 def test_loss_falls_and_the_step_compiles_once(make_model, examples):
-    _, _, losses, step_fn = run_steps(make_model(), batches_of(examples), settings(), 20)
+    _, _, losses, step_fn = run_steps(make_model(), stream_of(examples), settings(), 20)
     assert losses[-1] < losses[0] - 0.1
     assert step_fn._cache_size() == 1
 
 
 def test_accumulated_micro_batches_equal_one_large_batch(make_model, examples):
-    whole = next(batches_of(examples, rows=8))
+    whole = batches_of(examples, rows=8).batch(1)
     parts = {name: value.reshape(4, 2, *value.shape[2:]) for name, value in whole.items()}
     results = []
     for batch in (whole, parts):
-        _, state, losses, _ = run_steps(make_model(), iter([batch]), settings(), 1)
+        _, state, losses, _ = run_steps(make_model(), [batch], settings(), 1)
         results.append((losses[0], named(state.trained)))
     assert results[0][0] == pytest.approx(results[1][0], abs=1e-6)
     for name, value in results[0][1].items():
@@ -92,7 +95,7 @@ def test_accumulated_micro_batches_equal_one_large_batch(make_model, examples):
 def test_frozen_values_stay_bit_identical_and_have_no_moments(make_model, examples, tied, freeze):
     model = extended(make_model, tied=tied)
     before = named(nnx.state(model))
-    graphdef, state, _, _ = run_steps(model, batches_of(examples), settings(freeze=freeze, weight_decay=0.1), 4)
+    graphdef, state, _, _ = run_steps(model, stream_of(examples), settings(freeze=freeze, weight_decay=0.1), 4)
     after = named(nnx.state(nnx.merge(graphdef, state.trained, state.frozen)))
     tables = [name for name in after if "embedding" in name or "head" in name]
     assert len(tables) == (1 if tied else 2)
@@ -123,11 +126,11 @@ def test_moments_are_float32(make_model, examples):
 
 def test_eight_devices_give_the_losses_and_weights_of_one(make_model, examples):
     with jax.default_matmul_precision("highest"):
-        _, single, losses, _ = run_steps(make_model(), batches_of(examples), settings(), 3)
+        _, single, losses, _ = run_steps(make_model(), stream_of(examples), settings(), 3)
         mesh = make_mesh(data=2, fsdp=2, tensor=2)
         with jax.set_mesh(mesh):
             _, sharded, sharded_losses, step_fn = run_steps(
-                make_model(mesh=mesh), batches_of(examples), settings(), 3, mesh=mesh
+                make_model(mesh=mesh), stream_of(examples), settings(), 3, mesh=mesh
             )
     np.testing.assert_allclose(sharded_losses, losses, atol=1e-5)
     assert step_fn._cache_size() == 1

@@ -15,9 +15,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from tsrec_jax.configuration import task_mix
-from tsrec_jax.data.input import choose_loss_slots, packed_batches, train_iterator
+from tsrec_jax.data.input import choose_loss_slots, packed_batches, train_batches
 from tsrec_jax.data.records import open_records, write_records
-from tsrec_jax.data.tasks import TASKS, Example, build_examples
+from tsrec_jax.data.tasks import TASKS, build_examples
 from tsrec_jax.decoding.generate import search_all
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.metrics import score
@@ -54,7 +54,7 @@ def fit(
     write_records(examples, folder / "records")
     settings = config.train
     rows = _rows_per_microbatch(config, assembly)
-    batches = train_iterator(
+    batches = train_batches(
         open_records(folder / "records"),
         rates=mix.rates,
         sequence_length=settings.sequence_length,
@@ -62,62 +62,49 @@ def fit(
         loss_slots=slots,
         accumulation=settings.accumulation,
         seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
     )
-    max_steps = settings.max_steps or steps_of_epochs(examples, mix.rates, settings.epochs, settings.batch_tokens)
+    max_steps = settings.max_steps or batches.steps(settings.epochs)
     select_by, select_highest = SELECTORS[settings.select_by]
     every = math.ceil(max_steps / settings.validations) if settings.validations else 0
-    try:
-        return train(
-            assembly.model,
-            batches,
-            _validation(config, assembly, rows, slots),
-            task_names=TASKS,
-            old_size=assembly.old_size,
-            loss=LossSettings(mix.weights, settings.loss_normalisation, settings.loss_chunk),
-            optimiser=OptimiserSettings(
-                learning_rate=settings.learning_rate,
-                warmup_steps=settings.warmup_steps,
-                total_steps=max_steps,
-                schedule=settings.schedule,
-                weight_decay=settings.weight_decay,
-                clip_norm=settings.clip_norm,
-                freeze=settings.freeze,
-            ),
-            loop=LoopSettings(
-                max_steps=max_steps,
-                log_every=settings.log_every,
-                validate_every=every,
-                checkpoint_every=settings.checkpoint_every,
-                keep=settings.keep,
-                patience=settings.patience,
-                select_by=select_by,
-                select_highest=select_highest,
-            ),
-            folder=folder,
-            identity=identity,
-            mesh=assembly.mesh,
-            label=label,
-            report=report,
-        )
-    finally:
-        batches.close()
-
-
-def steps_of_epochs(
-    examples: Mapping[str, Sequence[Example]], rates: Mapping[str, float], epochs: float, batch_tokens: int
-) -> int:
-    """Optimiser steps that see every row `epochs x rate` times, were packed rows full (they are, to a few percent)."""
-    tokens = sum(rates[task] * sum(len(row.tokens) for row in rows) for task, rows in examples.items())
-    return max(1, math.ceil(epochs * tokens / batch_tokens))
+    return train(
+        assembly.model,
+        batches,
+        _validation(config, assembly, rows, slots),
+        task_names=TASKS,
+        old_size=assembly.old_size,
+        loss=LossSettings(mix.weights, settings.loss_normalisation, settings.loss_chunk),
+        optimiser=OptimiserSettings(
+            learning_rate=settings.learning_rate,
+            warmup_steps=settings.warmup_steps,
+            total_steps=max_steps,
+            schedule=settings.schedule,
+            weight_decay=settings.weight_decay,
+            clip_norm=settings.clip_norm,
+            freeze=settings.freeze,
+        ),
+        loop=LoopSettings(
+            max_steps=max_steps,
+            log_every=settings.log_every,
+            validate_every=every,
+            checkpoint_every=settings.checkpoint_every,
+            keep=settings.keep,
+            patience=settings.patience,
+            select_by=select_by,
+            select_highest=select_highest,
+        ),
+        folder=folder,
+        identity=identity,
+        mesh=assembly.mesh,
+        label=label,
+        report=report,
+    )
 
 
 def _rows_per_microbatch(config: ConfigDict, assembly: Assembly) -> int:
-    """Rows that one process feeds to one micro-batch.
+    """Rows of one micro-batch, over all processes.
 
     Raises:
-      UserError: they do not divide over the mesh or the processes.
+      UserError: they do not divide over the mesh.
     """
     rows = config.train.batch_tokens // (config.train.sequence_length * config.train.accumulation)
     shards = 1 if assembly.mesh is None else assembly.mesh.shape["data"] * assembly.mesh.shape["fsdp"]
@@ -126,7 +113,7 @@ def _rows_per_microbatch(config: ConfigDict, assembly: Assembly) -> int:
             f"config.train.batch_tokens={config.train.batch_tokens} makes {rows} rows a step, which do not divide over "
             f"data x fsdp = {shards}; use a multiple of sequence_length x accumulation x {shards}"
         )
-    return rows // jax.process_count()
+    return rows
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

@@ -9,14 +9,13 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
 from tsrec_jax.configuration import section
 from tsrec_jax.data.dataset import Dataset, write_dataset
-from tsrec_jax.data.input import packed_batches, train_iterator
+from tsrec_jax.data.input import packed_batches, train_batches
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.prepare.download import download
 from tsrec_jax.data.prepare.preparation import PrepareSettings, prepare
@@ -179,7 +178,7 @@ def pretrain(
     held_out = rows[::VALID_SHARE]
     source = [row for index, row in enumerate(rows) if index % VALID_SHARE]
     per_step = settings.batch_tokens // length
-    batches = train_iterator(
+    batches = train_batches(
         {"text": source},
         rates={"text": 1.0},
         sequence_length=length,
@@ -187,8 +186,6 @@ def pretrain(
         loss_slots=length,
         accumulation=1,
         seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
     )
     valid = list(packed_batches(held_out, length, per_step, length))
     mesh = open_mesh(config)
@@ -206,24 +203,21 @@ def pretrain(
 
     tokens = sum(len(row.tokens) for row in rows)
     report(f"pretrain: {len(sentences)} texts, {tokens} tokens, vocabulary {len(tokenizer)}")
-    try:
-        result = train(
-            model,
-            batches,
-            validate,
-            task_names=("text",),
-            old_size=0,
-            loss=LossSettings((1.0,)),
-            optimiser=OptimiserSettings(settings.learning_rate, min(20, settings.max_steps), settings.max_steps),
-            loop=LoopSettings(max_steps=settings.max_steps, log_every=max(1, settings.max_steps // 10)),
-            folder=scratch,
-            identity=identity,
-            mesh=mesh,
-            label="pretrain",
-            report=report,
-        )
-    finally:
-        batches.close()
+    result = train(
+        model,
+        batches,
+        validate,
+        task_names=("text",),
+        old_size=0,
+        loss=LossSettings((1.0,)),
+        optimiser=OptimiserSettings(settings.learning_rate, min(20, settings.max_steps), settings.max_steps),
+        loop=LoopSettings(max_steps=settings.max_steps, log_every=max(1, settings.max_steps // 10)),
+        folder=scratch,
+        identity=identity,
+        mesh=mesh,
+        label="pretrain",
+        report=report,
+    )
     save_hf(result.model, scratch / "model", dtype="float32")
     write_json(scratch / "model" / IDENTITY, identity)
     os.replace(scratch / "model", folder)

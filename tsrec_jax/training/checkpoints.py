@@ -1,8 +1,8 @@
 """Checkpoints of a run: the newest states for resuming, the best weights for everything after training.
 
-`checkpoints/latest/STEP` holds the whole train state and the input iterator; `checkpoints/best/STEP` the weights
-alone. Trees are stored as flat dictionaries of named arrays, so that a checkpoint does not depend on the classes that
-made it and restores onto any mesh.
+`checkpoints/latest/STEP` holds the whole train state, `checkpoints/best/STEP` the weights alone. The place in the data
+is the step (see `data.input`), so nothing of it is stored. Trees are stored as flat dictionaries of named arrays, so
+that a checkpoint does not depend on the classes that made it and restores onto any mesh.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import grain
 import jax
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
@@ -96,22 +95,15 @@ class Checkpoints:
         newest = self._latest.latest
         return None if newest is None else newest.step
 
-    def save(self, state: TrainState, batches: grain.DatasetIterator, progress: Progress) -> None:
-        """Writes state and iterator in the background; a second call for the same step does nothing."""
+    def save(self, state: TrainState, progress: Progress) -> None:
+        """Writes the state in the background; a second call for the same step does nothing."""
         step = int(state.step)
         if self.latest_step == step:
             return
-        self._latest.save_checkpointables_async(
-            step,
-            {"state": flatten(state), "input": batches},
-            force=True,
-            custom_metadata=dataclasses.asdict(progress),
-        )
+        self._latest.save_async(step, flatten(state), force=True, custom_metadata=dataclasses.asdict(progress))
 
-    def restore(
-        self, like: TrainState, batches: grain.DatasetIterator, identity: dict[str, Any]
-    ) -> tuple[TrainState, Progress]:
-        """Restores the newest state in place of `like` (its shapes and shardings) and moves `batches` to its place.
+    def restore(self, like: TrainState, identity: dict[str, Any]) -> tuple[TrainState, Progress]:
+        """Restores the newest state in place of `like` (its shapes and shardings).
 
         Raises:
           UserError: the checkpoint was made with another vocabulary or other settings; the message lists them.
@@ -119,8 +111,7 @@ class Checkpoints:
         step = self.latest_step
         saved = dict(self._latest.metadata(step).custom_metadata)
         refuse_differences(self._folder / "latest" / str(step), saved["identity"], identity)
-        loaded = self._latest.load_checkpointables(step, {"state": _abstract(like), "input": batches})
-        return _unflatten(like, loaded["state"]), Progress(**saved)
+        return _unflatten(like, self._latest.load(step, _abstract(like))), Progress(**saved)
 
     def save_best(self, step: int, model: Decoder) -> None:
         """Writes the weights of the best validation so far and drops the ones before."""

@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
+from tsrec_jax.data.input import TrainBatches
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.training.checkpoints import Checkpoints, Progress
 from tsrec_jax.training.loss import LossSettings
@@ -83,7 +83,7 @@ class TrainResult:
 
 def train(
     model: Decoder,
-    batches: grain.DatasetIterator,
+    batches: TrainBatches,
     validate: Validate,
     *,
     task_names: tuple[str, ...],
@@ -101,7 +101,7 @@ def train(
 
     Args:
       model: the decoder; its arrays are donated, use the returned model afterwards.
-      batches: packed batches with a leading accumulation axis (`data.input.train_iterator`), with get/set_state.
+      batches: packed batches by number, with a leading accumulation axis.
       validate: maps the current model to named metrics, among them `loop.select_by`.
       task_names: names of the task ids, for the logs.
       old_size: vocabulary rows the base model brought along (the freeze boundary).
@@ -124,9 +124,10 @@ def train(
 
     with Checkpoints(folder / "checkpoints", keep=loop.keep) as checkpoints:
         if checkpoints.latest_step is not None:
-            state, progress = checkpoints.restore(state, batches, dict(identity))
+            state, progress = checkpoints.restore(state, dict(identity))
             report(f"{label}: resuming after step {int(state.step)} of {loop.max_steps}")
         step = int(state.step)
+        iterator = batches.from_step(step)
         log = MetricsLog(folder, resume_step=step)
         started = time.perf_counter() - progress.seconds
         meter = _Meter(task_names, step, loop.max_steps)
@@ -151,7 +152,7 @@ def train(
         try:
             stop = _patience_over(progress, loop)
             while step < loop.max_steps and not stop:
-                host_batch = next(batches)
+                host_batch = next(iterator)
                 state, metrics = step_fn(state, put_batch(host_batch, mesh))
                 settle()
                 step += 1
@@ -167,9 +168,10 @@ def train(
                 if last or stop or _due(step, loop.checkpoint_every):
                     settle()
                     progress = dataclasses.replace(progress, seconds=time.perf_counter() - started)
-                    checkpoints.save(state, batches, progress)
+                    checkpoints.save(state, progress)
             settle()
         finally:
+            iterator.close()
             log.close()
         best_step, best = checkpoints.load_best(nnx.merge(graphdef, state.trained, state.frozen))
     seconds = time.perf_counter() - started
