@@ -140,6 +140,9 @@ def default_config() -> ConfigDict:
     config.train.epochs = 10.0
     config.train.batch_tokens = 131072  # token slots of one optimiser step, over all devices and accumulation
     config.train.sequence_length = 512  # of a packed row, and the longest example
+    config.train.slot_rows = (
+        1  # rows that share their loss slots: more waste fewer; data x fsdp must divide their groups
+    )
     config.train.accumulation = 1
     config.train.learning_rate = 3e-4
     config.train.schedule = "linear"  # linear | cosine | constant
@@ -148,7 +151,7 @@ def default_config() -> ConfigDict:
     config.train.clip_norm = 1.0
     config.train.freeze = "none"  # none | old_rows | trunk
     config.train.loss_normalisation = "token"  # token | task
-    config.train.loss_chunk = 0  # loss slots of a row whose logits are held at once; 0: all
+    config.train.loss_chunk = 0  # loss slots of a group whose logits are held at once; 0: all
     config.train.validations = 20  # validations over the whole run (the recipe checks every 5 % of the steps)
     config.train.patience = 3  # validations without improvement; 0: never stop early
     config.train.select_by = "loss"  # loss | hr@10, on the validation split
@@ -257,9 +260,9 @@ CHOICES = {
 }
 TEXT_FIELDS = ("title", "brand", "categories", "description")
 SHARED_BY_ARMS = ("dataset", "prepare", "shop", "index", "describe", "pretrain", "mesh", "eval", "export", "run")
-POSITIVE = ("train.batch_tokens", "train.sequence_length", "train.accumulation", "eval.beams", "eval.batch_size",
-            "train.log_every", "train.keep", "train.learning_rate", "index.iterations", "index.epochs",
-            "index.latent", "index.batch_size",
+POSITIVE = ("train.batch_tokens", "train.sequence_length", "train.slot_rows", "train.accumulation",
+            "train.log_every", "train.keep", "train.learning_rate", "eval.beams", "eval.batch_size",
+            "index.iterations", "index.epochs", "index.latent", "index.batch_size",
             "index.max_tokens", "index.batch_rows")  # fmt: skip
 NOT_NEGATIVE = ("train.max_steps", "train.epochs", "train.warmup_steps", "train.validations", "train.patience",
                 "train.checkpoint_every", "train.valid_rows", "train.valid_beam_rows", "eval.max_rows",

@@ -26,7 +26,7 @@ def make_examples(count, task=0, seed=0, first=1):
     return rows
 
 
-def batches_of(sources, *, rates=None, seed=3, accumulation=2, rows=B, part=slice(None)):
+def batches_of(sources, *, rates=None, seed=3, accumulation=2, rows=B, group=1, part=slice(None)):
     return train_batches(
         sources,
         rates=rates or dict.fromkeys(sources, 1.0),
@@ -35,6 +35,7 @@ def batches_of(sources, *, rates=None, seed=3, accumulation=2, rows=B, part=slic
         loss_slots=P,
         accumulation=accumulation,
         seed=seed,
+        group=group,
         part=part,
     )
 
@@ -55,12 +56,12 @@ def rows_of(batch):
 
 def unpack(row):
     """(task, tokens, prompt length) of each example in a row, after checks on its layout."""
-    segments, used = row["segment_ids_BT"], row["loss_task_BP"] >= 0
+    segments, used = row["segment_ids_BT"], row["loss_task_GP"] >= 0
     filled = np.count_nonzero(segments)
     assert (segments[:filled] > 0).all() and (np.diff(segments[:filled]) >= 0).all()
     assert not row["tokens_BT"][filled:].any() and not row["positions_BT"][filled:].any()
-    assert not row["loss_target_BP"][~used].any() and not row["loss_index_BP"][~used].any()
-    index, target, task = (row[f"loss_{name}_BP"][used] for name in ("index", "target", "task"))
+    assert not row["loss_target_GP"][~used].any() and not row["loss_index_GP"][~used].any()
+    index, target, task = (row[f"loss_{name}_GP"][used] for name in ("index", "target", "task"))
     np.testing.assert_array_equal(row["tokens_BT"][index + 1], target)
     np.testing.assert_array_equal(segments[index + 1], segments[index])
     assert (segments[index] > 0).all()
@@ -105,13 +106,13 @@ def test_batches_have_static_shapes_and_int32_and_the_last_is_filled_with_empty_
     for batch in batches:
         assert {key: (value.shape, value.dtype) for key, value in batch.items()} == {
             **{f"{key}_BT": ((B, 32), np.dtype(np.int32)) for key in ("tokens", "segment_ids", "positions")},
-            **{f"loss_{key}_BP": ((B, P), np.dtype(np.int32)) for key in ("index", "target", "task")},
+            **{f"loss_{key}_GP": ((B, P), np.dtype(np.int32)) for key in ("index", "target", "task")},
         }
     empty = [row for row in rows_of(batches[-1]) if not row["segment_ids_BT"].any()]
     assert empty
     for row in empty:
         assert unpack(row) == []
-        assert (row["loss_task_BP"] == -1).all()
+        assert (row["loss_task_GP"] == -1).all()
 
 
 def test_a_row_closes_when_its_loss_slots_are_full():
@@ -126,31 +127,34 @@ def test_the_first_token_of_an_example_is_never_a_target():
     assert batch["tokens_BT"].tolist() == [[7, 8, 9, 5, 6, 0, 0, 0]]
     assert batch["segment_ids_BT"].tolist() == [[1, 1, 1, 2, 2, 0, 0, 0]]
     assert batch["positions_BT"].tolist() == [[0, 1, 2, 0, 1, 0, 0, 0]]
-    assert batch["loss_index_BP"].tolist() == [[0, 1, 3, 0, 0, 0, 0, 0]]
-    assert batch["loss_target_BP"].tolist() == [[8, 9, 6, 0, 0, 0, 0, 0]]
-    assert batch["loss_task_BP"].tolist() == [[1, 1, 1, -1, -1, -1, -1, -1]]
+    assert batch["loss_index_GP"].tolist() == [[0, 1, 3, 0, 0, 0, 0, 0]]
+    assert batch["loss_target_GP"].tolist() == [[8, 9, 6, 0, 0, 0, 0, 0]]
+    assert batch["loss_task_GP"].tolist() == [[1, 1, 1, -1, -1, -1, -1, -1]]
 
 
 def test_loss_slots_fit_the_longest_answer_and_the_usual_share():
     one = [Example(0, np.ones(10, np.int32), 5, "a")]
-    assert choose_loss_slots(one, 64) == 40  # a half of 64 tokens with 4 % to spare, in multiples of 8
+    assert choose_loss_slots({"a": one}, {"a": 1.0}, 64) == 40  # a half of 64 with 4 % to spare, in multiples of 8
     long = [*one * 50, Example(0, np.ones(64, np.int32), 1, "b")]
-    assert choose_loss_slots(long, 64) == 64
+    assert choose_loss_slots({"a": long}, {"a": 1.0}, 64) == 64
     few = [Example(0, np.ones(64, np.int32), 62, "a")]
-    assert choose_loss_slots(few, 64) == 8
+    assert choose_loss_slots({"a": few}, {"a": 1.0}, 64) == 8
+    both = {"a": one, "b": [Example(1, np.ones(10, np.int32), 9, "b")]}
+    assert choose_loss_slots(both, {"a": 1.0, "b": 1.0}, 64, group=10) == 200  # 0.3 of 640, and 4 %
+    assert choose_loss_slots(both, {"a": 1.0, "b": 3.0}, 64, group=10) == 136  # 0.2 of 640, and 4 %
 
 
 def test_examples_that_cannot_fit_are_refused():
     with pytest.raises(UserError, match=r"long/1: 65 tokens do not fit in a row of 64 \(train.sequence_length\)"):
-        choose_loss_slots([Example(0, np.ones(65, np.int32), 5, "long/1")], 64)
+        choose_loss_slots({"a": [Example(0, np.ones(65, np.int32), 5, "long/1")]}, {"a": 1.0}, 64)
     with pytest.raises(UserError, match="no training rows"):
-        choose_loss_slots([], 64)
+        choose_loss_slots({"a": []}, {"a": 1.0}, 64)
 
 
 def test_training_batches_have_an_accumulation_axis_and_the_same_layout():
     (batch,) = take(batches_of({"a": make_examples(40)}, accumulation=3), 1)
     assert batch["tokens_BT"].shape == (3, B, T)
-    assert batch["loss_target_BP"].shape == (3, B, P)
+    assert batch["loss_target_GP"].shape == (3, B, P)
     known = set(plain(make_examples(40)))
     assert all(example in known for row in rows_of(batch) for example in unpack(row))
 
@@ -178,6 +182,28 @@ def test_the_keys_of_a_step_name_its_examples():
     for step, batch in enumerate(take(batches, 5), 1):
         found = [tokens for row in rows_of(batch) for _, tokens, _ in unpack(row)]
         assert [tokens[key] for key in batches.keys(step)] == found
+
+
+def test_rows_of_a_group_share_their_slots_and_fewer_are_empty():
+    tokens = [np.full(16, number, np.int32) for number in range(120)]
+    examples = [Example(0, row, 2 if number % 2 else 15, str(number)) for number, row in enumerate(tokens)]
+    used = {}
+    for group in (1, 4):
+        slots = choose_loss_slots({"a": examples}, {"a": 1.0}, T, group)
+        batches = list(packed_batches(examples, T, B, slots, group))
+        assert batches[0]["loss_index_GP"].shape == (B // group, slots)
+        tokens = np.concatenate([batch["tokens_BT"].reshape(-1, T * group) for batch in batches])
+        index, target, task = (
+            np.concatenate([batch[f"loss_{name}_GP"] for batch in batches]) for name in ("index", "target", "task")
+        )
+        follow = np.take_along_axis(tokens, np.where(task >= 0, index + 1, 0), axis=1)
+        np.testing.assert_array_equal(follow[task >= 0], target[task >= 0])
+        assert (task >= 0).sum() == sum(len(row.tokens) - row.prompt_length for row in examples)
+        used[group] = (task >= 0).mean()
+    assert used[4] > used[1] + 0.05
+    assert used[4] > 0.9
+    with pytest.raises(UserError, match=r"4 rows of a micro-batch do not make groups of 3 \(train.slot_rows\)"):
+        batches_of({"a": examples}, group=3)
 
 
 def first_tokens(batch):

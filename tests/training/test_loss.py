@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from tsrec_jax.data.input import packed_batches
-from tsrec_jax.training.loss import LossSettings, batch_nll, slot_weights, task_sums
+from tsrec_jax.training.loss import LossSettings, batch_loss, batch_nll, slot_weights, task_sums
 
 
 def plain_sums(model, examples):
@@ -32,9 +32,9 @@ def packed_sums(model, examples, chunk=0, slots=32):
     compute = jax.jit(lambda state, batch: batch_nll(nnx.merge(graphdef, state), batch, chunk))
     sums, counts = np.zeros(2), np.zeros(2)
     for batch in packed_batches(examples, 32, 4, slots):
-        nll_BP = compute(state, batch)
-        sums += np.asarray(task_sums(nll_BP, jnp.asarray(batch["loss_task_BP"]), 2))
-        counts += [(batch["loss_task_BP"] == task).sum() for task in range(2)]
+        nll_GP = compute(state, batch)
+        sums += np.asarray(task_sums(nll_GP, jnp.asarray(batch["loss_task_GP"]), 2))
+        counts += [(batch["loss_task_GP"] == task).sum() for task in range(2)]
     return sums, counts
 
 
@@ -47,21 +47,31 @@ def test_packed_loss_equals_the_loss_of_single_examples(make_model, examples):
     np.testing.assert_allclose(found / counts, expected / expected_counts, atol=1e-5)
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 32, 100])
-def test_chunks_change_neither_loss_nor_gradient(make_model, examples, chunk):
-    model = make_model()
-    batch = next(iter(packed_batches(examples, 32, 4, 32)))
+@pytest.mark.parametrize("chunk", [0, 1, 5, 100])
+def test_loss_and_gradient_equal_those_of_plain_log_probabilities(make_model, examples, chunk):
+    model = make_model(tied=chunk != 0)
+    batch = next(iter(packed_batches(examples, 32, 4, 60, group=2)))
     graphdef, state = nnx.split(model)
+    weight_GP = jnp.where(batch["loss_task_GP"] >= 0, 0.1 + jnp.arange(60) / 60, 0.0)
 
-    def total(state, chunk):
-        used = jnp.asarray(batch["loss_task_BP"]) >= 0
-        return jnp.sum(batch_nll(nnx.merge(graphdef, state), batch, chunk) * used)
+    def fused(state):
+        return batch_loss(nnx.merge(graphdef, state), batch, weight_GP, chunk)
 
-    gradient = jax.jit(jax.value_and_grad(total), static_argnums=1)
-    whole, whole_grad = gradient(state, 0)
-    pieces, piece_grad = gradient(state, chunk)
-    np.testing.assert_allclose(pieces, whole, rtol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole_grad, piece_grad)
+    def plain(state):
+        logits_BTV = nnx.merge(graphdef, state)(batch["tokens_BT"], batch["positions_BT"], batch["segment_ids_BT"])
+        log_probs = jax.nn.log_softmax(logits_BTV).reshape(2, 64, -1)
+        rows_GP = jnp.take_along_axis(log_probs, batch["loss_index_GP"][..., None], axis=1)
+        nll_GP = -jnp.take_along_axis(rows_GP, batch["loss_target_GP"][..., None], axis=2)[..., 0]
+        return jnp.sum(nll_GP * weight_GP), nll_GP
+
+    with jax.default_matmul_precision("highest"):
+        (found, nll), gradient = jax.jit(jax.value_and_grad(fused, has_aux=True))(state)
+        (expected, expected_nll), expected_gradient = jax.jit(jax.value_and_grad(plain, has_aux=True))(state)
+        validation = jax.jit(lambda state: batch_nll(nnx.merge(graphdef, state), batch, chunk))(state)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(nll, expected_nll, atol=1e-5)
+    np.testing.assert_array_equal(validation, nll)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient, expected_gradient)
 
 
 def test_token_normalisation_with_unit_weights_is_the_mean_over_tokens():

@@ -1,13 +1,14 @@
 """Packed batches: shuffled, mixed and packed by plan, read with Grain in the background.
 
-Keys of a batch; A accumulation (training only), B rows, T tokens, P loss slots of a row:
+Keys of a batch; A accumulation (training only), B rows, T tokens, G groups of rows, P loss slots of a group:
   tokens_BT int32          ids, 0 in padding
   segment_ids_BT int32     1, 2, ... for the examples of a row, 0 for padding
   positions_BT int32       0, 1, ... within each segment
-  loss_index_BP int32      position in the row whose hidden state predicts the target
-  loss_target_BP int32     the id to predict
-  loss_task_BP int32       task id, -1 for an empty slot
-Logits are computed at the loss slots only; P is static, so a row closes when either its tokens or its slots are full.
+  loss_index_GP int32      position in the group's rows, laid end to end, whose hidden state predicts the target
+  loss_target_GP int32     the id to predict
+  loss_task_GP int32       task id, -1 for an empty slot
+Logits are computed at the loss slots only. P is static: a row closes when its tokens are used up, a group when its
+slots are. Short rows keep attention cheap, and a group of many rows keeps slots from being wasted.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import grain
@@ -33,63 +34,97 @@ MOST_STEPS = 2**40  # Grain wants a length; training says when it ends
 Batch = dict[str, np.ndarray]
 
 
-def choose_loss_slots(examples: Sequence[Example], sequence_length: int) -> int:
-    """Loss slots of a row: the examples' mean share of loss tokens with 4 % to spare, in multiples of 8.
+def choose_loss_slots(
+    examples: Mapping[str, Sequence[Example]], rates: Mapping[str, float], sequence_length: int, group: int = 1
+) -> int:
+    """Loss slots of a group: the mean share of loss tokens in an epoch with 4 % to spare, in multiples of 8.
+
+    Args:
+      examples: of every task.
+      rates: {task: rate}, for the tasks in use.
+      sequence_length: T.
+      group: rows that share their slots.
 
     Raises:
       UserError: no examples, or one that is longer than a row.
     """
-    if not examples:
+    used = [(example, rate) for task, rate in rates.items() for example in examples[task]]
+    if not used:
         raise UserError("there are no training rows: every task has rate 0 or no rows")
-    longest = max(examples, key=lambda example: len(example.tokens))
+    longest = max((example for example, _ in used), key=lambda example: len(example.tokens))
     if len(longest.tokens) > sequence_length:
         raise UserError(
             f"{longest.key}: {len(longest.tokens)} tokens do not fit in a row of {sequence_length} "
             f"(train.sequence_length)"
         )
-    targets = [len(example.tokens) - example.prompt_length for example in examples]
-    share = sum(targets) / sum(len(example.tokens) for example in examples)
-    wanted = max(max(targets), share * SLOT_MARGIN * sequence_length)
-    return min(sequence_length, math.ceil(wanted / SLOT_MULTIPLE) * SLOT_MULTIPLE)
+    targets = [(len(example.tokens) - example.prompt_length, rate) for example, rate in used]
+    share = sum(count * rate for count, rate in targets) / sum(len(row.tokens) * rate for row, rate in used)
+    wanted = max(max(count for count, _ in targets), share * SLOT_MARGIN * sequence_length * group)
+    return min(sequence_length * group, math.ceil(wanted / SLOT_MULTIPLE) * SLOT_MULTIPLE)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """The shape of a batch: A, B (of all processes), T, P, and the rows of a group."""
+
+    accumulation: int
+    rows: int
+    sequence_length: int
+    loss_slots: int
+    group: int
+
+    def __post_init__(self):
+        if self.rows % self.group:
+            raise UserError(
+                f"{self.rows} rows of a micro-batch do not make groups of {self.group} (train.slot_rows); "
+                "use a divisor, or another train.batch_tokens"
+            )
+
+    @property
+    def groups_of_step(self) -> int:
+        return self.accumulation * self.rows // self.group
+
+    @property
+    def capacity(self) -> tuple[int, int]:
+        """Tokens of a row and loss slots of a group."""
+        return self.sequence_length, self.loss_slots
 
 
 @dataclasses.dataclass(frozen=True)
 class _Epoch:
-    """The plan of one epoch: the examples in their order, as (task number, row number), and the rows they fill."""
+    """The plan of one epoch: its examples as (task number, row number), and the groups of rows that they fill."""
 
-    first_row: int  # of the run, over all epochs before
+    first: int  # group of the run, over all epochs before
     examples_n2: np.ndarray
-    rows: list[np.ndarray]
+    groups: list[list[np.ndarray]]
 
 
 class TrainBatches:
-    """Training batches by number. The batches are the same for every number of processes; each reads its own rows.
+    """Training batches by number. They are the same for every number of processes; each reads its own groups.
 
-    Args: as in `train_batches`, which makes it.
+    Made by `train_batches`.
     """
 
     def __init__(
         self,
         sources: Mapping[str, Any],
         rates: Mapping[str, float],
-        shape: tuple[int, int, int],
-        loss_slots: int,
+        layout: _Layout,
         seed: int,
         part: slice,
     ):
-        self._tasks = sorted(rates)
-        self._sources = [sources[task] for task in self._tasks]
-        self._rates = [rates[task] for task in self._tasks]
-        self._shape, self._slots, self._seed, self._part = shape, loss_slots, seed, part
+        tasks = sorted(rates)
+        self._sources = [sources[task] for task in tasks]
+        self._rates = [rates[task] for task in tasks]
+        self._layout, self._seed, self._part = layout, seed, part
         self._lengths = [_lengths(source) for source in self._sources]
         self._epochs: dict[int, _Epoch] = {}
-        self._first_rows = [0]
+        self._firsts = [0]  # first group of each planned epoch, and of the one behind
         self._lock = threading.Lock()
 
     def steps(self, epochs: float) -> int:
         """Optimiser steps that see every row `epochs` x its task's rate times, by the packing of the first epoch."""
-        accumulation, rows, _ = self._shape
-        return max(1, math.ceil(epochs * len(self._epoch(0).rows) / (accumulation * rows)))
+        return max(1, math.ceil(epochs * len(self._epoch(0).groups) / self._layout.groups_of_step))
 
     def from_step(self, step: int) -> grain.DatasetIterator:
         """An endless iterator whose first batch is that of optimiser step `step` + 1; call `close` when done."""
@@ -98,54 +133,49 @@ class TrainBatches:
 
     def batch(self, step: int) -> Batch:
         """The batch of optimiser step `step` (from 1): this process's rows, with a leading accumulation axis."""
-        accumulation, _, length = self._shape
-        micros = self._rows(step).reshape(accumulation, -1)[:, self._part]
-        rows = [self._row(number, length) for number in micros.flat]
-        stacked = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-        return {key: value.reshape(*micros.shape, -1) for key, value in stacked.items()}
+        micros = self._numbers(step).reshape(self._layout.accumulation, -1)[:, self._part]
+        batches = [[_group(self._rows(number), self._layout) for number in micro] for micro in micros]
+        return _stack([_stack(groups, np.concatenate) for groups in batches], np.stack)
 
     def keys(self, step: int) -> list[str]:
         """The keys of all examples of optimiser step `step` (from 1), of all processes, in the order of their rows."""
-        return [example.key for number in self._rows(step) for example in self._examples(number)]
+        return [row.key for number in self._numbers(step) for examples in self._rows(number) for row in examples]
 
-    def _rows(self, step: int) -> np.ndarray:
-        """Row numbers, over all epochs, of one optimiser step."""
-        accumulation, rows, _ = self._shape
-        return np.arange((step - 1) * accumulation * rows, step * accumulation * rows)
+    def _numbers(self, step: int) -> np.ndarray:
+        """Numbers, over all epochs, of the groups of one optimiser step."""
+        return np.arange((step - 1) * self._layout.groups_of_step, step * self._layout.groups_of_step)
 
-    def _examples(self, number: int) -> list[Example]:
-        epoch = self._epoch_of_row(number)
-        chosen = epoch.examples_n2[epoch.rows[number - epoch.first_row]]
-        return [self._sources[task][int(row)] for task, row in chosen]
-
-    def _row(self, number: int, length: int) -> Batch:
-        return _row(self._examples(number), length, self._slots)
-
-    def _epoch_of_row(self, number: int) -> _Epoch:
-        while self._first_rows[-1] <= number:
-            self._epoch(len(self._first_rows) - 1)
-        return self._epoch(int(np.searchsorted(self._first_rows, number, side="right")) - 1)
+    def _rows(self, number: int) -> list[list[Example]]:
+        """The examples of each row of a group."""
+        while self._firsts[-1] <= number:
+            self._epoch(len(self._firsts) - 1)
+        epoch = self._epoch(int(np.searchsorted(self._firsts, number, side="right")) - 1)
+        rows = epoch.groups[number - epoch.first]
+        return [[self._sources[task][int(place)] for task, place in epoch.examples_n2[row]] for row in rows]
 
     def _epoch(self, epoch: int) -> _Epoch:
-        """Plans an epoch; the epochs before were planned already, and the last two plans are kept."""
+        """Plans an epoch, whose predecessors were planned already; the last two plans are kept."""
         with self._lock:
             if epoch not in self._epochs:
-                parts = [
-                    epoch_of_task(len(lengths), rate, epoch, (self._seed, number))
-                    for number, (lengths, rate) in enumerate(zip(self._lengths, self._rates, strict=True))
-                ]
-                tasks_n = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-                examples_n2 = np.stack([tasks_n, np.concatenate(parts)], axis=1)
-                lengths_n2 = np.concatenate([lengths[part] for lengths, part in zip(self._lengths, parts, strict=True)])
-                rng = np.random.default_rng([self._seed, len(parts), epoch])
-                order = rng.permutation(len(examples_n2))
-                rows = pack(lengths_n2[order], (self._shape[2], self._slots))
-                shuffled = [rows[number] for number in rng.permutation(len(rows))]
-                planned = _Epoch(self._first_rows[epoch], examples_n2[order], shuffled)
+                planned = self._plan(epoch)
                 self._epochs = {key: plan for key, plan in self._epochs.items() if key >= epoch - 1} | {epoch: planned}
-                if epoch + 1 == len(self._first_rows):
-                    self._first_rows.append(planned.first_row + len(rows))
+                if epoch + 1 == len(self._firsts):
+                    self._firsts.append(planned.first + len(planned.groups))
             return self._epochs[epoch]
+
+    def _plan(self, epoch: int) -> _Epoch:
+        parts = [
+            epoch_of_task(len(lengths), rate, epoch, (self._seed, number))
+            for number, (lengths, rate) in enumerate(zip(self._lengths, self._rates, strict=True))
+        ]
+        tasks_n = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        examples_n2 = np.stack([tasks_n, np.concatenate(parts)], axis=1)
+        lengths_n2 = np.concatenate([lengths[part] for lengths, part in zip(self._lengths, parts, strict=True)])
+        rng = np.random.default_rng([self._seed, len(parts), epoch])
+        order = rng.permutation(len(examples_n2))
+        groups = pack(lengths_n2[order], self._layout.capacity, self._layout.group)
+        shuffled = [groups[number] for number in rng.permutation(len(groups))]
+        return _Epoch(self._firsts[epoch], examples_n2[order], shuffled)
 
 
 class _ByNumber:
@@ -170,6 +200,7 @@ def train_batches(
     loss_slots: int,
     accumulation: int,
     seed: int,
+    group: int = 1,
     part: slice = slice(None),
 ) -> TrainBatches:
     """Batches without end.
@@ -182,31 +213,39 @@ def train_batches(
       rates: {task: rate}, above 0, for the tasks to use.
       sequence_length, rows, loss_slots, accumulation: T, B (of all processes), P and A.
       seed: of shuffling and packing.
-      part: the rows of each micro-batch that this process feeds.
+      group: rows that share their loss slots.
+      part: the groups of each micro-batch that this process feeds.
 
     Raises:
-      UserError: the rates are so small that an epoch is empty.
+      UserError: the rates are so small that an epoch is empty, or the groups do not divide the rows.
     """
     if not any(int(len(sources[task]) * rate + 1e-9) for task, rate in rates.items()):
         raise UserError("an epoch holds no row: the rates (config.tasks.*.rate, config.ts_align.rate) are too small")
-    return TrainBatches(sources, rates, (accumulation, rows, sequence_length), loss_slots, seed, part)
+    return TrainBatches(sources, rates, _Layout(accumulation, rows, sequence_length, loss_slots, group), seed, part)
 
 
 def packed_batches(
-    examples: Sequence[Example], sequence_length: int, rows: int, loss_slots: int, part: slice = slice(None)
+    examples: Sequence[Example],
+    sequence_length: int,
+    rows: int,
+    loss_slots: int,
+    group: int = 1,
+    part: slice = slice(None),
 ) -> Iterator[Batch]:
     """One pass over the examples, without an accumulation axis; the last batch is filled with empty rows.
 
     Args:
       examples: in the order in which they compete for places.
       sequence_length, rows, loss_slots: T, B (of all processes) and P.
-      part: the rows of each batch that this process feeds.
+      group, part: as in `train_batches`.
     """
-    plan = pack(_lengths(examples), (sequence_length, loss_slots)) if examples else []
-    for first in range(0, len(plan), rows):
-        chosen = [*plan[first : first + rows], *[()] * (rows - len(plan[first : first + rows]))][part]
-        packed = [_row([examples[number] for number in row], sequence_length, loss_slots) for row in chosen]
-        yield {key: np.stack([row[key] for row in packed]) for key in packed[0]}
+    layout = _Layout(1, rows, sequence_length, loss_slots, group)
+    plan = pack(_lengths(examples), layout.capacity, group) if examples else []
+    for first in range(0, len(plan), layout.groups_of_step):
+        chosen = plan[first : first + layout.groups_of_step]
+        chosen = [*chosen, *[[]] * (layout.groups_of_step - len(chosen))][part]
+        groups = [[[examples[number] for number in row] for row in members] for members in chosen]
+        yield _stack([_group(members, layout) for members in groups], np.concatenate)
 
 
 def _lengths(examples: Sequence[Example]) -> np.ndarray:
@@ -215,20 +254,34 @@ def _lengths(examples: Sequence[Example]) -> np.ndarray:
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-def _row(examples: Sequence[Example], length: int, slots: int) -> Batch:
-    """One packed row; a target's place becomes its place in the row."""
-    row = {f"{name}_BT": np.zeros(length, np.int32) for name in ("tokens", "segment_ids", "positions")}
-    row |= {f"loss_{name}_BP": np.zeros(slots, np.int32) for name in ("index", "target")}
-    row["loss_task_BP"] = np.full(slots, -1, np.int32)
-    start = slot = 0
-    for number, example in enumerate(examples, 1):
-        size, prompt = len(example.tokens), example.prompt_length
-        here, there = slice(start, start + size), slice(slot, slot + size - prompt)
-        row["tokens_BT"][here] = example.tokens
-        row["segment_ids_BT"][here] = number
-        row["positions_BT"][here] = np.arange(size)
-        row["loss_index_BP"][there] = np.arange(start + prompt - 1, start + size - 1)
-        row["loss_target_BP"][there] = example.tokens[prompt:]
-        row["loss_task_BP"][there] = example.task
-        start, slot = here.stop, there.stop
-    return row
+def _stack(batches: Sequence[Batch], join: Callable[[list[np.ndarray]], np.ndarray]) -> Batch:
+    return {key: join([batch[key] for batch in batches]) for key in batches[0]}
+
+
+def _group(rows: Sequence[Sequence[Example]], layout: _Layout) -> Batch:
+    """A batch of one group; a target's place becomes its place in the group."""
+    length = layout.sequence_length
+    tokens_BT, segment_ids_BT, positions_BT = np.zeros((3, layout.group, length), np.int32)
+    index_P, target_P = np.zeros((2, layout.loss_slots), np.int32)
+    task_P = np.full(layout.loss_slots, -1, np.int32)
+    slot = 0
+    for row, examples in enumerate(rows):
+        start = 0
+        for number, example in enumerate(examples, 1):
+            size, prompt = len(example.tokens), example.prompt_length
+            here, there = slice(start, start + size), slice(slot, slot + size - prompt)
+            tokens_BT[row, here] = example.tokens
+            segment_ids_BT[row, here] = number
+            positions_BT[row, here] = np.arange(size)
+            index_P[there] = row * length + np.arange(start + prompt - 1, start + size - 1)
+            target_P[there] = example.tokens[prompt:]
+            task_P[there] = example.task
+            start, slot = here.stop, there.stop
+    return {
+        "tokens_BT": tokens_BT,
+        "segment_ids_BT": segment_ids_BT,
+        "positions_BT": positions_BT,
+        "loss_index_GP": index_P[None],
+        "loss_target_GP": target_P[None],
+        "loss_task_GP": task_P[None],
+    }

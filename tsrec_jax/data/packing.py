@@ -6,6 +6,8 @@ else, and every process of a run can name the rows of all others.
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,20 +16,24 @@ WINDOW = 1024  # examples that compete for the next place; larger fills rows bet
 REST_WEIGHT = 0.1  # of the tokens left over against the imbalance; chosen on the Industrial task mix
 
 
-def pack(lengths_n2: np.ndarray, capacity: tuple[int, int], window: int = WINDOW) -> list[np.ndarray]:
-    """Fills rows with examples, two capacities at once: tokens and loss slots.
+def pack(
+    lengths_n2: np.ndarray, capacity: tuple[int, int], group: int = 1, window: int = WINDOW
+) -> list[list[np.ndarray]]:
+    """Fills rows with examples, and groups with rows. Every example is placed exactly once.
 
     A row begins with the oldest example that is left and takes from the first `window` of them, until none fits, the
-    one that leaves its two capacities used up most evenly and with the least rest: greedy vector bin packing, where a
-    row that ran out of slots first would waste tokens. Every example is placed exactly once.
+    one that leaves the best rest. Where a row has its loss slots for itself, that is the rest that is smallest and most
+    even in tokens and slots, since a row that ran out of slots first would waste tokens. Where rows share their slots,
+    it is the smallest rest of tokens, and the rows are dealt out afterwards so that groups need about the same slots.
 
     Args:
       lengths_n2: int, tokens and loss tokens of each example, in the order in which they are to come.
-      capacity: tokens and loss slots of a row.
+      capacity: tokens of a row and loss slots of a group.
+      group: rows of a group.
       window: see above.
 
     Returns:
-      For each row the numbers of its examples.
+      For each group its rows, at most `group`, and for each row the numbers of its examples.
 
     Raises:
       ValueError: an example that fits in no row.
@@ -35,6 +41,19 @@ def pack(lengths_n2: np.ndarray, capacity: tuple[int, int], window: int = WINDOW
     limit_2 = np.asarray(capacity, np.int64)
     if len(lengths_n2) and (lengths_n2 > limit_2).any():
         raise ValueError(f"an example of {lengths_n2.max(axis=0)} does not fit in a row of {capacity}")
+    rows = _rows(lengths_n2, limit_2, window, evenness=1.0 if group == 1 else 0.0)
+    if group == 1:
+        return [[row] for row in rows]
+    slots_r = np.array([lengths_n2[row, 1].sum() for row in rows])
+    groups = math.ceil(len(rows) / group)
+    dealt = _deal(slots_r, groups, group, capacity[1])
+    while dealt is None:
+        groups += 1
+        dealt = _deal(slots_r, groups, group, capacity[1])
+    return [[rows[number] for number in members] for members in dealt if members]
+
+
+def _rows(lengths_n2: np.ndarray, limit_2: np.ndarray, window: int, evenness: float) -> list[np.ndarray]:
     waiting_w = np.arange(min(window, len(lengths_n2)))
     following, rows = len(waiting_w), []
     while len(waiting_w):
@@ -46,7 +65,7 @@ def pack(lengths_n2: np.ndarray, capacity: tuple[int, int], window: int = WINDOW
             row.append(waiting_w[place])
             open_w[place] = False
             free_2 = free_2 - lengths_w2[place]
-            place = _best(lengths_w2, open_w, free_2, limit_2)
+            place = _best(lengths_w2, open_w, free_2, limit_2, evenness)
         rows.append(np.array(row))
         fresh = np.arange(following, min(following + len(row), len(lengths_n2)))
         following += len(fresh)
@@ -54,15 +73,30 @@ def pack(lengths_n2: np.ndarray, capacity: tuple[int, int], window: int = WINDOW
     return rows
 
 
-def _best(lengths_w2: np.ndarray, open_w: np.ndarray, free_2: np.ndarray, limit_2: np.ndarray) -> int:
+def _best(lengths_w2: np.ndarray, open_w: np.ndarray, free_2: np.ndarray, limit_2: np.ndarray, evenness: float) -> int:
     """The place of the example that leaves the best rest of a row; -1 when none fits."""
     rest_w2 = free_2 - lengths_w2
     fits_w = open_w & (rest_w2 >= 0).all(axis=1)
     if not fits_w.any():
         return -1
     shares_w2 = rest_w2 / limit_2
-    cost_w = (shares_w2[:, 0] - shares_w2[:, 1]) ** 2 + REST_WEIGHT * shares_w2[:, 0]
+    cost_w = evenness * (shares_w2[:, 0] - shares_w2[:, 1]) ** 2 + REST_WEIGHT * shares_w2[:, 0]
     return int(np.argmin(np.where(fits_w, cost_w, np.inf)))
+
+
+def _deal(slots_r: np.ndarray, groups: int, group: int, limit: int) -> list[list[int]] | None:
+    """Row numbers of each group, the fullest row first to the emptiest group; None where a group's slots run out."""
+    dealt: list[list[int]] = [[] for _ in range(groups)]
+    heap = [(0, number) for number in range(groups)]
+    for row in np.argsort(-slots_r, kind="stable"):
+        used, number = heapq.heappop(heap)
+        used += int(slots_r[row])
+        if used > limit:
+            return None
+        dealt[number].append(int(row))
+        if len(dealt[number]) < group:
+            heapq.heappush(heap, (used, number))
+    return dealt
 
 
 def epoch_of_task(rows: int, rate: float, epoch: int, seed: Sequence[int]) -> np.ndarray:

@@ -8,6 +8,7 @@ This is the form that training uses (packed rows, `hidden`); decoding has one of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import jax
@@ -202,7 +203,7 @@ class Decoder(nnx.Module):
             normed = rms_norm(x_BTD, weights["attention_norm"], self.config.rms_eps)
             q_BTNH, k_BTKH, v_BTKH = self._qkv(weights, normed, cos, sin)
             out_BTNH = attention(q_BTNH, k_BTKH, v_BTKH, mask_BTS)
-            x_BTD = x_BTD + jnp.einsum("btnh,nhd->btd", out_BTNH, weights["o"])
+            x_BTD = x_BTD + _project(out_BTNH, weights["o"], inputs=2)
             return constrain(self._mlp(weights, x_BTD), "batch", None, None), None
 
         body = jax.checkpoint(layer) if self.remat else layer
@@ -213,9 +214,7 @@ class Decoder(nnx.Module):
         self, weights: Mapping[str, jax.Array], x_BTD: jax.Array, cos: jax.Array, sin: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Rotated queries and keys, and values, of one layer."""
-        q = jnp.einsum("btd,dnh->btnh", x_BTD, weights["q"])
-        k = jnp.einsum("btd,dkh->btkh", x_BTD, weights["k"])
-        v = jnp.einsum("btd,dkh->btkh", x_BTD, weights["v"])
+        q, k, v = (_project(x_BTD, weights[name]) for name in "qkv")
         if self.config.qkv_bias:
             q, k, v = q + weights["q_bias"], k + weights["k_bias"], v + weights["v_bias"]
         if self.config.qk_norm:
@@ -225,12 +224,26 @@ class Decoder(nnx.Module):
 
     def _mlp(self, weights: Mapping[str, jax.Array], x_BTD: jax.Array) -> jax.Array:
         normed = rms_norm(x_BTD, weights["mlp_norm"], self.config.rms_eps)
-        inner = jax.nn.silu(normed @ weights["gate"]) * (normed @ weights["up"])
-        return x_BTD + inner @ weights["down"]
+        inner = jax.nn.silu(_project(normed, weights["gate"])) * _project(normed, weights["up"])
+        return x_BTD + _project(inner, weights["down"])
+
+
+def _project(x: jax.Array, kernel: jax.Array, inputs: int = 1) -> jax.Array:
+    """x (B, T, ...) times a kernel whose first `inputs` axes are summed over, as one product of two matrices.
+
+    Its gradient is one too. Written over three axes, XLA:CPU transposes both factors of the kernel's gradient.
+    """
+    batch, length = x.shape[:2]
+    outputs = kernel.shape[inputs:]
+    width = math.prod(kernel.shape[:inputs])
+    return (x.reshape(batch * length, width) @ kernel.reshape(width, -1)).reshape(batch, length, *outputs)
 
 
 def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
     """Grouped-query attention with a float32 softmax; keys and values are not repeated.
+
+    The products are batched matrix products with both batch axes in front, the form in which no backend transposes the
+    scores (XLA:CPU takes a quarter of the time for them that it takes for `btkgh,bskh->bkgts`).
 
     Args:
       q_BTNH, k_BSKH, v_BSKH: rotated queries and keys, and values; N is a multiple of K.
@@ -240,12 +253,18 @@ def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS:
       out_BTNH in the dtype of q.
     """
     batch, length, heads, head_dim = q_BTNH.shape
-    kv_heads = k_BSKH.shape[2]
-    q_BTKGH = q_BTNH.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
-    scores_BKGTS = jnp.einsum("btkgh,bskh->bkgts", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
+    keys, kv_heads = k_BSKH.shape[1:3]
+    shared = heads // kv_heads
+    # M = G x T: the queries of all heads that share a kv head.
+    q_BKMH = q_BTNH.reshape(batch, length, kv_heads, shared, head_dim).transpose(0, 2, 3, 1, 4)
+    q_BKMH = q_BKMH.reshape(batch, kv_heads, shared * length, head_dim)
+    k_BKSH, v_BKSH = k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
+    scores_BKMS = jnp.einsum("bkmh,bksh->bkms", q_BKMH, k_BKSH, preferred_element_type=jnp.float32)
+    scores_BKGTS = scores_BKMS.reshape(batch, kv_heads, shared, length, keys)
     scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS * head_dim**-0.5, MASKED)
-    shares_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(q_BTNH.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", shares_BKGTS, v_BSKH).reshape(q_BTNH.shape)
+    shares_BKMS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(q_BTNH.dtype).reshape(scores_BKMS.shape)
+    out_BKGTH = jnp.einsum("bkms,bksh->bkmh", shares_BKMS, v_BKSH).reshape(batch, kv_heads, shared, length, head_dim)
+    return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(q_BTNH.shape)
 
 
 def random_weights(config: ModelConfig, param_dtype: str, rngs: nnx.Rngs, mesh: Mesh | None) -> dict[str, jax.Array]:

@@ -50,9 +50,9 @@ def fit(
     examples = build_examples(dataset, "train", assembly.builder, tuple(mix.rates))
     counts = ", ".join(f"{task} {len(rows)}" for task, rows in examples.items())
     report(f"{label}: training rows: {counts}")
-    slots = choose_loss_slots([row for rows in examples.values() for row in rows], config.train.sequence_length)
-    write_records(examples, folder / "records")
     settings = config.train
+    slots = choose_loss_slots(examples, mix.rates, settings.sequence_length, settings.slot_rows)
+    write_records(examples, folder / "records")
     rows = _rows_per_microbatch(config, assembly)
     batches = train_batches(
         open_records(folder / "records"),
@@ -62,6 +62,7 @@ def fit(
         loss_slots=slots,
         accumulation=settings.accumulation,
         seed=config.seed,
+        group=settings.slot_rows,
     )
     max_steps = settings.max_steps or batches.steps(settings.epochs)
     select_by, select_highest = SELECTORS[settings.select_by]
@@ -106,12 +107,14 @@ def _rows_per_microbatch(config: ConfigDict, assembly: Assembly) -> int:
     Raises:
       UserError: they do not divide over the mesh.
     """
-    rows = config.train.batch_tokens // (config.train.sequence_length * config.train.accumulation)
+    settings = config.train
+    rows = settings.batch_tokens // (settings.sequence_length * settings.accumulation)
     shards = 1 if assembly.mesh is None else assembly.mesh.shape["data"] * assembly.mesh.shape["fsdp"]
-    if rows % shards:
+    if rows % (shards * settings.slot_rows):
         raise UserError(
-            f"config.train.batch_tokens={config.train.batch_tokens} makes {rows} rows a step, which do not divide over "
-            f"data x fsdp = {shards}; use a multiple of sequence_length x accumulation x {shards}"
+            f"config.train.batch_tokens={settings.batch_tokens} makes {rows} rows a step, which do not divide over "
+            f"slot_rows x data x fsdp = {settings.slot_rows} x {shards}; use a multiple of "
+            f"sequence_length x accumulation x {shards * settings.slot_rows}"
         )
     return rows
 
@@ -121,9 +124,9 @@ def _loss_sums(
     graphdef: nnx.GraphDef, weights: nnx.State, batch: Mapping[str, jax.Array], chunk: int
 ) -> tuple[jax.Array, jax.Array]:
     """Sum of nll and number of loss tokens of a packed batch (next-SID rows only)."""
-    nll_BP = batch_nll(nnx.merge(graphdef, weights), batch, chunk)
-    tokens = jnp.sum(batch["loss_task_BP"] >= 0)
-    return task_sums(nll_BP, jnp.where(batch["loss_task_BP"] >= 0, 0, -1), 1)[0], tokens
+    nll_GP = batch_nll(nnx.merge(graphdef, weights), batch, chunk)
+    tokens = jnp.sum(batch["loss_task_GP"] >= 0)
+    return task_sums(nll_GP, jnp.where(batch["loss_task_GP"] >= 0, 0, -1), 1)[0], tokens
 
 
 def validation_loss(model: Decoder, batches: Sequence[Mapping[str, np.ndarray]], chunk: int = 0) -> float:
@@ -139,7 +142,7 @@ def _validation(config: ConfigDict, assembly: Assembly, rows: int, slots: int) -
     settings, catalogue = config.train, assembly.dataset.catalogue
     valid = build_examples(assembly.dataset, "valid", assembly.builder, ("next_sid",))["next_sid"]
     valid = valid[: settings.valid_rows or len(valid)]
-    batches = list(packed_batches(valid, settings.sequence_length, rows, slots))
+    batches = list(packed_batches(valid, settings.sequence_length, rows, slots, settings.slot_rows))
     split = assembly.dataset.splits["valid"]
     beam_rows = min(settings.valid_beam_rows, len(split))
     prompts = assembly.builder.prompts_next_sid(

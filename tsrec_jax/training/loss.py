@@ -1,6 +1,6 @@
 """The combined loss of TS-Rec: weighted SFT terms plus lambda x TS-Align, in one forward pass over a packed batch.
 
-Axes: A accumulation, B rows, T tokens, P loss slots of a row, D model, V vocabulary.
+Axes: A accumulation, B rows, T tokens, G groups of rows, P loss slots of a group, D model, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.sharding import constrain
+from tsrec_jax.training.cross_entropy import token_nll, weighted_loss
 
 NORMALISATIONS = ("token", "task")
 
@@ -26,7 +28,7 @@ class LossSettings:
       normalisation: `token` divides the weighted sum by the number of loss tokens of all tasks with a positive weight
         (with weights 1 this is the reference's mean over tokens); `task` sums the weighted means of the tasks, so that
         a task's share does not depend on the length of its completions.
-      chunk: loss slots of a row whose logits exist at one time; 0 means all of them.
+      chunk: loss slots of a group whose logits exist at one time; 0 means all of them.
     """
 
     task_weights: tuple[float, ...]
@@ -58,48 +60,42 @@ def slot_weights(loss_task: jax.Array, settings: LossSettings) -> tuple[jax.Arra
     return jnp.sum(member * per_task, axis=-1), counts
 
 
-def token_nll(model: Decoder, x_BPD: jax.Array, target_BP: jax.Array, chunk: int = 0) -> jax.Array:
-    """Negative log-likelihood of each target; the logits are recomputed in the backward pass, chunk by chunk.
-
-    Args:
-      model: gives the output table and knows which ids are in use.
-      x_BPD: hidden states at the loss positions, after the final norm.
-      target_BP: int32 target ids.
-      chunk: slots of P whose logits are held at once; 0 means all. P is padded up to a multiple of it.
-
-    Returns:
-      float32 nll_BP.
-    """
-
-    def chunk_nll(x_BcD, target_Bc):
-        logits_BcV = model.logits(x_BcD)
-        picked_Bc = jnp.take_along_axis(logits_BcV, target_Bc[..., None], axis=-1)[..., 0]
-        return jax.nn.logsumexp(logits_BcV, axis=-1) - picked_Bc
-
-    slots = target_BP.shape[1]
-    if chunk <= 0 or chunk >= slots:
-        return chunk_nll(x_BPD, target_BP)
-    short = -slots % chunk
-    x_BPD = jnp.pad(x_BPD, ((0, 0), (0, short), (0, 0)))
-    target_BP = jnp.pad(target_BP, ((0, 0), (0, short)))
-    pieces = (slots + short) // chunk
-    x_nBcD = x_BPD.reshape(x_BPD.shape[0], pieces, chunk, -1).swapaxes(0, 1)
-    target_nBc = target_BP.reshape(target_BP.shape[0], pieces, chunk).swapaxes(0, 1)
-    nll_nBc = jax.lax.map(lambda piece: jax.checkpoint(chunk_nll)(*piece), (x_nBcD, target_nBc))
-    return nll_nBc.swapaxes(0, 1).reshape(target_BP.shape)[:, :slots]
-
-
 def batch_nll(model: Decoder, batch: Mapping[str, jax.Array], chunk: int = 0) -> jax.Array:
-    """Runs the model over packed rows and returns nll_BP at the loss slots only (empty slots hold a meaningless value).
+    """Runs the model over packed rows and returns nll_GP at the loss slots only, without a gradient.
 
     Args:
       model: the decoder.
-      batch: `tokens_BT`, `positions_BT`, `segment_ids_BT`, `loss_index_BP`, `loss_target_BP` (see `data.input`).
-      chunk: as in `token_nll`.
+      batch: `tokens_BT`, `positions_BT`, `segment_ids_BT`, `loss_index_GP`, `loss_target_GP` (see `data.input`).
+      chunk: slots of a group whose logits exist at one time; 0 means all of them.
+
+    Returns:
+      float32; empty slots hold a meaningless value.
     """
+    x_GPD = _hidden_at_slots(model, batch)
+    table_VD = model.output_table()
+    return token_nll(x_GPD, table_VD, batch["loss_target_GP"], num_tokens=model.num_tokens, chunk=chunk)
+
+
+def batch_loss(
+    model: Decoder, batch: Mapping[str, jax.Array], weight_GP: jax.Array, chunk: int = 0
+) -> tuple[jax.Array, jax.Array]:
+    """sum(weight x nll) of packed rows, to be differentiated, and nll_GP without a gradient.
+
+    Args:
+      model, batch, chunk: as in `batch_nll`.
+      weight_GP: of each loss slot, see `slot_weights`.
+    """
+    x_GPD = _hidden_at_slots(model, batch)
+    table_VD, target_GP = model.output_table(), batch["loss_target_GP"]
+    return weighted_loss(x_GPD, table_VD, target_GP, weight_GP, num_tokens=model.num_tokens, chunk=chunk)
+
+
+def _hidden_at_slots(model: Decoder, batch: Mapping[str, jax.Array]) -> jax.Array:
+    """x_GPD: the hidden state from which each loss slot's target is predicted."""
     x_BTD = model.hidden(batch["tokens_BT"], batch["positions_BT"], batch["segment_ids_BT"])
-    x_BPD = jnp.take_along_axis(x_BTD, batch["loss_index_BP"][..., None], axis=1)
-    return token_nll(model, x_BPD, batch["loss_target_BP"], chunk)
+    index_GP = batch["loss_index_GP"]
+    x_GSD = x_BTD.reshape(index_GP.shape[0], -1, x_BTD.shape[-1])
+    return constrain(jnp.take_along_axis(x_GSD, index_GP[..., None], axis=1), "batch", None, None)
 
 
 def task_sums(nll: jax.Array, loss_task: jax.Array, num_tasks: int) -> jax.Array:

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import mesh_of
-from tsrec_jax.training.loss import LossSettings, batch_nll, slot_weights, task_sums
+from tsrec_jax.training.loss import LossSettings, batch_loss, slot_weights, task_sums
 
 FREEZE_MODES = ("none", "old_rows", "trunk")
 SCHEDULES = ("linear", "cosine", "constant")
@@ -166,19 +166,19 @@ def make_train_step(
 
     def micro_loss(trained, frozen, micro):
         model = nnx.merge(graphdef, trained, frozen)
-        nll_BP = batch_nll(model, micro, loss.chunk)
-        return jnp.sum(nll_BP * micro["weight_BP"]), task_sums(nll_BP, micro["loss_task_BP"], num_tasks)
+        total, nll_GP = batch_loss(model, micro, micro["weight_GP"], loss.chunk)
+        return total, task_sums(nll_GP, micro["loss_task_GP"], num_tasks)
 
     def step_fn(state: TrainState, batch: Mapping[str, jax.Array]):
-        weight_ABP, counts = slot_weights(batch["loss_task_BP"], loss)
-        micros = {**batch, "weight_BP": weight_ABP}
+        weight_AGP, counts = slot_weights(batch["loss_task_GP"], loss)
+        micros = {**batch, "weight_GP": weight_AGP}
 
         def accumulate(carry, micro):
             total, grads, sums = carry
             (value, task), grad = jax.value_and_grad(micro_loss, has_aux=True)(state.trained, state.frozen, micro)
             return (total + value, jax.tree.map(jnp.add, grads, grad), sums + task), None
 
-        if weight_ABP.shape[0] == 1:
+        if weight_AGP.shape[0] == 1:
             micro = jax.tree.map(lambda x: x[0], micros)
             (total, sums), grads = jax.value_and_grad(micro_loss, has_aux=True)(state.trained, state.frozen, micro)
         else:
