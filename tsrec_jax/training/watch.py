@@ -1,0 +1,68 @@
+"""Watching the loss: a value that is not finite, and a loss that has left the range it was in."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+WINDOW = 50  # losses whose median is the measure
+WARM_UP = 20  # losses without which there is no measure
+IN_A_ROW = 3  # losses beyond it that are an explosion, since one may be an odd batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Trouble:
+    """What went wrong, in words, and the step whose batch it began with."""
+
+    step: int
+    words: str
+
+
+class LossWatch:
+    """Judges the metrics of each step.
+
+    Args:
+      factor: a loss above `factor` x the median of the WINDOW losses before it is too high, and IN_A_ROW of them are an
+        explosion; 0 never is.
+      losses: the last losses of the steps before, as `losses` gave them, so that a resumed run judges alike.
+    """
+
+    def __init__(self, factor: float, losses: Iterable[float] = ()):
+        self._factor = factor
+        self._losses = deque(losses, maxlen=WINDOW + IN_A_ROW)
+
+    @property
+    def losses(self) -> list[float]:
+        """The last losses, oldest first."""
+        return list(self._losses)
+
+    @property
+    def calm(self) -> bool:
+        """Whether the last loss was in its range; while it is not, the state is not worth keeping."""
+        return not self._too_high(1)
+
+    def add(self, step: int, values: Mapping[str, float]) -> Trouble | None:
+        """Takes the metrics `loss`, `grad_norm` and `update_norm` of a step; returns what is wrong with them."""
+        for name in ("loss", "grad_norm", "update_norm"):
+            if not math.isfinite(values[name]):
+                return Trouble(step, f"{name} is {values[name]} at step {step}")
+        self._losses.append(values["loss"])
+        if all(self._too_high(back) for back in range(1, IN_A_ROW + 1)):
+            last = ", ".join(f"{loss:.4g}" for loss in self.losses[-IN_A_ROW:])
+            usual = statistics.median(self.losses[:-IN_A_ROW])
+            return Trouble(
+                step - IN_A_ROW + 1,
+                f"the loss has exploded at step {step}: {last} where {usual:.4g} was usual "
+                f"(beyond {self._factor:g} times that, train.explode_factor)",
+            )
+        return None
+
+    def _too_high(self, back: int) -> bool:
+        """Whether the loss `back` steps from the end is beyond its range."""
+        before = self.losses[:-back][-WINDOW:]
+        if not self._factor or len(before) < WARM_UP:
+            return False
+        return self.losses[-back] > self._factor * statistics.median(before)
