@@ -20,7 +20,6 @@ from orbax.checkpoint import v1 as ocp
 from tsrec_jax.errors import no_space
 
 SUMS = "SHA256SUMS"
-NOT_FINISHED = "was not finished"
 
 
 class Series:
@@ -100,20 +99,21 @@ class Series:
             self._thread.shutdown()
             self._checkpointer.close()
 
-    def fault(self, step: int) -> str | None:
-        """Why a checkpoint cannot be used (it names the first file that is not as it was written); None if it can."""
-        try:
-            lines = (self.path(step) / SUMS).read_bytes().decode("utf-8", errors="replace").splitlines()
-        except FileNotFoundError:
-            return NOT_FINISHED
+    def is_whole(self, step: int) -> bool:
+        """Whether a checkpoint was written to its end."""
+        return (self.path(step) / SUMS).exists()
+
+    def damage(self, step: int) -> str:
+        """The first file of a whole checkpoint that is not as it was written, in words; empty where all are."""
+        lines = (self.path(step) / SUMS).read_bytes().decode("utf-8", errors="replace").splitlines()
         expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
         found = _digests(self.path(step))
         for name in sorted(expected.keys() | found.keys()):
             if name not in found:
-                return f"is damaged: {name} is missing"
+                return f"{name} is missing"
             if expected.get(name) != found[name]:
-                return f"is damaged: {name} is not as it was written"
-        return None
+                return f"{name} is not as it was written"
+        return ""
 
     def facts(self, step: int) -> dict[str, Any]:
         """The facts that were saved with a checkpoint."""

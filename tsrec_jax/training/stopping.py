@@ -50,4 +50,9 @@ class StopSignals:
         if self._several and multihost_utils.reached_preemption_sync_point(step):
             self.name = self.name or signal.SIGTERM.name
             return True
+        return self.asked
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal came to a run of one process; several can only agree after a step."""
         return bool(self.name) and not self._several

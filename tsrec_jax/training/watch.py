@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import math
+import os
+import pathlib
 import statistics
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+
+import jax
+import numpy as np
+
+from tsrec_jax.data.input import TrainBatches
+from tsrec_jax.errors import UserError
 
 WINDOW = 50  # losses whose median is the measure
 WARM_UP = 20  # losses without which there is no measure
+NAMED = 5  # examples that a message names
 IN_A_ROW = 3  # losses beyond it that are an explosion, since one may be an odd batch
 
 
@@ -66,3 +77,32 @@ class LossWatch:
         if not self._factor or len(before) < WARM_UP:
             return False
         return self.losses[-back] > self._factor * statistics.median(before)
+
+
+def refusal(trouble: Trouble, folder: pathlib.Path, batches: TrainBatches, label: str) -> UserError:
+    """The error that ends the run. Its batch is saved as `bad_batch_step_N.npz` (with several processes each one's
+    rows), the keys of all its examples beside it in `bad_batch_step_N.json`."""
+    keys = batches.keys(trouble.step)
+    name = f"bad_batch_step_{trouble.step}"
+    part = f".process_{jax.process_index()}" if jax.process_count() > 1 else ""
+    with _renamed(folder / f"{name}{part}.npz") as path, path.open("wb") as file:
+        np.savez_compressed(file, **batches.batch(trouble.step))
+    if jax.process_index() == 0:
+        with _renamed(folder / f"{name}.json") as path:
+            facts = {"trouble": trouble.words, "step": trouble.step, "examples": keys}
+            path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    named = ", ".join(keys[:NAMED]) + (f" and {len(keys) - NAMED} more" if len(keys) > NAMED else "")
+    return UserError(
+        f"{label}: {trouble.words}; the batch of step {trouble.step} holds {named} (all in {folder / name}.json, the "
+        "batch beside it). The checkpoints are of steps before. The same command meets the same batch again, which "
+        "helps if the machine was at fault; otherwise mend these examples, or train in a new --workdir with a lower "
+        "train.learning_rate or train.clip_norm"
+    )
+
+
+@contextlib.contextmanager
+def _renamed(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary name to write to, which becomes `path` in the end."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    yield temporary
+    os.replace(temporary, path)
