@@ -2,7 +2,7 @@
 
     python -m tsrec_jax VERB --config=FILE.py --workdir=DIR [--config.a.b=value]
 
-Exit codes: 0 done, 2 the user's mistake (one line says which), 1 ours.
+Exit codes: 0 done, or stopped by a signal and saved; 2 the user's mistake (one line says which); 1 ours.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from tsrec_jax import configuration
-from tsrec_jax.errors import UserError
+from tsrec_jax.errors import Stopped, UserError, no_space
 
 USAGE = """usage: python -m tsrec_jax VERB --config=FILE.py --workdir=DIR [--config.a.b=value ...]
 
@@ -103,8 +103,10 @@ def _stage(name: str) -> Callable[[flags.FlagValues, pathlib.Path], None]:
     def call(values: flags.FlagValues, workdir: pathlib.Path) -> None:
         config = _config(values, workdir)
         from tsrec_jax.pipeline import run as pipeline
+        from tsrec_jax.pipeline.lock import alone_in
 
-        getattr(pipeline, name)(config, workdir)
+        with alone_in(workdir, name):
+            getattr(pipeline, name)(config, workdir)
 
     return call
 
@@ -112,8 +114,10 @@ def _stage(name: str) -> Callable[[flags.FlagValues, pathlib.Path], None]:
 def _describe(values: flags.FlagValues, workdir: pathlib.Path) -> None:
     config = _config(values, workdir)
     from tsrec_jax.pipeline import run as pipeline
+    from tsrec_jax.pipeline.lock import alone_in
 
-    pipeline.describe(config, workdir, dry_run=values.dry_run)
+    with alone_in(workdir, "describe"):
+        pipeline.describe(config, workdir, dry_run=values.dry_run)
 
 
 def _recommend(values: flags.FlagValues, workdir: pathlib.Path) -> None:
@@ -190,10 +194,16 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         print(f"tsrec: {error}", file=sys.stderr)
         return 2
+    except Stopped as stop:
+        print(f"tsrec: {stop}", file=sys.stderr)
+        return 0
     except KeyboardInterrupt:
         print("tsrec: interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         return 1
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and (full := no_space(error, pathlib.Path(error.filename or "."))):
+            print(f"tsrec: {full}", file=sys.stderr)
+            return 2
         traceback.print_exc()
         return 1
     return 0

@@ -91,6 +91,7 @@ def fit(
             patience=settings.patience,
             select_by=select_by,
             select_highest=select_highest,
+            explode_factor=settings.explode_factor,
         ),
         folder=folder,
         identity=identity,

@@ -11,6 +11,8 @@ import pathlib
 import socket
 from collections.abc import Iterator
 
+import jax
+
 from tsrec_jax.errors import UserError
 
 LOCK_FILE = "run.lock"
@@ -20,12 +22,17 @@ LOCK_FILE = "run.lock"
 def alone_in(workdir: pathlib.Path, verb: str) -> Iterator[None]:
     """Keeps every other run out of `workdir`; the folder is made, and removed again if nothing was written into it.
 
+    Of several processes of one run the first takes the lock for all.
+
     The lock is the kernel's (flock) on the file `run.lock`, which says who holds it; it ends with its process, however
     that ends, so that a file left by a killed run blocks nobody.
 
     Raises:
       UserError: another run is at work there; the message says which, on what host and since when.
     """
+    if jax.distributed.is_initialized() and jax.process_index() > 0:
+        yield
+        return
     made = [each for each in (workdir, *workdir.parents) if not each.exists()]
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / LOCK_FILE

@@ -23,11 +23,11 @@ from tsrec_jax.pipeline.assemble import Assembly, assemble, open_mesh
 from tsrec_jax.pipeline.fit import fit
 from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.serving.export import export_folder
-from tsrec_jax.training.checkpoints import Checkpoints
+from tsrec_jax.training.checkpoints import Checkpoints, best_folder
 
 MAIN = "TS-Rec"
 _SHAPES_TRAINING = ("model", "sid_init", "tasks", "ts_align", "templates", "train")
-_ONLY_LOGISTICS = ("train.log_every", "train.keep", "train.checkpoint_every", "model.remat")
+_ONLY_LOGISTICS = ("train.log_every", "train.keep", "train.checkpoint_every", "model.remat", "train.explode_factor")
 
 report = functools.partial(print, flush=True)
 
@@ -203,15 +203,23 @@ def _flat(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _trained(job: Job, system: str) -> bool:
-    identity = training_identity(_settings(job, system), job.dataset)
-    return job.workdir.finished(f"train {system}", identity) is not None
+    """Whether training has finished and its weights are there; weights that are gone make it unfinished."""
+    stage, identity = f"train {system}", training_identity(_settings(job, system), job.dataset)
+    facts = job.workdir.finished(stage, identity)
+    if facts is None:
+        return False
+    best = best_folder(_folder(job, system) / "checkpoints", facts["best_step"])
+    if not best.exists():
+        report(f"{stage}: finished before, but its weights, {best}, are gone")
+        job.workdir.forget(stage)
+    return best.exists()
 
 
 def _train(job: Job, system: str) -> None:
     config = _settings(job, system)
     identity = training_identity(config, job.dataset)
     stage = f"train {system}"
-    if job.workdir.finished(stage, identity) is not None:
+    if _trained(job, system):
         report(f"{stage}: finished before, skipped")
         return
     assembly = assemble(config, job.dataset, job.base)

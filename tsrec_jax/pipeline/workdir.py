@@ -120,6 +120,10 @@ class Workdir:
             return None
         return entry["facts"]
 
+    def forget(self, stage: str) -> None:
+        """Marks a stage as not finished, because what it made is lost."""
+        write_json(self.path / "stages.json", {name: entry for name, entry in self._stages().items() if name != stage})
+
     def finish(self, stage: str, inputs: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Marks a stage as finished for these inputs, with JSON facts for later stages."""
         stages = self._stages()

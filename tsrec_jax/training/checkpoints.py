@@ -189,7 +189,7 @@ class Checkpoints:
         return (f"its best weights, {self._best.path(best)}: {damage}", True) if damage else ("", False)
 
     def _refuse_other_shapes(self, step: int, here: Mapping[str, jax.Array]) -> None:
-        """Raises a UserError for another model; how far the tables are rounded up is the mesh's affair, and may differ."""
+        """Raises a UserError for another model. How far the tables are rounded up depends on the mesh and may differ."""
 
         def compared(name: str, shape: Sequence[int]) -> tuple[int, ...]:
             return tuple(shape[1:] if any(f"['{table}']" in name for table in TABLES) else shape)

@@ -130,7 +130,8 @@ def train(
     step_fn = make_train_step(graphdef, state, transform, loss, learning_rate_schedule(optimiser))
 
     with StopSignals() as signals, Checkpoints(folder / "checkpoints", keep=loop.keep) as checkpoints:
-        state, progress = checkpoints.restore(state, {**identity, **vocabulary}, lambda line: report(f"{label}: {line}"))
+        facts = {**identity, **vocabulary}
+        state, progress = checkpoints.restore(state, facts, lambda line: report(f"{label}: {line}"))
         step = int(state.step)
         if step:
             report(f"{label}: resuming after step {step} of {loop.max_steps}")
