@@ -22,10 +22,11 @@ class ShardingRules:
     """Mesh axes (or None) of every logical axis. A mesh axis may stand only once in one array's spec."""
 
     batch: tuple[str, ...] | None = ("data", "fsdp")
-    vocabulary: str | None = "tensor"
-    embed: str | None = "fsdp"  # the model axis of parameters
+    vocabulary: tuple[str, ...] | None = ("fsdp", "tensor")  # rows of the tables, whole: each is looked up in one place
+    embed: str | None = "fsdp"  # the model axis of the layers' parameters
     heads: str | None = "tensor"
     mlp: str | None = "tensor"
+    scored: tuple[str, ...] | None = ("data",)  # the batch where it meets a table's rows, which lie over fsdp too
 
     def spec(self, *logical: str | None) -> PartitionSpec:
         """The partition spec of an array whose axes have these logical names (None: not split)."""
@@ -81,6 +82,16 @@ def named_sharding(mesh: Mesh | None, *logical: str | None) -> NamedSharding | N
     return None if mesh is None else NamedSharding(mesh, RULES.spec(*logical))
 
 
+def parts_of(mesh: Mesh | None, logical: str) -> int:
+    """Into how many parts the rules split a logical axis on a mesh; 1 without one."""
+    return 1 if mesh is None else math.prod(mesh.shape[name] for name in _mesh_axes(logical))
+
+
+def _mesh_axes(logical: str) -> tuple[str, ...]:
+    axes = getattr(RULES, logical)
+    return (axes,) if isinstance(axes, str) else axes or ()
+
+
 def check_fits(shapes: Mapping[str, tuple[tuple[int, ...], tuple[str | None, ...]]], mesh: Mesh | None) -> None:
     """Refuses a mesh that does not divide every split axis of the parameters.
 
@@ -91,14 +102,11 @@ def check_fits(shapes: Mapping[str, tuple[tuple[int, ...], tuple[str | None, ...
     Raises:
       UserError: names each axis that does not divide. Inside jit such a constraint would be dropped without a word.
     """
-    if mesh is None:
-        return
     faults = set()
     for name, (shape, logical) in shapes.items():
-        for size, axis, mesh_axis in zip(shape, logical, RULES.spec(*logical), strict=True):
-            names = (mesh_axis,) if isinstance(mesh_axis, str) else mesh_axis or ()
-            parts = math.prod(mesh.shape[each] for each in names)
-            if size % parts:
-                faults.add(f"{axis} of {name.removeprefix('blocks/')} ({size}) by {'x'.join(names)}={parts}")
+        for size, axis in zip(shape, logical, strict=True):
+            if axis is not None and size % parts_of(mesh, axis):
+                names = "x".join(_mesh_axes(axis))
+                faults.add(f"{axis} of {name.removeprefix('blocks/')} ({size}) by {names}={parts_of(mesh, axis)}")
     if faults:
         raise UserError(f"the mesh does not divide the model: {'; '.join(sorted(faults))}; choose smaller mesh axes")

@@ -113,7 +113,7 @@ def assemble(config: ConfigDict, dataset: Dataset, base: str | pathlib.Path) -> 
 
     def rows(table_VD: jax.Array) -> np.ndarray:
         return sid_init_rows(
-            np.asarray(table_VD, np.float32),
+            np.asarray(table_VD, np.float32)[: model.num_tokens],
             keyword_ids=keyword_ids,
             levels_n=catalogue.token_levels,
             init_levels=tuple(config.sid_init.levels),
