@@ -6,7 +6,6 @@ import re
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from tests.training.test_step import settings
 from tsrec_jax.data.input import train_batches
