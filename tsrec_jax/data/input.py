@@ -75,7 +75,7 @@ class TrainBatches:
         shape: tuple[int, int, int],
         loss_slots: int,
         seed: int,
-        part: slice,
+        part: slice | np.ndarray,
     ):
         self._tasks = sorted(rates)
         self._sources = [sources[task] for task in self._tasks]
@@ -170,7 +170,7 @@ def train_batches(
     loss_slots: int,
     accumulation: int,
     seed: int,
-    part: slice = slice(None),
+    part: slice | np.ndarray = slice(None),
 ) -> TrainBatches:
     """Batches without end.
 
@@ -182,7 +182,7 @@ def train_batches(
       rates: {task: rate}, above 0, for the tasks to use.
       sequence_length, rows, loss_slots, accumulation: T, B (of all processes), P and A.
       seed: of shuffling and packing.
-      part: the rows of each micro-batch that this process feeds.
+      part: the rows of each micro-batch that this process feeds, as a slice or by their numbers.
 
     Raises:
       UserError: the rates are so small that an epoch is empty.
@@ -193,18 +193,23 @@ def train_batches(
 
 
 def packed_batches(
-    examples: Sequence[Example], sequence_length: int, rows: int, loss_slots: int, part: slice = slice(None)
+    examples: Sequence[Example],
+    sequence_length: int,
+    rows: int,
+    loss_slots: int,
+    part: slice | np.ndarray = slice(None),
 ) -> Iterator[Batch]:
     """One pass over the examples, without an accumulation axis; the last batch is filled with empty rows.
 
     Args:
       examples: in the order in which they compete for places.
       sequence_length, rows, loss_slots: T, B (of all processes) and P.
-      part: the rows of each batch that this process feeds.
+      part: the rows of each batch that this process feeds, as a slice or by their numbers.
     """
     plan = pack(_lengths(examples), (sequence_length, loss_slots)) if examples else []
     for first in range(0, len(plan), rows):
-        chosen = [*plan[first : first + rows], *[()] * (rows - len(plan[first : first + rows]))][part]
+        batch = [*plan[first : first + rows], *[()] * (rows - len(plan[first : first + rows]))]
+        chosen = [batch[row] for row in np.arange(rows)[part]]
         packed = [_row([examples[number] for number in row], sequence_length, loss_slots) for row in chosen]
         yield {key: np.stack([row[key] for row in packed]) for key in packed[0]}
 

@@ -25,7 +25,8 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder, parameter_shapes
 from tsrec_jax.models.gguf import GgufFile, gguf_path
-from tsrec_jax.models.sharding import check_fits, named_sharding, parts_of
+from tsrec_jax.models.sharding import check_fits, host_copy, named_sharding, rounded_rows
+from tsrec_jax.processes import first
 
 SHARD_BYTES = 4 * 10**9
 TABLE_ROWS = 4096  # of a table that are read at a time
@@ -130,7 +131,7 @@ def load_hf(
         config = dataclasses.replace(config, num_layers=num_layers)
     _check_keys(source, config)
     rows = config.vocab_rows
-    config = dataclasses.replace(config, vocab_rows=rows + -rows % parts_of(mesh, "vocabulary"))
+    config = dataclasses.replace(config, vocab_rows=rounded_rows(rows, mesh))
     check_fits(parameter_shapes(config), mesh)
     kind = np.dtype(ml_dtypes.bfloat16 if (param_dtype or dtype) == "bfloat16" else param_dtype or dtype)
     weights = {}
@@ -282,17 +283,23 @@ def _check_keys(source: _Folder | GgufFile, config: ModelConfig) -> None:
 
 
 def hf_arrays(model: Decoder, num_tokens: int | None, dtype: str) -> Mapping[str, np.ndarray]:
-    """Every array of the model under its HF key, tables cut to `num_tokens` rows."""
+    """Every array of the model under its HF key, tables cut to `num_tokens` rows.
+
+    Several processes call it together; the first one gets the arrays, the others none.
+    """
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
     arrays: dict[str, np.ndarray] = {}
     tables = {"embedding": model.embedding, "final_norm": model.final_norm}
     if model.head is not None:
         tables["head"] = model.head
     for name, param in tables.items():
-        rows = slice(None) if name == "final_norm" else slice(num_tokens)
-        arrays[hf_name(name)] = np.ascontiguousarray(np.asarray(param[...])[rows].astype(kind))
-    for name, stacked in model.blocks.stacked("float32").items():
-        for layer, value in enumerate(np.asarray(stacked)):
+        whole = host_copy(param[...])
+        if first():
+            rows = slice(None) if name == "final_norm" else slice(num_tokens)
+            arrays[hf_name(name)] = np.ascontiguousarray(whole[rows].astype(kind))
+    for name, stacked in model.blocks.stacked().items():
+        whole = host_copy(stacked)
+        for layer, value in enumerate(whole if first() else ()):
             arrays[hf_name(f"blocks/{name}", layer)] = to_hf_array(f"blocks/{name}", value).astype(kind)
     return arrays
 
@@ -300,7 +307,7 @@ def hf_arrays(model: Decoder, num_tokens: int | None, dtype: str) -> Mapping[str
 def save_hf(
     model: Decoder, folder: str | os.PathLike[str], *, num_tokens: int | None = None, dtype: str = "float32"
 ) -> None:
-    """Writes `config.json` and safetensors that `transformers` loads.
+    """Writes `config.json` and safetensors that `transformers` loads. Several processes call it together; one writes.
 
     Args:
       model: the decoder.
@@ -315,10 +322,12 @@ def save_hf(
     if rows > model.config.vocab_rows:
         raise ValueError(f"num_tokens={rows}: the table has {model.config.vocab_rows} rows")
     folder = pathlib.Path(folder)
+    arrays = hf_arrays(model, rows, dtype)
+    if not first():
+        return
     scratch = folder / ".writing"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    arrays = hf_arrays(model, rows, dtype)
     shards: list[dict[str, np.ndarray]] = [{}]
     for key, value in arrays.items():
         if shards[-1] and sum(part.nbytes for part in shards[-1].values()) + value.nbytes > SHARD_BYTES:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tsrec_jax.errors import UserError
@@ -82,6 +83,39 @@ def named_sharding(mesh: Mesh | None, *logical: str | None) -> NamedSharding | N
     return None if mesh is None else NamedSharding(mesh, RULES.spec(*logical))
 
 
+def process_rows(mesh: Mesh | None, rows: int) -> np.ndarray:
+    """Numbers of the rows of a batch that this process feeds, rising: those of its devices.
+
+    Processes over which the batch is not split (along the tensor axis) feed the same rows.
+    """
+    if mesh is None:
+        return np.arange(rows)
+    indices = named_sharding(mesh, "batch").addressable_devices_indices_map((rows,)).values()
+    return np.concatenate([np.arange(*bounds) for bounds in sorted({index[0].indices(rows)[:2] for index in indices})])
+
+
+def own_mesh(mesh: Mesh | None) -> Mesh | None:
+    """A mesh of this process's devices alone, with as much of the tensor and fsdp axes as they have room for."""
+    if mesh is None or not mesh.is_multi_process:
+        return mesh
+    count = jax.local_device_count()
+    tensor = math.gcd(mesh.shape["tensor"], count)
+    fsdp = math.gcd(mesh.shape["fsdp"], count // tensor)
+    return jax.make_mesh(
+        (count // tensor // fsdp, fsdp, tensor),
+        MESH_AXES,
+        axis_types=(AxisType.Auto,) * 3,
+        devices=jax.local_devices(),
+    )
+
+
+def host_copy(array: jax.Array) -> np.ndarray:
+    """The whole of an array; what lies with other processes is sent, so that all of them have to ask for it."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return multihost_utils.process_allgather(array, tiled=True)
+
+
 def parts_of(mesh: Mesh | None, logical: str) -> int:
     """Into how many parts the rules split a logical axis on a mesh; 1 without one."""
     return 1 if mesh is None else math.prod(mesh.shape[name] for name in _mesh_axes(logical))
@@ -90,6 +124,11 @@ def parts_of(mesh: Mesh | None, logical: str) -> int:
 def _mesh_axes(logical: str) -> tuple[str, ...]:
     axes = getattr(RULES, logical)
     return (axes,) if isinstance(axes, str) else axes or ()
+
+
+def rounded_rows(rows: int, mesh: Mesh | None, unit: int = 1) -> int:
+    """Rows of a vocabulary table, rounded up to `unit` x the parts that the mesh splits them into."""
+    return rows + -rows % (unit * parts_of(mesh, "vocabulary"))
 
 
 def check_fits(shapes: Mapping[str, tuple[tuple[int, ...], tuple[str | None, ...]]], mesh: Mesh | None) -> None:

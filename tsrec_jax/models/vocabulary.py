@@ -17,7 +17,7 @@ from flax import nnx
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
-from tsrec_jax.models.sharding import mesh_of, named_sharding, parts_of
+from tsrec_jax.models.sharding import mesh_of, named_sharding, rounded_rows
 
 MODES = ("sa", "sa_shuffled", "mean", "hf", "normal")
 LANES = 128  # rows are rounded up to a multiple of this times the parts that the mesh splits them into
@@ -147,8 +147,7 @@ def extend_vocabulary(
         raise ValueError(f"old_size {old_size} is beyond the table's {rows} rows")
     num_tokens = old_size + len(input_rows_nD)
     mesh = mesh_of(model.embedding[...])
-    unit = LANES * parts_of(mesh, "vocabulary")
-    new_rows = max(rows, -(-num_tokens // unit) * unit)
+    new_rows = max(rows, rounded_rows(num_tokens, mesh, LANES))
 
     @functools.partial(jax.jit, out_shardings=named_sharding(mesh, "vocabulary", None))
     def extended(table_VD: jax.Array, fresh_nD: np.ndarray) -> jax.Array:

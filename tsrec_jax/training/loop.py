@@ -15,11 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from tsrec_jax.data.input import TrainBatches
 from tsrec_jax.errors import Stopped
 from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.sharding import named_sharding
 from tsrec_jax.training.checkpoints import Checkpoints, Progress
 from tsrec_jax.training.loss import LossSettings
 from tsrec_jax.training.metrics_log import MetricsLog, clock
@@ -197,11 +198,17 @@ def train(
     return TrainResult(best, step, best_step, value, stop and step < loop.max_steps, seconds)
 
 
-def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh | None) -> dict[str, jax.Array]:
-    """Lays a host batch (leading axes A, B) over the mesh's data and fsdp axes; each process gives its own rows."""
-    if mesh is None:
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh | None, axis: int = 1) -> dict[str, jax.Array]:
+    """Lays a host batch over the mesh's data and fsdp axes; each process gives its own rows (`sharding.process_rows`).
+
+    Args:
+      batch: named arrays.
+      mesh: None for one device.
+      axis: of the rows; behind the axis A in training.
+    """
+    sharding = named_sharding(mesh, *(None,) * axis, "batch")
+    if sharding is None:
         return {name: jax.device_put(value) for name, value in batch.items()}
-    sharding = NamedSharding(mesh, jax.P(None, ("data", "fsdp")))
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
 
 
