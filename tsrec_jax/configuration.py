@@ -158,7 +158,8 @@ def default_config() -> ConfigDict:
     config.train.valid_rows = 0  # validation rows for the loss; 0: all
     config.train.valid_beam_rows = 256  # validation rows for HR@10; 0: none
     config.train.checkpoint_every = 200
-    config.train.keep = 2
+    config.train.keep = 2  # states for resuming, at least 2: a damaged newest one falls back to the one before
+    config.train.explode_factor = 10.0  # a loss this many times the usual one, three times in a row, stops; 0: never
     config.train.log_every = 10
 
     config.eval = ConfigDict()
@@ -261,12 +262,12 @@ CHOICES = {
 TEXT_FIELDS = ("title", "brand", "categories", "description")
 SHARED_BY_ARMS = ("dataset", "prepare", "shop", "index", "describe", "pretrain", "mesh", "eval", "export", "run")
 POSITIVE = ("train.batch_tokens", "train.sequence_length", "train.slot_rows", "train.accumulation",
-            "train.log_every", "train.keep", "train.learning_rate", "eval.beams", "eval.batch_size",
+            "train.log_every", "train.learning_rate", "eval.beams", "eval.batch_size",
             "index.iterations", "index.epochs", "index.latent", "index.batch_size",
             "index.max_tokens", "index.batch_rows")  # fmt: skip
 NOT_NEGATIVE = ("train.max_steps", "train.epochs", "train.warmup_steps", "train.validations", "train.patience",
-                "train.checkpoint_every", "train.valid_rows", "train.valid_beam_rows", "eval.max_rows",
-                "eval.bootstrap", "model.num_layers", "ts_align.weight", "ts_align.rate",
+                "train.checkpoint_every", "train.explode_factor", "train.valid_rows", "train.valid_beam_rows",
+                "eval.max_rows", "eval.bootstrap", "model.num_layers", "ts_align.weight", "ts_align.rate",
                 "sid_init.target_norm", "index.whiten", "index.rows_per_code")  # fmt: skip
 SHARES = ("index.max_collision_rate", "index.min_code_use")
 
@@ -318,6 +319,10 @@ def _validate_values(config: ConfigDict) -> None:
         raise UserError(
             f"config.train.batch_tokens={config.train.batch_tokens} is not a multiple of "
             f"sequence_length x accumulation = {unit}; try {max(config.train.batch_tokens // unit, 1) * unit}"
+        )
+    if config.train.keep < 2:
+        raise UserError(
+            f"config.train.keep={config.train.keep} must be 2 or more: if the newest is damaged, one is left"
         )
     if config.train.max_steps == 0 and config.train.epochs == 0:
         raise UserError("config.train.max_steps and config.train.epochs are both 0: nothing would be trained")

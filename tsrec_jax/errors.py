@@ -1,4 +1,13 @@
-"""The error that means the user can mend it."""
+"""Errors that say what the user can do, and the end of a run that was told to stop."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pathlib
+import shutil
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
@@ -6,3 +15,25 @@ class UserError(Exception):
 
     The command line prints the message alone and exits with code 2; library users catch it like any exception.
     """
+
+
+class Stopped(Exception):
+    """The run was told to stop, has saved its state and resumes from there; the command line exits with code 0."""
+
+
+def no_space(error: BaseException, folder: pathlib.Path) -> UserError | None:
+    """The UserError of a write that failed for want of space, with the space that is free; None for other errors.
+
+    Args:
+      error: what was raised; libraries that write outside of Python only keep the system's words of its cause.
+      folder: where the file was to be.
+    """
+    for code in _NO_SPACE:
+        if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
+            there = next((each for each in (folder, *folder.parents) if each.exists()), pathlib.Path.cwd())
+            free = shutil.disk_usage(there).free / 2**20
+            return UserError(
+                f"{folder}: {os.strerror(code)} ({free:.0f} MiB are free there); make room and give the same command "
+                "again: what was complete before is kept, and the run goes on from there"
+            )
+    return None

@@ -2,7 +2,7 @@
 
     python -m tsrec_jax VERB --config=FILE.py --workdir=DIR [--config.a.b=value]
 
-Exit codes: 0 done, 2 the user's mistake (one line says which), 1 ours.
+Exit codes: 0 done, or stopped by a signal and saved; 2 the user's mistake (one line says which); 1 ours.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ import pathlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from tsrec_jax import configuration
-from tsrec_jax.errors import UserError
+from tsrec_jax.errors import Stopped, UserError, no_space
+
+if TYPE_CHECKING:
+    from tsrec_jax.processes import Group
 
 USAGE = """usage: python -m tsrec_jax VERB --config=FILE.py --workdir=DIR [--config.a.b=value ...]
 
@@ -35,6 +39,11 @@ verbs
   serve      an HTTP service and a web page on the exported folder, or on --export=FOLDER without a workdir
              [--host=127.0.0.1 --port=8000 --beams --max_batch --queue --batch_wait_ms --deadline_ms]
 
+several processes as one run, over all their devices (run, pretrain, train, evaluate, export), on a shared workdir:
+  --multi_host               where JAX finds the others itself (TPU pods, Slurm, Open MPI)
+  --coordinator=HOST:PORT --num_processes=N --process_id=I   elsewhere; process 0 answers at HOST:PORT
+  --heartbeat_seconds=60     silence after which a process is taken for dead, which ends the others
+
 After `train` or `run` a workdir knows its config: --config may then be left out.
 Example: python -m tsrec_jax run --config=configs/quickstart.py --workdir=runs/quickstart"""
 
@@ -44,6 +53,13 @@ def _define_flags() -> flags.FlagValues:
     config_flags.DEFINE_config_file("config", None, "experiment file", lock_config=True, flag_values=values)
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     flags.DEFINE_string("history", None, "item ids, oldest first, separated by commas", flag_values=values)
+    flags.DEFINE_boolean("multi_host", False, "one of several processes that JAX can find itself", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0", flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "processes of the run", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("process_id", None, "which of them this is, from 0", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer(
+        "heartbeat_seconds", None, "silence after which a process is taken for dead", lower_bound=1, flag_values=values
+    )
     flags.DEFINE_boolean("dry_run", False, "describe: say what would be asked, ask nothing", flag_values=values)
     flags.DEFINE_integer("k", 10, "number of items to recommend", lower_bound=1, flag_values=values)
     flags.DEFINE_string("export", None, "serve: an exported folder, instead of a workdir's", flag_values=values)
@@ -103,8 +119,10 @@ def _stage(name: str) -> Callable[[flags.FlagValues, pathlib.Path], None]:
     def call(values: flags.FlagValues, workdir: pathlib.Path) -> None:
         config = _config(values, workdir)
         from tsrec_jax.pipeline import run as pipeline
+        from tsrec_jax.pipeline.lock import alone_in
 
-        getattr(pipeline, name)(config, workdir)
+        with alone_in(workdir, name):
+            getattr(pipeline, name)(config, workdir)
 
     return call
 
@@ -112,8 +130,10 @@ def _stage(name: str) -> Callable[[flags.FlagValues, pathlib.Path], None]:
 def _describe(values: flags.FlagValues, workdir: pathlib.Path) -> None:
     config = _config(values, workdir)
     from tsrec_jax.pipeline import run as pipeline
+    from tsrec_jax.pipeline.lock import alone_in
 
-    pipeline.describe(config, workdir, dry_run=values.dry_run)
+    with alone_in(workdir, "describe"):
+        pipeline.describe(config, workdir, dry_run=values.dry_run)
 
 
 def _recommend(values: flags.FlagValues, workdir: pathlib.Path) -> None:
@@ -156,9 +176,10 @@ VERBS: dict[str, Callable[[flags.FlagValues, pathlib.Path], None]] = {
     "recommend": _recommend,
     "serve": _serve,
 }
+TOGETHER = ("run", "pretrain", "train", "evaluate", "export")  # verbs that several processes do together
 
 
-def _dispatch(arguments: Sequence[str]) -> None:
+def _dispatch(arguments: Sequence[str]) -> int:
     values, rest = _parse(arguments)
     verb = rest[0] if rest else ""
     if verb not in VERBS:
@@ -173,7 +194,24 @@ def _dispatch(arguments: Sequence[str]) -> None:
         raise UserError(f"--workdir={values.workdir} is a file; give a folder")
     if values.dry_run and verb != "describe":
         raise UserError(f"--dry_run is for the verb describe, not for {verb}")
-    VERBS[verb](values, pathlib.Path(values.workdir or ""))
+    group = _join(verb, values)
+    code = _exit_code(lambda: VERBS[verb](values, pathlib.Path(values.workdir or "")))
+    if group is not None:
+        group.leave(code)
+    return code
+
+
+def _join(verb: str, values: flags.FlagValues) -> Group | None:
+    """Makes this process one of several, before JAX looks for devices; None where it is the only one."""
+    names = ("multi_host", "coordinator", "num_processes", "process_id", "heartbeat_seconds")
+    given = {name: values[name].value for name in names}
+    if not any(value is not None and value is not False for value in given.values()):
+        return None
+    if verb not in TOGETHER:
+        raise UserError(f"{verb} is the work of one process; several do {', '.join(TOGETHER)}")
+    from tsrec_jax.processes import Group, Launch
+
+    return Group(Launch(**given))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -185,18 +223,32 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0 if arguments else 2
+    return _exit_code(lambda: _dispatch(arguments))
+
+
+def _exit_code(work: Callable[[], int | None]) -> int:
+    """Does the work and says on stderr what ended it before its time; returns the exit code."""
     try:
-        _dispatch(arguments)
+        return work() or 0
     except UserError as error:
         print(f"tsrec: {error}", file=sys.stderr)
         return 2
+    except Stopped as stop:
+        print(f"tsrec: {stop}", file=sys.stderr)
+        return 0
     except KeyboardInterrupt:
         print("tsrec: interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         return 1
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and (full := no_space(error, pathlib.Path(error.filename or "."))):
+            print(f"tsrec: {full}", file=sys.stderr)
+            return 2
         traceback.print_exc()
+        from tsrec_jax.processes import lost
+
+        if words := lost(error):
+            print(f"tsrec: {words}", file=sys.stderr)
         return 1
-    return 0
 
 
 def run() -> None:

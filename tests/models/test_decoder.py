@@ -88,7 +88,7 @@ def test_eight_devices_give_what_one_gives(case, sizes, make_model):
         got = forward(model, tokens_BT)
     _, fsdp, tensor = sizes
     table = model.embedding[...]
-    assert table.sharding.shard_shape(table.shape) == (40 // tensor, 16 // fsdp)
+    assert table.sharding.shard_shape(table.shape) == (40 // (fsdp * tensor), 16)
     q = model.blocks.q[...]
     assert q.sharding.shard_shape(q.shape) == (2, 16 // fsdp, 4 // tensor, model.config.head_dim)
     np.testing.assert_allclose(got, wanted, atol=2e-5, rtol=1e-5)

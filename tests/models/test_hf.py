@@ -120,6 +120,24 @@ def test_each_device_holds_its_slices_of_what_one_device_holds(case, golden, wri
     assert {shard.data.size for shard in q.addressable_shards} == {q.size // 4}
 
 
+def test_rows_that_the_mesh_does_not_divide_are_filled_up_with_ids_that_are_never_written(
+    golden, write_checkpoint, tmp_path
+):
+    facts, weights, tokens_BT, _ = golden("qwen2_untied")
+    for key in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[key] = weights[key][:37]
+    folder = write_checkpoint(facts | {"vocab_size": 37}, weights)
+    mesh = make_mesh(data=1, fsdp=8, tensor=1)
+    with jax.set_mesh(mesh):
+        model = load_hf(folder, mesh=mesh)
+        got_BTV = forward(model, tokens_BT % 37)
+    assert (model.config.vocab_rows, model.num_tokens) == (40, 37)
+    np.testing.assert_allclose(got_BTV[..., :37], forward(load_hf(folder), tokens_BT % 37), atol=1e-5)
+    assert np.isneginf(got_BTV[..., 37:]).all()
+    save_hf(model, tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["vocab_size"] == 37
+
+
 def test_a_mesh_that_does_not_divide_the_heads_is_refused(golden, write_checkpoint):
     facts, weights, _, _ = golden("qwen2_untied")
     with pytest.raises(UserError, match=r"heads of k \(1\) by tensor=2"):

@@ -17,7 +17,8 @@ def test_the_mesh_has_auto_axes_and_fills_the_open_size():
 
 
 def test_rules_turn_logical_axes_into_mesh_axes():
-    assert RULES.spec("vocabulary", "embed") == jax.P("tensor", "fsdp")
+    assert RULES.spec("vocabulary", None) == jax.P(("fsdp", "tensor"), None)
+    assert RULES.spec("embed", "mlp") == jax.P("fsdp", "tensor")
     assert RULES.spec("batch", None) == jax.P(("data", "fsdp"), None)
     assert ShardingRules(embed=None).spec("embed", "mlp") == jax.P(None, "tensor")
     assert named_sharding(None, "embed") is None
@@ -39,5 +40,5 @@ def test_every_axis_that_does_not_divide_is_named():
     shapes = parameter_shapes(ModelConfig.from_hf(tiny_facts("qwen2_untied") | {"vocab_size": 41}))
     with pytest.raises(UserError, match=r"heads of k \(1\) by tensor=2") as raised:
         check_fits(shapes, make_mesh(2, 2, 2))
-    assert "vocabulary of embedding (41) by tensor=2" in str(raised.value)
+    assert "vocabulary of embedding (41) by fsdpxtensor=4" in str(raised.value)
     assert "heads of q " not in str(raised.value)

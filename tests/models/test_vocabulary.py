@@ -139,14 +139,15 @@ def test_the_first_model_is_left_as_it_was(make_model):
     assert model.num_tokens is None
 
 
-def test_a_tensor_axis_divides_the_new_table(make_model):
+def test_the_mesh_divides_the_rows_of_the_new_table(make_model):
     fresh = np.random.default_rng(0).normal(size=(6, 16)).astype(np.float32)
     single = extend_vocabulary(make_model(), old_size=40, input_rows_nD=fresh)
     sharded = extend_vocabulary(make_model(mesh=make_mesh(2, 2, 2)), old_size=40, input_rows_nD=fresh)
     table = sharded.embedding[...]
-    assert table.shape == (256, 16)
-    assert table.sharding.shard_shape(table.shape) == (128, 8)
-    np.testing.assert_array_equal(table[:128], single.embedding[...])
+    assert table.shape == (512, 16)
+    assert table.sharding.shard_shape(table.shape) == (128, 16)
+    np.testing.assert_array_equal(table[:46], single.embedding[...][:46])
+    np.testing.assert_allclose(table[46:128], single.embedding[...][46:], atol=1e-7)  # a mean, summed in another order
 
 
 def test_what_cannot_be_extended_is_refused(make_model):

@@ -8,7 +8,7 @@ from tsrec_jax.data.tasks import Example
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 
-VOCABULARY = 62
+VOCABULARY = 64
 
 
 def tiny_config(tied=True, layers=2):

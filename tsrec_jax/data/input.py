@@ -111,7 +111,7 @@ class TrainBatches:
         rates: Mapping[str, float],
         layout: _Layout,
         seed: int,
-        part: slice,
+        part: slice | np.ndarray,
     ):
         tasks = sorted(rates)
         self._sources = [sources[task] for task in tasks]
@@ -201,7 +201,7 @@ def train_batches(
     accumulation: int,
     seed: int,
     group: int = 1,
-    part: slice = slice(None),
+    part: slice | np.ndarray = slice(None),
 ) -> TrainBatches:
     """Batches without end.
 
@@ -214,7 +214,7 @@ def train_batches(
       sequence_length, rows, loss_slots, accumulation: T, B (of all processes), P and A.
       seed: of shuffling and packing.
       group: rows that share their loss slots.
-      part: the groups of each micro-batch that this process feeds.
+      part: the groups of each micro-batch that this process feeds, as a slice or by their numbers.
 
     Raises:
       UserError: the rates are so small that an epoch is empty, or the groups do not divide the rows.
@@ -230,7 +230,7 @@ def packed_batches(
     rows: int,
     loss_slots: int,
     group: int = 1,
-    part: slice = slice(None),
+    part: slice | np.ndarray = slice(None),
 ) -> Iterator[Batch]:
     """One pass over the examples, without an accumulation axis; the last batch is filled with empty rows.
 
@@ -243,8 +243,9 @@ def packed_batches(
     plan = pack(_lengths(examples), layout.capacity, group) if examples else []
     for first in range(0, len(plan), layout.groups_of_step):
         chosen = plan[first : first + layout.groups_of_step]
-        chosen = [*chosen, *[[]] * (layout.groups_of_step - len(chosen))][part]
-        groups = [[[examples[number] for number in row] for row in members] for members in chosen]
+        chosen = [*chosen, *[[]] * (layout.groups_of_step - len(chosen))]
+        mine = [chosen[number] for number in np.arange(layout.groups_of_step)[part]]
+        groups = [[[examples[number] for number in row] for row in members] for members in mine]
         yield _stack([_group(members, layout) for members in groups], np.concatenate)
 
 

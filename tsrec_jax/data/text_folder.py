@@ -15,7 +15,7 @@ import pathlib
 from collections.abc import Mapping
 
 from tsrec_jax.data.catalogue import Item
-from tsrec_jax.data.dataset import SPLITS
+from tsrec_jax.data.dataset import SPLITS, Dataset
 from tsrec_jax.data.faults import Faults
 from tsrec_jax.data.folder_files import find_name, hash_of, parse_items, read_files
 from tsrec_jax.data.interactions import Interactions, read_interactions
@@ -63,3 +63,8 @@ def read_texts(path: str | os.PathLike[str], name: str = "") -> TextFolder:
     }
     faults.stop_if_any()
     return TextFolder(name, folder, items, splits, hash_of(texts))
+
+
+def texts_of(dataset: Dataset, path: pathlib.Path) -> TextFolder:
+    """What a dataset folder, read from `path`, holds beside its SIDs and words."""
+    return TextFolder(dataset.name, path, dataset.catalogue.items, dataset.splits, dataset.data_hash)

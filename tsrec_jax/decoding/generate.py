@@ -18,6 +18,7 @@ from tsrec_jax.decoding.filters import FilterRows, SidFilter
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.models.inference import InferenceModel, make_prefix
 from tsrec_jax.models.sharding import mesh_of, named_sharding
+from tsrec_jax.processes import gather, several
 
 BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 Ranked = list[tuple[str, float]]  # (SID, score), best first
@@ -288,15 +289,22 @@ def search_all(
     prefix: Sequence[int] = (),
     normaliser: str = "vocab",
     forced: tuple[int, ...] = (),
-    mesh: Mesh | None = None,
     progress: Callable[[str], None] | None = None,
     total: int | None = None,
 ) -> list[Ranked]:
-    """The ranked SIDs of every prompt as texts; arguments as in `Searcher`, `Searcher.run` and `SearchSettings`."""
+    """The ranked SIDs of every prompt as texts; arguments as in `Searcher`, `Searcher.run` and `SearchSettings`.
+
+    Of several processes, each on its own devices, every one searches its share of the prompts and gets all results.
+    """
     settings = SearchSettings(beams, normaliser, forced)
-    searcher = Searcher(model, trie, settings, batch_size=batch_size, buckets=buckets, prefix=prefix, mesh=mesh)
-    found = searcher.run(prompts, progress=progress, total=total)
-    return [list(zip(sid_texts(catalogue, one.codes_WC), one.scores_W.tolist(), strict=True)) for one in found]
+    searcher = Searcher(model, trie, settings, batch_size=batch_size, buckets=buckets, prefix=prefix)
+    rank, count = (jax.process_index(), jax.process_count()) if several() else (0, 1)
+    mine = itertools.islice(prompts, rank, None, count)
+    found = searcher.run(mine, progress=progress, total=None if total is None else len(range(rank, total, count)))
+    ranked = [list(zip(sid_texts(catalogue, one.codes_WC), one.scores_W.tolist(), strict=True)) for one in found]
+    shares = gather(ranked)
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*shares))
+    return [[(sid, score) for sid, score in row] for row in turns if row is not None]
 
 
 def sid_texts(catalogue: Catalogue, codes_NC: np.ndarray) -> list[str]:

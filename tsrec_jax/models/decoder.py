@@ -17,6 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from tsrec_jax.models.config import Llama3Scaling, ModelConfig
+from tsrec_jax.models.lookup import rows_of
 from tsrec_jax.models.sharding import constrain, named_sharding
 
 INIT_STD = 0.02
@@ -50,7 +51,7 @@ def layer_shapes(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[str | None, ...]]]:
     """Shape and logical axes of every parameter; those of the layers are named `blocks/NAME`."""
-    table = ((config.vocab_rows, config.d_model), ("vocabulary", "embed"))
+    table = ((config.vocab_rows, config.d_model), ("vocabulary", None))
     shapes = {f"blocks/{name}": value for name, value in layer_shapes(config).items()}
     shapes |= {"embedding": table, "final_norm": ((config.d_model,), (None,))}
     return shapes if config.tied else shapes | {"head": table}
@@ -184,8 +185,7 @@ class Decoder(nnx.Module):
         return jnp.where(jnp.arange(table_VD.shape[0]) < self.num_tokens, logits, -jnp.inf)
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
-        table_VD = constrain(self.embedding[...], "vocabulary", None)
-        return jnp.take(table_VD, tokens, axis=0).astype(self.dtype)
+        return rows_of(self.embedding[...], tokens).astype(self.dtype)
 
     def _rope(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
         """cos and sin of shape (..., 1, H / 2) for positions of shape (...)."""

@@ -100,12 +100,15 @@ class GgufFile:
         return {key: tuple(int(n) for n in reversed(tensor.shape)) for key, tensor in self._tensors.items()}
 
     def read(self, key: str, index: tuple[slice, ...]) -> np.ndarray:
-        """A part of one array, float32, in HF's layout; the whole array is dequantised."""
+        """A part of one array, float32, in HF's layout; of a matrix only its rows are dequantised."""
         from gguf.quants import dequantize
 
-        tensor = self._tensors[key]
+        tensor, data = self._tensors[key], self._tensors[key].data
+        reordered = key.endswith(("q_proj.weight", "k_proj.weight"))  # their rows lie elsewhere in the file
+        if len(index) == 2 and not reordered:
+            data, index = data[index[0]], (slice(None), *index[1:])
         try:
-            array = np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
+            array = np.asarray(dequantize(data, tensor.tensor_type), np.float32)
         except NotImplementedError:
             raise UserError(
                 f"{self.folder}: {tensor.name} has a quantisation that the package gguf cannot undo"

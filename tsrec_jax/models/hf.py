@@ -1,11 +1,12 @@
 """Hugging Face weights in and out, without torch: the key table as data, strict on missing and unused keys.
 
-Each device reads only its own slices of the safetensors files.
+Each process reads only its devices' slices of the safetensors files, piece by piece.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from collections.abc import Callable, Mapping
 import jax
 import ml_dtypes
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -24,9 +25,13 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder, parameter_shapes
 from tsrec_jax.models.gguf import GgufFile, gguf_path
-from tsrec_jax.models.sharding import check_fits, named_sharding
+from tsrec_jax.models.sharding import check_fits, host_copy, named_sharding, rounded_rows
+from tsrec_jax.processes import first
 
 SHARD_BYTES = 4 * 10**9
+TABLE_ROWS = 4096  # of a table that are read at a time
+ALIGNMENT = 64  # bytes
+Index = tuple[slice, ...]
 LAYER = "model.layers.{layer}."
 # Our name -> HF name. HF kernels are (out, in); ours are (in, out), with the heads as axes of their own.
 NAMES = {
@@ -110,7 +115,8 @@ def load_hf(
       remat: as in `Decoder`.
 
     Returns:
-      A module that maps tokens_BT to float32 logits_BTV.
+      A module that maps tokens_BT to float32 logits_BTV. Where the mesh does not divide the rows of the table, it has
+      some more, of zeros, which no id uses (`Decoder.num_tokens` says so).
 
     Raises:
       UserError: nothing readable at `path`, another architecture, missing, unused or misshapen keys (all named), or
@@ -124,35 +130,61 @@ def load_hf(
             raise UserError(f"num_layers={num_layers}: {path} has {config.num_layers} layers")
         config = dataclasses.replace(config, num_layers=num_layers)
     _check_keys(source, config)
+    rows = config.vocab_rows
+    config = dataclasses.replace(config, vocab_rows=rounded_rows(rows, mesh))
     check_fits(parameter_shapes(config), mesh)
     kind = np.dtype(ml_dtypes.bfloat16 if (param_dtype or dtype) == "bfloat16" else param_dtype or dtype)
     weights = {}
     for name, (shape, logical) in parameter_shapes(config).items():
-        read = _reader(source, name, shape, kind)
-        sharding = named_sharding(mesh, *logical)
-        if sharding is None:
-            weights[name] = jax.device_put(read(tuple(slice(None) for _ in shape)))
-        else:
-            weights[name] = jax.make_array_from_callback(shape, sharding, read)
-    return Decoder(config, dtype=dtype, mesh=mesh, remat=remat, weights=weights)
+        read = functools.partial(_read, source, name, shape, kind)
+        weights[name] = _placed(shape, named_sharding(mesh, *logical), read)
+    used = None if config.vocab_rows == rows else rows
+    return Decoder(config, dtype=dtype, mesh=mesh, remat=remat, weights=weights, num_tokens=used)
 
 
-def _reader(
-    source: _Folder | GgufFile, name: str, shape: tuple[int, ...], kind: np.dtype
-) -> Callable[[tuple[slice, ...]], np.ndarray]:
-    """A function from an index (one slice an axis) to that part of one parameter, read from the file."""
+def _placed(shape: tuple[int, ...], sharding: NamedSharding | None, read: Callable[[Index], np.ndarray]) -> jax.Array:
+    """An array whose parts are read one after the other, each for all of its devices, so that the host holds one."""
+    if sharding is None:
+        return jax.device_put(read(tuple(slice(0, size) for size in shape)))
+    devices: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+        devices.setdefault(bounds, []).append(device)
+    parts = []
+    for bounds, places in devices.items():
+        part = read(tuple(slice(*each) for each in bounds))
+        parts += jax.block_until_ready([jax.device_put(part, place) for place in places])
+    return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
-    def read(index: tuple[slice, ...]) -> np.ndarray:
-        if not name.startswith("blocks/"):
-            return source.read(hf_name(name), index).astype(kind)
-        layers = range(*index[0].indices(shape[0]))
-        place = hf_index(name, index[1:], shape[1:])
-        local = tuple(len(range(*part.indices(size))) for part, size in zip(index[1:], shape[1:], strict=True))
-        return np.stack(
-            [from_hf_array(name, source.read(hf_name(name, layer), place), local).astype(kind) for layer in layers]
-        )
 
-    return read
+def _read(source: _Folder | GgufFile, name: str, shape: tuple[int, ...], kind: np.dtype, index: Index) -> np.ndarray:
+    """A part of one parameter (one slice an axis, both bounds given) from the file: rows that it has not are 0.
+
+    It is read in pieces (a layer, some rows of a table) into one array, so that nothing is held twice.
+    """
+    array = _aligned(tuple(part.stop - part.start for part in index), kind)
+    if not name.startswith("blocks/"):
+        stored = source.shapes()[hf_name(name)][0]
+        for start in range(index[0].start, index[0].stop, TABLE_ROWS):
+            piece = slice(start, min(start + TABLE_ROWS, index[0].stop))
+            there = slice(min(piece.start, stored), min(piece.stop, stored))
+            rows = array[piece.start - index[0].start :][: piece.stop - piece.start]
+            found = there.stop - there.start
+            rows[:found] = source.read(hf_name(name), (there, *index[1:]))
+            rows[found:] = 0
+        return array
+    place = hf_index(name, index[1:], shape[1:])
+    for number, layer in enumerate(range(index[0].start, index[0].stop)):
+        array[number] = from_hf_array(name, source.read(hf_name(name, layer), place), array.shape[1:])
+    return array
+
+
+def _aligned(shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
+    """An uninitialised array that begins where JAX on a CPU can use it as it is, without a copy."""
+    size = math.prod(shape) * kind.itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(kind).reshape(shape)
 
 
 def resolve_folder(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -251,17 +283,23 @@ def _check_keys(source: _Folder | GgufFile, config: ModelConfig) -> None:
 
 
 def hf_arrays(model: Decoder, num_tokens: int | None, dtype: str) -> Mapping[str, np.ndarray]:
-    """Every array of the model under its HF key, tables cut to `num_tokens` rows."""
+    """Every array of the model under its HF key, tables cut to `num_tokens` rows.
+
+    Several processes call it together; the first one gets the arrays, the others none.
+    """
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
     arrays: dict[str, np.ndarray] = {}
     tables = {"embedding": model.embedding, "final_norm": model.final_norm}
     if model.head is not None:
         tables["head"] = model.head
     for name, param in tables.items():
-        rows = slice(None) if name == "final_norm" else slice(num_tokens)
-        arrays[hf_name(name)] = np.ascontiguousarray(np.asarray(param[...])[rows].astype(kind))
-    for name, stacked in model.blocks.stacked("float32").items():
-        for layer, value in enumerate(np.asarray(stacked)):
+        whole = host_copy(param[...])
+        if first():
+            rows = slice(None) if name == "final_norm" else slice(num_tokens)
+            arrays[hf_name(name)] = np.ascontiguousarray(whole[rows].astype(kind))
+    for name, stacked in model.blocks.stacked().items():
+        whole = host_copy(stacked)
+        for layer, value in enumerate(whole if first() else ()):
             arrays[hf_name(f"blocks/{name}", layer)] = to_hf_array(f"blocks/{name}", value).astype(kind)
     return arrays
 
@@ -269,7 +307,7 @@ def hf_arrays(model: Decoder, num_tokens: int | None, dtype: str) -> Mapping[str
 def save_hf(
     model: Decoder, folder: str | os.PathLike[str], *, num_tokens: int | None = None, dtype: str = "float32"
 ) -> None:
-    """Writes `config.json` and safetensors that `transformers` loads.
+    """Writes `config.json` and safetensors that `transformers` loads. Several processes call it together; one writes.
 
     Args:
       model: the decoder.
@@ -284,10 +322,12 @@ def save_hf(
     if rows > model.config.vocab_rows:
         raise ValueError(f"num_tokens={rows}: the table has {model.config.vocab_rows} rows")
     folder = pathlib.Path(folder)
+    arrays = hf_arrays(model, rows, dtype)
+    if not first():
+        return
     scratch = folder / ".writing"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    arrays = hf_arrays(model, rows, dtype)
     shards: list[dict[str, np.ndarray]] = [{}]
     for key, value in arrays.items():
         if shards[-1] and sum(part.nbytes for part in shards[-1].values()) + value.nbytes > SHARD_BYTES:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import MASKED, Decoder, layer_shapes, rms_norm, rope_frequencies, rotate
+from tsrec_jax.models.lookup import rows_of
 from tsrec_jax.models.sharding import constrain
 
 HEAD_ROWS = 160  # rows of x whose logits over the whole vocabulary are held at once
@@ -250,7 +251,7 @@ def extend(
 
 def logits_of(model: InferenceModel, ids_E: jax.Array, x_DBW: jax.Array) -> jax.Array:
     """float32 logits_BWE of some tokens: one small product, not the whole vocabulary."""
-    rows_ED = model.output_table[ids_E]
+    rows_ED = rows_of(model.output_table, ids_E, split=False)
     logits_EBW = jnp.einsum("ed,dbw->ebw", rows_ED, x_DBW, preferred_element_type=jnp.float32)
     return jnp.moveaxis(logits_EBW, 0, -1)
 
@@ -261,7 +262,7 @@ def log_normaliser(model: InferenceModel, x_DBW: jax.Array) -> jax.Array:
     The logits of HEAD_ROWS rows are held at once, so memory does not grow with requests and beams.
     """
     _, batch, beams = x_DBW.shape
-    table_VD = constrain(model.output_table, "vocabulary", None)
+    table_VD, x_DBW = model.output_table, constrain(x_DBW, None, "scored", None)
     rows = table_VD.shape[0]
     used_V = None if model.num_tokens in (None, rows) else jnp.arange(rows) < model.num_tokens
     if batch * beams <= FEW_ROWS:
@@ -285,7 +286,7 @@ def log_normaliser(model: InferenceModel, x_DBW: jax.Array) -> jax.Array:
 
 def embed(model: InferenceModel, tokens: jax.Array) -> jax.Array:
     """Rows of the input table, (..., D)."""
-    return jnp.take(constrain(model.embedding_VD, "vocabulary", None), tokens, axis=0)
+    return rows_of(model.embedding_VD, tokens)
 
 
 def _rope_columns(model: InferenceModel, positions_B: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tsrec_jax.errors import UserError
@@ -22,10 +23,11 @@ class ShardingRules:
     """Mesh axes (or None) of every logical axis. A mesh axis may stand only once in one array's spec."""
 
     batch: tuple[str, ...] | None = ("data", "fsdp")
-    vocabulary: str | None = "tensor"
-    embed: str | None = "fsdp"  # the model axis of parameters
+    vocabulary: tuple[str, ...] | None = ("fsdp", "tensor")  # rows of the tables, whole: each is looked up in one place
+    embed: str | None = "fsdp"  # the model axis of the layers' parameters
     heads: str | None = "tensor"
     mlp: str | None = "tensor"
+    scored: tuple[str, ...] | None = ("data",)  # the batch where it meets a table's rows, which lie over fsdp too
 
     def spec(self, *logical: str | None) -> PartitionSpec:
         """The partition spec of an array whose axes have these logical names (None: not split)."""
@@ -81,6 +83,54 @@ def named_sharding(mesh: Mesh | None, *logical: str | None) -> NamedSharding | N
     return None if mesh is None else NamedSharding(mesh, RULES.spec(*logical))
 
 
+def process_rows(mesh: Mesh | None, rows: int) -> np.ndarray:
+    """Numbers of the rows of a batch that this process feeds, rising: those of its devices.
+
+    Processes over which the batch is not split (along the tensor axis) feed the same rows.
+    """
+    if mesh is None:
+        return np.arange(rows)
+    indices = named_sharding(mesh, "batch").addressable_devices_indices_map((rows,)).values()
+    return np.concatenate([np.arange(*bounds) for bounds in sorted({index[0].indices(rows)[:2] for index in indices})])
+
+
+def own_mesh(mesh: Mesh | None) -> Mesh | None:
+    """A mesh of this process's devices alone, with as much of the tensor and fsdp axes as they have room for."""
+    if mesh is None or not mesh.is_multi_process:
+        return mesh
+    count = jax.local_device_count()
+    tensor = math.gcd(mesh.shape["tensor"], count)
+    fsdp = math.gcd(mesh.shape["fsdp"], count // tensor)
+    return jax.make_mesh(
+        (count // tensor // fsdp, fsdp, tensor),
+        MESH_AXES,
+        axis_types=(AxisType.Auto,) * 3,
+        devices=jax.local_devices(),
+    )
+
+
+def host_copy(array: jax.Array) -> np.ndarray:
+    """The whole of an array; what lies with other processes is sent, so that all of them have to ask for it."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return multihost_utils.process_allgather(array, tiled=True)
+
+
+def parts_of(mesh: Mesh | None, logical: str) -> int:
+    """Into how many parts the rules split a logical axis on a mesh; 1 without one."""
+    return 1 if mesh is None else math.prod(mesh.shape[name] for name in _mesh_axes(logical))
+
+
+def _mesh_axes(logical: str) -> tuple[str, ...]:
+    axes = getattr(RULES, logical)
+    return (axes,) if isinstance(axes, str) else axes or ()
+
+
+def rounded_rows(rows: int, mesh: Mesh | None, unit: int = 1) -> int:
+    """Rows of a vocabulary table, rounded up to `unit` x the parts that the mesh splits them into."""
+    return rows + -rows % (unit * parts_of(mesh, "vocabulary"))
+
+
 def check_fits(shapes: Mapping[str, tuple[tuple[int, ...], tuple[str | None, ...]]], mesh: Mesh | None) -> None:
     """Refuses a mesh that does not divide every split axis of the parameters.
 
@@ -91,14 +141,11 @@ def check_fits(shapes: Mapping[str, tuple[tuple[int, ...], tuple[str | None, ...
     Raises:
       UserError: names each axis that does not divide. Inside jit such a constraint would be dropped without a word.
     """
-    if mesh is None:
-        return
     faults = set()
     for name, (shape, logical) in shapes.items():
-        for size, axis, mesh_axis in zip(shape, logical, RULES.spec(*logical), strict=True):
-            names = (mesh_axis,) if isinstance(mesh_axis, str) else mesh_axis or ()
-            parts = math.prod(mesh.shape[each] for each in names)
-            if size % parts:
-                faults.add(f"{axis} of {name.removeprefix('blocks/')} ({size}) by {'x'.join(names)}={parts}")
+        for size, axis in zip(shape, logical, strict=True):
+            if axis is not None and size % parts_of(mesh, axis):
+                names = "x".join(_mesh_axes(axis))
+                faults.add(f"{axis} of {name.removeprefix('blocks/')} ({size}) by {names}={parts_of(mesh, axis)}")
     if faults:
         raise UserError(f"the mesh does not divide the model: {'; '.join(sorted(faults))}; choose smaller mesh axes")

@@ -7,6 +7,7 @@ cluster's keywords, rescaled to the mean row norm of the pretrained table.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -16,10 +17,10 @@ from flax import nnx
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
-from tsrec_jax.models.sharding import mesh_of, named_sharding
+from tsrec_jax.models.sharding import mesh_of, named_sharding, rounded_rows
 
 MODES = ("sa", "sa_shuffled", "mean", "hf", "normal")
-LANES = 128  # rows are rounded up to a multiple of this times the tensor axis
+LANES = 128  # rows are rounded up to a multiple of this times the parts that the mesh splits them into
 NORMAL_STD = 0.02
 HF_COVARIANCE_SCALE = 1e-9
 
@@ -124,8 +125,8 @@ def extend_vocabulary(
 ) -> Decoder:
     """Gives the ids old_size, old_size + 1, ... their rows; earlier rows keep their values.
 
-    The table never shrinks. It has room for the new ids rounded up to 128 x the mesh's tensor axis; rows that no id
-    uses get the mean row, and their logits are -inf.
+    The table never shrinks. It has room for the new ids rounded up to 128 x the parts that the mesh splits its rows
+    into; rows that no id uses get the mean row, and their logits are -inf.
 
     Args:
       model: a decoder that was not extended before.
@@ -146,22 +147,23 @@ def extend_vocabulary(
         raise ValueError(f"old_size {old_size} is beyond the table's {rows} rows")
     num_tokens = old_size + len(input_rows_nD)
     mesh = mesh_of(model.embedding[...])
-    unit = LANES * (mesh.shape["tensor"] if mesh is not None else 1)
-    new_rows = max(rows, -(-num_tokens // unit) * unit)
+    new_rows = max(rows, rounded_rows(num_tokens, mesh, LANES))
 
-    def extended(table: jax.Array, fresh_nD: np.ndarray | None) -> jax.Array:
-        mean_D = jnp.mean(table[:old_size].astype(jnp.float32), axis=0)
-        filler = jnp.broadcast_to(mean_D, (new_rows - old_size, mean_D.shape[0]))
-        if fresh_nD is not None:
-            filler = filler.at[: num_tokens - old_size].set(jnp.asarray(fresh_nD))
-        whole = jnp.concatenate([table[:old_size], filler.astype(table.dtype)])
-        return jax.device_put(whole, named_sharding(mesh, "vocabulary", "embed")) if mesh is not None else whole
+    @functools.partial(jax.jit, out_shardings=named_sharding(mesh, "vocabulary", None))
+    def extended(table_VD: jax.Array, fresh_nD: np.ndarray) -> jax.Array:
+        old_V1 = (jnp.arange(table_VD.shape[0]) < old_size)[:, None]
+        mean_D = jnp.sum(jnp.where(old_V1, table_VD.astype(jnp.float32), 0.0), axis=0) / old_size
+        whole_VD = jnp.where(old_V1, table_VD, mean_D.astype(table_VD.dtype))
+        more_VD = jnp.broadcast_to(mean_D, (new_rows - rows, mean_D.shape[0])).astype(table_VD.dtype)
+        whole_VD = jnp.concatenate([whole_VD, more_VD])
+        return jax.lax.dynamic_update_slice(whole_VD, fresh_nD.astype(table_VD.dtype), (old_size, 0))
 
     graphdef, state = nnx.split(model)
     grown = nnx.merge(graphdef, state)
-    grown.embedding = nnx.Param(extended(model.embedding[...], input_rows_nD))
+    grown.embedding = nnx.Param(extended(model.embedding[...], np.asarray(input_rows_nD)))
     if model.head is not None:
-        grown.head = nnx.Param(extended(model.head[...], output_rows_nD))
+        none_0D = np.zeros((0, model.config.d_model), np.float32)
+        grown.head = nnx.Param(extended(model.head[...], none_0D if output_rows_nD is None else output_rows_nD))
     grown.config = dataclasses.replace(model.config, vocab_rows=new_rows)
     grown.num_tokens = num_tokens
     return grown

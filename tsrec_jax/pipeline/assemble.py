@@ -18,7 +18,7 @@ from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import load_hf
-from tsrec_jax.models.sharding import make_mesh
+from tsrec_jax.models.sharding import host_copy, make_mesh
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.models.vocabulary import extend_vocabulary, sid_init_rows
 
@@ -113,7 +113,7 @@ def assemble(config: ConfigDict, dataset: Dataset, base: str | pathlib.Path) -> 
 
     def rows(table_VD: jax.Array) -> np.ndarray:
         return sid_init_rows(
-            np.asarray(table_VD, np.float32),
+            np.asarray(host_copy(table_VD), np.float32)[: model.num_tokens],
             keyword_ids=keyword_ids,
             levels_n=catalogue.token_levels,
             init_levels=tuple(config.sid_init.levels),

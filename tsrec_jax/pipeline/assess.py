@@ -19,9 +19,11 @@ from tsrec_jax.evaluation.compare import compare, read_predictions, write_predic
 from tsrec_jax.evaluation.metrics import ks_for, score
 from tsrec_jax.evaluation.report import Report, format_table, intervals_of, to_json, to_markdown
 from tsrec_jax.models.inference import InferenceModel
+from tsrec_jax.models.own import on_own_devices
 from tsrec_jax.pipeline import sources
 from tsrec_jax.pipeline.assemble import Assembly
 from tsrec_jax.pipeline.workdir import write_json
+from tsrec_jax.processes import first
 from tsrec_jax.training.metrics_log import read_metrics
 
 PREDICTIONS = "predictions.json"
@@ -46,28 +48,29 @@ def predict(
         report(f"{label}: the folder has no {config.eval.split}.csv, using {split}")
     histories = [[catalogue.sid(item) for item in history] for history in rows.histories]
     started = time.perf_counter()
-    found = search_all(
-        InferenceModel.of(assembly.model),
-        assembly.trie,
-        catalogue,
-        _prompts(assembly, histories),
-        beams=config.eval.beams,
-        batch_size=config.eval.batch_size,
-        prefix=assembly.builder.prefix("next_sid"),
-        normaliser=config.eval.normaliser,
-        forced=assembly.builder.end if config.eval.score_end else (),
-        mesh=assembly.mesh,
-        progress=lambda line: report(f"{label}: {line}"),
-        total=len(histories),
-    )
+    with on_own_devices(assembly.model) as model:
+        found = search_all(
+            InferenceModel.of(model),
+            assembly.trie,
+            catalogue,
+            _prompts(assembly, histories),
+            beams=config.eval.beams,
+            batch_size=config.eval.batch_size,
+            prefix=assembly.builder.prefix("next_sid"),
+            normaliser=config.eval.normaliser,
+            forced=assembly.builder.end if config.eval.score_end else (),
+            progress=lambda line: report(f"{label}: {line}"),
+            total=len(histories),
+        )
     seconds = time.perf_counter() - started
     predictions = [[sid for sid, _ in ranked] for ranked in found]
     invalid = sum(sid not in catalogue.items_of_sid for ranked in predictions for sid in ranked)
     if invalid:
         raise AssertionError(f"{invalid} predicted SIDs are not in the catalogue: the constraint is broken")
     targets = [catalogue.sid(int(target)) for target in rows.targets]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_predictions(folder / PREDICTIONS, targets, predictions)
+    if first():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_predictions(folder / PREDICTIONS, targets, predictions)
     report(f"{label}: {len(rows)} rows in {seconds:.0f} s ({len(rows) / seconds:.1f} rows/s)")
     return {"rows": len(rows), "invalid": invalid, "seconds": round(seconds, 1)}
 

@@ -23,8 +23,11 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.metrics import score
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.inference import InferenceModel
+from tsrec_jax.models.own import on_own_devices
+from tsrec_jax.models.sharding import mesh_of, process_rows
 from tsrec_jax.pipeline.assemble import Assembly
-from tsrec_jax.training.loop import LoopSettings, TrainResult, Validate, train
+from tsrec_jax.processes import first_makes
+from tsrec_jax.training.loop import LoopSettings, TrainResult, Validate, put_batch, train
 from tsrec_jax.training.loss import LossSettings, batch_nll, task_sums
 from tsrec_jax.training.step import OptimiserSettings
 
@@ -52,7 +55,7 @@ def fit(
     report(f"{label}: training rows: {counts}")
     settings = config.train
     slots = choose_loss_slots(examples, mix.rates, settings.sequence_length, settings.slot_rows)
-    write_records(examples, folder / "records")
+    first_makes(lambda: write_records(examples, folder / "records"))
     rows = _rows_per_microbatch(config, assembly)
     batches = train_batches(
         open_records(folder / "records"),
@@ -63,6 +66,7 @@ def fit(
         accumulation=settings.accumulation,
         seed=config.seed,
         group=settings.slot_rows,
+        part=process_rows(assembly.mesh, rows // settings.slot_rows),
     )
     max_steps = settings.max_steps or batches.steps(settings.epochs)
     select_by, select_highest = SELECTORS[settings.select_by]
@@ -92,6 +96,7 @@ def fit(
             patience=settings.patience,
             select_by=select_by,
             select_highest=select_highest,
+            explode_factor=settings.explode_factor,
         ),
         folder=folder,
         identity=identity,
@@ -130,9 +135,10 @@ def _loss_sums(
 
 
 def validation_loss(model: Decoder, batches: Sequence[Mapping[str, np.ndarray]], chunk: int = 0) -> float:
-    """Mean nll per loss token over packed batches, in nats."""
+    """Mean nll per loss token over packed batches, of which each process gives its rows, in nats."""
     graphdef, weights = nnx.split(model)
-    sums = [_loss_sums(graphdef, weights, batch, chunk) for batch in batches]
+    mesh = mesh_of(weights)
+    sums = [_loss_sums(graphdef, weights, put_batch(batch, mesh, axis=0), chunk) for batch in batches]
     total, tokens = (sum(float(part[index]) for part in sums) for index in (0, 1))
     return total / tokens
 
@@ -142,7 +148,8 @@ def _validation(config: ConfigDict, assembly: Assembly, rows: int, slots: int) -
     settings, catalogue = config.train, assembly.dataset.catalogue
     valid = build_examples(assembly.dataset, "valid", assembly.builder, ("next_sid",))["next_sid"]
     valid = valid[: settings.valid_rows or len(valid)]
-    batches = list(packed_batches(valid, settings.sequence_length, rows, slots, settings.slot_rows))
+    part = process_rows(assembly.mesh, rows // settings.slot_rows)
+    batches = list(packed_batches(valid, settings.sequence_length, rows, slots, settings.slot_rows, part))
     split = assembly.dataset.splits["valid"]
     beam_rows = min(settings.valid_beam_rows, len(split))
     prompts = assembly.builder.prompts_next_sid(
@@ -154,16 +161,17 @@ def _validation(config: ConfigDict, assembly: Assembly, rows: int, slots: int) -
     def validate(model: Decoder) -> dict[str, float]:
         values = {"valid/loss": validation_loss(model, batches, settings.loss_chunk)}
         if prompts:
-            found = search_all(
-                InferenceModel.of(model),
-                assembly.trie,
-                catalogue,
-                prompts,
-                beams=config.eval.beams,
-                batch_size=config.eval.batch_size,
-                prefix=prefix,
-                normaliser=config.eval.normaliser,
-            )
+            with on_own_devices(model) as own:
+                found = search_all(
+                    InferenceModel.of(own),
+                    assembly.trie,
+                    catalogue,
+                    prompts,
+                    beams=config.eval.beams,
+                    batch_size=config.eval.batch_size,
+                    prefix=prefix,
+                    normaliser=config.eval.normaliser,
+                )
             predicted = [[sid for sid, _ in row] for row in found]
             values["valid/hr@10"] = score(predicted, split.targets[:beam_rows], catalogue, ks=(10,)).sid["HR@10"]
         return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -9,6 +10,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -16,7 +18,7 @@ from tsrec_jax.configuration import section, section_facts
 from tsrec_jax.data.text_folder import TextFolder
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.hf import load_hf
-from tsrec_jax.models.sharding import one_device
+from tsrec_jax.models.sharding import one_device, own_mesh
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline import sources
 from tsrec_jax.pipeline.assemble import open_mesh
@@ -162,16 +164,17 @@ def _embeddings(
 
 
 def _llm_embeddings(config: ConfigDict, words: list[str], model: str, report: Report) -> np.ndarray:
-    mesh = open_mesh(config)
-    return embed_texts(
-        load_hf(model, dtype=config.model.dtype, mesh=mesh, remat=False),
-        load_tokenizer(model),
-        words,
-        max_tokens=config.index.max_tokens,
-        rows=config.index.batch_rows,
-        mesh=mesh,
-        progress=lambda line: report(f"index: {line}"),
-    )
+    mesh = own_mesh(open_mesh(config))
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+        return embed_texts(
+            load_hf(model, dtype=config.model.dtype, mesh=mesh, remat=False),
+            load_tokenizer(model),
+            words,
+            max_tokens=config.index.max_tokens,
+            rows=config.index.batch_rows,
+            mesh=mesh,
+            progress=lambda line: report(f"index: {line}"),
+        )
 
 
 def _given_embeddings(path: pathlib.Path, num_items: int) -> np.ndarray:

@@ -16,20 +16,25 @@ from ml_collections import ConfigDict
 from tsrec_jax.configuration import UPSTREAM, arm_config
 from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.data.folder_files import find_name
-from tsrec_jax.data.text_folder import TextFolder, read_texts
+from tsrec_jax.data.text_folder import TextFolder, read_texts, texts_of
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline import assess, sources, upstream
 from tsrec_jax.pipeline.assemble import Assembly, assemble, open_mesh
 from tsrec_jax.pipeline.fit import fit
 from tsrec_jax.pipeline.workdir import Workdir
+from tsrec_jax.processes import first, first_makes, several, share
 from tsrec_jax.serving.export import export_folder
-from tsrec_jax.training.checkpoints import Checkpoints
+from tsrec_jax.training.checkpoints import Checkpoints, best_folder
 
 MAIN = "TS-Rec"
 _SHAPES_TRAINING = ("model", "sid_init", "tasks", "ts_align", "templates", "train")
-_ONLY_LOGISTICS = ("train.log_every", "train.keep", "train.checkpoint_every", "model.remat")
+_ONLY_LOGISTICS = ("train.log_every", "train.keep", "train.checkpoint_every", "model.remat", "train.explode_factor")
 
-report = functools.partial(print, flush=True)
+
+def report(line: str) -> None:
+    """Prints a line, in one process of a run."""
+    if first():
+        print(line, flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +49,16 @@ class Job:
 
 def open_job(config: ConfigDict, path: pathlib.Path) -> Job:
     """Makes what training needs and is not there yet (texts, base model, SIDs, words), and records the run."""
-    folder = sources.open_folder(config, path, report)
+    folder = first_makes(lambda: sources.open_folder(config, path, report))
     name = find_name(folder, config.dataset.name)
     if upstream.what_to_make(config, folder, name).given:
         dataset = read_dataset(folder, name)
-        texts = TextFolder(name, folder, dataset.catalogue.items, dataset.splits, dataset.data_hash)
+        texts = texts_of(dataset, folder)
     else:
         base = functools.partial(_base, config, path)
-        dataset, texts = upstream.make_dataset(config, path, folder, name, base, report)
+        if several():  # they train it together, and the first one makes what comes behind
+            base(upstream.open_texts(config, folder, name))
+        dataset, texts = first_makes(lambda: upstream.make_dataset(config, path, folder, name, base, report))
     workdir = Workdir(path)
     workdir.record(config, training_identity(config, dataset), dataset.data_hash)
     return Job(config, workdir, dataset, _base(config, path, texts))
@@ -91,7 +98,7 @@ def pretrain(config: ConfigDict, path: pathlib.Path) -> None:
         raise UserError(
             f"config.model.path={config.model.path!r} is pretrained already; `pretrain` is for an empty path"
         )
-    texts = read_texts(sources.open_folder(config, path, report), config.dataset.name)
+    texts = read_texts(first_makes(lambda: sources.open_folder(config, path, report)), config.dataset.name)
     report(f"pretrain: {_base(config, path, texts)}")
 
 
@@ -167,6 +174,10 @@ def _upstream(config: ConfigDict, path: pathlib.Path) -> bool:
     """Runs the upstream stages alone where nothing after them is asked for; returns whether there is more to do."""
     if set(config.run.stages) - set(UPSTREAM):
         return True
+    if several():
+        raise UserError(
+            f"config.run.stages={config.run.stages}: these are the work of one process; start it without others"
+        )
     verbs = {"prepare": prepare, "index": index, "describe": describe}
     for stage in UPSTREAM:
         if stage in config.run.stages:
@@ -203,15 +214,24 @@ def _flat(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _trained(job: Job, system: str) -> bool:
-    identity = training_identity(_settings(job, system), job.dataset)
-    return job.workdir.finished(f"train {system}", identity) is not None
+    """Whether training has finished and its weights are there; weights that are gone make it unfinished."""
+    stage, identity = f"train {system}", training_identity(_settings(job, system), job.dataset)
+    facts = job.workdir.finished(stage, identity)
+    if facts is None:
+        return False
+    best = best_folder(_folder(job, system) / "checkpoints", facts["best_step"])
+    there = share(best.exists())
+    if not there:
+        report(f"{stage}: finished before, but its weights, {best}, are gone")
+        job.workdir.forget(stage)
+    return there
 
 
 def _train(job: Job, system: str) -> None:
     config = _settings(job, system)
     identity = training_identity(config, job.dataset)
     stage = f"train {system}"
-    if job.workdir.finished(stage, identity) is not None:
+    if _trained(job, system):
         report(f"{stage}: finished before, skipped")
         return
     assembly = assemble(config, job.dataset, job.base)
@@ -256,7 +276,8 @@ def _evaluate(job: Job, systems: list[str]) -> None:
         system: job.workdir.finished(f"train {system}", training_identity(_settings(job, system), job.dataset))
         for system in systems
     }
-    assess.write_report(job.config, job.dataset, job.workdir.path, evaluations, trained, report)
+    if first():
+        assess.write_report(job.config, job.dataset, job.workdir.path, evaluations, trained, report)
 
 
 def _export(job: Job) -> None:

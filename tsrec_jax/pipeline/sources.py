@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -30,10 +31,12 @@ from tsrec_jax.evaluation.metrics import ranked_by_scores, score
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
+from tsrec_jax.models.sharding import process_rows, rounded_rows
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.assemble import open_mesh, prompt_templates
 from tsrec_jax.pipeline.fit import validation_loss
 from tsrec_jax.pipeline.workdir import input_facts, write_json
+from tsrec_jax.processes import first_makes
 from tsrec_jax.training.checkpoints import refuse_differences
 from tsrec_jax.training.loop import LoopSettings, train
 from tsrec_jax.training.loss import LossSettings
@@ -165,9 +168,13 @@ def pretrain(
         return folder
     scratch = workdir / "pretraining"
     sentences = item_texts(texts.items)
-    if not (scratch / "model").exists():
-        train_tokenizer([*sentences, *identity["wording"]], scratch / "model", vocab_size=settings.vocab_size)
-    tokenizer = load_tokenizer(scratch / "model")
+
+    def tokenizer_folder() -> pathlib.Path:
+        if not (scratch / "model").exists():
+            train_tokenizer([*sentences, *identity["wording"]], scratch / "model", vocab_size=settings.vocab_size)
+        return scratch / "model"
+
+    tokenizer = load_tokenizer(first_makes(tokenizer_folder))
     end = tokenizer.eos_token_id
     encoded = tokenizer(sentences, add_special_tokens=False)["input_ids"]
     length = settings.sequence_length
@@ -178,6 +185,7 @@ def pretrain(
     held_out = rows[::VALID_SHARE]
     source = [row for index, row in enumerate(rows) if index % VALID_SHARE]
     per_step = settings.batch_tokens // length
+    mesh = open_mesh(config)
     batches = train_batches(
         {"text": source},
         rates={"text": 1.0},
@@ -186,16 +194,18 @@ def pretrain(
         loss_slots=length,
         accumulation=1,
         seed=config.seed,
+        part=process_rows(mesh, per_step),
     )
-    valid = list(packed_batches(held_out, length, per_step, length))
-    mesh = open_mesh(config)
+    valid = list(packed_batches(held_out, length, per_step, length, part=process_rows(mesh, per_step)))
+    shape = ModelConfig.from_hf(lm_config(tokenizer))
     model = Decoder(
-        ModelConfig.from_hf(lm_config(tokenizer)),
+        dataclasses.replace(shape, vocab_rows=rounded_rows(shape.vocab_rows, mesh)),
         dtype=config.model.dtype,
         param_dtype="float32",
         rngs=nnx.Rngs(config.seed),
         mesh=mesh,
         remat=config.model.remat,
+        num_tokens=shape.vocab_rows,
     )
 
     def validate(model: Decoder) -> Mapping[str, float]:
@@ -219,7 +229,12 @@ def pretrain(
         report=report,
     )
     save_hf(result.model, scratch / "model", dtype="float32")
-    write_json(scratch / "model" / IDENTITY, identity)
-    os.replace(scratch / "model", folder)
-    shutil.rmtree(scratch)
-    return folder
+
+    def finish() -> pathlib.Path:
+        if scratch.exists():
+            write_json(scratch / "model" / IDENTITY, identity)
+            os.replace(scratch / "model", folder)
+            shutil.rmtree(scratch)
+        return folder
+
+    return first_makes(finish)

@@ -13,7 +13,7 @@ from tsrec_jax.configuration import section
 from tsrec_jax.data.catalogue import Catalogue, Cluster
 from tsrec_jax.data.clusters import read_clusters, write_clusters
 from tsrec_jax.data.dataset import CLUSTERS, SPLITS, Dataset, read_dataset, write_dataset
-from tsrec_jax.data.text_folder import TextFolder, read_texts
+from tsrec_jax.data.text_folder import TextFolder, read_texts, texts_of
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline.indexing import Base, Report, make_index
 from tsrec_jax.pipeline.workdir import input_facts, write_json
@@ -96,14 +96,19 @@ def make_dataset(
     return dataset, texts
 
 
+def open_texts(config: ConfigDict, folder: pathlib.Path, name: str) -> TextFolder:
+    """The texts and interactions of a folder, as `make_catalogue` returns them, without making anything."""
+    given = not what_to_make(config, folder, name).make_sids
+    return texts_of(read_dataset(folder, name), folder) if given else read_texts(folder, name)
+
+
 def make_catalogue(
     config: ConfigDict, workdir: pathlib.Path, folder: pathlib.Path, name: str, base: Base, report: Report
 ) -> tuple[Catalogue, TextFolder]:
     """The catalogue with the SIDs that are given or made, and the folder's texts and interactions."""
     if not what_to_make(config, folder, name).make_sids:
         dataset = read_dataset(folder, name)
-        texts = TextFolder(name, folder, dataset.catalogue.items, dataset.splits, dataset.data_hash)
-        return dataset.catalogue, texts
+        return dataset.catalogue, texts_of(dataset, folder)
     texts = read_texts(folder, name)
     return Catalogue(texts.items, make_index(config, workdir, texts, base, report).sids()), texts
 

@@ -19,6 +19,7 @@ import tsrec_jax
 from tsrec_jax.configuration import section_facts
 from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.errors import UserError
+from tsrec_jax.processes import first, share
 from tsrec_jax.training.checkpoints import refuse_differences
 
 PACKAGES = (
@@ -85,11 +86,15 @@ class Workdir:
     def record(self, config: ConfigDict, identity: Mapping[str, Any], data_hash: str) -> None:
         """Writes `config.json`: resolved config, versions, commits, data hash, machine and the training identity.
 
+        Of several processes the first one writes.
+
         `earlier_commits` names, oldest first, the other commits whose code has worked on the same training here.
 
         Raises:
           UserError: the folder holds the training of another identity; the message lists the differences.
         """
+        if not first():
+            return
         path = self.path / "config.json"
         now, earlier = commit(), []
         if path.exists() and any(self.path.glob("checkpoints/latest/*")):
@@ -114,17 +119,26 @@ class Workdir:
     def finished(
         self, stage: str, inputs: Mapping[str, Any], made: pathlib.Path | None = None
     ) -> dict[str, Any] | None:
-        """The facts that a finished stage left; None when it has not finished for these inputs or `made` is lost."""
-        entry = self._stages().get(stage)
-        if not entry or entry["inputs"] != fingerprint(inputs) or (made is not None and not made.exists()):
-            return None
-        return entry["facts"]
+        """The facts that a finished stage left; None when it has not finished for these inputs or `made` is lost.
+
+        Several processes ask together, and the first one looks.
+        """
+        entry = self._stages().get(stage) if first() else None
+        lost = made is not None and not made.exists()
+        return share(entry["facts"] if entry and entry["inputs"] == fingerprint(inputs) and not lost else None)
+
+    def forget(self, stage: str) -> None:
+        """Marks a stage as not finished, because what it made is lost."""
+        if first():
+            rest = {name: entry for name, entry in self._stages().items() if name != stage}
+            write_json(self.path / "stages.json", rest)
 
     def finish(self, stage: str, inputs: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Marks a stage as finished for these inputs, with JSON facts for later stages."""
-        stages = self._stages()
-        stages[stage] = {"inputs": fingerprint(inputs), "facts": dict(facts)}
-        write_json(self.path / "stages.json", stages)
+        if first():
+            stages = self._stages()
+            stages[stage] = {"inputs": fingerprint(inputs), "facts": dict(facts)}
+            write_json(self.path / "stages.json", stages)
 
 
 def input_facts(config: ConfigDict, name: str, files: Sequence[str], without: Sequence[str] = ()) -> dict[str, Any]:

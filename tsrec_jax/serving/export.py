@@ -17,6 +17,7 @@ from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
+from tsrec_jax.processes import first
 
 CATALOGUE_FILE = "sid_catalogue.json"
 PROMPTS_FILE = "prompts.json"
@@ -36,6 +37,8 @@ def export_folder(
 ) -> None:
     """Writes a folder that `transformers.AutoModelForCausalLM` and `Recommender` load; it replaces an older one whole.
 
+    Several processes call it together, for the weights; the first one writes.
+
     Args:
       model: trained; its vocabulary rows beyond the ids in use are not written.
       tokenizer: with the SID tokens.
@@ -52,9 +55,12 @@ def export_folder(
     if folder.exists() and not (folder / CATALOGUE_FILE).is_file() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder}: not an export, so it is not replaced; give an empty or new folder")
     scratch = folder.with_name(folder.name + ".writing")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
+    if first():
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
     save_hf(model, scratch, dtype=dtype)
+    if not first():
+        return
     tokenizer.save_pretrained(scratch)
     _write_json(scratch / "generation_config.json", neutral_generation(tokenizer))
     _write_json(scratch / CATALOGUE_FILE, catalogue.to_json())

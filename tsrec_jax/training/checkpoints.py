@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
-from orbax.checkpoint import v1 as ocp
+from jax.experimental import multihost_utils
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
-from tsrec_jax.training.step import TrainState
+from tsrec_jax.training.series import Series
+from tsrec_jax.training.step import TABLES, TrainState
+
+LISTED = 5  # differences that a refusal names
+_NONE, _ALL_DAMAGED = -1, -2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Progress:
       best_step: step of the best validation so far, -1 when none.
       best_value: its value, lower is better (a rate is stored negated).
       bad_checks: validations since without improvement.
+      losses: the last losses, by which the next ones are judged.
       seconds: training time spent so far.
     """
 
@@ -37,19 +43,13 @@ class Progress:
     best_step: int = -1
     best_value: float = float("inf")
     bad_checks: int = 0
+    losses: Sequence[float] = ()
     seconds: float = 0.0
 
 
 def flatten(tree: Any) -> dict[str, Any]:
     """A pytree as {path: leaf}."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _abstract(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    return {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-        for name, leaf in flatten(tree).items()
-    }
 
 
 def _unflatten(like: Any, named: dict[str, Any]) -> Any:
@@ -66,67 +66,162 @@ def refuse_differences(where: pathlib.Path, there: Mapping[str, Any], here: Mapp
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """The settings that differ, each with what it was and what it is; empty where none does."""
     keys = [key for key in sorted(set(there) | set(here)) if there.get(key) != here.get(key)]
-    return "; ".join(f"{key} was {there.get(key)!r} and is now {here.get(key)!r}" for key in keys)
+    listed = [f"{key} was {there.get(key)!r} and is now {here.get(key)!r}" for key in keys[:LISTED]]
+    return "; ".join([*listed, *([f"and {len(keys) - LISTED} more"] if len(keys) > LISTED else [])])
+
+
+def best_folder(checkpoints: pathlib.Path, step: int) -> pathlib.Path:
+    """Where the best weights of a run lie, by the folder of its checkpoints and their step."""
+    return checkpoints / "best" / str(step)
 
 
 class Checkpoints:
-    """The two checkpoint series of one working directory. A context manager; leaving waits for pending writes."""
+    """The two checkpoint series of one working directory. A context manager; leaving waits for pending writes.
+
+    Args:
+      folder: receives `latest/` and `best/`.
+      keep: states that are kept; the best weights that these refer to are kept with them.
+    """
 
     def __init__(self, folder: pathlib.Path, *, keep: int = 2):
-        policies = ocp.training.preservation_policies
-        self._folder = folder
-        self._latest = ocp.training.Checkpointer(
-            (folder / "latest").absolute(), preservation_policy=policies.LatestN(keep), cleanup_tmp_directories=True
-        )
-        self._best = ocp.training.Checkpointer(
-            (folder / "best").absolute(), preservation_policy=policies.LatestN(1), cleanup_tmp_directories=True
-        )
+        self._keep = keep
+        self._latest = Series(folder / "latest")
+        self._best = Series(folder / "best")
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_exc) -> None:
-        self._latest.close()
-        self._best.close()
+    def __exit__(self, kind: type[BaseException] | None, *_exc) -> None:
+        try:
+            if kind is None:
+                self.finish()
+        finally:
+            self._latest.close()
+            self._best.close()
 
-    @property
-    def latest_step(self) -> int | None:
-        """Step of the newest complete checkpoint, None when there is none."""
-        newest = self._latest.latest
-        return None if newest is None else newest.step
-
-    def save(self, state: TrainState, progress: Progress) -> None:
-        """Writes the state in the background; a second call for the same step does nothing."""
-        step = int(state.step)
-        if self.latest_step == step:
-            return
-        self._latest.save_async(step, flatten(state), force=True, custom_metadata=dataclasses.asdict(progress))
-
-    def restore(self, like: TrainState, identity: dict[str, Any]) -> tuple[TrainState, Progress]:
-        """Restores the newest state in place of `like` (its shapes and shardings).
+    def finish(self) -> None:
+        """Waits until everything is written, then removes what need not be kept.
 
         Raises:
-          UserError: the checkpoint was made with another vocabulary or other settings; the message lists them.
+          UserError: no space is left for it.
         """
-        step = self.latest_step
-        saved = dict(self._latest.metadata(step).custom_metadata)
-        refuse_differences(self._folder / "latest" / str(step), saved["identity"], identity)
-        return _unflatten(like, self._latest.load(step, _abstract(like))), Progress(**saved)
+        self._best.finish()
+        self._latest.finish()
+        steps = self._latest.steps()
+        for step in steps[: -self._keep]:
+            self._latest.delete(step)
+        best = self._best.steps()
+        wanted = {self._latest.facts(step)["best_step"] for step in steps[-self._keep :]} | {*best[-1:]}
+        for step in best:
+            if step not in wanted:
+                self._best.delete(step)
+
+    def save(self, state: TrainState, progress: Progress) -> None:
+        """Writes the state in the background, once that of the call before is whole.
+
+        Raises:
+          UserError: no space is left.
+        """
+        self.finish()
+        self._latest.save(int(state.step), flatten(state), dataclasses.asdict(progress))
+
+    def restore(
+        self, like: TrainState, identity: Mapping[str, Any], report: Callable[[str], None]
+    ) -> tuple[TrainState, Progress]:
+        """The newest state that can be used, and its progress; without one `like`, and no progress yet.
+
+        Newer ones that cannot be used are reported and removed: a crash cut them off, a file of theirs is damaged, or
+        the best weights that belong to them are gone.
+
+        Args:
+          like: gives the shapes and shardings.
+          identity: facts that must agree with those that were saved.
+          report: receives a line for each state that is passed over.
+
+        Raises:
+          UserError: the state belongs to another vocabulary, other settings or another model, and the message lists the
+            differences; or there are states and all are damaged.
+        """
+        chosen, reasons = self._choose() if jax.process_index() == 0 else (_NONE, [])
+        if jax.process_count() > 1:
+            chosen = int(multihost_utils.broadcast_one_to_all(np.int64(chosen)))
+        if chosen == _ALL_DAMAGED:
+            raise UserError(
+                f"{self._latest.folder}: no state to resume from ({'; '.join(reasons) or 'see process 0'}); "
+                f"bring back a copy of one, or delete {self._latest.folder.parent} to train from the start"
+            )
+        facts = {"identity": dict(identity)} if chosen == _NONE else self._latest.facts(chosen)
+        refuse_differences(self._latest.path(chosen), facts["identity"], identity)
+        named = flatten(like)
+        if chosen != _NONE:
+            self._refuse_other_shapes(chosen, named)
+            like = _unflatten(like, self._latest.load(chosen, named))
+        for reason in reasons:
+            report(f"passed over {reason}")
+        for step in [step for step in self._latest.steps() if step > chosen]:
+            self._latest.delete(step)
+        return like, Progress(**facts)
+
+    def _choose(self) -> tuple[int, list[str]]:
+        """The step to resume from (or _NONE, _ALL_DAMAGED), and why the newer ones are not."""
+        reasons, any_damaged = [], False
+        for step in reversed(self._latest.steps()):
+            reason, damaged = self._fault(step)
+            if not reason:
+                return step, reasons
+            reasons.append(f"{self._latest.path(step)}: {reason}")
+            any_damaged = any_damaged or damaged
+        return _ALL_DAMAGED if any_damaged else _NONE, reasons
+
+    def _fault(self, step: int) -> tuple[str, bool]:
+        """Why a state cannot be used, empty if it can, and whether that is damage, which nobody meant."""
+        if not self._latest.is_whole(step):
+            return "a crash cut it off", False
+        damage = self._latest.damage(step)
+        if damage:
+            return damage, True
+        best = self._latest.facts(step)["best_step"]
+        if best < 0:
+            return "", False
+        if not self._best.is_whole(best):
+            return f"its best weights, {self._best.path(best)}, are gone", False
+        damage = self._best.damage(best)
+        return (f"its best weights, {self._best.path(best)}: {damage}", True) if damage else ("", False)
+
+    def _refuse_other_shapes(self, step: int, here: Mapping[str, jax.Array]) -> None:
+        """Raises a UserError for another model. The rows that tables are rounded up by may differ."""
+
+        def compared(name: str, shape: Sequence[int]) -> tuple[int, ...]:
+            return tuple(shape[1:] if any(f"['{table}']" in name for table in TABLES) else shape)
+
+        there = {name: compared(name, shape) for name, shape in self._latest.shapes(step).items()}
+        refuse_differences(
+            self._latest.path(step), there, {name: compared(name, leaf.shape) for name, leaf in here.items()}
+        )
 
     def save_best(self, step: int, model: Decoder) -> None:
-        """Writes the weights of the best validation so far and drops the ones before."""
-        self._best.save(step, flatten(nnx.to_pure_dict(nnx.state(model))), overwrite=True, force=True)
+        """Writes the weights of the best validation so far in the background.
+
+        Raises:
+          UserError: no space is left.
+        """
+        self._best.save(step, flatten(nnx.to_pure_dict(nnx.state(model))), {})
 
     def load_best(self, model: Decoder) -> tuple[int, Decoder]:
         """The step of the best weights, and `model` with those weights in its own shapes and shardings.
 
         Raises:
-          UserError: training has written none yet.
+          UserError: training has written none yet, or they are damaged.
         """
-        newest = self._best.latest
-        if newest is None:
-            raise UserError(f"{self._folder / 'best'}: no trained weights there; run the verb `train` first")
+        self._best.finish()
+        steps = [step for step in self._best.steps() if self._best.is_whole(step)]
+        if not steps:
+            raise UserError(f"{self._best.folder}: no trained weights there; run the verb `train` first")
+        damage = self._best.damage(steps[-1])
+        if damage:
+            where = self._best.path(steps[-1])
+            raise UserError(f"{where}: {damage}; bring back a copy of it, or delete it and run the verb `train` again")
         graphdef, weights = nnx.split(model)
         pure = nnx.to_pure_dict(weights)
-        nnx.replace_by_pure_dict(weights, _unflatten(pure, self._best.load(newest.step, _abstract(pure))))
-        return newest.step, nnx.merge(graphdef, weights)
+        nnx.replace_by_pure_dict(weights, _unflatten(pure, self._best.load(steps[-1], flatten(pure))))
+        return steps[-1], nnx.merge(graphdef, weights)

@@ -1,4 +1,4 @@
-"""The training loop: steps, progress, validation, early stop, checkpoints, resume and the stop on NaN.
+"""The training loop: steps, progress, validation, early stop, checkpoints, resume, and what ends it before its time.
 
 Metrics are fetched one step late, so that the host prepares the next batch while the device works.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -16,10 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from tsrec_jax.data.input import TrainBatches
+from tsrec_jax.errors import Stopped
 from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.sharding import named_sharding
 from tsrec_jax.training.checkpoints import Checkpoints, Progress
 from tsrec_jax.training.loss import LossSettings
 from tsrec_jax.training.metrics_log import MetricsLog, clock
@@ -31,6 +32,8 @@ from tsrec_jax.training.step import (
     make_optimiser,
     make_train_step,
 )
+from tsrec_jax.training.stopping import StopSignals
+from tsrec_jax.training.watch import LossWatch, refusal
 
 Validate = Callable[[Decoder], Mapping[str, float]]
 
@@ -44,10 +47,11 @@ class LoopSettings:
       log_every: a metrics row and a progress line.
       validate_every: a validation; 0 means only after the last step.
       checkpoint_every: a checkpoint for resuming; 0 means only after the last step.
-      keep: resume checkpoints kept.
+      keep: resume checkpoints kept; a damaged one falls back to the one before it.
       patience: validations without improvement before the run stops; 0 means never.
       select_by: the validation metric that picks the best weights.
       select_highest: True for a rate (HR@10), False for a loss.
+      explode_factor: a loss this many times the usual one stops the run (`watch.LossWatch`); 0 never does.
     """
 
     max_steps: int
@@ -58,6 +62,7 @@ class LoopSettings:
     patience: int = 0
     select_by: str = "valid/loss"
     select_highest: bool = False
+    explode_factor: float = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +104,8 @@ def train(
 ) -> TrainResult:
     """Trains until `max_steps` or until patience runs out; resumes from `folder/checkpoints` when it holds any.
 
+    SIGTERM and Ctrl-C end it after the current step, whose state is saved.
+
     Args:
       model: the decoder; its arrays are donated, use the returned model afterwards.
       batches: packed batches by number, with a leading accumulation axis.
@@ -113,51 +120,54 @@ def train(
       report: receives progress lines.
 
     Raises:
-      FloatingPointError: the loss or the gradient is not finite; the batch is saved and named.
-      UserError: the folder holds checkpoints of another run.
+      Stopped: a signal ended it.
+      UserError: the loss or a norm is not finite or the loss has exploded, in which case the batch is saved and its
+        examples named; or the folder holds checkpoints of another run or none that is whole; or the disk is full.
     """
     transform = make_optimiser(optimiser, old_size)
+    vocabulary = {} if model.num_tokens is None else {"vocabulary.tokens": model.num_tokens}
     graphdef, state = init_state(model, transform, optimiser.freeze)
     del model
     step_fn = make_train_step(graphdef, state, transform, loss, learning_rate_schedule(optimiser))
-    progress = Progress(identity=dict(identity))
 
-    with Checkpoints(folder / "checkpoints", keep=loop.keep) as checkpoints:
-        if checkpoints.latest_step is not None:
-            state, progress = checkpoints.restore(state, dict(identity))
-            report(f"{label}: resuming after step {int(state.step)} of {loop.max_steps}")
+    with StopSignals() as signals, Checkpoints(folder / "checkpoints", keep=loop.keep) as checkpoints:
+        facts = {**identity, **vocabulary}
+        state, progress = checkpoints.restore(state, facts, lambda line: report(f"{label}: {line}"))
         step = int(state.step)
+        if step:
+            report(f"{label}: resuming after step {step} of {loop.max_steps}")
         iterator = batches.from_step(step)
         log = MetricsLog(folder, resume_step=step)
         started = time.perf_counter() - progress.seconds
         meter = _Meter(task_names, step, loop.max_steps)
+        watch = LossWatch(loop.explode_factor, progress.losses)
         pending: tuple[int, dict[str, jax.Array], dict[str, np.ndarray]] | None = None
 
         def settle() -> None:
-            """Fetches the metrics of the step before; stops on NaN while that step's batch is still known."""
+            """Fetches the metrics of the step before, and gives up where they are beyond use."""
             nonlocal pending
             if pending is None:
                 return
             number, metrics, batch = pending
             pending = None
             values = meter.add(number, jax.device_get(metrics), batch)
-            if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
-                where = _save_batch(folder, number, batch)
+            trouble = watch.add(number, values)
+            if trouble is not None:
                 log.write(number, values)
-                raise FloatingPointError(f"loss {values['loss']} at step {number}; its batch is in {where}")
+                raise refusal(trouble, folder, batches, label)
             if number % loop.log_every == 0 or number == loop.max_steps:
                 log.write(number, values)
                 report(f"{label} " + meter.line(number, values))
 
         try:
-            stop = _patience_over(progress, loop)
-            while step < loop.max_steps and not stop:
+            stop, told = _patience_over(progress, loop), False
+            while step < loop.max_steps and not stop and not told:
                 host_batch = next(iterator)
                 state, metrics = step_fn(state, put_batch(host_batch, mesh))
                 settle()
                 step += 1
                 pending = (step, metrics, host_batch)
-                last = step == loop.max_steps
+                last, told = step == loop.max_steps, signals.reached(step)
                 if last or _due(step, loop.validate_every):
                     settle()
                     progress = _validated(
@@ -165,14 +175,22 @@ def train(
                     )
                     stop = _patience_over(progress, loop)
                     meter.pause()
-                if last or stop or _due(step, loop.checkpoint_every):
+                if last or stop or told or _due(step, loop.checkpoint_every):
                     settle()
-                    progress = dataclasses.replace(progress, seconds=time.perf_counter() - started)
-                    checkpoints.save(state, progress)
+                    if last or stop or told or watch.calm:
+                        seconds = time.perf_counter() - started
+                        progress = dataclasses.replace(progress, losses=watch.losses, seconds=seconds)
+                        checkpoints.save(state, progress)
             settle()
         finally:
             iterator.close()
             log.close()
+        if told or signals.asked:
+            checkpoints.finish()
+            raise Stopped(
+                f"{label}: stopped by {signals.name} after step {step} of {loop.max_steps}, which is saved; "
+                "the same command goes on from there"
+            )
         best_step, best = checkpoints.load_best(nnx.merge(graphdef, state.trained, state.frozen))
     seconds = time.perf_counter() - started
     value = -progress.best_value if loop.select_highest else progress.best_value
@@ -180,11 +198,17 @@ def train(
     return TrainResult(best, step, best_step, value, stop and step < loop.max_steps, seconds)
 
 
-def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh | None) -> dict[str, jax.Array]:
-    """Lays a host batch (leading axes A, B) over the mesh's data and fsdp axes; each process gives its own rows."""
-    if mesh is None:
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh | None, axis: int = 1) -> dict[str, jax.Array]:
+    """Lays a host batch over the mesh's data and fsdp axes; each process gives its own rows (`sharding.process_rows`).
+
+    Args:
+      batch: named arrays.
+      mesh: None for one device.
+      axis: of the rows; behind the axis A in training.
+    """
+    sharding = named_sharding(mesh, *(None,) * axis, "batch")
+    if sharding is None:
         return {name: jax.device_put(value) for name, value in batch.items()}
-    sharding = NamedSharding(mesh, jax.P(None, ("data", "fsdp")))
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
 
 
@@ -220,15 +244,6 @@ def _validated(
         return dataclasses.replace(progress, bad_checks=progress.bad_checks + 1)
     checkpoints.save_best(step, model)
     return dataclasses.replace(progress, best_step=step, best_value=value, bad_checks=0)
-
-
-def _save_batch(folder: pathlib.Path, step: int, batch: Mapping[str, np.ndarray]) -> pathlib.Path:
-    path = folder / f"nan_batch_step_{step}.npz"
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, **batch)
-    os.replace(temporary, path)
-    return path
 
 
 class _Meter:

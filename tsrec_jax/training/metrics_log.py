@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 from tensorboardX import SummaryWriter
 
+from tsrec_jax.processes import first
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -26,12 +28,15 @@ def read_metrics(folder: pathlib.Path) -> list[dict[str, float]]:
 
 
 class MetricsLog:
-    """Appends scalar metrics by step. Only process 0 of a multi-host run should make one.
+    """Appends scalar metrics by step. Of several processes the first one writes, and the others write nothing.
 
     On resume, rows of steps that will be trained again are dropped, so that the file holds each step once.
     """
 
     def __init__(self, folder: pathlib.Path, *, resume_step: int = 0):
+        self._writes = first()
+        if not self._writes:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_metrics(folder) if row["step"] <= resume_step]
         path = folder / METRICS_FILE
@@ -43,6 +48,8 @@ class MetricsLog:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Records one row; a value that is not finite is stored as its name, since JSON has no NaN."""
+        if not self._writes:
+            return
         row = {k: float(v) if math.isfinite(v) else str(float(v)) for k, v in values.items()}
         self._lines.write(json.dumps({"step": step, **row}) + "\n")
         self._lines.flush()
@@ -51,6 +58,8 @@ class MetricsLog:
 
     def close(self) -> None:
         """Flushes and closes both files."""
+        if not self._writes:
+            return
         self._lines.close()
         self._events.close()
 

@@ -1,0 +1,136 @@
+"""Meshes of data x fsdp x tensor on eight emulated devices: the curve of one device, real shards, no wasted traffic."""
+
+import math
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from tests.training.test_step import settings
+from tsrec_jax.data.input import train_batches
+from tsrec_jax.data.tasks import Example
+from tsrec_jax.models.config import ModelConfig
+from tsrec_jax.models.decoder import Decoder, parameter_shapes
+from tsrec_jax.models.sharding import make_mesh, named_sharding
+from tsrec_jax.training.loop import put_batch
+from tsrec_jax.training.loss import LossSettings
+from tsrec_jax.training.step import init_state, learning_rate_schedule, make_optimiser, make_train_step
+
+SHAPES = ((8, 1, 1), (1, 8, 1), (2, 4, 1), (4, 1, 2), (2, 2, 2), (1, 2, 4))
+STEPS = 20
+# Sizes at which the stacked kernels and the table are larger than any activation, and no two of them alike.
+CONFIG = ModelConfig.from_hf(
+    {
+        "model_type": "llama",
+        "vocab_size": 640,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+    }
+)
+SMALLEST_KERNEL = 4 * 64 * 64
+LOSS = LossSettings((1.0, 1.0), chunk=4)
+
+
+def batches():
+    rng = np.random.default_rng(0)
+    rows = [
+        Example(index % 2, rng.integers(1, 640, 8).astype(np.int32), int(rng.integers(4, 7)), f"row/{index}")
+        for index in range(64)
+    ]
+    made = train_batches(
+        {"a": rows[::2], "b": rows[1::2]},
+        rates={"a": 1.0, "b": 1.0},
+        sequence_length=16,
+        rows=8,
+        loss_slots=8,
+        accumulation=1,
+        seed=0,
+    )
+    return [made.batch(step) for step in range(1, STEPS + 1)]
+
+
+def run(mesh):
+    """Losses of all steps, the last state and the compiled step on a mesh (None: one device)."""
+    rng = np.random.default_rng(0)
+    weights = {
+        name: jax.device_put(
+            (rng.normal(0.0, 0.05, shape) + name.endswith("norm")).astype(np.float32), named_sharding(mesh, *axes)
+        )
+        for name, (shape, axes) in parameter_shapes(CONFIG).items()
+    }
+    rates = settings(learning_rate=3e-3)
+    transform = make_optimiser(rates, 0)
+    graphdef, state = init_state(Decoder(CONFIG, weights=weights), transform, "none")
+    step = make_train_step(graphdef, state, transform, LOSS, learning_rate_schedule(rates))
+    inputs = [put_batch(batch, mesh) for batch in batches()]
+    compiled = step.lower(state, inputs[0]).compile()
+    losses = []
+    for batch in inputs:
+        state, metrics = compiled(state, batch)
+        losses.append(float(metrics["loss"]))
+    return losses, state, compiled
+
+
+@pytest.fixture(scope="module")
+def losses_of_one_device():
+    with jax.default_matmul_precision("highest"):
+        return run(None)[0]
+
+
+def collectives(text):
+    """(kind, shapes of the result, whether it is run by a loop) of every collective of a compiled program."""
+    bodies, calls, found = {}, {}, []
+    for computation in re.split(r"\n(?=\S)", text):
+        name = re.match(r"(?:ENTRY )?%?([\w.\-]+)", computation)
+        if name is None:
+            continue
+        name = name[1]
+        calls[name] = set(
+            re.findall(r"(?:to_apply|calls|body|condition|branch_computations)=\{?%?([\w.\-]+)", computation)
+        )
+        bodies |= dict.fromkeys(re.findall(r"body=%?([\w.\-]+)", computation), True)
+        for result, kind in re.findall(r"= (.*?) (all-gather|all-reduce|all-to-all)(?:-start)?\(", computation):
+            shapes = [tuple(int(n) for n in dims.split(",") if n) for dims in re.findall(r"\[([\d,]*)\]", result)]
+            found.append((kind, shapes, name))
+    looped, waiting = set(), list(bodies)
+    while waiting:
+        each = waiting.pop()
+        if each not in looped:
+            looped.add(each)
+            waiting += calls.get(each, ())
+    return [(kind, shapes, name in looped) for kind, shapes, name in found]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+def test_a_mesh_gives_the_losses_of_one_device_with_real_shards_and_no_wasted_traffic(
+    shape, losses_of_one_device, capfd
+):
+    mesh = make_mesh(*shape)
+    with jax.default_matmul_precision("highest"), jax.set_mesh(mesh):
+        losses, state, compiled = run(mesh)
+    np.testing.assert_allclose(losses, losses_of_one_device, atol=1e-5, rtol=0)
+    assert losses[-1] < losses[0] - 0.1
+
+    # Parameters and both moments: all but norms and scalars are split over fsdp x tensor.
+    leaves = [leaf for tree in (state.trained, state.opt_state) for leaf in jax.tree.leaves(tree)]
+    whole = {leaf.shape for leaf in leaves if leaf.size < SMALLEST_KERNEL}
+    assert whole == {(), (4, 64), (64,)}
+    wanted = sum(leaf.nbytes // (1 if leaf.shape in whole else shape[1] * shape[2]) for leaf in leaves)
+    for device in jax.devices():
+        held = sum(s.data.nbytes for leaf in leaves for s in leaf.addressable_shards if s.device == device)
+        assert held == wanted
+
+    assert "rematerialization" not in capfd.readouterr().err
+    found = collectives(compiled.as_text())
+    assert any(looped for _, _, looped in found), "the layers' collectives were not found: the text has another form"
+    tables = {(640 // parts, 64) for parts in (1, 2, 4, 8)}
+    for kind, results, looped in found:
+        for result in results:
+            assert kind != "all-gather" or math.prod(result) < SMALLEST_KERNEL, f"{kind} {result} gathers a parameter"
+            assert not looped or result not in tables, f"{kind} {result} moves the table in every turn of a loop"

@@ -1,0 +1,86 @@
+"""One run at a time in a working directory."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import pathlib
+import socket
+from collections.abc import Iterator
+
+import jax
+
+from tsrec_jax.errors import UserError
+
+LOCK_FILE = "run.lock"
+
+
+@contextlib.contextmanager
+def alone_in(workdir: pathlib.Path, verb: str) -> Iterator[None]:
+    """Keeps every other run out of `workdir`; the folder is made, and removed again if nothing was written into it.
+
+    Of several processes of one run the first takes the lock for all.
+
+    The lock is the kernel's (flock) on the file `run.lock`, which says who holds it; it ends with its process, however
+    that ends, so that a file left by a killed run blocks nobody.
+
+    Raises:
+      UserError: another run is at work there; the message says which, on what host and since when.
+    """
+    if jax.distributed.is_initialized() and jax.process_index() > 0:
+        yield
+        return
+    made = [each for each in (workdir, *workdir.parents) if not each.exists()]
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / LOCK_FILE
+    file = _taken(path)
+    try:
+        holder = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "verb": verb,
+        }
+        os.truncate(file, 0)
+        os.pwrite(file, json.dumps(holder).encode(), 0)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(file)
+        with contextlib.suppress(OSError):  # not empty: the run has left something
+            for folder in made:
+                folder.rmdir()
+
+
+def _taken(path: pathlib.Path) -> int:
+    """A descriptor of the locked file at `path`."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its last holder removes the file: a lock on one that is gone keeps nobody out.
+            if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+                return file
+        except BlockingIOError:
+            holder = os.pread(file, 4096, 0).decode("utf-8", errors="replace")
+            os.close(file)
+            raise UserError(_refusal(path, holder)) from None
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
+
+
+def _refusal(path: pathlib.Path, holder: str) -> str:
+    try:
+        facts = json.loads(holder)
+        who = f"`{facts['verb']}`, process {facts['pid']} on {facts['host']} since {facts['since']}"
+    except (ValueError, KeyError, TypeError):
+        who = "a run that is just starting"
+    return (
+        f"{path.parent} is in use by {who}; wait for it or end it, or give another --workdir (on a shared file system, "
+        f"where a host that is gone may still hold the lock: delete {path.name} once that process is known to be dead)"
+    )

@@ -1,0 +1,179 @@
+"""Several processes that are one run: how they start, share work and results, and end when one of them dies.
+
+Everything here also holds for a single process, where it costs nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
+
+from tsrec_jax.errors import UserError
+
+HEARTBEAT_SECONDS = 60
+LONGEST_WAIT = 7 * 24 * 3600  # seconds that processes wait for what the first one makes
+GRACE = 2.0  # seconds in which the others can say what went wrong before process 0, which connects them, goes
+AGAIN = "Give the same command on all hosts again: training goes on from its newest checkpoint"
+Made = TypeVar("Made")
+_turns = itertools.count()  # of `first_makes`: a barrier's name is used once, and all processes count alike
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """How the processes of a run find each other.
+
+    Attributes:
+      multi_host: let JAX find them (TPU pods, Slurm, Open MPI).
+      coordinator: otherwise HOST:PORT of process 0,
+      num_processes, process_id: how many there are and which one this is, from 0.
+      heartbeat_seconds: a process that was silent for so long is taken for dead; None: HEARTBEAT_SECONDS.
+
+    Raises:
+      UserError: a combination that cannot be meant.
+    """
+
+    multi_host: bool = False
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    heartbeat_seconds: int | None = None
+
+    def __post_init__(self):
+        named = {
+            "--coordinator": self.coordinator,
+            "--num_processes": self.num_processes,
+            "--process_id": self.process_id,
+        }
+        given = [name for name, value in named.items() if value is not None]
+        missing = [name for name, value in named.items() if value is None]
+        if self.multi_host and given:
+            raise UserError(
+                f"--multi_host finds the other processes itself; leave out {', '.join(given)}, or leave it out"
+            )
+        if given and missing:
+            raise UserError(f"{', '.join(given)} without {', '.join(missing)}: give all three, or --multi_host alone")
+        if self.heartbeat_seconds is not None and not self.several:
+            raise UserError("--heartbeat_seconds is for several processes: give --multi_host or --coordinator as well")
+        if not given:
+            return
+        host, _, port = self.coordinator.rpartition(":")
+        if not host or not port.isdigit():
+            raise UserError(f"--coordinator={self.coordinator}: it takes HOST:PORT of process 0")
+        if not 0 <= self.process_id < self.num_processes:
+            raise UserError(
+                f"--process_id={self.process_id} is not one of the {self.num_processes} of --num_processes, from 0"
+            )
+
+    @property
+    def several(self) -> bool:
+        """Whether the run is to have several processes."""
+        return self.multi_host or self.coordinator is not None
+
+
+class Group:
+    """This process as one of several; a context manager around all of their work.
+
+    JAX ends a process whose coordinator is gone or from which another one has not been heard for `heartbeat_seconds`,
+    in C++, where nothing can be caught. A shell on the other end of a pipe therefore has the last word: it says what
+    has happened when the process ends without having said so itself.
+
+    Raises:
+      UserError: the others cannot be found.
+    """
+
+    def __init__(self, launch: Launch):
+        seconds = launch.heartbeat_seconds or HEARTBEAT_SECONDS
+        try:
+            jax.distributed.initialize(
+                launch.coordinator, launch.num_processes, launch.process_id, heartbeat_timeout_seconds=seconds
+            )
+        except (ValueError, RuntimeError) as error:
+            way = (
+                "--multi_host found no TPU pod, Slurm or Open MPI job; give --coordinator and the rest instead"
+                if launch.multi_host
+                else f"--coordinator={launch.coordinator} cannot be used; start all processes with the same one"
+            )
+            raise UserError(f"{way} ({str(error).strip().splitlines()[0]})") from None
+        self.name = f"process {jax.process_index()} of {jax.process_count()}"
+        words = (
+            f"tsrec: {self.name} was ended before its work was done. If JAX says above that it has ended it, another "
+            f"process has died or was silent for {seconds} s, and its own log says why. {AGAIN}"
+        )
+        self._witness = subprocess.Popen(
+            ["/bin/sh", "-c", 'read -r _ || printf "%s\\n" "$0" >&2', words],
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # what ends this process must not end it too
+        )
+
+    def leave(self, code: int) -> None:
+        """Ends the work of this process; with 0 once all have come to their end, else at once, and does not return."""
+        if code == 0:
+            jax.distributed.shutdown()
+        self._witness.communicate(b"done\n")
+        if code == 0:
+            return
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if first():
+            time.sleep(GRACE)
+        os._exit(code)  # an orderly end would wait for processes that wait for this one
+
+
+def several() -> bool:
+    """Whether this process is one of several."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def first() -> bool:
+    """Whether this is the process that prints and writes for all."""
+    return not several() or jax.process_index() == 0
+
+
+def lost(error: Exception) -> str:
+    """What to say where work that the processes share has failed in this one; empty for other errors."""
+    if not several() or not isinstance(error, jax.errors.JaxRuntimeError) or "RESOURCE_EXHAUSTED" in str(error):
+        return ""
+    return (
+        f"process {jax.process_index()} of {jax.process_count()}: work that the processes share has failed, as it does "
+        f"when one of them has died; the log of that one says why. {AGAIN}"
+    )
+
+
+def first_makes(make: Callable[[], Made]) -> Made:
+    """Calls `make` in the first process, and in the others after it, so that they find what it has made.
+
+    An error in it ends the first process, and with it the others.
+    """
+    made = make() if first() else None
+    if several():
+        multihost.get_barrier_sync_fn()(key=f"tsrec/{next(_turns)}", timeout_ms=LONGEST_WAIT * 1000)
+    return made if first() else make()
+
+
+def share(value: Any) -> Any:
+    """The first process's JSON value, in all of them."""
+    return gather(value)[0]
+
+
+def gather(value: Any) -> list[Any]:
+    """The JSON values of all processes, in their order."""
+    if not several():
+        return [value]
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(len(data)))
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: len(data)] = data
+    parts = multihost_utils.process_allgather(padded)
+    return [json.loads(part[:size].tobytes()) for part, size in zip(parts, sizes, strict=True)]

@@ -1,0 +1,58 @@
+"""Being told to stop: SIGTERM (a preemption, a scheduler) and Ctrl-C end training after the current step.
+
+With several processes all stop after the same step: JAX's own preemption service takes the SIGTERM of any of them, and
+they agree on the step through it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+
+import jax
+from jax.experimental import multihost_utils
+
+
+class StopSignals:
+    """A context manager in which SIGTERM and a first SIGINT are noted; a second SIGINT interrupts at once.
+
+    Outside the main thread, which alone may handle signals, it notes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.name = ""  # of the signal that came
+        self._several = jax.process_count() > 1
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, self._before.pop(signal.SIGINT))
+            if self._several:
+                os.kill(os.getpid(), signal.SIGTERM)  # to JAX's preemption service, which tells the other processes
+
+    def reached(self, step: int) -> bool:
+        """Whether to stop after `step`; every process asks after every step, and all get the same answer."""
+        if self._several and multihost_utils.reached_preemption_sync_point(step):
+            self.name = self.name or signal.SIGTERM.name
+            return True
+        return self.asked
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal came to a run of one process; several can only agree after a step."""
+        return bool(self.name) and not self._several

@@ -1,0 +1,108 @@
+"""Watching the loss: a value that is not finite, and a loss that has left the range it was in."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import statistics
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+
+import jax
+import numpy as np
+
+from tsrec_jax.data.input import TrainBatches
+from tsrec_jax.errors import UserError
+
+WINDOW = 50  # losses whose median is the measure
+WARM_UP = 20  # losses without which there is no measure
+NAMED = 5  # examples that a message names
+IN_A_ROW = 3  # losses beyond it that are an explosion, since one may be an odd batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Trouble:
+    """What went wrong, in words, and the step whose batch it began with."""
+
+    step: int
+    words: str
+
+
+class LossWatch:
+    """Judges the metrics of each step.
+
+    Args:
+      factor: a loss above `factor` x the median of the WINDOW losses before it is too high, and IN_A_ROW of them are an
+        explosion; 0 never is.
+      losses: the last losses of the steps before, as `losses` gave them, so that a resumed run judges alike.
+    """
+
+    def __init__(self, factor: float, losses: Iterable[float] = ()):
+        self._factor = factor
+        self._losses = deque(losses, maxlen=WINDOW + IN_A_ROW)
+
+    @property
+    def losses(self) -> list[float]:
+        """The last losses, oldest first."""
+        return list(self._losses)
+
+    @property
+    def calm(self) -> bool:
+        """Whether the last loss was in its range; while it is not, the state is not worth keeping."""
+        return not self._too_high(1)
+
+    def add(self, step: int, values: Mapping[str, float]) -> Trouble | None:
+        """Takes the metrics `loss`, `grad_norm` and `update_norm` of a step; returns what is wrong with them."""
+        for name in ("loss", "grad_norm", "update_norm"):
+            if not math.isfinite(values[name]):
+                return Trouble(step, f"{name} is {values[name]} at step {step}")
+        self._losses.append(values["loss"])
+        if all(self._too_high(back) for back in range(1, IN_A_ROW + 1)):
+            last = ", ".join(f"{loss:.4g}" for loss in self.losses[-IN_A_ROW:])
+            usual = statistics.median(self.losses[:-IN_A_ROW])
+            return Trouble(
+                step - IN_A_ROW + 1,
+                f"the loss has exploded at step {step}: {last} where {usual:.4g} was usual "
+                f"(beyond {self._factor:g} times that, train.explode_factor)",
+            )
+        return None
+
+    def _too_high(self, back: int) -> bool:
+        """Whether the loss `back` steps from the end is beyond its range."""
+        before = self.losses[:-back][-WINDOW:]
+        if not self._factor or len(before) < WARM_UP:
+            return False
+        return self.losses[-back] > self._factor * statistics.median(before)
+
+
+def refusal(trouble: Trouble, folder: pathlib.Path, batches: TrainBatches, label: str) -> UserError:
+    """The error that ends the run. Its batch is saved as `bad_batch_step_N.npz` (with several processes each one's
+    rows), the keys of all its examples beside it in `bad_batch_step_N.json`."""
+    keys = batches.keys(trouble.step)
+    name = f"bad_batch_step_{trouble.step}"
+    part = f".process_{jax.process_index()}" if jax.process_count() > 1 else ""
+    with _renamed(folder / f"{name}{part}.npz") as path, path.open("wb") as file:
+        np.savez_compressed(file, **batches.batch(trouble.step))
+    if jax.process_index() == 0:
+        with _renamed(folder / f"{name}.json") as path:
+            facts = {"trouble": trouble.words, "step": trouble.step, "examples": keys}
+            path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    named = ", ".join(keys[:NAMED]) + (f" and {len(keys) - NAMED} more" if len(keys) > NAMED else "")
+    return UserError(
+        f"{label}: {trouble.words}; the batch of step {trouble.step} holds {named} (all in {folder / name}.json, the "
+        "batch beside it). The checkpoints are of steps before. The same command meets the same batch again, which "
+        "helps if the machine was at fault; otherwise mend these examples, or train in a new --workdir with a lower "
+        "train.learning_rate or train.clip_norm"
+    )
+
+
+@contextlib.contextmanager
+def _renamed(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary name to write to, which becomes `path` in the end."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    yield temporary
+    os.replace(temporary, path)
