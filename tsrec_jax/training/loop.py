@@ -22,6 +22,7 @@ from tsrec_jax.errors import Stopped
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.training.checkpoints import Checkpoints, Progress
 from tsrec_jax.training.loss import LossSettings
+from tsrec_jax.training.meter import Meter
 from tsrec_jax.training.metrics_log import MetricsLog, clock
 from tsrec_jax.training.step import (
     OptimiserSettings,
@@ -138,7 +139,7 @@ def train(
         iterator = batches.from_step(step)
         log = MetricsLog(folder, resume_step=step)
         started = time.perf_counter() - progress.seconds
-        meter = _Meter(task_names, step, loop.max_steps)
+        meter = Meter(task_names, step, loop.max_steps)
         watch = LossWatch(loop.explode_factor, progress.losses)
         pending: tuple[int, dict[str, jax.Array], dict[str, np.ndarray]] | None = None
 
@@ -237,46 +238,3 @@ def _validated(
         return dataclasses.replace(progress, bad_checks=progress.bad_checks + 1)
     checkpoints.save_best(step, model)
     return dataclasses.replace(progress, best_step=step, best_value=value, bad_checks=0)
-
-
-class _Meter:
-    """Turns device metrics into log values: per-task losses, rates, padding and the time left."""
-
-    def __init__(self, task_names: tuple[str, ...], step: int, max_steps: int):
-        self._names = task_names
-        self._first = step
-        self._max_steps = max_steps
-        self._last = time.perf_counter()
-        self._durations: list[float] = []
-
-    def pause(self) -> None:
-        """Leaves the time since the last step out of the step times (validation, checkpoints)."""
-        self._last = time.perf_counter()
-
-    def add(self, step: int, metrics: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]) -> dict[str, float]:
-        now = time.perf_counter()
-        duration, self._last = now - self._last, now
-        if step > self._first + 1:  # the first step of a process compiles
-            self._durations = [*self._durations[-49:], duration]
-        useful = int(np.count_nonzero(batch["segment_ids_BT"]))
-        values = {name: float(metrics[name]) for name in ("loss", "grad_norm", "update_norm", "learning_rate")}
-        for index, name in enumerate(self._names):
-            count = float(metrics["token_counts"][index])
-            values[f"loss_tokens/{name}"] = count
-            if count:
-                values[f"loss/{name}"] = float(metrics["nll_sums"][index]) / count
-        return values | {
-            "step_seconds": duration,
-            "tokens_per_second": useful / duration,
-            "padding_share": 1.0 - useful / batch["segment_ids_BT"].size,
-        }
-
-    def line(self, step: int, values: Mapping[str, float]) -> str:
-        tasks = " ".join(f"{name} {values[f'loss/{name}']:.3f}" for name in self._names if f"loss/{name}" in values)
-        left = np.median(self._durations) * (self._max_steps - step) if self._durations else float("nan")
-        eta = clock(left) if math.isfinite(left) else "?"
-        return (
-            f"step {step}/{self._max_steps}  loss {values['loss']:.4f} ({tasks})  "
-            f"{values['step_seconds']:.2f} s/step  {values['tokens_per_second']:.0f} tokens/s  "
-            f"padding {values['padding_share']:.1%}  left {eta}"
-        )
