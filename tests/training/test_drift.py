@@ -1,5 +1,7 @@
 """How far SID embeddings are from their initial rows."""
 
+import contextlib
+
 import jax
 import numpy as np
 import pytest
@@ -14,8 +16,9 @@ def test_drift_is_told_by_level_as_cosine_and_relative_norm(make_model, on_mesh)
     mesh = make_mesh(2, 2, 2) if on_mesh else None
     model = extended(make_model, mesh=mesh)
     levels_n = np.arange(NEW_ROWS) % 3
-    drift = Drift(model, OLD_SIZE, levels_n)
-    start = drift(model)
+    with jax.set_mesh(mesh) if on_mesh else contextlib.nullcontext():
+        drift = Drift(model, OLD_SIZE, levels_n)
+        start = drift(model)
     assert all(value == pytest.approx(1.0, abs=1e-6) for value in start.values())
     scale_n = np.array([2.0, -0.5, 1.0])[levels_n][:, None]
     rows = slice(OLD_SIZE, OLD_SIZE + NEW_ROWS)
@@ -23,6 +26,7 @@ def test_drift_is_told_by_level_as_cosine_and_relative_norm(make_model, on_mesh)
     table[rows] *= scale_n
     table[:OLD_SIZE] += 1.0  # other rows do not count
     model.embedding[...] = jax.device_put(table, model.embedding[...].sharding)
-    moved = drift(model)
+    with jax.set_mesh(mesh) if on_mesh else contextlib.nullcontext():
+        moved = drift(model)
     expected = {"cosine_0": 1.0, "norm_0": 2.0, "cosine_1": -1.0, "norm_1": 0.5, "cosine_2": 1.0, "norm_2": 1.0}
     assert {name.removeprefix("drift/"): value for name, value in moved.items()} == pytest.approx(expected, abs=1e-5)
