@@ -1,8 +1,7 @@
 """Accelerators as data: what one chip computes and holds.
 
 Sources: Google's pages on v4, v5e, v5p and v6e (cloud.google.com/tpu/docs), NVIDIA's data sheets of A100, H100 and H200
-(SXM, dense figures: those with sparsity are twice as high). The memory of a GPU is less than its name says: the vendors
-count in 10^9 bytes.
+(SXM, dense figures: those with sparsity are twice as high). The memory of a GPU is what its driver leaves of it.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ CHIPS = {
         Chip("v5e", 197, 16, 819, ("TPU v5 lite", "TPU v5e")),
         Chip("v5p", 459, 95, 2765, ("TPU v5p", "TPU v5")),
         Chip("v6e", 918, 32, 1638, ("TPU v6 lite", "TPU v6e")),
-        Chip("a100", 312, 80e9 / GIB, 2039, ("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB")),
-        Chip("h100", 989, 80e9 / GIB, 3350, ("NVIDIA H100 80GB HBM3",)),
-        Chip("h200", 989, 141e9 / GIB, 4800, ("NVIDIA H200",)),
+        Chip("a100", 312, 79, 2039, ("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB")),
+        Chip("h100", 989, 79, 3350, ("NVIDIA H100 80GB HBM3",)),
+        Chip("h200", 989, 140, 4800, ("NVIDIA H200",)),
     )
 }
 

@@ -1,0 +1,49 @@
+"""What a training takes, in words: the same before it begins as in the verb `plan`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from tsrec_jax.training.accounting import StepShape, parameter_count, step_flops
+from tsrec_jax.training.chips import GIB
+from tsrec_jax.training.feasibility import Setup
+
+
+def step_shape(config: ConfigDict, loss_slots: int) -> StepShape:
+    """An optimiser step of the config."""
+    settings = config.train
+    return StepShape(
+        rows=settings.batch_tokens // (settings.sequence_length * settings.accumulation),
+        sequence_length=settings.sequence_length,
+        loss_slots=loss_slots,
+        accumulation=settings.accumulation,
+        loss_chunk=settings.loss_chunk,
+        freeze=settings.freeze,
+        dtype=config.model.dtype,
+        remat=config.model.remat,
+    )
+
+
+def estimate_lines(model_path: str, setup: Setup) -> list[str]:
+    """What a training is made of, in lines for people."""
+    model, step, mesh, memory = setup.model, setup.step, setup.mesh, setup.memory()
+    total, trained = parameter_count(model), parameter_count(model, step.freeze)
+    flops = step_flops(model, step)
+    held = ", ".join(
+        f"{name} {_bytes(value)}" for name, value in dataclasses.asdict(memory).items() if value >= memory.total / 200
+    )
+    return [
+        f"{model_path or 'the embedded model'}, {model.num_layers} layers, {model.vocab_rows:,} table rows, "
+        f"{step.dtype}: {total:,} parameters, {'all' if trained == total else f'{trained:,}'} trained",
+        f"mesh data {mesh.data} x fsdp {mesh.fsdp} x tensor {mesh.tensor} = {mesh.devices} device(s)",
+        f"a step: {step.token_slots:,} token slots ({step.accumulation} x {step.rows} rows of {step.sequence_length}, "
+        f"{step.loss_slots} loss slots each), {flops.model / 1e12:,.3g} TFLOP and {flops.recomputed / 1e12:,.3g} more "
+        "that are computed twice",
+        f"memory of a device: {_bytes(memory.total)} ({held})",
+    ]
+
+
+def _bytes(value: float) -> str:
+    return f"{value / GIB:.2f} GiB" if value >= 0.1 * GIB else f"{value / 2**20:.1f} MiB"
