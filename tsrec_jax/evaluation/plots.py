@@ -31,7 +31,7 @@ PANELS = (
     ("tokens per second", "", ("tokens_per_second",)),
     ("padding, waiting, MFU", "share", ("padding_share", "input_wait_share", "mfu")),
 )
-COLUMNS = 4
+COLUMNS = 3
 
 
 def plot_training(curves: Mapping[str, Sequence[Mapping[str, float]]], path: pathlib.Path) -> None:

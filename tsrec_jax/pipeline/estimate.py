@@ -10,6 +10,8 @@ from tsrec_jax.training.accounting import StepShape, parameter_count, step_flops
 from tsrec_jax.training.chips import GIB
 from tsrec_jax.training.feasibility import Setup
 
+FLOP_UNITS = (("P", 1e15), ("T", 1e12), ("G", 1e9))
+
 
 def step_shape(config: ConfigDict, loss_slots: int) -> StepShape:
     """An optimiser step of the config."""
@@ -39,10 +41,13 @@ def estimate_lines(model_path: str, setup: Setup) -> list[str]:
         f"{step.dtype}: {total:,} parameters, {'all' if trained == total else f'{trained:,}'} trained",
         f"mesh data {mesh.data} x fsdp {mesh.fsdp} x tensor {mesh.tensor} = {mesh.devices} device(s)",
         f"a step: {step.token_slots:,} token slots ({step.accumulation} x {step.rows} rows of {step.sequence_length}, "
-        f"{step.loss_slots} loss slots each), {flops.model / 1e12:,.3g} TFLOP and {flops.recomputed / 1e12:,.3g} more "
-        "that are computed twice",
+        f"{step.loss_slots} loss slots each), {_flops(flops.model)}, and {_flops(flops.recomputed)} computed twice",
         f"memory of a device: {_bytes(memory.total)} ({held})",
     ]
+
+
+def _flops(value: float) -> str:
+    return next(f"{value / unit:.3g} {name}FLOP" for name, unit in FLOP_UNITS if value >= unit or unit == 1e9)
 
 
 def _bytes(value: float) -> str:
