@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from tsrec_jax.data.prepare.preparation import PrepareSettings
 from tsrec_jax.errors import UserError
 from tsrec_jax.teacher.settings import TeacherSettings
+from tsrec_jax.training.wandb_log import require_wandb
 
 UPSTREAM = ("prepare", "index", "describe")
 STAGES = (*UPSTREAM, "train", "evaluate", "export")
@@ -161,6 +162,7 @@ def default_config() -> ConfigDict:
     config.train.keep = 2  # states for resuming, at least 2: a damaged newest one falls back to the one before
     config.train.explode_factor = 10.0  # a loss this many times the usual one, three times in a row, stops; 0: never
     config.train.log_every = 10
+    config.train.wandb_project = ""  # sends the metrics to Weights & Biases too (extra `wandb`); empty: does not
 
     config.eval = ConfigDict()
     config.eval.split = "test"  # falls back to valid, and says so, where a folder has no test split
@@ -314,6 +316,8 @@ def _validate_values(config: ConfigDict) -> None:
     section(config, "describe", TeacherSettings)  # it refuses what it cannot use
     if config.prepare.source:
         section(config, "prepare", PrepareSettings)
+    if config.train.wandb_project:
+        require_wandb()
     unit = config.train.sequence_length * config.train.accumulation
     if config.train.batch_tokens % unit:
         raise UserError(

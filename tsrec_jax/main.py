@@ -32,7 +32,9 @@ verbs
   index      item texts to semantic IDs, with a report on them (config.index)
   describe   keywords and descriptions for the SID tokens (config.describe); --dry_run: what it would ask and cost
   pretrain   the small language model of the embedded default (only when config.model.path is empty)
-  train      the recommender; resumes where it stopped
+  plan       what a training costs: parameters, memory, FLOPs, time; needs no workdir and none of the devices
+             [--chip=v5e --devices=16 --mfu=0.4]; refuses a mesh that cannot work, with one that does
+  train      the recommender; resumes where it stopped; --profile=10:13 writes a trace of these steps (also with run)
   evaluate   predictions.json, results.json, results.md and plots of the trained recommender
   export     a Hugging Face folder with the SID tokens and the catalogue
   recommend  --history=ID,ID,... [--k=10]: items for one history, from the exported folder
@@ -61,6 +63,12 @@ def _define_flags() -> flags.FlagValues:
         "heartbeat_seconds", None, "silence after which a process is taken for dead", lower_bound=1, flag_values=values
     )
     flags.DEFINE_boolean("dry_run", False, "describe: say what would be asked, ask nothing", flag_values=values)
+    flags.DEFINE_string("profile", "", "train, run: first and last step of a trace, as in 10:13", flag_values=values)
+    flags.DEFINE_string(
+        "chip", "", "plan: v4, v5e, v5p, v6e, a100, h100 or h200; none: all of them", flag_values=values
+    )
+    flags.DEFINE_integer("devices", 0, "plan: chips of the machine; 0: what the mesh names", flag_values=values)
+    flags.DEFINE_float("mfu", 0.4, "plan: share of the peak that a step is taken to reach", flag_values=values)
     flags.DEFINE_integer("k", 10, "number of items to recommend", lower_bound=1, flag_values=values)
     flags.DEFINE_string("export", None, "serve: an exported folder, instead of a workdir's", flag_values=values)
     flags.DEFINE_string("host", "127.0.0.1", "serve: the address to listen on", flag_values=values)
@@ -115,6 +123,27 @@ def _config(values: flags.FlagValues, workdir: pathlib.Path) -> ConfigDict:
     return config
 
 
+def _plan(values: flags.FlagValues, workdir: pathlib.Path) -> None:
+    config = _config(values, workdir)
+    from tsrec_jax.pipeline.plan import PlanOptions, plan
+
+    plan(config, PlanOptions(values.chip, values.devices, values.mfu))
+
+
+def _training(name: str) -> Callable[[flags.FlagValues, pathlib.Path], None]:
+    def call(values: flags.FlagValues, workdir: pathlib.Path) -> None:
+        config = _config(values, workdir)
+        from tsrec_jax.pipeline import run as pipeline
+        from tsrec_jax.pipeline.lock import alone_in
+        from tsrec_jax.training.profile import profiled_steps
+
+        profile = profiled_steps(values.profile)
+        with alone_in(workdir, name):
+            getattr(pipeline, name)(config, workdir, profile=profile)
+
+    return call
+
+
 def _stage(name: str) -> Callable[[flags.FlagValues, pathlib.Path], None]:
     def call(values: flags.FlagValues, workdir: pathlib.Path) -> None:
         config = _config(values, workdir)
@@ -164,19 +193,31 @@ def _serve(values: flags.FlagValues, workdir: pathlib.Path) -> None:
 
 
 VERBS: dict[str, Callable[[flags.FlagValues, pathlib.Path], None]] = {
-    "run": _stage("run"),
+    "run": _training("run"),
     "download": _stage("download"),
     "prepare": _stage("prepare"),
     "index": _stage("index"),
     "describe": _describe,
     "pretrain": _stage("pretrain"),
-    "train": _stage("train"),
+    "plan": _plan,
+    "train": _training("train"),
     "evaluate": _stage("evaluate"),
     "export": _stage("export"),
     "recommend": _recommend,
     "serve": _serve,
 }
 TOGETHER = ("run", "pretrain", "train", "evaluate", "export")  # verbs that several processes do together
+
+INSTEAD = {"serve": " or --export=FOLDER", "plan": " or --config=FILE.py"}  # of a workdir
+# Flags that only some verbs take.
+ONLY_FOR = {
+    "export": ("serve",),
+    "dry_run": ("describe",),
+    "profile": ("train", "run"),
+    "chip": ("plan",),
+    "devices": ("plan",),
+    "mfu": ("plan",),
+}
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
@@ -186,14 +227,13 @@ def _dispatch(arguments: Sequence[str]) -> int:
         raise UserError(f"no such verb: {verb!r}; it is one of {', '.join(VERBS)}")
     if len(rest) > 1:
         raise UserError(f"{verb}: unexpected argument {rest[1]!r}; settings are given as --config.a.b=value")
-    if values.export is not None and verb != "serve":
-        raise UserError(f"--export is for the verb serve, not for {verb}")
-    if not values.workdir and not values.export:
-        raise UserError(f"{verb} needs --workdir=DIR{' or --export=FOLDER' if verb == 'serve' else ''}")
+    for flag, verbs in ONLY_FOR.items():
+        if values[flag].present and verb not in verbs:
+            raise UserError(f"--{flag} is for the verb {' or '.join(verbs)}, not for {verb}")
+    if not values.workdir and not values.export and not (verb == "plan" and values.config is not None):
+        raise UserError(f"{verb} needs --workdir=DIR{INSTEAD.get(verb, '')}")
     if values.workdir and pathlib.Path(values.workdir).is_file():
         raise UserError(f"--workdir={values.workdir} is a file; give a folder")
-    if values.dry_run and verb != "describe":
-        raise UserError(f"--dry_run is for the verb describe, not for {verb}")
     group = _join(verb, values)
     code = _exit_code(lambda: VERBS[verb](values, pathlib.Path(values.workdir or "")))
     if group is not None:

@@ -12,14 +12,24 @@ from tests.training.test_step import batches_of, named
 from tsrec_jax.errors import UserError
 from tsrec_jax.training.loop import LoopSettings, train
 from tsrec_jax.training.loss import LossSettings
-from tsrec_jax.training.metrics_log import read_metrics
+from tsrec_jax.training.metrics_log import ONLY_LOSSES, read_metrics
 from tsrec_jax.training.step import OptimiserSettings
 
 IDENTITY = {"seed": 3}
 
 
 def train_in(
-    folder, model, examples, *, max_steps=6, validate=None, identity=IDENTITY, report=None, batches=None, **loop
+    folder,
+    model,
+    examples,
+    *,
+    max_steps=6,
+    validate=None,
+    identity=IDENTITY,
+    report=None,
+    batches=None,
+    recording=ONLY_LOSSES,
+    **loop,
 ):
     values = iter(np.linspace(2.0, 1.0, 100))
     settings = {"log_every": 1, "validate_every": 2, "checkpoint_every": 2, **loop}
@@ -35,6 +45,7 @@ def train_in(
         folder=folder,
         identity=identity,
         report=report or (lambda _line: None),
+        recording=recording,
     )
 
 
@@ -129,6 +140,8 @@ def test_metrics_hold_each_tasks_loss_tokens_and_rates(tmp_path, make_model, exa
         mean = (row["loss/a"] * row["loss_tokens/a"] + row["loss/b"] * row["loss_tokens/b"]) / tokens
         assert row["loss"] == pytest.approx(mean, rel=1e-5)
         assert 0 <= row["padding_share"] < 1
+        assert 0 <= row["input_wait_share"] <= 1
+        assert row["tokens_per_second"] > row["examples_per_second"] > 0
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 

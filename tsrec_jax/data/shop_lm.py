@@ -89,11 +89,11 @@ def fast_tokenizer(model: bytes) -> PreTrainedTokenizerFast:
     )
 
 
-def lm_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    """The `config.json` of a small tied Llama for this tokenizer: 4 layers of width 128."""
+def lm_shape(vocabulary: int) -> dict[str, Any]:
+    """The sizes in a `config.json` of a small tied Llama: 4 layers of width 128."""
     return {
         "model_type": "llama",
-        "vocab_size": len(tokenizer),
+        "vocab_size": vocabulary,
         "hidden_size": 128,
         "intermediate_size": 384,
         "num_hidden_layers": 4,
@@ -103,6 +103,12 @@ def lm_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": True,
         "max_position_embeddings": 1024,
+    }
+
+
+def lm_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """The `config.json` of that model for this tokenizer."""
+    return lm_shape(len(tokenizer)) | {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,

@@ -22,28 +22,61 @@ def _save(figure: pyplot.Figure, path: pathlib.Path) -> None:
     os.replace(temporary, path)
 
 
+# What `plot_training` draws of the first system: title, unit, and the metrics, those under NAME/ with each NAME.
+PANELS = (
+    ("learning rate", "", ("learning_rate",)),
+    ("gradient norm", "", ("grad_norm",)),
+    ("update norm", "", ("update_norm",)),
+    ("SID embeddings against SA-Init", "cosine, relative norm", ("drift",)),
+    ("tokens per second", "", ("tokens_per_second",)),
+    ("padding, waiting, MFU", "share", ("padding_share", "input_wait_share", "mfu")),
+)
+COLUMNS = 3
+
+
 def plot_training(curves: Mapping[str, Sequence[Mapping[str, float]]], path: pathlib.Path) -> None:
-    """Loss of every system against steps: the training terms of the first one, the validation of all.
+    """Curves against steps: of the first system its loss by task and how it trains, of all systems the validation.
 
     Args:
-      curves: {system: rows of its metrics.jsonl}.
+      curves: {system: rows of its metrics.jsonl}; what none of the rows holds is left out.
       path: PNG to write.
     """
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
     main, rows = next(iter(curves.items()))
-    for name in sorted({key for row in rows for key in row if key == "loss" or key.startswith("loss/")}):
-        points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), float)]
-        left.plot(*zip(*points, strict=True), label=name.removeprefix("loss/") if "/" in name else "combined")
-    left.set(title=f"{main}: training loss", xlabel="step", ylabel="nats per token")
-    for system, system_rows in curves.items():
-        points = [(row["step"], row["valid/loss"]) for row in system_rows if "valid/loss" in row]
-        if points:
-            right.plot(*zip(*points, strict=True), marker="o", label=system)
-    right.set(title="validation, next SID", xlabel="step", ylabel="nats per token")
-    for axis in (left, right):
+    losses = {name: _series(rows, name) for name in _under(rows, ("loss",))}
+    panels = [(f"{main}: training loss", "nats per token", losses)]
+    for metric, title, unit in (
+        ("valid/loss", "validation, next SID", "nats per token"),
+        ("valid/hr@10", "validation, HR@10", ""),
+    ):
+        panels.append((title, unit, {system: _series(others, metric) for system, others in curves.items()}))
+    for title, unit, names in PANELS:
+        panels.append((title, unit, {name: _series(rows, name) for name in _under(rows, names)}))
+    shown = [(title, unit, {k: v for k, v in lines.items() if v}) for title, unit, lines in panels]
+    shown = [panel for panel in shown if panel[2]]
+    columns = max(min(COLUMNS, len(shown)), 1)
+    height = max(-(-len(shown) // columns), 1)
+    figure, axes = pyplot.subplots(height, columns, figsize=(4.6 * columns, 3.4 * height), squeeze=False)
+    for axis, (title, unit, lines) in zip(axes.flat, shown, strict=False):
+        for name, points in lines.items():
+            axis.plot(*zip(*points, strict=True), marker="o" if len(points) < 30 else None, markersize=3, label=name)
+        axis.set(title=title, xlabel="step", ylabel=unit)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=7)
+    for axis in axes.flat[len(shown) :]:
+        axis.set_visible(False)
+    figure.tight_layout()
     _save(figure, path)
+
+
+def _series(rows: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
+    """(step, value) of a metric where it was logged as a number; one that is not finite is stored as its name."""
+    return [(row["step"], row[name]) for row in rows if isinstance(row.get(name), int | float)]
+
+
+def _under(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> list[str]:
+    """Metrics of some rows that have one of these names, or one that begins with NAME/."""
+    folders = tuple(f"{name}/" for name in names)
+    return sorted({key for row in rows for key in row if key in names or key.startswith(folders)})
 
 
 def plot_metrics(

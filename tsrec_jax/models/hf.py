@@ -194,14 +194,19 @@ def resolve_folder(path: str | os.PathLike[str]) -> pathlib.Path:
       UserError: neither is to be had.
     """
     folder = pathlib.Path(path)
-    if folder.is_dir():
-        return folder
+    return folder if folder.is_dir() else _from_hub(path)
+
+
+def _from_hub(path: str | os.PathLike[str], file: str = "") -> pathlib.Path:
+    """The hub's copy of the model that an id names, or of one of its files."""
     if str(path).count("/") != 1 or str(path).startswith((".", "/", "~")):
         raise UserError(f"model path {str(path)!r}: no such folder, .gguf file or hub id (OWNER/NAME)")
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
+        if file:
+            return pathlib.Path(hf_hub_download(str(path), file))
         return pathlib.Path(
             snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"])
         )
@@ -210,19 +215,36 @@ def resolve_folder(path: str | os.PathLike[str]) -> pathlib.Path:
         raise UserError(f"model path {str(path)!r}: no such folder, and the hub gave no copy ({reason})") from None
 
 
+def read_config(path: str | os.PathLike[str]) -> ModelConfig:
+    """The shape of a model, by any path that `load_hf` takes; no weights are read, and of a hub id only `config.json`.
+
+    Raises:
+      UserError: there is none, it is of another architecture, or the hub gave no copy.
+    """
+    gguf = gguf_path(path)
+    if gguf is not None:
+        return GgufFile(gguf).config
+    folder = pathlib.Path(path)
+    return _folder_config(folder if folder.is_dir() else _from_hub(path, "config.json").parent)
+
+
+def _folder_config(folder: pathlib.Path) -> ModelConfig:
+    path = folder / "config.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; a model folder holds config.json and *.safetensors") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    return ModelConfig.from_hf(facts, str(path))
+
+
 class _Folder:
     """A HF checkpoint folder: its config and lazily opened safetensors files."""
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
-        path = folder / "config.json"
-        try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{path}: not there; a model folder holds config.json and *.safetensors") from None
-        except (ValueError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: not valid JSON ({error})") from None
-        self.config = ModelConfig.from_hf(facts, str(path))
+        self.config = _folder_config(folder)
         self._files = {}
         for file in sorted(self._file_names()):
             try:

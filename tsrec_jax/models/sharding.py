@@ -126,9 +126,9 @@ def _mesh_axes(logical: str) -> tuple[str, ...]:
     return (axes,) if isinstance(axes, str) else axes or ()
 
 
-def rounded_rows(rows: int, mesh: Mesh | None, unit: int = 1) -> int:
-    """Rows of a vocabulary table, rounded up to `unit` x the parts that the mesh splits them into."""
-    return rows + -rows % (unit * parts_of(mesh, "vocabulary"))
+def rounded_rows(rows: int, mesh: Mesh | None) -> int:
+    """Rows of a vocabulary table, rounded up to a multiple of the parts that the mesh splits them into."""
+    return rows + -rows % parts_of(mesh, "vocabulary")
 
 
 def check_fits(shapes: Mapping[str, tuple[tuple[int, ...], tuple[str | None, ...]]], mesh: Mesh | None) -> None:

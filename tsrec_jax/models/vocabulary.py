@@ -17,7 +17,7 @@ from flax import nnx
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
-from tsrec_jax.models.sharding import mesh_of, named_sharding, rounded_rows
+from tsrec_jax.models.sharding import mesh_of, named_sharding, parts_of
 
 MODES = ("sa", "sa_shuffled", "mean", "hf", "normal")
 LANES = 128  # rows are rounded up to a multiple of this times the parts that the mesh splits them into
@@ -116,6 +116,12 @@ def _resized_rows(table_VD: np.ndarray, old_size: int, count: int, rng: np.rando
     return np.concatenate([padding_VD, drawn_nD])
 
 
+def table_rows(rows: int, num_tokens: int, parts: int) -> int:
+    """Rows of an extended table in so many parts: never fewer than before, and where new, LANES at a time for each."""
+    unit = LANES * parts
+    return max(rows + -rows % parts, -(-num_tokens // unit) * unit)
+
+
 def extend_vocabulary(
     model: Decoder,
     *,
@@ -147,7 +153,7 @@ def extend_vocabulary(
         raise ValueError(f"old_size {old_size} is beyond the table's {rows} rows")
     num_tokens = old_size + len(input_rows_nD)
     mesh = mesh_of(model.embedding[...])
-    new_rows = max(rows, rounded_rows(num_tokens, mesh, LANES))
+    new_rows = table_rows(rows, num_tokens, parts_of(mesh, "vocabulary"))
 
     @functools.partial(jax.jit, out_shardings=named_sharding(mesh, "vocabulary", None))
     def extended(table_VD: jax.Array, fresh_nD: np.ndarray) -> jax.Array:

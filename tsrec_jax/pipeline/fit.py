@@ -21,15 +21,24 @@ from tsrec_jax.data.tasks import TASKS, build_examples
 from tsrec_jax.decoding.generate import search_all
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.metrics import score
+from tsrec_jax.evaluation.plots import plot_training
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.own import on_own_devices
-from tsrec_jax.models.sharding import mesh_of, process_rows
+from tsrec_jax.models.sharding import MESH_AXES, mesh_of, process_rows
 from tsrec_jax.pipeline.assemble import Assembly
+from tsrec_jax.pipeline.estimate import estimate_lines, step_shape
 from tsrec_jax.processes import first_makes
+from tsrec_jax.training.accounting import MeshShape, step_flops
+from tsrec_jax.training.chips import GIB
+from tsrec_jax.training.drift import Drift
+from tsrec_jax.training.feasibility import Setup
 from tsrec_jax.training.loop import LoopSettings, TrainResult, Validate, put_batch, train
 from tsrec_jax.training.loss import LossSettings, batch_nll, task_sums
+from tsrec_jax.training.meter import peak_memory
+from tsrec_jax.training.metrics_log import ONLY_LOSSES, Recording, read_metrics
 from tsrec_jax.training.step import OptimiserSettings
+from tsrec_jax.training.wandb_log import WandbSettings
 
 SELECTORS = {"loss": ("valid/loss", False), "hr@10": ("valid/hr@10", True)}
 
@@ -41,8 +50,13 @@ def fit(
     identity: Mapping[str, Any],
     label: str,
     report: Callable[[str], None],
+    profile: range = range(0),
 ) -> TrainResult:
-    """Trains the assembly's model in `folder` (checkpoints, metrics, tokenised records); returns the best weights."""
+    """Trains the assembly's model in `folder` (checkpoints, metrics, tokenised records); returns the best weights.
+
+    What it will take is printed before, from the same arithmetic as the verb `plan`; and after, where the device tells
+    it, what it took of memory. `profile` are the steps of which a trace is written.
+    """
     mix = task_mix(config, TASKS)
     dataset = assembly.dataset
     if "ts_align" in mix.rates and not dataset.clusters:
@@ -71,7 +85,10 @@ def fit(
     max_steps = settings.max_steps or batches.steps(settings.epochs)
     select_by, select_highest = SELECTORS[settings.select_by]
     every = math.ceil(max_steps / settings.validations) if settings.validations else 0
-    return train(
+    setup = _setup(config, assembly, slots)
+    for line in estimate_lines(config.model.path, setup):
+        report(f"{label}: {line}")
+    result = train(
         assembly.model,
         batches,
         _validation(config, assembly, rows, slots),
@@ -103,7 +120,38 @@ def fit(
         mesh=assembly.mesh,
         label=label,
         report=report,
+        recording=_recording(config, setup, folder, label, profile),
     )
+    peak = peak_memory()
+    if peak is not None:
+        estimate = setup.memory().total
+        report(
+            f"{label}: a device held {peak / GIB:.2f} GiB at most; {estimate / GIB:.2f} GiB were estimated for a step "
+            f"({estimate / peak - 1:+.0%})"
+        )
+    return result
+
+
+def _setup(config: ConfigDict, assembly: Assembly, slots: int) -> Setup:
+    """What is trained on what, as `plan` sees it."""
+    sizes = (1, 1, 1) if assembly.mesh is None else (assembly.mesh.shape[axis] for axis in MESH_AXES)
+    model = assembly.model
+    return Setup(model.config, model.num_tokens, step_shape(config, slots), MeshShape(*sizes))
+
+
+def _recording(config: ConfigDict, setup: Setup, folder: pathlib.Path, label: str, profile: range) -> Recording:
+    """Process 0 sends and draws, each process traces itself."""
+    first, project = jax.process_index() == 0, config.train.wandb_project
+    return Recording(
+        step_flops=step_flops(setup.model, setup.step).model,
+        profile=profile,
+        wandb=WandbSettings(project, f"{folder.name} {label}", config.to_dict()) if project and first else None,
+        after_validation=functools.partial(_draw, folder, label) if first else ONLY_LOSSES.after_validation,
+    )
+
+
+def _draw(folder: pathlib.Path, label: str) -> None:
+    plot_training({label.removeprefix("train "): read_metrics(folder)}, folder / "plots" / "training.png")
 
 
 def _rows_per_microbatch(config: ConfigDict, assembly: Assembly) -> int:
@@ -157,9 +205,10 @@ def _validation(config: ConfigDict, assembly: Assembly, rows: int, slots: int) -
     )
 
     prefix = assembly.builder.prefix("next_sid")
+    drift = Drift(assembly.model, assembly.old_size, catalogue.token_levels)
 
     def validate(model: Decoder) -> dict[str, float]:
-        values = {"valid/loss": validation_loss(model, batches, settings.loss_chunk)}
+        values = {"valid/loss": validation_loss(model, batches, settings.loss_chunk), **drift(model)}
         if prompts:
             with on_own_devices(model) as own:
                 found = search_all(

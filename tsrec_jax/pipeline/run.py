@@ -28,7 +28,8 @@ from tsrec_jax.training.checkpoints import Checkpoints, best_folder
 
 MAIN = "TS-Rec"
 _SHAPES_TRAINING = ("model", "sid_init", "tasks", "ts_align", "templates", "train")
-_ONLY_LOGISTICS = ("train.log_every", "train.keep", "train.checkpoint_every", "model.remat", "train.explode_factor")
+_ONLY_LOGISTICS = ("train.log_every", "train.keep", "train.checkpoint_every", "train.explode_factor",
+                   "train.wandb_project", "model.remat")  # fmt: skip
 
 
 def report(line: str) -> None:
@@ -73,7 +74,7 @@ def _on_mesh(verb: Callable[..., None]) -> Callable[..., None]:
     """Runs a verb with the config's mesh as the ambient one, which activation shardings refer to."""
 
     @functools.wraps(verb)
-    def call(config: ConfigDict, path: pathlib.Path, **options: bool) -> None:
+    def call(config: ConfigDict, path: pathlib.Path, **options: Any) -> None:
         mesh = open_mesh(config)
         with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
             verb(config, path, **options)
@@ -133,9 +134,9 @@ def _upstream_parts(config: ConfigDict, path: pathlib.Path) -> tuple[pathlib.Pat
 
 
 @_on_mesh
-def train(config: ConfigDict, path: pathlib.Path) -> None:
-    """The verb `train`: the main recommender alone."""
-    _train(open_job(config, path), MAIN)
+def train(config: ConfigDict, path: pathlib.Path, profile: range = range(0)) -> None:
+    """The verb `train`: the main recommender alone; `profile` are the steps of which a trace is written."""
+    _train(open_job(config, path), MAIN, profile)
 
 
 @_on_mesh
@@ -152,7 +153,7 @@ def export(config: ConfigDict, path: pathlib.Path) -> None:
 
 
 @_on_mesh
-def run(config: ConfigDict, path: pathlib.Path) -> None:
+def run(config: ConfigDict, path: pathlib.Path, profile: range = range(0)) -> None:
     """The verb `run`: the stages of `config.run.stages` and whatever they need, the main recommender and every arm."""
     started = time.perf_counter()
     if not _upstream(config, path):
@@ -162,7 +163,7 @@ def run(config: ConfigDict, path: pathlib.Path) -> None:
     systems = [MAIN, *config.run.arms]
     if "train" in config.run.stages:
         for system in systems:
-            _train(job, system)
+            _train(job, system, profile if system == MAIN else range(0))
     if "evaluate" in config.run.stages:
         _evaluate(job, systems)
     if "export" in config.run.stages:
@@ -227,7 +228,7 @@ def _trained(job: Job, system: str) -> bool:
     return there
 
 
-def _train(job: Job, system: str) -> None:
+def _train(job: Job, system: str, profile: range) -> None:
     config = _settings(job, system)
     identity = training_identity(config, job.dataset)
     stage = f"train {system}"
@@ -235,7 +236,7 @@ def _train(job: Job, system: str) -> None:
         report(f"{stage}: finished before, skipped")
         return
     assembly = assemble(config, job.dataset, job.base)
-    result = fit(config, assembly, _folder(job, system), identity, stage, report)
+    result = fit(config, assembly, _folder(job, system), identity, stage, report, profile)
     facts = {
         "steps": result.steps,
         "best_step": result.best_step,

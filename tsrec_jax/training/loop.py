@@ -6,7 +6,6 @@ Metrics are fetched one step late, so that the host prepares the next batch whil
 from __future__ import annotations
 
 import dataclasses
-import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +22,9 @@ from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import named_sharding
 from tsrec_jax.training.checkpoints import Checkpoints, Progress
 from tsrec_jax.training.loss import LossSettings
-from tsrec_jax.training.metrics_log import MetricsLog, clock
+from tsrec_jax.training.meter import Meter
+from tsrec_jax.training.metrics_log import ONLY_LOSSES, MetricsLog, Recording, clock
+from tsrec_jax.training.profile import Profiler
 from tsrec_jax.training.step import (
     OptimiserSettings,
     TrainState,
@@ -101,6 +102,7 @@ def train(
     mesh: Mesh | None = None,
     label: str = "train",
     report: Callable[[str], None] = print,
+    recording: Recording = ONLY_LOSSES,
 ) -> TrainResult:
     """Trains until `max_steps` or until patience runs out; resumes from `folder/checkpoints` when it holds any.
 
@@ -118,6 +120,7 @@ def train(
       mesh: batches are laid over its data and fsdp axes; None for one device.
       label: first word of the progress lines.
       report: receives progress lines.
+      recording: what is recorded beside the losses.
 
     Raises:
       Stopped: a signal ended it.
@@ -137,42 +140,45 @@ def train(
         if step:
             report(f"{label}: resuming after step {step} of {loop.max_steps}")
         iterator = batches.from_step(step)
-        log = MetricsLog(folder, resume_step=step)
+        log = MetricsLog(folder, resume_step=step, wandb=recording.wandb)
         started = time.perf_counter() - progress.seconds
-        meter = _Meter(task_names, step, loop.max_steps)
+        meter = Meter(task_names, step, loop.max_steps, recording.step_flops)
+        profiler = Profiler(folder, recording.profile)
         watch = LossWatch(loop.explode_factor, progress.losses)
-        pending: tuple[int, dict[str, jax.Array], dict[str, np.ndarray]] | None = None
+        pending: tuple[int, dict[str, jax.Array]] | None = None
 
         def settle() -> None:
             """Fetches the metrics of the step before, and gives up where they are beyond use."""
             nonlocal pending
             if pending is None:
                 return
-            number, metrics, batch = pending
+            number, metrics = pending
             pending = None
-            values = meter.add(number, jax.device_get(metrics), batch)
+            values = meter.add(number, jax.device_get(metrics))
             trouble = watch.add(number, values)
             if trouble is not None:
                 log.write(number, values)
                 raise refusal(trouble, folder, batches, label)
             if number % loop.log_every == 0 or number == loop.max_steps:
+                values |= meter.rates()
                 log.write(number, values)
                 report(f"{label} " + meter.line(number, values))
 
         try:
             stop, told = _patience_over(progress, loop), False
             while step < loop.max_steps and not stop and not told:
-                host_batch = next(iterator)
-                state, metrics = step_fn(state, put_batch(host_batch, mesh))
+                profiler.before(step + 1, state)
+                state, metrics = step_fn(state, put_batch(meter.next_of(iterator), mesh))
                 settle()
                 step += 1
-                pending = (step, metrics, host_batch)
+                pending = (step, metrics)
                 last, told = step == loop.max_steps, signals.reached(step)
                 if last or _due(step, loop.validate_every):
                     settle()
                     progress = _validated(
                         validate, graphdef, state, progress, loop, checkpoints, log, report, label, step
                     )
+                    recording.after_validation()
                     stop = _patience_over(progress, loop)
                     meter.pause()
                 if last or stop or told or _due(step, loop.checkpoint_every):
@@ -183,6 +189,7 @@ def train(
                         checkpoints.save(state, progress)
             settle()
         finally:
+            profiler.close()
             iterator.close()
             log.close()
         if told or signals.asked:
@@ -238,52 +245,10 @@ def _validated(
     log.write(step, values)
     value = -values[loop.select_by] if loop.select_highest else values[loop.select_by]
     improved = value < progress.best_value
-    listed = "  ".join(f"{name.removeprefix('valid/')} {number:.4f}" for name, number in values.items())
+    shown = {name.removeprefix("valid/"): number for name, number in values.items() if name.startswith("valid/")}
+    listed = "  ".join(f"{name} {number:.4f}" for name, number in shown.items())
     report(f"{label} step {step}: validation {listed}{'  (best so far)' if improved else ''}")
     if not improved:
         return dataclasses.replace(progress, bad_checks=progress.bad_checks + 1)
     checkpoints.save_best(step, model)
     return dataclasses.replace(progress, best_step=step, best_value=value, bad_checks=0)
-
-
-class _Meter:
-    """Turns device metrics into log values: per-task losses, rates, padding and the time left."""
-
-    def __init__(self, task_names: tuple[str, ...], step: int, max_steps: int):
-        self._names = task_names
-        self._first = step
-        self._max_steps = max_steps
-        self._last = time.perf_counter()
-        self._durations: list[float] = []
-
-    def pause(self) -> None:
-        """Leaves the time since the last step out of the step times (validation, checkpoints)."""
-        self._last = time.perf_counter()
-
-    def add(self, step: int, metrics: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]) -> dict[str, float]:
-        now = time.perf_counter()
-        duration, self._last = now - self._last, now
-        if step > self._first + 1:  # the first step of a process compiles
-            self._durations = [*self._durations[-49:], duration]
-        useful = int(np.count_nonzero(batch["segment_ids_BT"]))
-        values = {name: float(metrics[name]) for name in ("loss", "grad_norm", "update_norm", "learning_rate")}
-        for index, name in enumerate(self._names):
-            count = float(metrics["token_counts"][index])
-            values[f"loss_tokens/{name}"] = count
-            if count:
-                values[f"loss/{name}"] = float(metrics["nll_sums"][index]) / count
-        return values | {
-            "step_seconds": duration,
-            "tokens_per_second": useful / duration,
-            "padding_share": 1.0 - useful / batch["segment_ids_BT"].size,
-        }
-
-    def line(self, step: int, values: Mapping[str, float]) -> str:
-        tasks = " ".join(f"{name} {values[f'loss/{name}']:.3f}" for name in self._names if f"loss/{name}" in values)
-        left = np.median(self._durations) * (self._max_steps - step) if self._durations else float("nan")
-        eta = clock(left) if math.isfinite(left) else "?"
-        return (
-            f"step {step}/{self._max_steps}  loss {values['loss']:.4f} ({tasks})  "
-            f"{values['step_seconds']:.2f} s/step  {values['tokens_per_second']:.0f} tokens/s  "
-            f"padding {values['padding_share']:.1%}  left {eta}"
-        )

@@ -1,18 +1,40 @@
-"""Where a run's numbers go: `metrics.jsonl`, TensorBoard events and a line on the terminal."""
+"""Where a run's numbers go: `metrics.jsonl`, TensorBoard events and, where it is asked for, Weights & Biases."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from tensorboardX import SummaryWriter
 
 from tsrec_jax.processes import first
+from tsrec_jax.training.wandb_log import WandbSettings, open_run
 
 METRICS_FILE = "metrics.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """What is recorded of a training beside its losses.
+
+    Attributes:
+      step_flops: model FLOPs of one optimiser step over all devices, for MFU; 0: not known.
+      profile: steps of which a trace is written.
+      wandb: where to send the numbers; None: nowhere.
+      after_validation: called when a validation is in the log, to draw curves.
+    """
+
+    step_flops: float = 0.0
+    profile: range = range(0)
+    wandb: WandbSettings | None = None
+    after_validation: Callable[[], None] = lambda: None
+
+
+ONLY_LOSSES = Recording()
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, float]]:
@@ -33,7 +55,7 @@ class MetricsLog:
     On resume, rows of steps that will be trained again are dropped, so that the file holds each step once.
     """
 
-    def __init__(self, folder: pathlib.Path, *, resume_step: int = 0):
+    def __init__(self, folder: pathlib.Path, *, resume_step: int = 0, wandb: WandbSettings | None = None):
         self._writes = first()
         if not self._writes:
             return
@@ -45,6 +67,7 @@ class MetricsLog:
         os.replace(temporary, path)
         self._lines = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1 if resume_step else None)
+        self._wandb = None if wandb is None else open_run(wandb, folder)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Records one row; a value that is not finite is stored as its name, since JSON has no NaN."""
@@ -55,13 +78,17 @@ class MetricsLog:
         self._lines.flush()
         for name, value in values.items():
             self._events.add_scalar(name, float(value), step)
+        if self._wandb is not None:  # it leaves out a step that is behind its newest, which a resumed run repeats
+            self._wandb.log({name: float(value) for name, value in values.items()}, step=step)
 
     def close(self) -> None:
-        """Flushes and closes both files."""
+        """Flushes and closes all of them."""
         if not self._writes:
             return
         self._lines.close()
         self._events.close()
+        if self._wandb is not None:
+            self._wandb.finish()
 
 
 def clock(seconds: float) -> str:

@@ -146,6 +146,16 @@ def init_state(model: Decoder, optimiser: optax.GradientTransformation, freeze: 
     return graphdef, TrainState(step, trained, frozen, opt_state)
 
 
+def _contents(segment_ids_ABT: jax.Array) -> dict[str, jax.Array]:
+    """What a batch holds: its tokens, its examples, and the share of its slots that is padding."""
+    tokens = jnp.count_nonzero(segment_ids_ABT)
+    return {
+        "tokens": tokens,
+        "examples": jnp.sum(jnp.max(segment_ids_ABT, axis=-1)),
+        "padding_share": 1.0 - tokens / segment_ids_ABT.size,
+    }
+
+
 TrainStep = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
 
 
@@ -160,7 +170,8 @@ def make_train_step(
 
     The returned function maps (state, batch) to (state, metrics). The batch carries a leading accumulation axis A
     (`tokens_ABT` and so on); its micro-batches are summed inside, which equals one batch of A x B rows. Metrics are
-    device scalars: `loss`, `grad_norm`, `update_norm`, `learning_rate`, and per task `nll_sums`, `token_counts`.
+    device scalars: `loss`, `grad_norm`, `update_norm`, `learning_rate`, `tokens`, `examples`, `padding_share`, and per
+    task `nll_sums`, `token_counts`.
     """
     num_tasks = len(loss.task_weights)
 
@@ -193,6 +204,7 @@ def make_train_step(
             "grad_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
             "learning_rate": learning_rate(state.step),
+            **_contents(batch["segment_ids_BT"]),
             "nll_sums": sums,
             "token_counts": counts,
         }

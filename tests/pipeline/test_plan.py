@@ -1,0 +1,118 @@
+"""The verb `plan`: from a config and a model's config.json alone."""
+
+import json
+import pathlib
+import re
+
+import jax
+import pytest
+
+from tsrec_jax.data.dataset import write_dataset
+from tsrec_jax.data.shop import make_shop
+from tsrec_jax.data.shop_lm import item_texts, train_tokenizer
+from tsrec_jax.main import main
+from tsrec_jax.training.chips import CHIPS
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+QWEN = {  # the shape of Qwen2.5-1.5B
+    "model_type": "qwen2",
+    "vocab_size": 151_936,
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.fixture
+def qwen(tmp_path):
+    """A folder with a config.json and nothing else."""
+    folder = tmp_path / "qwen"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(QWEN))
+    return f"--config.model.path={folder}"
+
+
+def plan(*arguments, config="amazon_qwen2_5_1_5b"):
+    return main(["plan", f"--config={ROOT / 'configs' / config}.py", *arguments])
+
+
+def test_parameters_memory_flops_and_time_are_printed_for_every_chip(qwen, capsys, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: pytest.fail("a plan asks for no device"))
+    assert plan(qwen, "--devices=16") == 0
+    printed = capsys.readouterr().out
+    assert "1,546,270,208 parameters, all trained" in printed
+    assert "mesh data 1 x fsdp 16 x tensor 1 = 16 device(s)" in printed
+    assert "131,072 token slots (4 x 64 rows of 512, 128 loss slots each)" in printed
+    assert "the number of steps is unknown" in printed
+    for chip in CHIPS:
+        assert re.search(rf"16 x {chip} .* yes .*\?", printed), chip
+    assert "40% of the bfloat16 peak" in printed
+
+
+def test_the_whole_training_is_given_in_hours_of_one_chip_at_the_assumed_mfu(qwen, capsys):
+    assert plan(qwen, "--devices=16", "--chip=v5e", "--mfu=0.5", "--config.train.max_steps=1000") == 0
+    printed = capsys.readouterr().out
+    flops = float(re.search(r"each\), ([\d.]+) PFLOP", printed).group(1)) * 1e15
+    seconds, hours = re.search(r"16 x v5e .* yes +([\d.]+) .* ([\d.]+) minutes", printed).groups()
+    assert float(seconds) == pytest.approx(flops / (16 * 197e12 * 0.5), rel=0.01)
+    assert float(hours) == pytest.approx(float(seconds) * 1000 / 60, rel=0.01)
+    assert "h100" not in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--devices=4", "--config.mesh.tensor=4", "--config.mesh.fsdp=1"), ["heads of k (2)", "config.mesh.tensor=2"]),
+        (("--devices=24",), ["24", "config.train.batch_tokens=147456"]),
+        (("--devices=6", "--config.mesh.data=4"), ["--devices=6", "--devices=4"]),
+        (("--devices=1", "--chip=v5e"), ["GiB on each device", "v5e", "4 devices", "config.mesh.fsdp=4"]),
+        (("--chip=v5x",), ["v5x", "v5e"]),
+        (("--mfu=1.5",), ["--mfu=1.5"]),
+        (("--config.model.num_layers=29",), ["num_layers=29", "28 layers"]),
+        (("--config.model.path=Nobody/Nothing",), ["Nobody/Nothing", "hub gave no copy"]),
+        (("--k=3", "--profile=2"), ["--profile is for the verb train or run"]),
+    ],
+)
+def test_what_cannot_work_is_one_line_with_the_fix(qwen, capsys, arguments, words):
+    assert plan(qwen, *arguments) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("tsrec: ")
+    assert len(line.splitlines()) == 1
+    for word in words:
+        assert word in line
+
+
+def test_the_embedded_default_is_planned_without_anything(capsys):
+    assert plan(config="quickstart") == 0
+    printed = capsys.readouterr().out
+    assert "the embedded model, 4 layers" in printed
+    assert "360 steps" in printed
+    assert "float32, which accelerators compute" in printed
+
+
+def test_rows_are_counted_where_the_dataset_and_the_tokenizer_are_here(tmp_path, capsys):
+    shop = make_shop(seed=1, num_items=70, num_users=40)
+    write_dataset("shop", shop.catalogue, shop.splits, shop.clusters, tmp_path / "shop")
+    model = tmp_path / "model"
+    train_tokenizer(item_texts(shop.catalogue.items), model, vocab_size=600)
+    (model / "config.json").write_text(json.dumps({**QWEN, "model_type": "llama", "vocab_size": 600}))
+    given = (f"--config.dataset.path={tmp_path / 'shop'}", f"--config.model.path={model}", "--config.index.sids=given")
+    settings = ("--config.train.max_steps=0", "--config.train.epochs=3.0", "--config.tasks.next_title.rate=1.0")
+    assert plan(*given, *settings, config="quickstart") == 0
+    printed = capsys.readouterr().out
+    rows, tokens, steps = (
+        int(number.replace(",", ""))
+        for number in re.search(
+            r"([\d,]+) training rows of shop with ([\d,]+) tokens; ([\d,]+) steps", printed
+        ).groups()
+    )
+    assert rows == 2 * len(shop.splits["train"]) + 2 * len(shop.catalogue.items) + 2 * len(shop.catalogue.tokens)
+    assert 3 * tokens / 1024 < steps < 3 * tokens / 1024 * 1.2
+
+
+def test_a_plan_needs_a_config_or_a_workdir(capsys):
+    assert main(["plan"]) == 2
+    assert "--workdir=DIR or --config=FILE.py" in capsys.readouterr().err

@@ -1,0 +1,186 @@
+"""The arithmetic of a step against what JAX traces and what XLA compiles."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from tsrec_jax.models.config import ModelConfig
+from tsrec_jax.models.decoder import Decoder, parameter_shapes
+from tsrec_jax.training.accounting import (
+    MeshShape,
+    StepShape,
+    flops_utilisation,
+    parameter_bytes,
+    parameter_count,
+    step_flops,
+    step_memory,
+)
+from tsrec_jax.training.chips import CHIPS, chip_of
+from tsrec_jax.training.loss import LossSettings
+from tsrec_jax.training.step import (
+    OptimiserSettings,
+    TrainState,
+    learning_rate_schedule,
+    make_optimiser,
+    make_train_step,
+    split_model,
+)
+
+
+def shape_of(layers=6, vocabulary=49_152, tied=True):
+    """SmolLM2-135M's shape, its first layers."""
+    return ModelConfig.from_hf(
+        {
+            "model_type": "llama",
+            "vocab_size": vocabulary,
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "tie_word_embeddings": tied,
+        }
+    )
+
+
+def abstract_step(config, step):
+    """The step function, and its arguments as shapes: nothing is allocated."""
+
+    def build():
+        weights = {name: jnp.zeros(shape) for name, (shape, _) in parameter_shapes(config).items()}
+        return Decoder(config, dtype=step.dtype, remat=step.remat, weights=weights, num_tokens=config.vocab_rows)
+
+    optimiser = OptimiserSettings(1e-3, 2, 10, freeze=step.freeze)
+    transform = make_optimiser(optimiser, config.vocab_rows - 100)
+    graphdef, trained, frozen = jax.tree.map(_on_one_device, split_model(nnx.eval_shape(build), step.freeze))
+    state = TrainState(
+        _on_one_device(jax.ShapeDtypeStruct((), jnp.int32)),
+        trained,
+        frozen,
+        jax.tree.map(_on_one_device, jax.eval_shape(transform.init, trained)),
+    )
+    loss = LossSettings((1.0,) * 4, chunk=step.loss_chunk)
+    step_fn = make_train_step(graphdef, state, transform, loss, learning_rate_schedule(optimiser))
+    leading = (step.accumulation, step.rows)
+    batch = {
+        f"{name}_BT": jax.ShapeDtypeStruct((*leading, step.sequence_length), jnp.int32)
+        for name in ("tokens", "segment_ids", "positions")
+    }
+    batch |= {
+        f"loss_{name}_BP": jax.ShapeDtypeStruct((*leading, step.loss_slots), jnp.int32)
+        for name in ("index", "target", "task")
+    }
+    return step_fn, state, batch
+
+
+def _on_one_device(leaf):
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def traced_flops(jaxpr):
+    """2 x the multiplications of every dot_general, loops counted as often as they run."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        for part in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(part):
+                total += times * traced_flops(getattr(part, "jaxpr", part))
+    return total
+
+
+def _is_jaxpr(value):
+    return isinstance(value, jax.extend.core.ClosedJaxpr | jax.extend.core.Jaxpr)
+
+
+SMALL = StepShape(rows=4, sequence_length=32, loss_slots=16)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"remat": False},
+        {"loss_chunk": 4},
+        {"accumulation": 2},
+        {"freeze": "trunk", "remat": False},
+        {"freeze": "old_rows"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("tied", [True, False])
+def test_flops_are_the_matrix_products_of_the_traced_step(change, tied):
+    config, step = shape_of(layers=3, vocabulary=512, tied=tied), dataclasses.replace(SMALL, **change)
+    step_fn, state, batch = abstract_step(config, step)
+    traced = traced_flops(step_fn.trace(state, batch).jaxpr.jaxpr)
+    assert step_flops(config, step).hardware == traced
+
+
+@pytest.mark.parametrize(
+    "step",
+    [StepShape(8, 256, 64), StepShape(8, 256, 64, remat=False), StepShape(8, 256, 64, loss_chunk=16, dtype="bfloat16")],
+    ids=["remat", "all kept", "bfloat16"],
+)
+def test_memory_is_within_15_percent_and_flops_within_5_percent_of_what_xla_states(step):
+    config = shape_of()
+    step_fn, state, batch = abstract_step(config, step)
+    compiled = step_fn.lower(state, batch).compile()
+    found = compiled.memory_analysis()
+    allocated = found.argument_size_in_bytes + found.temp_size_in_bytes
+    assert step_memory(config, step).total == pytest.approx(allocated, rel=0.15)
+    if not step.chunked:  # XLA counts the body of a loop once: one layer, and one piece of the logits
+        counted = compiled.cost_analysis()["flops"]
+        assert step_flops(dataclasses.replace(config, num_layers=1), step).hardware == pytest.approx(counted, rel=0.05)
+
+
+def test_parameters_and_moments_are_divided_as_the_rules_say():
+    config = dataclasses.replace(shape_of(layers=2, vocabulary=4096), num_heads=8, num_kv_heads=4, d_model=512)
+    whole = step_memory(config, SMALL)
+    split = step_memory(config, SMALL, MeshShape(data=2, fsdp=2, tensor=2))
+    norms = 4 * (2 * config.num_layers + 1) * config.d_model
+    assert whole.parameters == 4 * parameter_count(config)
+    assert split.parameters - norms == pytest.approx((whole.parameters - norms) / 4)
+    assert split.moments == 2 * split.parameters
+    assert split.activations == whole.activations / 4
+    assert parameter_bytes(config, MeshShape(data=8)) == whole.parameters
+
+
+def test_a_frozen_trunk_has_no_moments():
+    config = shape_of(layers=2, vocabulary=512, tied=False)
+    tables = 2 * 512 * 576
+    assert parameter_count(config, "trunk") == tables
+    assert parameter_count(config, "old_rows") == parameter_count(config)
+    assert step_memory(config, dataclasses.replace(SMALL, freeze="trunk")).moments == 8 * tables
+
+
+def test_utilisation_is_a_share_of_all_devices():
+    assert flops_utilisation(flops=2e12, seconds=2.0, devices=4, tflops=1.0) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("TPU v5 lite", "v5e"),
+        ("TPU v5", "v5p"),
+        ("TPU v6 lite", "v6e"),
+        ("TPU v4", "v4"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+    ],
+)
+def test_a_chip_is_known_by_the_name_that_jax_gives_it(kind, name):
+    assert chip_of(kind) is CHIPS[name]
+
+
+@pytest.mark.parametrize("kind", ["cpu", "NVIDIA A100-SXM4-40GB", "TPU v99"])
+def test_an_unknown_device_is_no_chip(kind):
+    assert chip_of(kind) is None

@@ -1,0 +1,113 @@
+"""What cannot run is refused, and what is proposed instead can."""
+
+import dataclasses
+import re
+
+import pytest
+
+from tests.training.conftest import tiny_config
+from tests.training.test_accounting import shape_of
+from tsrec_jax.errors import UserError
+from tsrec_jax.training.accounting import MeshShape, StepShape
+from tsrec_jax.training.chips import CHIPS, GIB
+from tsrec_jax.training.feasibility import Setup, mesh_faults, refuse_memory, refuse_mesh
+
+STEP = StepShape(rows=8, sequence_length=512, loss_slots=128)
+
+
+def setup_of(mesh, step=STEP, base=None):
+    return Setup(base or tiny_config(), num_tokens=70, step=step, mesh=MeshShape(*mesh))
+
+
+def changed_as_told(setup, message):
+    """The setup with the changes that a message proposes."""
+    facts = dict(re.findall(r"config\.(?:\w+)\.(\w+)=(\w+)", message))
+    mesh = {key: int(facts.pop(key)) for key in ("data", "fsdp", "tensor") if key in facts}
+    step = {}
+    if "batch_tokens" in facts:
+        step["rows"] = int(facts["batch_tokens"]) // (setup.step.accumulation * setup.step.sequence_length)
+    if "accumulation" in facts:
+        step["accumulation"] = int(facts["accumulation"])
+        step["rows"] = setup.step.rows * setup.step.accumulation // step["accumulation"]
+    if "loss_chunk" in facts:
+        step["loss_chunk"] = int(facts["loss_chunk"])
+    if "remat" in facts:
+        step["remat"] = True
+    return dataclasses.replace(
+        setup, mesh=dataclasses.replace(setup.mesh, **mesh), step=dataclasses.replace(setup.step, **step)
+    )
+
+
+def test_a_mesh_that_divides_everything_is_taken():
+    refuse_mesh(setup_of((2, 2, 2)))
+
+
+def test_heads_that_the_tensor_axis_does_not_divide_are_refused_with_the_nearest_mesh():
+    setup = setup_of((1, 1, 4))  # 2 kv heads
+    with pytest.raises(UserError, match=r"heads of k \(2\) by tensor=4") as refused:
+        refuse_mesh(setup)
+    proposed = changed_as_told(setup, str(refused.value))
+    assert proposed.mesh.devices == 4
+    assert proposed.mesh.tensor == 2
+    assert not mesh_faults(proposed)
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_a_mesh_and_a_batch():
+    setup = setup_of((4, 1, 1), dataclasses.replace(STEP, rows=6))
+    with pytest.raises(UserError, match="6 rows of a micro-batch do not divide over data x fsdp = 4") as refused:
+        refuse_mesh(setup)
+    mesh, batch = str(refused.value).split("; use ")[1].split(" or ")
+    assert not mesh_faults(changed_as_told(setup, mesh))
+    assert changed_as_told(setup, batch).step.rows == 8
+
+
+def test_where_no_mesh_of_so_many_devices_works_the_message_says_so():
+    with pytest.raises(UserError, match="fewer devices"):
+        refuse_mesh(setup_of((1, 7, 7)))
+
+
+def test_the_table_is_rounded_up_to_what_the_mesh_divides():
+    assert setup_of((1, 1, 1)).model.vocab_rows == 128
+    assert setup_of((1, 2, 2)).model.vocab_rows == 512
+
+
+@pytest.mark.parametrize(
+    ("mesh", "step"),
+    [
+        ((8, 1, 1), StepShape(8, 4096, 1024)),
+        ((1, 1, 1), StepShape(4, 1024, 1024)),
+        ((1, 1, 1), StepShape(16, 1024, 256, remat=False)),
+        ((1, 1, 1), StepShape(64, 2048, 1024)),
+    ],
+    ids=["fsdp", "chunk", "remat", "much"],
+)
+def test_what_does_not_fit_is_refused_with_a_change_that_does(mesh, step):
+    base = shape_of(layers=30, vocabulary=131_072)
+    setup = setup_of(mesh, step, base)
+    needed = setup.memory().total / GIB
+    chip = dataclasses.replace(CHIPS["v5e"], memory_gib=needed)
+    with pytest.raises(UserError, match=f"needs about {needed:.1f} GiB on each device") as refused:
+        refuse_memory(setup, chip)
+    proposed = changed_as_told(setup, str(refused.value))
+    assert proposed != setup
+    assert proposed.fits(chip)
+    assert not mesh_faults(proposed)
+    assert proposed.step.token_slots == step.token_slots
+
+
+def test_where_nothing_helps_the_message_names_what_is_left_to_change():
+    setup = setup_of((1, 1, 1), StepShape(1, 4096, 16))
+    chip = dataclasses.replace(CHIPS["v5e"], memory_gib=0.01)
+    with pytest.raises(UserError, match="no mesh of v5e does: take a smaller model"):
+        refuse_memory(setup, chip)
+
+
+def test_a_model_too_large_for_its_devices_is_given_more_of_them():
+    base = dataclasses.replace(shape_of(layers=80), d_model=8192, d_mlp=28_672, num_heads=64, num_kv_heads=8)
+    setup = setup_of((1, 8, 1), StepShape(64, 512, 128, dtype="bfloat16", loss_chunk=32), base)
+    with pytest.raises(UserError, match=r"use (\d+) devices") as refused:
+        refuse_memory(setup, CHIPS["h100"])
+    devices = int(re.search(r"use (\d+) devices", str(refused.value)).group(1))
+    proposed = changed_as_told(setup, str(refused.value))
+    assert proposed.mesh.devices == devices > 8
+    assert proposed.fits(CHIPS["h100"])

@@ -1,0 +1,55 @@
+"""What a training takes, in words: the same before it begins as in the verb `plan`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from tsrec_jax.training.accounting import StepShape, parameter_count, step_flops
+from tsrec_jax.training.chips import GIB
+from tsrec_jax.training.feasibility import Setup
+
+FLOP_UNITS = (("P", 1e15), ("T", 1e12), ("G", 1e9))
+
+
+def step_shape(config: ConfigDict, loss_slots: int) -> StepShape:
+    """An optimiser step of the config."""
+    settings = config.train
+    return StepShape(
+        rows=settings.batch_tokens // (settings.sequence_length * settings.accumulation),
+        sequence_length=settings.sequence_length,
+        loss_slots=loss_slots,
+        accumulation=settings.accumulation,
+        loss_chunk=settings.loss_chunk,
+        freeze=settings.freeze,
+        dtype=config.model.dtype,
+        remat=config.model.remat,
+        slot_rows=settings.slot_rows,
+    )
+
+
+def estimate_lines(model_path: str, setup: Setup) -> list[str]:
+    """What a training is made of, in lines for people."""
+    model, step, mesh, memory = setup.model, setup.step, setup.mesh, setup.memory()
+    total, trained = parameter_count(model), parameter_count(model, step.freeze)
+    flops = step_flops(model, step)
+    held = ", ".join(
+        f"{name} {_bytes(value)}" for name, value in dataclasses.asdict(memory).items() if value >= memory.total / 200
+    )
+    return [
+        f"{model_path or 'the embedded model'}, {model.num_layers} layers, {model.vocab_rows:,} table rows, "
+        f"{step.dtype}: {total:,} parameters, {'all' if trained == total else f'{trained:,}'} trained",
+        f"mesh data {mesh.data} x fsdp {mesh.fsdp} x tensor {mesh.tensor} = {mesh.devices} device(s)",
+        f"a step: {step.token_slots:,} token slots ({step.accumulation} x {step.rows} rows of {step.sequence_length}, "
+        f"{step.loss_slots} loss slots for {step.slot_rows}), {_flops(flops.model)}, and {_flops(flops.recomputed)} computed twice",
+        f"memory of a device: {_bytes(memory.total)} ({held})",
+    ]
+
+
+def _flops(value: float) -> str:
+    return next(f"{value / unit:.3g} {name}FLOP" for name, unit in FLOP_UNITS if value >= unit or unit == 1e9)
+
+
+def _bytes(value: float) -> str:
+    return f"{value / GIB:.2f} GiB" if value >= 0.1 * GIB else f"{value / 2**20:.1f} MiB"

@@ -1,0 +1,194 @@
+"""The verb `plan`: what a training costs on machines that need not be here, from its config alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Callable, Sequence
+
+from ml_collections import ConfigDict
+
+from tsrec_jax.configuration import task_mix
+from tsrec_jax.data.dataset import Dataset, read_dataset
+from tsrec_jax.data.folder_files import find_name
+from tsrec_jax.data.input import choose_loss_slots, train_batches
+from tsrec_jax.data.prompts import PromptBuilder
+from tsrec_jax.data.shop_lm import lm_shape
+from tsrec_jax.data.tasks import TASKS, build_examples
+from tsrec_jax.errors import UserError
+from tsrec_jax.models.config import ModelConfig
+from tsrec_jax.models.hf import read_config
+from tsrec_jax.models.tokenizer import load_tokenizer
+from tsrec_jax.pipeline.assemble import add_sid_tokens, prompt_templates
+from tsrec_jax.pipeline.estimate import estimate_lines, step_shape
+from tsrec_jax.pipeline.upstream import what_to_make
+from tsrec_jax.training.accounting import MeshShape, step_flops
+from tsrec_jax.training.chips import CHIPS
+from tsrec_jax.training.feasibility import Setup, refuse_memory, refuse_mesh
+
+ASSUMED_MFU = 0.4
+ASSUMED_LOSS_SHARE = 0.25  # of a row's slots, where the rows are not here to be counted
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanOptions:
+    """The machine to plan for.
+
+    Attributes:
+      chip: a name in CHIPS; empty: a line for each of them.
+      devices: their number; 0: as many as the mesh's fixed axes need.
+      mfu: share of the peak that a step is taken to reach.
+    """
+
+    chip: str = ""
+    devices: int = 0
+    mfu: float = ASSUMED_MFU
+
+
+@dataclasses.dataclass(frozen=True)
+class _Data:
+    """What the plan knows of the data: ids in use, loss slots of a row, steps (0: unknown), and how it knows."""
+
+    num_tokens: int
+    loss_slots: int
+    steps: int
+    source: str
+
+
+def plan(config: ConfigDict, options: PlanOptions, report: Callable[[str], None] = print) -> None:
+    """Prints parameters, memory of a device, FLOPs, and the time of a step and of the whole training.
+
+    Raises:
+      UserError: the mesh divides neither model nor batch, or a step does not fit on the chip; with what would.
+    """
+    if options.chip and options.chip not in CHIPS:
+        raise UserError(f"--chip={options.chip} is not one of {', '.join(CHIPS)}")
+    if not 0 < options.mfu <= 1:
+        raise UserError(f"--mfu={options.mfu} must lie above 0 and be 1 at most")
+    base = _base_shape(config)
+    data = _data(config, base)
+    setup = Setup(base, data.num_tokens, step_shape(config, data.loss_slots), _mesh(config, options.devices))
+    refuse_mesh(setup)
+    for line in estimate_lines(config.model.path, setup):
+        report(f"plan: {line}")
+    report(f"plan: {data.source}")
+    report("\n" + _table(setup, data.steps, options) + "\n")
+    report(
+        f"assumed: {options.mfu:.0%} of the bfloat16 peak (--mfu), the time between chips included; validation and "
+        "compilation come on top. Memory is an estimate."
+    )
+    if config.model.dtype == "float32":
+        report("config.model.dtype is float32, which accelerators compute several times slower than this peak.")
+    if options.chip:
+        refuse_memory(setup, CHIPS[options.chip])
+
+
+def _table(setup: Setup, steps: int, options: PlanOptions) -> str:
+    """A line for each chip."""
+    flops = step_flops(setup.model, setup.step).model
+    header = ("chip", "memory", "fits", "s/step", "tokens/s", "training")
+    rows = []
+    for chip in [CHIPS[options.chip]] if options.chip else CHIPS.values():
+        seconds = flops / (setup.mesh.devices * chip.tflops * 1e12 * options.mfu)
+        rows.append(
+            (
+                f"{setup.mesh.devices} x {chip.name}",
+                f"{chip.memory_gib:.0f} GiB",
+                "yes" if setup.fits(chip) else "no",
+                f"{seconds:.3g}",
+                f"{setup.step.token_slots / seconds:,.0f}",
+                _duration(seconds * steps) if steps else "?",
+            )
+        )
+    return _aligned([header, *rows])
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 3600:
+        return f"{max(seconds / 60, 0.1):.1f} minutes"
+    return f"{seconds / 3600:.1f} hours" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def _base_shape(config: ConfigDict) -> ModelConfig:
+    """The shape of the pretrained model, its first layers where the config keeps only those."""
+    if not config.model.path:
+        return ModelConfig.from_hf(lm_shape(config.pretrain.vocab_size))
+    shape = read_config(config.model.path)
+    layers = config.model.num_layers
+    if layers > shape.num_layers:
+        raise UserError(f"config.model.num_layers={layers}: {config.model.path} has {shape.num_layers} layers")
+    return dataclasses.replace(shape, num_layers=layers or shape.num_layers)
+
+
+def _mesh(config: ConfigDict, devices: int) -> MeshShape:
+    """The mesh of the config on so many devices; its open axis takes what the others leave."""
+    sizes = [config.mesh.data, config.mesh.fsdp, config.mesh.tensor]
+    fixed = math.prod(size for size in sizes if size > 0)
+    devices = devices or fixed
+    if devices % fixed or (-1 not in sizes and fixed != devices):
+        raise UserError(
+            f"config.mesh {tuple(sizes)} (data, fsdp, tensor) does not fit --devices={devices}; set one axis to -1, "
+            f"which takes what is left, or give --devices={max(devices // fixed, 1) * fixed if -1 in sizes else fixed}"
+        )
+    return MeshShape(*(size if size > 0 else devices // fixed for size in sizes))
+
+
+def _data(config: ConfigDict, base: ModelConfig) -> _Data:
+    """Counts the rows of a dataset folder that is there with its SIDs, and assumes where there is none."""
+    dataset = _given_dataset(config)
+    known = pathlib.Path(config.model.path).exists() or "/" not in config.model.path  # a tokenizer without a download
+    if dataset is not None and config.model.path and known:
+        return _counted(config, dataset)
+    new = sum(config.index.sizes) if dataset is None else len(dataset.catalogue.tokens)
+    slots = math.ceil(ASSUMED_LOSS_SHARE * config.train.sequence_length)
+    steps = config.train.max_steps
+    times = f"{steps:,} steps" if steps else "the number of steps is unknown (config.train.max_steps is 0)"
+    return _Data(
+        base.vocab_rows + new,
+        slots,
+        steps,
+        f"the training rows are not here: loss slots taken as {ASSUMED_LOSS_SHARE:.0%} of a row, {new:,} SID tokens; "
+        f"{times}",
+    )
+
+
+def _given_dataset(config: ConfigDict) -> Dataset | None:
+    if not config.dataset.path:
+        return None
+    folder = pathlib.Path(config.dataset.path)
+    name = find_name(folder, config.dataset.name)
+    return read_dataset(folder, name) if what_to_make(config, folder, name).given else None
+
+
+def _counted(config: ConfigDict, dataset: Dataset) -> _Data:
+    tokenizer = load_tokenizer(config.model.path)
+    add_sid_tokens(tokenizer, dataset.catalogue.tokens)
+    length, mix = config.train.sequence_length, task_mix(config, TASKS)
+    builder = PromptBuilder(tokenizer, prompt_templates(config), length)
+    examples = build_examples(dataset, "train", builder, tuple(mix.rates))
+    rows = [row for part in examples.values() for row in part]
+    slots = choose_loss_slots(rows, length)
+    shape = step_shape(config, slots)
+    batches = train_batches(
+        examples,
+        rates=mix.rates,
+        sequence_length=length,
+        rows=shape.rows,
+        loss_slots=slots,
+        accumulation=shape.accumulation,
+        seed=config.seed,
+    )
+    steps = config.train.max_steps or batches.steps(config.train.epochs)
+    return _Data(
+        len(tokenizer),
+        slots,
+        steps,
+        f"{len(rows):,} training rows of {dataset.name} with {sum(len(row.tokens) for row in rows):,} tokens; "
+        f"{steps:,} steps",
+    )

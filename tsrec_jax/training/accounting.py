@@ -1,0 +1,224 @@
+"""What a training step computes and what it holds, as arithmetic on the model's shape: nothing is run or allocated.
+
+FLOPs are those of matrix products (a multiply and an add are two), as the program computes them: attention over whole
+packed rows (T x T scores), the head at the loss slots only, padding included. Norms, rotations and softmax, a few
+percent, are left out. Memory is the peak of one device during a step. The letters are the decoder's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from tsrec_jax.models.config import ModelConfig
+from tsrec_jax.models.decoder import parameter_shapes
+from tsrec_jax.models.sharding import RULES
+from tsrec_jax.training.step import TABLES
+
+FLOAT32 = 4  # bytes of parameters, moments, gradients and logits
+MOMENTS = 2  # of Adam
+# Arrays that the backward pass needs of one layer, by size (a row of tokens times D, N x H, K x H, F, N x T), and those
+# that exist beside them while one layer's gradient is computed. As the compiler keeps them: tests compare with it.
+KEPT = {"d": 8, "query": 2, "key": 2, "mlp": 6, "scores": 2}
+WORKING = {"d": 0, "query": 0, "key": 0, "mlp": 2.5, "scores": 1}
+HEAD_STATES = 4  # (tokens, D) arrays around the loss: hidden states before and after the norm, and their gradients
+LOGITS = 2  # logits and their gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshShape:
+    """Devices along each axis of the mesh."""
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+    @property
+    def devices(self) -> int:
+        """Their number."""
+        return self.data * self.fsdp * self.tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class StepShape:
+    """One optimiser step.
+
+    Attributes:
+      rows: packed rows of a micro-batch (B), over all devices.
+      sequence_length: token slots of a row (T).
+      loss_slots: positions of a group of rows whose logits are computed (P).
+      accumulation: micro-batches of a step.
+      loss_chunk: loss slots of a group whose logits exist at one time; 0 means all.
+      freeze: as in `OptimiserSettings`.
+      dtype: compute type, `float32` or `bfloat16`.
+      remat: layers are computed again in the backward pass.
+      slot_rows: rows of a group.
+    """
+
+    rows: int
+    sequence_length: int
+    loss_slots: int
+    accumulation: int = 1
+    loss_chunk: int = 0
+    freeze: str = "none"
+    dtype: str = "float32"
+    remat: bool = True
+    slot_rows: int = 1
+
+    @property
+    def token_slots(self) -> int:
+        """Of the whole step, padding included."""
+        return self.accumulation * self.rows * self.sequence_length
+
+    @property
+    def groups(self) -> int:
+        """Groups of rows of a micro-batch, over all devices."""
+        return self.rows // self.slot_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class StepFlops:
+    """Matrix-product FLOPs of an optimiser step over all devices.
+
+    Attributes:
+      model: forward and backward.
+      recomputed: what rematerialisation adds.
+    """
+
+    model: float
+    recomputed: float
+
+    @property
+    def hardware(self) -> float:
+        """All that is computed."""
+        return self.model + self.recomputed
+
+
+@dataclasses.dataclass(frozen=True)
+class StepMemory:
+    """Bytes of one device at the peak of a step, by what holds them.
+
+    Attributes:
+      parameters: float32, trained and frozen.
+      moments: Adam's two, of what is trained.
+      gradients: float32; twice with accumulation.
+      copies: weights and their gradients in the compute type, where that is not float32, and the layer that FSDP
+        gathers.
+      activations: what the layers keep for the backward pass.
+      working: the larger of one layer's backward pass and the loss.
+      batch: the token arrays.
+    """
+
+    parameters: float
+    moments: float
+    gradients: float
+    copies: float
+    activations: float
+    working: float
+    batch: float
+
+    @property
+    def total(self) -> float:
+        """The peak."""
+        return sum(dataclasses.astuple(self))
+
+
+def is_trained(name: str, freeze: str) -> bool:
+    """Whether the optimiser holds moments of a parameter (frozen rows of a table have them, at zero)."""
+    return freeze != "trunk" or name in TABLES
+
+
+def parameter_count(config: ModelConfig, freeze: str | None = None) -> int:
+    """Parameters of the model; of those that train where `freeze` is given."""
+    shapes = parameter_shapes(config)
+    return sum(math.prod(shape) for name, (shape, _) in shapes.items() if freeze is None or is_trained(name, freeze))
+
+
+def parameter_bytes(config: ModelConfig, mesh: MeshShape, freeze: str | None = None) -> float:
+    """float32 bytes of the parameters on one device; of those that train where `freeze` is given."""
+    total = 0.0
+    for name, (shape, logical) in parameter_shapes(config).items():
+        if freeze is None or is_trained(name, freeze):
+            total += FLOAT32 * math.prod(shape) / _shards(logical, mesh)
+    return total
+
+
+def _shards(logical: tuple[str | None, ...], mesh: MeshShape) -> int:
+    """Devices over which the rules spread an array."""
+    axes = [axis for part in RULES.spec(*logical) for axis in ((part,) if isinstance(part, str) else part or ())]
+    return math.prod(getattr(mesh, axis) for axis in axes)
+
+
+def _layer_weights(config: ModelConfig) -> int:
+    """Elements of one layer's kernels."""
+    width = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+    return config.d_model * (width + 3 * config.d_mlp)
+
+
+def step_flops(config: ModelConfig, step: StepShape) -> StepFlops:
+    """FLOPs of an optimiser step.
+
+    A product of the forward pass has two of the same size behind it in the backward pass, one for its input and one for
+    its weights; the latter is left out where the weights are frozen. A layer that is computed again stops before its
+    last product, whose value the backward pass does not ask for.
+    """
+    tokens = step.token_slots
+    kernels = 2 * tokens * _layer_weights(config) * config.num_layers
+    scores = 4 * tokens * step.sequence_length * config.num_heads * config.head_dim * config.num_layers
+    head = 2 * step.accumulation * step.groups * step.loss_slots * config.vocab_rows * config.d_model
+    last = 2 * tokens * config.d_mlp * config.d_model * config.num_layers
+    backward_kernels = kernels * (1 if step.freeze == "trunk" else 2)
+    return StepFlops(
+        model=kernels + backward_kernels + 3 * scores + 3 * head,
+        recomputed=kernels + scores - last if step.remat else 0,
+    )
+
+
+def step_memory(config: ModelConfig, step: StepShape, mesh: MeshShape = MeshShape()) -> StepMemory:
+    """Peak bytes of one device during a step."""
+    compute = 2 if step.dtype == "bfloat16" else FLOAT32
+    rows = step.rows / (mesh.data * mesh.fsdp)
+    trained = parameter_bytes(config, mesh, step.freeze)
+    states = rows * step.sequence_length * config.d_model * compute
+    layer = _layer_bytes(config, step, mesh, KEPT, rows, compute)
+    kept = states if step.remat else layer
+    backward = (layer if step.remat else 0) + _layer_bytes(config, step, mesh, WORKING, rows, compute)
+    slots = min(step.loss_chunk or step.loss_slots, step.loss_slots)
+    logits = LOGITS * rows / step.slot_rows * slots * config.vocab_rows * FLOAT32 / mesh.tensor
+    return StepMemory(
+        parameters=parameter_bytes(config, mesh),
+        moments=MOMENTS * trained,
+        gradients=trained * (2 if step.accumulation > 1 else 1),
+        copies=_copies(config, step, mesh, compute),
+        activations=kept * config.num_layers,
+        working=max(backward, logits + HEAD_STATES * states),
+        batch=FLOAT32 * step.accumulation * rows * 3 * (step.sequence_length + step.loss_slots / step.slot_rows),
+    )
+
+
+def _layer_bytes(
+    config: ModelConfig, step: StepShape, mesh: MeshShape, counts: dict[str, float], rows: float, compute: int
+) -> float:
+    """Bytes on one device of so many activations of one layer, by size; all but those of width D split over tensor."""
+    widths = {
+        "query": config.num_heads * config.head_dim,
+        "key": config.num_kv_heads * config.head_dim,
+        "mlp": config.d_mlp,
+        "scores": config.num_heads * step.sequence_length,
+    }
+    split = sum(counts[name] * width for name, width in widths.items()) / mesh.tensor
+    return rows * step.sequence_length * (counts["d"] * config.d_model + split) * compute
+
+
+def _copies(config: ModelConfig, step: StepShape, mesh: MeshShape, compute: int) -> float:
+    """Weights in the compute type and, of what trains, their gradients; and one gathered layer with its gradient."""
+    gathered = 2 * _layer_weights(config) * compute / mesh.tensor if mesh.fsdp > 1 else 0
+    if compute == FLOAT32:
+        return gathered
+    weights = parameter_bytes(config, mesh) + parameter_bytes(config, mesh, step.freeze)
+    return gathered + weights * compute / FLOAT32
+
+
+def flops_utilisation(flops: float, seconds: float, devices: int, tflops: float) -> float:
+    """Share of the peak: FLOPs of the model in a time over what so many devices of `tflops` each could do (MFU)."""
+    return flops / (seconds * devices * tflops * 1e12)

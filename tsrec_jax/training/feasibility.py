@@ -1,0 +1,170 @@
+"""Whether a training can run on a mesh of some chips, and what to change where it cannot."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+from jax.sharding import AbstractMesh
+
+from tsrec_jax.errors import UserError
+from tsrec_jax.models.config import ModelConfig
+from tsrec_jax.models.decoder import parameter_shapes
+from tsrec_jax.models.sharding import MESH_AXES, check_fits, parts_of
+from tsrec_jax.models.vocabulary import table_rows
+from tsrec_jax.training.accounting import MeshShape, StepMemory, StepShape, step_memory
+from tsrec_jax.training.chips import GIB, Chip
+
+USABLE = 0.9  # of a chip's memory: the estimate may be short, and the runtime keeps some for itself
+MOST_DEVICES = 4096
+SMALL_CHUNK = 32  # loss slots
+LAST_RESORT = "take a smaller model or a shorter config.train.sequence_length"
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A model, its step and its mesh.
+
+    Attributes:
+      base: shape of the pretrained model.
+      num_tokens: ids in use with the SID tokens.
+      step: shape of an optimiser step.
+      mesh: devices along each axis.
+    """
+
+    base: ModelConfig
+    num_tokens: int
+    step: StepShape
+    mesh: MeshShape
+
+    @property
+    def model(self) -> ModelConfig:
+        """The shape with the table that the mesh makes of it."""
+        parts = parts_of(self.abstract_mesh, "vocabulary")
+        return dataclasses.replace(self.base, vocab_rows=table_rows(self.base.vocab_rows, self.num_tokens, parts))
+
+    @property
+    def abstract_mesh(self) -> AbstractMesh:
+        """The mesh as JAX knows one without devices."""
+        return AbstractMesh(dataclasses.astuple(self.mesh), MESH_AXES)
+
+    def memory(self) -> StepMemory:
+        """Of one device."""
+        return step_memory(self.model, self.step, self.mesh)
+
+    def fits(self, chip: Chip) -> bool:
+        """Whether a device holds a step."""
+        return self.memory().total <= USABLE * chip.memory_gib * GIB
+
+
+def mesh_faults(setup: Setup) -> str:
+    """What the mesh does not divide, in words; empty where it works."""
+    faults = []
+    try:
+        check_fits(parameter_shapes(setup.model), setup.abstract_mesh)
+    except UserError as error:
+        faults.append(str(error).removesuffix("; choose smaller mesh axes"))
+    parts = parts_of(setup.abstract_mesh, "batch")
+    if setup.step.rows % parts:
+        faults.append(f"{setup.step.rows} rows of a micro-batch do not divide over data x fsdp = {parts}")
+    return "; ".join(faults)
+
+
+def refuse_mesh(setup: Setup) -> None:
+    """Refuses a mesh that does not divide the model or the batch.
+
+    Raises:
+      UserError: names every axis that does not divide, and the nearest mesh, or the nearest batch, that does.
+    """
+    faults = mesh_faults(setup)
+    if not faults:
+        return
+    ways = [_in_words(mesh) for mesh in _nearest_meshes(setup)[:1]]
+    parts = parts_of(setup.abstract_mesh, "batch")
+    rows = max(round(setup.step.rows / parts), 1) * parts
+    if not mesh_faults(dataclasses.replace(setup, step=dataclasses.replace(setup.step, rows=rows))):
+        tokens = setup.step.accumulation * rows * setup.step.sequence_length
+        ways.append(f"config.train.batch_tokens={tokens}")
+    if not ways:
+        ways = ["fewer devices: no mesh of as many divides this model and batch"]
+    raise UserError(f"{faults}; use {' or '.join(ways)}")
+
+
+def refuse_memory(setup: Setup, chip: Chip) -> None:
+    """Refuses what a chip does not hold.
+
+    Raises:
+      UserError: says how much it would be, and the smallest change that helps.
+    """
+    if setup.fits(chip):
+        return
+    way = next((words for words, changed in _savings(setup) if changed.fits(chip)), None)
+    needed, usable = setup.memory().total / GIB, USABLE * chip.memory_gib
+    raise UserError(
+        f"a step needs about {needed:.1f} GiB on each device, and {USABLE:.0%} of a {chip.name} are {usable:.1f} GiB; "
+        + (f"use {way}" if way else f"no mesh of {chip.name} does: {LAST_RESORT}")
+    )
+
+
+def _nearest_meshes(setup: Setup) -> list[MeshShape]:
+    """Meshes of the same number of devices that divide model and batch, those most like the wanted one first."""
+    devices, wanted = setup.mesh.devices, setup.mesh
+    sizes = [size for size in range(1, devices + 1) if devices % size == 0]
+    meshes = [
+        MeshShape(devices // (fsdp * tensor), fsdp, tensor)
+        for tensor in sizes
+        for fsdp in sizes
+        if devices % (fsdp * tensor) == 0
+    ]
+
+    def distance(mesh: MeshShape) -> float:
+        pairs = zip(dataclasses.astuple(mesh), dataclasses.astuple(wanted), strict=True)
+        return sum(abs(math.log2(ours / theirs)) for ours, theirs in pairs)
+
+    return sorted((m for m in meshes if not mesh_faults(dataclasses.replace(setup, mesh=m))), key=distance)
+
+
+def _savings(setup: Setup) -> Iterator[tuple[str, Setup]]:
+    """Changes that save memory, in words and as a setup, in the order in which they cost speed."""
+    for mesh in _nearest_meshes(setup):
+        if mesh.fsdp > setup.mesh.fsdp and mesh.tensor == setup.mesh.tensor:
+            yield _in_words(mesh), dataclasses.replace(setup, mesh=mesh)
+    words, step = [], setup.step
+    if not step.chunked and step.loss_slots > SMALL_CHUNK:
+        words, step = [f"config.train.loss_chunk={SMALL_CHUNK}"], dataclasses.replace(step, loss_chunk=SMALL_CHUNK)
+        yield words[0], dataclasses.replace(setup, step=step)
+    if not step.remat:
+        words, step = [*words, "config.model.remat=True"], dataclasses.replace(step, remat=True)
+        yield " ".join(words), dataclasses.replace(setup, step=step)
+    whole = _most_divided(setup)
+    for devices in _doublings(setup.mesh.devices):
+        mesh = dataclasses.replace(whole, fsdp=whole.fsdp * devices // setup.mesh.devices)
+        split = dataclasses.replace(setup, mesh=mesh, step=step)
+        for factor in _doublings(1):
+            parts = parts_of(split.abstract_mesh, "batch")
+            if step.rows % (factor * parts):
+                break
+            smaller = dataclasses.replace(step, rows=step.rows // factor, accumulation=step.accumulation * factor)
+            named = [*words, f"config.train.accumulation={smaller.accumulation}"] if factor > 1 else words
+            changed = dataclasses.replace(split, step=smaller)
+            if not mesh_faults(changed):
+                more = f"{devices} devices" if devices > setup.mesh.devices else ""
+                places = _in_words(mesh) if mesh != setup.mesh else ""
+                yield " ".join(filter(None, [more, places, *named])), changed
+
+
+def _most_divided(setup: Setup) -> MeshShape:
+    """The mesh of as many devices with the longest fsdp axis and the tensor axis that is wanted."""
+    same = [mesh for mesh in _nearest_meshes(setup) if mesh.tensor == setup.mesh.tensor]
+    return max(same, key=lambda mesh: mesh.fsdp, default=setup.mesh)
+
+
+def _doublings(first: int) -> Iterator[int]:
+    while first <= MOST_DEVICES:
+        yield first
+        first *= 2
+
+
+def _in_words(mesh: MeshShape) -> str:
+    return f"config.mesh.data={mesh.data} config.mesh.fsdp={mesh.fsdp} config.mesh.tensor={mesh.tensor}"
