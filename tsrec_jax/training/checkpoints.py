@@ -91,10 +91,9 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_exc) -> None:
+    def __exit__(self, *_exc) -> None:
         try:
-            if kind is None:
-                self.finish()
+            self.finish()
         finally:
             self._latest.close()
             self._best.close()
@@ -189,7 +188,7 @@ class Checkpoints:
         return (f"its best weights, {self._best.path(best)}: {damage}", True) if damage else ("", False)
 
     def _refuse_other_shapes(self, step: int, here: Mapping[str, jax.Array]) -> None:
-        """Raises a UserError for another model. How far the tables are rounded up depends on the mesh and may differ."""
+        """Raises a UserError for another model; how far tables are rounded up depends on the mesh and may differ."""
 
         def compared(name: str, shape: Sequence[int]) -> tuple[int, ...]:
             return tuple(shape[1:] if any(f"['{table}']" in name for table in TABLES) else shape)

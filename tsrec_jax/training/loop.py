@@ -127,6 +127,8 @@ def train(
     vocabulary = {} if model.num_tokens is None else {"vocabulary.tokens": model.num_tokens}
     graphdef, state = init_state(model, transform, optimiser.freeze)
     del model
+    # Committed to its devices, as a restored state is: the compilation cache then serves a resumed run too.
+    state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, state))
     step_fn = make_train_step(graphdef, state, transform, loss, learning_rate_schedule(optimiser))
 
     with StopSignals() as signals, Checkpoints(folder / "checkpoints", keep=loop.keep) as checkpoints:
