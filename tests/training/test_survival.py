@@ -115,5 +115,3 @@ def test_an_exploding_loss_stops_the_run_and_names_the_examples_it_began_with(tm
     assert np.load(tmp_path / "bad_batch_step_21.npz")["tokens_BT"].shape == (1, 8, 32)
     states = sorted(int(path.name) for path in tmp_path.glob("checkpoints/latest/*"))
     assert states == [19, 20], "a state in trouble is not kept"
-
-

@@ -84,7 +84,9 @@ def run_in(
             old_size=OLD_SIZE,
             loss=LossSettings((1.0, 1.0)),
             optimiser=OptimiserSettings(learning_rate=1e-2, warmup_steps=2, total_steps=30),
-            loop=LoopSettings(max_steps=steps, **{"log_every": 1, "checkpoint_every": every, "validate_every": 4} | loop),
+            loop=LoopSettings(
+                max_steps=steps, **{"log_every": 1, "checkpoint_every": every, "validate_every": 4} | loop
+            ),
             folder=folder,
             identity={"seed": 3},
             mesh=mesh,
