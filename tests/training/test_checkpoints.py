@@ -1,4 +1,4 @@
-"""Checkpoints on disk: nothing that is cut off, damaged or of another model gets into a run, and a full disk harms none."""
+"""Checkpoints on disk: nothing cut off, damaged or of another model gets into a run, and a full disk harms none."""
 
 import contextlib
 import random
@@ -173,11 +173,11 @@ def largest_file(size):
 
 def test_a_full_disk_is_named_with_its_space_and_harms_no_older_state(folder):
     with Checkpoints(folder) as checkpoints:
-        state, progress = checkpoints.restore(state_of(0), IDENTITY, print)
+        _, progress = checkpoints.restore(state_of(0), IDENTITY, print)
         with largest_file(1024), pytest.raises(UserError, match=r"latest/6: .* \(\d+ MiB are free there\); make room"):
             checkpoints.save(state_of(6), progress)
             checkpoints.finish()
-    assert sorted(path.name for path in (folder / "latest").glob("?")) == ["2", "4"]
+    assert sorted(path.name for path in (folder / "latest").iterdir()) == ["2", "4"]
     assert int(restored(folder)[0].step) == 4
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(state_of(6), progress)

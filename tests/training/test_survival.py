@@ -48,7 +48,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """A folder in which a run was killed at a random step, its second start while it saved, and its third was stopped."""
+    """A folder in which a run was killed at a random step, again while it saved, and told to stop the third time."""
     folder = tmp_path_factory.mktemp("killed")
     seed = int.from_bytes(os.urandom(2))
     at = random.Random(seed).randint(4, 6)

@@ -5,11 +5,12 @@ Metrics are fetched one step late, so that the host prepares the next batch whil
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from tsrec_jax.data.input import TrainBatches
-from tsrec_jax.errors import Stopped
+from tsrec_jax.errors import Stopped, no_space
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.training.checkpoints import Checkpoints, Progress
 from tsrec_jax.training.loss import LossSettings
@@ -137,7 +138,6 @@ def train(
         step = int(state.step)
         if step:
             report(f"{label}: resuming after step {step} of {loop.max_steps}")
-        iterator = batches.from_step(step)
         log = MetricsLog(folder, resume_step=step)
         started = time.perf_counter() - progress.seconds
         meter = _Meter(task_names, step, loop.max_steps)
@@ -160,7 +160,7 @@ def train(
                 log.write(number, values)
                 report(f"{label} " + meter.line(number, values))
 
-        try:
+        with _closed(log, folder), contextlib.closing(batches.from_step(step)) as iterator:
             stop, told = _patience_over(progress, loop), False
             while step < loop.max_steps and not stop and not told:
                 host_batch = next(iterator)
@@ -183,9 +183,6 @@ def train(
                         progress = dataclasses.replace(progress, losses=watch.losses, seconds=seconds)
                         checkpoints.save(state, progress)
             settle()
-        finally:
-            iterator.close()
-            log.close()
         if told or signals.asked:
             checkpoints.finish()
             raise Stopped(
@@ -197,6 +194,18 @@ def train(
     value = -progress.best_value if loop.select_highest else progress.best_value
     report(f"{label}: {step} steps in {clock(seconds)}; best {loop.select_by} {value:.4f} at step {best_step}")
     return TrainResult(best, step, best_step, value, stop and step < loop.max_steps, seconds)
+
+
+@contextlib.contextmanager
+def _closed(log: MetricsLog, folder: pathlib.Path) -> Iterator[None]:
+    """Closes the log in the end. A disk that is full is the user's to mend, and the first thing that fails is told."""
+    try:
+        yield
+        log.close()
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            log.close()
+        raise (no_space(error, folder) if isinstance(error, OSError) else None) or error from None
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh | None) -> dict[str, jax.Array]:

@@ -44,9 +44,7 @@ class Series:
         self.folder = epath.Path(folder)
         if jax.process_index() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for path in self.folder.iterdir():
-                if LEFTOVER in path.name:
-                    path.rmtree()
+            self._clear_leftovers()
         from_first(0)  # the others look when it is done
         self._steps = sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -99,10 +97,16 @@ class Series:
         (step, pending), self._pending = self._pending, None
         failure = pending.exception()
         if failure is not None:
+            self._clear_leftovers()
             raise no_space(failure, self.path(step)) or failure
         if not from_first(failure is None):
             raise UserError(f"{self.path(step)}: process 0 could not write the checkpoint; its message says why")
         self._steps = sorted({*self._steps, step})
+
+    def _clear_leftovers(self) -> None:
+        for path in self.folder.iterdir():
+            if LEFTOVER in path.name:
+                path.rmtree(missing_ok=True)
 
     def close(self) -> None:
         """Waits for what is being written and ends the thread; raises as `finish` does."""
