@@ -1,9 +1,11 @@
 """The main job from nothing to an export, on the embedded default, on eight emulated devices."""
 
 import csv
+import itertools
 import json
 import pathlib
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from tsrec_jax.data.shop import make_shop
 from tsrec_jax.main import main
 from tsrec_jax.pipeline import workdir as workdir_module
 from tsrec_jax.serving.recommender import Recommender
+from tsrec_jax.training import loop as loop_module
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COMMAND = [
@@ -133,6 +136,37 @@ def test_lost_predictions_are_made_again_and_the_report_names_every_commit(workd
     recorded = json.loads((copy / "config.json").read_text())
     assert (recorded["commit"], recorded["earlier_commits"]) == ("f" * 40, [first])
     assert json.loads((copy / "results.json").read_text())["commit"] == f"{'f' * 40}, after {first}"
+
+
+def test_a_run_told_to_stop_ends_well_before_the_next_stage_and_lost_weights_are_trained_again(
+    workdir, tmp_path, monkeypatch, capsys
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    shutil.rmtree(copy / "checkpoints" / "best")
+    (copy / "predictions.json").unlink()
+    put_batch, calls = loop_module.put_batch, itertools.count(1)
+
+    def told(*arguments):
+        if next(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return put_batch(*arguments)
+
+    monkeypatch.setattr(loop_module, "put_batch", told)
+    assert main(["run", f"--workdir={copy}"]) == 0
+    printed = capsys.readouterr()
+    assert (
+        f"train TS-Rec: finished before, but its weights, {copy / 'checkpoints' / 'best' / '4'}, are gone"
+        in printed.out
+    )
+    assert "stopped by SIGTERM after step 2 of 4, which is saved" in printed.err
+    stages = json.loads((copy / "stages.json").read_text())
+    assert "train TS-Rec" not in stages
+    assert "train plain" in stages
+    assert not (copy / "predictions.json").exists(), "the run went on to evaluate"
+    assert main(["run", f"--workdir={copy}"]) == 0
+    assert "train TS-Rec: resuming after step 2 of 4" in capsys.readouterr().out
+    assert (copy / "predictions.json").read_bytes() == (workdir / "predictions.json").read_bytes()
 
 
 def test_other_training_settings_are_refused_with_the_difference(workdir, capsys):
