@@ -76,6 +76,11 @@ worker() { # VERB ARGUMENTS of launch/tpu_worker.sh, on every host
     on_hosts all "$(quoted bash tsrec/code/launch/tpu_worker.sh "$@")"
 }
 
+worker_status() { # a new machine has no such script yet
+    local script=tsrec/code/launch/tpu_worker.sh
+    on_hosts all "if [ -e $script ]; then bash $script status; else echo tsrec-run \"\$(hostname)\" - none; fi"
+}
+
 runtime_version() { # accelerator type -> runtime version
     case "$1" in
     v5litepod-*) printf 'v2-alpha-tpuv5-lite' ;;
@@ -188,7 +193,7 @@ start_run() {
 # on some hosts only), none (nothing, or the end of another run) or unreachable.
 run_look() {
     local lines going foreign ends
-    if ! lines="$(worker status | grep '^tsrec-run ')"; then run=unreachable && return; fi
+    if ! lines="$(worker_status | grep '^tsrec-run ')"; then run=unreachable && return; fi
     going="$(grep -c ' running$' <<<"$lines" || true)"
     foreign="$(grep -v " $(run_id) " <<<"$lines" || true)"
     ends="$(sed -n 's/.* ended //p; s/.* lost$/lost/p' <<<"$lines" | sort -u | tr '\n' ' ')"
@@ -218,7 +223,7 @@ babysit() {
         if ! "$existing"; then machine_delete && machine_request; fi
         install_commit
         start_run
-        worker status
+        worker_status
         return
     fi
     while true; do
@@ -271,7 +276,7 @@ babysit_run() { # one look at the run on a machine that is ready; ends the progr
 
 status() {
     show_machine
-    worker status
+    worker_status
 }
 
 need() { # OPTION VALUE
