@@ -1,8 +1,8 @@
 """A stand-in for gcloud: one TPU machine of two hosts, each a home folder in which the commands of `ssh` really run.
 
 The folder `FAKE_CLOUD` holds the world: `calls.jsonl` (the arguments of every call), `machine` (its state; no file:
-there is none), `hosts/N` and `preempt` (the machine is taken away at the first look at a run that has left `saved`). The
-environment of a host is not made: its Python is `program`, which the test writes.
+there is none), `hosts/N` and `preempt` (the machine is taken away at the first look at a run that has left `saved`).
+The environment of a host is not made: its Python is `program`, which the test writes.
 """
 
 import json
