@@ -7,11 +7,12 @@ Exit codes: 0 done, or stopped by a signal and saved; 2 the user's mistake (one 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -36,13 +37,14 @@ verbs
              [--host=127.0.0.1 --port=8000 --beams --max_batch --queue --batch_wait_ms --deadline_ms]
 
 After `train` or `run` a workdir knows its config: --config may then be left out.
+A workdir may be an address, such as gs://BUCKET/FOLDER; the run then works in a folder of this machine.
 Example: python -m tsrec_jax run --config=configs/quickstart.py --workdir=runs/quickstart"""
 
 
 def _define_flags() -> flags.FlagValues:
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "experiment file", lock_config=True, flag_values=values)
-    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    flags.DEFINE_string("workdir", None, "folder or address of the run", flag_values=values)
     flags.DEFINE_string("history", None, "item ids, oldest first, separated by commas", flag_values=values)
     flags.DEFINE_boolean("dry_run", False, "describe: say what would be asked, ask nothing", flag_values=values)
     flags.DEFINE_integer("k", 10, "number of items to recommend", lower_bound=1, flag_values=values)
@@ -177,7 +179,30 @@ def _dispatch(arguments: Sequence[str]) -> None:
         raise UserError(f"--workdir={values.workdir} is a file; give a folder")
     if values.dry_run and verb != "describe":
         raise UserError(f"--dry_run is for the verb describe, not for {verb}")
-    VERBS[verb](values, pathlib.Path(values.workdir or ""))
+    with _local(values.workdir or "", verb) as workdir:
+        VERBS[verb](values, workdir)
+
+
+@contextlib.contextmanager
+def _local(workdir: str, verb: str) -> Iterator[pathlib.Path]:
+    """The folder of the run; one at an address is fetched, and what the verb has made is brought there at the end."""
+    if "://" not in workdir:
+        yield pathlib.Path(workdir)
+        return
+    from tsrec_jax.pipeline.remote import fetch
+    from tsrec_jax.pipeline.workdir import Workdir
+
+    local = fetch(workdir)
+    try:
+        yield local
+    except BaseException:
+        try:
+            Workdir(local).push()
+        except Exception as second:  # the first error is the one to mend
+            print(f"tsrec: {workdir} lacks what was made since the last checkpoint or stage: {second}", file=sys.stderr)
+        raise
+    if verb not in ("recommend", "serve"):
+        Workdir(local).push()
 
 
 def main(arguments: Sequence[str]) -> int:

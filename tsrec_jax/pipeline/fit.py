@@ -24,6 +24,7 @@ from tsrec_jax.evaluation.metrics import score
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.pipeline.assemble import Assembly
+from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.training.loop import LoopSettings, TrainResult, Validate, train
 from tsrec_jax.training.loss import LossSettings, batch_nll, task_sums
 from tsrec_jax.training.step import OptimiserSettings
@@ -34,12 +35,13 @@ SELECTORS = {"loss": ("valid/loss", False), "hr@10": ("valid/hr@10", True)}
 def fit(
     config: ConfigDict,
     assembly: Assembly,
+    workdir: Workdir,
     folder: pathlib.Path,
     identity: Mapping[str, Any],
     label: str,
     report: Callable[[str], None],
 ) -> TrainResult:
-    """Trains the assembly's model in `folder` (checkpoints, metrics, tokenised records); returns the best weights."""
+    """Trains the assembly's model in `folder`, a part of `workdir` (checkpoints, metrics, records) or all of it."""
     mix = task_mix(config, TASKS)
     dataset = assembly.dataset
     if "ts_align" in mix.rates and not dataset.clusters:
@@ -94,6 +96,8 @@ def fit(
             explode_factor=settings.explode_factor,
         ),
         folder=folder,
+        checkpoints_at=workdir.checkpoints(folder),
+        before_save=workdir.push,
         identity=identity,
         mesh=assembly.mesh,
         label=label,

@@ -33,7 +33,7 @@ from tsrec_jax.models.hf import save_hf
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.assemble import open_mesh, prompt_templates
 from tsrec_jax.pipeline.fit import validation_loss
-from tsrec_jax.pipeline.workdir import input_facts, write_json
+from tsrec_jax.pipeline.workdir import Workdir, input_facts, write_json
 from tsrec_jax.training.checkpoints import refuse_differences
 from tsrec_jax.training.loop import LoopSettings, train
 from tsrec_jax.training.loss import LossSettings
@@ -163,7 +163,7 @@ def pretrain(
     if folder.exists():
         refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
         return folder
-    scratch = workdir / "pretraining"
+    place, scratch = Workdir(workdir), workdir / "pretraining"
     sentences = item_texts(texts.items)
     if not (scratch / "model").exists():
         train_tokenizer([*sentences, *identity["wording"]], scratch / "model", vocab_size=settings.vocab_size)
@@ -213,6 +213,8 @@ def pretrain(
         optimiser=OptimiserSettings(settings.learning_rate, min(20, settings.max_steps), settings.max_steps),
         loop=LoopSettings(max_steps=settings.max_steps, log_every=max(1, settings.max_steps // 10)),
         folder=scratch,
+        checkpoints_at=place.checkpoints(scratch),
+        before_save=place.push,
         identity=identity,
         mesh=mesh,
         label="pretrain",
@@ -221,5 +223,7 @@ def pretrain(
     save_hf(result.model, scratch / "model", dtype="float32")
     write_json(scratch / "model" / IDENTITY, identity)
     os.replace(scratch / "model", folder)
+    place.push()
+    place.checkpoints(scratch).rmtree(missing_ok=True)
     shutil.rmtree(scratch)
     return folder

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+from etils import epath
 from flax import nnx
 
 from tsrec_jax.errors import UserError
@@ -77,11 +78,11 @@ class Checkpoints:
     """The two checkpoint series of one working directory. A context manager; leaving waits for pending writes.
 
     Args:
-      folder: receives `latest/` and `best/`.
+      folder: receives `latest/` and `best/`; absolute, or an address that Orbax knows, such as gs://bucket/run.
       keep: states that are kept; the best weights that these refer to are kept with them.
     """
 
-    def __init__(self, folder: pathlib.Path, *, keep: int = 2):
+    def __init__(self, folder: epath.Path, *, keep: int = 2):
         self._keep = keep
         self._latest = Series(folder / "latest")
         self._best = Series(folder / "best")

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
@@ -97,6 +98,8 @@ def train(
     optimiser: OptimiserSettings,
     loop: LoopSettings,
     folder: pathlib.Path,
+    checkpoints_at: epath.Path | None = None,
+    before_save: Callable[[], None] = lambda: None,
     identity: Mapping[str, Any],
     mesh: Mesh | None = None,
     label: str = "train",
@@ -114,6 +117,8 @@ def train(
       old_size: vocabulary rows the base model brought along (the freeze boundary).
       loss, optimiser, loop: settings.
       folder: receives `checkpoints/`, `metrics.jsonl` and TensorBoard events.
+      checkpoints_at: where the checkpoints go instead, when that is not this machine.
+      before_save: is called before a checkpoint is written, so that what it belongs to is safe by then.
       identity: JSON facts that a resumed checkpoint must agree with.
       mesh: batches are laid over its data and fsdp axes; None for one device.
       label: first word of the progress lines.
@@ -132,7 +137,8 @@ def train(
     state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, state))
     step_fn = make_train_step(graphdef, state, transform, loss, learning_rate_schedule(optimiser))
 
-    with StopSignals() as signals, Checkpoints(folder / "checkpoints", keep=loop.keep) as checkpoints:
+    where = checkpoints_at or epath.Path(folder.absolute() / "checkpoints")
+    with StopSignals() as signals, Checkpoints(where, keep=loop.keep) as checkpoints:
         facts = {**identity, **vocabulary}
         state, progress = checkpoints.restore(state, facts, lambda line: report(f"{label}: {line}"))
         step = int(state.step)
@@ -181,6 +187,7 @@ def train(
                     if last or stop or told or watch.calm:
                         seconds = time.perf_counter() - started
                         progress = dataclasses.replace(progress, losses=watch.losses, seconds=seconds)
+                        before_save()
                         checkpoints.save(state, progress)
             settle()
         if told or signals.asked:
