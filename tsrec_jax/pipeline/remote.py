@@ -38,11 +38,6 @@ MANIFEST, OWNER, STAGED = (f".tsrec/{name}" for name in ("manifest.json", "owner
 BLOCK = 4 << 20  # bytes
 
 
-def is_url(workdir: str) -> bool:
-    """Whether a working directory is an address, such as gs://bucket/run, and not a folder."""
-    return "://" in workdir
-
-
 def fetch(url: str) -> pathlib.Path:
     """The local folder of a working directory at `url`, holding what is there and nothing else.
 
@@ -78,8 +73,9 @@ class Remote:
     def __init__(self, local: pathlib.Path, url: str):
         self.local, self.url = local, url
         protocol = get_protocol(url)
+        self._on_disk = protocol == "file"
         try:
-            self._fs, root = fsspec.core.url_to_fs(url, **({"auto_mkdir": True} if protocol == "file" else {}))
+            self._fs, root = fsspec.core.url_to_fs(url, **({"auto_mkdir": True} if self._on_disk else {}))
         except ImportError as error:
             extra = "; pip install 'tsrec_jax[gcs]'" if protocol in ("gs", "gcs") else ""
             raise UserError(f"--workdir={url}: {error}{extra}") from None
@@ -100,7 +96,7 @@ class Remote:
           UserError: Orbax cannot write to this kind of address.
         """
         part = (folder / CHECKPOINTS).relative_to(self.local).as_posix()
-        if get_protocol(self.url) == "file":
+        if self._on_disk:
             return epath.Path(self._at(part))
         try:
             return epath.Path(f"{self.url}/{part}")
@@ -162,6 +158,7 @@ class Remote:
                 if entry["at"] != name:
                     self._fs.cp_file(self._at(entry["at"]), self._at(name))
             self._write(MANIFEST, {name: {**entry, "at": name} for name, entry in entries.items()})
+            self._fs.invalidate_cache()
             self._fs.rm(self._at(STAGED), recursive=True)
         for name in listed.keys() - here.keys():
             self._fs.rm_file(self._at(name))
@@ -200,10 +197,11 @@ class Remote:
             raise UserError(f"--workdir={self.url} cannot be read: {type(error).__name__}: {error}") from error
 
     def _write(self, name: str, value: Mapping[str, Any]) -> None:
-        """Writes JSON to the address so that a reader finds the old or the new, on a file system too."""
-        temporary = self._at(f"{name}.tmp")
-        self._fs.pipe_file(temporary, json.dumps(value, indent=1).encode())
-        self._fs.mv(temporary, self._at(name))
+        """Writes JSON to the address so that a reader finds the old or the new one; an object of a store is whole."""
+        at = self._at(f"{name}.tmp" if self._on_disk else name)
+        self._fs.pipe_file(at, json.dumps(value, indent=1).encode())
+        if self._on_disk:
+            self._fs.mv(at, self._at(name))
 
 
 def _files(local: pathlib.Path) -> Iterator[str]:
