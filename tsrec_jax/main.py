@@ -189,20 +189,26 @@ def _local(workdir: str, verb: str) -> Iterator[pathlib.Path]:
     if "://" not in workdir:
         yield pathlib.Path(workdir)
         return
-    from tsrec_jax.pipeline.remote import fetch
+    from tsrec_jax.pipeline.lock import alone_in
+    from tsrec_jax.pipeline.remote import fetch, local_folder
     from tsrec_jax.pipeline.workdir import Workdir
 
-    local = fetch(workdir)
-    try:
-        yield local
-    except BaseException:
+    local = local_folder(workdir)
+    with alone_in(local.with_name(f"{local.name}.lock"), verb):
+        fetch(workdir)
         try:
+            yield local
+        except BaseException:
+            try:
+                Workdir(local).push()
+            except Exception as second:  # the first error is the one to mend
+                print(
+                    f"tsrec: {workdir} lacks what was made since the last stage or checkpoint: {second}",
+                    file=sys.stderr,
+                )
+            raise
+        if verb not in ("recommend", "serve"):
             Workdir(local).push()
-        except Exception as second:  # the first error is the one to mend
-            print(f"tsrec: {workdir} lacks what was made since the last checkpoint or stage: {second}", file=sys.stderr)
-        raise
-    if verb not in ("recommend", "serve"):
-        Workdir(local).push()
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.main import main
+from tsrec_jax.pipeline.lock import alone_in
 from tsrec_jax.pipeline.remote import Remote, fetch
 
 
@@ -153,6 +154,17 @@ def test_a_refused_command_writes_nothing_to_the_address(tmp_path, monkeypatch, 
     assert main(["train", f"--workdir=file://{tmp_path / 'bucket' / 'run'}"]) == 2
     assert "--config=FILE.py" in capsys.readouterr().err
     assert not (tmp_path / "bucket").exists()
+
+
+def test_a_second_run_on_the_same_machine_is_refused_before_it_touches_the_copy(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TSREC_LOCAL", str(tmp_path / "local"))
+    url = f"file://{tmp_path / 'bucket' / 'run'}"
+    copy = fetch(url)
+    write(copy, stages="of the first")
+    with alone_in(copy.with_name(f"{copy.name}.lock"), "run"):
+        assert main(["train", f"--workdir={url}"]) == 2
+    assert "in use by `run`" in capsys.readouterr().err
+    assert (copy / "stages").read_text() == "of the first"
 
 
 def test_the_later_of_two_runs_takes_over_and_the_earlier_one_is_ended(machine, failing):

@@ -38,24 +38,30 @@ MANIFEST, OWNER, STAGED = (f".tsrec/{name}" for name in ("manifest.json", "owner
 BLOCK = 4 << 20  # bytes
 
 
-def fetch(url: str) -> pathlib.Path:
-    """The local folder of a working directory at `url`, holding what is there and nothing else.
+def local_folder(url: str) -> pathlib.Path:
+    """The folder of this machine for a working directory at `url`.
 
-    The folder lies in `TSREC_LOCAL`, or in the user's cache folder where that is not set; processes of one host need
-    one each. What a run left in it and did not push is removed: at the address is the truth.
-
-    Raises:
-      UserError: the address cannot be used or read; the message gives the reason.
+    It lies in `TSREC_LOCAL`, or in the user's cache folder where that is not set; processes of one host need one each.
     """
     default = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "tsrec_jax")
     cache = pathlib.Path(os.environ.get("TSREC_LOCAL") or default).expanduser().absolute()
     url = url.rstrip("/")
     name = f"{url.rpartition('/')[2] or 'run'}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
-    local = cache / "runs" / name
+    return cache / "runs" / name
+
+
+def fetch(url: str) -> pathlib.Path:
+    """The local folder of a working directory at `url`, holding what is there and nothing else.
+
+    What a run left in it and did not push is removed: at the address is the truth. The caller keeps others out of it.
+
+    Raises:
+      UserError: the address cannot be used or read; the message gives the reason.
+    """
+    local = local_folder(url)
     local.mkdir(parents=True, exist_ok=True)
-    link = {"url": url, "token": secrets.token_hex(8), "owns": False}
-    Remote(local, url).pull()
-    _write_json(local / LINK, link)
+    Remote(local, url.rstrip("/")).pull()
+    _write_json(local / LINK, {"url": url.rstrip("/"), "token": secrets.token_hex(8), "owns": False})
     return local
 
 
