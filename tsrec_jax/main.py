@@ -7,11 +7,12 @@ Exit codes: 0 done, or stopped by a signal and saved; 2 the user's mistake (one 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -47,13 +48,14 @@ several processes as one run, over all their devices (run, pretrain, train, eval
   --heartbeat_seconds=60     silence after which a process is taken for dead, which ends the others
 
 After `train` or `run` a workdir knows its config: --config may then be left out.
+A workdir may be an address, such as gs://BUCKET/FOLDER; the run then works in a folder of this machine.
 Example: python -m tsrec_jax run --config=configs/quickstart.py --workdir=runs/quickstart"""
 
 
 def _define_flags() -> flags.FlagValues:
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "experiment file", lock_config=True, flag_values=values)
-    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    flags.DEFINE_string("workdir", None, "folder or address of the run", flag_values=values)
     flags.DEFINE_string("history", None, "item ids, oldest first, separated by commas", flag_values=values)
     flags.DEFINE_boolean("multi_host", False, "one of several processes that JAX can find itself", flag_values=values)
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0", flag_values=values)
@@ -235,7 +237,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
     if values.workdir and pathlib.Path(values.workdir).is_file():
         raise UserError(f"--workdir={values.workdir} is a file; give a folder")
     group = _join(verb, values)
-    code = _exit_code(lambda: VERBS[verb](values, pathlib.Path(values.workdir or "")))
+    code = _exit_code(lambda: _work(verb, values))
     if group is not None:
         group.leave(code)
     return code
@@ -252,6 +254,39 @@ def _join(verb: str, values: flags.FlagValues) -> Group | None:
     from tsrec_jax.processes import Group, Launch
 
     return Group(Launch(**given))
+
+
+def _work(verb: str, values: flags.FlagValues) -> None:
+    with _local(values.workdir or "", verb) as workdir:
+        VERBS[verb](values, workdir)
+
+
+@contextlib.contextmanager
+def _local(workdir: str, verb: str) -> Iterator[pathlib.Path]:
+    """The folder of the run; one at an address is fetched, and what the verb has made is brought there at the end."""
+    if "://" not in workdir:
+        yield pathlib.Path(workdir)
+        return
+    from tsrec_jax.pipeline.lock import alone_in
+    from tsrec_jax.pipeline.remote import fetch, local_folder
+    from tsrec_jax.pipeline.workdir import Workdir
+
+    local = local_folder(workdir)
+    with alone_in(local.with_name(f"{local.name}.lock"), verb):
+        fetch(workdir)
+        try:
+            yield local
+        except BaseException:
+            try:
+                Workdir(local).push()
+            except Exception as second:  # the first error is the one to mend
+                print(
+                    f"tsrec: {workdir} lacks what was made since the last stage or checkpoint: {second}",
+                    file=sys.stderr,
+                )
+            raise
+        if verb not in ("recommend", "serve"):
+            Workdir(local).push()
 
 
 def main(arguments: Sequence[str]) -> int:

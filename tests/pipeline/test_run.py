@@ -1,9 +1,11 @@
 """The main job from nothing to an export, on the embedded default, on eight emulated devices."""
 
 import csv
+import itertools
 import json
 import pathlib
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -12,7 +14,10 @@ from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.data.shop import make_shop
 from tsrec_jax.main import main
 from tsrec_jax.pipeline import workdir as workdir_module
+from tsrec_jax.pipeline.remote import Remote
 from tsrec_jax.serving.recommender import Recommender
+from tsrec_jax.training import loop as loop_module
+from tsrec_jax.training.metrics_log import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COMMAND = [
@@ -135,11 +140,78 @@ def test_lost_predictions_are_made_again_and_the_report_names_every_commit(workd
     assert json.loads((copy / "results.json").read_text())["commit"] == f"{'f' * 40}, after {first}"
 
 
+def test_a_run_told_to_stop_ends_well_before_the_next_stage_and_lost_weights_are_trained_again(
+    workdir, tmp_path, monkeypatch, capsys
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    shutil.rmtree(copy / "checkpoints" / "best")
+    (copy / "predictions.json").unlink()
+    put_batch, calls = loop_module.put_batch, itertools.count(1)
+
+    def told(*arguments):
+        if next(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return put_batch(*arguments)
+
+    monkeypatch.setattr(loop_module, "put_batch", told)
+    assert main(["run", f"--workdir={copy}"]) == 0
+    printed = capsys.readouterr()
+    assert (
+        f"train TS-Rec: finished before, but its weights, {copy / 'checkpoints' / 'best' / '4'}, are gone"
+        in printed.out
+    )
+    assert "stopped by SIGTERM after step 2 of 4, which is saved" in printed.err
+    stages = json.loads((copy / "stages.json").read_text())
+    assert "train TS-Rec" not in stages
+    assert "train plain" in stages
+    assert not (copy / "predictions.json").exists(), "the run went on to evaluate"
+    assert main(["run", f"--workdir={copy}"]) == 0
+    assert "train TS-Rec: resuming after step 2 of 4" in capsys.readouterr().out
+    assert (copy / "predictions.json").read_bytes() == (workdir / "predictions.json").read_bytes()
+
+
 def test_other_training_settings_are_refused_with_the_difference(workdir, capsys):
     before = (workdir / "config.json").read_bytes()
     assert main(["train", *COMMAND, "--config.train.learning_rate=0.5", f"--workdir={workdir}"]) == 2
     assert "train.learning_rate was 0.002 and is now 0.5" in capsys.readouterr().err
     assert (workdir / "config.json").read_bytes() == before
+
+
+def test_a_run_at_an_address_goes_on_on_a_new_machine(workdir, tmp_path, monkeypatch, capsys):
+    """The first machine is lost before the second checkpoint, the next one before the export."""
+    address = tmp_path / "bucket" / "run"
+    command = [part for part in COMMAND if "shop" not in part]
+    command += [f"--config.dataset.path={workdir / 'dataset'}", "--config.index.sids=given"]
+    command += [f"--config.model.path={workdir / 'pretrained'}", "--config.train.checkpoint_every=2"]
+    command += [f"--workdir=file://{address}"]
+
+    def on_machine(name, verb):
+        monkeypatch.setenv("TSREC_LOCAL", str(tmp_path / name))
+        code = main([verb, *command])
+        return code, capsys.readouterr().out
+
+    push, pushes = Remote.push, []
+
+    def lost(remote):
+        pushes.append(remote)
+        if len(pushes) > 2:  # the first was of config.json, the second before the first checkpoint
+            raise RuntimeError("the machine is lost")
+        push(remote)
+
+    monkeypatch.setattr(Remote, "push", lost)
+    assert on_machine("first", "train")[0] == 1
+    monkeypatch.setattr(Remote, "push", push)
+    code, printed = on_machine("second", "train")
+    assert code == 0
+    assert "resuming after step 2 of 4" in printed
+    assert [row["step"] for row in read_metrics(address) if "loss" in row] == [1, 2, 3, 4]
+    code, printed = on_machine("third", "export")
+    assert code == 0
+    assert "step" not in printed
+    assert (address / "export" / "model.safetensors").stat().st_size > 0
+    assert list((address / "checkpoints" / "latest").iterdir())
+    assert not list(tmp_path.glob("*/runs/**/checkpoints"))
 
 
 def test_tables_become_a_recommender_with_five_levels(workdir, tmp_path, capsys):

@@ -39,8 +39,7 @@ def make_model():
     return make
 
 
-@pytest.fixture
-def examples():
+def make_examples():
     """Forty examples of two tasks with lengths from 6 to 20."""
     rng = np.random.default_rng(0)
     rows = []
@@ -55,3 +54,8 @@ def examples():
             )
         )
     return rows
+
+
+@pytest.fixture
+def examples():
+    return make_examples()

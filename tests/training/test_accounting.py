@@ -71,7 +71,7 @@ def abstract_step(config, step):
         for name in ("tokens", "segment_ids", "positions")
     }
     batch |= {
-        f"loss_{name}_BP": jax.ShapeDtypeStruct((*leading, step.loss_slots), jnp.int32)
+        f"loss_{name}_GP": jax.ShapeDtypeStruct((*leading, step.loss_slots), jnp.int32)
         for name in ("index", "target", "task")
     }
     return step_fn, state, batch

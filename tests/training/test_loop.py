@@ -123,10 +123,16 @@ def test_checkpoints_of_another_run_are_refused_with_the_difference(tmp_path, ma
 def test_a_loss_that_is_not_finite_stops_the_run_and_saves_its_batch(tmp_path, make_model, examples):
     model = make_model()
     model.embedding[...] = model.embedding[...].at[7].set(np.nan)
-    with pytest.raises(FloatingPointError, match=r"nan_batch_step_\d+\.npz"):
+    with pytest.raises(
+        UserError, match=r"loss is nan at step \d+.*bad_batch_step_\d+\.json.*train\.learning_rate"
+    ) as raised:
         train_in(tmp_path, model, examples)
-    saved = np.load(next(tmp_path.glob("nan_batch_step_*.npz")))
-    assert (saved["tokens_BT"] == 7).any()
+    assert (np.load(next(tmp_path.glob("bad_batch_step_*.npz")))["tokens_BT"] == 7).any()
+    facts = json.loads(next(tmp_path.glob("bad_batch_step_*.json")).read_text())
+    assert facts["examples"] == batches_of(examples).keys(facts["step"])
+    assert facts["examples"][0] in str(raised.value)
+    for state in tmp_path.glob("checkpoints/latest/*"):
+        assert int(state.name) < facts["step"], "a state with NaN must not be kept for resuming"
     assert not list(tmp_path.glob("checkpoints/best/[0-9]*")), "weights with NaN must not be kept as the best"
 
 

@@ -41,8 +41,9 @@ def estimate_lines(model_path: str, setup: Setup) -> list[str]:
         f"{model_path or 'the embedded model'}, {model.num_layers} layers, {model.vocab_rows:,} table rows, "
         f"{step.dtype}: {total:,} parameters, {'all' if trained == total else f'{trained:,}'} trained",
         f"mesh data {mesh.data} x fsdp {mesh.fsdp} x tensor {mesh.tensor} = {mesh.devices} device(s)",
-        f"a step: {step.token_slots:,} token slots ({step.accumulation} x {step.rows} rows of {step.sequence_length}, "
-        f"{step.loss_slots} loss slots for {step.slot_rows}), {_flops(flops.model)}, and {_flops(flops.recomputed)} computed twice",
+        f"a step: {step.token_slots:,} token slots ({step.accumulation} x {step.rows} rows of {step.sequence_length}), "
+        f"{step.accumulation * step.groups * step.loss_slots:,} loss slots, "
+        f"{_flops(flops.model)}, and {_flops(flops.recomputed)} computed twice",
         f"memory of a device: {_bytes(memory.total)} ({held})",
     ]
 

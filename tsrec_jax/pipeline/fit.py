@@ -28,6 +28,7 @@ from tsrec_jax.models.own import on_own_devices
 from tsrec_jax.models.sharding import MESH_AXES, mesh_of, process_rows
 from tsrec_jax.pipeline.assemble import Assembly
 from tsrec_jax.pipeline.estimate import estimate_lines, step_shape
+from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.processes import first_makes
 from tsrec_jax.training.accounting import MeshShape, step_flops
 from tsrec_jax.training.chips import GIB
@@ -46,13 +47,14 @@ SELECTORS = {"loss": ("valid/loss", False), "hr@10": ("valid/hr@10", True)}
 def fit(
     config: ConfigDict,
     assembly: Assembly,
+    workdir: Workdir,
     folder: pathlib.Path,
     identity: Mapping[str, Any],
     label: str,
     report: Callable[[str], None],
     profile: range = range(0),
 ) -> TrainResult:
-    """Trains the assembly's model in `folder` (checkpoints, metrics, tokenised records); returns the best weights.
+    """Trains the assembly's model in `folder`, a part of `workdir` or all of it, and returns the best weights.
 
     What it will take is printed before, from the same arithmetic as the verb `plan`; and after, where the device tells
     it, what it took of memory. `profile` are the steps of which a trace is written.
@@ -116,6 +118,8 @@ def fit(
             explode_factor=settings.explode_factor,
         ),
         folder=folder,
+        checkpoints_at=workdir.checkpoints(folder),
+        before_save=workdir.push,
         identity=identity,
         mesh=assembly.mesh,
         label=label,

@@ -220,7 +220,7 @@ def _trained(job: Job, system: str) -> bool:
     facts = job.workdir.finished(stage, identity)
     if facts is None:
         return False
-    best = best_folder(_folder(job, system) / "checkpoints", facts["best_step"])
+    best = best_folder(job.workdir.checkpoints(_folder(job, system)), facts["best_step"])
     there = share(best.exists())
     if not there:
         report(f"{stage}: finished before, but its weights, {best}, are gone")
@@ -236,7 +236,7 @@ def _train(job: Job, system: str, profile: range) -> None:
         report(f"{stage}: finished before, skipped")
         return
     assembly = assemble(config, job.dataset, job.base)
-    result = fit(config, assembly, _folder(job, system), identity, stage, report, profile)
+    result = fit(config, assembly, job.workdir, _folder(job, system), identity, stage, report, profile)
     facts = {
         "steps": result.steps,
         "best_step": result.best_step,
@@ -254,7 +254,7 @@ def _restore(job: Job, system: str) -> Assembly:
             f"{_folder(job, system)}: {system} is not trained with these settings; run the verb `train` first"
         )
     assembly = assemble(_settings(job, system), job.dataset, job.base)
-    with Checkpoints(_folder(job, system) / "checkpoints") as checkpoints:
+    with Checkpoints(job.workdir.checkpoints(_folder(job, system))) as checkpoints:
         _, model = checkpoints.load_best(assembly.model)
     return dataclasses.replace(assembly, model=model)
 

@@ -35,7 +35,7 @@ from tsrec_jax.models.sharding import process_rows, rounded_rows
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.assemble import open_mesh, prompt_templates
 from tsrec_jax.pipeline.fit import validation_loss
-from tsrec_jax.pipeline.workdir import input_facts, write_json
+from tsrec_jax.pipeline.workdir import Workdir, input_facts, write_json
 from tsrec_jax.processes import first_makes
 from tsrec_jax.training.checkpoints import refuse_differences
 from tsrec_jax.training.loop import LoopSettings, train
@@ -166,7 +166,7 @@ def pretrain(
     if folder.exists():
         refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
         return folder
-    scratch = workdir / "pretraining"
+    place, scratch = Workdir(workdir), workdir / "pretraining"
     sentences = item_texts(texts.items)
 
     def tokenizer_folder() -> pathlib.Path:
@@ -223,6 +223,8 @@ def pretrain(
         optimiser=OptimiserSettings(settings.learning_rate, min(20, settings.max_steps), settings.max_steps),
         loop=LoopSettings(max_steps=settings.max_steps, log_every=max(1, settings.max_steps // 10)),
         folder=scratch,
+        checkpoints_at=place.checkpoints(scratch),
+        before_save=place.push,
         identity=identity,
         mesh=mesh,
         label="pretrain",
@@ -234,6 +236,8 @@ def pretrain(
         if scratch.exists():
             write_json(scratch / "model" / IDENTITY, identity)
             os.replace(scratch / "model", folder)
+            place.push()
+            place.checkpoints(scratch).rmtree(missing_ok=True)
             shutil.rmtree(scratch)
         return folder
 

@@ -13,12 +13,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
 import tsrec_jax
 from tsrec_jax.configuration import section_facts
 from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.errors import UserError
+from tsrec_jax.pipeline.remote import Remote
 from tsrec_jax.processes import first, share
 from tsrec_jax.training.checkpoints import refuse_differences
 
@@ -82,6 +84,7 @@ class Workdir:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path)
+        self._remote = Remote.of(self.path)
 
     def record(self, config: ConfigDict, identity: Mapping[str, Any], data_hash: str) -> None:
         """Writes `config.json`: resolved config, versions, commits, data hash, machine and the training identity.
@@ -97,7 +100,8 @@ class Workdir:
             return
         path = self.path / "config.json"
         now, earlier = commit(), []
-        if path.exists() and any(self.path.glob("checkpoints/latest/*")):
+        states = self.checkpoints(self.path) / "latest"
+        if path.exists() and states.exists() and any(states.iterdir()):
             before = json.loads(path.read_text(encoding="utf-8"))
             refuse_differences(self.path, before["identity"], identity)
             earlier = [each for each in [*before.get("earlier_commits", []), before["commit"]] if each != now]
@@ -111,6 +115,18 @@ class Workdir:
             "identity": dict(identity),
         }
         write_json(path, facts)
+        self.push()
+
+    def checkpoints(self, folder: pathlib.Path) -> epath.Path:
+        """Where the checkpoints of a system that works in `folder`, a part of this one, lie: here or at the address."""
+        if self._remote is not None:
+            return self._remote.checkpoints(folder)
+        return epath.Path(folder.absolute() / "checkpoints")
+
+    def push(self) -> None:
+        """Brings what the folder holds to the address that it is the copy of, if it is one; the first process does."""
+        if self._remote is not None and first():
+            self._remote.push()
 
     def _stages(self) -> dict[str, Any]:
         path = self.path / "stages.json"
@@ -139,6 +155,7 @@ class Workdir:
             stages = self._stages()
             stages[stage] = {"inputs": fingerprint(inputs), "facts": dict(facts)}
             write_json(self.path / "stages.json", stages)
+        self.push()
 
 
 def input_facts(config: ConfigDict, name: str, files: Sequence[str], without: Sequence[str] = ()) -> dict[str, Any]:

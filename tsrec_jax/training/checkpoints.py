@@ -13,13 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
+from etils import epath
 from flax import nnx
-from jax.experimental import multihost_utils
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
-from tsrec_jax.training.series import Series
+from tsrec_jax.training.series import Series, from_first
 from tsrec_jax.training.step import TABLES, TrainState
 
 LISTED = 5  # differences that a refusal names
@@ -79,11 +78,11 @@ class Checkpoints:
     """The two checkpoint series of one working directory. A context manager; leaving waits for pending writes.
 
     Args:
-      folder: receives `latest/` and `best/`.
+      folder: receives `latest/` and `best/`; absolute, or an address that Orbax knows, such as gs://bucket/run.
       keep: states that are kept; the best weights that these refer to are kept with them.
     """
 
-    def __init__(self, folder: pathlib.Path, *, keep: int = 2):
+    def __init__(self, folder: epath.Path, *, keep: int = 2):
         self._keep = keep
         self._latest = Series(folder / "latest")
         self._best = Series(folder / "best")
@@ -91,10 +90,9 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_exc) -> None:
+    def __exit__(self, *_exc) -> None:
         try:
-            if kind is None:
-                self.finish()
+            self.finish()
         finally:
             self._latest.close()
             self._best.close()
@@ -111,8 +109,9 @@ class Checkpoints:
         for step in steps[: -self._keep]:
             self._latest.delete(step)
         best = self._best.steps()
-        wanted = {self._latest.facts(step)["best_step"] for step in steps[-self._keep :]} | {*best[-1:]}
-        for step in best:
+        # A state refers to the newest best weights that are not newer than itself.
+        wanted = {max((step for step in best if step <= kept), default=-1) for kept in steps[-self._keep :]}
+        for step in best[:-1]:
             if step not in wanted:
                 self._best.delete(step)
 
@@ -143,8 +142,7 @@ class Checkpoints:
             differences; or there are states and all are damaged.
         """
         chosen, reasons = self._choose() if jax.process_index() == 0 else (_NONE, [])
-        if jax.process_count() > 1:
-            chosen = int(multihost_utils.broadcast_one_to_all(np.int64(chosen)))
+        chosen = from_first(chosen)
         if chosen == _ALL_DAMAGED:
             raise UserError(
                 f"{self._latest.folder}: no state to resume from ({'; '.join(reasons) or 'see process 0'}); "
@@ -189,7 +187,7 @@ class Checkpoints:
         return (f"its best weights, {self._best.path(best)}: {damage}", True) if damage else ("", False)
 
     def _refuse_other_shapes(self, step: int, here: Mapping[str, jax.Array]) -> None:
-        """Raises a UserError for another model. The rows that tables are rounded up by may differ."""
+        """Raises a UserError for another model; how far tables are rounded up depends on the mesh and may differ."""
 
         def compared(name: str, shape: Sequence[int]) -> tuple[int, ...]:
             return tuple(shape[1:] if any(f"['{table}']" in name for table in TABLES) else shape)
@@ -200,11 +198,12 @@ class Checkpoints:
         )
 
     def save_best(self, step: int, model: Decoder) -> None:
-        """Writes the weights of the best validation so far in the background.
+        """Writes the weights of the best validation so far in the background, once all before is whole.
 
         Raises:
           UserError: no space is left.
         """
+        self.finish()
         self._best.save(step, flatten(nnx.to_pure_dict(nnx.state(model))), {})
 
     def load_best(self, model: Decoder) -> tuple[int, Decoder]:
@@ -214,14 +213,18 @@ class Checkpoints:
           UserError: training has written none yet, or they are damaged.
         """
         self._best.finish()
-        steps = [step for step in self._best.steps() if self._best.is_whole(step)]
-        if not steps:
+        step, damage = max((step for step in self._best.steps() if self._best.is_whole(step)), default=_NONE), ""
+        if jax.process_index() == 0 and step != _NONE:
+            damage = self._best.damage(step)
+        if step == _NONE:
             raise UserError(f"{self._best.folder}: no trained weights there; run the verb `train` first")
-        damage = self._best.damage(steps[-1])
-        if damage:
-            where = self._best.path(steps[-1])
-            raise UserError(f"{where}: {damage}; bring back a copy of it, or delete it and run the verb `train` again")
+        if from_first(bool(damage)):
+            where = self._best.path(step)
+            raise UserError(
+                f"{where}: {damage or 'damaged, says process 0'}; bring back a copy of it, or delete it and run the "
+                "verb `train` again"
+            )
         graphdef, weights = nnx.split(model)
         pure = nnx.to_pure_dict(weights)
-        nnx.replace_by_pure_dict(weights, _unflatten(pure, self._best.load(steps[-1], flatten(pure))))
-        return steps[-1], nnx.merge(graphdef, weights)
+        nnx.replace_by_pure_dict(weights, _unflatten(pure, self._best.load(step, flatten(pure))))
+        return step, nnx.merge(graphdef, weights)

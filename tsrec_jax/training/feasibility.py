@@ -131,7 +131,7 @@ def _savings(setup: Setup) -> Iterator[tuple[str, Setup]]:
         if mesh.fsdp > setup.mesh.fsdp and mesh.tensor == setup.mesh.tensor:
             yield _in_words(mesh), dataclasses.replace(setup, mesh=mesh)
     words, step = [], setup.step
-    if not step.chunked and step.loss_slots > SMALL_CHUNK:
+    if not 0 < step.loss_chunk < step.loss_slots and step.loss_slots > SMALL_CHUNK:
         words, step = [f"config.train.loss_chunk={SMALL_CHUNK}"], dataclasses.replace(step, loss_chunk=SMALL_CHUNK)
         yield words[0], dataclasses.replace(setup, step=step)
     if not step.remat:

@@ -5,19 +5,21 @@ Metrics are fetched one step late, so that the host prepares the next batch whil
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
 from tsrec_jax.data.input import TrainBatches
-from tsrec_jax.errors import Stopped
+from tsrec_jax.errors import Stopped, no_space
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import named_sharding
 from tsrec_jax.training.checkpoints import Checkpoints, Progress
@@ -98,6 +100,8 @@ def train(
     optimiser: OptimiserSettings,
     loop: LoopSettings,
     folder: pathlib.Path,
+    checkpoints_at: epath.Path | None = None,
+    before_save: Callable[[], None] = lambda: None,
     identity: Mapping[str, Any],
     mesh: Mesh | None = None,
     label: str = "train",
@@ -116,6 +120,8 @@ def train(
       old_size: vocabulary rows the base model brought along (the freeze boundary).
       loss, optimiser, loop: settings.
       folder: receives `checkpoints/`, `metrics.jsonl` and TensorBoard events.
+      checkpoints_at: where the checkpoints go instead, when that is not this machine.
+      before_save: is called before a checkpoint is written, so that what it belongs to is safe by then.
       identity: JSON facts that a resumed checkpoint must agree with.
       mesh: batches are laid over its data and fsdp axes; None for one device.
       label: first word of the progress lines.
@@ -131,19 +137,20 @@ def train(
     vocabulary = {} if model.num_tokens is None else {"vocabulary.tokens": model.num_tokens}
     graphdef, state = init_state(model, transform, optimiser.freeze)
     del model
+    # Committed to its devices, as a restored state is: the compilation cache then serves a resumed run too.
+    state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, state))
     step_fn = make_train_step(graphdef, state, transform, loss, learning_rate_schedule(optimiser))
 
-    with StopSignals() as signals, Checkpoints(folder / "checkpoints", keep=loop.keep) as checkpoints:
+    where = checkpoints_at or epath.Path(folder.absolute() / "checkpoints")
+    with StopSignals() as signals, Checkpoints(where, keep=loop.keep) as checkpoints:
         facts = {**identity, **vocabulary}
         state, progress = checkpoints.restore(state, facts, lambda line: report(f"{label}: {line}"))
         step = int(state.step)
         if step:
             report(f"{label}: resuming after step {step} of {loop.max_steps}")
-        iterator = batches.from_step(step)
         log = MetricsLog(folder, resume_step=step, wandb=recording.wandb)
         started = time.perf_counter() - progress.seconds
         meter = Meter(task_names, step, loop.max_steps, recording.step_flops)
-        profiler = Profiler(folder, recording.profile)
         watch = LossWatch(loop.explode_factor, progress.losses)
         pending: tuple[int, dict[str, jax.Array]] | None = None
 
@@ -164,7 +171,11 @@ def train(
                 log.write(number, values)
                 report(f"{label} " + meter.line(number, values))
 
-        try:
+        with (
+            _closed(log, folder),
+            contextlib.closing(Profiler(folder, recording.profile)) as profiler,
+            contextlib.closing(batches.from_step(step)) as iterator,
+        ):
             stop, told = _patience_over(progress, loop), False
             while step < loop.max_steps and not stop and not told:
                 profiler.before(step + 1, state)
@@ -186,12 +197,9 @@ def train(
                     if last or stop or told or watch.calm:
                         seconds = time.perf_counter() - started
                         progress = dataclasses.replace(progress, losses=watch.losses, seconds=seconds)
+                        before_save()
                         checkpoints.save(state, progress)
             settle()
-        finally:
-            profiler.close()
-            iterator.close()
-            log.close()
         if told or signals.asked:
             checkpoints.finish()
             raise Stopped(
@@ -203,6 +211,18 @@ def train(
     value = -progress.best_value if loop.select_highest else progress.best_value
     report(f"{label}: {step} steps in {clock(seconds)}; best {loop.select_by} {value:.4f} at step {best_step}")
     return TrainResult(best, step, best_step, value, stop and step < loop.max_steps, seconds)
+
+
+@contextlib.contextmanager
+def _closed(log: MetricsLog, folder: pathlib.Path) -> Iterator[None]:
+    """Closes the log in the end. A disk that is full is the user's to mend, and the first thing that fails is told."""
+    try:
+        yield
+        log.close()
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            log.close()
+        raise (no_space(error, folder) if isinstance(error, OSError) else None) or error from None
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh | None, axis: int = 1) -> dict[str, jax.Array]:

@@ -1,8 +1,8 @@
 """A series of numbered checkpoints in one folder, each whole or not there.
 
-Orbax writes a checkpoint under a temporary name and renames it. Then `SHA256SUMS` is written into it, in the background
-as well: the digest of every file, as the program `sha256sum -c` reads it. A checkpoint counts once that file is there,
-and is used only while every file agrees with it; so neither a crash nor a flipped bit gets into a run.
+Orbax writes a checkpoint in the background. Then `SHA256SUMS` is written into it, in the background as well: the digest
+of every file, as the program `sha256sum -c` reads it. A checkpoint counts once that file is there, and is used only
+while every file agrees with it; so neither a crash nor a flipped bit gets into a run.
 """
 
 from __future__ import annotations
@@ -10,43 +10,51 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import os
-import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from tsrec_jax.errors import no_space
+from tsrec_jax.errors import UserError, no_space
 
 SUMS = "SHA256SUMS"
+LEFTOVER = ".orbax-checkpoint-tmp"  # in the names of what Orbax has not completed
+BLOCK = 4 << 20  # bytes
+
+
+def from_first(value: int) -> int:
+    """An int32 value of process 0 on every process, each of which calls this."""
+    return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 class Series:
-    """The checkpoints of one folder. All processes of a run call its methods in the same order.
+    """The checkpoints of one folder. All processes of a run call its methods in the same order, but for the questions
+    `is_whole` and `damage`.
 
     Args:
-      folder: is made; leftovers of a process that died while it wrote are removed.
+      folder: absolute, or an address that Orbax knows; it is made, and leftovers of a process that died while it wrote
+        are removed.
     """
 
-    def __init__(self, folder: pathlib.Path):
-        context = ocp.Context()
-        context.array.loading.enable_padding_and_truncation = True  # `load` gives the reason
-        self.folder = folder.absolute()
-        self._checkpointer = ocp.training.Checkpointer(
-            self.folder,
-            context=context,
-            preservation_policy=ocp.training.preservation_policies.PreserveAll(),
-            cleanup_tmp_directories=True,
-        )
+    def __init__(self, folder: os.PathLike[str]):
+        self.folder = epath.Path(folder)
+        if jax.process_index() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._clear_leftovers()
+        from_first(0)  # the others look when it is done
+        self._steps = sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: concurrent.futures.Future[None] | None = None
+        self._pending: tuple[int, concurrent.futures.Future[None]] | None = None
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint here, whole or not, oldest first; without one that is being written."""
-        return [each.step for each in self._checkpointer.checkpoints]
+        return list(self._steps)
 
-    def path(self, step: int) -> pathlib.Path:
+    def path(self, step: int) -> epath.Path:
         """The folder of one checkpoint."""
         return self.folder / str(step)
 
@@ -62,42 +70,50 @@ class Series:
           UserError: no space is left, here or for the checkpoint before.
         """
         self.finish()
+        if step in self._steps:
+            self.delete(step)
         try:
-            response = self._checkpointer.save_async(
-                step, dict(tree), force=True, overwrite=True, custom_metadata=dict(facts)
-            )
+            response = ocp.save_async(self.path(step), dict(tree), custom_metadata=dict(facts))
         except Exception as error:
             raise no_space(error, self.path(step)) or error from None
-        self._pending = self._thread.submit(self._seal, step, response)
+        self._pending = step, self._thread.submit(self._seal, step, response)
 
-    def _seal(self, step: int, response: Any) -> None:
-        try:
-            response.result()
-            if jax.process_index() == 0:
-                sums = "".join(f"{digest}  {name}\n" for name, digest in sorted(_digests(self.path(step)).items()))
-                temporary = self.path(step) / f"{SUMS}.tmp"
-                temporary.write_text(sums, encoding="utf-8")
-                os.replace(temporary, self.path(step) / SUMS)
-        except Exception as error:
-            raise no_space(error, self.path(step)) or error from None
+    def _seal(self, step: int, response: ocp.AsyncResponse[None]) -> None:
+        response.result()
+        if jax.process_index() == 0:
+            sums = "".join(f"{digest}  {name}\n" for name, digest in sorted(_digests(self.path(step)).items()))
+            temporary = self.path(step) / f"{SUMS}.tmp"
+            temporary.write_text(sums)
+            temporary.replace(self.path(step) / SUMS)
 
     def finish(self) -> None:
         """Waits until what is being written is whole.
 
         Raises:
-          UserError: no space is left for it.
+          UserError: it could not be written, for want of space where that is known.
         """
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        if self._pending is None:
+            return
+        (step, pending), self._pending = self._pending, None
+        failure = pending.exception()
+        if failure is not None:
+            self._clear_leftovers()
+            raise no_space(failure, self.path(step)) or failure
+        if not from_first(failure is None):
+            raise UserError(f"{self.path(step)}: process 0 could not write the checkpoint; its message says why")
+        self._steps = sorted({*self._steps, step})
+
+    def _clear_leftovers(self) -> None:
+        for path in self.folder.iterdir():
+            if LEFTOVER in path.name:
+                path.rmtree(missing_ok=True)
 
     def close(self) -> None:
-        """Waits for what is being written and ends the threads; raises as `finish` does."""
+        """Waits for what is being written and ends the thread; raises as `finish` does."""
         try:
             self.finish()
         finally:
             self._thread.shutdown()
-            self._checkpointer.close()
 
     def is_whole(self, step: int) -> bool:
         """Whether a checkpoint was written to its end."""
@@ -117,11 +133,11 @@ class Series:
 
     def facts(self, step: int) -> dict[str, Any]:
         """The facts that were saved with a checkpoint."""
-        return dict(self._checkpointer.metadata(step).custom_metadata)
+        return dict(ocp.metadata(self.path(step)).custom_metadata)
 
     def shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         """The shape of every array of a checkpoint."""
-        return {name: tuple(array.shape) for name, array in self._checkpointer.metadata(step).metadata.items()}
+        return {name: tuple(array.shape) for name, array in ocp.metadata(self.path(step)).metadata.items()}
 
     def load(self, step: int, like: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """The arrays of a checkpoint, in the dtypes and shardings of `like`.
@@ -132,18 +148,35 @@ class Series:
         abstract = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for name, leaf in like.items()
         }
-        return self._checkpointer.load(step, abstract)
+        context = ocp.Context()
+        context.array.loading.enable_padding_and_truncation = True
+        with context:
+            return ocp.load(self.path(step), abstract)
 
     def delete(self, step: int) -> None:
         """Removes a checkpoint; the caller has finished what is being written."""
-        self._checkpointer.delete(step)
+        self._steps.remove(step)
+        if jax.process_index() == 0:
+            (self.path(step) / SUMS).unlink(missing_ok=True)  # first, so that a half of it counts for nothing
+            self.path(step).rmtree()
 
 
-def _digests(folder: pathlib.Path) -> dict[str, str]:
+def _digests(folder: epath.Path) -> dict[str, str]:
     """{path inside the folder: SHA-256} of every file but the sums themselves."""
     digests = {}
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.name.startswith(SUMS):
+    for path in _files(folder):
+        if not path.name.startswith(SUMS):
+            digest = hashlib.sha256()
             with path.open("rb") as file:
-                digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+                while block := file.read(BLOCK):
+                    digest.update(block)
+            digests[path.relative_to(folder).as_posix()] = digest.hexdigest()
     return digests
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _files(path)
+        else:
+            yield path

@@ -1,0 +1,130 @@
+"""A run of a tiny model for the tests on survival, in this process (`run_in`) or as a program that is killed.
+
+    python tests/training/tiny_run.py --folder=DIR [--steps=10 --every=2] [--data=1 --fsdp=1 --tensor=1]
+        [--signal=TERM --at=STEP] [--die_saving=STEP]
+
+`fed.jsonl` in the folder gets a line for every batch that training took: its step, examples and a sum of its arrays.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import sys
+import zlib
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+import jax
+import numpy as np
+from flax import nnx
+
+from tests.training.conftest import VOCABULARY, make_examples, tiny_config
+from tests.training.test_step import batches_of
+from tsrec_jax.errors import Stopped
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.sharding import make_mesh
+from tsrec_jax.models.vocabulary import extend_vocabulary
+from tsrec_jax.training.loop import LoopSettings, TrainResult, train
+from tsrec_jax.training.loss import LossSettings
+from tsrec_jax.training.step import OptimiserSettings
+
+OLD_SIZE = VOCABULARY
+NEW_ROWS = 12
+
+
+class Recorded:
+    """Batches that write down which of them training took, and send this process a signal before one is given."""
+
+    def __init__(self, batches, folder, number=0, at=0):
+        self._batches, self._folder, self._number, self._at = batches, folder, number, at
+        self.keys, self.batch = batches.keys, batches.batch
+
+    def from_step(self, step):
+        return _Iterator(self._batches.from_step(step), step, self)
+
+    def took(self, step, batch):
+        if step == self._at:
+            os.kill(os.getpid(), self._number)
+        total = zlib.crc32(b"".join(batch[name].tobytes() for name in sorted(batch)))
+        with (self._folder / "fed.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, "sum": total, "keys": self.keys(step)}) + "\n")
+
+
+class _Iterator:
+    def __init__(self, batches, step, recorded):
+        self._batches, self._step, self._recorded = batches, step, recorded
+        self.close = batches.close
+
+    def __next__(self):
+        batch = next(self._batches)
+        self._step += 1
+        self._recorded.took(self._step, batch)
+        return batch
+
+
+def run_in(
+    folder: pathlib.Path, *, steps=10, every=2, mesh=None, number=0, at=0, report=lambda _line: None, **loop
+) -> TrainResult:
+    """Trains in `folder`, which may hold a run that was cut off."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = np.random.default_rng(1).normal(size=(NEW_ROWS, 16)).astype(np.float32)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.default_matmul_precision("highest"))
+        if mesh is not None:
+            stack.enter_context(jax.set_mesh(mesh))
+        model = Decoder(tiny_config(), rngs=nnx.Rngs(0), mesh=mesh, remat=False)
+        return train(
+            extend_vocabulary(model, old_size=OLD_SIZE, input_rows_nD=rows),
+            Recorded(batches_of(make_examples()), folder, number, at),
+            lambda model: {"valid/loss": float(model.final_norm[...].sum())},
+            task_names=("a", "b"),
+            old_size=OLD_SIZE,
+            loss=LossSettings((1.0, 1.0)),
+            optimiser=OptimiserSettings(learning_rate=1e-2, warmup_steps=2, total_steps=30),
+            loop=LoopSettings(
+                max_steps=steps, **{"log_every": 1, "checkpoint_every": every, "validate_every": 4} | loop
+            ),
+            folder=folder,
+            identity={"seed": 3},
+            mesh=mesh,
+            report=report,
+        )
+
+
+def _die_before_commit(step: int) -> None:
+    """Makes the rename that completes the checkpoint of `step` the end of this process."""
+    rename = os.rename
+
+    def dying(source, target, **options):
+        if pathlib.Path(target).parts[-2:] == ("latest", str(step)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rename(source, target, **options)
+
+    os.rename = dying
+
+
+def _main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=pathlib.Path, required=True)
+    parser.add_argument("--signal", default="KILL")
+    for name, default in (("steps", 10), ("every", 2), ("at", 0), ("die_saving", 0)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    for axis in ("data", "fsdp", "tensor"):
+        parser.add_argument(f"--{axis}", type=int, default=1)
+    given = parser.parse_args()
+    _die_before_commit(given.die_saving)
+    several = given.data * given.fsdp * given.tensor > 1
+    mesh = make_mesh(given.data, given.fsdp, given.tensor) if several else None
+    number = signal.Signals[f"SIG{given.signal}"]
+    try:
+        run_in(given.folder, steps=given.steps, every=given.every, mesh=mesh, number=number, at=given.at, report=print)
+    except Stopped as stop:
+        print(stop)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

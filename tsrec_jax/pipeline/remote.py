@@ -1,0 +1,230 @@
+"""Working directories that are not on this machine: gs://, s3:// and other addresses that fsspec knows.
+
+A run works in a folder of this machine, for the libraries that write records, weights and tokenizers know files alone.
+What it holds is copied to the address when something is complete, and back from there when a run begins, so that a new
+machine goes on where a lost one was. Checkpoints are not copied: Orbax writes them straight to the address. Tokenised
+records are not either: they are made again, and are the same.
+
+At the address the files have their own names, so that they can be read there. `.tsrec/manifest.json` lists them with
+their SHA-256, and a copy is worth what the last manifest says: a file that replaces another is written beside it, under
+`.tsrec/staged`, until a manifest that names it is there. So a push that is cut off leaves the state before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+import secrets
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import fsspec
+from etils import epath
+from fsspec.utils import get_protocol
+
+from tsrec_jax.data.folder_files import sha256_of
+from tsrec_jax.errors import UserError
+
+LINK = "remote.json"  # in the local folder: what it is the copy of, this run's name for itself, and if it has pushed
+PUSHED = "pushed.json"  # in the local folder: size and time of each file when it was last the same at the address
+CHECKPOINTS, RECORDS = "checkpoints", "records"
+OF_THIS_MACHINE = (LINK, PUSHED, "run.lock")
+UNFINISHED = re.compile(r"\.(tmp|old|part)(\.|$)|\.writing")  # names of what is not complete yet
+MANIFEST, OWNER, STAGED = (f".tsrec/{name}" for name in ("manifest.json", "owner.json", "staged"))
+BLOCK = 4 << 20  # bytes
+
+
+def local_folder(url: str) -> pathlib.Path:
+    """The folder of this machine for a working directory at `url`.
+
+    It lies in `TSREC_LOCAL`, or in the user's cache folder where that is not set; processes of one host need one each.
+    """
+    default = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "tsrec_jax")
+    cache = pathlib.Path(os.environ.get("TSREC_LOCAL") or default).expanduser().absolute()
+    url = url.rstrip("/")
+    name = f"{url.rpartition('/')[2] or 'run'}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+    return cache / "runs" / name
+
+
+def fetch(url: str) -> pathlib.Path:
+    """The local folder of a working directory at `url`, holding what is there and nothing else.
+
+    What a run left in it and did not push is removed: at the address is the truth. The caller keeps others out of it.
+
+    Raises:
+      UserError: the address cannot be used or read; the message gives the reason.
+    """
+    local = local_folder(url)
+    local.mkdir(parents=True, exist_ok=True)
+    Remote(local, url.rstrip("/")).pull()
+    _write_json(local / LINK, {"url": url.rstrip("/"), "token": secrets.token_hex(8), "owns": False})
+    return local
+
+
+class Remote:
+    """A local folder and the address that it is the copy of.
+
+    Args:
+      local: the folder.
+      url: the address.
+
+    Raises:
+      UserError: the address is of a kind that fsspec does not know, or whose package is not installed.
+    """
+
+    def __init__(self, local: pathlib.Path, url: str):
+        self.local, self.url = local, url
+        protocol = get_protocol(url)
+        self._on_disk = protocol == "file"
+        try:
+            self._fs, root = fsspec.core.url_to_fs(url, **({"auto_mkdir": True} if self._on_disk else {}))
+        except ImportError as error:
+            extra = "; pip install 'tsrec_jax[gcs]'" if protocol in ("gs", "gcs") else ""
+            raise UserError(f"--workdir={url}: {error}{extra}") from None
+        except ValueError as error:
+            raise UserError(f"--workdir={url}: {error}; give gs://BUCKET/FOLDER or a folder") from None
+        self._root = str(root).rstrip("/")
+
+    @classmethod
+    def of(cls, local: pathlib.Path) -> Remote | None:
+        """What a folder that `fetch` made is the copy of; None for every other folder."""
+        link = local / LINK
+        return cls(local, json.loads(link.read_text(encoding="utf-8"))["url"]) if link.exists() else None
+
+    def checkpoints(self, folder: pathlib.Path) -> epath.Path:
+        """Where the checkpoints of a system lie that works in `folder`, a part of the local folder.
+
+        Raises:
+          UserError: Orbax cannot write to this kind of address.
+        """
+        part = (folder / CHECKPOINTS).relative_to(self.local).as_posix()
+        if self._on_disk:
+            return epath.Path(self._at(part))
+        try:
+            return epath.Path(f"{self.url}/{part}")
+        except KeyError:
+            raise UserError(
+                f"--workdir={self.url}: checkpoints cannot be written there; give gs:// or a folder"
+            ) from None
+
+    def pull(self) -> None:
+        """Makes the local folder hold what the last manifest lists.
+
+        Raises:
+          UserError: the address cannot be read, or a file there is not as it was written.
+        """
+        listed = self._read(MANIFEST)
+        for name in _files(self.local):
+            if name not in listed:
+                (self.local / name).unlink()
+        for name, entry in listed.items():
+            path = self.local / name
+            if path.is_file() and path.stat().st_size == entry["size"] and sha256_of(path) == entry["sha256"]:
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(path.name + ".tmp")
+            try:
+                self._fs.get_file(self._at(entry["at"]), str(temporary))
+            except FileNotFoundError:
+                temporary.write_bytes(b"")
+            if sha256_of(temporary) != entry["sha256"]:
+                where = f"{self.url}/{entry['at']}"
+                raise UserError(
+                    f"{where} is gone or not as it was written; bring back a copy, or give another --workdir"
+                )
+            os.replace(temporary, path)
+        for folder in sorted((each for each in self.local.rglob("*") if each.is_dir()), reverse=True):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        _write_json(self.local / PUSHED, {name: _stamp(self.local / name) for name in listed})
+
+    def push(self) -> None:
+        """Copies what has changed since the last pull or push; does nothing where nothing has.
+
+        Raises:
+          UserError: another run has begun to work at the address since this one did.
+        """
+        listed = self._read(MANIFEST)
+        stamps = json.loads((self.local / PUSHED).read_text(encoding="utf-8"))
+        here = {name: _stamp(self.local / name) for name in _files(self.local)}
+        changed = [name for name, stamp in here.items() if name not in listed or stamps.get(name) != stamp]
+        if not changed and here.keys() == listed.keys():
+            return
+        self._own()
+        entries = {name: entry for name, entry in listed.items() if name in here}
+        for name in changed:
+            entries[name] = self._upload(name, f"{STAGED}/{secrets.token_hex(8)}" if name in listed else name)
+        self._write(MANIFEST, entries)  # from here on the new state counts
+        if any(entry["at"] != name for name, entry in entries.items()):
+            for name, entry in entries.items():
+                if entry["at"] != name:
+                    self._fs.cp_file(self._at(entry["at"]), self._at(name))
+            self._write(MANIFEST, {name: {**entry, "at": name} for name, entry in entries.items()})
+            self._fs.invalidate_cache()
+            self._fs.rm(self._at(STAGED), recursive=True)
+        for name in listed.keys() - here.keys():
+            self._fs.rm_file(self._at(name))
+        _write_json(self.local / PUSHED, here)
+
+    def _own(self) -> None:
+        """Takes the address over at the first push; later ones find out whether another run has done so since."""
+        link = json.loads((self.local / LINK).read_text(encoding="utf-8"))
+        owner = self._read(OWNER)
+        if link["owns"] and owner.get("token") != link["token"]:
+            raise UserError(f"{self.url} was taken over by a later run, on {owner.get('host')}; this one is ended")
+        if not link["owns"]:
+            self._write(OWNER, {"token": link["token"], "host": socket.gethostname()})
+            _write_json(self.local / LINK, {**link, "owns": True})
+
+    def _at(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _upload(self, name: str, at: str) -> dict[str, Any]:
+        """Writes a file to `at` and returns its entry; of one that grows meanwhile, what had been written of it."""
+        digest, size = hashlib.sha256(), 0
+        with (self.local / name).open("rb") as source, self._fs.open(self._at(at), "wb") as sink:
+            while block := source.read(BLOCK):
+                digest.update(block)
+                size += len(block)
+                sink.write(block)
+        return {"sha256": digest.hexdigest(), "size": size, "at": at}
+
+    def _read(self, name: str) -> dict[str, Any]:
+        """A JSON file at the address; empty where there is none."""
+        try:
+            return json.loads(self._fs.cat_file(self._at(name)))
+        except FileNotFoundError:
+            return {}
+        except Exception as error:  # each kind of store has errors of its own
+            raise UserError(f"--workdir={self.url} cannot be read: {type(error).__name__}: {error}") from error
+
+    def _write(self, name: str, value: Mapping[str, Any]) -> None:
+        """Writes JSON to the address so that a reader finds the old or the new one; an object of a store is whole."""
+        at = self._at(f"{name}.tmp" if self._on_disk else name)
+        self._fs.pipe_file(at, json.dumps(value, indent=1).encode())
+        if self._on_disk:
+            self._fs.mv(at, self._at(name))
+
+
+def _files(local: pathlib.Path) -> Iterator[str]:
+    """The files of a local folder that belong to the address, by their path inside it."""
+    for path in sorted(local.rglob("*")):
+        name = path.relative_to(local)
+        skipped = {CHECKPOINTS, RECORDS} & set(name.parts) or name.as_posix() in OF_THIS_MACHINE
+        if not skipped and not any(UNFINISHED.search(part) for part in name.parts) and path.is_file():
+            yield name.as_posix()
+
+
+def _stamp(path: pathlib.Path) -> list[int]:
+    facts = path.stat()
+    return [facts.st_size, facts.st_mtime_ns]
+
+
+def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value), encoding="utf-8")
+    os.replace(temporary, path)
