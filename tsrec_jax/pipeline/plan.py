@@ -146,7 +146,7 @@ def _data(config: ConfigDict, base: ModelConfig) -> _Data:
     if dataset is not None and config.model.path and known:
         return _counted(config, dataset)
     new = sum(config.index.sizes) if dataset is None else len(dataset.catalogue.tokens)
-    slots = math.ceil(ASSUMED_LOSS_SHARE * config.train.sequence_length)
+    slots = math.ceil(ASSUMED_LOSS_SHARE * config.train.sequence_length * config.train.slot_rows)
     steps = config.train.max_steps
     times = f"{steps:,} steps" if steps else "the number of steps is unknown (config.train.max_steps is 0)"
     return _Data(
@@ -173,7 +173,7 @@ def _counted(config: ConfigDict, dataset: Dataset) -> _Data:
     builder = PromptBuilder(tokenizer, prompt_templates(config), length)
     examples = build_examples(dataset, "train", builder, tuple(mix.rates))
     rows = [row for part in examples.values() for row in part]
-    slots = choose_loss_slots(rows, length)
+    slots = choose_loss_slots(examples, mix.rates, length, config.train.slot_rows)
     shape = step_shape(config, slots)
     batches = train_batches(
         examples,
@@ -183,6 +183,7 @@ def _counted(config: ConfigDict, dataset: Dataset) -> _Data:
         loss_slots=slots,
         accumulation=shape.accumulation,
         seed=config.seed,
+        group=shape.slot_rows,
     )
     steps = config.train.max_steps or batches.steps(config.train.epochs)
     return _Data(

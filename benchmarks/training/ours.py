@@ -1,0 +1,131 @@
+"""Our training step, whole and with what makes it fast taken away piece by piece."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from benchmarks.training.problem import CLIP_NORM, HORIZON, LEARNING_RATE, SEED, WARMUP, Problem, shuffled
+from tsrec_jax.data.input import choose_loss_slots, packed_batches, train_batches
+from tsrec_jax.data.tasks import Example
+from tsrec_jax.training.loss import LossSettings, batch_nll
+from tsrec_jax.training.step import (
+    OptimiserSettings,
+    init_state,
+    learning_rate_schedule,
+    make_optimiser,
+    make_train_step,
+)
+
+ROW = 256  # token slots of a packed row
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How the examples of a step are laid out.
+
+    Attributes:
+      packed: several examples share a row; else one example a row of the longest one's length.
+      slots: logits at the loss slots only; else at every token.
+      shared: all rows share their slots; else each has its own.
+      remat: layers are computed again in the backward pass.
+      chunk: loss slots whose logits exist at one time; 0: all.
+    """
+
+    packed: bool = True
+    slots: bool = True
+    shared: bool = True
+    remat: bool = False
+    chunk: int = 0
+
+
+Step = Callable[[], tuple[float, int, float]]
+
+
+def make_step(problem: Problem, rows: int, layout: Layout) -> tuple[Step, Callable[[], int]]:
+    """A function that trains one step and gives (loss, examples, share of useful tokens), and one that counts compiles.
+
+    Args:
+      problem: examples and model, whose arrays are donated.
+      rows: examples of a batch; a packed batch has as many rows as hold so many examples on average.
+      layout: see there.
+    """
+    optimiser = OptimiserSettings(LEARNING_RATE, WARMUP, HORIZON, clip_norm=CLIP_NORM)
+    transform = make_optimiser(optimiser, problem.old_size)
+    graphdef, state = init_state(problem.model, transform, "none")
+    tasks = len(problem.examples)
+    settings = LossSettings((1.0,) * tasks, chunk=layout.chunk)
+    step_fn = make_train_step(graphdef, state, transform, settings, learning_rate_schedule(optimiser))
+    batches = _packed(problem, rows, layout) if layout.packed else _padded(problem, rows, layout)
+
+    def step() -> tuple[float, int, float]:
+        nonlocal state
+        batch, examples = next(batches)
+        state, metrics = step_fn(state, {name: jnp.asarray(value) for name, value in batch.items()})
+        useful = np.count_nonzero(batch["segment_ids_BT"]) / batch["segment_ids_BT"].size
+        return float(metrics["loss"]), examples, float(useful)
+
+    return step, step_fn._cache_size
+
+
+def loss_of(problem: Problem, examples: list[Example], rows: int) -> float:
+    """The loss of these examples in one packed batch, before any step."""
+    (batch,) = packed_batches(examples, ROW, rows, ROW)
+    graphdef, weights = nnx.split(problem.model)
+    nll_GP = jax.jit(lambda weights: batch_nll(nnx.merge(graphdef, weights), batch))(weights)
+    used_GP = batch["loss_task_GP"] >= 0
+    return float(np.asarray(nll_GP)[used_GP].mean())
+
+
+def _packed(problem: Problem, rows: int, layout: Layout) -> Iterator[tuple[Mapping[str, np.ndarray], int]]:
+    lengths = [len(example.tokens) for part in problem.examples.values() for example in part]
+    count = max(1, round(rows * float(np.mean(lengths)) / (0.98 * ROW)))
+    rates = dict.fromkeys(problem.examples, 1.0)
+    group = count if layout.shared else 1
+    slots = choose_loss_slots(problem.examples, rates, ROW, group) if layout.slots else ROW * group
+    batches = train_batches(
+        problem.examples,
+        rates=rates,
+        sequence_length=ROW,
+        rows=count,
+        loss_slots=slots,
+        accumulation=1,
+        seed=SEED,
+        group=group,
+    )
+    for number, batch in zip(itertools.count(1), batches.from_step(0)):
+        keys = len(batches.keys(number))
+        yield (batch if layout.slots else _everywhere(batch, group)), keys
+
+
+def _padded(problem: Problem, rows: int, layout: Layout) -> Iterator[tuple[Mapping[str, np.ndarray], int]]:
+    """One example a row, all rows as long as the longest example: the shape that needs no second compile."""
+    longest = max(len(example.tokens) for part in problem.examples.values() for example in part)
+    longest += -longest % 8
+    slots = longest if not layout.slots else max(
+        len(row.tokens) - row.prompt_length for part in problem.examples.values() for row in part
+    )  # fmt: skip
+    for examples in shuffled(problem.examples, rows):
+        parts = [next(packed_batches([example], longest, 1, slots)) for example in examples]
+        batch = {name: np.concatenate([part[name] for part in parts])[None] for name in parts[0]}
+        yield (batch if layout.slots else _everywhere(batch, 1)), rows
+
+
+def _everywhere(batch: Mapping[str, np.ndarray], group: int) -> dict[str, np.ndarray]:
+    """The batch with a slot at every token of a group, the loss still at its own tokens only."""
+    groups, slots = batch["tokens_BT"].shape[1] // group, batch["tokens_BT"].shape[2] * group
+    index, target, task = (np.zeros((1, groups, slots), np.int32) for _ in range(3))
+    index[:] = np.arange(slots)
+    task[:] = -1
+    for number in range(groups):
+        used = batch["loss_task_GP"][0, number] >= 0
+        places = batch["loss_index_GP"][0, number][used]
+        target[0, number, places] = batch["loss_target_GP"][0, number][used]
+        task[0, number, places] = batch["loss_task_GP"][0, number][used]
+    return {**batch, "loss_index_GP": index, "loss_target_GP": target, "loss_task_GP": task}
