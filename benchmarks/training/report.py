@@ -24,8 +24,8 @@ def report(facts: Mapping[str, Any]) -> str:
         f"Commit {facts['commit']}.",
         f"    {facts['command']}",
         "Rows per second and peak memory as multiples of transformers' (medians of "
-        f"{systems[REFERENCE]['steps']} steps, the systems' processes take turns; memory is the most that a process, or "
-        f"the device, held while it trained). Goals for `ours`: rows at least x{speed}, memory at most x{memory}, "
+        f"{systems[REFERENCE]['steps']} steps, the systems' processes take turns; memory is the most that a process, "
+        f"or the device, held while it trained). Goals for `ours`: rows at least x{speed}, memory at most x{memory}, "
         f"useful tokens at least {GOAL_USEFUL:.0%}.",
         _table(systems),
         "The loss of the same first rows, before any step: "
@@ -65,8 +65,8 @@ def _start(start: Mapping[str, Mapping[str, float]]) -> str:
     compiling = (warm["first_step"] - step) / (cold["first_step"] - step)
     return (
         "A second process that finds the compilation cache of the first: from loaded weights to the end of the first "
-        f"step it takes {warm['first_step'] / cold['first_step']:.0%} of the first one's time, of which the step itself "
-        f"is {step / cold['first_step']:.0%}; without the step {compiling:.0%} (goal {GOAL_WARM:.0%}). With reading the "
-        f"dataset, tokenising and loading the weights, which no cache shortens, it is "
+        f"step it takes {warm['first_step'] / cold['first_step']:.0%} of the first one's time, of which the step "
+        f"itself is {step / cold['first_step']:.0%}; without the step {compiling:.0%} (goal {GOAL_WARM:.0%}). With "
+        f"reading the dataset, tokenising and loading the weights, which no cache shortens, it is "
         f"{(warm['loading'] + warm['first_step']) / (cold['loading'] + cold['first_step']):.0%}."
     )

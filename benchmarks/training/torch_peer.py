@@ -36,9 +36,11 @@ class _Padding:
     """What the collator asks of a tokenizer: padding on the left, as the reference sets it."""
 
     padding_side = "left"
-    deprecation_warnings: dict[str, bool] = {}
 
-    def pad(self, features, padding=True, max_length=None, pad_to_multiple_of=None, return_tensors=None, **_):
+    def __init__(self):
+        self.deprecation_warnings = {}
+
+    def pad(self, features, pad_to_multiple_of, **_):
         longest = max(len(row["input_ids"]) for row in features)
         longest += -longest % (pad_to_multiple_of or 1)
         fill = {"input_ids": 0, "attention_mask": 0}
