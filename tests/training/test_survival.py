@@ -51,7 +51,7 @@ def killed(tmp_path_factory):
     """A folder in which a run was killed at a random step, again while it saved, and told to stop the third time."""
     folder = tmp_path_factory.mktemp("killed")
     seed = int.from_bytes(os.urandom(2))
-    at = random.Random(seed).randint(4, 6)
+    at = random.Random(seed).randint(5, 7)
     done = []
     for options in ((f"--at={at}",), ("--die_saving=8",), ("--signal=TERM", "--at=9")):
         command = [sys.executable, str(SCRIPT), f"--folder={folder}", *options]
@@ -92,6 +92,11 @@ def test_after_all_this_losses_data_and_weights_are_those_of_an_uninterrupted_ru
     assert result.best_step == 8
     for name, value in found.weights.items():
         np.testing.assert_array_equal(value, whole.weights[name], err_msg=f"{name} {chosen}")
+
+
+def test_another_vocabulary_is_refused_with_the_difference(killed):
+    with pytest.raises(UserError, match=r"vocabulary\.tokens was \d+ and is now \d+"):
+        run_in(killed[0], new_rows=13)
 
 
 def test_ctrl_c_stops_after_the_step_and_another_mesh_goes_on_with_the_same_losses(tmp_path, whole):

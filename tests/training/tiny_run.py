@@ -32,7 +32,6 @@ from tsrec_jax.training.loss import LossSettings
 from tsrec_jax.training.step import OptimiserSettings
 
 OLD_SIZE = VOCABULARY
-NEW_ROWS = 12
 
 
 class Recorded:
@@ -66,11 +65,20 @@ class _Iterator:
 
 
 def run_in(
-    folder: pathlib.Path, *, steps=10, every=2, mesh=None, number=0, at=0, report=lambda _line: None, **loop
+    folder: pathlib.Path,
+    *,
+    steps=10,
+    every=2,
+    mesh=None,
+    new_rows=12,
+    number=0,
+    at=0,
+    report=lambda _line: None,
+    **loop,
 ) -> TrainResult:
     """Trains in `folder`, which may hold a run that was cut off."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = np.random.default_rng(1).normal(size=(NEW_ROWS, 16)).astype(np.float32)
+    rows = np.random.default_rng(1).normal(size=(new_rows, 16)).astype(np.float32)
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.default_matmul_precision("highest"))
         if mesh is not None:

@@ -11,9 +11,8 @@ import pathlib
 import socket
 from collections.abc import Iterator
 
-import jax
-
 from tsrec_jax.errors import UserError
+from tsrec_jax.processes import first
 
 LOCK_FILE = "run.lock"
 
@@ -30,7 +29,7 @@ def alone_in(workdir: pathlib.Path, verb: str) -> Iterator[None]:
     Raises:
       UserError: another run is at work there; the message says which, on what host and since when.
     """
-    if jax.distributed.is_initialized() and jax.process_index() > 0:
+    if not first():
         yield
         return
     made = [each for each in (workdir, *workdir.parents) if not each.exists()]

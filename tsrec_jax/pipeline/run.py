@@ -21,7 +21,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline import assess, sources, upstream
 from tsrec_jax.pipeline.assemble import Assembly, assemble, open_mesh
 from tsrec_jax.pipeline.fit import fit
-from tsrec_jax.pipeline.workdir import Workdir
+from tsrec_jax.pipeline.workdir import Workdir, fingerprint
 from tsrec_jax.processes import first, first_makes, several, share
 from tsrec_jax.serving.export import export_folder
 from tsrec_jax.training.checkpoints import Checkpoints, best_folder
@@ -196,7 +196,12 @@ def _folder(job: Job, system: str) -> pathlib.Path:
 
 def training_identity(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     """Every setting that shapes the trained weights, as flat `section.key` facts."""
-    facts: dict[str, Any] = {"seed": config.seed, "data": dataset.data_hash}
+    tokens = dataset.catalogue.tokens
+    facts: dict[str, Any] = {
+        "seed": config.seed,
+        "data": dataset.data_hash,
+        "SID tokens": f"{len(tokens)} ({fingerprint(tokens)})",
+    }
     if not config.model.path:
         facts |= _flat(config.pretrain.to_dict(), "pretrain.")
     for section in _SHAPES_TRAINING:

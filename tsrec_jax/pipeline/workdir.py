@@ -175,6 +175,6 @@ def input_facts(config: ConfigDict, name: str, files: Sequence[str], without: Se
     return facts
 
 
-def fingerprint(inputs: Mapping[str, Any]) -> str:
+def fingerprint(inputs: Any) -> str:
     """A hash of JSON-like inputs that does not depend on key order."""
     return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -18,7 +18,8 @@ from flax import nnx
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
-from tsrec_jax.training.series import Series, from_first
+from tsrec_jax.processes import first, share
+from tsrec_jax.training.series import Series
 from tsrec_jax.training.step import TABLES, TrainState
 
 LISTED = 5  # differences that a refusal names
@@ -141,11 +142,10 @@ class Checkpoints:
           UserError: the state belongs to another vocabulary, other settings or another model, and the message lists the
             differences; or there are states and all are damaged.
         """
-        chosen, reasons = self._choose() if jax.process_index() == 0 else (_NONE, [])
-        chosen = from_first(chosen)
+        chosen, reasons = share(self._choose() if first() else None)
         if chosen == _ALL_DAMAGED:
             raise UserError(
-                f"{self._latest.folder}: no state to resume from ({'; '.join(reasons) or 'see process 0'}); "
+                f"{self._latest.folder}: no state to resume from ({'; '.join(reasons)}); "
                 f"bring back a copy of one, or delete {self._latest.folder.parent} to train from the start"
             )
         facts = {"identity": dict(identity)} if chosen == _NONE else self._latest.facts(chosen)
@@ -213,17 +213,13 @@ class Checkpoints:
           UserError: training has written none yet, or they are damaged.
         """
         self._best.finish()
-        step, damage = max((step for step in self._best.steps() if self._best.is_whole(step)), default=_NONE), ""
-        if jax.process_index() == 0 and step != _NONE:
-            damage = self._best.damage(step)
+        step = share(max((step for step in self._best.steps() if self._best.is_whole(step)), default=_NONE))
         if step == _NONE:
             raise UserError(f"{self._best.folder}: no trained weights there; run the verb `train` first")
-        if from_first(bool(damage)):
+        damage = share(self._best.damage(step) if first() else None)
+        if damage:
             where = self._best.path(step)
-            raise UserError(
-                f"{where}: {damage or 'damaged, says process 0'}; bring back a copy of it, or delete it and run the "
-                "verb `train` again"
-            )
+            raise UserError(f"{where}: {damage}; bring back a copy of it, or delete it and run the verb `train` again")
         graphdef, weights = nnx.split(model)
         pure = nnx.to_pure_dict(weights)
         nnx.replace_by_pure_dict(weights, _unflatten(pure, self._best.load(step, flatten(pure))))

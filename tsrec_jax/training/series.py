@@ -14,21 +14,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from tsrec_jax.errors import UserError, no_space
+from tsrec_jax.processes import first, share
 
 SUMS = "SHA256SUMS"
 LEFTOVER = ".orbax-checkpoint-tmp"  # in the names of what Orbax has not completed
 BLOCK = 4 << 20  # bytes
-
-
-def from_first(value: int) -> int:
-    """An int32 value of process 0 on every process, each of which calls this."""
-    return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 class Series:
@@ -42,10 +36,10 @@ class Series:
 
     def __init__(self, folder: os.PathLike[str]):
         self.folder = epath.Path(folder)
-        if jax.process_index() == 0:
+        if first():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._clear_leftovers()
-        from_first(0)  # the others look when it is done
+        share(None)  # the others look when it is done
         self._steps = sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, concurrent.futures.Future[None]] | None = None
@@ -80,7 +74,7 @@ class Series:
 
     def _seal(self, step: int, response: ocp.AsyncResponse[None]) -> None:
         response.result()
-        if jax.process_index() == 0:
+        if first():
             sums = "".join(f"{digest}  {name}\n" for name, digest in sorted(_digests(self.path(step)).items()))
             temporary = self.path(step) / f"{SUMS}.tmp"
             temporary.write_text(sums)
@@ -99,7 +93,7 @@ class Series:
         if failure is not None:
             self._clear_leftovers()
             raise no_space(failure, self.path(step)) or failure
-        if not from_first(failure is None):
+        if not share(failure is None):
             raise UserError(f"{self.path(step)}: process 0 could not write the checkpoint; its message says why")
         self._steps = sorted({*self._steps, step})
 
@@ -156,7 +150,7 @@ class Series:
     def delete(self, step: int) -> None:
         """Removes a checkpoint; the caller has finished what is being written."""
         self._steps.remove(step)
-        if jax.process_index() == 0:
+        if first():
             (self.path(step) / SUMS).unlink(missing_ok=True)  # first, so that a half of it counts for nothing
             self.path(step).rmtree()
 

@@ -11,8 +11,9 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-import jax
 from jax.experimental import multihost_utils
+
+from tsrec_jax.processes import several
 
 
 class StopSignals:
@@ -23,7 +24,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.name = ""  # of the signal that came
-        self._several = jax.process_count() > 1
+        self._several = several()
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopSignals:

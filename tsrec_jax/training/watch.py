@@ -17,6 +17,7 @@ import numpy as np
 
 from tsrec_jax.data.input import TrainBatches
 from tsrec_jax.errors import UserError
+from tsrec_jax.processes import first, several
 
 WINDOW = 50  # losses whose median is the measure
 WARM_UP = 20  # losses without which there is no measure
@@ -84,10 +85,10 @@ def refusal(trouble: Trouble, folder: pathlib.Path, batches: TrainBatches, label
     rows), the keys of all its examples beside it in `bad_batch_step_N.json`."""
     keys = batches.keys(trouble.step)
     name = f"bad_batch_step_{trouble.step}"
-    part = f".process_{jax.process_index()}" if jax.process_count() > 1 else ""
+    part = f".process_{jax.process_index()}" if several() else ""
     with _renamed(folder / f"{name}{part}.npz") as path, path.open("wb") as file:
         np.savez_compressed(file, **batches.batch(trouble.step))
-    if jax.process_index() == 0:
+    if first():
         with _renamed(folder / f"{name}.json") as path:
             facts = {"trouble": trouble.words, "step": trouble.step, "examples": keys}
             path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
