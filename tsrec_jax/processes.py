@@ -27,6 +27,8 @@ LONGEST_WAIT = 7 * 24 * 3600  # seconds that processes wait for what the first o
 GRACE = 2.0  # seconds in which the others can say what went wrong before process 0, which connects them, goes
 AGAIN = "Give the same command on all hosts again: training goes on from its newest checkpoint"
 Made = TypeVar("Made")
+# How errors of collectives begin; their Python types differ.
+_BROKEN = ("UNKNOWN:", "INTERNAL:", "UNAVAILABLE:", "ABORTED:", "CANCELLED:", "DEADLINE_EXCEEDED:")
 _turns = itertools.count()  # of `first_makes`: a barrier's name is used once, and all processes count alike
 
 
@@ -143,7 +145,7 @@ def first() -> bool:
 
 def lost(error: Exception) -> str:
     """What to say where work that the processes share has failed in this one; empty for other errors."""
-    if not several() or not isinstance(error, jax.errors.JaxRuntimeError) or "RESOURCE_EXHAUSTED" in str(error):
+    if not several() or not str(error).startswith(_BROKEN):
         return ""
     return (
         f"process {jax.process_index()} of {jax.process_count()}: work that the processes share has failed, as it does "
