@@ -65,8 +65,9 @@ def test_extras_hold_what_the_defaults_leave_out():
     assert {str(r) for r in requirements(extras["tpu"])} == {"jax[tpu]"}
     assert {r.name for r in requirements(extras["gcs"])} == {"gcsfs"}
     assert {r.name for r in requirements(extras["gemini_legacy"])} == {"google-generativeai"}
+    assert {r.name for r in requirements(extras["wandb"])} == {"wandb"}
     defaults = {r.name for r in requirements((ROOT / "requirements.txt").read_text())}
-    assert defaults.isdisjoint({"torch", "tensorflow", "google-generativeai", *teachers, *service})
+    assert defaults.isdisjoint({"torch", "tensorflow", "google-generativeai", "wandb", *teachers, *service})
 
 
 def test_what_the_tests_share_with_an_extra_has_its_range():

@@ -28,7 +28,7 @@ from tsrec_jax.training.chips import CHIPS
 from tsrec_jax.training.feasibility import Setup, refuse_memory, refuse_mesh
 
 ASSUMED_MFU = 0.4
-ASSUMED_LOSS_SHARE = 0.25  # of a row's slots, where the rows are not here to be counted
+ASSUMED_LOSS_SHARE = 0.25  # of a row's tokens, where the rows are not here to be counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class PlanOptions:
 
 @dataclasses.dataclass(frozen=True)
 class _Data:
-    """What the plan knows of the data: ids in use, loss slots of a row, steps (0: unknown), and how it knows."""
+    """What the plan knows of the data: ids in use, loss slots of a group, steps (0: unknown), and how it knows."""
 
     num_tokens: int
     loss_slots: int

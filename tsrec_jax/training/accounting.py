@@ -17,11 +17,10 @@ from tsrec_jax.training.step import TABLES
 
 FLOAT32 = 4  # bytes of parameters, moments, gradients and logits
 MOMENTS = 2  # of Adam
-# Arrays that the backward pass needs of one layer, by size (a row of tokens times D, N x H, K x H, F, N x T), and those
-# that exist beside them while one layer's gradient is computed. As the compiler keeps them: tests compare with it.
-KEPT = {"d": 8, "query": 2, "key": 2, "mlp": 6, "scores": 2}
-WORKING = {"d": 0, "query": 0, "key": 0, "mlp": 2.5, "scores": 1}
-HEAD_STATES = 4  # (tokens, D) arrays around the loss: hidden states before and after the norm, and their gradients
+# Arrays of one layer that its backward pass reads, by size (tokens times D, N x H, K x H, F, N x T): those in the
+# compute type, and those that are float32 always, in norms and softmax. The pass itself works on about as much again.
+KEPT = {"d": 7, "query": 2, "key": 2, "mlp": 6, "scores": 1}
+KEPT_FLOAT32 = {"d": 4, "scores": 1}
 LOGITS = 2  # logits and their gradient
 
 
@@ -180,9 +179,8 @@ def step_memory(config: ModelConfig, step: StepShape, mesh: MeshShape = MeshShap
     rows = step.rows / (mesh.data * mesh.fsdp)
     trained = parameter_bytes(config, mesh, step.freeze)
     states = rows * step.sequence_length * config.d_model * compute
-    layer = _layer_bytes(config, step, mesh, KEPT, rows, compute)
-    kept = states if step.remat else layer
-    backward = (layer if step.remat else 0) + _layer_bytes(config, step, mesh, WORKING, rows, compute)
+    layer = _layer_bytes(config, step, mesh, KEPT, rows * compute)
+    layer += _layer_bytes(config, step, mesh, KEPT_FLOAT32, rows * FLOAT32)
     slots = min(step.loss_chunk or step.loss_slots, step.loss_slots)
     logits = LOGITS * rows / step.slot_rows * slots * config.vocab_rows * FLOAT32 / mesh.tensor
     return StepMemory(
@@ -190,24 +188,24 @@ def step_memory(config: ModelConfig, step: StepShape, mesh: MeshShape = MeshShap
         moments=MOMENTS * trained,
         gradients=trained * (2 if step.accumulation > 1 else 1),
         copies=_copies(config, step, mesh, compute),
-        activations=kept * config.num_layers,
-        working=max(backward, logits + HEAD_STATES * states),
+        activations=(states if step.remat else layer) * config.num_layers,
+        working=max(layer, logits),
         batch=FLOAT32 * step.accumulation * rows * 3 * (step.sequence_length + step.loss_slots / step.slot_rows),
     )
 
 
 def _layer_bytes(
-    config: ModelConfig, step: StepShape, mesh: MeshShape, counts: dict[str, float], rows: float, compute: int
+    config: ModelConfig, step: StepShape, mesh: MeshShape, counts: dict[str, int], row_bytes: float
 ) -> float:
-    """Bytes on one device of so many activations of one layer, by size; all but those of width D split over tensor."""
+    """Bytes on one device of so many arrays of one layer, by size; all but those of width D split over tensor."""
     widths = {
         "query": config.num_heads * config.head_dim,
         "key": config.num_kv_heads * config.head_dim,
         "mlp": config.d_mlp,
         "scores": config.num_heads * step.sequence_length,
     }
-    split = sum(counts[name] * width for name, width in widths.items()) / mesh.tensor
-    return rows * step.sequence_length * (counts["d"] * config.d_model + split) * compute
+    split = sum(counts.get(name, 0) * width for name, width in widths.items()) / mesh.tensor
+    return row_bytes * step.sequence_length * (counts["d"] * config.d_model + split)
 
 
 def _copies(config: ModelConfig, step: StepShape, mesh: MeshShape, compute: int) -> float:

@@ -49,6 +49,11 @@ class Setup:
         """The mesh as JAX knows one without devices."""
         return AbstractMesh(dataclasses.astuple(self.mesh), MESH_AXES)
 
+    @property
+    def row_unit(self) -> int:
+        """What the rows of a micro-batch must be a multiple of: whole groups on every device."""
+        return self.step.slot_rows * parts_of(self.abstract_mesh, "batch")
+
     def memory(self) -> StepMemory:
         """Of one device."""
         return step_memory(self.model, self.step, self.mesh)
@@ -65,9 +70,9 @@ def mesh_faults(setup: Setup) -> str:
         check_fits(parameter_shapes(setup.model), setup.abstract_mesh)
     except UserError as error:
         faults.append(str(error).removesuffix("; choose smaller mesh axes"))
-    parts = parts_of(setup.abstract_mesh, "batch")
-    if setup.step.rows % parts:
-        faults.append(f"{setup.step.rows} rows of a micro-batch do not divide over data x fsdp = {parts}")
+    if setup.step.rows % setup.row_unit:
+        parts = f"slot_rows x data x fsdp = {setup.step.slot_rows} x {setup.row_unit // setup.step.slot_rows}"
+        faults.append(f"{setup.step.rows} rows of a micro-batch do not divide over {parts}")
     return "; ".join(faults)
 
 
@@ -81,8 +86,7 @@ def refuse_mesh(setup: Setup) -> None:
     if not faults:
         return
     ways = [_in_words(mesh) for mesh in _nearest_meshes(setup)[:1]]
-    parts = parts_of(setup.abstract_mesh, "batch")
-    rows = max(round(setup.step.rows / parts), 1) * parts
+    rows = max(round(setup.step.rows / setup.row_unit), 1) * setup.row_unit
     if not mesh_faults(dataclasses.replace(setup, step=dataclasses.replace(setup.step, rows=rows))):
         tokens = setup.step.accumulation * rows * setup.step.sequence_length
         ways.append(f"config.train.batch_tokens={tokens}")
@@ -142,8 +146,7 @@ def _savings(setup: Setup) -> Iterator[tuple[str, Setup]]:
         mesh = dataclasses.replace(whole, fsdp=whole.fsdp * devices // setup.mesh.devices)
         split = dataclasses.replace(setup, mesh=mesh, step=step)
         for factor in _doublings(1):
-            parts = parts_of(split.abstract_mesh, "batch")
-            if step.rows % (factor * parts):
+            if step.rows % (factor * split.row_unit):
                 break
             smaller = dataclasses.replace(step, rows=step.rows // factor, accumulation=step.accumulation * factor)
             named = [*words, f"config.train.accumulation={smaller.accumulation}"] if factor > 1 else words
