@@ -141,6 +141,22 @@ def test_eight_devices_give_the_losses_and_weights_of_one(make_model, examples):
     assert any(leaf.addressable_shards[0].data.size < leaf.size for leaf in kernels), "moments are not sharded"
 
 
+def test_norms_of_new_rows_and_old_rows_are_told_apart(make_model, examples):
+    optimiser_settings = settings(freeze="old_rows", clip_norm=0.0)
+    transform = make_optimiser(optimiser_settings, OLD_SIZE)
+    graphdef, state = init_state(extended(make_model, tied=False), transform, "old_rows")
+    before = named(state.trained)
+    schedule = learning_rate_schedule(optimiser_settings)
+    step_fn = make_train_step(graphdef, state, transform, LossSettings((1.0, 1.0)), schedule, OLD_SIZE)
+    state, metrics = step_fn(state, put_batch(batches_of(examples).batch(1), None))
+    moved = [value - before[name] for name, value in named(state.trained).items() if value.shape[0] == 128]
+    assert len(moved) == 2
+    assert float(metrics["update_norm/old_rows"]) == 0.0
+    assert float(metrics["update_norm/new_rows"]) == pytest.approx(np.sqrt(sum((m**2).sum() for m in moved)), rel=1e-3)
+    assert float(metrics["grad_norm/old_rows"]) > float(metrics["grad_norm/new_rows"]) > 0
+    assert float(metrics["grad_norm"]) > float(metrics["grad_norm/old_rows"])
+
+
 def test_schedule_warms_up_and_decays_to_zero():
     schedule = learning_rate_schedule(settings(warmup_steps=4, total_steps=14))
     rates = [float(schedule(step)) for step in range(15)]

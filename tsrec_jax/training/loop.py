@@ -139,7 +139,7 @@ def train(
     del model
     # Committed to its devices, as a restored state is: the compilation cache then serves a resumed run too.
     state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, state))
-    step_fn = make_train_step(graphdef, state, transform, loss, learning_rate_schedule(optimiser))
+    step_fn = make_train_step(graphdef, state, transform, loss, learning_rate_schedule(optimiser), old_size)
 
     where = checkpoints_at or epath.Path(folder.absolute() / "checkpoints")
     with StopSignals() as signals, Checkpoints(where, keep=loop.keep) as checkpoints:

@@ -88,12 +88,16 @@ def is_table(path: tuple, _value: Any = None) -> bool:
     return bool(path) and path[0] in TABLES
 
 
+def _names(path: tuple) -> tuple:
+    """The keys of a path in a tree."""
+    return tuple(getattr(key, "key", getattr(key, "name", key)) for key in path)
+
+
 def _keep_new_rows(old_size: int) -> optax.GradientTransformation:
     """Zeroes what flows to the rows below `old_size` of the vocabulary tables."""
 
     def mask(path, leaf):
-        names = [getattr(key, "key", getattr(key, "name", None)) for key in path]
-        if not names or names[0] not in TABLES:
+        if not is_table(_names(path)):
             return leaf
         rows_V1 = jnp.arange(leaf.shape[0])[:, None]
         return jnp.where(rows_V1 >= old_size, leaf, jnp.zeros((), leaf.dtype))
@@ -103,7 +107,7 @@ def _keep_new_rows(old_size: int) -> optax.GradientTransformation:
 
 def _decayed(params: nnx.State) -> nnx.State:
     def decays(path, _leaf):
-        names = "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
+        names = "/".join(map(str, _names(path)))
         return not any(word in names for word in ("norm", "bias"))
 
     return jax.tree_util.tree_map_with_path(decays, params)
@@ -156,6 +160,20 @@ def _contents(segment_ids_ABT: jax.Array) -> dict[str, jax.Array]:
     }
 
 
+def _row_norms(name: str, tree: nnx.State, old_size: int) -> dict[str, jax.Array]:
+    """The norms of a tree's vocabulary tables over the rows below `old_size` and from it on; none where it is 0."""
+    if old_size == 0:
+        return {}
+    squares_V = sum(
+        jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=1)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if is_table(_names(path))
+    )
+    old_V = jnp.arange(squares_V.shape[0]) < old_size
+    parts = {"old_rows": old_V, "new_rows": ~old_V}
+    return {f"{name}/{part}": jnp.sqrt(jnp.sum(squares_V, where=rows_V)) for part, rows_V in parts.items()}
+
+
 TrainStep = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
 
 
@@ -165,13 +183,15 @@ def make_train_step(
     optimiser: optax.GradientTransformation,
     loss: LossSettings,
     learning_rate: optax.Schedule,
+    old_size: int = 0,
 ) -> TrainStep:
     """The jitted update. `state` only lends its shardings, so that the step's outputs keep them.
 
     The returned function maps (state, batch) to (state, metrics). The batch carries a leading accumulation axis A
     (`tokens_ABT` and so on); its micro-batches are summed inside, which equals one batch of A x B rows. Metrics are
     device scalars: `loss`, `grad_norm`, `update_norm`, `learning_rate`, `tokens`, `examples`, `padding_share`, and per
-    task `nll_sums`, `token_counts`.
+    task `nll_sums`, `token_counts`. With `old_size` also both norms over the table rows below it (`/old_rows`) and over
+    those from it on (`/new_rows`), the gradients before freezing and clipping.
     """
     num_tasks = len(loss.task_weights)
 
@@ -203,6 +223,7 @@ def make_train_step(
             "loss": total,
             "grad_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
+            **(_row_norms("grad_norm", grads, old_size) | _row_norms("update_norm", updates, old_size)),
             "learning_rate": learning_rate(state.step),
             **_contents(batch["segment_ids_BT"]),
             "nll_sums": sums,
