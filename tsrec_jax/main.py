@@ -270,10 +270,12 @@ def _local(workdir: str, verb: str) -> Iterator[pathlib.Path]:
     from tsrec_jax.pipeline.lock import alone_in
     from tsrec_jax.pipeline.remote import fetch, local_folder
     from tsrec_jax.pipeline.workdir import Workdir
+    from tsrec_jax.processes import gather
 
     local = local_folder(workdir)
     with alone_in(local.with_name(f"{local.name}.lock"), verb):
         fetch(workdir)
+        gather(None)  # nobody changes anything there before all have fetched it
         try:
             yield local
         except BaseException:

@@ -22,7 +22,7 @@ from tsrec_jax.pipeline import assess, sources, upstream
 from tsrec_jax.pipeline.assemble import Assembly, assemble, open_mesh
 from tsrec_jax.pipeline.fit import fit
 from tsrec_jax.pipeline.workdir import Workdir, fingerprint
-from tsrec_jax.processes import first, first_makes, several, share
+from tsrec_jax.processes import first, several, share
 from tsrec_jax.serving.export import export_folder
 from tsrec_jax.training.checkpoints import Checkpoints, best_folder
 
@@ -50,7 +50,8 @@ class Job:
 
 def open_job(config: ConfigDict, path: pathlib.Path) -> Job:
     """Makes what training needs and is not there yet (texts, base model, SIDs, words), and records the run."""
-    folder = first_makes(lambda: sources.open_folder(config, path, report))
+    workdir = Workdir(path)
+    folder = workdir.first_makes(lambda: sources.open_folder(config, path, report))
     name = find_name(folder, config.dataset.name)
     if upstream.what_to_make(config, folder, name).given:
         dataset = read_dataset(folder, name)
@@ -59,8 +60,7 @@ def open_job(config: ConfigDict, path: pathlib.Path) -> Job:
         base = functools.partial(_base, config, path)
         if several():  # they train it together, and the first one makes what comes behind
             base(upstream.open_texts(config, folder, name))
-        dataset, texts = first_makes(lambda: upstream.make_dataset(config, path, folder, name, base, report))
-    workdir = Workdir(path)
+        dataset, texts = workdir.first_makes(lambda: upstream.make_dataset(config, path, folder, name, base, report))
     workdir.record(config, training_identity(config, dataset), dataset.data_hash)
     return Job(config, workdir, dataset, _base(config, path, texts))
 
@@ -99,7 +99,9 @@ def pretrain(config: ConfigDict, path: pathlib.Path) -> None:
         raise UserError(
             f"config.model.path={config.model.path!r} is pretrained already; `pretrain` is for an empty path"
         )
-    texts = read_texts(first_makes(lambda: sources.open_folder(config, path, report)), config.dataset.name)
+    texts = read_texts(
+        Workdir(path).first_makes(lambda: sources.open_folder(config, path, report)), config.dataset.name
+    )
     report(f"pretrain: {_base(config, path, texts)}")
 
 

@@ -36,7 +36,7 @@ from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.assemble import open_mesh, prompt_templates
 from tsrec_jax.pipeline.fit import validation_loss
 from tsrec_jax.pipeline.workdir import Workdir, input_facts, write_json
-from tsrec_jax.processes import first_makes
+from tsrec_jax.processes import first
 from tsrec_jax.training.checkpoints import refuse_differences
 from tsrec_jax.training.loop import LoopSettings, train
 from tsrec_jax.training.loss import LossSettings
@@ -174,7 +174,7 @@ def pretrain(
             train_tokenizer([*sentences, *identity["wording"]], scratch / "model", vocab_size=settings.vocab_size)
         return scratch / "model"
 
-    tokenizer = load_tokenizer(first_makes(tokenizer_folder))
+    tokenizer = load_tokenizer(place.first_makes(tokenizer_folder))
     end = tokenizer.eos_token_id
     encoded = tokenizer(sentences, add_special_tokens=False)["input_ids"]
     length = settings.sequence_length
@@ -233,12 +233,14 @@ def pretrain(
     save_hf(result.model, scratch / "model", dtype="float32")
 
     def finish() -> pathlib.Path:
-        if scratch.exists():
+        if not folder.exists():
             write_json(scratch / "model" / IDENTITY, identity)
             os.replace(scratch / "model", folder)
-            place.push()
-            place.checkpoints(scratch).rmtree(missing_ok=True)
+        if scratch.exists():
             shutil.rmtree(scratch)
         return folder
 
-    return first_makes(finish)
+    made = place.first_makes(finish)
+    if first():
+        place.checkpoints(scratch).rmtree(missing_ok=True)
+    return made

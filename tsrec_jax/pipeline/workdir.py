@@ -9,7 +9,7 @@ import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from tsrec_jax.configuration import section_facts
 from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline.remote import Remote
-from tsrec_jax.processes import first, share
+from tsrec_jax.processes import Made, first, first_makes, gather, share
 from tsrec_jax.training.checkpoints import refuse_differences
 
 PACKAGES = (
@@ -127,6 +127,21 @@ class Workdir:
         """Brings what the folder holds to the address that it is the copy of, if it is one; the first process does."""
         if self._remote is not None and first():
             self._remote.push()
+
+    def first_makes(self, make: Callable[[], Made]) -> Made:
+        """As `processes.first_makes`, for what is made in this folder; at an address the others fetch it from there."""
+
+        def call() -> Made:
+            if self._remote is not None and not first():
+                self._remote.pull()
+            made = make()
+            self.push()
+            return made
+
+        made = first_makes(call)
+        if self._remote is not None:
+            gather(None)  # the first one goes on when the others have it, so that nothing changes under their hands
+        return made
 
     def _stages(self) -> dict[str, Any]:
         path = self.path / "stages.json"
