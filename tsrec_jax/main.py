@@ -19,6 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from tsrec_jax import configuration
+from tsrec_jax.cache import keep_compiled_programs
 from tsrec_jax.errors import Stopped, UserError, no_space
 
 if TYPE_CHECKING:
@@ -331,4 +332,5 @@ def _exit_code(work: Callable[[], int | None]) -> int:
 def run() -> None:
     """Entry point of `tsrec` and `python -m tsrec_jax`."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it advises to install torch, which is not used
+    keep_compiled_programs()
     sys.exit(main(sys.argv[1:]))

@@ -26,6 +26,7 @@ import fsspec
 from etils import epath
 from fsspec.utils import get_protocol
 
+from tsrec_jax.cache import user_cache
 from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.errors import UserError
 
@@ -43,8 +44,7 @@ def local_folder(url: str) -> pathlib.Path:
 
     It lies in `TSREC_LOCAL`, or in the user's cache folder where that is not set; processes of one host need one each.
     """
-    default = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "tsrec_jax")
-    cache = pathlib.Path(os.environ.get("TSREC_LOCAL") or default).expanduser().absolute()
+    cache = pathlib.Path(os.environ.get("TSREC_LOCAL") or user_cache()).expanduser().absolute()
     url = url.rstrip("/")
     name = f"{url.rpartition('/')[2] or 'run'}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
     return cache / "runs" / name
