@@ -38,5 +38,6 @@ fi
 started="$SECONDS"
 "$VENV_PYTHON" -m ruff check .
 "$VENV_PYTHON" -m ruff format --check .
-"$VENV_PYTHON" -m pytest -q ${arguments[@]+"${arguments[@]}"}
+# Two files of tests at a time; what a file shares among its tests is made once.
+"$VENV_PYTHON" -m pytest -q --numprocesses=2 --dist=loadfile ${arguments[@]+"${arguments[@]}"}
 printf 'test time: %s\n' "$(elapsed $((SECONDS - started)))"

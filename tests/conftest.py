@@ -7,13 +7,16 @@ import os
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+# Tests compile more than they compute: LLVM's passes over the loops between the matrix products are left out.
+_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
-# Tests that build the same program again take it from this folder, which lives as long as the process.
-_COMPILED = tempfile.TemporaryDirectory(prefix="tsrec-jax-tests-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
+# Tests that build the same program again take it from this folder, which lives as long as pytest; its workers share it.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _COMPILED = tempfile.TemporaryDirectory(prefix="tsrec-jax-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import pathlib
