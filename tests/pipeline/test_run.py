@@ -16,7 +16,6 @@ from tsrec_jax.main import main
 from tsrec_jax.pipeline import workdir as workdir_module
 from tsrec_jax.pipeline.remote import Remote
 from tsrec_jax.serving.recommender import Recommender
-from tsrec_jax.training.metrics_log import read_metrics
 from tsrec_jax.training import loop as loop_module
 from tsrec_jax.training.metrics_log import read_metrics
 
