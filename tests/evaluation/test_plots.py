@@ -13,6 +13,7 @@ def test_curves_show_what_was_logged_and_leave_out_what_was_not(tmp_path, monkey
     def look(figure, path):
         for axis in filter(Axes.get_visible, figure.axes):
             seen[axis.get_title()] = sorted(line.get_label() for line in axis.get_lines())
+            assert all(len(line.get_xdata()) == 1 for line in axis.get_lines()), "a NaN, stored by name, is no point"
         save(figure, path)
 
     monkeypatch.setattr(plots, "_save", look)
