@@ -13,6 +13,7 @@ from flax import nnx
 from tests.training.conftest import tiny_config
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.training import checkpoints as checkpoints_module
 from tsrec_jax.training.checkpoints import Checkpoints, Progress
 from tsrec_jax.training.step import TrainState
 
@@ -43,7 +44,7 @@ def restored(folder, like=None, identity=IDENTITY):
 def saved(tmp_path_factory):
     """Two states, of steps 2 and 4, each with best weights of its own."""
     folder = tmp_path_factory.mktemp("saved")
-    with Checkpoints(folder) as checkpoints:
+    with Checkpoints(folder, keep=2) as checkpoints:
         for step in (1, 2, 4):
             checkpoints.save_best(step, model_of(step))
             checkpoints.save(state_of(step), Progress(IDENTITY, best_step=step, losses=[0.1, 0.2]))
@@ -70,6 +71,27 @@ def test_best_weights_are_kept_as_long_as_a_state_refers_to_them(folder):
     shutil.rmtree(folder / "latest" / "4")
     state, progress, lines = restored(folder)
     assert (int(state.step), progress.best_step, lines) == (2, 2, [])
+
+
+def test_reading_removes_nothing(folder):
+    with Checkpoints(folder, keep=3) as checkpoints:
+        checkpoints.save(state_of(6), Progress(IDENTITY, best_step=4))
+    before = files_of(folder)
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.load_best(model_of(0))
+    assert files_of(folder) == before
+    assert sorted(path.name for path in (folder / "latest").iterdir()) == ["2", "4", "6"]
+
+
+def test_one_of_several_processes_that_fails_does_not_wait_for_the_others(folder, monkeypatch):
+    class OwnError(Exception):
+        pass
+
+    checkpoints = Checkpoints(folder, keep=2)
+    monkeypatch.setattr(checkpoints_module, "several", lambda: True)
+    monkeypatch.setattr(checkpoints, "finish", lambda: pytest.fail("it waits for what the others do not come to"))
+    with pytest.raises(OwnError), checkpoints:
+        raise OwnError
 
 
 @pytest.mark.parametrize("series", ["latest", "best"])

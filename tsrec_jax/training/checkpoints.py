@@ -18,7 +18,7 @@ from flax import nnx
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
-from tsrec_jax.processes import first, share
+from tsrec_jax.processes import first, several, share
 from tsrec_jax.training.series import Series
 from tsrec_jax.training.step import TABLES, TrainState
 
@@ -78,12 +78,15 @@ def best_folder(checkpoints: pathlib.Path, step: int) -> pathlib.Path:
 class Checkpoints:
     """The two checkpoint series of one working directory. A context manager; leaving waits for pending writes.
 
+    Of several processes, one that leaves with an error waits for nothing: the error may be its own, and the others are
+    then elsewhere and would never come.
+
     Args:
       folder: receives `latest/` and `best/`; absolute, or an address that Orbax knows, such as gs://bucket/run.
-      keep: states that are kept; the best weights that these refer to are kept with them.
+      keep: states that are kept; the best weights that these refer to are kept with them. None, to read: all are.
     """
 
-    def __init__(self, folder: epath.Path, *, keep: int = 2):
+    def __init__(self, folder: epath.Path, *, keep: int | None = None):
         self._keep = keep
         self._latest = Series(folder / "latest")
         self._best = Series(folder / "best")
@@ -91,7 +94,9 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_exc) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_exc) -> None:
+        if kind is not None and several():
+            return
         try:
             self.finish()
         finally:
@@ -106,6 +111,8 @@ class Checkpoints:
         """
         self._best.finish()
         self._latest.finish()
+        if self._keep is None:
+            return
         steps = self._latest.steps()
         for step in steps[: -self._keep]:
             self._latest.delete(step)

@@ -165,6 +165,7 @@ def train(
             trouble = watch.add(number, values)
             if trouble is not None:
                 log.write(number, values)
+                checkpoints.finish()
                 raise refusal(trouble, folder, batches, label)
             if number % loop.log_every == 0 or number == loop.max_steps:
                 values |= meter.rates()
