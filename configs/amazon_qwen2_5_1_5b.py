@@ -24,7 +24,8 @@ def get_config() -> ConfigDict:
     config.mesh.data = 1
     config.mesh.fsdp = -1
     config.train.accumulation = 4
-    config.train.loss_chunk = 32
+    config.train.slot_rows = 4
+    config.train.loss_chunk = 128
     config.eval.beams = 50
     config.eval.batch_size = 64
     return config

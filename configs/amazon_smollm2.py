@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
     config.train.epochs = 2.0
     config.train.batch_tokens = 1024  # many small steps: tokens per second are the same on a CPU
     config.train.sequence_length = 256
+    config.train.slot_rows = 4  # all rows of a step share their loss slots
     config.train.learning_rate = 1e-3
     config.train.validations = 6
     config.train.patience = 0
