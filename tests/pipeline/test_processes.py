@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -152,7 +153,8 @@ def test_a_silent_process_ends_the_other_with_a_word_and_one_process_goes_on_fro
 
     capsys.readouterr()
     assert main(arguments) == 0
-    assert "resuming after step 4 of 8" in capsys.readouterr().out
+    # The state of step 4 may have been cut off while it was written.
+    assert re.search("resuming after step [24] of 8", capsys.readouterr().out)
     assert_same_run(tmp_path / "cut", whole)
 
 
