@@ -92,13 +92,18 @@ def whole(config, tmp_path_factory):
     return folder
 
 
+def environment(devices):
+    """That of the tests with another number of emulated devices."""
+    return os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")}
+
+
 def start(process, port, program, *arguments):
     """One of two processes."""
     flags = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={process}"]
     return subprocess.Popen(
         [sys.executable, *program, *arguments, *flags, f"--heartbeat_seconds={HEARTBEAT}"],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        env=environment(devices=4),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -205,7 +210,7 @@ def test_a_killed_process_ends_the_other_at_once():
         subprocess.Popen(
             [sys.executable, "-c", DYING, f"127.0.0.1:{port}", str(process)],
             cwd=ROOT,
-            env=os.environ | {"XLA_FLAGS": ""},
+            env=environment(devices=1),
             stderr=subprocess.PIPE,
             text=True,
         )
