@@ -9,6 +9,7 @@ import pytest
 from tsrec_jax.main import VERBS, main
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+OTHERS = ("--coordinator=a:1", "--num_processes=2", "--process_id=0")
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
 
 
@@ -49,6 +50,21 @@ def refused(tmp_path, capsys):
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.eval.beams=0"), ["eval.beams"]),
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.train.keep=1"), ["train.keep=1", "2 or more"]),
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.dataset.path=absent"), ["absent", "no such folder"]),
+        (
+            ("train", QUICKSTART, "--workdir=WORKDIR", "--coordinator=a:1"),
+            ["--num_processes, --process_id", "--multi_host"],
+        ),
+        (
+            ("train", QUICKSTART, "--workdir=WORKDIR", "--multi_host", "--process_id=1"),
+            ["--multi_host", "--process_id"],
+        ),
+        (("train", QUICKSTART, "--workdir=WORKDIR", "--heartbeat_seconds=9"), ["--heartbeat_seconds", "--coordinator"]),
+        (
+            ("train", QUICKSTART, "--workdir=WORKDIR", *OTHERS, "--coordinator=host"),
+            ["--coordinator=host", "HOST:PORT"],
+        ),
+        (("train", QUICKSTART, "--workdir=WORKDIR", *OTHERS, "--process_id=2"), ["--process_id=2", "the 2 of"]),
+        (("index", QUICKSTART, "--workdir=WORKDIR", "--multi_host"), ["index", "one process", "train"]),
         (("recommend", "--workdir=WORKDIR", "--history=1"), ["export"]),
         (("recommend", "--workdir=WORKDIR", "--history= ,"), ["--history"]),
         (("recommend", "--workdir=WORKDIR", "--history=1", "--k=0"), ["k"]),

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -91,13 +92,18 @@ def whole(config, tmp_path_factory):
     return folder
 
 
+def environment(devices):
+    """That of the tests with another number of emulated devices."""
+    return os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")}
+
+
 def start(process, port, program, *arguments):
     """One of two processes."""
     flags = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={process}"]
     return subprocess.Popen(
         [sys.executable, *program, *arguments, *flags, f"--heartbeat_seconds={HEARTBEAT}"],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        env=environment(devices=4),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -152,7 +158,8 @@ def test_a_silent_process_ends_the_other_with_a_word_and_one_process_goes_on_fro
 
     capsys.readouterr()
     assert main(arguments) == 0
-    assert "resuming after step 4 of 8" in capsys.readouterr().out
+    # The state of step 4 may have been cut off while it was written.
+    assert re.search("resuming after step [24] of 8", capsys.readouterr().out)
     assert_same_run(tmp_path / "cut", whole)
 
 
@@ -203,7 +210,7 @@ def test_a_killed_process_ends_the_other_at_once():
         subprocess.Popen(
             [sys.executable, "-c", DYING, f"127.0.0.1:{port}", str(process)],
             cwd=ROOT,
-            env=os.environ | {"XLA_FLAGS": ""},
+            env=environment(devices=1),
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -69,8 +69,7 @@ def run(mesh):
     graphdef, state = init_state(Decoder(CONFIG, weights=weights), transform, "none")
     step = make_train_step(graphdef, state, transform, LOSS, learning_rate_schedule(rates))
     inputs = [put_batch(batch, mesh) for batch in batches()]
-    # Making fast machine code would be most of the time of this test; the partitioned program is the same.
-    compiled = step.lower(state, inputs[0]).compile(compiler_options={"xla_backend_optimization_level": 0})
+    compiled = step.lower(state, inputs[0]).compile()
     losses = []
     for batch in inputs:
         state, metrics = compiled(state, batch)
