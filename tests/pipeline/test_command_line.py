@@ -114,6 +114,17 @@ def test_a_workdir_that_is_a_file_is_refused(tmp_path, capsys):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_batch_that_the_mesh_does_not_divide_is_refused_with_one_that_it_does(tmp_path, capsys):
+    for verb, section, fitting in (("pretrain", "pretrain", "1024"), ("plan", "train", "2048")):
+        few = f"--config.{section}.batch_tokens=512"
+        shop = ("--config.shop.num_items=70", "--config.shop.num_users=40")
+        mesh = ("--config.mesh.fsdp=8", "--config.mesh.data=1")
+        assert main([verb, QUICKSTART, few, *shop, *mesh, f"--workdir={tmp_path / verb}"]) == 2
+        printed = capsys.readouterr().err
+        assert f"config.{section}.batch_tokens" in printed
+        assert fitting in printed
+
+
 def test_our_own_failure_exits_with_one_and_shows_where(monkeypatch, capsys, tmp_path):
     def broken(_values, _workdir):
         raise RuntimeError("a bug")

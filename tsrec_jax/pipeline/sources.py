@@ -31,7 +31,7 @@ from tsrec_jax.evaluation.metrics import ranked_by_scores, score
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
-from tsrec_jax.models.sharding import process_rows, rounded_rows
+from tsrec_jax.models.sharding import parts_of, process_rows, rounded_rows
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.assemble import open_mesh, prompt_templates
 from tsrec_jax.pipeline.fit import validation_loss
@@ -159,7 +159,7 @@ def pretrain(
     The folder appears only when it is complete; a killed run resumes from its checkpoints.
 
     Raises:
-      UserError: the workdir holds a model that was pretrained with other settings.
+      UserError: the workdir holds a model that was pretrained with other settings, or the rows do not divide.
     """
     folder, settings = workdir / "pretrained", config.pretrain
     identity = pretraining_identity(config, texts)
@@ -184,8 +184,13 @@ def pretrain(
     ]
     held_out = rows[::VALID_SHARE]
     source = [row for index, row in enumerate(rows) if index % VALID_SHARE]
-    per_step = settings.batch_tokens // length
     mesh = open_mesh(config)
+    per_step = settings.batch_tokens // length
+    if not per_step or per_step % parts_of(mesh, "batch"):
+        raise UserError(
+            f"config.pretrain.batch_tokens={settings.batch_tokens} makes {per_step} rows a step, which do not divide "
+            f"over data x fsdp = {parts_of(mesh, 'batch')}; use a multiple of {length * parts_of(mesh, 'batch')}"
+        )
     batches = train_batches(
         {"text": source},
         rates={"text": 1.0},
