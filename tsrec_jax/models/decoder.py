@@ -17,7 +17,6 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from tsrec_jax.models.config import Llama3Scaling, ModelConfig
-from tsrec_jax.models.lookup import rows_of
 from tsrec_jax.models.sharding import constrain, named_sharding
 
 INIT_STD = 0.02
@@ -185,7 +184,8 @@ class Decoder(nnx.Module):
         return jnp.where(jnp.arange(table_VD.shape[0]) < self.num_tokens, logits, -jnp.inf)
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
-        return rows_of(self.embedding[...], tokens).astype(self.dtype)
+        # On a mesh the table stays where it is: each device takes what lies in its rows, and the results are summed.
+        return jnp.take(self.embedding[...], tokens, axis=0).astype(self.dtype)
 
     def _rope(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
         """cos and sin of shape (..., 1, H / 2) for positions of shape (...)."""

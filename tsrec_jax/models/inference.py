@@ -20,7 +20,6 @@ import jax.numpy as jnp
 
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import MASKED, Decoder, layer_shapes, rms_norm, rope_frequencies, rotate
-from tsrec_jax.models.lookup import rows_of
 from tsrec_jax.models.sharding import constrain
 
 HEAD_ROWS = 160  # rows of x whose logits over the whole vocabulary are held at once
@@ -251,7 +250,7 @@ def extend(
 
 def logits_of(model: InferenceModel, ids_E: jax.Array, x_DBW: jax.Array) -> jax.Array:
     """float32 logits_BWE of some tokens: one small product, not the whole vocabulary."""
-    rows_ED = rows_of(model.output_table, ids_E, split=False)
+    rows_ED = model.output_table[ids_E]
     logits_EBW = jnp.einsum("ed,dbw->ebw", rows_ED, x_DBW, preferred_element_type=jnp.float32)
     return jnp.moveaxis(logits_EBW, 0, -1)
 
@@ -286,7 +285,7 @@ def log_normaliser(model: InferenceModel, x_DBW: jax.Array) -> jax.Array:
 
 def embed(model: InferenceModel, tokens: jax.Array) -> jax.Array:
     """Rows of the input table, (..., D)."""
-    return rows_of(model.embedding_VD, tokens)
+    return jnp.take(model.embedding_VD, tokens, axis=0)
 
 
 def _rope_columns(model: InferenceModel, positions_B: jax.Array) -> tuple[jax.Array, jax.Array]:
