@@ -77,7 +77,7 @@ def add_sid_tokens(tokenizer: PreTrainedTokenizerFast, tokens: tuple[str, ...]) 
       UserError: the base tokenizer already knows one of them.
     """
     old_size = len(tokenizer)
-    known = [token for token in tokens if token in tokenizer.get_vocab()]
+    known = sorted(set(tokens) & tokenizer.get_vocab().keys())  # which it builds anew each time it is asked for
     if known:
         raise UserError(
             f"the base tokenizer already has {known[0]!r}; start from a model that was not extended with SIDs"
