@@ -271,6 +271,7 @@ NOT_NEGATIVE = ("train.max_steps", "train.epochs", "train.warmup_steps", "train.
                 "train.checkpoint_every", "train.explode_factor", "train.valid_rows", "train.valid_beam_rows",
                 "eval.max_rows", "eval.bootstrap", "model.num_layers", "ts_align.weight", "ts_align.rate",
                 "sid_init.target_norm", "index.whiten", "index.rows_per_code")  # fmt: skip
+COMPARED_AT = 10  # places of a ranking
 SHARES = ("index.max_collision_rate", "index.min_code_use")
 
 
@@ -332,6 +333,8 @@ def _validate_values(config: ConfigDict) -> None:
         raise UserError("config.train.max_steps and config.train.epochs are both 0: nothing would be trained")
     if config.train.select_by == "hr@10" and config.train.valid_beam_rows == 0:
         raise UserError("config.train.select_by='hr@10' needs config.train.valid_beam_rows above 0")
+    if config.eval.beams < COMPARED_AT:
+        raise UserError(f"config.eval.beams={config.eval.beams}: at least {COMPARED_AT}, since reports compare NDCG@10")
     if config.eval.score_end and config.eval.normaliser != "vocab":
         raise UserError("config.eval.score_end=True needs config.eval.normaliser='vocab': else the end is certain")
     unknown = [stage for stage in config.run.stages if stage not in STAGES]

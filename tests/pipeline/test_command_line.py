@@ -48,6 +48,7 @@ def refused(tmp_path, capsys):
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.sid_init.mode=saa"), ["sid_init.mode", "'sa'"]),
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.train.batch_tokens=1000"), ["batch_tokens", "768"]),
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.eval.beams=0"), ["eval.beams"]),
+        (("train", QUICKSTART, "--workdir=WORKDIR", "--config.eval.beams=5"), ["eval.beams=5", "at least 10"]),
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.train.keep=1"), ["train.keep=1", "2 or more"]),
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.dataset.path=absent"), ["absent", "no such folder"]),
         (
