@@ -183,13 +183,16 @@ def step_memory(config: ModelConfig, step: StepShape, mesh: MeshShape = MeshShap
     layer += _layer_bytes(config, step, mesh, KEPT_FLOAT32, rows * FLOAT32)
     slots = min(step.loss_chunk or step.loss_slots, step.loss_slots)
     logits = LOGITS * rows / step.slot_rows * slots * config.vocab_rows * FLOAT32 / mesh.tensor
+    # In chunks, the gradient of the table grows by one of the same size for each.
+    table = config.vocab_rows * config.d_model * FLOAT32 / _shards(("vocabulary",), mesh)
+    loss = logits + (table if slots < step.loss_slots else 0)
     return StepMemory(
         parameters=parameter_bytes(config, mesh),
         moments=MOMENTS * trained,
         gradients=trained * (2 if step.accumulation > 1 else 1),
         copies=_copies(config, step, mesh, compute),
         activations=(states if step.remat else layer) * config.num_layers,
-        working=max(layer, logits),
+        working=max(layer, loss),
         batch=FLOAT32 * step.accumulation * rows * 3 * (step.sequence_length + step.loss_slots / step.slot_rows),
     )
 
