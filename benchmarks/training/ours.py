@@ -101,7 +101,7 @@ def _packed(problem: Problem, rows: int, layout: Layout) -> Iterator[tuple[Mappi
     )
     for number, batch in zip(itertools.count(1), batches.from_step(0)):
         keys = len(batches.keys(number))
-        yield (batch if layout.slots else _everywhere(batch, group)), keys
+        yield (batch if layout.slots else everywhere(batch, group)), keys
 
 
 def _padded(problem: Problem, rows: int, layout: Layout) -> Iterator[tuple[Mapping[str, np.ndarray], int]]:
@@ -114,10 +114,10 @@ def _padded(problem: Problem, rows: int, layout: Layout) -> Iterator[tuple[Mappi
     for examples in shuffled(problem.examples, rows):
         parts = [next(packed_batches([example], longest, 1, slots)) for example in examples]
         batch = {name: np.concatenate([part[name] for part in parts])[None] for name in parts[0]}
-        yield (batch if layout.slots else _everywhere(batch, 1)), rows
+        yield (batch if layout.slots else everywhere(batch, 1)), rows
 
 
-def _everywhere(batch: Mapping[str, np.ndarray], group: int) -> dict[str, np.ndarray]:
+def everywhere(batch: Mapping[str, np.ndarray], group: int) -> dict[str, np.ndarray]:
     """The batch with a slot at every token of a group, the loss still at its own tokens only."""
     groups, slots = batch["tokens_BT"].shape[1] // group, batch["tokens_BT"].shape[2] * group
     index, target, task = (np.zeros((1, groups, slots), np.int32) for _ in range(3))
