@@ -1,9 +1,11 @@
 """What launch/tpu.sh would do: the printed commands, the runtime versions, and what it refuses."""
 
+import os
 import pathlib
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -99,7 +101,8 @@ def test_a_mistake_is_exit_code_2_and_a_line_with_the_way_out(arguments, words, 
 
 
 def test_scripts_pass_shellcheck():
-    program = shutil.which("shellcheck")
+    beside = str(pathlib.Path(sys.executable).parent)  # where pip puts it
+    program = shutil.which("shellcheck", path=os.pathsep.join([beside, os.environ["PATH"]]))
     if program is None:
         pytest.skip("needs shellcheck, which is not installed")
     scripts = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "launch").glob("*.sh"))
