@@ -29,7 +29,7 @@ from tsrec_jax.models.sharding import MESH_AXES, mesh_of, process_rows
 from tsrec_jax.pipeline.assemble import Assembly
 from tsrec_jax.pipeline.estimate import estimate_lines, step_shape
 from tsrec_jax.pipeline.workdir import Workdir
-from tsrec_jax.processes import first_makes
+from tsrec_jax.processes import first, first_makes
 from tsrec_jax.training.accounting import MeshShape, step_flops
 from tsrec_jax.training.chips import GIB
 from tsrec_jax.training.drift import Drift
@@ -145,12 +145,12 @@ def _setup(config: ConfigDict, assembly: Assembly, slots: int) -> Setup:
 
 def _recording(config: ConfigDict, setup: Setup, folder: pathlib.Path, label: str, profile: range) -> Recording:
     """Process 0 sends and draws, each process traces itself."""
-    first, project = jax.process_index() == 0, config.train.wandb_project
+    writes, project = first(), config.train.wandb_project
     return Recording(
         step_flops=step_flops(setup.model, setup.step).model,
         profile=profile,
-        wandb=WandbSettings(project, f"{folder.name} {label}", config.to_dict()) if project and first else None,
-        after_validation=functools.partial(_draw, folder, label) if first else ONLY_LOSSES.after_validation,
+        wandb=WandbSettings(project, f"{folder.name} {label}", config.to_dict()) if project and writes else None,
+        after_validation=functools.partial(_draw, folder, label) if writes else ONLY_LOSSES.after_validation,
     )
 
 
