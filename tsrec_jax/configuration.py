@@ -152,6 +152,7 @@ def default_config() -> ConfigDict:
     config.train.clip_norm = 1.0
     config.train.freeze = "none"  # none | old_rows | trunk
     config.train.loss_normalisation = "token"  # token | task
+    config.train.sid_loss = "vocab"  # SID tokens are learned among: vocab | catalogue (those that may stand there)
     config.train.loss_chunk = 0  # loss slots of a group whose logits are held at once; 0: all
     config.train.validations = 20  # validations over the whole run (the recipe checks every 5 % of the steps)
     config.train.patience = 3  # validations without improvement; 0: never stop early
@@ -251,6 +252,7 @@ CHOICES = {
     "train.schedule": ("linear", "cosine", "constant"),
     "train.freeze": ("none", "old_rows", "trunk"),
     "train.loss_normalisation": ("token", "task"),
+    "train.sid_loss": ("vocab", "catalogue"),
     "train.select_by": ("loss", "hr@10"),
     "eval.split": ("test", "valid"),
     "eval.normaliser": ("vocab", "level", "catalogue"),
@@ -337,6 +339,11 @@ def _validate_values(config: ConfigDict) -> None:
         raise UserError(f"config.eval.beams={config.eval.beams}: at least {COMPARED_AT}, since reports compare NDCG@10")
     if config.eval.score_end and config.eval.normaliser != "vocab":
         raise UserError("config.eval.score_end=True needs config.eval.normaliser='vocab': else the end is certain")
+    if config.train.sid_loss == "catalogue" and config.eval.normaliser != "catalogue":
+        raise UserError(
+            "config.train.sid_loss='catalogue' needs config.eval.normaliser='catalogue': no score of "
+            "another token is learned then"
+        )
     unknown = [stage for stage in config.run.stages if stage not in STAGES]
     if unknown:
         raise UserError(f"config.run.stages: {unknown[0]!r} is not one of {', '.join(STAGES)}")

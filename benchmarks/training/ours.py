@@ -78,9 +78,9 @@ def loss_of(problem: Problem, examples: list[Example], rows: int) -> float:
     """The loss of these examples in one packed batch, before any step."""
     (batch,) = packed_batches(examples, ROW, rows, ROW)
     graphdef, weights = nnx.split(problem.model)
-    nll_GP = jax.jit(lambda weights: batch_nll(nnx.merge(graphdef, weights), batch))(weights)
+    nll = jax.jit(lambda weights: batch_nll(nnx.merge(graphdef, weights), batch))(weights)
     used_GP = batch["loss_task_GP"] >= 0
-    return float(np.asarray(nll_GP)[used_GP].mean())
+    return float(np.asarray(nll["loss_task_GP"])[used_GP].mean())
 
 
 def _packed(problem: Problem, rows: int, layout: Layout) -> Iterator[tuple[Mapping[str, np.ndarray], int]]:

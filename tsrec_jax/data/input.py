@@ -7,8 +7,12 @@ Keys of a batch; A accumulation (training only), B rows, T tokens, G groups of r
   loss_index_GP int32      position in the group's rows, laid end to end, whose hidden state predicts the target
   loss_target_GP int32     the id to predict
   loss_task_GP int32       task id, -1 for an empty slot
-Logits are computed at the loss slots only. P is static: a row closes when its tokens are used up, a group when its
-slots are. Short rows keep attention cheap, and a group of many rows keeps slots from being wasted.
+and, where SID tokens are learned among their siblings in the catalogue (`paths`), at every position instead of slots:
+  sid_node_BT int32        the node (`data.sid_paths`) whose child comes next
+  sid_target_BT int32      which SID token that is, counted from the first one
+  sid_task_BT int32        task id, -1 where no SID token is learned
+Logits over the vocabulary are computed at the loss slots only. P is static: a row closes when its tokens are used up, a
+group when its slots are. Short rows keep attention cheap, and a group of many rows keeps slots from being wasted.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import grain
 import numpy as np
 
 from tsrec_jax.data.packing import epoch_of_task, pack
+from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.data.tasks import Example
 from tsrec_jax.errors import UserError
 
@@ -35,7 +40,11 @@ Batch = dict[str, np.ndarray]
 
 
 def choose_loss_slots(
-    examples: Mapping[str, Sequence[Example]], rates: Mapping[str, float], sequence_length: int, group: int = 1
+    examples: Mapping[str, Sequence[Example]],
+    rates: Mapping[str, float],
+    sequence_length: int,
+    group: int = 1,
+    paths: SidPaths | None = None,
 ) -> int:
     """Loss slots of a group: the mean share of loss tokens in an epoch with 4 % to spare, in multiples of 8.
 
@@ -44,6 +53,7 @@ def choose_loss_slots(
       rates: {task: rate}, for the tasks in use.
       sequence_length: T.
       group: rows that share their slots.
+      paths: where given, SID tokens that continue a path need no slot.
 
     Raises:
       UserError: no examples, or one that is longer than a row.
@@ -57,21 +67,22 @@ def choose_loss_slots(
             f"{longest.key}: {len(longest.tokens)} tokens do not fit in a row of {sequence_length} "
             f"(train.sequence_length)"
         )
-    targets = [(len(example.tokens) - example.prompt_length, rate) for example, rate in used]
+    targets = [(len(_slot_places(example, paths)), rate) for example, rate in used]
     share = sum(count * rate for count, rate in targets) / sum(len(row.tokens) * rate for row, rate in used)
-    wanted = max(max(count for count, _ in targets), share * SLOT_MARGIN * sequence_length * group)
+    wanted = max(1, max(count for count, _ in targets), share * SLOT_MARGIN * sequence_length * group)
     return min(sequence_length * group, math.ceil(wanted / SLOT_MULTIPLE) * SLOT_MULTIPLE)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """The shape of a batch: A, B (of all processes), T, P, and the rows of a group."""
+    """The shape of a batch: A, B (of all processes), T, P, the rows of a group, and how SID tokens are learned."""
 
     accumulation: int
     rows: int
     sequence_length: int
     loss_slots: int
     group: int
+    paths: SidPaths | None
 
     def __post_init__(self):
         if self.rows % self.group:
@@ -117,7 +128,7 @@ class TrainBatches:
         self._sources = [sources[task] for task in tasks]
         self._rates = [rates[task] for task in tasks]
         self._layout, self._seed, self._part = layout, seed, part
-        self._lengths = [_lengths(source) for source in self._sources]
+        self._lengths = [_lengths(source, layout.paths) for source in self._sources]
         self._epochs: dict[int, _Epoch] = {}
         self._firsts = [0]  # first group of each planned epoch, and of the one behind
         self._lock = threading.Lock()
@@ -202,6 +213,7 @@ def train_batches(
     seed: int,
     group: int = 1,
     part: slice | np.ndarray = slice(None),
+    paths: SidPaths | None = None,
 ) -> TrainBatches:
     """Batches without end.
 
@@ -215,13 +227,15 @@ def train_batches(
       seed: of shuffling and packing.
       group: rows that share their loss slots.
       part: the groups of each micro-batch that this process feeds, as a slice or by their numbers.
+      paths: where given, SID tokens are learned among their siblings in the catalogue.
 
     Raises:
       UserError: the rates are so small that an epoch is empty, or the groups do not divide the rows.
     """
     if not any(int(len(sources[task]) * rate + 1e-9) for task, rate in rates.items()):
         raise UserError("an epoch holds no row: the rates (config.tasks.*.rate, config.ts_align.rate) are too small")
-    return TrainBatches(sources, rates, _Layout(accumulation, rows, sequence_length, loss_slots, group), seed, part)
+    layout = _Layout(accumulation, rows, sequence_length, loss_slots, group, paths)
+    return TrainBatches(sources, rates, layout, seed, part)
 
 
 def packed_batches(
@@ -231,16 +245,17 @@ def packed_batches(
     loss_slots: int,
     group: int = 1,
     part: slice | np.ndarray = slice(None),
+    paths: SidPaths | None = None,
 ) -> Iterator[Batch]:
     """One pass over the examples, without an accumulation axis; the last batch is filled with empty rows.
 
     Args:
       examples: in the order in which they compete for places.
       sequence_length, rows, loss_slots: T, B (of all processes) and P.
-      group, part: as in `train_batches`.
+      group, part, paths: as in `train_batches`.
     """
-    layout = _Layout(1, rows, sequence_length, loss_slots, group)
-    plan = pack(_lengths(examples), layout.capacity, group) if examples else []
+    layout = _Layout(1, rows, sequence_length, loss_slots, group, paths)
+    plan = pack(_lengths(examples, paths), layout.capacity, group) if examples else []
     for first in range(0, len(plan), layout.groups_of_step):
         chosen = plan[first : first + layout.groups_of_step]
         chosen = [*chosen, *[[]] * (layout.groups_of_step - len(chosen))]
@@ -249,9 +264,15 @@ def packed_batches(
         yield _stack([_group(members, layout) for members in groups], np.concatenate)
 
 
-def _lengths(examples: Sequence[Example]) -> np.ndarray:
-    """int64 (n, 2): tokens and loss tokens of each example."""
-    pairs = [(len(example.tokens), len(example.tokens) - example.prompt_length) for example in examples]
+def _slot_places(example: Example, paths: SidPaths | None) -> np.ndarray:
+    """Places of the tokens of an example that need a loss slot."""
+    places = np.arange(example.prompt_length, len(example.tokens))
+    return places if paths is None else places[paths.nodes(example.tokens)[places] < 0]
+
+
+def _lengths(examples: Sequence[Example], paths: SidPaths | None) -> np.ndarray:
+    """int64 (n, 2): tokens and loss slots of each example."""
+    pairs = [(len(example.tokens), len(_slot_places(example, paths))) for example in examples]
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
@@ -269,16 +290,16 @@ def _group(rows: Sequence[Sequence[Example]], layout: _Layout) -> Batch:
     for row, examples in enumerate(rows):
         start = 0
         for number, example in enumerate(examples, 1):
-            size, prompt = len(example.tokens), example.prompt_length
-            here, there = slice(start, start + size), slice(slot, slot + size - prompt)
+            places = _slot_places(example, layout.paths)
+            here, there = slice(start, start + len(example.tokens)), slice(slot, slot + len(places))
             tokens_BT[row, here] = example.tokens
             segment_ids_BT[row, here] = number
-            positions_BT[row, here] = np.arange(size)
-            index_P[there] = row * length + np.arange(start + prompt - 1, start + size - 1)
-            target_P[there] = example.tokens[prompt:]
+            positions_BT[row, here] = np.arange(len(example.tokens))
+            index_P[there] = row * length + start + places - 1
+            target_P[there] = example.tokens[places]
             task_P[there] = example.task
             start, slot = here.stop, there.stop
-    return {
+    batch = {
         "tokens_BT": tokens_BT,
         "segment_ids_BT": segment_ids_BT,
         "positions_BT": positions_BT,
@@ -286,3 +307,21 @@ def _group(rows: Sequence[Sequence[Example]], layout: _Layout) -> Batch:
         "loss_target_GP": target_P[None],
         "loss_task_GP": task_P[None],
     }
+    return batch if layout.paths is None else batch | _sid_targets(rows, length, layout.paths)
+
+
+def _sid_targets(rows: Sequence[Sequence[Example]], length: int, paths: SidPaths) -> Batch:
+    """The SID tokens of a group that are learned among their siblings, each at the position before it."""
+    node_BT, target_BT = np.zeros((2, len(rows), length), np.int32)
+    task_BT = np.full((len(rows), length), -1, np.int32)
+    for row, examples in enumerate(rows):
+        start = 0
+        for example in examples:
+            nodes_T = paths.nodes(example.tokens)
+            places = np.arange(example.prompt_length, len(example.tokens))
+            places = places[nodes_T[places] >= 0]
+            node_BT[row, start + places - 1] = nodes_T[places]
+            target_BT[row, start + places - 1] = example.tokens[places] - paths.first_id
+            task_BT[row, start + places - 1] = example.task
+            start += len(example.tokens)
+    return {"sid_node_BT": node_BT, "sid_target_BT": target_BT, "sid_task_BT": task_BT}

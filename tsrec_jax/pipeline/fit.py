@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from tsrec_jax.configuration import task_mix
 from tsrec_jax.data.input import choose_loss_slots, packed_batches, train_batches
 from tsrec_jax.data.records import open_records, write_records
+from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.data.tasks import TASKS, build_examples
 from tsrec_jax.decoding.generate import search_all
 from tsrec_jax.errors import UserError
@@ -35,7 +36,7 @@ from tsrec_jax.training.chips import GIB
 from tsrec_jax.training.drift import Drift
 from tsrec_jax.training.feasibility import Setup
 from tsrec_jax.training.loop import LoopSettings, TrainResult, Validate, put_batch, train
-from tsrec_jax.training.loss import LossSettings, batch_nll, task_sums
+from tsrec_jax.training.loss import LossSettings, batch_nll, loss_tasks
 from tsrec_jax.training.meter import peak_memory
 from tsrec_jax.training.metrics_log import ONLY_LOSSES, Recording, read_metrics
 from tsrec_jax.training.step import OptimiserSettings
@@ -70,7 +71,10 @@ def fit(
     counts = ", ".join(f"{task} {len(rows)}" for task, rows in examples.items())
     report(f"{label}: training rows: {counts}")
     settings = config.train
-    slots = choose_loss_slots(examples, mix.rates, settings.sequence_length, settings.slot_rows)
+    paths = None
+    if settings.sid_loss == "catalogue":
+        paths = SidPaths.of_catalogue(dataset.catalogue, assembly.old_size)
+    slots = choose_loss_slots(examples, mix.rates, settings.sequence_length, settings.slot_rows, paths)
     first_makes(lambda: write_records(examples, folder / "records"))
     rows = _rows_per_microbatch(config, assembly)
     batches = train_batches(
@@ -83,6 +87,7 @@ def fit(
         seed=config.seed,
         group=settings.slot_rows,
         part=process_rows(assembly.mesh, rows // settings.slot_rows),
+        paths=paths,
     )
     max_steps = settings.max_steps or batches.steps(settings.epochs)
     select_by, select_highest = SELECTORS[settings.select_by]
@@ -93,7 +98,7 @@ def fit(
     result = train(
         assembly.model,
         batches,
-        _validation(config, assembly, rows, slots),
+        _validation(config, assembly, rows, slots, paths),
         task_names=TASKS,
         old_size=assembly.old_size,
         loss=LossSettings(mix.weights, settings.loss_normalisation, settings.loss_chunk),
@@ -125,6 +130,7 @@ def fit(
         label=label,
         report=report,
         recording=_recording(config, setup, folder, label, profile),
+        paths=paths,
     )
     peak = peak_memory()
     if peak is not None:
@@ -176,32 +182,35 @@ def _rows_per_microbatch(config: ConfigDict, assembly: Assembly) -> int:
     return rows
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def _loss_sums(
-    graphdef: nnx.GraphDef, weights: nnx.State, batch: Mapping[str, jax.Array], chunk: int
+    graphdef: nnx.GraphDef, weights: nnx.State, batch: Mapping[str, jax.Array], chunk: int, paths: SidPaths | None
 ) -> tuple[jax.Array, jax.Array]:
     """Sum of nll and number of loss tokens of a packed batch (next-SID rows only)."""
-    nll_GP = batch_nll(nnx.merge(graphdef, weights), batch, chunk)
-    tokens = jnp.sum(batch["loss_task_GP"] >= 0)
-    return task_sums(nll_GP, jnp.where(batch["loss_task_GP"] >= 0, 0, -1), 1)[0], tokens
+    nll = batch_nll(nnx.merge(graphdef, weights), batch, chunk, paths)
+    used = jax.tree.map(lambda task: task >= 0, loss_tasks(batch))
+    sums = jax.tree.map(lambda nll, used: jnp.sum(jnp.where(used, nll, 0.0)), nll, used)
+    return sum(sums.values()), sum(jnp.sum(part) for part in used.values())
 
 
-def validation_loss(model: Decoder, batches: Sequence[Mapping[str, np.ndarray]], chunk: int = 0) -> float:
+def validation_loss(
+    model: Decoder, batches: Sequence[Mapping[str, np.ndarray]], chunk: int = 0, paths: SidPaths | None = None
+) -> float:
     """Mean nll per loss token over packed batches, of which each process gives its rows, in nats."""
     graphdef, weights = nnx.split(model)
     mesh = mesh_of(weights)
-    sums = [_loss_sums(graphdef, weights, put_batch(batch, mesh, axis=0), chunk) for batch in batches]
+    sums = [_loss_sums(graphdef, weights, put_batch(batch, mesh, axis=0), chunk, paths) for batch in batches]
     total, tokens = (sum(float(part[index]) for part in sums) for index in (0, 1))
     return total / tokens
 
 
-def _validation(config: ConfigDict, assembly: Assembly, rows: int, slots: int) -> Validate:
+def _validation(config: ConfigDict, assembly: Assembly, rows: int, slots: int, paths: SidPaths | None) -> Validate:
     """The closure that the loop calls: next-SID loss on valid, and HR@10 of a beam search over its first rows."""
     settings, catalogue = config.train, assembly.dataset.catalogue
     valid = build_examples(assembly.dataset, "valid", assembly.builder, ("next_sid",))["next_sid"]
     valid = valid[: settings.valid_rows or len(valid)]
     part = process_rows(assembly.mesh, rows // settings.slot_rows)
-    batches = list(packed_batches(valid, settings.sequence_length, rows, slots, settings.slot_rows, part))
+    batches = list(packed_batches(valid, settings.sequence_length, rows, slots, settings.slot_rows, part, paths))
     split = assembly.dataset.splits["valid"]
     beam_rows = min(settings.valid_beam_rows, len(split))
     prompts = assembly.builder.prompts_next_sid(
@@ -212,7 +221,7 @@ def _validation(config: ConfigDict, assembly: Assembly, rows: int, slots: int) -
     drift = Drift(assembly.model, assembly.old_size, catalogue.token_levels)
 
     def validate(model: Decoder) -> dict[str, float]:
-        values = {"valid/loss": validation_loss(model, batches, settings.loss_chunk), **drift(model)}
+        values = {"valid/loss": validation_loss(model, batches, settings.loss_chunk, paths), **drift(model)}
         if prompts:
             with on_own_devices(model) as own:
                 found = search_all(

@@ -19,6 +19,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from tsrec_jax.data.input import TrainBatches
+from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.errors import Stopped, no_space
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import named_sharding
@@ -107,6 +108,7 @@ def train(
     label: str = "train",
     report: Callable[[str], None] = print,
     recording: Recording = ONLY_LOSSES,
+    paths: SidPaths | None = None,
 ) -> TrainResult:
     """Trains until `max_steps` or until patience runs out; resumes from `folder/checkpoints` when it holds any.
 
@@ -127,6 +129,7 @@ def train(
       label: first word of the progress lines.
       report: receives progress lines.
       recording: what is recorded beside the losses.
+      paths: those that the batches were made with, if SID tokens are learned among their siblings.
 
     Raises:
       Stopped: a signal ended it.
@@ -139,7 +142,7 @@ def train(
     del model
     # Committed to its devices, as a restored state is: the compilation cache then serves a resumed run too.
     state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, state))
-    step_fn = make_train_step(graphdef, state, transform, loss, learning_rate_schedule(optimiser), old_size)
+    step_fn = make_train_step(graphdef, state, transform, loss, learning_rate_schedule(optimiser), old_size, paths)
 
     where = checkpoints_at or epath.Path(folder.absolute() / "checkpoints")
     with StopSignals() as signals, Checkpoints(where, keep=loop.keep) as checkpoints:

@@ -1,17 +1,21 @@
 """The combined loss of TS-Rec: weighted SFT terms plus lambda x TS-Align, in one forward pass over a packed batch.
 
-Axes: A accumulation, B rows, T tokens, G groups of rows, P loss slots of a group, D model, V vocabulary.
+SID tokens can be learned among their siblings in the catalogue instead of among all tokens: the loss then is that of
+the constrained search, which never has a choice of others, and costs a product with the SID rows only.
+
+Axes: A accumulation, B rows, T tokens, G groups of rows, P loss slots of a group, D model, V vocabulary, n SID tokens.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
+from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import constrain
 from tsrec_jax.training.cross_entropy import token_nll, weighted_loss
@@ -40,65 +44,123 @@ class LossSettings:
             raise ValueError(f"normalisation {self.normalisation!r} is not one of {NORMALISATIONS}")
 
 
-def slot_weights(loss_task: jax.Array, settings: LossSettings) -> tuple[jax.Array, jax.Array]:
+def slot_weights(tasks: Any, settings: LossSettings) -> tuple[Any, jax.Array]:
     """Weight of every loss slot, such that the loss of the whole (accumulated) batch is sum(weight x nll).
 
     Args:
-      loss_task: int32 of any shape, the task of each slot, -1 for an empty slot.
+      tasks: int32 of any shape, the task of each slot, -1 for an empty slot; or a tree of such arrays.
       settings: weights and normalisation.
 
     Returns:
-      float32 weights of the same shape (0 for empty slots) and the float32 token count of each task.
+      float32 weights of the same shapes (0 for empty slots) and the float32 token count of each task.
     """
     weights = jnp.asarray(settings.task_weights, jnp.float32)
-    member = loss_task[..., None] == jnp.arange(weights.shape[0])
-    counts = member.sum(tuple(range(loss_task.ndim)), dtype=jnp.float32)
+    members = jax.tree.map(lambda task: task[..., None] == jnp.arange(weights.shape[0]), tasks)
+    counts = sum(
+        member.sum(tuple(range(member.ndim - 1)), dtype=jnp.float32) for member in jax.tree_util.tree_leaves(members)
+    )
     if settings.normalisation == "token":
         per_task = weights / jnp.maximum(jnp.sum(counts * (weights > 0)), 1.0)
     else:
         per_task = weights / jnp.maximum(counts, 1.0)
-    return jnp.sum(member * per_task, axis=-1), counts
+    return jax.tree.map(lambda member: jnp.sum(member * per_task, axis=-1), members), counts
 
 
-def batch_nll(model: Decoder, batch: Mapping[str, jax.Array], chunk: int = 0) -> jax.Array:
-    """Runs the model over packed rows and returns nll_GP at the loss slots only, without a gradient.
+def loss_tasks(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """The task of every loss slot of a batch, and of every position at which a SID token is learned, if any is."""
+    return {name: batch[name] for name in ("loss_task_GP", "sid_task_BT") if name in batch}
+
+
+def batch_nll(
+    model: Decoder, batch: Mapping[str, jax.Array], chunk: int = 0, paths: SidPaths | None = None
+) -> dict[str, jax.Array]:
+    """Runs the model over packed rows and returns the nll of what is learned, without a gradient.
 
     Args:
       model: the decoder.
       batch: `tokens_BT`, `positions_BT`, `segment_ids_BT`, `loss_index_GP`, `loss_target_GP` (see `data.input`).
       chunk: slots of a group whose logits exist at one time; 0 means all of them.
+      paths: those that the batch was made with.
 
     Returns:
-      float32; empty slots hold a meaningless value.
+      float32 by the names of `loss_tasks`; empty slots hold a meaningless value.
     """
-    x_GPD = _hidden_at_slots(model, batch)
-    table_VD = model.output_table()
-    return token_nll(x_GPD, table_VD, batch["loss_target_GP"], num_tokens=model.num_tokens, chunk=chunk)
+    x_BTD = model.hidden(batch["tokens_BT"], batch["positions_BT"], batch["segment_ids_BT"])
+    x_GPD, table_VD = _at_slots(x_BTD, batch["loss_index_GP"]), model.output_table()
+    nll = {
+        "loss_task_GP": token_nll(x_GPD, table_VD, batch["loss_target_GP"], num_tokens=model.num_tokens, chunk=chunk)
+    }
+    return nll if paths is None else nll | {"sid_task_BT": catalogue_nll(x_BTD, table_VD, batch, paths)}
 
 
 def batch_loss(
-    model: Decoder, batch: Mapping[str, jax.Array], weight_GP: jax.Array, chunk: int = 0
-) -> tuple[jax.Array, jax.Array]:
-    """sum(weight x nll) of packed rows, to be differentiated, and nll_GP without a gradient.
+    model: Decoder,
+    batch: Mapping[str, jax.Array],
+    weights: Mapping[str, jax.Array],
+    chunk: int = 0,
+    paths: SidPaths | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """sum(weight x nll) of packed rows, to be differentiated, and the nll of `batch_nll` without a gradient.
 
     Args:
-      model, batch, chunk: as in `batch_nll`.
-      weight_GP: of each loss slot, see `slot_weights`.
+      model, batch, chunk, paths: as in `batch_nll`.
+      weights: of each loss slot, by the names of `loss_tasks`; see `slot_weights`.
     """
-    x_GPD = _hidden_at_slots(model, batch)
-    table_VD, target_GP = model.output_table(), batch["loss_target_GP"]
-    return weighted_loss(x_GPD, table_VD, target_GP, weight_GP, num_tokens=model.num_tokens, chunk=chunk)
-
-
-def _hidden_at_slots(model: Decoder, batch: Mapping[str, jax.Array]) -> jax.Array:
-    """x_GPD: the hidden state from which each loss slot's target is predicted."""
     x_BTD = model.hidden(batch["tokens_BT"], batch["positions_BT"], batch["segment_ids_BT"])
-    index_GP = batch["loss_index_GP"]
+    x_GPD, table_VD = _at_slots(x_BTD, batch["loss_index_GP"]), model.output_table()
+    total, nll_GP = weighted_loss(
+        x_GPD,
+        table_VD,
+        batch["loss_target_GP"],
+        weights["loss_task_GP"],
+        num_tokens=model.num_tokens,
+        chunk=chunk,
+    )
+    if paths is None:
+        return total, {"loss_task_GP": nll_GP}
+    nll_BT = catalogue_nll(x_BTD, table_VD, batch, paths)
+    total += jnp.sum(nll_BT * weights["sid_task_BT"])
+    return total, {"loss_task_GP": nll_GP, "sid_task_BT": jax.lax.stop_gradient(nll_BT)}
+
+
+def catalogue_nll(x_BTD: jax.Array, table_VD: jax.Array, batch: Mapping[str, jax.Array], paths: SidPaths) -> jax.Array:
+    """Negative log-likelihood of SID tokens among the children of their node, at every position.
+
+    Args:
+      x_BTD: hidden states after the final norm, in the compute dtype.
+      table_VD: output table, whose rows from `paths.first_id` on are the SID tokens'.
+      batch: `sid_node_BT` and `sid_target_BT`.
+      paths: the catalogue's.
+
+    Returns:
+      float32 nll_BT; meaningless where no SID token is learned.
+    """
+    first, size = paths.first_id, len(paths.levels_n)
+    rows_nD = constrain(table_VD[first : first + size].astype(x_BTD.dtype), None, None)
+    allowed_Nn = jnp.asarray(paths.allowed_Nn)
+
+    @jax.checkpoint
+    def nll(x_BTD, rows_nD):
+        logits_BTn = jnp.einsum("btd,nd->btn", x_BTD, rows_nD, preferred_element_type=jnp.float32)
+        target_BT1 = batch["sid_target_BT"][..., None]
+        allowed_BTn = jnp.take(allowed_Nn, batch["sid_node_BT"], axis=0)
+        picked_BT1 = jnp.take_along_axis(logits_BTn, target_BT1, axis=-1)
+        return jax.nn.logsumexp(logits_BTn, axis=-1, where=allowed_BTn) - picked_BT1[..., 0]
+
+    return nll(x_BTD, rows_nD)
+
+
+def _at_slots(x_BTD: jax.Array, index_GP: jax.Array) -> jax.Array:
+    """x_GPD: the hidden state from which each loss slot's target is predicted."""
     x_GSD = x_BTD.reshape(index_GP.shape[0], -1, x_BTD.shape[-1])
     return constrain(jnp.take_along_axis(x_GSD, index_GP[..., None], axis=1), "batch", None, None)
 
 
-def task_sums(nll: jax.Array, loss_task: jax.Array, num_tasks: int) -> jax.Array:
-    """Sum of nll over the slots of each task: float32 of shape (num_tasks,)."""
-    member = loss_task[..., None] == jnp.arange(num_tasks)
-    return jnp.sum(jnp.where(member, nll[..., None], 0.0), axis=tuple(range(nll.ndim)))
+def task_sums(nll: Any, tasks: Any, num_tasks: int) -> jax.Array:
+    """Sum of nll over the slots of each task, of arrays or trees of them: float32 of shape (num_tasks,)."""
+
+    def of_leaf(nll: jax.Array, task: jax.Array) -> jax.Array:
+        member = task[..., None] == jnp.arange(num_tasks)
+        return jnp.sum(jnp.where(member, nll[..., None], 0.0), axis=tuple(range(nll.ndim)))
+
+    return sum(jax.tree_util.tree_leaves(jax.tree.map(of_leaf, nll, tasks)))

@@ -15,9 +15,10 @@ import optax
 from flax import nnx
 from jax.sharding import NamedSharding
 
+from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import mesh_of
-from tsrec_jax.training.loss import LossSettings, batch_loss, slot_weights, task_sums
+from tsrec_jax.training.loss import LossSettings, batch_loss, loss_tasks, slot_weights, task_sums
 
 FREEZE_MODES = ("none", "old_rows", "trunk")
 SCHEDULES = ("linear", "cosine", "constant")
@@ -184,6 +185,7 @@ def make_train_step(
     loss: LossSettings,
     learning_rate: optax.Schedule,
     old_size: int = 0,
+    paths: SidPaths | None = None,
 ) -> TrainStep:
     """The jitted update. `state` only lends its shardings, so that the step's outputs keep them.
 
@@ -191,25 +193,26 @@ def make_train_step(
     (`tokens_ABT` and so on); its micro-batches are summed inside, which equals one batch of A x B rows. Metrics are
     device scalars: `loss`, `grad_norm`, `update_norm`, `learning_rate`, `tokens`, `examples`, `padding_share`, and per
     task `nll_sums`, `token_counts`. With `old_size` also both norms over the table rows below it (`/old_rows`) and over
-    those from it on (`/new_rows`), the gradients before freezing and clipping.
+    those from it on (`/new_rows`), the gradients before freezing and clipping. `paths` are those that the batches were made
+    with, if SID tokens are learned among their siblings.
     """
     num_tasks = len(loss.task_weights)
 
     def micro_loss(trained, frozen, micro):
         model = nnx.merge(graphdef, trained, frozen)
-        total, nll_GP = batch_loss(model, micro, micro["weight_GP"], loss.chunk)
-        return total, task_sums(nll_GP, micro["loss_task_GP"], num_tasks)
+        total, nll = batch_loss(model, micro, micro["weights"], loss.chunk, paths)
+        return total, task_sums(nll, loss_tasks(micro), num_tasks)
 
     def step_fn(state: TrainState, batch: Mapping[str, jax.Array]):
-        weight_AGP, counts = slot_weights(batch["loss_task_GP"], loss)
-        micros = {**batch, "weight_GP": weight_AGP}
+        weights, counts = slot_weights(loss_tasks(batch), loss)
+        micros = {**batch, "weights": weights}
 
         def accumulate(carry, micro):
             total, grads, sums = carry
             (value, task), grad = jax.value_and_grad(micro_loss, has_aux=True)(state.trained, state.frozen, micro)
             return (total + value, jax.tree.map(jnp.add, grads, grad), sums + task), None
 
-        if weight_AGP.shape[0] == 1:
+        if batch["tokens_BT"].shape[0] == 1:
             micro = jax.tree.map(lambda x: x[0], micros)
             (total, sums), grads = jax.value_and_grad(micro_loss, has_aux=True)(state.trained, state.frozen, micro)
         else:

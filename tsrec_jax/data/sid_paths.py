@@ -1,0 +1,76 @@
+"""Where the tokens of a catalogue's SIDs stand in an example, and which tokens could stand there instead."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from tsrec_jax.data.catalogue import Catalogue
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SidPaths:
+    """The trie of a catalogue, as the loss needs it: small, dense and the same for all levels.
+
+    A node is a prefix of a SID; node 0 is the empty one. n is the number of SID tokens, C the number of levels, N of
+    nodes that have children.
+
+    Attributes:
+      first_id: token id of the first SID token.
+      levels_n: int32, level of each SID token.
+      allowed_Nn: bool, whether a token is a child of a node.
+      edges: for each level but the last, the sorted keys node x n + token of its edges, and the nodes they lead to.
+    """
+
+    first_id: int
+    levels_n: np.ndarray
+    allowed_Nn: np.ndarray
+    edges: tuple[tuple[np.ndarray, np.ndarray], ...]
+
+    @classmethod
+    def of_catalogue(cls, catalogue: Catalogue, first_id: int) -> SidPaths:
+        """The paths of all SIDs, whose tokens are numbered from `first_id` in the order of `catalogue.tokens`."""
+        levels_n = catalogue.token_levels
+        size = len(levels_n)
+        first_of_level = np.searchsorted(levels_n, np.arange(catalogue.num_levels))
+        tokens_IC = catalogue.codes_IC + first_of_level
+        node_I = np.zeros(len(tokens_IC), np.int64)
+        count, edges, links = 1, [], []
+        for level in range(catalogue.num_levels):
+            key_I = node_I * size + tokens_IC[:, level]
+            links.append(np.unique(key_I))
+            if level + 1 < catalogue.num_levels:
+                keys, place_I = np.unique(key_I, return_inverse=True)
+                edges.append((keys, count + np.arange(len(keys))))
+                node_I = count + place_I
+                count += len(keys)
+        allowed_Nn = np.zeros((count, size), bool)
+        allowed_Nn.reshape(-1)[np.concatenate(links)] = True
+        return cls(first_id, levels_n, allowed_Nn, tuple(edges))
+
+    def nodes(self, tokens_T: np.ndarray) -> np.ndarray:
+        """For each token the node it is a child of, when it and the tokens before it begin a SID of the catalogue.
+
+        Args:
+          tokens_T: int32 ids of one example.
+
+        Returns:
+          int32 of the same length; -1 for every other token.
+        """
+        size = len(self.levels_n)
+        sid_T = np.asarray(tokens_T, np.int64) - self.first_id
+        inside_T = (sid_T >= 0) & (sid_T < size)
+        sid_T = np.where(inside_T, sid_T, 0)
+        level_T = np.where(inside_T, self.levels_n[sid_T], -1)
+        node_T = np.where(level_T == 0, 0, -1)
+        for level, (keys, children) in enumerate(self.edges, 1):
+            before_T, token_T = np.roll(node_T, 1), np.roll(sid_T, 1)
+            follows_T = (level_T == level) & (np.roll(level_T, 1) == level - 1) & (before_T >= 0)
+            follows_T[:1] = False
+            key_T = before_T * size + token_T
+            place_T = np.minimum(np.searchsorted(keys, key_T), len(keys) - 1)
+            reached_T = follows_T & (keys[place_T] == key_T)
+            node_T = np.where(reached_T, children[place_T], node_T)
+        known_T = (node_T >= 0) & self.allowed_Nn[np.maximum(node_T, 0), sid_T]
+        return np.where(known_T, node_T, -1).astype(np.int32)
