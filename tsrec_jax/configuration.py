@@ -17,6 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tsrec_jax.data.prepare.preparation import PrepareSettings
+from tsrec_jax.data.prompts import Templates
 from tsrec_jax.errors import UserError
 from tsrec_jax.teacher.settings import TeacherSettings
 from tsrec_jax.training.wandb_log import require_wandb
@@ -121,20 +122,17 @@ def default_config() -> ConfigDict:
 
     config.tasks = ConfigDict()  # weight: in the loss; rate: rows per epoch, 1 = each row once, 0 = left out
     config.tasks.next_sid = ConfigDict({"weight": 1.0, "rate": 1.0})
+    config.tasks.next_sid.chains = False  # rows of a user that continue each other as one example (data/chains.py)
     config.tasks.next_title = ConfigDict({"weight": 1.0, "rate": 1.0})
     config.tasks.title_sid = ConfigDict({"weight": 1.0, "rate": 1.0})
+    config.tasks.varied_sid = ConfigDict({"weight": 1.0, "rate": 0.0})  # histories thinned and reversed
+    config.tasks.varied_sid.copies = 4  # variants of each chain; an epoch shows `rate` of them
+    config.tasks.similar_sid = ConfigDict({"weight": 1.0, "rate": 0.0})  # histories, then an item of like text
+    config.tasks.similar_sid.copies = 2  # of each training row
+    config.tasks.similar_sid.nearest = 20  # items to choose from, in proportion to cosine ** sharpness
+    config.tasks.similar_sid.sharpness = 3.0
     config.ts_align = ConfigDict({"weight": 1.0, "rate": 1.0})  # weight 0: no TS-Align at all
-    config.templates = ConfigDict()  # overrides of single prompt strings, as in data/prompts.py
-    config.templates.separator = ""
-    for task in (
-        "next_sid",
-        "next_title",
-        "title_to_sid",
-        "sid_to_title",
-        "token_to_description",
-        "description_to_token",
-    ):
-        config.templates[task] = ConfigDict({"header": "", "prompt": "", "completion": ""})
+    config.templates = ConfigDict(Templates().to_mapping())  # the wording of data/prompts.py
 
     config.train = ConfigDict()
     config.train.max_steps = 0  # optimiser steps; 0: from `epochs`
@@ -364,19 +362,6 @@ def _get(config: ConfigDict, dotted: str):
     for part in dotted.split("."):
         config = config[part]
     return config
-
-
-def template_overrides(config: ConfigDict) -> dict:
-    """The prompt strings that the config replaces, in the shape `Templates.from_mapping` takes."""
-    overrides: dict = {}
-    for name, value in config.templates.items():
-        if isinstance(value, ConfigDict):
-            changed = {field: text for field, text in value.items() if text}
-            if changed:
-                overrides[name] = changed
-        elif value:
-            overrides[name] = value
-    return overrides
 
 
 @dataclasses.dataclass(frozen=True)

@@ -150,6 +150,29 @@ class PromptBuilder:
         texts = [template.completion.format(**{field: text}) for text in answers]
         return [[*ids, *self.end] for ids in self._encode(texts)]
 
+    def chains(self, sequences: Sequence[Sequence[str]], firsts: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+        """Sequences of SIDs, learned from one place on, each SID after the prompt that a search would get.
+
+        Args:
+          sequences: SIDs, oldest first.
+          firsts: for each sequence the place of the first SID that is learned, at least 1.
+
+        Returns:
+          Prompt and completion of each. A completion ends with its last SID.
+
+        Raises:
+          UserError: the prompt of `next_sid` goes on behind the history with something else than the separator.
+        """
+        separator, prompt = self.templates.separator, self.templates.next_sid.prompt
+        if not prompt.endswith("{history}" + separator):
+            raise UserError(
+                f"templates.next_sid.prompt={prompt!r} cannot be continued: behind {{history}} it needs the separator "
+                f"{separator!r} and nothing else, so that a history goes on where a prompt ends"
+            )
+        pairs = list(zip(sequences, firsts, strict=True))
+        prompts = self.prompts("next_sid", [self.history(sids[:first]) for sids, first in pairs])
+        return list(zip(prompts, self._encode([self.history(sids[first:]) for sids, first in pairs]), strict=True))
+
     def prompts_next_sid(self, histories: Sequence[Sequence[str]], levels: int) -> list[list[int]]:
         """Prompts that ask for the next SID of `levels` tokens, cut exactly as in training: what a search starts from.
 

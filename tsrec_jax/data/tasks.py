@@ -1,17 +1,18 @@
-"""The training tasks: three of SFT and the two directions of TS-Align, as tokenised examples."""
+"""The training tasks as tokenised examples: three of SFT, both directions of TS-Align, two that add histories."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from tsrec_jax.data.chains import Chain, chains, similar_chains, varied_chains
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.prompts import PromptBuilder
 
 # Task ids are positions in this tuple. `title_sid` and `ts_align` hold both of their directions.
-TASKS = ("next_sid", "next_title", "title_sid", "ts_align")
+TASKS = ("next_sid", "next_title", "title_sid", "ts_align", "varied_sid", "similar_sid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +32,34 @@ class Example:
     key: str
 
 
+@dataclasses.dataclass(frozen=True)
+class ChainSettings:
+    """How histories make examples.
+
+    Attributes:
+      whole: `next_sid` learns all rows of a chain in one example instead of one by one.
+      varied, similar: copies of each chain for `varied_sid`, of each row for `similar_sid`.
+      nearest_IN, chances_IN: like items and how likely each is chosen, for `similar_sid`.
+      seed: of the choices.
+    """
+
+    whole: bool = False
+    varied: int = 0
+    similar: int = 0
+    nearest_IN: np.ndarray | None = None
+    chances_IN: np.ndarray | None = None
+    seed: int = 0
+
+
+ROW_BY_ROW = ChainSettings()
+
+
 def build_examples(
-    dataset: Dataset, split: str, builder: PromptBuilder, tasks: Sequence[str]
+    dataset: Dataset,
+    split: str,
+    builder: PromptBuilder,
+    tasks: Sequence[str],
+    settings: ChainSettings = ROW_BY_ROW,
 ) -> dict[str, list[Example]]:
     """Tokenises the rows of some tasks.
 
@@ -41,6 +68,7 @@ def build_examples(
       split: `train`, `valid` or `test`, for `next_sid` and `next_title`.
       builder: the prompts.
       tasks: names out of TASKS.
+      settings: of the tasks that learn histories.
 
     Returns:
       {task: examples in row order}.
@@ -73,8 +101,18 @@ def build_examples(
             ),
         ],
     }
+    sequences: dict[str, Callable[[], list[Chain]]] = {
+        "varied_sid": lambda: varied_chains(rows, settings.varied, settings.seed),
+        "similar_sid": lambda: similar_chains(
+            rows, settings.nearest_IN, settings.chances_IN, settings.similar, settings.seed
+        ),
+    }
+    if settings.whole:
+        sequences["next_sid"] = lambda: chains(rows)
     return {
-        task: [example for part in sources[task] for example in _examples(TASKS.index(task), builder, *part)]
+        task: _sequence_examples(TASKS.index(task), builder, sequences[task](), sids, split)
+        if task in sequences
+        else [example for part in sources[task] for example in _examples(TASKS.index(task), builder, *part)]
         for task in tasks
     }
 
@@ -86,3 +124,16 @@ def _examples(
     for prompt, completion, key in zip(prompts, completions, keys, strict=True):
         tokens = np.array([*prompt, *completion][-builder.max_length :], np.int32)
         yield Example(task, tokens, max(1, len(tokens) - len(completion)), key)
+
+
+def _sequence_examples(
+    task: int, builder: PromptBuilder, sequences: Sequence[Chain], sids: Sequence[str], split: str
+) -> list[Example]:
+    texts = [[sids[item] for item in chain.items] for chain in sequences]
+    pairs = builder.chains(texts, [chain.first for chain in sequences])
+    found = []
+    for number, (chain, (prompt, completion)) in enumerate(zip(sequences, pairs, strict=True)):
+        tokens = np.array([*prompt, *completion][-builder.max_length :], np.int32)
+        key = f"{split}/{','.join(map(str, chain.rows))}/{number}"
+        found.append(Example(task, tokens, max(1, len(tokens) - len(completion)), key))
+    return found

@@ -11,7 +11,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerFast
 
-from tsrec_jax.configuration import template_overrides
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.prompts import PromptBuilder, Templates
 from tsrec_jax.decoding.trie import Trie
@@ -67,7 +66,7 @@ def prompt_templates(config: ConfigDict) -> Templates:
     Raises:
       UserError: a text that its task cannot use.
     """
-    return Templates.from_mapping(template_overrides(config))
+    return Templates.from_mapping(config.templates.to_dict())
 
 
 def add_sid_tokens(tokenizer: PreTrainedTokenizerFast, tokens: tuple[str, ...]) -> int:

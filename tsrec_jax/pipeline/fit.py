@@ -14,11 +14,10 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from tsrec_jax.configuration import task_mix
-from tsrec_jax.data.input import choose_loss_slots, packed_batches, train_batches
+from tsrec_jax.data.input import packed_batches
 from tsrec_jax.data.records import open_records, write_records
 from tsrec_jax.data.sid_paths import SidPaths
-from tsrec_jax.data.tasks import TASKS, build_examples
+from tsrec_jax.data.tasks import TASKS, ChainSettings, build_examples
 from tsrec_jax.decoding.generate import search_all
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.metrics import score
@@ -28,6 +27,7 @@ from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.own import on_own_devices
 from tsrec_jax.models.sharding import MESH_AXES, mesh_of, process_rows
 from tsrec_jax.pipeline.assemble import Assembly
+from tsrec_jax.pipeline.batches import TrainingData, batches_of, training_data
 from tsrec_jax.pipeline.estimate import estimate_lines, step_shape
 from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.processes import first, first_makes
@@ -60,48 +60,32 @@ def fit(
     What it will take is printed before, from the same arithmetic as the verb `plan`; and after, where the device tells
     it, what it took of memory. `profile` are the steps of which a trace is written.
     """
-    mix = task_mix(config, TASKS)
-    dataset = assembly.dataset
-    if "ts_align" in mix.rates and not dataset.clusters:
+    dataset, settings = assembly.dataset, config.train
+    data = training_data(config, dataset, assembly.builder, assembly.old_size)
+    if "ts_align" in data.examples and not dataset.clusters:
         raise UserError(
             f"{dataset.path}/{dataset.name}.description_keywords.json is not there: TS-Align needs its descriptions "
             "(or set config.ts_align.weight=0)"
         )
-    examples = build_examples(dataset, "train", assembly.builder, tuple(mix.rates))
-    counts = ", ".join(f"{task} {len(rows)}" for task, rows in examples.items())
+    counts = ", ".join(f"{task} {len(rows)}" for task, rows in data.examples.items())
     report(f"{label}: training rows: {counts}")
-    settings = config.train
-    paths = None
-    if settings.sid_loss == "catalogue":
-        paths = SidPaths.of_catalogue(dataset.catalogue, assembly.old_size)
-    slots = choose_loss_slots(examples, mix.rates, settings.sequence_length, settings.slot_rows, paths)
-    first_makes(lambda: write_records(examples, folder / "records"))
+    first_makes(lambda: write_records(data.examples, folder / "records"))
     rows = _rows_per_microbatch(config, assembly)
-    batches = train_batches(
-        open_records(folder / "records"),
-        rates=mix.rates,
-        sequence_length=settings.sequence_length,
-        rows=rows,
-        loss_slots=slots,
-        accumulation=settings.accumulation,
-        seed=config.seed,
-        group=settings.slot_rows,
-        part=process_rows(assembly.mesh, rows // settings.slot_rows),
-        paths=paths,
-    )
+    part = process_rows(assembly.mesh, rows // settings.slot_rows)
+    batches = batches_of(config, data, open_records(folder / "records"), rows, part)
     max_steps = settings.max_steps or batches.steps(settings.epochs)
     select_by, select_highest = SELECTORS[settings.select_by]
     every = math.ceil(max_steps / settings.validations) if settings.validations else 0
-    setup = _setup(config, assembly, slots)
+    setup = _setup(config, assembly, data)
     for line in estimate_lines(config.model.path, setup):
         report(f"{label}: {line}")
     result = train(
         assembly.model,
         batches,
-        _validation(config, assembly, rows, slots, paths),
+        _validation(config, assembly, rows, data),
         task_names=TASKS,
         old_size=assembly.old_size,
-        loss=LossSettings(mix.weights, settings.loss_normalisation, settings.loss_chunk),
+        loss=LossSettings(data.mix.weights, settings.loss_normalisation, settings.loss_chunk),
         optimiser=OptimiserSettings(
             learning_rate=settings.learning_rate,
             warmup_steps=settings.warmup_steps,
@@ -130,7 +114,7 @@ def fit(
         label=label,
         report=report,
         recording=_recording(config, setup, folder, label, profile),
-        paths=paths,
+        paths=data.paths,
     )
     peak = peak_memory()
     if peak is not None:
@@ -142,11 +126,11 @@ def fit(
     return result
 
 
-def _setup(config: ConfigDict, assembly: Assembly, slots: int) -> Setup:
+def _setup(config: ConfigDict, assembly: Assembly, data: TrainingData) -> Setup:
     """What is trained on what, as `plan` sees it."""
     sizes = (1, 1, 1) if assembly.mesh is None else (assembly.mesh.shape[axis] for axis in MESH_AXES)
     model = assembly.model
-    return Setup(model.config, model.num_tokens, step_shape(config, slots), MeshShape(*sizes))
+    return Setup(model.config, model.num_tokens, step_shape(config, data.slots, data.sid_tokens), MeshShape(*sizes))
 
 
 def _recording(config: ConfigDict, setup: Setup, folder: pathlib.Path, label: str, profile: range) -> Recording:
@@ -204,13 +188,15 @@ def validation_loss(
     return total / tokens
 
 
-def _validation(config: ConfigDict, assembly: Assembly, rows: int, slots: int, paths: SidPaths | None) -> Validate:
+def _validation(config: ConfigDict, assembly: Assembly, rows: int, data: TrainingData) -> Validate:
     """The closure that the loop calls: next-SID loss on valid, and HR@10 of a beam search over its first rows."""
     settings, catalogue = config.train, assembly.dataset.catalogue
-    valid = build_examples(assembly.dataset, "valid", assembly.builder, ("next_sid",))["next_sid"]
+    whole = ChainSettings(whole=config.tasks.next_sid.chains)
+    valid = build_examples(assembly.dataset, "valid", assembly.builder, ("next_sid",), whole)["next_sid"]
     valid = valid[: settings.valid_rows or len(valid)]
     part = process_rows(assembly.mesh, rows // settings.slot_rows)
-    batches = list(packed_batches(valid, settings.sequence_length, rows, slots, settings.slot_rows, part, paths))
+    layout = (settings.sequence_length, rows, data.slots, settings.slot_rows)
+    batches = list(packed_batches(valid, *layout, part, data.paths))
     split = assembly.dataset.splits["valid"]
     beam_rows = min(settings.valid_beam_rows, len(split))
     prompts = assembly.builder.prompts_next_sid(
@@ -221,7 +207,7 @@ def _validation(config: ConfigDict, assembly: Assembly, rows: int, slots: int, p
     drift = Drift(assembly.model, assembly.old_size, catalogue.token_levels)
 
     def validate(model: Decoder) -> dict[str, float]:
-        values = {"valid/loss": validation_loss(model, batches, settings.loss_chunk, paths), **drift(model)}
+        values = {"valid/loss": validation_loss(model, batches, settings.loss_chunk, data.paths), **drift(model)}
         if prompts:
             with on_own_devices(model) as own:
                 found = search_all(

@@ -9,18 +9,16 @@ from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
-from tsrec_jax.configuration import task_mix
 from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.data.folder_files import find_name
-from tsrec_jax.data.input import choose_loss_slots, train_batches
 from tsrec_jax.data.prompts import PromptBuilder
 from tsrec_jax.data.shop_lm import lm_shape
-from tsrec_jax.data.tasks import TASKS, build_examples
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.hf import read_config
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.assemble import add_sid_tokens, prompt_templates
+from tsrec_jax.pipeline.batches import batches_of, training_data
 from tsrec_jax.pipeline.estimate import estimate_lines, step_shape
 from tsrec_jax.pipeline.upstream import what_to_make
 from tsrec_jax.training.accounting import MeshShape, step_flops
@@ -48,10 +46,14 @@ class PlanOptions:
 
 @dataclasses.dataclass(frozen=True)
 class _Data:
-    """What the plan knows of the data: ids in use, loss slots of a group, steps (0: unknown), and how it knows."""
+    """What the plan knows of the data.
+
+    Ids in use, loss slots of a group, SID tokens scored everywhere, steps (0: unknown), and how it knows.
+    """
 
     num_tokens: int
     loss_slots: int
+    sid_tokens: int
     steps: int
     source: str
 
@@ -68,7 +70,9 @@ def plan(config: ConfigDict, options: PlanOptions, report: Callable[[str], None]
         raise UserError(f"--mfu={options.mfu} must lie above 0 and be 1 at most")
     base = _base_shape(config)
     data = _data(config, base)
-    setup = Setup(base, data.num_tokens, step_shape(config, data.loss_slots), _mesh(config, options.devices))
+    setup = Setup(
+        base, data.num_tokens, step_shape(config, data.loss_slots, data.sid_tokens), _mesh(config, options.devices)
+    )
     refuse_mesh(setup)
     for line in estimate_lines(config.model.path, setup):
         report(f"plan: {line}")
@@ -152,6 +156,7 @@ def _data(config: ConfigDict, base: ModelConfig) -> _Data:
     return _Data(
         base.vocab_rows + new,
         slots,
+        new if config.train.sid_loss == "catalogue" else 0,
         steps,
         f"the training rows are not here: loss slots taken as {ASSUMED_LOSS_SHARE:.0%} of a row, {new:,} SID tokens; "
         f"{times}",
@@ -168,27 +173,16 @@ def _given_dataset(config: ConfigDict) -> Dataset | None:
 
 def _counted(config: ConfigDict, dataset: Dataset) -> _Data:
     tokenizer = load_tokenizer(config.model.path)
-    add_sid_tokens(tokenizer, dataset.catalogue.tokens)
-    length, mix = config.train.sequence_length, task_mix(config, TASKS)
-    builder = PromptBuilder(tokenizer, prompt_templates(config), length)
-    examples = build_examples(dataset, "train", builder, tuple(mix.rates))
-    rows = [row for part in examples.values() for row in part]
-    slots = choose_loss_slots(examples, mix.rates, length, config.train.slot_rows)
-    shape = step_shape(config, slots)
-    batches = train_batches(
-        examples,
-        rates=mix.rates,
-        sequence_length=length,
-        rows=shape.rows,
-        loss_slots=slots,
-        accumulation=shape.accumulation,
-        seed=config.seed,
-        group=shape.slot_rows,
-    )
+    old_size = add_sid_tokens(tokenizer, dataset.catalogue.tokens)
+    builder = PromptBuilder(tokenizer, prompt_templates(config), config.train.sequence_length)
+    data = training_data(config, dataset, builder, old_size)
+    rows = [row for part in data.examples.values() for row in part]
+    batches = batches_of(config, data, data.examples, step_shape(config, data.slots, data.sid_tokens).rows)
     steps = config.train.max_steps or batches.steps(config.train.epochs)
     return _Data(
         len(tokenizer),
-        slots,
+        data.slots,
+        data.sid_tokens,
         steps,
         f"{len(rows):,} training rows of {dataset.name} with {sum(len(row.tokens) for row in rows):,} tokens; "
         f"{steps:,} steps",

@@ -52,6 +52,7 @@ class StepShape:
       dtype: compute type, `float32` or `bfloat16`.
       remat: layers are computed again in the backward pass.
       slot_rows: rows of a group.
+      sid_tokens: rows of the table that are scored at every position; 0 where SID tokens are learned at loss slots.
     """
 
     rows: int
@@ -63,6 +64,7 @@ class StepShape:
     dtype: str = "float32"
     remat: bool = True
     slot_rows: int = 1
+    sid_tokens: int = 0
 
     @property
     def token_slots(self) -> int:
@@ -165,6 +167,7 @@ def step_flops(config: ModelConfig, step: StepShape) -> StepFlops:
     kernels = 2 * tokens * _layer_weights(config) * config.num_layers
     scores = 4 * tokens * step.sequence_length * config.num_heads * config.head_dim * config.num_layers
     head = 2 * step.accumulation * step.groups * step.loss_slots * config.vocab_rows * config.d_model
+    head += 2 * tokens * step.sid_tokens * config.d_model
     last = 2 * tokens * config.d_mlp * config.d_model * config.num_layers
     backward_kernels = kernels * (1 if step.freeze == "trunk" else 2)
     return StepFlops(
@@ -183,6 +186,7 @@ def step_memory(config: ModelConfig, step: StepShape, mesh: MeshShape = MeshShap
     layer += _layer_bytes(config, step, mesh, KEPT_FLOAT32, rows * FLOAT32)
     slots = min(step.loss_chunk or step.loss_slots, step.loss_slots)
     logits = LOGITS * rows / step.slot_rows * slots * config.vocab_rows * FLOAT32 / mesh.tensor
+    logits += LOGITS * rows * step.sequence_length * step.sid_tokens * FLOAT32
     # In chunks, the gradient of the table grows by one of the same size for each.
     table = config.vocab_rows * config.d_model * FLOAT32 / _shards(("vocabulary",), mesh)
     loss = logits + (table if slots < step.loss_slots else 0)

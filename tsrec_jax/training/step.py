@@ -193,8 +193,8 @@ def make_train_step(
     (`tokens_ABT` and so on); its micro-batches are summed inside, which equals one batch of A x B rows. Metrics are
     device scalars: `loss`, `grad_norm`, `update_norm`, `learning_rate`, `tokens`, `examples`, `padding_share`, and per
     task `nll_sums`, `token_counts`. With `old_size` also both norms over the table rows below it (`/old_rows`) and over
-    those from it on (`/new_rows`), the gradients before freezing and clipping. `paths` are those that the batches were made
-    with, if SID tokens are learned among their siblings.
+    those from it on (`/new_rows`), the gradients before freezing and clipping. `paths` are those that the
+    batches were made with, if SID tokens are learned among their siblings.
     """
     num_tasks = len(loss.task_weights)
 

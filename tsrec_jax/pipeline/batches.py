@@ -1,0 +1,99 @@
+"""From a config and a dataset to training batches: one way for the training itself and for its plan."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from tsrec_jax.configuration import TaskMix, task_mix
+from tsrec_jax.data.dataset import Dataset
+from tsrec_jax.data.input import TrainBatches, choose_loss_slots, train_batches
+from tsrec_jax.data.prompts import PromptBuilder
+from tsrec_jax.data.sid_paths import SidPaths
+from tsrec_jax.data.tasks import TASKS, ChainSettings, Example, build_examples
+from tsrec_jax.teacher.likeness import nearest_items
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """What a training learns from.
+
+    Attributes:
+      mix: weights and rates of the tasks.
+      examples: of every task in use.
+      paths: of the catalogue, where SID tokens are learned among their siblings.
+      slots: loss slots of a group of rows.
+    """
+
+    mix: TaskMix
+    examples: Mapping[str, Sequence[Example]]
+    paths: SidPaths | None
+    slots: int
+
+    @property
+    def sid_tokens(self) -> int:
+        """SID tokens that are scored at every position; 0 where they are learned at loss slots."""
+        return 0 if self.paths is None else len(self.paths.levels_n)
+
+
+def training_data(config: ConfigDict, dataset: Dataset, builder: PromptBuilder, old_size: int) -> TrainingData:
+    """The examples of the train split and how they are learned.
+
+    Args:
+      config: sections `tasks`, `ts_align` and `train`, and `seed`, are read.
+      dataset: the data.
+      builder: the prompts.
+      old_size: length of the base tokenizer, where the ids of the SID tokens start.
+
+    Raises:
+      UserError: every task has weight 0 or rate 0, or a task lacks what it needs.
+    """
+    mix = task_mix(config, TASKS)
+    examples = build_examples(dataset, "train", builder, tuple(mix.rates), _chain_settings(config, mix, dataset))
+    catalogue = config.train.sid_loss == "catalogue"
+    paths = SidPaths.of_catalogue(dataset.catalogue, old_size) if catalogue else None
+    slots = choose_loss_slots(examples, mix.rates, config.train.sequence_length, config.train.slot_rows, paths)
+    return TrainingData(mix, examples, paths, slots)
+
+
+def _chain_settings(config: ConfigDict, mix: TaskMix, dataset: Dataset) -> ChainSettings:
+    tasks = config.tasks
+    settings = ChainSettings(tasks.next_sid.chains, tasks.varied_sid.copies, tasks.similar_sid.copies, seed=config.seed)
+    if "similar_sid" not in mix.rates:
+        return settings
+    near = nearest_items(dataset.catalogue.items, tasks.similar_sid.nearest, tasks.similar_sid.sharpness)
+    return dataclasses.replace(settings, nearest_IN=near[0], chances_IN=near[1])
+
+
+def batches_of(
+    config: ConfigDict,
+    data: TrainingData,
+    sources: Mapping[str, Any],
+    rows: int,
+    part: slice | np.ndarray = slice(None),
+) -> TrainBatches:
+    """The batches of a training.
+
+    Args:
+      config: section `train` and `seed` are read.
+      data: of `training_data`.
+      sources: {task: random access to its examples}.
+      rows: of a micro-batch, over all processes.
+      part: the groups of each micro-batch that this process feeds.
+    """
+    return train_batches(
+        sources,
+        rates=data.mix.rates,
+        sequence_length=config.train.sequence_length,
+        rows=rows,
+        loss_slots=data.slots,
+        accumulation=config.train.accumulation,
+        seed=config.seed,
+        group=config.train.slot_rows,
+        part=part,
+        paths=data.paths,
+    )
