@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from tsrec_jax.configuration import UPSTREAM, arm_config
 from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.data.folder_files import find_name
+from tsrec_jax.data.held_out import hold_out_users
 from tsrec_jax.data.text_folder import TextFolder, read_texts, texts_of
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline import assess, sources, upstream
@@ -50,6 +51,15 @@ class Job:
 
 def open_job(config: ConfigDict, path: pathlib.Path) -> Job:
     """Makes what training needs and is not there yet (texts, base model, SIDs, words), and records the run."""
+    dataset, base = make_inputs(config, path)
+    dataset = hold_out_users(dataset, config.train.held_out)
+    workdir = Workdir(path)
+    workdir.record(config, training_identity(config, dataset), dataset.data_hash)
+    return Job(config, workdir, dataset, base)
+
+
+def make_inputs(config: ConfigDict, path: pathlib.Path) -> tuple[Dataset, str]:
+    """The dataset with SIDs and words and the pretrained model, both made in `path` where they are not given."""
     workdir = Workdir(path)
     folder = workdir.first_makes(lambda: sources.open_folder(config, path, report))
     name = find_name(folder, config.dataset.name)
@@ -61,8 +71,7 @@ def open_job(config: ConfigDict, path: pathlib.Path) -> Job:
         if several():  # they train it together, and the first one makes what comes behind
             base(upstream.open_texts(config, folder, name))
         dataset, texts = workdir.first_makes(lambda: upstream.make_dataset(config, path, folder, name, base, report))
-    workdir.record(config, training_identity(config, dataset), dataset.data_hash)
-    return Job(config, workdir, dataset, _base(config, path, texts))
+    return dataset, _base(config, path, texts)
 
 
 def _base(config: ConfigDict, path: pathlib.Path, texts: TextFolder) -> str:
@@ -75,11 +84,16 @@ def _on_mesh(verb: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(verb)
     def call(config: ConfigDict, path: pathlib.Path, **options: Any) -> None:
-        mesh = open_mesh(config)
-        with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+        with on_mesh(config):
             verb(config, path, **options)
 
     return call
+
+
+def on_mesh(config: ConfigDict) -> contextlib.AbstractContextManager[Any]:
+    """A context in which the config's mesh is the ambient one."""
+    mesh = open_mesh(config)
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def download(config: ConfigDict, _path: pathlib.Path) -> None:
@@ -138,14 +152,14 @@ def _upstream_parts(config: ConfigDict, path: pathlib.Path) -> tuple[pathlib.Pat
 @_on_mesh
 def train(config: ConfigDict, path: pathlib.Path, profile: range = range(0)) -> None:
     """The verb `train`: the main recommender alone; `profile` are the steps of which a trace is written."""
-    _train(open_job(config, path), MAIN, profile)
+    train_system(open_job(config, path), MAIN, profile)
 
 
 @_on_mesh
 def evaluate(config: ConfigDict, path: pathlib.Path) -> None:
     """The verb `evaluate`: the main recommender and whatever arms are trained already."""
     job = open_job(config, path)
-    _evaluate(job, [MAIN, *(name for name in config.run.arms if _trained(job, name))])
+    evaluate_systems(job, [MAIN, *(name for name in config.run.arms if _trained(job, name))])
 
 
 @_on_mesh
@@ -165,9 +179,9 @@ def run(config: ConfigDict, path: pathlib.Path, profile: range = range(0)) -> No
     systems = [MAIN, *config.run.arms]
     if "train" in config.run.stages:
         for system in systems:
-            _train(job, system, profile if system == MAIN else range(0))
+            train_system(job, system, profile if system == MAIN else range(0))
     if "evaluate" in config.run.stages:
-        _evaluate(job, systems)
+        evaluate_systems(job, systems)
     if "export" in config.run.stages:
         _export(job)
     report(f"run: done in {time.perf_counter() - started:.0f} s; see {path}")
@@ -235,7 +249,8 @@ def _trained(job: Job, system: str) -> bool:
     return there
 
 
-def _train(job: Job, system: str, profile: range) -> None:
+def train_system(job: Job, system: str, profile: range = range(0)) -> None:
+    """Trains one system of a run, or skips it where it is trained; its facts are those of the finished stage."""
     config = _settings(job, system)
     identity = training_identity(config, job.dataset)
     stage = f"train {system}"
@@ -243,15 +258,23 @@ def _train(job: Job, system: str, profile: range) -> None:
         report(f"{stage}: finished before, skipped")
         return
     assembly = assemble(config, job.dataset, job.base)
-    result = fit(config, assembly, job.workdir, _folder(job, system), identity, stage, report, profile)
+    fitted = fit(config, assembly, job.workdir, _folder(job, system), identity, stage, report, profile)
+    result = fitted.result
     facts = {
         "steps": result.steps,
         "best_step": result.best_step,
         "best_value": result.best_value,
         "stopped_early": result.stopped_early,
         "seconds": round(result.seconds, 1),
+        "parameters": fitted.parameters,
+        "step_flops": fitted.step_flops,
     }
     job.workdir.finish(stage, identity, facts)
+
+
+def trained_facts(job: Job, system: str = MAIN) -> dict[str, Any] | None:
+    """What a finished training left in the workdir; None where it has not finished with these settings."""
+    return job.workdir.finished(f"train {system}", training_identity(_settings(job, system), job.dataset))
 
 
 def _restore(job: Job, system: str) -> Assembly:
@@ -266,7 +289,8 @@ def _restore(job: Job, system: str) -> Assembly:
     return dataclasses.replace(assembly, model=model)
 
 
-def _evaluate(job: Job, systems: list[str]) -> None:
+def evaluate_systems(job: Job, systems: list[str]) -> None:
+    """Writes the predictions of trained systems and the report on them; finished predictions are kept."""
     evaluations = {}
     for system in systems:
         identity = training_identity(_settings(job, system), job.dataset)
@@ -280,10 +304,7 @@ def _evaluate(job: Job, systems: list[str]) -> None:
         else:
             report(f"{stage}: finished before, skipped")
         evaluations[system] = (folder, facts)
-    trained = {
-        system: job.workdir.finished(f"train {system}", training_identity(_settings(job, system), job.dataset))
-        for system in systems
-    }
+    trained = {system: trained_facts(job, system) for system in systems}
     if first():
         assess.write_report(job.config, job.dataset, job.workdir.path, evaluations, trained, report)
 
