@@ -53,6 +53,7 @@ class Cell:
       kind: "arm" or "baseline".
       seeded: whether another seed could give another result.
       split, beams, levels: what was evaluated, with how many places, under SIDs of how many levels (C).
+      sids: digest of the SIDs; SID-level metrics of other SIDs mean other things.
       rows: of the split.
       rank: int32 (N), place of the target's SID in the list, from 0; -1: not listed.
       before: int32 (N), items that carry the SIDs before it; 0 where it is not listed.
@@ -72,6 +73,7 @@ class Cell:
     split: str
     beams: int
     levels: int
+    sids: str
     rows: Rows
     rank: np.ndarray
     before: np.ndarray
@@ -91,11 +93,7 @@ class Cell:
 
 def _sid_values(cell: Cell, name: str, k: int) -> np.ndarray:
     hit_N = (cell.rank >= 0) & (cell.rank < k)
-    return np.where(hit_N, 1.0 if name == "HR" else 1.0 / np.log2(cell.rank + 2.0, where=hit_N, out=_ones(hit_N)), 0.0)
-
-
-def _ones(like: np.ndarray) -> np.ndarray:
-    return np.ones(like.shape, np.float64)
+    return hit_N * (1.0 if name == "HR" else 1.0 / np.log2(np.maximum(cell.rank, 0) + 2.0))
 
 
 def _item_values(cell: Cell, name: str, k: int) -> np.ndarray:
@@ -125,6 +123,12 @@ def rows_of(catalogue: Catalogue, train: Interactions, rows: Interactions) -> Ro
         group=np.array([len(catalogue.items_of_sid[catalogue.sid(int(t))]) for t in rows.targets], np.int32),
         digest=hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16],
     )
+
+
+def sids_digest(catalogue: Catalogue) -> str:
+    """A digest of which item has which SID."""
+    pairs = [[item.id, catalogue.sid(number)] for number, item in enumerate(catalogue.items)]
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -202,15 +206,15 @@ class System:
     """The finished cells of one arm or baseline, by rising seed, all of the same rows.
 
     Raises:
-      ValueError: no cells, or cells of other rows.
+      ValueError: no cells, or cells of other rows or SIDs.
     """
 
     name: str
     cells: tuple[Cell, ...]
 
     def __post_init__(self):
-        if len({(cell.rows.digest, cell.split) for cell in self.cells}) != 1:
-            raise ValueError(f"{self.name}: needs cells of the same rows")
+        if len({(cell.rows.digest, cell.sids) for cell in self.cells}) != 1:
+            raise ValueError(f"{self.name}: needs cells of the same rows and SIDs")
 
     @property
     def seeds(self) -> tuple[int, ...]:

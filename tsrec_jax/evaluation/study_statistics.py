@@ -82,7 +82,7 @@ class Comparison:
 
     Attributes:
       first, second: names, the one that is to be better first.
-      metric: at SID level.
+      metric, level: what is compared; systems with other SIDs at item level, since a SID-level hit differs.
       seeds: that both have; a system that no seed changes has each.
       first_mean, second_mean: over these seeds and all rows.
       difference, relative: first - second, and that over second (None where second is 0).
@@ -94,6 +94,7 @@ class Comparison:
     first: str
     second: str
     metric: str
+    level: str
     seeds: tuple[int, ...]
     first_mean: float
     second_mean: float
@@ -115,7 +116,8 @@ def compare(first: System, second: System, metric: str, draws: Draws) -> Compari
     seeds = common_seeds(first, second)
     if not seeds:
         return None
-    pair = [_of_seeds(system, metric, seeds) for system in (first, second)]
+    level = "sid" if first.cells[0].sids == second.cells[0].sids else "item"
+    pair = [_of_seeds(system, level, metric, seeds) for system in (first, second)]
     difference_SN = pair[0] - pair[1]
     means = [float(values_SN.mean()) for values_SN in pair]
     difference = float(difference_SN.mean())
@@ -123,6 +125,7 @@ def compare(first: System, second: System, metric: str, draws: Draws) -> Compari
         first=first.name,
         second=second.name,
         metric=metric,
+        level=level,
         seeds=seeds,
         first_mean=means[0],
         second_mean=means[1],
@@ -143,8 +146,8 @@ def common_seeds(first: System, second: System) -> tuple[int, ...]:
     return tuple(seed for seed in first.seeds if seed in second.seeds)
 
 
-def _of_seeds(system: System, metric: str, seeds: tuple[int, ...]) -> np.ndarray:
-    values_SN = system.values("sid", metric)
+def _of_seeds(system: System, level: str, metric: str, seeds: tuple[int, ...]) -> np.ndarray:
+    values_SN = system.values(level, metric)
     if not system.seeded:
         return np.repeat(values_SN[:1], len(seeds), axis=0)
     return values_SN[[system.seeds.index(seed) for seed in seeds]]

@@ -29,8 +29,8 @@ from tsrec_jax.training.checkpoints import Checkpoints, best_folder
 
 MAIN = "TS-Rec"
 _SHAPES_TRAINING = ("model", "sid_init", "tasks", "ts_align", "templates", "train")
-_ONLY_LOGISTICS = ("train.log_every", "train.keep", "train.checkpoint_every", "train.explode_factor",
-                   "train.wandb_project", "model.remat")  # fmt: skip
+ONLY_LOGISTICS = ("train.log_every", "train.keep", "train.checkpoint_every", "train.explode_factor",
+                  "train.wandb_project", "model.remat")  # fmt: skip
 
 
 def report(line: str) -> None:
@@ -219,20 +219,21 @@ def training_identity(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
         "SID tokens": f"{len(tokens)} ({fingerprint(tokens)})",
     }
     if not config.model.path:
-        facts |= _flat(config.pretrain.to_dict(), "pretrain.")
+        facts |= flat(config.pretrain.to_dict(), "pretrain.")
     for section in _SHAPES_TRAINING:
-        facts |= _flat(config[section].to_dict(), f"{section}.")
-    return {key: value for key, value in facts.items() if key not in _ONLY_LOGISTICS}
+        facts |= flat(config[section].to_dict(), f"{section}.")
+    return {key: value for key, value in facts.items() if key not in ONLY_LOGISTICS}
 
 
-def _flat(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Nested settings as {prefix + `section.key`: JSON value}."""
+    found: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat
+            found[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
 def _trained(job: Job, system: str) -> bool:
@@ -295,7 +296,7 @@ def evaluate_systems(job: Job, systems: list[str]) -> None:
     for system in systems:
         identity = training_identity(_settings(job, system), job.dataset)
         stage = f"evaluate {system}"
-        inputs = {**identity, **_flat(job.config.eval.to_dict(), "eval.")}
+        inputs = {**identity, **flat(job.config.eval.to_dict(), "eval.")}
         folder = _folder(job, system)
         facts = job.workdir.finished(stage, inputs, folder / assess.PREDICTIONS)
         if facts is None:
