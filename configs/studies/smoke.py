@@ -18,13 +18,13 @@ def get_config() -> ConfigDict:
     config.shop.num_items = 120
     config.shop.num_users = 200
     config.model.remat = False
-    config.pretrain.max_steps = 60
+    config.pretrain.max_steps = 40
     config.pretrain.batch_tokens = 1024
     config.index.sids = "make"
     config.index.sizes = (16, 8, 8)
     config.index.whiten = 32
     config.tasks.next_title.rate = 0.25
-    config.train.max_steps = 60
+    config.train.max_steps = 40
     config.train.batch_tokens = 1024
     config.train.sequence_length = 256
     config.train.learning_rate = 2e-3

@@ -148,5 +148,5 @@ def convergence(systems: Sequence[System]) -> dict[str, Convergence]:
 
 
 def _first_step(step_P: np.ndarray, value_P: np.ndarray, threshold: float) -> int | None:
-    reached = np.flatnonzero(value_P >= threshold)
+    reached = np.flatnonzero(value_P >= threshold * (1 - 1e-9))  # 90 % of a rate is not always exact in floats
     return int(step_P[reached[0]]) if len(reached) else None
