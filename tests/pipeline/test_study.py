@@ -219,7 +219,7 @@ def test_baselines_choose_on_the_users_that_are_held_out(workdir, tmp_path, monk
     def stub(name, dataset, train, select, rows, length, seed, report):
         given[name, seed] = train, select, rows
         sids = list(dataset.catalogue.items_of_sid)[:length]
-        return BaselineResult([sids] * len(rows), {"seconds": 1.5, "flops": 2e9, "chosen": "x"})
+        return BaselineResult([sids] * len(rows), {"fit_seconds": 1.5, "flops": 2e9, "chosen": "x"})
 
     monkeypatch.setattr(study_cell, "run_baseline", stub)
     monkeypatch.setattr(study_cell, "BASELINES", {"sasrec": None, "hybrid": None})

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from tsrec_jax.configuration import study_comparisons
-from tsrec_jax.errors import UserError
+from tsrec_jax.errors import Stopped, UserError
 from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, systems_of, write_cell
 from tsrec_jax.evaluation.study_plots import plot_study
 from tsrec_jax.evaluation.study_report import build_report, to_json
@@ -54,6 +54,8 @@ def study(config: ConfigDict, workdir: pathlib.Path, names: Sequence[str] = (), 
         try:
             if _work_on(wanted, workdir):
                 _write_report(config, workdir, cells)
+        except Stopped:
+            raise
         except InUse as refusal:
             report(f"study: {wanted.label}: skipped, since {refusal}")
             held.append(wanted)

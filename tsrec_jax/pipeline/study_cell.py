@@ -100,9 +100,10 @@ def wanted_cells(config: ConfigDict, workdir: pathlib.Path) -> list[Wanted]:
         *((name, "baseline", name in SEEDED, config) for name in config.study.baselines),
         *((name, "arm", True, study_arm_config(config, name)) for name in config.study.arms),
     ]
-    found = []
+    found, digests = [], {}
     for name, kind, seeded, own in systems:
-        data = _data_digest(own)
+        source = own.dataset.to_json() + own.prepare.to_json()
+        data = digests[source] = digests.get(source) or _data_digest(own)
         for seed in seeds if seeded else seeds[:1]:
             folder = workdir / "cells" / name.replace(" ", "_") / f"seed-{seed}"
             found.append(Wanted(name, seed, kind, seeded, own, data, folder))
@@ -278,7 +279,7 @@ def run_one_baseline(wanted: Wanted, config: ConfigDict, report: Report) -> Cell
         report,
     )
     known = {key: result.facts.get(key) for key in ("parameters", "steps", "examples", "tokens", "flops")}
-    seconds = result.facts.get("seconds", round(time.perf_counter() - started, 1))
+    seconds = result.facts.get("fit_seconds", round(time.perf_counter() - started, 1))
     facts = {
         "command": command(),
         "data_hash": dataset.data_hash,
