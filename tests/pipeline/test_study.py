@@ -1,6 +1,7 @@
 """A study on the embedded shop: cells once, resumed, held or failed, and the report of what is finished."""
 
 import csv
+import io
 import itertools
 import json
 import pathlib
@@ -96,7 +97,7 @@ def test_the_report_is_what_the_scorer_says_of_the_predictions(workdir):
     for seed in (1, 2):
         lists = read_predictions(workdir / f"cells/tsrec/seed-{seed}/predictions.json")[1]
         of_seed.append(score(lists, targets, dataset.catalogue, (10, 20)))
-    rows = {row["system"]: row for row in csv.DictReader((workdir / "study.csv").open())}
+    rows = {row["system"]: row for row in csv.DictReader(io.StringIO((workdir / "study.csv").read_text()))}
     for metric in ("HR@10", "NDCG@20"):
         assert float(rows["tsrec"][f"sid {metric}"]) == pytest.approx(
             np.mean([m.sid[metric] for m in of_seed]), abs=1e-5

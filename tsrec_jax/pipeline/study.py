@@ -68,6 +68,7 @@ def study(config: ConfigDict, workdir: pathlib.Path, names: Sequence[str] = (), 
             failed.append(wanted)
     _write_report(config, workdir, cells)
     missing = [wanted for wanted in cells if finished_cell(wanted)[0] is None]
+    held = [wanted for wanted in held if wanted in missing]  # the others were finished since
     for words, listed in (("held by another process", held), ("failed", failed), ("not finished", missing)):
         if listed:
             report(f"study: {words}: {'; '.join(wanted.label for wanted in listed)}")
