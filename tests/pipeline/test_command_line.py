@@ -90,6 +90,7 @@ def test_a_config_file_that_fails_is_named(refused, tmp_path):
         ({"plain": {"sid_init": {"mode": "fh"}}}, ["'fh'", "in the arm 'plain'"]),
         ({"long": {"eval": {"beams": 50}}}, ["config.run.arms.long", "'eval'"]),
         ({"other": {"model": {"path": "smollm2"}}}, ["config.run.arms.other", "'model.path'"]),
+        ({"other": {"train": {"held_out": 0.1}}}, ["config.run.arms.other", "'train.held_out'"]),
         ({"a/b": {"seed": 2}}, ["'a/b'"]),
     ],
 )

@@ -17,6 +17,7 @@ from tsrec_jax.evaluation.compare import read_predictions
 from tsrec_jax.evaluation.metrics import score
 from tsrec_jax.evaluation.study_cells import read_cell
 from tsrec_jax.main import main
+from tsrec_jax.pipeline import fit as fit_module
 from tsrec_jax.pipeline import study as study_module
 from tsrec_jax.pipeline import study_cell
 from tsrec_jax.pipeline.lock import alone_in
@@ -250,3 +251,38 @@ def test_a_newer_setting_does_not_undo_old_cells(published, no_training):
         path.write_text(path.read_text().replace('"held_out":0.0,', ""))
     assert main(["study", *COMMAND, f"--workdir={published}"]) == 0
     assert not no_training
+
+
+def test_training_selects_on_the_users_that_are_held_out(workdir, tmp_path, monkeypatch):
+    asked = []
+
+    def build_examples(dataset, split, builder, tasks):
+        asked.append((split, set(dataset.splits[split].users)))
+        return build(dataset, split, builder, tasks)
+
+    def no_training(*_, **__):
+        raise UserError("enough")
+
+    build = fit_module.build_examples
+    monkeypatch.setattr(fit_module, "build_examples", build_examples)
+    monkeypatch.setattr(fit_module, "train", no_training)
+    made = next(workdir.glob("upstream/*"))
+    settings = [f"--config.dataset.path={made / 'dataset'}", f"--config.model.path={made / 'pretrained'}"]
+    settings += ["--config.index.sids=given", "--config.train.held_out=0.3", "--config.study.baselines=()"]
+    settings += ["--config.study.comparisons=()", "--arms=plain", "--seeds=1"]
+    assert main(["study", *COMMAND, *settings, f"--workdir={tmp_path}"]) == 1
+    (train, trained_on), (select, selected_on) = asked
+    assert (train, select) == ("train", "select")
+    assert not trained_on & selected_on
+    assert trained_on | selected_on == set(read_dataset(made / "dataset").splits["train"].users)
+
+
+def test_tokens_and_examples_are_counted_by_the_means_that_the_log_holds():
+    rows = [
+        {"step": 10, "step_seconds": 0.5, "tokens_per_second": 200.0, "examples_per_second": 4.0},
+        {"step": 10, "valid/loss": 1.0},
+        {"step": 20, "step_seconds": 0.25, "tokens_per_second": 800.0, "examples_per_second": 8.0},
+    ]
+    # 10 steps of 100 tokens, and 12 of 200: the last two were not logged.
+    assert study_cell.trained_amounts(rows, 22) == {"tokens": 3400, "examples": 44}
+    assert study_cell.trained_amounts([], 5) == {"tokens": None, "examples": None}
