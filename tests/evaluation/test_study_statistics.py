@@ -135,3 +135,10 @@ def test_twenty_arms_of_a_real_size_take_seconds():
     for arm in arms[1:]:
         compare(arms[0], arm, "NDCG@10", draws)
     assert time.perf_counter() - started < 20
+
+
+def test_the_p_value_is_two_sided():
+    """30 rows for the one and 18 for the other of 200: the normal approximation gives 0.081."""
+    first, second = [0] * 30 + [-1] * 170, [-1] * 30 + [0] * 18 + [-1] * 152
+    found = compare(system("a", [first]), system("b", [second]), "HR@1", draw_users(np.arange(200)))
+    assert found.users.p_value == pytest.approx(0.081, abs=0.025)
