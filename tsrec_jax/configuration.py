@@ -24,6 +24,7 @@ from tsrec_jax.training.wandb_log import require_wandb
 
 UPSTREAM = ("prepare", "index", "describe")
 STAGES = (*UPSTREAM, "train", "evaluate", "export")
+ARMS = ("run.arms", "study.arms")  # sections with keys of the user's choice
 
 
 def default_config() -> ConfigDict:
@@ -155,6 +156,7 @@ def default_config() -> ConfigDict:
     config.train.validations = 20  # validations over the whole run (the recipe checks every 5 % of the steps)
     config.train.patience = 3  # validations without improvement; 0: never stop early
     config.train.select_by = "loss"  # loss | hr@10, on the validation split
+    config.train.held_out = 0.0  # share of the users of train that are the validation split instead of valid
     config.train.valid_rows = 0  # validation rows for the loss; 0: all
     config.train.valid_beam_rows = 256  # validation rows for HR@10; 0: none
     config.train.checkpoint_every = 200
@@ -178,6 +180,14 @@ def default_config() -> ConfigDict:
     config.run = ConfigDict()
     config.run.stages = STAGES
     config.run.arms = ConfigDict()  # NAME -> overrides: trained and evaluated beside the main model
+
+    config.study = ConfigDict()  # the verb `study`: every arm with every seed, and one report (docs/studies.md)
+    config.study.arms = ConfigDict()  # NAME -> overrides of any section but study and run
+    config.study.seeds = (1, 2, 3)  # of training; what comes before it has the seed above
+    config.study.comparisons = ()  # texts "ARM > OTHER", each a paired test; OTHER may be a baseline
+    config.study.baselines = ()  # names of baselines
+    config.study.curves = ()  # arms whose curves are drawn together; empty: all
+    config.study.keep_weights = False  # keep checkpoints and records of finished cells
     return config.lock()
 
 
@@ -209,7 +219,7 @@ def update(config: ConfigDict, changes: dict | ConfigDict, prefix: str = "") -> 
     """
     for key, value in changes.items():
         name = f"{prefix}{key}"
-        if prefix == "run." and key == "arms":
+        if name in ARMS:
             config.arms = ConfigDict(dict(value))
             continue
         if key not in config:
@@ -231,16 +241,39 @@ def arm_config(config: ConfigDict, name: str) -> ConfigDict:
     Raises:
       UserError: the arm changes a key that does not exist, or one that the whole run shares.
     """
-    shared = [key for key in config.run.arms[name] if key in SHARED_BY_ARMS]
-    if shared or "path" in config.run.arms[name].get("model", {}):
+    changes = config.run.arms[name]
+    shared = [key for key in changes if key in SHARED_BY_ARMS]
+    shared += [f"{part}.{key}" for part, key in SHARED_KEYS if key in changes.get(part, {})]
+    if shared:
         raise UserError(
-            f"config.run.arms.{name}: {shared[0] if shared else 'model.path'!r} is the same for all arms of a run; "
+            f"config.run.arms.{name}: {shared[0]!r} is the same for all arms of a run; "
             "use another --workdir for another one"
         )
-    arm = ConfigDict(config.to_dict()).copy_and_resolve_references()
-    arm.lock()
-    update(arm, config.run.arms[name], "")
-    return arm
+    return _changed(config, changes)
+
+
+def study_arm_config(config: ConfigDict, name: str) -> ConfigDict:
+    """The config of one arm of a study: the main one with the arm's overrides, and no arms of its own.
+
+    Raises:
+      UserError: the arm changes a key that does not exist, or one that the study itself decides.
+    """
+    changes = config.study.arms[name]
+    decided = [key for key in ("study", "run", "seed") if key in changes]
+    if decided:
+        raise UserError(
+            f"config.study.arms.{name}: {decided[0]!r} is the same for all arms of a study (config.study.seeds are the "
+            "seeds of training); use another --workdir for another one"
+        )
+    return _changed(config, {**changes, "study": {"arms": {}, "comparisons": (), "curves": ()}})
+
+
+def _changed(config: ConfigDict, changes: dict | ConfigDict) -> ConfigDict:
+    """A copy of a config with nested changes."""
+    copy = ConfigDict(config.to_dict()).copy_and_resolve_references()
+    copy.lock()
+    update(copy, changes)
+    return copy
 
 
 CHOICES = {
@@ -263,6 +296,7 @@ CHOICES = {
 }
 TEXT_FIELDS = ("title", "brand", "categories", "description")
 SHARED_BY_ARMS = ("dataset", "prepare", "shop", "index", "describe", "pretrain", "mesh", "eval", "export", "run")
+SHARED_KEYS = (("model", "path"), ("train", "held_out"))
 POSITIVE = ("train.batch_tokens", "train.sequence_length", "train.slot_rows", "train.accumulation",
             "train.log_every", "train.learning_rate", "eval.beams", "eval.batch_size",
             "index.iterations", "index.epochs", "index.latent", "index.batch_size",
@@ -272,7 +306,7 @@ NOT_NEGATIVE = ("train.max_steps", "train.epochs", "train.warmup_steps", "train.
                 "eval.max_rows", "eval.bootstrap", "model.num_layers", "ts_align.weight", "ts_align.rate",
                 "sid_init.target_norm", "index.whiten", "index.rows_per_code")  # fmt: skip
 COMPARED_AT = 10  # places of a ranking
-SHARES = ("index.max_collision_rate", "index.min_code_use")
+SHARES = ("index.max_collision_rate", "index.min_code_use", "train.held_out")
 
 
 def validate(config: ConfigDict) -> None:
@@ -289,6 +323,59 @@ def validate(config: ConfigDict) -> None:
             _validate_values(arm_config(config, name))
         except UserError as error:
             raise UserError(f"{error} (in the arm {name!r})") from None
+    if config.study.arms:
+        _validate_study(config)
+
+
+def _validate_study(config: ConfigDict) -> None:
+    study = config.study
+    if config.run.arms:
+        raise UserError("config.study.arms and config.run.arms are both set; a study has its own arms: use one of them")
+    seeds = study.seeds
+    if not seeds or len(set(seeds)) < len(seeds) or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
+        raise UserError(f"config.study.seeds={seeds} must be different whole numbers from 0, at least one")
+    for name in study.arms:
+        if not re.fullmatch(r"[\w-]+", name):
+            raise UserError(f"config.study.arms: {name!r} names a folder; use letters, digits, '_' and '-'")
+        try:
+            arm = study_arm_config(config, name)
+            _validate_values(arm)
+            if arm.eval.split == "valid" and not arm.train.held_out:
+                raise UserError(
+                    "config.eval.split='valid' is what training selects by; set config.train.held_out, say to 0.1"
+                )
+        except UserError as error:
+            raise UserError(f"{error} (in the arm {name!r})") from None
+    if set(study.arms) & set(study.baselines):
+        raise UserError(f"config.study: {sorted(set(study.arms) & set(study.baselines))[0]!r} is an arm and a baseline")
+    unknown = [name for name in study.curves if name not in study.arms]
+    if unknown:
+        raise UserError(f"config.study.curves: {unknown[0]!r} is not an arm; the arms are {', '.join(study.arms)}")
+    study_comparisons(config)
+
+
+def study_comparisons(config: ConfigDict) -> list[tuple[str, str]]:
+    """The pairs of `config.study.comparisons`, the one that is to be better first.
+
+    Raises:
+      UserError: a text that is not "ARM > OTHER", or a name that is neither an arm nor a baseline.
+    """
+    known = [*config.study.arms, *config.study.baselines]
+    pairs = []
+    for text in config.study.comparisons:
+        names = [name.strip() for name in text.split(">")]
+        if len(names) != 2 or names[0] == names[1]:
+            raise UserError(f"config.study.comparisons: {text!r} must be 'ARM > OTHER'")
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise UserError(
+                    f"config.study.comparisons: {name!r} is neither in config.study.arms nor in "
+                    f"config.study.baselines ({', '.join(known)}){hint}"
+                )
+        pairs.append((names[0], names[1]))
+    return pairs
 
 
 def _validate_values(config: ConfigDict) -> None:

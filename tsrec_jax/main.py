@@ -37,6 +37,8 @@ verbs
   plan       what a training costs: parameters, memory, FLOPs, time; needs no workdir and none of the devices
              [--chip=v5e --devices=16 --mfu=0.4]; refuses a mesh that cannot work, with one that does
   train      the recommender; resumes where it stopped; --profile=10:13 writes a trace of these steps (also with run)
+  study      arms x seeds of config.study, each cell once, and one report with paired tests (docs/studies.md); several
+             processes may work in one workdir [--arms=a,b --seeds=1,2: only these cells]
   evaluate   predictions.json, results.json, results.md and plots of the trained recommender
   export     a Hugging Face folder with the SID tokens and the catalogue
   recommend  --history=ID,ID,... [--k=10]: items for one history, from the exported folder
@@ -57,6 +59,8 @@ def _define_flags() -> flags.FlagValues:
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "experiment file", lock_config=True, flag_values=values)
     flags.DEFINE_string("workdir", None, "folder or address of the run", flag_values=values)
+    flags.DEFINE_list("arms", [], "study: arms and baselines to work on; none: all", flag_values=values)
+    flags.DEFINE_list("seeds", [], "study: seeds to work on; none: all", flag_values=values)
     flags.DEFINE_string("history", None, "item ids, oldest first, separated by commas", flag_values=values)
     flags.DEFINE_boolean("multi_host", False, "one of several processes that JAX can find itself", flag_values=values)
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0", flag_values=values)
@@ -159,6 +163,13 @@ def _stage(name: str) -> Callable[[flags.FlagValues, pathlib.Path], None]:
     return call
 
 
+def _study(values: flags.FlagValues, workdir: pathlib.Path) -> int:
+    config = _config(values, workdir)
+    from tsrec_jax.pipeline.study import study
+
+    return study(config, workdir, values.arms, values.seeds)
+
+
 def _describe(values: flags.FlagValues, workdir: pathlib.Path) -> None:
     config = _config(values, workdir)
     from tsrec_jax.pipeline import run as pipeline
@@ -195,7 +206,8 @@ def _serve(values: flags.FlagValues, workdir: pathlib.Path) -> None:
     server.serve(pathlib.Path(values.export or workdir / "export"), settings, given)
 
 
-VERBS: dict[str, Callable[[flags.FlagValues, pathlib.Path], None]] = {
+# A verb returns the exit code where it is not 0.
+VERBS: dict[str, Callable[[flags.FlagValues, pathlib.Path], int | None]] = {
     "run": _training("run"),
     "download": _stage("download"),
     "prepare": _stage("prepare"),
@@ -204,6 +216,7 @@ VERBS: dict[str, Callable[[flags.FlagValues, pathlib.Path], None]] = {
     "pretrain": _stage("pretrain"),
     "plan": _plan,
     "train": _training("train"),
+    "study": _study,
     "evaluate": _stage("evaluate"),
     "export": _stage("export"),
     "recommend": _recommend,
@@ -217,6 +230,8 @@ ONLY_FOR = {
     "export": ("serve",),
     "dry_run": ("describe",),
     "profile": ("train", "run"),
+    "arms": ("study",),
+    "seeds": ("study",),
     "chip": ("plan",),
     "devices": ("plan",),
     "mfu": ("plan",),
@@ -237,6 +252,8 @@ def _dispatch(arguments: Sequence[str]) -> int:
         raise UserError(f"{verb} needs --workdir=DIR{INSTEAD.get(verb, '')}")
     if values.workdir and pathlib.Path(values.workdir).is_file():
         raise UserError(f"--workdir={values.workdir} is a file; give a folder")
+    if verb == "study" and "://" in values.workdir:
+        raise UserError(f"--workdir={values.workdir}: a study works in a folder; run it in one and copy what it wrote")
     group = _join(verb, values)
     code = _exit_code(lambda: _work(verb, values))
     if group is not None:
@@ -257,9 +274,9 @@ def _join(verb: str, values: flags.FlagValues) -> Group | None:
     return Group(Launch(**given))
 
 
-def _work(verb: str, values: flags.FlagValues) -> None:
+def _work(verb: str, values: flags.FlagValues) -> int | None:
     with _local(values.workdir or "", verb) as workdir:
-        VERBS[verb](values, workdir)
+        return VERBS[verb](values, workdir)
 
 
 @contextlib.contextmanager

@@ -90,6 +90,7 @@ def test_a_config_file_that_fails_is_named(refused, tmp_path):
         ({"plain": {"sid_init": {"mode": "fh"}}}, ["'fh'", "in the arm 'plain'"]),
         ({"long": {"eval": {"beams": 50}}}, ["config.run.arms.long", "'eval'"]),
         ({"other": {"model": {"path": "smollm2"}}}, ["config.run.arms.other", "'model.path'"]),
+        ({"other": {"train": {"held_out": 0.1}}}, ["config.run.arms.other", "'train.held_out'"]),
         ({"a/b": {"seed": 2}}, ["'a/b'"]),
     ],
 )
@@ -106,6 +107,56 @@ def test_an_arm_that_cannot_be_trained_is_refused_before_anything_is(refused, tm
     line = refused("run", f"--config={file}", "--workdir=WORKDIR")
     for word in words:
         assert word in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"arms": {"plain": {"sid_init": {"mood": "hf"}}}}, ["sid_init.mood", "sid_init.mode", "in the arm 'plain'"]),
+        ({"arms": {"plain": {"sid_init": {"mode": "fh"}}}}, ["'fh'", "in the arm 'plain'"]),
+        ({"arms": {"plain": {"run": {"stages": ()}}}}, ["config.study.arms.plain", "'run'"]),
+        ({"arms": {"plain": {"seed": 3}}}, ["'seed'", "config.study.seeds"]),
+        ({"arms": {"a/b": {}}}, ["'a/b'"]),
+        ({"arms": {"a": {"eval": {"split": "valid"}}}}, ["eval.split", "config.train.held_out", "in the arm 'a'"]),
+        ({"arms": {"a": {"train": {"held_out": 1.5}}}}, ["train.held_out=1.5", "between 0 and 1"]),
+        ({"arms": {"a": {}, "plain": {}}, "comparisons": ("a > plian",)}, ["'plian'", "did you mean 'plain'"]),
+        ({"arms": {"a": {}}, "comparisons": ("a plain",)}, ["'a plain'", "ARM > OTHER"]),
+        ({"arms": {"a": {}}, "curves": ("b",)}, ["config.study.curves", "'b'"]),
+        ({"arms": {"a": {}}, "seeds": (1, 1)}, ["config.study.seeds=(1, 1)"]),
+        ({"arms": {"popularity": {}}, "baselines": ("popularity",)}, ["'popularity'", "an arm and a baseline"]),
+        ({"arms": {"a": {}}, "baselines": ("popularty",)}, ["config.study.baselines", "'popularty'"]),
+        ({}, ["config.study.arms is empty"]),
+    ],
+)
+def test_a_study_that_cannot_be_made_is_refused_before_anything_is(refused, tmp_path, settings, words):
+    line = refused("study", f"--config={study_file(tmp_path, settings)}", "--workdir=WORKDIR")
+    for word in words:
+        assert word in line
+
+
+def test_the_flags_of_a_study_name_what_it_has_and_go_with_no_other_verb(refused, tmp_path):
+    file = f"--config={study_file(tmp_path, {'arms': {'a': {}}})}"
+    assert "--arms: 'b' is not in the study, which has a" in refused("study", file, "--workdir=WORKDIR", "--arms=a,b")
+    assert "--seeds: '9'" in refused("study", file, "--workdir=WORKDIR", "--seeds=1,9")
+    assert "--arms is for the verb study" in refused("run", file, "--workdir=WORKDIR", "--arms=a")
+    assert "works in a folder" in refused("study", file, "--workdir=gs://bucket/x")
+    assert "one process" in refused("study", file, "--workdir=WORKDIR", "--multi_host")
+    both = study_file(tmp_path, {"arms": {"a": {}}}, "config.run.arms = ConfigDict({'b': {}})")
+    assert "config.study.arms and config.run.arms" in refused("study", f"--config={both}", "--workdir=WORKDIR")
+
+
+def study_file(folder, settings, more=""):
+    """A config file with these values in its section `study`."""
+    file = folder / "study_config.py"
+    texts = {key: f"ConfigDict({value!r})" if key == "arms" else repr(value) for key, value in settings.items()}
+    lines = [f"    config.study.{key} = {text}" for key, text in texts.items()]
+    file.write_text(
+        "from ml_collections import ConfigDict\n"
+        "from tsrec_jax.configuration import default_config\n"
+        "def get_config():\n"
+        "    config = default_config()\n" + "\n".join([*lines, f"    {more}"]) + "\n    return config\n"
+    )
+    return file
 
 
 def test_a_workdir_that_is_a_file_is_refused(tmp_path, capsys):

@@ -7,12 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.main import main
-from tsrec_jax.pipeline.lock import alone_in
+from tsrec_jax.pipeline import lock as lock_module
+from tsrec_jax.pipeline.lock import alone_in, alone_when_free
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
@@ -49,3 +51,25 @@ def test_a_lock_ends_with_its_run_and_a_folder_that_stayed_empty_goes(tmp_path):
     with alone_in(workdir, "train"), pytest.raises(UserError, match="in use"), alone_in(workdir, "train"):
         pass
     assert [path.name for path in workdir.iterdir()] == ["config.json"]
+
+
+def test_one_who_waits_for_a_folder_says_so_once_and_gets_it_when_it_is_free(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_module, "WAIT_SECONDS", 0.05)
+    said, free = [], threading.Event()
+
+    def hold():
+        with alone_in(tmp_path, "train"):
+            held.set()
+            free.wait(30)
+
+    held = threading.Event()
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(30)
+    threading.Timer(0.3, free.set).start()
+    with alone_when_free(tmp_path, "report", said.append):
+        assert free.is_set()
+        assert json.loads((tmp_path / "run.lock").read_text())["verb"] == "report"
+    holder.join()
+    assert len(said) == 1
+    assert said[0].startswith("report: waiting, since")

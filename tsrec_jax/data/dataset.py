@@ -41,7 +41,7 @@ class Dataset:
       name: NAME of its files.
       path: the folder.
       catalogue: items and SIDs.
-      splits: `train`, `valid` and, where the folder has it, `test`.
+      splits: `train`, `valid` and, where the folder has it, `test`; `select` where users were held out.
       clusters: SID token -> what the teacher said of it; empty when the folder has no keyword file.
       data_hash: SHA-256 over the names and contents of the files read, in hexadecimal.
     """

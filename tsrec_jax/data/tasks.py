@@ -65,7 +65,7 @@ def build_examples(
 
     Args:
       dataset: the data; `title_sid` reads its catalogue, `ts_align` its clusters, whatever the split.
-      split: `train`, `valid` or `test`, for `next_sid` and `next_title`.
+      split: `train`, `valid`, `test` or `select`, for `next_sid` and `next_title`.
       builder: the prompts.
       tasks: names out of TASKS.
       settings: of the tasks that learn histories.

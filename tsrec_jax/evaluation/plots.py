@@ -14,7 +14,8 @@ from matplotlib import pyplot
 from tsrec_jax.evaluation.metrics import Metrics
 
 
-def _save(figure: pyplot.Figure, path: pathlib.Path) -> None:
+def save(figure: pyplot.Figure, path: pathlib.Path) -> None:
+    """Writes a figure as PNG through a temporary name, and closes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.stem + ".tmp.png")
     figure.savefig(temporary, dpi=120, bbox_inches="tight")
@@ -65,7 +66,7 @@ def plot_training(curves: Mapping[str, Sequence[Mapping[str, float]]], path: pat
     for axis in axes.flat[len(shown) :]:
         axis.set_visible(False)
     figure.tight_layout()
-    _save(figure, path)
+    save(figure, path)
 
 
 def _series(rows: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
@@ -100,4 +101,4 @@ def plot_metrics(
         axis.set(title=f"SID-level {metric}")
         axis.tick_params(axis="x", rotation=20)
         axis.grid(axis="y", alpha=0.3)
-    _save(figure, path)
+    save(figure, path)

@@ -80,10 +80,11 @@ def format_table(report: Report, level: str = "sid") -> str:
         rows.append([name, *(f"{getattr(metrics, level)[metric]:.4f}" for metric in shown)])
     if report.upper_bound is not None and level == "sid":
         rows.append(["upper bound", *(f"{report.upper_bound[metric]:.4f}" for metric in shown)])
-    return _aligned(rows)
+    return aligned(rows)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table whose first row is the header; all columns but the first are set to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for number, row in enumerate(rows):
@@ -106,7 +107,7 @@ def to_markdown(report: Report) -> str:
         f"# Results on {report.dataset} ({report.split}, {report.rows} rows, {report.beams} beams)",
         f"Invalid SIDs among the predictions: {report.invalid}.",
         "## SID level\n\n" + format_table(report, "sid"),
-        "95 % intervals (bootstrap over rows):\n\n" + _aligned(interval_rows),
+        "95 % intervals (bootstrap over rows):\n\n" + aligned(interval_rows),
         "## Item level\n\nExpected values under a uniform tie among the items of a colliding SID.\n\n"
         + format_table(report, "item"),
     ]
@@ -130,13 +131,13 @@ def to_markdown(report: Report) -> str:
                     f"{c.p_value:.3f}",
                 ]
             )
-        parts.append("## Paired comparisons (bootstrap over rows, one seed)\n\n" + _aligned(rows))
+        parts.append("## Paired comparisons (bootstrap over rows, one seed)\n\n" + aligned(rows))
     if report.training:
         rows = [["system", "steps", "best step", "best validation value", "seconds"]]
         for name, facts in report.training.items():
             value = f"{facts['best_value']:.4f}"
             rows.append([name, str(facts["steps"]), str(facts["best_step"]), value, f"{facts['seconds']:.0f}"])
-        parts.append("## Training\n\n" + _aligned(rows))
+        parts.append("## Training\n\n" + aligned(rows))
     facts = "\n".join(f"- {key}: {_fact(value)}" for key, value in report.facts.items() if key != "config")
     parts.append("## How this was made\n\n" + facts)
     return "\n\n".join(parts) + "\n"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -22,11 +22,12 @@ from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.own import on_own_devices
 from tsrec_jax.pipeline import sources
 from tsrec_jax.pipeline.assemble import Assembly
-from tsrec_jax.pipeline.workdir import write_json
+from tsrec_jax.pipeline.workdir import command, write_json
 from tsrec_jax.processes import first
 from tsrec_jax.training.metrics_log import read_metrics
 
 PREDICTIONS = "predictions.json"
+SCORES = "scores.json"  # the log-probabilities of the predictions, a list a row
 TOKENISED = 256  # histories a call of the tokenizer
 
 
@@ -41,7 +42,11 @@ def evaluated_rows(config: ConfigDict, dataset: Dataset) -> tuple[str, Interacti
 def predict(
     assembly: Assembly, config: ConfigDict, folder: pathlib.Path, label: str, report: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Writes `predictions.json` of a trained system; returns rows, invalid SIDs (0 by construction) and seconds."""
+    """Writes `predictions.json` and `scores.json` of a trained system.
+
+    Returns:
+      rows, invalid SIDs (0 by construction) and seconds.
+    """
     catalogue = assembly.dataset.catalogue
     split, rows = evaluated_rows(config, assembly.dataset)
     if split != config.eval.split:
@@ -70,9 +75,17 @@ def predict(
     targets = [catalogue.sid(int(target)) for target in rows.targets]
     if first():
         folder.mkdir(parents=True, exist_ok=True)
+        _write_scores(folder / SCORES, [[score for _, score in ranked] for ranked in found])
         write_predictions(folder / PREDICTIONS, targets, predictions)
     report(f"{label}: {len(rows)} rows in {seconds:.0f} s ({len(rows) / seconds:.1f} rows/s)")
     return {"rows": len(rows), "invalid": invalid, "seconds": round(seconds, 1)}
+
+
+def _write_scores(path: pathlib.Path, scores: Sequence[Sequence[float]]) -> None:
+    rows = ",\n".join(json.dumps([round(float(each), 4) for each in ranked]) for ranked in scores)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(f"[{rows}]\n", encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def _prompts(assembly: Assembly, histories: Sequence[Sequence[str]]) -> Iterator[list[int]]:
@@ -139,7 +152,7 @@ def run_facts(workdir: pathlib.Path) -> dict[str, Any]:
     """Command, config, seed, data hash, commits, machine and versions of the run in a workdir."""
     recorded = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
     return {
-        "command": "python -m tsrec_jax " + " ".join(sys.argv[1:]),
+        "command": command(),
         "seed": recorded["config"]["seed"],
         "data_hash": recorded["data_hash"],
         "commit": ", after ".join([recorded["commit"], *reversed(recorded["earlier_commits"])]),

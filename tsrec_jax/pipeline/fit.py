@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import pathlib
@@ -14,6 +15,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.input import packed_batches
 from tsrec_jax.data.records import open_records, write_records
 from tsrec_jax.data.sid_paths import SidPaths
@@ -31,7 +33,7 @@ from tsrec_jax.pipeline.batches import TrainingData, batches_of, training_data
 from tsrec_jax.pipeline.estimate import estimate_lines, step_shape
 from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.processes import first, first_makes
-from tsrec_jax.training.accounting import MeshShape, step_flops
+from tsrec_jax.training.accounting import MeshShape, parameter_count, step_flops
 from tsrec_jax.training.chips import GIB
 from tsrec_jax.training.drift import Drift
 from tsrec_jax.training.feasibility import Setup
@@ -41,6 +43,22 @@ from tsrec_jax.training.meter import peak_memory
 from tsrec_jax.training.metrics_log import ONLY_LOSSES, Recording, read_metrics
 from tsrec_jax.training.step import OptimiserSettings
 from tsrec_jax.training.wandb_log import WandbSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A training that has ended.
+
+    Attributes:
+      result: of the loop.
+      parameters: of the model, its SID rows included.
+      step_flops: model FLOPs of one optimiser step over all devices.
+    """
+
+    result: TrainResult
+    parameters: int
+    step_flops: float
+
 
 SELECTORS = {"loss": ("valid/loss", False), "hr@10": ("valid/hr@10", True)}
 
@@ -54,7 +72,7 @@ def fit(
     label: str,
     report: Callable[[str], None],
     profile: range = range(0),
-) -> TrainResult:
+) -> Fitted:
     """Trains the assembly's model in `folder`, a part of `workdir` or all of it, and returns the best weights.
 
     What it will take is printed before, from the same arithmetic as the verb `plan`; and after, where the device tells
@@ -123,7 +141,7 @@ def fit(
             f"{label}: a device held {peak / GIB:.2f} GiB at most; {estimate / GIB:.2f} GiB were estimated for a step "
             f"({estimate / peak - 1:+.0%})"
         )
-    return result
+    return Fitted(result, parameter_count(setup.model), step_flops(setup.model, setup.step).model)
 
 
 def _setup(config: ConfigDict, assembly: Assembly, data: TrainingData) -> Setup:
@@ -189,15 +207,16 @@ def validation_loss(
 
 
 def _validation(config: ConfigDict, assembly: Assembly, rows: int, data: TrainingData) -> Validate:
-    """The closure that the loop calls: next-SID loss on valid, and HR@10 of a beam search over its first rows."""
+    """The closure that the loop calls: next-SID loss on the selection split, and HR@10 of a search over its first rows."""
     settings, catalogue = config.train, assembly.dataset.catalogue
+    select_by = selection_split(assembly.dataset)
     whole = ChainSettings(whole=config.tasks.next_sid.chains)
-    valid = build_examples(assembly.dataset, "valid", assembly.builder, ("next_sid",), whole)["next_sid"]
+    valid = build_examples(assembly.dataset, select_by, assembly.builder, ("next_sid",), whole)["next_sid"]
     valid = valid[: settings.valid_rows or len(valid)]
     part = process_rows(assembly.mesh, rows // settings.slot_rows)
     layout = (settings.sequence_length, rows, data.slots, settings.slot_rows)
     batches = list(packed_batches(valid, *layout, part, data.paths))
-    split = assembly.dataset.splits["valid"]
+    split = assembly.dataset.splits[select_by]
     beam_rows = min(settings.valid_beam_rows, len(split))
     prompts = assembly.builder.prompts_next_sid(
         [[catalogue.sid(item) for item in history] for history in split.histories[:beam_rows]], catalogue.num_levels

@@ -9,12 +9,18 @@ import json
 import os
 import pathlib
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.processes import first
 
 LOCK_FILE = "run.lock"
+WAIT_SECONDS = 2.0  # between two looks at a lock that another run holds
+
+
+class InUse(UserError):
+    """Another run is at work in a folder."""
 
 
 @contextlib.contextmanager
@@ -27,7 +33,7 @@ def alone_in(workdir: pathlib.Path, verb: str) -> Iterator[None]:
     that ends, so that a file left by a killed run blocks nobody.
 
     Raises:
-      UserError: another run is at work there; the message says which, on what host and since when.
+      InUse: another run is at work there; the message says which, on what host and since when.
     """
     if not first():
         yield
@@ -54,6 +60,23 @@ def alone_in(workdir: pathlib.Path, verb: str) -> Iterator[None]:
                 folder.rmdir()
 
 
+@contextlib.contextmanager
+def alone_when_free(workdir: pathlib.Path, verb: str, report: Callable[[str], None]) -> Iterator[None]:
+    """As `alone_in`, but waits for a run that is at work there, and says so once."""
+    told = False
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(alone_in(workdir, verb))
+                break
+            except InUse as refusal:
+                if not told:
+                    report(f"{verb}: waiting, since {refusal}")
+                told = True
+            time.sleep(WAIT_SECONDS)
+        yield
+
+
 def _taken(path: pathlib.Path) -> int:
     """A descriptor of the locked file at `path`."""
     while True:
@@ -66,7 +89,7 @@ def _taken(path: pathlib.Path) -> int:
         except BlockingIOError:
             holder = os.pread(file, 4096, 0).decode("utf-8", errors="replace")
             os.close(file)
-            raise UserError(_refusal(path, holder)) from None
+            raise InUse(_refusal(path, holder)) from None
         except BaseException:
             os.close(file)
             raise

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.data.folder_files import find_name
+from tsrec_jax.data.held_out import hold_out_users
 from tsrec_jax.data.prompts import PromptBuilder
 from tsrec_jax.data.shop_lm import lm_shape
 from tsrec_jax.errors import UserError
@@ -168,7 +169,9 @@ def _given_dataset(config: ConfigDict) -> Dataset | None:
         return None
     folder = pathlib.Path(config.dataset.path)
     name = find_name(folder, config.dataset.name)
-    return read_dataset(folder, name) if what_to_make(config, folder, name).given else None
+    if not what_to_make(config, folder, name).given:
+        return None
+    return hold_out_users(read_dataset(folder, name), config.train.held_out)
 
 
 def _counted(config: ConfigDict, dataset: Dataset) -> _Data:

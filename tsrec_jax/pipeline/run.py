@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from tsrec_jax.configuration import UPSTREAM, arm_config
 from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.data.folder_files import find_name
+from tsrec_jax.data.held_out import hold_out_users
 from tsrec_jax.data.text_folder import TextFolder, read_texts, texts_of
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline import assess, sources, upstream
@@ -28,8 +29,8 @@ from tsrec_jax.training.checkpoints import Checkpoints, best_folder
 
 MAIN = "TS-Rec"
 _SHAPES_TRAINING = ("model", "sid_init", "tasks", "ts_align", "templates", "train")
-_ONLY_LOGISTICS = ("train.log_every", "train.keep", "train.checkpoint_every", "train.explode_factor",
-                   "train.wandb_project", "model.remat")  # fmt: skip
+ONLY_LOGISTICS = ("train.log_every", "train.keep", "train.checkpoint_every", "train.explode_factor",
+                  "train.wandb_project", "model.remat")  # fmt: skip
 
 
 def report(line: str) -> None:
@@ -50,6 +51,15 @@ class Job:
 
 def open_job(config: ConfigDict, path: pathlib.Path) -> Job:
     """Makes what training needs and is not there yet (texts, base model, SIDs, words), and records the run."""
+    dataset, base = make_inputs(config, path)
+    dataset = hold_out_users(dataset, config.train.held_out)
+    workdir = Workdir(path)
+    workdir.record(config, training_identity(config, dataset), dataset.data_hash)
+    return Job(config, workdir, dataset, base)
+
+
+def make_inputs(config: ConfigDict, path: pathlib.Path) -> tuple[Dataset, str]:
+    """The dataset with SIDs and words and the pretrained model, both made in `path` where they are not given."""
     workdir = Workdir(path)
     folder = workdir.first_makes(lambda: sources.open_folder(config, path, report))
     name = find_name(folder, config.dataset.name)
@@ -61,8 +71,7 @@ def open_job(config: ConfigDict, path: pathlib.Path) -> Job:
         if several():  # they train it together, and the first one makes what comes behind
             base(upstream.open_texts(config, folder, name))
         dataset, texts = workdir.first_makes(lambda: upstream.make_dataset(config, path, folder, name, base, report))
-    workdir.record(config, training_identity(config, dataset), dataset.data_hash)
-    return Job(config, workdir, dataset, _base(config, path, texts))
+    return dataset, _base(config, path, texts)
 
 
 def _base(config: ConfigDict, path: pathlib.Path, texts: TextFolder) -> str:
@@ -75,11 +84,16 @@ def _on_mesh(verb: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(verb)
     def call(config: ConfigDict, path: pathlib.Path, **options: Any) -> None:
-        mesh = open_mesh(config)
-        with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+        with on_mesh(config):
             verb(config, path, **options)
 
     return call
+
+
+def on_mesh(config: ConfigDict) -> contextlib.AbstractContextManager[Any]:
+    """A context in which the config's mesh is the ambient one."""
+    mesh = open_mesh(config)
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def download(config: ConfigDict, _path: pathlib.Path) -> None:
@@ -138,14 +152,14 @@ def _upstream_parts(config: ConfigDict, path: pathlib.Path) -> tuple[pathlib.Pat
 @_on_mesh
 def train(config: ConfigDict, path: pathlib.Path, profile: range = range(0)) -> None:
     """The verb `train`: the main recommender alone; `profile` are the steps of which a trace is written."""
-    _train(open_job(config, path), MAIN, profile)
+    train_system(open_job(config, path), MAIN, profile)
 
 
 @_on_mesh
 def evaluate(config: ConfigDict, path: pathlib.Path) -> None:
     """The verb `evaluate`: the main recommender and whatever arms are trained already."""
     job = open_job(config, path)
-    _evaluate(job, [MAIN, *(name for name in config.run.arms if _trained(job, name))])
+    evaluate_systems(job, [MAIN, *(name for name in config.run.arms if _trained(job, name))])
 
 
 @_on_mesh
@@ -165,9 +179,9 @@ def run(config: ConfigDict, path: pathlib.Path, profile: range = range(0)) -> No
     systems = [MAIN, *config.run.arms]
     if "train" in config.run.stages:
         for system in systems:
-            _train(job, system, profile if system == MAIN else range(0))
+            train_system(job, system, profile if system == MAIN else range(0))
     if "evaluate" in config.run.stages:
-        _evaluate(job, systems)
+        evaluate_systems(job, systems)
     if "export" in config.run.stages:
         _export(job)
     report(f"run: done in {time.perf_counter() - started:.0f} s; see {path}")
@@ -205,20 +219,21 @@ def training_identity(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
         "SID tokens": f"{len(tokens)} ({fingerprint(tokens)})",
     }
     if not config.model.path:
-        facts |= _flat(config.pretrain.to_dict(), "pretrain.")
+        facts |= flat(config.pretrain.to_dict(), "pretrain.")
     for section in _SHAPES_TRAINING:
-        facts |= _flat(config[section].to_dict(), f"{section}.")
-    return {key: value for key, value in facts.items() if key not in _ONLY_LOGISTICS}
+        facts |= flat(config[section].to_dict(), f"{section}.")
+    return {key: value for key, value in facts.items() if key not in ONLY_LOGISTICS}
 
 
-def _flat(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Nested settings as {prefix + `section.key`: JSON value}."""
+    found: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat
+            found[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
 def _trained(job: Job, system: str) -> bool:
@@ -235,7 +250,8 @@ def _trained(job: Job, system: str) -> bool:
     return there
 
 
-def _train(job: Job, system: str, profile: range) -> None:
+def train_system(job: Job, system: str, profile: range = range(0)) -> None:
+    """Trains one system of a run, or skips it where it is trained; its facts are those of the finished stage."""
     config = _settings(job, system)
     identity = training_identity(config, job.dataset)
     stage = f"train {system}"
@@ -243,15 +259,23 @@ def _train(job: Job, system: str, profile: range) -> None:
         report(f"{stage}: finished before, skipped")
         return
     assembly = assemble(config, job.dataset, job.base)
-    result = fit(config, assembly, job.workdir, _folder(job, system), identity, stage, report, profile)
+    fitted = fit(config, assembly, job.workdir, _folder(job, system), identity, stage, report, profile)
+    result = fitted.result
     facts = {
         "steps": result.steps,
         "best_step": result.best_step,
         "best_value": result.best_value,
         "stopped_early": result.stopped_early,
         "seconds": round(result.seconds, 1),
+        "parameters": fitted.parameters,
+        "step_flops": fitted.step_flops,
     }
     job.workdir.finish(stage, identity, facts)
+
+
+def trained_facts(job: Job, system: str = MAIN) -> dict[str, Any] | None:
+    """What a finished training left in the workdir; None where it has not finished with these settings."""
+    return job.workdir.finished(f"train {system}", training_identity(_settings(job, system), job.dataset))
 
 
 def _restore(job: Job, system: str) -> Assembly:
@@ -266,12 +290,13 @@ def _restore(job: Job, system: str) -> Assembly:
     return dataclasses.replace(assembly, model=model)
 
 
-def _evaluate(job: Job, systems: list[str]) -> None:
+def evaluate_systems(job: Job, systems: list[str]) -> None:
+    """Writes the predictions of trained systems and the report on them; finished predictions are kept."""
     evaluations = {}
     for system in systems:
         identity = training_identity(_settings(job, system), job.dataset)
         stage = f"evaluate {system}"
-        inputs = {**identity, **_flat(job.config.eval.to_dict(), "eval.")}
+        inputs = {**identity, **flat(job.config.eval.to_dict(), "eval.")}
         folder = _folder(job, system)
         facts = job.workdir.finished(stage, inputs, folder / assess.PREDICTIONS)
         if facts is None:
@@ -280,10 +305,7 @@ def _evaluate(job: Job, systems: list[str]) -> None:
         else:
             report(f"{stage}: finished before, skipped")
         evaluations[system] = (folder, facts)
-    trained = {
-        system: job.workdir.finished(f"train {system}", training_identity(_settings(job, system), job.dataset))
-        for system in systems
-    }
+    trained = {system: trained_facts(job, system) for system in systems}
     if first():
         assess.write_report(job.config, job.dataset, job.workdir.path, evaluations, trained, report)
 

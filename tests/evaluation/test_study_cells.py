@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+
+from tests.evaluation.catalogues import catalogue_of
+from tests.evaluation.cells import cell_of, rows_by
+from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.errors import UserError
+from tsrec_jax.evaluation.metrics import score
+from tsrec_jax.evaluation.study_cells import System, place, read_cell, rows_of, sids_digest, systems_of, write_cell
+
+# Items 0, 1 and 2 share one SID, items 3 and 4 another.
+CATALOGUE = catalogue_of([(0, 0), (0, 0), (0, 0), (1, 0), (1, 0), *((2, n) for n in range(9))])
+SIDS = list(CATALOGUE.items_of_sid)
+METRICS = [f"{name}@{k}" for name in ("HR", "NDCG") for k in (1, 3, 5, 10)]
+
+
+def test_metrics_of_a_cell_are_those_of_the_scorer_on_the_same_lists():
+    """Colliding SIDs, targets that are missed, and groups that lie across a cut-off."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, CATALOGUE.num_items, 200)
+    lists = [list(rng.permutation(SIDS)[: rng.integers(1, len(SIDS))]) for _ in targets]
+    users = tuple(str(n % 50) for n in range(200))
+    rows = Interactions(users, tuple((0,) for _ in targets), targets.astype(np.int32))
+    placed = place(CATALOGUE, lists, targets)
+    facts = rows_of(CATALOGUE, rows, rows)
+    cell = cell_of(placed.rank, before=placed.before, reached=placed.reached, rows=facts)
+    expected = score(lists, targets, CATALOGUE, (1, 3, 5, 10))
+    for level in ("sid", "item"):
+        for metric in METRICS:
+            np.testing.assert_allclose(cell.values(level, metric), expected.per_row[level][metric], atol=1e-12)
+    np.testing.assert_array_equal(cell.reached == 2, cell.rank >= 0)
+
+
+def test_a_target_is_followed_through_the_levels():
+    catalogue = catalogue_of([(0, 0), (0, 1), (1, 2), (2, 3)])
+    first, second, third, _ = catalogue.items_of_sid
+    placed = place(catalogue, [[second, first], [second], [third], []], np.array([0, 0, 0, 0]))
+    assert placed.reached.tolist() == [2, 1, 0, 0]
+    assert placed.rank.tolist() == [1, -1, -1, -1]
+    assert placed.before.tolist() == [1, 0, 0, 0]
+    with pytest.raises(ValueError, match="row 0: a SID stands twice"):
+        place(catalogue, [[first, first]], np.array([0]))
+
+
+def test_rows_say_how_often_their_target_was_one_in_train():
+    train = Interactions(("u", "u", "v"), ((1,), (1, 2), (5,)), np.array([3, 4, 4], np.int32))
+    rows = Interactions(("w", "v", "w"), ((1, 2), (3,), (1, 2, 4)), np.array([4, 0, 3], np.int32))
+    facts = rows_of(CATALOGUE, train, rows)
+    assert facts.user.tolist() == [0, 1, 0]
+    assert facts.history.tolist() == [2, 1, 3]
+    assert facts.count.tolist() == [2, 0, 1], "an item counts by itself, not by its SID"
+    assert facts.group.tolist() == [2, 3, 2]
+    moved = Interactions(("v", "w", "w"), rows.histories, rows.targets)
+    assert rows_of(CATALOGUE, train, moved).digest != facts.digest
+    assert sids_digest(CATALOGUE) != sids_digest(catalogue_of([(0, 0)] * CATALOGUE.num_items))
+
+
+def test_a_cell_comes_back_as_written(tmp_path):
+    cell = cell_of([0, -1, 4], seed=7, top=np.array([-0.5, -1.0, -2.25]), curve=((5, 1.5, None), (10, 1.25, 0.5)))
+    write_cell(tmp_path / "cell.json", cell)
+    back = read_cell(tmp_path / "cell.json")
+    for field in ("name", "seed", "kind", "seeded", "split", "beams", "levels", "sids", "curve", "cost", "facts"):
+        assert getattr(back, field) == getattr(cell, field), field
+    for field in ("rank", "before", "reached", "top"):
+        np.testing.assert_array_equal(getattr(back, field), getattr(cell, field))
+    np.testing.assert_array_equal(back.rows.user, cell.rows.user)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["cell.json"]
+
+
+def test_a_file_that_is_no_cell_is_refused(tmp_path):
+    path = tmp_path / "cell.json"
+    write_cell(path, cell_of([0, 1], rows=rows_by([0, 0, 1])))
+    with pytest.raises(UserError, match=r"cell\.json: not a cell .*rows"):
+        read_cell(path)
+    path.write_text('{"name": "x"}')
+    with pytest.raises(UserError, match="delete it"):
+        read_cell(path)
+
+
+def test_cells_are_gathered_by_system_and_seed():
+    cells = [cell_of([0], name="b", seed=2), cell_of([1], name="a"), cell_of([2], name="b", seed=1)]
+    systems = systems_of(cells, ["b", "absent", "a"])
+    assert [(system.name, system.seeds) for system in systems] == [("b", (1, 2)), ("a", (1,))]
+    np.testing.assert_array_equal(systems[0].values("sid", "HR@1"), [[0.0], [1.0]])
+    with pytest.raises(ValueError, match="same rows"):
+        System("a", (cell_of([0]), cell_of([0], rows=rows_by([0], digest="other"))))

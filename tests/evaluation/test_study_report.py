@@ -1,0 +1,122 @@
+import csv
+import io
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from tests.evaluation.cells import cell_of, rows_by
+from tsrec_jax.evaluation.study_cells import systems_of
+from tsrec_jax.evaluation.study_plots import plot_study
+from tsrec_jax.evaluation.study_report import build_report, to_json
+from tsrec_jax.evaluation.study_tables import escaped, to_csv, to_latex, to_markdown
+
+ROWS = rows_by([0, 0, 1, 2], history=[1, 2, 5, 9], count=[0, 1, 5, 20])
+CURVE = ((5, 2.0, 0.1), (10, 1.0, 0.4))
+NAMES = ["ts_rec", "plain", "absent", "popularity"]
+
+
+@pytest.fixture
+def report():
+    """`ts_rec` has HR@10 .75 and .5, `plain` .25 and .25, the baseline 0."""
+    cost = {"parameters": 2e6, "steps": 10.0, "tokens": 1e5, "seconds": 60.0, "flops": 3e12, "memory": 2**30}
+    cells = [
+        cell_of([0, 2, -1, 4], name="ts_rec", rows=ROWS, curve=CURVE, cost=cost, top=np.log([0.5, 0.5, 0.1, 0.1])),
+        cell_of([0, -1, -1, 4], name="ts_rec", seed=2, rows=ROWS, curve=CURVE, cost={**cost, "seconds": 80.0},
+                top=np.log([0.5, 0.5, 0.1, 0.1])),
+        cell_of([-1, 0, -1, -1], name="plain", rows=ROWS),
+        cell_of([-1, 0, 12, -1], name="plain", seed=2, rows=ROWS),
+        cell_of([-1, -1, -1, -1], name="popularity", rows=ROWS, kind="baseline", seeded=False),
+    ]  # fmt: skip
+    pairs = [("ts_rec", "plain"), ("ts_rec", "popularity"), ("ts_rec", "absent")]
+    return build_report("Study", systems_of(cells, NAMES), pairs, (), ["a note"], {"commits": ["c"]}, resamples=200)
+
+
+def test_means_and_spread_are_over_seeds(report):
+    first = report.systems[0]
+    assert [system.name for system in report.systems] == ["ts_rec", "plain", "popularity"]
+    assert first.means["sid"]["HR@10"] == pytest.approx(0.625)
+    assert first.means["sid"]["NDCG@10"] == pytest.approx((1 + 1 / 2 + 1 / np.log2(6) + 1 + 1 / np.log2(6)) / 8)
+    assert first.deviations["HR@10"] == pytest.approx(np.std([0.75, 0.5], ddof=1))
+    assert report.systems[2].deviations["HR@10"] is None
+    assert report.systems[2].intervals["HR@10"]["seeds and users"] is None
+    assert (first.cost["seconds"], first.cost["memory"], report.systems[1].cost["flops"]) == (70.0, 2**30, None)
+    assert (report.rows, report.users) == (4, 3)
+
+
+def test_comparisons_that_cannot_be_made_are_named(report):
+    assert [(c.first, c.second, c.metric) for c in report.comparisons][::2] == [
+        ("ts_rec", "plain", "NDCG@10"),
+        ("ts_rec", "popularity", "NDCG@10"),
+    ]
+    assert report.notes == ["a note", "Not compared: ts_rec > absent; absent has no finished cell."]
+    assert report.comparisons[1].relative == pytest.approx(1.5)
+    assert report.comparisons[3].relative is None, "nothing can be said in parts of 0"
+
+
+def test_markdown_holds_every_section(report):
+    text = to_markdown(report)
+    for title in ("Quality", "Paired tests", "Cost of training", "Cold and warm targets", "By history length",
+                  "By target count in train", "Where the target is lost", "Calibration", "Convergence",
+                  "How this was made"):  # fmt: skip
+        assert f"## {title}" in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert any("0.6250" in line and "ts_rec" in line for line in lines)
+    assert any("+150.00 %" in line and "2 of 2" in line for line in lines)
+    assert any("3T" in line and "1.00 GiB" in line for line in lines)
+
+
+def test_csv_is_one_system_a_row(report):
+    rows = list(csv.DictReader(io.StringIO(to_csv(report))))
+    assert [row["system"] for row in rows] == ["ts_rec", "plain", "popularity"]
+    assert float(rows[0]["sid HR@10"]) == 0.625
+    assert float(rows[0]["cold HR@10"]) == 1.0
+    assert float(rows[0]["NDCG@10 users low"]) <= float(rows[0]["sid NDCG@10"])
+    assert rows[2]["std HR@10"] == ""
+
+
+def test_latex_escapes_names_and_closes_what_it_opens(report):
+    text = to_latex(report)
+    assert r"ts\_rec \textgreater{} plain" in text
+    for table in text.split(r"\begin{tabular}{l")[1:]:
+        columns = len(table.partition("}")[0])  # beside the first
+        assert {line.count(" & ") for line in table.splitlines() if line.endswith(r"\\")} == {columns}
+    assert text.count(r"\begin{") == text.count(r"\end{") == 4
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 2
+    assert escaped(r"a_b & 5% ~^\{}#$<>") == (
+        r"a\_b \& 5\% \textasciitilde{}\textasciicircum{}\textbackslash{}\{\}\#\$\textless{}\textgreater{}"
+    )
+
+
+def test_latex_compiles(report, tmp_path):
+    if shutil.which("pdflatex") is None:
+        pytest.skip("needs pdflatex with booktabs, which is not here")
+    document = (
+        "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + to_latex(report) + "\\end{document}\n"
+    )
+    (tmp_path / "study.tex").write_text(document)
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "study.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_json_and_plots_are_written(report, tmp_path):
+    back = json.loads(json.dumps(to_json(report), allow_nan=False))
+    assert back["systems"][0]["convergence"]["step"] == 10
+    plot_study(report, tmp_path / "plots")
+    names = {path.name for path in (tmp_path / "plots").iterdir()}
+    assert names == {f"{each}.png" for each in ("metrics", "comparisons", "curves", "cost", "slices", "calibration")}
+
+
+def test_systems_on_other_rows_are_shown_apart():
+    cells = [cell_of([0], name="a"), cell_of([0], name="b", rows=rows_by([0], digest="other"))]
+    built = build_report("Study", systems_of(cells, ["a", "b"]), [("a", "b")], (), [], {}, resamples=20)
+    assert not built.comparisons
+    assert "other rows" in built.notes[-1]

@@ -1,0 +1,144 @@
+import time
+
+import numpy as np
+import pytest
+
+from tests.evaluation.cells import cell_of, rows_by
+from tsrec_jax.evaluation.metrics import bootstrap_interval
+from tsrec_jax.evaluation.study_cells import System
+from tsrec_jax.evaluation.study_statistics import common_seeds, compare, draw_users, interval, resampled
+
+
+def system(name, ranks_SN, users=None, **changed):
+    rows = rows_by(range(len(ranks_SN[0])) if users is None else users)
+    cells = [cell_of(rank, name=name, seed=seed, rows=rows, **changed) for seed, rank in enumerate(ranks_SN, 1)]
+    return System(name, tuple(cells))
+
+
+def hits(rng, share, seeds, rows):
+    """Ranks 0 for a share of the rows, not listed for the others."""
+    return np.where(rng.random((seeds, rows)) < share, 0, -1)
+
+
+def test_users_of_one_row_each_give_the_bootstrap_over_rows():
+    value_N = np.random.default_rng(0).random(300)
+    low, high = interval(resampled(value_N[None], draw_users(np.arange(300)), over_seeds=False))
+    expected = bootstrap_interval(value_N, resamples=2000)
+    assert (low, high) == pytest.approx(expected, abs=0.004)
+
+
+def test_rows_of_a_user_stay_together():
+    """Four rows alike of each user know as much as one: the interval is twice that of independent rows."""
+    value_N = np.repeat(np.random.default_rng(0).random(100), 4)
+    widths = []
+    for users in (np.repeat(np.arange(100), 4), np.arange(400)):
+        low, high = interval(resampled(value_N[None], draw_users(users), over_seeds=False))
+        widths.append(high - low)
+    assert widths[0] / widths[1] == pytest.approx(2.0, rel=0.1)
+
+
+def test_a_mean_weighs_rows_not_users():
+    draws = draw_users(np.array([0, 0, 0, 1]))
+    means = resampled(np.array([[1.0, 1.0, 1.0, 0.0]]), draws, over_seeds=False)
+    assert set(np.round(means, 4)) == {0.0, 0.75, 1.0}
+
+
+def test_seeds_that_differ_widen_the_interval():
+    values_SN = np.array([[0.2] * 200, [0.4] * 200, [0.6] * 200])
+    draws = draw_users(np.arange(200))
+    assert interval(resampled(values_SN, draws, over_seeds=False)) == pytest.approx((0.4, 0.4))
+    low, high = interval(resampled(values_SN, draws, over_seeds=True))
+    assert (low, high) == pytest.approx((0.2, 0.6), abs=0.07)
+
+
+def test_a_system_does_not_differ_from_itself():
+    ranks = hits(np.random.default_rng(0), 0.3, 2, 50)
+    found = compare(system("a", ranks), system("b", ranks), "NDCG@10", draw_users(np.arange(50)))
+    assert (found.difference, found.relative, found.better) == (0.0, 0.0, 0)
+    for test in (found.users, found.seeds_and_users):
+        assert (test.interval, test.p_value) == ((0.0, 0.0), 1.0)
+
+
+def test_a_clear_difference_is_found_in_both_directions():
+    rng = np.random.default_rng(1)
+    better, worse = system("a", hits(rng, 0.35, 3, 400)), system("b", hits(rng, 0.15, 3, 400))
+    draws = draw_users(np.arange(400))
+    found, back = compare(better, worse, "HR@10", draws), compare(worse, better, "HR@10", draws)
+    assert found.difference == pytest.approx(found.first_mean - found.second_mean)
+    assert found.relative == pytest.approx(found.difference / found.second_mean)
+    assert (found.better, found.seeds) == (3, (1, 2, 3))
+    for test in (found.users, found.seeds_and_users):
+        assert test.p_value < 0.01
+        assert 0 < test.interval[0] < found.difference < test.interval[1]
+    assert back.difference == pytest.approx(-found.difference)
+    assert back.users.p_value < 0.01
+
+
+def test_systems_that_differ_by_chance_alone_are_seldom_told_apart():
+    """Rows of a user hang together, which a bootstrap over rows would take for evidence."""
+    users = np.repeat(np.arange(60), 5)
+    draws = draw_users(users)
+    p_values = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        ranks = [np.repeat(hits(rng, 0.3, 1, 60), 5, axis=1) for _ in "ab"]
+        p_values.append(
+            compare(system("a", ranks[0], users), system("b", ranks[1], users), "HR@10", draws).users.p_value
+        )
+    assert np.mean(np.array(p_values) < 0.05) <= 0.12
+    assert np.median(p_values) > 0.25
+
+
+def test_with_one_seed_nothing_is_said_of_seeds():
+    ranks = hits(np.random.default_rng(0), 0.3, 1, 40)
+    found = compare(system("a", ranks), system("b", ranks), "HR@10", draw_users(np.arange(40)))
+    assert found.seeds_and_users is None
+    assert found.seeds == (1,)
+
+
+def test_seeds_are_paired_by_number_and_a_system_without_seeds_goes_with_each():
+    three = system("a", hits(np.random.default_rng(0), 0.3, 3, 40))
+    fixed = system("fixed", hits(np.random.default_rng(1), 0.3, 1, 40), seeded=False, kind="baseline")
+    two = System("c", three.cells[1:])
+    other = System("d", (cell_of([0] * 40, name="d", seed=9),))
+    assert common_seeds(three, two) == (2, 3)
+    assert common_seeds(fixed, three) == common_seeds(three, fixed) == (1, 2, 3)
+    draws = draw_users(np.arange(40))
+    assert compare(two, three, "HR@10", draws).difference == 0.0
+    assert compare(three, other, "HR@10", draws) is None
+    assert compare(three, fixed, "HR@10", draws).second_mean == pytest.approx(fixed.values("sid", "HR@10").mean())
+
+
+def test_other_rows_are_refused_and_other_sids_compared_by_item():
+    draws = draw_users(np.arange(2))
+    first = system("a", [[0, 0]])
+    with pytest.raises(ValueError, match="other rows"):
+        compare(first, System("b", (cell_of([0, 0], rows=rows_by([0, 1], digest="other")),)), "HR@10", draws)
+    wide = System("b", (cell_of([0, 0], rows=rows_by([0, 1], group=[20, 20]), sids="other"),))
+    found = compare(first, wide, "HR@10", draws)
+    assert (found.level, found.second_mean) == ("item", 0.5)
+    assert compare(first, first, "HR@10", draws).level == "sid"
+
+
+def test_a_value_that_is_not_finite_is_refused():
+    with pytest.raises(ValueError, match="not finite"):
+        resampled(np.array([[0.0, np.nan]]), draw_users(np.arange(2)), over_seeds=False)
+
+
+def test_twenty_arms_of_a_real_size_take_seconds():
+    rng = np.random.default_rng(0)
+    users = rng.integers(0, 2500, 4500)
+    users = np.unique(users, return_inverse=True)[1]
+    arms = [system(str(n), hits(rng, 0.15, 3, 4500), users) for n in range(20)]
+    started = time.perf_counter()
+    draws = draw_users(users)
+    for arm in arms[1:]:
+        compare(arms[0], arm, "NDCG@10", draws)
+    assert time.perf_counter() - started < 20
+
+
+def test_the_p_value_is_two_sided():
+    """30 rows for the one and 18 for the other of 200: the normal approximation gives 0.081."""
+    first, second = [0] * 30 + [-1] * 170, [-1] * 30 + [0] * 18 + [-1] * 152
+    found = compare(system("a", [first]), system("b", [second]), "HR@1", draw_users(np.arange(200)))
+    assert found.users.p_value == pytest.approx(0.081, abs=0.025)

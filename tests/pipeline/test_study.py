@@ -1,0 +1,288 @@
+"""A study on the embedded shop: cells once, resumed, held or failed, and the report of what is finished."""
+
+import csv
+import io
+import itertools
+import json
+import pathlib
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+from tsrec_jax.data.dataset import read_dataset
+from tsrec_jax.errors import UserError
+from tsrec_jax.evaluation.compare import read_predictions
+from tsrec_jax.evaluation.metrics import score
+from tsrec_jax.evaluation.study_cells import read_cell
+from tsrec_jax.main import main
+from tsrec_jax.pipeline import fit as fit_module
+from tsrec_jax.pipeline import study as study_module
+from tsrec_jax.pipeline import study_cell
+from tsrec_jax.pipeline.lock import alone_in
+from tsrec_jax.pipeline.study_baseline import BaselineResult
+from tsrec_jax.training import loop as loop_module
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CONFIG = f"--config={ROOT / 'configs' / 'studies' / 'smoke.py'}"
+COMMAND = [
+    CONFIG,
+    "--config.shop.num_items=70",
+    "--config.shop.num_users=40",
+    "--config.pretrain.max_steps=2",
+    "--config.train.max_steps=4",
+    "--config.train.batch_tokens=2048",
+    "--config.train.log_every=1",
+    "--config.train.validations=2",
+    "--config.train.valid_beam_rows=8",
+    "--config.eval.max_rows=16",
+    "--config.eval.batch_size=16",
+    "--config.eval.bootstrap=20",
+]
+CELLS = ["popularity/seed-1", "repeat_last/seed-1", *(f"{arm}/seed-{s}" for arm in ("plain", "tsrec") for s in (1, 2))]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A finished study; tests that change it copy it first."""
+    path = tmp_path_factory.mktemp("runs") / "study"
+    assert main(["study", *COMMAND, f"--workdir={path}"]) == 0
+    return path
+
+
+@pytest.fixture
+def published(workdir, tmp_path):
+    """A new workdir that holds nothing but the cells."""
+    for cell in CELLS:
+        (tmp_path / "study" / "cells" / cell).mkdir(parents=True)
+        shutil.copy(workdir / "cells" / cell / "cell.json", tmp_path / "study" / "cells" / cell / "cell.json")
+    return tmp_path / "study"
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Names of the arms for which a training is asked, none of which begins."""
+    asked = []
+
+    def train(wanted, _config, _report):
+        asked.append(wanted.label)
+        raise UserError("no training here")
+
+    monkeypatch.setattr(study_module, "run_arm", train)
+    return asked
+
+
+def test_a_study_leaves_its_cells_and_its_report(workdir):
+    assert (
+        sorted(str(p.parent.relative_to(workdir / "cells")) for p in workdir.glob("cells/*/*/cell.json"))
+        == CELLS_SORTED
+    )
+    for name in ("study.md", "study.csv", "study.tex", "study.json", "plots/metrics.png", "plots/curves.png"):
+        assert (workdir / name).stat().st_size > 0, name
+    assert (workdir / "cells/tsrec/seed-1/results.json").stat().st_size > 0
+    for left in ("checkpoints", "records", "begun.json", "run.lock", "pretrained", "index"):
+        assert not list(workdir.glob(f"cells/*/*/{left}")), left
+    assert len(list(workdir.glob("upstream/*"))) == 1, "SIDs, words and the base model were made once for all cells"
+    assert not list(workdir.rglob("*.tmp"))
+
+
+CELLS_SORTED = sorted(CELLS)
+
+
+def test_the_report_is_what_the_scorer_says_of_the_predictions(workdir):
+    folder = json.loads(next(workdir.glob("upstream/*/made.json")).read_text())["made"]["dataset"]
+    dataset = read_dataset(next(workdir.glob("upstream/*")) / folder)
+    targets = dataset.splits["test"].targets[:16]
+    of_seed = []
+    for seed in (1, 2):
+        lists = read_predictions(workdir / f"cells/tsrec/seed-{seed}/predictions.json")[1]
+        of_seed.append(score(lists, targets, dataset.catalogue, (10, 20)))
+    rows = {row["system"]: row for row in csv.DictReader(io.StringIO((workdir / "study.csv").read_text()))}
+    for metric in ("HR@10", "NDCG@20"):
+        assert float(rows["tsrec"][f"sid {metric}"]) == pytest.approx(
+            np.mean([m.sid[metric] for m in of_seed]), abs=1e-5
+        )
+        assert float(rows["tsrec"][f"item {metric}"]) == pytest.approx(
+            np.mean([m.item[metric] for m in of_seed]), abs=1e-5
+        )
+    assert list(rows) == ["plain", "tsrec", "popularity", "repeat last"]
+
+
+def test_a_cell_knows_its_cost_its_curve_and_how_it_was_made(workdir):
+    cell = read_cell(workdir / "cells/tsrec/seed-2/cell.json")
+    assert (cell.name, cell.seed, cell.split, cell.levels, len(cell.rank)) == ("tsrec", 2, "test", 3, 16)
+    assert [point[0] for point in cell.curve] == [2, 4]
+    assert all(loss > 0 and 0 <= rate <= 1 for _, loss, rate in cell.curve)
+    assert cell.cost["steps"] == 4
+    assert cell.cost["flops"] > 0
+    assert 4 * 2048 * 0.5 < cell.cost["tokens"] <= 4 * 2048
+    assert cell.cost["parameters"] > 1000
+    assert set(cell.facts) == {"command", "data_hash", "commit", "machine", "versions"}
+    assert np.all(cell.top <= 0)
+    other = read_cell(workdir / "cells/tsrec/seed-1/cell.json")
+    assert cell.rows.digest == other.rows.digest == read_cell(workdir / "cells/popularity/seed-1/cell.json").rows.digest
+    assert cell.curve != other.curve, "the seed reaches the training"
+
+
+def test_published_cells_are_enough_to_go_on(published, no_training, workdir, capsys):
+    assert main(["study", *COMMAND, f"--workdir={published}"]) == 0
+    assert not no_training
+    printed = capsys.readouterr().out
+    assert printed.count("finished before, skipped") == len(CELLS)
+    assert "6 of 6 cells are finished" in printed
+    assert not (published / "upstream").exists(), "nothing had to be made"
+    assert (published / "study.csv").read_bytes() == (workdir / "study.csv").read_bytes()
+
+
+def test_settings_that_shape_nothing_leave_cells_finished(published, no_training):
+    logistics = [
+        "--config.train.log_every=2",
+        "--config.eval.batch_size=8",
+        "--config.study.comparisons=('plain > tsrec',)",
+    ]
+    assert main(["study", *COMMAND, *logistics, f"--workdir={published}"]) == 0
+    assert not no_training
+    assert "plain > tsrec" in (published / "study.md").read_text()
+
+
+def test_a_changed_setting_runs_the_cells_again_and_loses_nothing(published, no_training, capsys):
+    changed = [*COMMAND, "--config.train.learning_rate=0.001", "--arms=plain", "--seeds=2"]
+    assert main(["study", *changed, f"--workdir={published}"]) == 1
+    assert no_training == ["plain, seed 2"]
+    printed = capsys.readouterr()
+    assert "train.learning_rate was 0.002 and is now 0.001" in printed.out
+    assert (published / "cells/plain/seed-2.old-1/cell.json").exists()
+    assert not (published / "cells/plain/seed-2/cell.json").exists()
+    assert "no training here" in printed.err
+    text = (published / "study.md").read_text()
+    assert "Not finished: plain, seed 1; tsrec, seed 1; plain, seed 2; tsrec, seed 2." in text
+    assert (published / "cells/popularity/seed-1/cell.json").exists(), "no baseline depends on the learning rate"
+
+
+def test_a_cell_that_fails_does_not_stop_the_others(published, monkeypatch, capsys):
+    shutil.rmtree(published / "cells")
+    made = []
+
+    def train(wanted, _config, _report):
+        made.append(wanted.label)
+        raise UserError("bad data") if wanted.name == "plain" else RuntimeError("a bug")
+
+    monkeypatch.setattr(study_module, "run_arm", train)
+    monkeypatch.setattr(study_module, "with_inputs", lambda wanted, *_: wanted.config)
+    monkeypatch.setattr(study_module, "run_one_baseline", train)
+    assert main(["study", *COMMAND, f"--workdir={published}"]) == 1
+    assert len(made) == 6
+    printed = capsys.readouterr()
+    assert "plain, seed 1: bad data" in printed.err
+    assert "RuntimeError: a bug" in printed.err
+    assert "failed: popularity, seed 1; repeat last, seed 1; plain, seed 1; tsrec, seed 1" in printed.out
+
+
+def test_a_cell_that_another_process_holds_is_skipped(published, no_training, capsys):
+    for cell in ("plain/seed-1", "tsrec/seed-2"):
+        (published / "cells" / cell / "cell.json").unlink()
+    with alone_in(published / "cells/plain/seed-1", "study"):
+        assert main(["study", *COMMAND, f"--workdir={published}"]) == 1
+    assert no_training == ["tsrec, seed 2"]
+    printed = capsys.readouterr().out
+    assert "held by another process: plain, seed 1" in printed
+    assert "4 of 6 cells are finished" in printed
+
+
+def test_a_study_told_to_stop_goes_on_from_its_checkpoint(workdir, tmp_path, monkeypatch, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    shutil.rmtree(copy / "cells/tsrec/seed-2")
+    put_batch, calls = loop_module.put_batch, itertools.count(1)
+
+    def told(*arguments):
+        if next(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return put_batch(*arguments)
+
+    monkeypatch.setattr(loop_module, "put_batch", told)
+    assert main(["study", *COMMAND, f"--workdir={copy}"]) == 0
+    assert "stopped by SIGTERM after step 2 of 4" in capsys.readouterr().err
+    assert not (copy / "cells/tsrec/seed-2/cell.json").exists()
+    assert main(["study", *COMMAND, f"--workdir={copy}"]) == 0
+    printed = capsys.readouterr().out
+    assert "resuming after step 2 of 4" in printed
+    assert "index:" not in printed, "what comes before training was made again"
+    resumed, whole = (read_cell(each / "cells/tsrec/seed-2/cell.json") for each in (copy, workdir))
+    np.testing.assert_array_equal(resumed.rank, whole.rank)
+    assert resumed.curve == whole.curve
+
+
+def test_baselines_choose_on_the_users_that_are_held_out(workdir, tmp_path, monkeypatch):
+    """Where valid is evaluated, nothing may be chosen by it."""
+    given = {}
+
+    def stub(name, dataset, train, select, rows, length, seed, report):
+        given[name, seed] = train, select, rows
+        sids = list(dataset.catalogue.items_of_sid)[:length]
+        return BaselineResult([sids] * len(rows), {"fit_seconds": 1.5, "flops": 2e9, "chosen": "x"})
+
+    monkeypatch.setattr(study_cell, "run_baseline", stub)
+    monkeypatch.setattr(study_cell, "BASELINES", {"sasrec": None, "hybrid": None})
+    made = next(workdir.glob("upstream/*"))
+    settings = ["--config.study.baselines=('sasrec','hybrid')", "--config.study.comparisons=('sasrec > hybrid',)"]
+    settings += [
+        "--config.eval.split=valid",
+        "--config.train.held_out=0.3",
+        f"--config.model.path={made / 'pretrained'}",
+    ]
+    settings += [f"--config.dataset.path={made / 'dataset'}", "--config.index.sids=given", "--arms=sasrec,hybrid"]
+    assert main(["study", *COMMAND, *settings, f"--workdir={tmp_path}"]) == 0
+    assert set(given) == {("sasrec", 1), ("sasrec", 2), ("hybrid", 1)}, "one seed where no seed changes anything"
+    train, select, rows = given["hybrid", 1]
+    dataset = read_dataset(made / "dataset")
+    assert not set(train.users) & set(select.users)
+    assert set(train.users) | set(select.users) == set(dataset.splits["train"].users)
+    np.testing.assert_array_equal(rows.targets, dataset.splits["valid"].targets[:16])
+    cell = read_cell(tmp_path / "cells/sasrec/seed-2/cell.json")
+    assert (cell.kind, cell.seeded, cell.split) == ("baseline", True, "valid")
+    assert (cell.cost["seconds"], cell.cost["flops"], cell.facts["baseline"]["chosen"]) == (1.5, 2e9, "x")
+    assert not (tmp_path / "upstream").exists(), "all of it was given"
+
+
+def test_a_newer_setting_does_not_undo_old_cells(published, no_training):
+    for path in published.glob("cells/*/*/cell.json"):
+        path.write_text(path.read_text().replace('"held_out":0.0,', ""))
+    assert main(["study", *COMMAND, f"--workdir={published}"]) == 0
+    assert not no_training
+
+
+def test_training_selects_on_the_users_that_are_held_out(workdir, tmp_path, monkeypatch):
+    asked = []
+
+    def build_examples(dataset, split, builder, tasks):
+        asked.append((split, set(dataset.splits[split].users)))
+        return build(dataset, split, builder, tasks)
+
+    def no_training(*_, **__):
+        raise UserError("enough")
+
+    build = fit_module.build_examples
+    monkeypatch.setattr(fit_module, "build_examples", build_examples)
+    monkeypatch.setattr(fit_module, "train", no_training)
+    made = next(workdir.glob("upstream/*"))
+    settings = [f"--config.dataset.path={made / 'dataset'}", f"--config.model.path={made / 'pretrained'}"]
+    settings += ["--config.index.sids=given", "--config.train.held_out=0.3", "--config.study.baselines=()"]
+    settings += ["--config.study.comparisons=()", "--arms=plain", "--seeds=1"]
+    assert main(["study", *COMMAND, *settings, f"--workdir={tmp_path}"]) == 1
+    (train, trained_on), (select, selected_on) = asked
+    assert (train, select) == ("train", "select")
+    assert not trained_on & selected_on
+    assert trained_on | selected_on == set(read_dataset(made / "dataset").splits["train"].users)
+
+
+def test_tokens_and_examples_are_counted_by_the_means_that_the_log_holds():
+    rows = [
+        {"step": 10, "step_seconds": 0.5, "tokens_per_second": 200.0, "examples_per_second": 4.0},
+        {"step": 10, "valid/loss": 1.0},
+        {"step": 20, "step_seconds": 0.25, "tokens_per_second": 800.0, "examples_per_second": 8.0},
+    ]
+    # 10 steps of 100 tokens, and 12 of 200: the last two were not logged.
+    assert study_cell.trained_amounts(rows, 22) == {"tokens": 3400, "examples": 44}
+    assert study_cell.trained_amounts([], 5) == {"tokens": None, "examples": None}

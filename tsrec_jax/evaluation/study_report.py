@@ -1,0 +1,223 @@
+"""What a study found, computed from its finished cells: quality, paired tests, cost, slices, convergence."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tsrec_jax.evaluation.metrics import LEVELS
+from tsrec_jax.evaluation.study_cells import System
+from tsrec_jax.evaluation.study_slices import (
+    Confidence,
+    Convergence,
+    Part,
+    calibration,
+    calibration_error,
+    convergence,
+    curve,
+    lost_levels,
+    slices,
+)
+from tsrec_jax.evaluation.study_statistics import RESAMPLES, Comparison, Draws, compare, draw_users, interval, resampled
+
+METRICS = ("HR@1", "HR@3", "HR@5", "HR@10", "HR@20", "NDCG@3", "NDCG@5", "NDCG@10", "NDCG@20")
+TESTED = ("NDCG@10", "HR@10")
+COSTS = ("parameters", "steps", "examples", "tokens", "seconds", "flops", "memory")
+
+
+@dataclasses.dataclass(frozen=True)
+class CurvePoints:
+    """A curve for drawing: mean, lowest and highest over seeds at each step."""
+
+    steps: list[int]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class SystemResult:
+    """One arm or baseline.
+
+    Attributes:
+      name, kind: "arm" or "baseline".
+      seeds: that are finished; of a system that no seed changes, the one it was run with.
+      seeded: whether a seed changes it.
+      means: {"sid" | "item": {metric: mean over seeds and rows}}.
+      deviations: {metric of TESTED: standard deviation over the seeds' means, n - 1}; None with one seed.
+      intervals: {metric of TESTED: {"users" | "seeds and users": 95 % interval}}, SID level; None with one seed.
+      cost: {entry of COSTS: mean over seeds, of memory the most}; None where one is not known.
+      slices, lost, calibration, calibration_error: as in `study_slices`.
+      curves: {"loss" | "HR@10": validation against steps}, where there are any.
+      convergence: None without a curve of HR@10.
+    """
+
+    name: str
+    kind: str
+    seeds: tuple[int, ...]
+    seeded: bool
+    means: Mapping[str, Mapping[str, float]]
+    deviations: Mapping[str, float | None]
+    intervals: Mapping[str, Mapping[str, tuple[float, float] | None]]
+    cost: Mapping[str, float | None]
+    slices: Mapping[str, list[Part]]
+    lost: list[float]
+    calibration: list[Confidence]
+    calibration_error: float | None
+    curves: Mapping[str, CurvePoints]
+    convergence: Convergence | None
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyReport:
+    """Everything that a study publishes beside its cells.
+
+    Attributes:
+      title: of the study.
+      split, rows, users, beams: what was evaluated.
+      systems: in the order of the config, arms first.
+      comparisons: that could be made.
+      notes: what a reader must know: cells that are missing, comparisons that could not be made.
+      curves: arms whose curves are drawn together.
+      facts: command, commits, machines, data hashes, versions.
+    """
+
+    title: str
+    split: str
+    rows: int
+    users: int
+    beams: int
+    systems: list[SystemResult]
+    comparisons: list[Comparison]
+    notes: list[str]
+    curves: list[str]
+    facts: Mapping[str, Any]
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that lists of `beams` entries can fill."""
+        return [metric for metric in METRICS if int(metric.split("@")[1]) <= self.beams]
+
+
+def build_report(
+    title: str,
+    systems: Sequence[System],
+    pairs: Sequence[tuple[str, str]],
+    curves: Sequence[str],
+    notes: Sequence[str],
+    facts: Mapping[str, Any],
+    resamples: int = RESAMPLES,
+) -> StudyReport:
+    """Computes the report.
+
+    Args:
+      title: of the study.
+      systems: the finished cells, at least one.
+      pairs: comparisons to make.
+      curves: arms whose curves are drawn together; none: all.
+      notes: what to say first.
+      facts: how it was made.
+      resamples: of the bootstrap.
+    """
+    named = {system.name: system for system in systems}
+    draws: dict[str, Draws] = {}
+    for system in systems:
+        digest = system.rows.digest
+        draws[digest] = draws.get(digest) or draw_users(system.rows.user, resamples)
+    said = list(notes)
+    if len(draws) > 1:
+        said.append("Not all systems were evaluated on the same rows; those on others cannot be compared with them.")
+    comparisons, refused = _comparisons(named, pairs, draws)
+    drawn = [name for name in curves or named if name in named]
+    soon = convergence([named[name] for name in drawn])
+    first = systems[0].cells[0]
+    return StudyReport(
+        title=title,
+        split=first.split,
+        rows=len(first.rank),
+        users=int(first.rows.user.max()) + 1,
+        beams=min(system.cells[0].beams for system in systems),
+        systems=[_result(system, draws[system.rows.digest], soon.get(system.name)) for system in systems],
+        comparisons=comparisons,
+        notes=[*said, *refused],
+        curves=drawn,
+        facts=facts,
+    )
+
+
+def _comparisons(
+    named: Mapping[str, System], pairs: Sequence[tuple[str, str]], draws: Mapping[str, Draws]
+) -> tuple[list[Comparison], list[str]]:
+    """The comparisons that can be made, and why the others cannot."""
+    made, refused = [], []
+    for pair in pairs:
+        text = " > ".join(pair)
+        absent = [name for name in pair if name not in named]
+        if absent:
+            refused.append(f"Not compared: {text}; {' and '.join(absent)} has no finished cell.")
+            continue
+        first, second = (named[name] for name in pair)
+        if first.rows.digest != second.rows.digest:
+            refused.append(f"Not compared: {text}; they were evaluated on other rows.")
+            continue
+        found = [compare(first, second, metric, draws[first.rows.digest]) for metric in TESTED]
+        made.extend(each for each in found if each is not None)
+        if None in found:
+            refused.append(f"Not compared: {text}; they have no finished seed in common.")
+    return made, refused
+
+
+def _result(system: System, draws: Draws, soon: Convergence | None) -> SystemResult:
+    beams = system.cells[0].beams
+    names = [metric for metric in METRICS if int(metric.split("@")[1]) <= beams]
+    tested = {metric: system.values("sid", metric) for metric in TESTED}
+    bins = calibration(system)
+    several = len(system.cells) > 1
+    return SystemResult(
+        name=system.name,
+        kind=system.cells[0].kind,
+        seeds=system.seeds,
+        seeded=system.seeded,
+        means={level: {name: float(system.values(level, name).mean()) for name in names} for level in LEVELS},
+        deviations={
+            metric: float(values_SN.mean(axis=1).std(ddof=1)) if several else None
+            for metric, values_SN in tested.items()
+        },
+        intervals={
+            metric: {
+                "users": interval(resampled(values_SN, draws, over_seeds=False)),
+                "seeds and users": interval(resampled(values_SN, draws, over_seeds=True)) if several else None,
+            }
+            for metric, values_SN in tested.items()
+        },
+        cost={key: _over_seeds(key, [cell.cost.get(key) for cell in system.cells]) for key in COSTS},
+        slices=slices(system),
+        lost=lost_levels(system),
+        calibration=bins,
+        calibration_error=calibration_error(bins),
+        curves={metric: points for metric in ("loss", "HR@10") if (points := _points(system, metric)) is not None},
+        convergence=soon,
+    )
+
+
+def _over_seeds(key: str, values: Sequence[float | None]) -> float | None:
+    """The mean over seeds, of memory the most."""
+    known = [value for value in values if value is not None]
+    return float(max(known) if key == "memory" else np.mean(known)) if known else None
+
+
+def _points(system: System, metric: str) -> CurvePoints | None:
+    found = curve(system, metric)
+    if found is None:
+        return None
+    value_SP = found.value_SP
+    bounds = (found.mean_P.tolist(), value_SP.min(axis=0).tolist(), value_SP.max(axis=0).tolist())
+    return CurvePoints(found.step_P.tolist(), *bounds)
+
+
+def to_json(report: StudyReport) -> dict[str, Any]:
+    """The contents of `study.json`."""
+    return dataclasses.asdict(report)

@@ -1,0 +1,152 @@
+"""Parts of a study's result: by kind of row, by the level at which the target is lost, by confidence, and by step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from tsrec_jax.evaluation.study_cells import Rows, System
+
+SLICED = ("HR@10", "NDCG@10")
+_ENDLESS = 10**9
+# {kind: [(name, first, last)]}, by inclusive bounds of a value of the row.
+SLICES = {
+    "target": ("count", (("cold", 0, 0), ("warm", 1, _ENDLESS))),
+    "history length": ("history", (("1", 1, 1), ("2-3", 2, 3), ("4-6", 4, 6), ("7+", 7, _ENDLESS))),
+    "target count in train": ("count", (("0", 0, 0), ("1-2", 1, 2), ("3-9", 3, 9), ("10+", 10, _ENDLESS))),
+}
+CONFIDENCES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # edges of the bins of calibration
+SHARE_OF_BEST = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Rows of one kind: how many, and the means of SLICED over seeds and these rows (None without rows)."""
+
+    name: str
+    rows: int
+    means: dict[str, float | None]
+
+
+def slices(system: System) -> dict[str, list[Part]]:
+    """{kind of slice: its parts}; SID level."""
+    values = {metric: system.values("sid", metric).mean(axis=0) for metric in SLICED}
+    found = {}
+    for kind, (key, bounds) in SLICES.items():
+        found[kind] = []
+        for name, low, high in bounds:
+            inside_N = _between(system.rows, key, low, high)
+            means = {m: float(v[inside_N].mean()) if inside_N.any() else None for m, v in values.items()}
+            found[kind].append(Part(name, int(inside_N.sum()), means))
+    return found
+
+
+def _between(rows: Rows, key: str, low: int, high: int) -> np.ndarray:
+    value_N = getattr(rows, key)
+    return (value_N >= low) & (value_N <= high)
+
+
+def lost_levels(system: System) -> list[float]:
+    """Shares of rows, over all seeds: lost at level 1, 2, ..., C, and listed last.
+
+    A target is lost at the first level at which no listed SID goes on as its SID does.
+    """
+    levels = system.cells[0].levels
+    reached = np.concatenate([cell.reached for cell in system.cells])
+    return (np.bincount(reached, minlength=levels + 1) / len(reached)).tolist()
+
+
+@dataclasses.dataclass(frozen=True)
+class Confidence:
+    """A bin of calibration: rows (over all seeds) whose first SID has a probability in it, its mean, and HR@1."""
+
+    low: float
+    high: float
+    rows: int
+    confidence: float
+    hits: float
+
+
+def calibration(system: System) -> list[Confidence]:
+    """Bins with rows, by rising confidence; none where the system gives no probabilities."""
+    if not all(len(cell.top) for cell in system.cells):
+        return []
+    confidence = np.exp(np.concatenate([cell.top for cell in system.cells]))
+    hit = system.values("sid", "HR@1").ravel()
+    which = np.clip(np.digitize(confidence, CONFIDENCES) - 1, 0, len(CONFIDENCES) - 2)
+    bins = []
+    for number in range(len(CONFIDENCES) - 1):
+        inside = which == number
+        if inside.any():
+            means = float(confidence[inside].mean()), float(hit[inside].mean())
+            bins.append(Confidence(CONFIDENCES[number], CONFIDENCES[number + 1], int(inside.sum()), *means))
+    return bins
+
+
+def calibration_error(bins: Sequence[Confidence]) -> float | None:
+    """Expected calibration error: the mean of |confidence - HR@1|, bins weighted by rows; None without bins."""
+    rows = sum(each.rows for each in bins)
+    return sum(each.rows * abs(each.confidence - each.hits) for each in bins) / rows if rows else None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Curve:
+    """A validation metric against steps, at the steps that all seeds have reached: value_SP at step_P."""
+
+    step_P: np.ndarray
+    value_SP: np.ndarray
+
+    @property
+    def mean_P(self) -> np.ndarray:
+        """Mean over seeds."""
+        return self.value_SP.mean(axis=0)
+
+
+def curve(system: System, metric: str) -> Curve | None:
+    """The curve of `loss` or `HR@10`; None where it was not measured."""
+    column = 1 if metric == "loss" else 2
+    by_seed = [{p[0]: p[column] for p in cell.curve if p[column] is not None} for cell in system.cells]
+    steps = sorted(set.intersection(*(set(points) for points in by_seed)))
+    if not steps:
+        return None
+    return Curve(np.array(steps), np.array([[points[step] for step in steps] for points in by_seed]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Convergence:
+    """How soon an arm gets to SHARE_OF_BEST of the best arm's final validation HR@10.
+
+    Attributes:
+      final: its own final value, mean over seeds.
+      threshold: the value to reach.
+      step: first validation at which the mean over seeds reaches it; None: it does not.
+      of_seeds: the same for each seed.
+    """
+
+    final: float
+    threshold: float
+    step: int | None
+    of_seeds: list[int | None]
+
+
+def convergence(systems: Sequence[System]) -> dict[str, Convergence]:
+    """{arm: how soon it converges}, for the arms that have a curve of HR@10."""
+    curves = {system.name: found for system in systems if (found := curve(system, "HR@10")) is not None}
+    threshold = SHARE_OF_BEST * max((each.mean_P[-1] for each in curves.values()), default=math.nan)
+    return {
+        name: Convergence(
+            float(each.mean_P[-1]),
+            float(threshold),
+            _first_step(each.step_P, each.mean_P, threshold),
+            [_first_step(each.step_P, value_P, threshold) for value_P in each.value_SP],
+        )
+        for name, each in curves.items()
+    }
+
+
+def _first_step(step_P: np.ndarray, value_P: np.ndarray, threshold: float) -> int | None:
+    reached = np.flatnonzero(value_P >= threshold * (1 - 1e-9))  # 90 % of a rate is not always exact in floats
+    return int(step_P[reached[0]]) if len(reached) else None

@@ -1,0 +1,267 @@
+"""A study's report as markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tsrec_jax.evaluation.metrics import LEVELS
+from tsrec_jax.evaluation.report import aligned
+from tsrec_jax.evaluation.study_report import COSTS, TESTED, StudyReport, SystemResult
+from tsrec_jax.evaluation.study_slices import SHARE_OF_BEST, SLICED
+from tsrec_jax.evaluation.study_statistics import RESAMPLES, Comparison, Tested
+
+UNKNOWN = "n/a"
+UNITS = (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
+COST_TITLES = ("parameters", "steps", "examples", "tokens", "seconds", "FLOPs", "peak memory")
+LATEX_SIGNS = {
+    "\\": r"\textbackslash{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+
+
+def _value(value: float | None, form: str = ".4f") -> str:
+    return UNKNOWN if value is None else format(value, form)
+
+
+def _range(bounds: tuple[float, float] | None, form: str = ".4f") -> str:
+    return UNKNOWN if bounds is None else f"{bounds[0]:{form}} to {bounds[1]:{form}}"
+
+
+def _amount(value: float | None) -> str:
+    """A large number with three digits and its unit."""
+    if value is None:
+        return UNKNOWN
+    unit, size = next(((unit, size) for unit, size in UNITS if value >= size), ("", 1.0))
+    return f"{value / size:.4g}{unit}"
+
+
+def _cost(key: str, value: float | None) -> str:
+    if key == "memory":
+        return UNKNOWN if value is None else f"{value / 2**30:.2f} GiB"
+    return _amount(value) if key in ("parameters", "tokens", "flops", "examples") else _value(value, ".0f")
+
+
+def to_markdown(report: StudyReport) -> str:
+    """The contents of `study.md`."""
+    head = f"# {report.title}: {report.split} split, {report.rows} rows of {report.users} users, {report.beams} places"
+    parts = [head, *(f"- {note}" for note in report.notes)]
+    parts += ["## Quality\n\nSID level, means over seeds.\n\n" + _quality(report, "sid")]
+    parts += [_spread(report)]
+    parts += [
+        "Item level, the expected value under a uniform tie among the items of a colliding SID:\n\n"
+        + _quality(report, "item")
+    ]
+    if report.comparisons:
+        parts.append(_comparisons(report.comparisons))
+    parts.append(_costs(report))
+    parts += _slices(report)
+    parts.append(_lost(report))
+    parts += [section for section in (_calibration(report), _convergence(report)) if section]
+    parts.append("## How this was made\n\n" + "\n".join(f"- {key}: {_fact(v)}" for key, v in report.facts.items()))
+    return "\n\n".join(parts) + "\n"
+
+
+def _quality(report: StudyReport, level: str) -> str:
+    rows = [["system", "seeds", *report.metrics]]
+    for system in report.systems:
+        rows.append([system.name, _seeds(system), *(f"{system.means[level][name]:.4f}" for name in report.metrics)])
+    return aligned(rows)
+
+
+def _seeds(system: SystemResult) -> str:
+    return str(len(system.seeds)) if system.seeded else "any"
+
+
+def _spread(report: StudyReport) -> str:
+    header = ["system"]
+    for metric in TESTED:
+        header += [f"{metric} std over seeds", f"{metric} 95 %, users", f"{metric} 95 %, seeds and users"]
+    rows = [header]
+    for system in report.systems:
+        row = [system.name]
+        for metric in TESTED:
+            bounds = system.intervals[metric]
+            row += [_value(system.deviations[metric]), _range(bounds["users"]), _range(bounds["seeds and users"])]
+        rows.append(row)
+    return f"Spread (SID level, {RESAMPLES} resamples; with one seed that of seeds is not known):\n\n" + aligned(rows)
+
+
+def _comparisons(comparisons: Sequence[Comparison]) -> str:
+    header = ["comparison", "metric", "level", "seeds", "second", "difference", "relative", "seeds with first above"]
+    header += ["95 %, users", "p, users", "95 %, seeds and users", "p, seeds and users"]
+    rows = [header]
+    for c in comparisons:
+        relative = _value(None if c.relative is None else 100 * c.relative, "+.2f")
+        row = [f"{c.first} > {c.second}", c.metric, c.level, str(len(c.seeds)), f"{c.second_mean:.4f}"]
+        row += [f"{c.difference:+.4f}", f"{relative} %", f"{c.better} of {len(c.seeds)}"]
+        rows.append(row + [cell for test in (c.users, c.seeds_and_users) for cell in _tested(test)])
+    return (
+        "## Paired tests\n\nOf the means over the seeds that both have. p is two-sided, uncorrected for the number "
+        "of tests; that over users speaks of these trained models, that over seeds and users of the method "
+        "(docs/studies.md). Systems with other SIDs are compared at item level.\n\n" + aligned(rows)
+    )
+
+
+def _tested(test: Tested | None) -> list[str]:
+    return [UNKNOWN, UNKNOWN] if test is None else [_range(test.interval, "+.4f"), f"{test.p_value:.3f}"]
+
+
+def _costs(report: StudyReport) -> str:
+    rows = [["system", *TESTED, *COST_TITLES]]
+    for system in report.systems:
+        costs = [_cost(key, system.cost[key]) for key in COSTS]
+        rows.append([system.name, *(f"{system.means['sid'][metric]:.4f}" for metric in TESTED), *costs])
+    return (
+        "## Cost of training\n\nOf one seed, the mean over seeds. Seconds hold the validations. FLOPs are those of the "
+        "matrix products of all steps, without what is computed twice; peak memory is that of the process on the host, "
+        "evaluation included, the most of all seeds.\n\n" + aligned(rows)
+    )
+
+
+def _slices(report: StudyReport) -> list[str]:
+    sections = []
+    for kind, parts in report.systems[0].slices.items():
+        title = {"target": "Cold and warm targets"}.get(kind, f"By {kind}")
+        rows = [["system", *(f"{part.name}: {metric}" for part in parts for metric in SLICED)]]
+        for system in report.systems:
+            rows.append([system.name, *(_value(p.means[m]) for p in system.slices[kind] for m in SLICED)])
+        counts = ", ".join(f"{part.name}: {part.rows}" for part in parts)
+        cold = " Cold: never a target in train." if kind == "target" else ""
+        text = f"{title}\n\nSID level.{cold} Rows ({report.systems[0].name}): {counts}."
+        sections.append(f"## {text}\n\n{aligned(rows)}")
+    return sections
+
+
+def _lost(report: StudyReport) -> str:
+    levels = max(len(system.lost) for system in report.systems) - 1
+    rows = [["system", *(f"level {level}" for level in range(1, levels + 1)), "listed"]]
+    for system in report.systems:
+        shares = [*system.lost[:-1], *[None] * (levels + 1 - len(system.lost)), system.lost[-1]]
+        rows.append([system.name, *(_value(share, ".3f") for share in shares)])
+    return (
+        f"## Where the target is lost\n\nShare of rows by the first level at which none of the {report.beams} listed "
+        "SIDs goes on as the target's SID.\n\n" + aligned(rows)
+    )
+
+
+def _calibration(report: StudyReport) -> str:
+    systems = [system for system in report.systems if system.calibration]
+    if not systems:
+        return ""
+    rows = [["system", "probability of the first SID", "rows", "mean", "HR@1"]]
+    for system in systems:
+        for each in system.calibration:
+            bounds = f"{each.low:.2f} to {each.high:.2f}"
+            rows.append([system.name, bounds, str(each.rows), f"{each.confidence:.3f}", f"{each.hits:.3f}"])
+    errors = ", ".join(f"{system.name} {system.calibration_error:.4f}" for system in systems)
+    return (
+        "## Calibration\n\nThe probability that a system gives its first SID, against how often it is right, over all "
+        f"seeds. Expected calibration error: {errors}.\n\n" + aligned(rows)
+    )
+
+
+def _convergence(report: StudyReport) -> str:
+    systems = [system for system in report.systems if system.convergence is not None]
+    if not systems:
+        return ""
+    threshold = systems[0].convergence.threshold
+    rows = [["system", "final HR@10", "step, mean of seeds", "step of each seed"]]
+    for system in systems:
+        found = system.convergence
+        of_seeds = ", ".join("none" if step is None else str(step) for step in found.of_seeds)
+        rows.append([system.name, f"{found.final:.4f}", "none" if found.step is None else str(found.step), of_seeds])
+    return (
+        f"## Convergence\n\nThe first validation with HR@10 of {threshold:.4f} or more: {SHARE_OF_BEST:.0%} of the "
+        "best final value; `plots/curves.png`. A curve ends where the first seed stopped.\n\n" + aligned(rows)
+    )
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {entry}" for key, entry in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(f"`{entry}`" for entry in value)
+    return f"`{value}`"
+
+
+def to_csv(report: StudyReport) -> str:
+    """The contents of `study.csv`: a system a row, everything that is one number of it."""
+    columns: dict[str, Callable[[SystemResult], Any]] = {
+        "system": lambda s: s.name,
+        "kind": lambda s: s.kind,
+        "seeds": lambda s: " ".join(map(str, s.seeds)),
+    }
+    for level in LEVELS:
+        columns |= {f"{level} {m}": lambda s, m=m, level=level: s.means[level][m] for m in report.metrics}
+    for metric in TESTED:
+        columns[f"std {metric}"] = lambda s, m=metric: s.deviations[m]
+        for over in ("users", "seeds and users"):
+            for end, name in enumerate(("low", "high")):
+                columns[f"{metric} {over} {name}"] = lambda s, m=metric, o=over, e=end: (
+                    s.intervals[m][o] or (None,) * 2
+                )[e]
+    columns |= {key: lambda s, key=key: s.cost[key] for key in COSTS}
+    for number, part in enumerate(report.systems[0].slices["target"]):
+        columns |= {f"{part.name} {m}": lambda s, n=number, m=m: s.slices["target"][n].means[m] for m in SLICED}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for system in report.systems:
+        values = [read(system) for read in columns.values()]
+        writer.writerow(["" if v is None else format(v, ".6g") if isinstance(v, float) else v for v in values])
+    return text.getvalue()
+
+
+def to_latex(report: StudyReport) -> str:
+    r"""The contents of `study.tex`: the tables of quality and of paired tests, for a document with `booktabs`."""
+    rows = [["System", "Seeds", *report.metrics]]
+    for system in report.systems:
+        rows.append([system.name, _seeds(system), *(f"{system.means['sid'][m]:.4f}" for m in report.metrics)])
+    caption = f"{report.title}: {report.split} split, {report.rows} rows, SID level, means over seeds."
+    parts = ["% Needs \\usepackage{booktabs}.", _latex(rows, caption)]
+    if report.comparisons:
+        rows = [["Comparison", "Metric", "Seeds", "Difference", "Relative", "95 % (users)", "p", "p (seeds, users)"]]
+        for c in report.comparisons:
+            relative = UNKNOWN if c.relative is None else f"{100 * c.relative:+.2f} %"
+            row = [
+                f"{c.first} > {c.second}",
+                f"{c.metric} ({c.level})",
+                str(len(c.seeds)),
+                f"{c.difference:+.4f}",
+                relative,
+            ]
+            row += [*_tested(c.users), _tested(c.seeds_and_users)[1]]
+            rows.append(row)
+        parts.append(_latex(rows, "Paired tests, bootstrap over users, and over seeds and users."))
+    return "\n\n".join(parts) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Text as LaTeX writes it."""
+    return "".join(LATEX_SIGNS.get(sign, sign) for sign in text)
+
+
+def _latex(rows: Sequence[Sequence[str]], caption: str) -> str:
+    lines = [" & ".join(map(escaped, row)) + r" \\" for row in rows]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{escaped(caption)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )

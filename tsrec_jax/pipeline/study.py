@@ -1,0 +1,158 @@
+"""The verb `study`: arms x seeds, each cell once, by one process or many, and one report of what is finished."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from tsrec_jax.configuration import study_comparisons
+from tsrec_jax.errors import Stopped, UserError
+from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, systems_of, write_cell
+from tsrec_jax.evaluation.study_plots import plot_study
+from tsrec_jax.evaluation.study_report import build_report, to_json
+from tsrec_jax.evaluation.study_tables import to_csv, to_latex, to_markdown
+from tsrec_jax.pipeline.lock import InUse, alone_in, alone_when_free
+from tsrec_jax.pipeline.run import report
+from tsrec_jax.pipeline.study_cell import (
+    Wanted,
+    begin,
+    close,
+    finished_cell,
+    run_arm,
+    run_one_baseline,
+    wanted_cells,
+    with_inputs,
+)
+from tsrec_jax.pipeline.workdir import command, write_json
+
+
+def study(config: ConfigDict, workdir: pathlib.Path, names: Sequence[str] = (), seeds: Sequence[str] = ()) -> int:
+    """Works on the cells of a study that are not finished and that no other process holds, and writes the report.
+
+    Args:
+      config: its section `study` names arms, seeds, baselines and comparisons.
+      workdir: receives `cells/`, `upstream/`, `study.md`, `study.csv`, `study.tex`, `study.json` and `plots/`.
+      names, seeds: work only on these arms and baselines, and seeds; none: all. The report has all that is finished.
+
+    Returns:
+      The exit code: 1 where a cell failed, which does not keep the others from being made.
+
+    Raises:
+      UserError: there are no arms, or a name or seed that the study does not have.
+      Stopped: a signal ended a training; the same command goes on.
+    """
+    if not config.study.arms:
+        raise UserError("config.study.arms is empty: a study needs arms, as in configs/studies/smoke.py")
+    cells = wanted_cells(config, workdir)
+    held, failed = [], []
+    for wanted in _chosen(cells, names, seeds):
+        try:
+            if _work_on(wanted, workdir):
+                _write_report(config, workdir, cells)
+        except Stopped:
+            raise
+        except InUse as refusal:
+            report(f"study: {wanted.label}: skipped, since {refusal}")
+            held.append(wanted)
+        except UserError as error:
+            print(f"tsrec: {wanted.label}: {error}", file=sys.stderr, flush=True)
+            failed.append(wanted)
+        except Exception:
+            traceback.print_exc()
+            print(f"tsrec: {wanted.label}: failed, see above", file=sys.stderr, flush=True)
+            failed.append(wanted)
+    _write_report(config, workdir, cells)
+    missing = [wanted for wanted in cells if finished_cell(wanted)[0] is None]
+    held = [wanted for wanted in held if wanted in missing]  # the others were finished since
+    for words, listed in (("held by another process", held), ("failed", failed), ("not finished", missing)):
+        if listed:
+            report(f"study: {words}: {'; '.join(wanted.label for wanted in listed)}")
+    report(f"study: {len(cells) - len(missing)} of {len(cells)} cells are finished; see {workdir / 'study.md'}")
+    return 1 if failed else 0
+
+
+def _chosen(cells: Sequence[Wanted], names: Sequence[str], seeds: Sequence[str]) -> list[Wanted]:
+    """The cells that were asked for on the command line; a system that no seed changes goes with every seed."""
+    for flag, given, known in (
+        ("arms", names, dict.fromkeys(wanted.name for wanted in cells)),
+        ("seeds", seeds, dict.fromkeys(str(wanted.seed) for wanted in cells)),
+    ):
+        unknown = [each for each in given if each not in known]
+        if unknown:
+            raise UserError(f"--{flag}: {unknown[0]!r} is not in the study, which has {', '.join(known)}")
+    return [
+        wanted
+        for wanted in cells
+        if (not names or wanted.name in names) and (not seeds or str(wanted.seed) in seeds or not wanted.seeded)
+    ]
+
+
+def _work_on(wanted: Wanted, workdir: pathlib.Path) -> bool:
+    """Makes a cell; returns False where it is finished.
+
+    Raises:
+      InUse: another process makes it.
+    """
+    if finished_cell(wanted)[0] is not None:
+        report(f"study: {wanted.label}: finished before, skipped")
+        return False
+    with alone_in(wanted.folder, "study"):
+        if finished_cell(wanted)[0] is not None:  # by another process, since
+            return False
+        report(f"study: {wanted.label}: begins")
+        begin(wanted, report)
+        config = with_inputs(wanted, workdir, report)
+        make = run_arm if wanted.kind == "arm" else run_one_baseline
+        write_cell(wanted.folder / CELL_FILE, make(wanted, config, report))
+        close(wanted)
+    return True
+
+
+def _write_report(config: ConfigDict, workdir: pathlib.Path, wanted: Sequence[Wanted]) -> None:
+    """Writes the report on all finished cells; nothing where there are none."""
+    with alone_when_free(workdir / "report.lock", "report", report):
+        found = [(each, finished_cell(each)[0]) for each in wanted]
+        cells = [cell for _, cell in found if cell is not None]
+        if not cells:
+            return
+        missing = [each.label for each, cell in found if cell is None]
+        notes = [f"Not finished: {'; '.join(missing)}."] if missing else []
+        order = [*config.study.arms, *config.study.baselines]
+        built = build_report(
+            f"Study on {config.dataset.name or _name(cells)}",
+            systems_of(cells, order),
+            study_comparisons(config),
+            config.study.curves,
+            notes,
+            _facts(cells),
+        )
+        write_json(workdir / "study.json", to_json(built))
+        for suffix, text in (("md", to_markdown(built)), ("csv", to_csv(built)), ("tex", to_latex(built))):
+            temporary = workdir / f"study.{suffix}.tmp"
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, workdir / f"study.{suffix}")
+        plot_study(built, workdir / "plots")
+
+
+def _name(cells: Sequence[Cell]) -> str:
+    """What the data is called, by its folder."""
+    path = cells[0].config["dataset"]["path"]
+    return pathlib.Path(path).name if path else cells[0].config["prepare"]["name"] or "the embedded shop"
+
+
+def _facts(cells: Sequence[Cell]) -> dict[str, object]:
+    """How the cells were made; what differs among them is listed."""
+    listed = {
+        "report by": [command()],
+        "cells by": [cell.facts["command"] for cell in cells],
+        "commits": [cell.facts["commit"] for cell in cells],
+        "machines": [cell.facts["machine"] for cell in cells],
+        "data hashes": [cell.facts["data_hash"] for cell in cells],
+        "versions": [", ".join(f"{k} {v}" for k, v in cell.facts["versions"].items()) for cell in cells],
+    }
+    return {key: list(dict.fromkeys(values)) for key, values in listed.items()}

@@ -1,0 +1,369 @@
+"""One cell of a study: what it asks for, whether it is there, and how an arm or a baseline becomes one."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import math
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from tsrec_jax.configuration import default_config, study_arm_config, update
+from tsrec_jax.data.dataset import CLUSTERS, SPLITS, Dataset, read_dataset
+from tsrec_jax.data.faults import Faults
+from tsrec_jax.data.folder_files import find_name, hash_of, read_files
+from tsrec_jax.data.held_out import hold_out_users, selection_split
+from tsrec_jax.errors import UserError
+from tsrec_jax.evaluation.compare import read_predictions
+from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, place, read_cell, rows_of, sids_digest
+from tsrec_jax.pipeline import indexing, upstream
+from tsrec_jax.pipeline.assemble import prompt_templates
+from tsrec_jax.pipeline.assess import PREDICTIONS, SCORES, evaluated_rows, run_facts
+from tsrec_jax.pipeline.lock import alone_when_free
+from tsrec_jax.pipeline.run import (
+    MAIN,
+    ONLY_LOGISTICS,
+    evaluate_systems,
+    flat,
+    make_inputs,
+    on_mesh,
+    open_job,
+    train_system,
+    trained_facts,
+)
+from tsrec_jax.pipeline.study_baseline import BASELINES, SEEDED, run_baseline
+from tsrec_jax.pipeline.workdir import command, commit, fingerprint, input_facts, machine, versions, write_json
+from tsrec_jax.training.checkpoints import differences
+from tsrec_jax.training.host_memory import forget_peak, peak_bytes
+from tsrec_jax.training.metrics_log import read_metrics
+
+BEGUN = "begun.json"  # in a cell that is not finished: what was asked for
+MADE = "made.json"  # in an upstream folder, when all of it is there
+Report = Callable[[str], None]
+# Settings that do not change what a cell holds, or that it knows by the digest of its data.
+_ANY_VALUE = {
+    *ONLY_LOGISTICS,
+    *(f"index.{key}" for key in indexing.LOGISTICS if key != "sids"),
+    *(f"describe.{key}" for key in upstream.LOGISTICS if key != "words"),
+    *("dataset.path", "prepare.raw", "prepare.base_url", "prepare.interactions_file", "prepare.items_file"),
+    *("eval.batch_size", "eval.bootstrap"),
+}
+_ANY_SECTION = ("study", "run", "export", "mesh")
+_SHAPES_UPSTREAM = ("seed", "dataset", "prepare", "shop", "pretrain", "index", "describe", "model.path", "model.dtype")
+_SHAPES_BASELINES = (*_SHAPES_UPSTREAM, "train.held_out", "eval.split", "eval.beams", "eval.max_rows")
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """A cell that a study asks for.
+
+    Attributes:
+      name, seed, kind, seeded: as in `Cell`.
+      config: the arm's; its own `seed` is that of the work before training.
+      data: digest of the source data.
+      folder: where it is made.
+    """
+
+    name: str
+    seed: int
+    kind: str
+    seeded: bool
+    config: ConfigDict
+    data: str
+    folder: pathlib.Path
+
+    @property
+    def label(self) -> str:
+        """For messages."""
+        return f"{self.name}, seed {self.seed}"
+
+
+def wanted_cells(config: ConfigDict, workdir: pathlib.Path) -> list[Wanted]:
+    """All cells of a study, in the order in which they are worked on: baselines first, then all arms seed by seed.
+
+    Raises:
+      UserError: an unknown baseline, or a data folder or file that is not there.
+    """
+    unknown = [name for name in config.study.baselines if name not in BASELINES]
+    if unknown:
+        raise UserError(f"config.study.baselines: {unknown[0]!r} is not one of {', '.join(BASELINES)}")
+    seeds = config.study.seeds
+    systems = [
+        *((name, "baseline", name in SEEDED, config) for name in config.study.baselines),
+        *((name, "arm", True, study_arm_config(config, name)) for name in config.study.arms),
+    ]
+    found, digests = [], {}
+    for name, kind, seeded, own in systems:
+        source = own.dataset.to_json() + own.prepare.to_json()
+        data = digests[source] = digests.get(source) or _data_digest(own)
+        for seed in seeds if seeded else seeds[:1]:
+            folder = workdir / "cells" / name.replace(" ", "_") / f"seed-{seed}"
+            found.append(Wanted(name, seed, kind, seeded, own, data, folder))
+    return sorted(found, key=lambda wanted: (wanted.kind != "baseline", seeds.index(wanted.seed)))
+
+
+def _data_digest(config: ConfigDict) -> str:
+    """What is known of the source data before anything is made of it; of the embedded shop its settings say all."""
+    if config.dataset.path:
+        folder = pathlib.Path(config.dataset.path)
+        name = find_name(folder, config.dataset.name)
+        files = [f"{name}.item.json", f"{name}.index.json", f"{name}.info.txt", f"{name}{CLUSTERS}"]
+        faults = Faults()
+        digest = hash_of(read_files(folder, (), [*files, *(f"{split}.csv" for split in SPLITS)], faults))
+        faults.stop_if_any()
+        return digest
+    if config.prepare.source == "tables":
+        return fingerprint(input_facts(config, "prepare", ("interactions_file", "items_file")))
+    return ""
+
+
+def finished_cell(wanted: Wanted) -> tuple[Cell | None, str]:
+    """The cell where it is there and still what is asked for; else None and, of another one, how it differs."""
+    path = wanted.folder / CELL_FILE
+    if not path.exists():
+        return None, ""
+    cell = read_cell(path)
+    changed = _changed(wanted, cell.config, cell.data)
+    return (None, changed) if changed else (cell, "")
+
+
+def _changed(wanted: Wanted, config: Mapping[str, Any], data: str) -> str:
+    """How a cell of another config or of other data differs from the one that is asked for; empty: it does not.
+
+    A setting that is newer than the cell had its default then.
+    """
+    before = default_config()
+    try:
+        update(before, config)
+    except UserError as error:
+        return f"it has a setting that is no more: {error}"
+    return differences(_shaping(before, wanted.kind, data), _shaping(wanted.config, wanted.kind, wanted.data))
+
+
+def _shaping(config: ConfigDict, kind: str, data: str) -> dict[str, Any]:
+    """The settings that shape a cell, flat."""
+    settings = flat({key: value for key, value in config.to_dict().items() if key not in _ANY_SECTION}, "")
+    settings = {key: value for key, value in settings.items() if key not in _ANY_VALUE}
+    if kind == "baseline":
+        settings = {key: value for key, value in settings.items() if _within(key, _SHAPES_BASELINES)}
+    return {**settings, "data": data}
+
+
+def _within(key: str, names: Sequence[str]) -> bool:
+    """Whether a flat key is one of the names, or in a section that is."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def begin(wanted: Wanted, report: Report) -> None:
+    """Makes a cell's folder ready: what another config left there is set aside, never used."""
+    folder = wanted.folder
+    _, changed = finished_cell(wanted)
+    begun = folder / BEGUN
+    if not changed and begun.exists():
+        before = json.loads(begun.read_text(encoding="utf-8"))
+        changed = _changed(wanted, before["config"], before["data"])
+    if changed:
+        aside = next(each for n in range(1, 10**6) if not (each := folder.with_name(f"{folder.name}.old-{n}")).exists())
+        aside.mkdir()
+        for entry in [each for each in folder.iterdir() if each.name != "run.lock"]:
+            entry.rename(aside / entry.name)
+        _drop_weights(aside)
+        report(f"{wanted.label}: the settings have changed ({changed}); what was there is now in {aside}")
+    write_json(begun, {"config": wanted.config.to_dict(), "data": wanted.data})
+
+
+def close(wanted: Wanted) -> None:
+    """Removes what only an unfinished cell needs."""
+    (wanted.folder / BEGUN).unlink(missing_ok=True)
+    if not wanted.config.study.keep_weights:
+        _drop_weights(wanted.folder)
+
+
+def _drop_weights(folder: pathlib.Path) -> None:
+    for name in ("checkpoints", "records"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def with_inputs(wanted: Wanted, workdir: pathlib.Path, report: Report) -> ConfigDict:
+    """The cell's config with the dataset folder and the pretrained model that it begins with, made where they are not.
+
+    What is made lies in `upstream/DIGEST/` of the workdir, for all cells with the same settings of it.
+    """
+    config = ConfigDict(wanted.config.to_dict())
+    config.lock()
+    if config.dataset.path and config.model.path:
+        source = pathlib.Path(config.dataset.path)
+        if upstream.what_to_make(config, source, find_name(source, config.dataset.name)).given:
+            return config
+    facts = {
+        key: value for key, value in _shaping(config, "arm", wanted.data).items() if _within(key, _SHAPES_UPSTREAM)
+    }
+    facts["data"] = wanted.data
+    if not config.model.path:
+        facts["wording"] = prompt_templates(config).wording()
+    folder = workdir / "upstream" / fingerprint(facts)
+    with alone_when_free(folder, "upstream", report):
+        if not (folder / MADE).exists():
+            with on_mesh(config):
+                dataset, base = make_inputs(config, folder)
+            made = {"dataset": str(dataset.path), "name": dataset.name, "base": base, "words": bool(dataset.clusters)}
+            own = {key: str(pathlib.Path(made[key]).relative_to(folder)) for key in ("dataset", "base")
+                   if pathlib.Path(made[key]).is_relative_to(folder)}  # fmt: skip
+            write_json(folder / MADE, {"made": {**made, **own}, "own": sorted(own), "settings": facts})
+    found = json.loads((folder / MADE).read_text(encoding="utf-8"))
+    made = found["made"] | {key: str(folder / found["made"][key]) for key in found["own"]}
+    words = "given" if made["words"] else "none"
+    inputs = {"path": made["dataset"], "name": made["name"]}
+    update(config, {"dataset": inputs, "index": {"sids": "given"}, "describe": {"words": words}})
+    update(config, {"model": {"path": made["base"]}})
+    return config
+
+
+def run_arm(wanted: Wanted, config: ConfigDict, report: Report) -> Cell:
+    """Trains and evaluates one arm with one seed, in the cell's folder.
+
+    Args:
+      wanted: the cell.
+      config: the arm's config as `with_inputs` gave it.
+      report: receives the lines.
+    """
+    config.seed = wanted.seed
+    memory = _PeakMemory()
+    with on_mesh(config):
+        job = open_job(config, wanted.folder)
+        _refuse_selection(config, job.dataset)
+        again = trained_facts(job) is not None
+        train_system(job, MAIN)
+        trained = trained_facts(job)
+        evaluate_systems(job, [MAIN])
+    rows = read_metrics(wanted.folder)
+    scores = json.loads((wanted.folder / SCORES).read_text(encoding="utf-8"))
+    cost = {
+        "parameters": trained["parameters"],
+        "steps": trained["steps"],
+        **trained_amounts(rows, trained["steps"]),
+        "seconds": trained["seconds"],
+        "flops": trained["step_flops"] * trained["steps"],
+        "memory": None if again else memory.bytes(),
+    }
+    facts = {key: value for key, value in run_facts(wanted.folder).items() if key not in ("config", "seed")}
+    curve = tuple((row["step"], _number(row["valid/loss"]), _number(row.get("valid/hr@10"))) for row in rows
+                  if "valid/loss" in row)  # fmt: skip
+    predictions = read_predictions(wanted.folder / PREDICTIONS)[1]
+    top = np.array([ranked[0] for ranked in scores], np.float64)
+    return _cell(wanted, job.dataset, predictions, top=top, curve=curve, cost=cost, facts=facts)
+
+
+def run_one_baseline(wanted: Wanted, config: ConfigDict, report: Report) -> Cell:
+    """Fits and evaluates a baseline; the arguments are those of `run_arm`."""
+    dataset = hold_out_users(read_dataset(config.dataset.path, config.dataset.name), config.train.held_out)
+    _refuse_selection(config, dataset)
+    _, rows = evaluated_rows(config, dataset)
+    memory, started = _PeakMemory(), time.perf_counter()
+    result = run_baseline(
+        wanted.name,
+        dataset,
+        dataset.splits["train"],
+        dataset.splits[selection_split(dataset)],
+        rows,
+        config.eval.beams,
+        wanted.seed,
+        report,
+    )
+    known = {key: result.facts.get(key) for key in ("parameters", "steps", "examples", "tokens", "flops")}
+    seconds = result.facts.get("fit_seconds", round(time.perf_counter() - started, 1))
+    facts = {
+        "command": command(),
+        "data_hash": dataset.data_hash,
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "baseline": dict(result.facts),
+    }
+    cost = {**known, "seconds": seconds, "memory": memory.bytes()}
+    return _cell(wanted, dataset, result.lists, top=np.zeros(0), curve=(), cost=cost, facts=facts)
+
+
+def _refuse_selection(config: ConfigDict, dataset: Dataset) -> None:
+    split, _ = evaluated_rows(config, dataset)
+    if split == selection_split(dataset):
+        raise UserError(
+            f"{dataset.path} has no {config.eval.split}.csv, and valid is what training selects by; set "
+            "config.train.held_out, say to 0.1"
+        )
+
+
+def _cell(
+    wanted: Wanted,
+    dataset: Dataset,
+    predictions: Sequence[Sequence[str]],
+    *,
+    top: np.ndarray,
+    curve: tuple[tuple[int, float | None, float | None], ...],
+    cost: Mapping[str, float | None],
+    facts: Mapping[str, Any],
+) -> Cell:
+    catalogue = dataset.catalogue
+    split, rows = evaluated_rows(wanted.config, dataset)
+    placed = place(catalogue, predictions, rows.targets)
+    return Cell(
+        name=wanted.name,
+        seed=wanted.seed,
+        kind=wanted.kind,
+        seeded=wanted.seeded,
+        split=split,
+        beams=wanted.config.eval.beams,
+        levels=catalogue.num_levels,
+        sids=sids_digest(catalogue),
+        rows=rows_of(catalogue, dataset.splits["train"], rows),
+        rank=placed.rank,
+        before=placed.before,
+        reached=placed.reached,
+        top=top,
+        curve=curve,
+        cost=cost,
+        facts=facts,
+        data=wanted.data,
+        config=wanted.config.to_dict(),
+    )
+
+
+def trained_amounts(rows: Sequence[Mapping[str, float]], steps: int) -> dict[str, float | None]:
+    """Tokens and examples of a training, from the means over the steps since the last row that its log holds."""
+    last, totals = 0, {"tokens": 0.0, "examples": 0.0}
+    logged = [row for row in rows if "step_seconds" in row]
+    for row in logged:
+        until = steps if row is logged[-1] else row["step"]
+        for key in totals:
+            totals[key] += row[f"{key}_per_second"] * row["step_seconds"] * (until - last)
+        last = until
+    return {key: round(value) if logged else None for key, value in totals.items()}
+
+
+def _number(value: Any) -> float | None:
+    """A logged value; one that is not finite is logged as its name."""
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+class _PeakMemory:
+    """The peak of this process while a cell is worked on, free of what cells before it held."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        jax.clear_caches()
+        self._new = forget_peak()
+        self._before = peak_bytes()
+
+    def bytes(self) -> int | None:
+        """The peak; None where it cannot be told from that of an earlier cell."""
+        now = peak_bytes()
+        known = now is not None and self._before is not None and (self._new or now > self._before)
+        return now if known else None
