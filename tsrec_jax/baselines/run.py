@@ -10,6 +10,7 @@ from typing import Any
 from tsrec_jax.baselines.counts import fit_popularity, fit_recent_popularity, fit_repeat_last, fit_transitions
 from tsrec_jax.baselines.hybrid import fit_hybrid
 from tsrec_jax.baselines.ranking import CHUNK, Fit, rank_sids
+from tsrec_jax.baselines.sasrec import fit_sasrec, fit_sasrec_text
 from tsrec_jax.baselines.text import fit_text
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.interactions import Interactions
@@ -22,6 +23,8 @@ BASELINES: Mapping[str, Fit] = {
     "transitions": fit_transitions,
     "tfidf": fit_text,
     "hybrid": fit_hybrid,
+    "sasrec": fit_sasrec,
+    "sasrec+text": fit_sasrec_text,
 }
 
 
