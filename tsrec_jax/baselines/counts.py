@@ -1,0 +1,184 @@
+"""Baselines that count train: popularity, recent popularity, the last items again, and item-to-item transitions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from tsrec_jax.baselines.ranking import best_settings, ndcg
+from tsrec_jax.data.catalogue import Catalogue
+from tsrec_jax.data.interactions import Interactions
+
+# Half-lives as shares of the rows of train; infinite means that all rows count alike.
+HALF_LIVES = (float("inf"), 1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125)
+TRANSITION_START = {"count_decay": 0.5, "history_decay": 0.3, "shrinkage": 10.0}
+TRANSITION_GRIDS = {
+    "history_decay": (0.0, 0.2, 0.3, 0.5, 0.7),
+    "count_decay": (0.0, 0.3, 0.5, 0.7),
+    "shrinkage": (1.0, 3.0, 10.0, 30.0, 100.0),
+}
+FALLBACK = 1e-3  # weight of popularity, which orders the items that nothing else tells apart
+
+
+@dataclasses.dataclass(frozen=True)
+class Popularity:
+    """The same scores for every history.
+
+    Attributes:
+      share_I: float32, share of the (weighted) targets of train that have the item's SID.
+      facts: see `Fitted`.
+    """
+
+    share_I: np.ndarray
+    facts: Mapping[str, Any]
+
+    def scores(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
+        """float32 scores_BI."""
+        return np.repeat(self.share_I[None], len(histories), axis=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class RepeatLast:
+    """The items of the history, newest first, then the most popular ones.
+
+    Attributes:
+      popularity: of train.
+    """
+
+    popularity: Popularity
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """See `Fitted`."""
+        return self.popularity.facts
+
+    def scores(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
+        """float32 scores_BI: at least 2 for an item of the history, at most 1 for the others."""
+        scores_BI = self.popularity.scores(histories)
+        for row, history in enumerate(histories):
+            scores_BI[row, list(history)] = np.arange(2, 2 + len(history))  # of an item that stands twice, the last
+        return scores_BI
+
+
+@dataclasses.dataclass(frozen=True)
+class Transitions:
+    """How often an item followed the items of the history.
+
+    Attributes:
+      follow_II: float32, sparse: for each item (row) how often each item (column) followed it, each count weighted by
+        `count_decay` to the power of the items in between, over the row's sum plus `shrinkage`.
+      popularity: of train; orders what never followed.
+      history_decay: weight of an item of the history for each item that came after it.
+      facts: see `Fitted`.
+    """
+
+    follow_II: sparse.csr_matrix
+    popularity: Popularity
+    history_decay: float
+    facts: Mapping[str, Any]
+
+    def scores(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
+        """float32 scores_BI."""
+        weights_BI = history_weights(histories, self.follow_II.shape[0], self.history_decay)
+        return (weights_BI @ self.follow_II).toarray() + np.float32(FALLBACK) * self.popularity.share_I
+
+
+def history_weights(histories: Sequence[Sequence[int]], num_items: int, decay: float) -> sparse.csr_matrix:
+    """float32 weights_BI, sparse: `decay` to the power of an item's distance from the newest, each row of sum 1.
+
+    An item that stands several times has the sum of its weights; a decay of 0 keeps the newest item alone.
+    """
+    lengths_B = np.fromiter(map(len, histories), np.int64, len(histories))
+    starts_B = np.concatenate([[0], np.cumsum(lengths_B)])
+    items = np.fromiter((item for history in histories for item in history), np.int64, starts_B[-1])
+    rows = np.repeat(np.arange(len(histories)), lengths_B)
+    weights = np.power(float(decay), starts_B[1:][rows] - 1 - np.arange(len(items)))
+    weights /= np.bincount(rows, weights, len(histories))[rows]
+    return sparse.csr_matrix((weights.astype(np.float32), (rows, items)), shape=(len(histories), num_items))
+
+
+def fit_popularity(
+    catalogue: Catalogue, train: Interactions, select: Interactions, seed: int, report: Callable[[str], None]
+) -> Popularity:
+    """How often each SID is a target in train; nothing is chosen."""
+    return _popularity(catalogue, train, float("inf"))
+
+
+def fit_recent_popularity(
+    catalogue: Catalogue, train: Interactions, select: Interactions, seed: int, report: Callable[[str], None]
+) -> Popularity:
+    """Popularity in which a row of train counts half as much for every half-life of rows that come after it.
+
+    A dataset folder has no time stamps. The rows of a split made by time, as MiniOneRec's and `tsrec prepare`'s are,
+    stand in time order, so the position in the file serves as time. In a file of another order the best half-life is
+    infinite, which is plain popularity: the half-life is chosen on `select`, and infinity is among those tried.
+    """
+
+    def value(settings: Mapping[str, float]) -> float:
+        return ndcg(_popularity(catalogue, train, settings["half_life"]).scores, select, catalogue)
+
+    found, best = best_settings({"half_life": HALF_LIVES[0]}, {"half_life": HALF_LIVES[1:]}, value)
+    report(f"recent popularity: half-life {found['half_life']:g} of train's rows, NDCG@10 {best:.4f} on selection")
+    return _popularity(catalogue, train, found["half_life"])
+
+
+def fit_repeat_last(
+    catalogue: Catalogue, train: Interactions, select: Interactions, seed: int, report: Callable[[str], None]
+) -> RepeatLast:
+    """The history backwards, then popularity; nothing is chosen."""
+    return RepeatLast(_popularity(catalogue, train, float("inf")))
+
+
+def fit_transitions(
+    catalogue: Catalogue, train: Interactions, select: Interactions, seed: int, report: Callable[[str], None]
+) -> Transitions:
+    """Counts what followed what in train; both decays and the shrinkage are chosen on `select`."""
+    popularity = _popularity(catalogue, train, float("inf"))
+
+    def built(settings: Mapping[str, float]) -> Transitions:
+        follow_II = _follow(train, catalogue.num_items, settings["count_decay"], settings["shrinkage"])
+        facts = {"settings": dict(settings), "parameters": follow_II.nnz + catalogue.num_items}
+        return Transitions(follow_II, popularity, settings["history_decay"], facts)
+
+    found, best = best_settings(
+        TRANSITION_START, TRANSITION_GRIDS, lambda settings: ndcg(built(settings).scores, select, catalogue)
+    )
+    chosen = ", ".join(f"{name} {setting:g}" for name, setting in found.items())
+    report(f"transitions: {chosen}, NDCG@10 {best:.4f} on selection")
+    return built(found)
+
+
+def _popularity(catalogue: Catalogue, train: Interactions, half_life: float) -> Popularity:
+    """Shares of the targets of train; the counts of items that share a SID add up.
+
+    Args:
+      catalogue: gives the SIDs.
+      train: the rows, oldest first where `half_life` is finite.
+      half_life: as a share of the rows.
+    """
+    rows = len(train)
+    weights_R = np.exp2(-(rows - 1 - np.arange(rows)) / (half_life * rows))
+    count_I = np.bincount(train.targets, weights_R, catalogue.num_items)
+    for items in catalogue.items_of_sid.values():
+        count_I[list(items)] = count_I[list(items)].sum()
+    share_I = (count_I / weights_R.sum()).astype(np.float32)
+    settings = {} if half_life == float("inf") else {"half_life": half_life}
+    return Popularity(share_I, {"settings": settings, "parameters": catalogue.num_items})
+
+
+def _follow(train: Interactions, num_items: int, decay: float, shrinkage: float) -> sparse.csr_matrix:
+    lengths_R = np.fromiter(map(len, train.histories), np.int64, len(train))
+    ends_R = np.cumsum(lengths_R)
+    before = np.fromiter((item for history in train.histories for item in history), np.int64, ends_R[-1])
+    rows = np.repeat(np.arange(len(train)), lengths_R)
+    weights = np.power(float(decay), ends_R[rows] - 1 - np.arange(len(before)))
+    kept = weights > 0
+    counts_II = sparse.csr_matrix(
+        (weights[kept], (before[kept], train.targets[rows][kept])), shape=(num_items, num_items)
+    )
+    scale_I = 1 / (np.asarray(counts_II.sum(axis=1)).reshape(-1) + shrinkage)
+    return sparse.csr_matrix(sparse.diags_array(scale_I) @ counts_II, dtype=np.float32)

@@ -1,0 +1,145 @@
+"""From scores of items to ranked SIDs, and how good a ranking is on the split that settings are chosen on.
+
+The score of a SID is the best of its items' scores; equal scores go in catalogue order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from tsrec_jax.data.catalogue import Catalogue
+from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.errors import UserError
+
+CHUNK = 512  # histories whose scores exist at one time
+CUT = 10  # of the NDCG that settings are chosen by
+ROUNDS = 4  # passes over all settings in a search
+
+
+class Fitted(Protocol):
+    """A fitted baseline.
+
+    Attributes:
+      facts: chosen settings, the numbers it keeps (`parameters`), and what else is worth reporting, as plain values.
+    """
+
+    @property
+    def facts(self) -> Mapping[str, Any]: ...
+
+    def scores(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
+        """float32 scores_BI, finite, of all items for each history (catalogue indices, oldest first)."""
+        ...
+
+
+Fit = Callable[[Catalogue, Interactions, Interactions, int, Callable[[str], None]], Fitted]
+
+
+def rank_sids(scores_BI: np.ndarray, catalogue: Catalogue, length: int) -> list[list[str]]:
+    """The `length` best SIDs of each row, best first, none twice.
+
+    Raises:
+      ValueError: a score is not finite (a NaN compares false with everything and would rank anywhere), or the number of
+        items is not the catalogue's.
+    """
+    sids = list(catalogue.items_of_sid)
+    best_BN = _sid_scores(scores_BI, catalogue)
+    order_BN = np.argsort(-best_BN, axis=1, kind="stable")[:, :length]
+    return [[sids[number] for number in order_N] for order_N in order_BN]
+
+
+def target_ranks(scores_BI: np.ndarray, targets_B: np.ndarray, catalogue: Catalogue) -> np.ndarray:
+    """int64 ranks_B, from 0, at which `rank_sids` would place the target's SID.
+
+    Raises:
+      ValueError: as in `rank_sids`.
+    """
+    best_BN = _sid_scores(scores_BI, catalogue)
+    target_B = _sid_numbers(catalogue)[targets_B]
+    wanted_B1 = np.take_along_axis(best_BN, target_B[:, None], axis=1)
+    before_N = np.arange(best_BN.shape[1])
+    ties_B = ((best_BN == wanted_B1) & (before_N < target_B[:, None])).sum(axis=1)
+    return (best_BN > wanted_B1).sum(axis=1) + ties_B
+
+
+def ndcg_of_ranks(ranks_B: np.ndarray) -> float:
+    """Mean NDCG@10 of ranks from 0 (one target a row)."""
+    return float(np.where(ranks_B < CUT, 1 / np.log2(ranks_B + 2), 0).mean())
+
+
+def ndcg(scores: Callable[[Sequence[Sequence[int]]], np.ndarray], rows: Interactions, catalogue: Catalogue) -> float:
+    """SID-level NDCG@10 over rows, full ranking; `scores` maps histories to scores_BI, a chunk at a time.
+
+    Raises:
+      UserError: there are no rows to choose by.
+    """
+    if not len(rows):
+        raise UserError("the selection split holds no rows, so no setting can be chosen on it; give one with rows")
+    ranks = [
+        target_ranks(
+            scores(rows.histories[start : start + CHUNK]), rows.targets[start : start + CHUNK], catalogue
+        )
+        for start in range(0, len(rows), CHUNK)
+    ]
+    return ndcg_of_ranks(np.concatenate(ranks))
+
+
+def best_settings(
+    start: Mapping[str, float], grids: Mapping[str, Sequence[float]], value: Callable[[Mapping[str, float]], float]
+) -> tuple[dict[str, float], float]:
+    """Coordinate search: one setting after another goes to the best of its grid, until a pass changes none.
+
+    Args:
+      start: where it begins.
+      grids: the values to try of the settings that are searched, in this order.
+      value: what is to be large; asked once for the same settings.
+
+    Returns:
+      The settings found and their value; a tie keeps what was found first.
+    """
+    known: dict[tuple[float, ...], float] = {}
+
+    def known_value(settings: Mapping[str, float]) -> float:
+        key = tuple(settings[name] for name in start)
+        if key not in known:
+            known[key] = value(settings)
+        return known[key]
+
+    found = dict(start)
+    best = known_value(found)
+    for _ in range(ROUNDS):
+        before = dict(found)
+        for name, grid in grids.items():
+            for candidate in grid:
+                tried = {**found, name: candidate}
+                if known_value(tried) > best:
+                    found, best = tried, known_value(tried)
+        if found == before:
+            break
+    return found, best
+
+
+def _sid_numbers(catalogue: Catalogue) -> np.ndarray:
+    """int64, for each item the position of its SID in `items_of_sid`."""
+    numbers_I = np.zeros(catalogue.num_items, np.int64)
+    for number, items in enumerate(catalogue.items_of_sid.values()):
+        numbers_I[list(items)] = number
+    return numbers_I
+
+
+def _sid_scores(scores_BI: np.ndarray, catalogue: Catalogue) -> np.ndarray:
+    """scores_BN of the N distinct SIDs, in the order of `items_of_sid`."""
+    if scores_BI.shape[1] != catalogue.num_items:
+        raise ValueError(f"scores of {scores_BI.shape[1]} items for a catalogue of {catalogue.num_items}")
+    if not np.isfinite(scores_BI).all():
+        raise ValueError("a score is not finite")
+    numbers_I = _sid_numbers(catalogue)
+    first_N = np.array([items[0] for items in catalogue.items_of_sid.values()])
+    best_BN = scores_BI[:, first_N]
+    first_I = np.zeros(catalogue.num_items, bool)
+    first_I[first_N] = True
+    for item in np.flatnonzero(~first_I):  # few: items that share their SID with an earlier one
+        np.maximum(best_BN[:, numbers_I[item]], scores_BI[:, item], out=best_BN[:, numbers_I[item]])
+    return best_BN

@@ -1,0 +1,82 @@
+"""All baselines by name, and one function that fits one and ranks every SID for every row."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tsrec_jax.baselines.counts import fit_popularity, fit_recent_popularity, fit_repeat_last, fit_transitions
+from tsrec_jax.baselines.hybrid import fit_hybrid
+from tsrec_jax.baselines.ranking import CHUNK, Fit, rank_sids
+from tsrec_jax.baselines.sasrec import fit_sasrec, fit_sasrec_text
+from tsrec_jax.baselines.text import fit_text
+from tsrec_jax.data.dataset import Dataset
+from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.errors import UserError
+
+BASELINES: Mapping[str, Fit] = {
+    "popularity": fit_popularity,
+    "recent popularity": fit_recent_popularity,
+    "repeat last": fit_repeat_last,
+    "transitions": fit_transitions,
+    "tfidf": fit_text,
+    "hybrid": fit_hybrid,
+    "sasrec": fit_sasrec,
+    "sasrec+text": fit_sasrec_text,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class BaselineResult:
+    """What one baseline recommends.
+
+    Attributes:
+      lists: for each row the best SIDs, best first, none twice.
+      facts: plain values: `settings` that were chosen on selection or fixed, `parameters`, `fit_seconds`,
+        `rank_seconds`, and of SASRec also `steps`, `epochs`, `tokens` and `flops`.
+    """
+
+    lists: list[list[str]]
+    facts: Mapping[str, Any]
+
+
+def run_baseline(
+    name: str,
+    dataset: Dataset,
+    train: Interactions,
+    select: Interactions,
+    rows: Interactions,
+    length: int,
+    seed: int,
+    report: Callable[[str], None],
+) -> BaselineResult:
+    """Fits a baseline on `train`, with settings chosen on `select`, and ranks all SIDs for `rows`.
+
+    Args:
+      name: one of `BASELINES`.
+      dataset: gives the catalogue.
+      train: what it learns from.
+      select: what its settings are chosen on; popularity and repeat last choose nothing.
+      rows: what it recommends for. Only their histories are looked at.
+      length: SIDs of a list; fewer where the catalogue has fewer.
+      seed: of SASRec; the others draw nothing.
+      report: receives a line of what was chosen, and SASRec's progress.
+
+    Raises:
+      UserError: an unknown name, a train without rows, or what the baseline itself refuses.
+    """
+    if name not in BASELINES:
+        raise UserError(f"no baseline is called {name!r}; there are {', '.join(BASELINES)}")
+    if not len(train):
+        raise UserError(f"{name}: train holds no rows to learn from; give a split with rows")
+    catalogue = dataset.catalogue
+    started = time.perf_counter()
+    fitted = BASELINES[name](catalogue, train, select, seed, report)
+    fitted_at = time.perf_counter()
+    lists: list[list[str]] = []
+    for start in range(0, len(rows), CHUNK):
+        lists += rank_sids(fitted.scores(rows.histories[start : start + CHUNK]), catalogue, length)
+    seconds = {"fit_seconds": fitted_at - started, "rank_seconds": time.perf_counter() - fitted_at}
+    return BaselineResult(lists, {**fitted.facts, **{key: round(value, 2) for key, value in seconds.items()}})

@@ -1,0 +1,227 @@
+"""SASRec trained on the users' chains until NDCG@10 on the selection split stops growing."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from scipy import sparse
+
+from tsrec_jax.baselines.chains import Packed, chains_of, pack_chains, pad_histories
+from tsrec_jax.baselines.ranking import CHUNK, ndcg
+from tsrec_jax.baselines.sasrec_model import SasRec, Shape
+from tsrec_jax.baselines.text import text_features
+from tsrec_jax.data.catalogue import Catalogue
+from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class SasRecSettings:
+    """How SASRec is trained.
+
+    Attributes:
+      shape: of the model.
+      context: longest history that is read; at most the longest history of train, since later positions learn nothing.
+      features: K, the leading singular vectors of the TF-IDF features; 0: ids alone.
+      slots: item positions of a packed row, at least `context`.
+      rows: packed rows of a step.
+      learning_rate, weight_decay: of AdamW.
+      epochs: at most.
+      patience: epochs without a better NDCG@10 on selection after which training ends.
+    """
+
+    shape: Shape = Shape()
+    context: int = 50
+    features: int = 0
+    slots: int = 64
+    rows: int = 4
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    epochs: int = 100
+    patience: int = 8
+
+
+TEXT = SasRecSettings(features=128)
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedSasRec:
+    """A trained SASRec.
+
+    Attributes:
+      model: its structure and its arrays, as `nnx.split` gives them.
+      context: longest history that it reads.
+      facts: see `Fitted`; and `steps`, `epochs`, `tokens` (item positions with a target that were trained on, summed over
+        epochs) and `flops` of the training.
+    """
+
+    model: tuple[nnx.GraphDef, nnx.State]
+    context: int
+    facts: Mapping[str, Any]
+
+    def scores(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
+        """float32 scores_BI; computed for CHUNK histories at a time."""
+        found = []
+        for start in range(0, len(histories), CHUNK):
+            chunk = histories[start : start + CHUNK]
+            padded = pad_histories(chunk, CHUNK, self.context)
+            newest_B = np.zeros(CHUNK, np.int32)
+            newest_B[: len(chunk)] = [min(len(history), self.context) - 1 for history in chunk]
+            found.append(np.asarray(_newest_scores(*self.model, padded, newest_B))[: len(chunk)])
+        return np.concatenate(found)
+
+
+def fit_sasrec(
+    catalogue: Catalogue, train: Interactions, select: Interactions, seed: int, report: Callable[[str], None]
+) -> FittedSasRec:
+    """SASRec over ids."""
+    return train_sasrec(catalogue, train, select, SasRecSettings(), seed, report)
+
+
+def fit_sasrec_text(
+    catalogue: Catalogue, train: Interactions, select: Interactions, seed: int, report: Callable[[str], None]
+) -> FittedSasRec:
+    """SASRec over ids and texts.
+
+    Raises:
+      UserError: as `text_features`.
+    """
+    return train_sasrec(catalogue, train, select, TEXT, seed, report)
+
+
+def train_sasrec(
+    catalogue: Catalogue,
+    train: Interactions,
+    select: Interactions,
+    settings: SasRecSettings,
+    seed: int,
+    report: Callable[[str], None],
+) -> FittedSasRec:
+    """Trains on the chains of `train` and returns the state of the epoch that ranked `select` best.
+
+    Raises:
+      UserError: as `text_features`, where texts are used; `select` holds no rows; the loss is not finite.
+    """
+    context = min(settings.context, max(map(len, train.histories)))
+    chains = chains_of(train, context)
+    known_I = np.zeros(catalogue.num_items, bool)
+    known_I[[item for chain in chains for item in chain.items]] = True
+    features_IK = svd_features(catalogue, settings.features) if settings.features else None
+    model = SasRec(known_I, context, settings.shape, features_IK, nnx.Rngs(seed))
+    graph, parameters, constants = nnx.split(model, nnx.Param, ...)
+    moments = _optimiser(settings).init(parameters)
+    rng, key = np.random.default_rng(seed), jax.random.key(seed)
+
+    best, best_epoch, best_parameters, epoch, steps, tokens = -1.0, 0, parameters, 0, 0, 0
+    while epoch < settings.epochs and epoch - best_epoch < settings.patience:
+        packed = pack_chains(chains, max(settings.slots, context), rng.permutation(len(chains)))
+        losses = []
+        for start in range(0, len(packed.items_BT), settings.rows):
+            batch = packed.rows(start, settings.rows)
+            parameters, moments, loss = _step(
+                graph, parameters, constants, moments, batch, jax.random.fold_in(key, steps), settings
+            )
+            losses.append(loss)
+            steps += 1
+        epoch, tokens = epoch + 1, tokens + len(train)
+        mean = float(np.mean(jax.device_get(losses)))
+        if not math.isfinite(mean):
+            raise UserError(f"SASRec's loss is {mean} in epoch {epoch}; give a smaller learning rate")
+        fitted = FittedSasRec((graph, nnx.merge_state(parameters, constants)), context, {})
+        value = ndcg(fitted.scores, select, catalogue)
+        report(f"sasrec epoch {epoch}: loss {mean:.4f}, NDCG@10 {value:.4f} on selection")
+        if value > best:
+            best, best_epoch, best_parameters = value, epoch, jax.tree.map(jnp.copy, parameters)
+    facts = {
+        "settings": {**dataclasses.asdict(settings), "best_epoch": best_epoch},
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(parameters)),
+        "steps": steps,
+        "epochs": epoch,
+        "tokens": tokens,
+        "flops": training_flops(model, settings, steps),
+    }
+    return FittedSasRec((graph, nnx.merge_state(best_parameters, constants)), context, facts)
+
+
+def svd_features(catalogue: Catalogue, features: int) -> np.ndarray:
+    """float32 features_IK: the leading left singular vectors of the TF-IDF features times their singular values.
+
+    Scaled to a mean squared length of 1; the sign of each is such that its largest entry is positive.
+
+    Args:
+      catalogue: gives the texts.
+      features: K; fewer where the texts have not so many.
+
+    Raises:
+      UserError: as `text_features`.
+    """
+    words_IW = text_features(catalogue.items)
+    count = min(features, min(words_IW.shape) - 1)
+    left_IK, values_K, _ = sparse.linalg.svds(words_IW, k=count, v0=np.ones(min(words_IW.shape)))
+    features_IK = (left_IK * values_K)[:, ::-1]
+    features_IK = features_IK * np.sign(np.take_along_axis(features_IK, np.abs(features_IK).argmax(0)[None], 0))
+    return (features_IK / np.sqrt(np.square(features_IK).sum(axis=1).mean())).astype(np.float32)
+
+
+def training_flops(model: SasRec, settings: SasRecSettings, steps: int) -> float:
+    """FLOPs of matrix products of so many steps: 6 for each weight and position, empty slots included.
+
+    Looking up embeddings costs nothing; the table costs its size at every position as the output layer, and with texts
+    the projection of all items once a step. Attention's scores and sums are 12 D for each pair of slots and block.
+    """
+    shape = settings.shape
+    slots = max(settings.slots, model.position_TD.shape[0])
+    positions = settings.rows * slots
+    per_block = 4 * shape.width**2 + 2 * shape.width * shape.mlp
+    weights = shape.blocks * per_block + model.item_ID.size
+    attention = 12 * shape.width * shape.blocks * positions * slots
+    text = 4 * model.features_IK.size * shape.width if model.has_text else 0  # its features have no gradient
+    return float(steps * (6 * weights * positions + attention + text))
+
+
+def _optimiser(settings: SasRecSettings) -> optax.GradientTransformation:
+    return optax.adamw(settings.learning_rate, b2=0.98, weight_decay=settings.weight_decay)
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "settings"), donate_argnames=("parameters", "moments"))
+def _step(
+    graph: nnx.GraphDef,
+    parameters: nnx.State,
+    constants: nnx.State,
+    moments: optax.OptState,
+    batch: Packed,
+    key: jax.Array,
+    settings: SasRecSettings,
+) -> tuple[nnx.State, optax.OptState, jax.Array]:
+    """One step of AdamW; returns the mean loss of the batch's targets as well."""
+
+    def loss(parameters: nnx.State) -> jax.Array:
+        model = nnx.merge(graph, parameters, constants)
+        table_ID = model.items()
+        states_BTD = model(table_ID, batch.items_BT, batch.positions_BT, batch.segments_BT, nnx.Rngs(dropout=key))
+        logits_BTI = states_BTD @ table_ID.T
+        losses_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTI, batch.next_BT)
+        return (losses_BT * batch.weight_BT).sum() / batch.weight_BT.sum()
+
+    value, gradients = jax.value_and_grad(loss)(parameters)
+    updates, moments = _optimiser(settings).update(gradients, moments, parameters)
+    return optax.apply_updates(parameters, updates), moments, value
+
+
+@functools.partial(jax.jit, static_argnames="graph")
+def _newest_scores(graph: nnx.GraphDef, state: nnx.State, padded: Packed, newest_B: jax.Array) -> jax.Array:
+    """scores_BI by the state at each history's newest item."""
+    model = nnx.merge(graph, state)
+    table_ID = model.items()
+    states_BTD = model(table_ID, padded.items_BT, padded.positions_BT, padded.segments_BT)
+    newest_BD = jnp.take_along_axis(states_BTD, newest_B[:, None, None], axis=1)[:, 0]
+    return newest_BD @ table_ID.T

@@ -1,0 +1,86 @@
+"""Items by the likeness of their texts to those of the history: TF-IDF and cosine."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from tsrec_jax.baselines.counts import history_weights
+from tsrec_jax.baselines.ranking import best_settings, ndcg
+from tsrec_jax.data.catalogue import Catalogue, Item
+from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.errors import UserError
+from tsrec_jax.teacher.terms import item_terms
+
+DECAYS = (0.0, 0.2, 0.3, 0.5, 0.7, 0.85)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSimilarity:
+    """Mean cosine of an item's text with the texts of the history, newer ones counting more.
+
+    Attributes:
+      features_IK: float32, sparse: see `text_features`.
+      history_decay: weight of an item of the history for each item that came after it.
+      facts: see `Fitted`.
+    """
+
+    features_IK: sparse.csr_matrix
+    history_decay: float
+    facts: Mapping[str, Any]
+
+    def scores(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
+        """float32 scores_BI."""
+        weights_BI = history_weights(histories, self.features_IK.shape[0], self.history_decay)
+        return ((weights_BI @ self.features_IK) @ self.features_IK.T).toarray()
+
+
+def text_features(items: Sequence[Item]) -> sparse.csr_matrix:
+    """float32 features_IK, sparse: TF-IDF of the words of title, brand, categories and description, rows of length 1.
+
+    The words and their weights are the offline teacher's (`item_terms`), without its phrases; idf is
+    ln((1 + I) / (1 + items with the word)) + 1. An item that shares no word with another has a row of zeros.
+
+    Raises:
+      UserError: fewer than two words are shared by items.
+    """
+    terms = item_terms(items)
+    words = [column for column, parts in enumerate(terms.words) if len(parts) == 1]
+    if len(words) < 2:
+        raise UserError(
+            "the items' texts share fewer than two words, so no baseline can go by them; give the items titles, "
+            "brands, categories or descriptions, or leave out tfidf, hybrid and sasrec+text"
+        )
+    held_K = np.asarray(terms.held_IT.tocsc()[:, words].sum(axis=0)).reshape(-1)
+    idf_K = np.log((1 + len(items)) / (1 + held_K)) + 1
+    features_IK = sparse.csr_matrix(terms.weight_IT.tocsc()[:, words] @ sparse.diags_array(idf_K))
+    lengths_I = np.sqrt(np.asarray(features_IK.multiply(features_IK).sum(axis=1)).reshape(-1))
+    scale_I = 1 / np.where(lengths_I > 0, lengths_I, 1)
+    return sparse.csr_matrix(sparse.diags_array(scale_I) @ features_IK, dtype=np.float32)
+
+
+def fit_text(
+    catalogue: Catalogue, train: Interactions, select: Interactions, seed: int, report: Callable[[str], None]
+) -> TextSimilarity:
+    """TF-IDF of the catalogue; the decay over the history is chosen on `select`, and train is not looked at.
+
+    Raises:
+      UserError: as `text_features`.
+    """
+    features_IK = text_features(catalogue.items)
+
+    def built(settings: Mapping[str, float]) -> TextSimilarity:
+        facts = {"settings": dict(settings), "parameters": features_IK.nnz}
+        return TextSimilarity(features_IK, settings["history_decay"], facts)
+
+    found, best = best_settings(
+        {"history_decay": DECAYS[0]},
+        {"history_decay": DECAYS[1:]},
+        lambda settings: ndcg(built(settings).scores, select, catalogue),
+    )
+    report(f"tfidf: history_decay {found['history_decay']:g}, NDCG@10 {best:.4f} on selection")
+    return built(found)
