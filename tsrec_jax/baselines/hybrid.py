@@ -66,7 +66,9 @@ def fit_hybrid(
       UserError: as `text_features`.
     """
     if not len(select):
-        raise UserError("hybrid: the selection split holds no rows, so no weight can be chosen on it; give one with rows")
+        raise UserError(
+            "hybrid: the selection split holds no rows, so no weight can be chosen on it; give one with rows"
+        )
     features_IK = text_features(catalogue.items)
     transitions = fit_transitions(catalogue, train, select, seed, report)
     popularity = fit_recent_popularity(catalogue, train, select, seed, report)
