@@ -185,7 +185,7 @@ def default_config() -> ConfigDict:
     config.study.arms = ConfigDict()  # NAME -> overrides of any section but study and run
     config.study.seeds = (1, 2, 3)  # of training; what comes before it has the seed above
     config.study.comparisons = ()  # texts "ARM > OTHER", each a paired test; OTHER may be a baseline
-    config.study.baselines = ()  # names of baselines
+    config.study.baselines = ()  # names in tsrec_jax.baselines.run
     config.study.curves = ()  # arms whose curves are drawn together; empty: all
     config.study.keep_weights = False  # keep checkpoints and records of finished cells
     return config.lock()

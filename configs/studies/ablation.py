@@ -58,4 +58,23 @@ def get_config() -> ConfigDict:
             "tsrec-histories": {"tasks": HISTORIES},
         }
     )
+    config.study.baselines = (
+        "popularity",
+        "recent popularity",
+        "repeat last",
+        "transitions",
+        "tfidf",
+        "hybrid",
+        "sasrec",
+        "sasrec+text",
+    )
+    config.study.comparisons = (
+        "sa > sft",
+        "sa > sa-shuffled",
+        "tsrec > sft",
+        "tsrec-histories > sft",
+        "tsrec-histories > tsrec",
+        "tsrec-histories > sft-histories",
+        "tsrec-histories > hybrid",
+    )
     return config

@@ -11,6 +11,7 @@ import signal
 import numpy as np
 import pytest
 
+from tsrec_jax.baselines.run import BaselineResult
 from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.compare import read_predictions
@@ -21,7 +22,6 @@ from tsrec_jax.pipeline import fit as fit_module
 from tsrec_jax.pipeline import study as study_module
 from tsrec_jax.pipeline import study_cell
 from tsrec_jax.pipeline.lock import alone_in
-from tsrec_jax.pipeline.study_baseline import BaselineResult
 from tsrec_jax.training import loop as loop_module
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

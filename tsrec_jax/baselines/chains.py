@@ -1,7 +1,7 @@
 """Users' sequences put together again from rows of (history, next item), and packed for training.
 
-A split holds every prefix of a sequence as a row of its own. A causal model learns from all of them at once: it predicts
-at every position of the sequence the item that comes next.
+A split holds every prefix of a sequence as a row of its own. A causal model learns from all of them at once: at every
+position of the sequence it predicts the item that comes next.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Packed:
 def chains_of(rows: Interactions, context: int) -> list[Chain]:
     """The chains of which the rows are prefixes: each row is a target of exactly one.
 
-    A row goes on with the chain that is its whole history and of the same user. Any other row begins a chain of its own,
-    with one target; so does a row whose history is longer than `context`, of which the newest items are kept.
+    A row goes on with the chain that is its whole history and of the same user. Any other row begins a chain of its
+    own, with one target; so does a row whose history is longer than `context`, of which the newest items are kept.
     """
     chains: list[Chain] = []
     place: dict[tuple[str, tuple[int, ...]], int] = {}
@@ -80,7 +80,9 @@ def pack_chains(chains: list[Chain], slots: int, order: np.ndarray) -> Packed:
     taken = [chains[number] for number in order]
     lengths_n2 = np.array([[len(chain.items) - 1, chain.targets] for chain in taken])
     rows = [row for (row,) in pack(lengths_n2, (slots, slots))]
-    packed = Packed(*(np.zeros((len(rows), slots), np.int32) for _ in range(4)), np.zeros((len(rows), slots), np.float32))
+    packed = Packed(
+        *(np.zeros((len(rows), slots), np.int32) for _ in range(4)), np.zeros((len(rows), slots), np.float32)
+    )
     for row, members in enumerate(rows):
         start = 0
         for segment, number in enumerate(members, 1):

@@ -161,21 +161,21 @@ def _popularity(catalogue: Catalogue, train: Interactions, half_life: float) -> 
       half_life: as a share of the rows.
     """
     rows = len(train)
-    weights_R = np.exp2(-(rows - 1 - np.arange(rows)) / (half_life * rows))
-    count_I = np.bincount(train.targets, weights_R, catalogue.num_items)
+    weights_B = np.exp2(-(rows - 1 - np.arange(rows)) / (half_life * rows))
+    count_I = np.bincount(train.targets, weights_B, catalogue.num_items)
     for items in catalogue.items_of_sid.values():
         count_I[list(items)] = count_I[list(items)].sum()
-    share_I = (count_I / weights_R.sum()).astype(np.float32)
+    share_I = (count_I / weights_B.sum()).astype(np.float32)
     settings = {} if half_life == float("inf") else {"half_life": half_life}
     return Popularity(share_I, {"settings": settings, "parameters": catalogue.num_items})
 
 
 def _follow(train: Interactions, num_items: int, decay: float, shrinkage: float) -> sparse.csr_matrix:
-    lengths_R = np.fromiter(map(len, train.histories), np.int64, len(train))
-    ends_R = np.cumsum(lengths_R)
-    before = np.fromiter((item for history in train.histories for item in history), np.int64, ends_R[-1])
-    rows = np.repeat(np.arange(len(train)), lengths_R)
-    weights = np.power(float(decay), ends_R[rows] - 1 - np.arange(len(before)))
+    lengths_B = np.fromiter(map(len, train.histories), np.int64, len(train))
+    ends_B = np.cumsum(lengths_B)
+    before = np.fromiter((item for history in train.histories for item in history), np.int64, ends_B[-1])
+    rows = np.repeat(np.arange(len(train)), lengths_B)
+    weights = np.power(float(decay), ends_B[rows] - 1 - np.arange(len(before)))
     kept = weights > 0
     counts_II = sparse.csr_matrix(
         (weights[kept], (before[kept], train.targets[rows][kept])), shape=(num_items, num_items)

@@ -11,10 +11,11 @@ from scipy import sparse
 
 from tsrec_jax.baselines.counts import Transitions, fit_recent_popularity, fit_transitions, history_weights
 from tsrec_jax.baselines.ranking import CHUNK, best_settings, ndcg_of_ranks, target_ranks
-from tsrec_jax.baselines.text import TextSimilarity, text_features
+from tsrec_jax.baselines.text import TextSimilarity
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
+from tsrec_jax.teacher.likeness import text_features
 
 START = {"history_decay": 0.5, "transitions": 6.0, "popularity": 0.1, "log_popularity": 0.1, "seen": -0.5}
 GRIDS = {
@@ -66,7 +67,9 @@ def fit_hybrid(
       UserError: as `text_features`.
     """
     if not len(select):
-        raise UserError("hybrid: the selection split holds no rows, so no weight can be chosen on it; give one with rows")
+        raise UserError(
+            "hybrid: the selection split holds no rows, so no weight can be chosen on it; give one with rows"
+        )
     features_IK = text_features(catalogue.items)
     transitions = fit_transitions(catalogue, train, select, seed, report)
     popularity = fit_recent_popularity(catalogue, train, select, seed, report)

@@ -1,6 +1,8 @@
 """From scores of items to ranked SIDs, and how good a ranking is on the split that settings are chosen on.
 
 The score of a SID is the best of its items' scores; equal scores go in catalogue order.
+
+Axis letters: B rows, I items, U distinct SIDs in the order of `Catalogue.items_of_sid`.
 """
 
 from __future__ import annotations
@@ -45,9 +47,9 @@ def rank_sids(scores_BI: np.ndarray, catalogue: Catalogue, length: int) -> list[
         items is not the catalogue's.
     """
     sids = list(catalogue.items_of_sid)
-    best_BN = _sid_scores(scores_BI, catalogue)
-    order_BN = np.argsort(-best_BN, axis=1, kind="stable")[:, :length]
-    return [[sids[number] for number in order_N] for order_N in order_BN]
+    best_BU = _sid_scores(scores_BI, catalogue)
+    order_BU = np.argsort(-best_BU, axis=1, kind="stable")[:, :length]
+    return [[sids[number] for number in order_U] for order_U in order_BU]
 
 
 def target_ranks(scores_BI: np.ndarray, targets_B: np.ndarray, catalogue: Catalogue) -> np.ndarray:
@@ -56,12 +58,12 @@ def target_ranks(scores_BI: np.ndarray, targets_B: np.ndarray, catalogue: Catalo
     Raises:
       ValueError: as in `rank_sids`.
     """
-    best_BN = _sid_scores(scores_BI, catalogue)
-    target_B = _sid_numbers(catalogue)[targets_B]
-    wanted_B1 = np.take_along_axis(best_BN, target_B[:, None], axis=1)
-    before_N = np.arange(best_BN.shape[1])
-    ties_B = ((best_BN == wanted_B1) & (before_N < target_B[:, None])).sum(axis=1)
-    return (best_BN > wanted_B1).sum(axis=1) + ties_B
+    best_BU = _sid_scores(scores_BI, catalogue)
+    target_B = catalogue.sid_numbers_I[targets_B]
+    wanted_B1 = np.take_along_axis(best_BU, target_B[:, None], axis=1)
+    before_U = np.arange(best_BU.shape[1])
+    ties_B = ((best_BU == wanted_B1) & (before_U < target_B[:, None])).sum(axis=1)
+    return (best_BU > wanted_B1).sum(axis=1) + ties_B
 
 
 def ndcg_of_ranks(ranks_B: np.ndarray) -> float:
@@ -78,9 +80,7 @@ def ndcg(scores: Callable[[Sequence[Sequence[int]]], np.ndarray], rows: Interact
     if not len(rows):
         raise UserError("the selection split holds no rows, so no setting can be chosen on it; give one with rows")
     ranks = [
-        target_ranks(
-            scores(rows.histories[start : start + CHUNK]), rows.targets[start : start + CHUNK], catalogue
-        )
+        target_ranks(scores(rows.histories[start : start + CHUNK]), rows.targets[start : start + CHUNK], catalogue)
         for start in range(0, len(rows), CHUNK)
     ]
     return ndcg_of_ranks(np.concatenate(ranks))
@@ -121,25 +121,16 @@ def best_settings(
     return found, best
 
 
-def _sid_numbers(catalogue: Catalogue) -> np.ndarray:
-    """int64, for each item the position of its SID in `items_of_sid`."""
-    numbers_I = np.zeros(catalogue.num_items, np.int64)
-    for number, items in enumerate(catalogue.items_of_sid.values()):
-        numbers_I[list(items)] = number
-    return numbers_I
-
-
 def _sid_scores(scores_BI: np.ndarray, catalogue: Catalogue) -> np.ndarray:
-    """scores_BN of the N distinct SIDs, in the order of `items_of_sid`."""
+    """scores_BU of the U distinct SIDs, in the order of `items_of_sid`."""
     if scores_BI.shape[1] != catalogue.num_items:
         raise ValueError(f"scores of {scores_BI.shape[1]} items for a catalogue of {catalogue.num_items}")
     if not np.isfinite(scores_BI).all():
         raise ValueError("a score is not finite")
-    numbers_I = _sid_numbers(catalogue)
-    first_N = np.array([items[0] for items in catalogue.items_of_sid.values()])
-    best_BN = scores_BI[:, first_N]
-    first_I = np.zeros(catalogue.num_items, bool)
-    first_I[first_N] = True
-    for item in np.flatnonzero(~first_I):  # few: items that share their SID with an earlier one
-        np.maximum(best_BN[:, numbers_I[item]], scores_BI[:, item], out=best_BN[:, numbers_I[item]])
-    return best_BN
+    numbers_I = catalogue.sid_numbers_I
+    first_U = np.unique(numbers_I, return_index=True)[1]
+    best_BU = scores_BI[:, first_U]
+    for item in np.setdiff1d(np.arange(len(numbers_I)), first_U):  # few: the others of the items that share a SID
+        column_B = best_BU[:, numbers_I[item]]
+        np.maximum(column_B, scores_BI[:, item], out=column_B)
+    return best_BU

@@ -18,10 +18,10 @@ from scipy import sparse
 from tsrec_jax.baselines.chains import Packed, chains_of, pack_chains, pad_histories
 from tsrec_jax.baselines.ranking import CHUNK, ndcg
 from tsrec_jax.baselines.sasrec_model import SasRec, Shape
-from tsrec_jax.baselines.text import text_features
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
+from tsrec_jax.teacher.likeness import text_features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,18 +39,18 @@ class SasRecSettings:
       patience: epochs without a better NDCG@10 on selection after which training ends.
     """
 
-    shape: Shape = Shape()
+    shape: Shape = dataclasses.field(default_factory=Shape)
     context: int = 50
     features: int = 0
     slots: int = 64
     rows: int = 4
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     epochs: int = 100
     patience: int = 8
 
 
-TEXT = SasRecSettings(features=128)
+TEXT = SasRecSettings(features=256)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +60,8 @@ class FittedSasRec:
     Attributes:
       model: its structure and its arrays, as `nnx.split` gives them.
       context: longest history that it reads.
-      facts: see `Fitted`; and `steps`, `epochs`, `tokens` (item positions with a target that were trained on, summed over
-        epochs) and `flops` of the training.
+      facts: see `Fitted`; and `steps`, `epochs`, `tokens` (item positions with a target, of all epochs together) and
+        `flops` of the training.
     """
 
     model: tuple[nnx.GraphDef, nnx.State]
@@ -166,7 +166,7 @@ def svd_features(catalogue: Catalogue, features: int) -> np.ndarray:
     """
     words_IW = text_features(catalogue.items)
     count = min(features, min(words_IW.shape) - 1)
-    left_IK, values_K, _ = sparse.linalg.svds(words_IW, k=count, v0=np.ones(min(words_IW.shape)))
+    left_IK, values_K, _ = sparse.linalg.svds(words_IW, k=count, rng=0)  # ARPACK's start is random otherwise
     features_IK = (left_IK * values_K)[:, ::-1]
     features_IK = features_IK * np.sign(np.take_along_axis(features_IK, np.abs(features_IK).argmax(0)[None], 0))
     return (features_IK / np.sqrt(np.square(features_IK).sum(axis=1).mean())).astype(np.float32)
@@ -206,11 +206,13 @@ def _step(
 
     def loss(parameters: nnx.State) -> jax.Array:
         model = nnx.merge(graph, parameters, constants)
-        table_ID = model.items()
-        states_BTD = model(table_ID, batch.items_BT, batch.positions_BT, batch.segments_BT, nnx.Rngs(dropout=key))
-        logits_BTI = states_BTD @ table_ID.T
+        rngs = nnx.Rngs(dropout=key)
+        table_ID = model.items(rngs)
+        states_BTD = model(table_ID, batch.items_BT, batch.positions_BT, batch.segments_BT, rngs)
+        logits_BTI = model.answers(states_BTD @ table_ID.T)
         losses_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTI, batch.next_BT)
-        return (losses_BT * batch.weight_BT).sum() / batch.weight_BT.sum()
+        # An empty slot's answer, item 0, may be unknown: its loss is then infinite, and 0 times that no number.
+        return jnp.where(batch.weight_BT > 0, losses_BT, 0).sum() / batch.weight_BT.sum()
 
     value, gradients = jax.value_and_grad(loss)(parameters)
     updates, moments = _optimiser(settings).update(gradients, moments, parameters)

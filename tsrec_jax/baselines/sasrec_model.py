@@ -1,8 +1,9 @@
 """SASRec (Kang and McAuley, 2018, arXiv 1808.09781), with a softmax over all items and, if wanted, item texts.
 
 A causal transformer reads the items of a history; its state at the newest item, times the table of item embeddings,
-scores every item. With texts an item's embedding is its own row plus a projection of its text features, and an item that
-never occurs in train has its text alone.
+scores every item. With texts an item's embedding is its own row plus a projection of its text features. An item that
+never occurs in train has its text alone; so that this is learned too, training now and then takes the own rows of known
+items away (as DropoutNet does, Volkovs et al., 2017), and does not push unknown items down as wrong answers.
 
 Axis letters: B rows, T slots, S slots attended to, D width, N heads, H head width, I items, K text features.
 """
@@ -27,6 +28,7 @@ class Shape:
       heads: N.
       mlp: width inside a block's feed-forward part.
       dropout: share of the states that are zeroed while training, after the embedding, in attention and in each part.
+      id_dropout: with texts, share of the items whose own rows are zeroed in a step of training.
     """
 
     width: int = 64
@@ -34,6 +36,7 @@ class Shape:
     heads: int = 2
     mlp: int = 256
     dropout: float = 0.4
+    id_dropout: float = 0.5
 
 
 class Constant(nnx.Variable):
@@ -94,14 +97,20 @@ class SasRec(nnx.Module):
         self.has_text = features_IK is not None
         if features_IK is not None:
             self.features_IK = Constant(jnp.asarray(features_IK))
-            self.known_I = Constant(jnp.asarray(known_I, jnp.float32))
+            self.known_I = Constant(jnp.asarray(known_I))
+            self.id_dropout = nnx.Dropout(shape.id_dropout, broadcast_dims=(1,))
             self.project_KD = draw(features_IK.shape[1], shape.width, scale=shape.width**-0.5)
 
-    def items(self) -> jax.Array:
-        """float32 table_ID of the items' embeddings."""
+    def items(self, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """float32 table_ID of the items' embeddings; with dropout of own rows where `rngs` is given."""
         if not self.has_text:
             return self.item_ID[...]
-        return self.item_ID[...] * self.known_I[...][:, None] + self.features_IK[...] @ self.project_KD[...]
+        own_ID = self.id_dropout(self.item_ID[...], deterministic=rngs is None, rngs=rngs)
+        return jnp.where(self.known_I[...][:, None], own_ID, 0) + self.features_IK[...] @ self.project_KD[...]
+
+    def answers(self, logits_BTI: jax.Array) -> jax.Array:
+        """The logits that training takes the softmax of: with texts, -inf for items that never occur in train."""
+        return jnp.where(self.known_I[...], logits_BTI, -jnp.inf) if self.has_text else logits_BTI
 
     def __call__(
         self,

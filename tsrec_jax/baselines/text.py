@@ -11,10 +11,9 @@ from scipy import sparse
 
 from tsrec_jax.baselines.counts import history_weights
 from tsrec_jax.baselines.ranking import best_settings, ndcg
-from tsrec_jax.data.catalogue import Catalogue, Item
+from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
-from tsrec_jax.errors import UserError
-from tsrec_jax.teacher.terms import item_terms
+from tsrec_jax.teacher.likeness import text_features
 
 DECAYS = (0.0, 0.2, 0.3, 0.5, 0.7, 0.85)
 
@@ -37,30 +36,6 @@ class TextSimilarity:
         """float32 scores_BI."""
         weights_BI = history_weights(histories, self.features_IK.shape[0], self.history_decay)
         return ((weights_BI @ self.features_IK) @ self.features_IK.T).toarray()
-
-
-def text_features(items: Sequence[Item]) -> sparse.csr_matrix:
-    """float32 features_IK, sparse: TF-IDF of the words of title, brand, categories and description, rows of length 1.
-
-    The words and their weights are the offline teacher's (`item_terms`), without its phrases; idf is
-    ln((1 + I) / (1 + items with the word)) + 1. An item that shares no word with another has a row of zeros.
-
-    Raises:
-      UserError: fewer than two words are shared by items.
-    """
-    terms = item_terms(items)
-    words = [column for column, parts in enumerate(terms.words) if len(parts) == 1]
-    if len(words) < 2:
-        raise UserError(
-            "the items' texts share fewer than two words, so no baseline can go by them; give the items titles, "
-            "brands, categories or descriptions, or leave out tfidf, hybrid and sasrec+text"
-        )
-    held_K = np.asarray(terms.held_IT.tocsc()[:, words].sum(axis=0)).reshape(-1)
-    idf_K = np.log((1 + len(items)) / (1 + held_K)) + 1
-    features_IK = sparse.csr_matrix(terms.weight_IT.tocsc()[:, words] @ sparse.diags_array(idf_K))
-    lengths_I = np.sqrt(np.asarray(features_IK.multiply(features_IK).sum(axis=1)).reshape(-1))
-    scale_I = 1 / np.where(lengths_I > 0, lengths_I, 1)
-    return sparse.csr_matrix(sparse.diags_array(scale_I) @ features_IK, dtype=np.float32)
 
 
 def fit_text(

@@ -97,6 +97,12 @@ class Catalogue:
         return {text: tuple(members) for text, members in groups.items()}
 
     @functools.cached_property
+    def sid_numbers_I(self) -> np.ndarray:
+        """int32, for each item the position of its SID in `items_of_sid`."""
+        number = {text: position for position, text in enumerate(self.items_of_sid)}
+        return np.array([number[text] for text in self._sid_texts], np.int32)
+
+    @functools.cached_property
     def _index(self) -> Mapping[str, int]:
         return {item.id: index for index, item in enumerate(self.items)}
 

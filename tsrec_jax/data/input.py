@@ -307,13 +307,14 @@ def _group(rows: Sequence[Sequence[Example]], layout: _Layout) -> Batch:
         "loss_target_GP": target_P[None],
         "loss_task_GP": task_P[None],
     }
-    return batch if layout.paths is None else batch | _sid_targets(rows, length, layout.paths)
+    return batch if layout.paths is None else batch | _sid_targets(rows, layout, layout.paths)
 
 
-def _sid_targets(rows: Sequence[Sequence[Example]], length: int, paths: SidPaths) -> Batch:
+def _sid_targets(rows: Sequence[Sequence[Example]], layout: _Layout, paths: SidPaths) -> Batch:
     """The SID tokens of a group that are learned among their siblings, each at the position before it."""
-    node_BT, target_BT = np.zeros((2, len(rows), length), np.int32)
-    task_BT = np.full((len(rows), length), -1, np.int32)
+    shape = (layout.group, layout.sequence_length)
+    node_BT, target_BT = np.zeros((2, *shape), np.int32)
+    task_BT = np.full(shape, -1, np.int32)
     for row, examples in enumerate(rows):
         start = 0
         for example in examples:

@@ -1,1 +1,1 @@
-"""Metrics, baselines, comparisons and reports, all from predictions and targets."""
+"""Metrics, comparisons and reports, all from predictions and targets."""

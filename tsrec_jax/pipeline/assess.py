@@ -11,10 +11,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from tsrec_jax.baselines.run import run_baseline
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.decoding.generate import search_all
-from tsrec_jax.evaluation import baselines, plots
+from tsrec_jax.evaluation import plots
 from tsrec_jax.evaluation.compare import compare, read_predictions, write_predictions
 from tsrec_jax.evaluation.metrics import ks_for, score
 from tsrec_jax.evaluation.report import Report, format_table, intervals_of, to_json, to_markdown
@@ -28,6 +29,7 @@ from tsrec_jax.training.metrics_log import read_metrics
 
 PREDICTIONS = "predictions.json"
 SCORES = "scores.json"  # the log-probabilities of the predictions, a list a row
+BASELINES = ("popularity", "repeat last")  # those that take no time and choose nothing
 TOKENISED = 256  # histories a call of the tokenizer
 
 
@@ -117,9 +119,9 @@ def write_report(
     split, rows = evaluated_rows(config, dataset)
     ks = ks_for(config.eval.beams)
     predictions = {name: read_predictions(folder / PREDICTIONS)[1] for name, (folder, _) in evaluations.items()}
-    train = dataset.splits["train"]
-    predictions["popularity"] = baselines.popularity(catalogue, train, rows, max(ks))
-    predictions["repeat last"] = baselines.repeat_last(catalogue, train, rows, max(ks))
+    train, valid = dataset.splits["train"], dataset.splits["valid"]
+    for name in BASELINES:
+        predictions[name] = run_baseline(name, dataset, train, valid, rows, max(ks), config.seed, report).lists
     systems = {name: score(ranked, rows.targets, catalogue, ks) for name, ranked in predictions.items()}
     main = next(iter(evaluations))
     others = [name for name in systems if name != main]

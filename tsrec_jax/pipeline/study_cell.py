@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from tsrec_jax.baselines.run import BASELINES, SEEDED, run_baseline
 from tsrec_jax.configuration import default_config, study_arm_config, update
 from tsrec_jax.data.dataset import CLUSTERS, SPLITS, Dataset, read_dataset
 from tsrec_jax.data.faults import Faults
@@ -39,7 +40,6 @@ from tsrec_jax.pipeline.run import (
     train_system,
     trained_facts,
 )
-from tsrec_jax.pipeline.study_baseline import BASELINES, SEEDED, run_baseline
 from tsrec_jax.pipeline.workdir import command, commit, fingerprint, input_facts, machine, versions, write_json
 from tsrec_jax.training.checkpoints import differences
 from tsrec_jax.training.host_memory import forget_peak, peak_bytes

@@ -1,0 +1,49 @@
+import json
+
+import numpy as np
+import pytest
+
+from tests.baselines.catalogues import catalogue_of, dataset_of, quiet, rows_of
+from tsrec_jax.baselines.run import BASELINES, run_baseline
+from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.errors import UserError
+
+# Items 0 and 6 share a SID.
+CATALOGUE = catalogue_of(
+    ["red drill", "red saw", "blue saw", "blue drill", "red lamp", "blue lamp", "red drill"],
+    codes=[0, 1, 2, 3, 4, 5, 0],
+)
+RNG = np.random.default_rng(0)
+
+
+def random_rows(count):
+    histories = [tuple(map(int, RNG.integers(0, 7, RNG.integers(1, 4)))) for _ in range(count)]
+    return rows_of(*[(history, int(RNG.integers(0, 7))) for history in histories])
+
+
+TRAIN, SELECT, ROWS = random_rows(30), random_rows(10), random_rows(12)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_ranks_every_sid_once_whatever_the_targets_are(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("tsrec_jax.baselines.run.CHUNK", 5)
+    dataset = dataset_of(CATALOGUE, tmp_path)
+    result = run_baseline(name, dataset, TRAIN, SELECT, ROWS, 99, 0, quiet)
+    assert [sorted(ranked) for ranked in result.lists] == [sorted(CATALOGUE.items_of_sid)] * 12
+    blind = Interactions(ROWS.users, ROWS.histories, np.zeros(12, np.int32))
+    assert run_baseline(name, dataset, TRAIN, SELECT, blind, 3, 0, quiet).lists == [r[:3] for r in result.lists]
+    assert {"settings", "parameters", "fit_seconds", "rank_seconds"} <= set(result.facts)
+    json.dumps(result.facts)
+    if name.startswith("sasrec"):
+        assert result.facts["tokens"] > 0
+        assert result.facts["flops"] > 0
+
+
+def test_an_unknown_name_is_refused_with_the_names_there_are(tmp_path):
+    with pytest.raises(UserError, match=r"'bert4rec'.*popularity.*sasrec\+text"):
+        run_baseline("bert4rec", dataset_of(CATALOGUE, tmp_path), TRAIN, SELECT, ROWS, 3, 0, quiet)
+
+
+def test_a_train_without_rows_is_refused(tmp_path):
+    with pytest.raises(UserError, match="train holds no rows"):
+        run_baseline("popularity", dataset_of(CATALOGUE, tmp_path), rows_of(), SELECT, ROWS, 3, 0, quiet)
