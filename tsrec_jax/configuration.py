@@ -130,6 +130,7 @@ def default_config() -> ConfigDict:
     config.tasks.varied_sid.copies = 4  # variants of each chain; an epoch shows `rate` of them
     config.tasks.similar_sid = ConfigDict({"weight": 1.0, "rate": 0.0})  # histories, then an item of like text
     config.tasks.similar_sid.copies = 2  # of each training row
+    config.tasks.similar_sid.history = 3  # its last items
     config.tasks.similar_sid.nearest = 20  # items to choose from, in proportion to cosine ** sharpness
     config.tasks.similar_sid.sharpness = 3.0
     config.ts_align = ConfigDict({"weight": 1.0, "rate": 1.0})  # weight 0: no TS-Align at all
@@ -300,7 +301,9 @@ SHARED_KEYS = (("model", "path"), ("train", "held_out"))
 POSITIVE = ("train.batch_tokens", "train.sequence_length", "train.slot_rows", "train.accumulation",
             "train.log_every", "train.learning_rate", "eval.beams", "eval.batch_size",
             "index.iterations", "index.epochs", "index.latent", "index.batch_size",
-            "index.max_tokens", "index.batch_rows")  # fmt: skip
+            "index.max_tokens", "index.batch_rows",
+            "tasks.varied_sid.copies", "tasks.similar_sid.copies", "tasks.similar_sid.history",
+            "tasks.similar_sid.nearest")  # fmt: skip
 NOT_NEGATIVE = ("train.max_steps", "train.epochs", "train.warmup_steps", "train.validations", "train.patience",
                 "train.checkpoint_every", "train.explode_factor", "train.valid_rows", "train.valid_beam_rows",
                 "eval.max_rows", "eval.bootstrap", "model.num_layers", "ts_align.weight", "ts_align.rate",

@@ -4,7 +4,7 @@
     python -m tsrec_jax study --config=configs/studies/ablation.py \
         --config.dataset.path=../shared/data/amazon/Industrial_and_Scientific --workdir=runs/ablation
 
-Start the same command once more for a second process on the same workdir. `--arms` and `--seeds` take some of the cells.
+The same command once more is a second process on the same workdir. `--arms` and `--seeds` take some of the cells.
 Outcome and what was run: docs/results/ablation.md.
 """
 
@@ -12,8 +12,7 @@ from ml_collections import ConfigDict
 
 from tsrec_jax.configuration import default_config
 
-NO_TEXT = {"next_title": {"rate": 0.0}, "title_sid": {"rate": 0.0}}
-HISTORIES = {"varied_sid": {"rate": 0.25}, "similar_sid": {"rate": 0.5}}
+HISTORIES = {"varied_sid": {"rate": 0.25}, "similar_sid": {"rate": 0.25}}
 NO_ALIGN = {"ts_align": {"weight": 0.0}}
 
 
@@ -27,18 +26,18 @@ def get_config() -> ConfigDict:
     config.templates.next_sid = ConfigDict({"header": "", "prompt": "{history}", "completion": "{sid}"})
     config.tasks.next_sid.chains = True
     config.tasks.next_title.rate = 0.0  # a title costs more than all SIDs of a history
-    config.tasks.title_sid.rate = 0.1
-    config.ts_align.rate = 0.1
+    config.tasks.title_sid.rate = 0.05
+    config.ts_align.rate = 0.05
     config.train.sid_loss = "catalogue"
-    config.train.epochs = 8.0
+    config.train.epochs = 6.0
     config.train.batch_tokens = 1024
     config.train.sequence_length = 256
     config.train.slot_rows = 4
     config.train.learning_rate = 5e-4
-    config.train.validations = 4
+    config.train.validations = 3
     config.train.patience = 0
     config.train.select_by = "hr@10"
-    config.train.valid_beam_rows = 1024
+    config.train.valid_beam_rows = 512
     config.train.checkpoint_every = 0
     config.train.log_every = 50
     config.eval.normaliser = "catalogue"

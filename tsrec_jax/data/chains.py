@@ -76,7 +76,7 @@ def varied_chains(rows: Interactions, copies: int, seed: int) -> list[Chain]:
 
 
 def similar_chains(
-    rows: Interactions, nearest_IN: np.ndarray, chances_IN: np.ndarray, copies: int, seed: int
+    rows: Interactions, nearest_IN: np.ndarray, chances_IN: np.ndarray, *, copies: int, longest: int, seed: int
 ) -> list[Chain]:
     """Histories that go on with an item whose text is like that of one of their last items; only that one is learned.
 
@@ -87,11 +87,11 @@ def similar_chains(
       nearest_IN: the N items nearest to each item.
       chances_IN: how likely each of them is to be chosen; rows sum to 1, or to 0 for an item that is like no other.
       copies: of each row.
+      longest: items of a history; of a longer one the last.
       seed: of the choice.
     """
     rng = np.random.default_rng(seed)
     cumulative_IN = np.cumsum(chances_IN, axis=1)
-    longest = max(map(len, rows.histories))
     found = []
     for _ in range(copies):
         for row, (history, target) in enumerate(zip(rows.histories, rows.targets, strict=True)):

@@ -39,6 +39,7 @@ class ChainSettings:
     Attributes:
       whole: `next_sid` learns all rows of a chain in one example instead of one by one.
       varied, similar: copies of each chain for `varied_sid`, of each row for `similar_sid`.
+      similar_history: items of a history of `similar_sid`; of a longer one the last.
       nearest_IN, chances_IN: like items and how likely each is chosen, for `similar_sid`.
       seed: of the choices.
     """
@@ -46,6 +47,7 @@ class ChainSettings:
     whole: bool = False
     varied: int = 0
     similar: int = 0
+    similar_history: int = 0
     nearest_IN: np.ndarray | None = None
     chances_IN: np.ndarray | None = None
     seed: int = 0
@@ -104,7 +106,12 @@ def build_examples(
     sequences: dict[str, Callable[[], list[Chain]]] = {
         "varied_sid": lambda: varied_chains(rows, settings.varied, settings.seed),
         "similar_sid": lambda: similar_chains(
-            rows, settings.nearest_IN, settings.chances_IN, settings.similar, settings.seed
+            rows,
+            settings.nearest_IN,
+            settings.chances_IN,
+            copies=settings.similar,
+            longest=settings.similar_history,
+            seed=settings.seed,
         ),
     }
     if settings.whole:

@@ -62,7 +62,13 @@ def training_data(config: ConfigDict, dataset: Dataset, builder: PromptBuilder, 
 
 def _chain_settings(config: ConfigDict, mix: TaskMix, dataset: Dataset) -> ChainSettings:
     tasks = config.tasks
-    settings = ChainSettings(tasks.next_sid.chains, tasks.varied_sid.copies, tasks.similar_sid.copies, seed=config.seed)
+    settings = ChainSettings(
+        whole=tasks.next_sid.chains,
+        varied=tasks.varied_sid.copies,
+        similar=tasks.similar_sid.copies,
+        similar_history=tasks.similar_sid.history,
+        seed=config.seed,
+    )
     if "similar_sid" not in mix.rates:
         return settings
     near = nearest_items(dataset.catalogue.items, tasks.similar_sid.nearest, tasks.similar_sid.sharpness)
