@@ -8,6 +8,7 @@ import pytest
 
 from tsrec_jax.data.input import choose_loss_slots, packed_batches, train_batches
 from tsrec_jax.data.records import open_records, write_records
+from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.data.tasks import Example
 from tsrec_jax.errors import UserError
 
@@ -267,3 +268,26 @@ def pack_of(examples):
 def test_rates_that_leave_an_epoch_empty_are_refused():
     with pytest.raises(UserError, match="an epoch holds no row"):
         batches_of({"a": make_examples(4)}, rates={"a": 0.01})
+
+
+def test_tokens_of_sids_are_learned_at_their_own_positions_and_need_no_slot(catalogue):
+    paths = SidPaths.of_catalogue(catalogue, 100)
+    known = {token: 100 + number for number, token in enumerate(catalogue.tokens)}
+    sid = [known[token] for token in catalogue.sids[0]]
+    rows = [
+        Example(2, np.array([5, *sid, *sid, 7], np.int32), 4, "sid and word"),
+        Example(1, np.array([5, 6, 7, 8], np.int32), 2, "words"),
+        Example(0, np.array([5, sid[1], sid[0]], np.int32), 1, "a token off the paths, and the root's child"),
+    ]
+    slots = choose_loss_slots({"a": rows}, {"a": 1.0}, T, 2, paths)
+    (batch,) = packed_batches(rows, T, 2, slots, 2, paths=paths)
+    used = batch["loss_task_GP"] >= 0
+    assert sorted(batch["loss_target_GP"][used]) == sorted([7, 7, 8, sid[1]])
+    flat = batch["tokens_BT"].reshape(-1)
+    assert (flat[batch["loss_index_GP"][used] + 1] == batch["loss_target_GP"][used]).all()
+    row, place = np.nonzero(batch["sid_task_BT"] >= 0)
+    assert len(row) == 4
+    assert (batch["tokens_BT"][row, place + 1] == 100 + batch["sid_target_BT"][row, place]).all()
+    assert paths.allowed_Nn[batch["sid_node_BT"][row, place], batch["sid_target_BT"][row, place]].all()
+    assert sorted(batch["sid_task_BT"][row, place]) == [0, 2, 2, 2]
+    assert sorted(batch["sid_node_BT"][row, place])[:2] == [0, 0]

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from tsrec_jax.data.prompts import PromptBuilder, Templates
-from tsrec_jax.data.tasks import TASKS, build_examples
+from tsrec_jax.data.tasks import TASKS, ChainSettings, build_examples
+from tsrec_jax.errors import UserError
+
+ROW_TASKS = TASKS[:4]
+CONTINUED = {"next_sid": {"header": "Then.\n", "prompt": "Had: {history},", "completion": "{sid}"}}
 
 
 @pytest.fixture
@@ -14,7 +18,7 @@ def builder(tokenizer):
 
 @pytest.fixture
 def examples(dataset, builder):
-    return build_examples(dataset, "train", builder, TASKS)
+    return build_examples(dataset, "train", builder, ROW_TASKS)
 
 
 def texts(tokenizer, example):
@@ -92,3 +96,33 @@ def test_tokens_without_words_make_no_alignment_rows(dataset, builder):
     rows = build_examples(dataset, "train", builder, ("ts_align",))["ts_align"]
     assert len(rows) == 16
     assert not any("<a_9>" in row.key for row in rows)
+
+
+def test_a_chain_is_its_rows_laid_over_each_other(dataset, tokenizer):
+    builder = PromptBuilder(tokenizer, Templates.from_mapping(CONTINUED))
+    rows = build_examples(dataset, "train", builder, ("next_sid",))["next_sid"]
+    whole = build_examples(dataset, "train", builder, ("next_sid",), ChainSettings(whole=True))["next_sid"]
+    assert len(whole) == 3
+    first, second = rows[:2]
+    (chain,) = [row for row in whole if row.key.startswith("train/0,1/")]
+    end = len(builder.end)
+    assert chain.tokens.tolist() == second.tokens[:-end].tolist()  # ends with its last SID
+    assert chain.prompt_length == first.prompt_length
+    assert chain.tokens[: len(first.tokens) - end].tolist() == first.tokens[:-end].tolist()
+
+
+def test_histories_that_are_added_are_learned_as_chains(dataset, tokenizer):
+    builder = PromptBuilder(tokenizer, Templates.from_mapping(CONTINUED))
+    nearest, chances = np.array([[3]] * 5), np.ones((5, 1))
+    settings = ChainSettings(varied=2, similar=3, similar_history=2, nearest_IN=nearest, chances_IN=chances)
+    found = build_examples(dataset, "train", builder, ("varied_sid", "similar_sid"), settings)
+    assert {task: len(rows) for task, rows in found.items()} == {"varied_sid": 6, "similar_sid": 12}
+    for task, rows in found.items():
+        assert {row.task for row in rows} == {TASKS.index(task)}
+        assert len({row.key for row in rows}) == len(rows)
+    assert {texts(tokenizer, row)[1] for row in found["similar_sid"]} == {dataset.catalogue.sid(3)}
+
+
+def test_a_prompt_that_cannot_be_continued_is_refused(dataset, builder):
+    with pytest.raises(UserError, match=r"templates.next_sid.prompt=.*Next:.* cannot be continued"):
+        build_examples(dataset, "train", builder, ("next_sid",), ChainSettings(whole=True))

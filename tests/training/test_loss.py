@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.data.input import packed_batches
+from tsrec_jax.data.sid_paths import SidPaths
+from tsrec_jax.data.tasks import Example
 from tsrec_jax.training.loss import LossSettings, batch_loss, batch_nll, loss_tasks, slot_weights, task_sums
 
 
@@ -102,3 +105,61 @@ def test_task_normalisation_gives_each_task_its_weight_whatever_its_length():
 def test_an_unknown_normalisation_is_refused():
     with pytest.raises(ValueError, match="normalisation"):
         LossSettings((1.0,), "tokens")
+
+
+@pytest.fixture
+def paths():
+    sids = (("<a_1>", "<b_1>"), ("<a_1>", "<b_2>"), ("<a_2>", "<b_2>"), ("<a_3>", "<b_4>"))
+    return SidPaths.of_catalogue(Catalogue(tuple(Item(str(n), "") for n in range(4)), sids), 50)
+
+
+def sid_examples(paths):
+    """Words and SIDs in turn; ids of the tokens a_1 a_2 a_3 b_1 b_2 b_4 are 50 to 55."""
+    texts = [[3, 50, 53, 4, 50, 54, 9], [51, 54, 52, 55, 50, 53], [7, 8, 9, 10], [3, 54, 51]]
+    return [Example(n % 2, np.array(text, np.int32), 1, str(n)) for n, text in enumerate(texts)]
+
+
+def test_sid_tokens_are_scored_among_their_siblings(make_model, paths):
+    model, examples = make_model(), sid_examples(paths)
+    (batch,) = packed_batches(examples, 16, 2, 16, 2, paths=paths)
+    graphdef, state = nnx.split(model)
+    settings = LossSettings((1.0, 0.5))
+    weights, counts = slot_weights(loss_tasks(batch), settings)
+
+    def fused(state):
+        return batch_loss(nnx.merge(graphdef, state), batch, weights, paths=paths)
+
+    def plain(state):
+        total = 0.0
+        for example in examples:
+            logits = nnx.merge(graphdef, state)(example.tokens[None])[0]
+            nodes = paths.nodes(example.tokens)
+            for place in range(1, len(example.tokens)):
+                row, target = logits[place - 1], int(example.tokens[place])
+                if nodes[place] >= 0:
+                    row = jnp.where(paths.allowed_Nn[nodes[place]], row[50:56], -jnp.inf)
+                    target -= 50
+                total -= settings.task_weights[example.task] * jax.nn.log_softmax(row)[target] / float(counts.sum())
+        return total
+
+    with jax.default_matmul_precision("highest"):
+        (found, nll), gradient = jax.jit(jax.value_and_grad(fused, has_aux=True))(state)
+        expected, expected_gradient = jax.value_and_grad(plain)(state)
+    assert counts.tolist() == [9.0, 7.0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), gradient, expected_gradient)
+    sums = task_sums(nll, loss_tasks(batch), 2)
+    np.testing.assert_allclose((sums * jnp.array([1.0, 0.5])).sum() / counts.sum(), found, rtol=1e-6)
+
+
+def test_a_chain_costs_what_its_rows_cost(make_model, paths):
+    model = make_model()
+    chain = np.array([50, 53, 51, 54, 52, 55, 50, 54], np.int32)
+    rows = [Example(0, chain[:end], end - 2, str(end)) for end in (4, 6, 8)]
+    graphdef, state = nnx.split(model)
+    found = []
+    for examples in (rows, [Example(0, chain, 2, "chain")]):
+        (batch,) = packed_batches(examples, 32, 2, 8, 2, paths=paths)
+        nll = jax.jit(lambda state, batch: batch_nll(nnx.merge(graphdef, state), batch, paths=paths))(state, batch)
+        found.append(float(task_sums(nll, loss_tasks(batch), 1)[0]))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)

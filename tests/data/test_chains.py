@@ -1,0 +1,85 @@
+"""Chains: every row once, none joined that does not continue another, and the histories that are added."""
+
+import collections
+
+import numpy as np
+
+from tsrec_jax.data.chains import chains, similar_chains, varied_chains
+from tsrec_jax.data.interactions import Interactions
+
+
+def interactions(*rows):
+    users, histories, targets = zip(*rows, strict=True)
+    return Interactions(users, histories, np.array(targets, np.int32))
+
+
+ROWS = interactions(
+    ("u", (1,), 2),
+    ("v", (1,), 2),
+    ("u", (1, 2), 3),
+    ("u", (1, 2, 3), 4),
+    ("v", (1, 2, 9), 4),  # the row with the target 9 is not there
+    ("w", (2, 3), 4),  # a history that was cut at its oldest end
+    ("w", (3, 4), 5),
+)
+
+
+def test_rows_that_continue_each_other_are_one_chain():
+    found = {(chain.items, chain.first, chain.rows) for chain in chains(ROWS)}
+    assert found == {
+        ((1, 2, 3, 4), 1, (0, 2, 3)),
+        ((1, 2), 1, (1,)),
+        ((1, 2, 9, 4), 3, (4,)),
+        ((2, 3, 4), 2, (5,)),
+        ((3, 4, 5), 2, (6,)),
+    }
+
+
+def test_every_row_is_learned_exactly_once_after_its_own_history():
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(30):
+        items = rng.integers(0, 6, 15).tolist()
+        kept = [k for k in range(1, 15) if rng.random() < 0.8]
+        rows += [(f"u{user}", tuple(items[max(0, k - 10) : k]), items[k]) for k in kept]
+    rng.shuffle(rows)
+    rows = interactions(*{(user, history): (user, history, target) for user, history, target in rows}.values())
+    learned = collections.Counter()
+    for chain in chains(rows):
+        for place, row in enumerate(chain.rows, chain.first):
+            assert chain.items[:place] == rows.histories[row]
+            assert chain.items[place] == rows.targets[row]
+            learned[row] += 1
+    assert learned == dict.fromkeys(range(len(rows)), 1)
+
+
+def test_two_branches_share_no_row():
+    found = chains(interactions(("u", (1,), 2), ("u", (1, 2), 3), ("u", (1, 2), 4)))
+    assert sorted(row for chain in found for row in chain.rows) == [0, 1, 2]
+
+
+def test_varied_chains_are_parts_of_the_chains_in_both_directions():
+    rows = interactions(*(("u", tuple(range(k)), k) for k in range(1, 9)))
+    found = varied_chains(rows, copies=40, seed=3)
+    assert len(found) == 40
+    directions = set()
+    for chain in found:
+        steps = np.sign(np.diff(chain.items))
+        assert len(set(steps)) == 1 and chain.first == 1
+        directions.add(int(steps[0]))
+    assert directions == {-1, 1}
+    assert 4 < np.mean([len(chain.items) for chain in found]) < 8  # of 9
+    assert varied_chains(rows, copies=40, seed=3) == found != varied_chains(rows, copies=40, seed=4)
+
+
+def test_similar_items_are_learned_behind_the_history_they_are_like():
+    nearest, chances = np.array([[7, 8]] * 6), np.array([[1.0, 0.0]] * 6)
+    nearest[3] = [8, 7]
+    chances[5] = 0.0
+    rows = interactions(("u", (1, 2), 3), ("v", (5,), 5))
+    found = similar_chains(rows, nearest, chances, copies=60, longest=2, seed=0)
+    assert {chain.rows for chain in found} == {(0,)}  # 5 is like nothing
+    assert {chain.items[:2] for chain in found} == {(2, 3)}
+    assert {chain.first for chain in found} == {2}
+    last = np.mean([chain.items[-1] == 8 for chain in found])
+    assert 0.5 < last < 0.9  # most are like the last item of the history, some like the one before

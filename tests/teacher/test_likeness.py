@@ -1,0 +1,38 @@
+"""Likeness: who is near whom, and with what chance."""
+
+import numpy as np
+import pytest
+
+from tsrec_jax.data.catalogue import Item
+from tsrec_jax.errors import UserError
+from tsrec_jax.teacher.likeness import nearest_items
+
+ITEMS = [Item(str(n), title) for n, title in enumerate(["red drill", "red drill", "red saw", "blue saw", "green lamp"])]
+
+
+def test_the_nearest_come_first_and_chances_grow_with_likeness():
+    nearest, chances = nearest_items(ITEMS, 3, 2.0)
+    assert nearest[0].tolist()[:2] == [1, 2]
+    assert chances[0][0] > chances[0][1] > chances[0][2] == 0.0
+    assert nearest[3][0] == 2
+    np.testing.assert_allclose(chances[:4].sum(axis=1), 1.0, rtol=1e-6)
+    assert all(item not in row for item, row in enumerate(nearest))
+
+
+def test_an_item_like_no_other_has_no_chances():
+    _, chances = nearest_items(ITEMS, 3, 2.0)
+    assert chances[4].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_small_catalogue_gives_all_others():
+    assert nearest_items(ITEMS, 50, 1.0)[0].shape == (5, 4)
+
+
+def test_sharpness_prefers_the_most_alike():
+    flat, sharp = (nearest_items(ITEMS, 3, value)[1][0][0] for value in (0.5, 5.0))
+    assert sharp > flat
+
+
+def test_texts_that_share_nothing_are_refused():
+    with pytest.raises(UserError, match=r"share fewer than two words.*similar_sid"):
+        nearest_items([Item("1", "cat"), Item("2", "dog"), Item("3", "emu")], 2, 1.0)
