@@ -427,6 +427,8 @@ def _validate_values(config: ConfigDict) -> None:
         raise UserError(f"config.eval.beams={config.eval.beams}: at least {COMPARED_AT}, since reports compare NDCG@10")
     if config.eval.score_end and config.eval.normaliser != "vocab":
         raise UserError("config.eval.score_end=True needs config.eval.normaliser='vocab': else the end is certain")
+    if config.eval.score_end and config.tasks.next_sid.chains:
+        raise UserError("config.eval.score_end=True needs config.tasks.next_sid.chains=False: chains learn no end")
     if config.train.sid_loss == "catalogue" and config.eval.normaliser != "catalogue":
         raise UserError(
             "config.train.sid_loss='catalogue' needs config.eval.normaliser='catalogue': no score of "

@@ -49,6 +49,15 @@ def refused(tmp_path, capsys):
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.train.batch_tokens=1000"), ["batch_tokens", "768"]),
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.eval.beams=0"), ["eval.beams"]),
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.eval.beams=5"), ["eval.beams=5", "at least 10"]),
+        (
+            ("train", QUICKSTART, "--workdir=WORKDIR", "--config.train.sid_loss=catalogue"),
+            ["train.sid_loss='catalogue'", "eval.normaliser='catalogue'"],
+        ),
+        (
+            ("train", QUICKSTART, "--workdir=WORKDIR", "--config.tasks.next_sid.chains", "--config.eval.score_end"),
+            ["eval.score_end=True", "tasks.next_sid.chains=False"],
+        ),
+        (("train", QUICKSTART, "--workdir=WORKDIR", "--config.tasks.varied_sid.copies=0"), ["varied_sid.copies"]),
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.train.keep=1"), ["train.keep=1", "2 or more"]),
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.dataset.path=absent"), ["absent", "no such folder"]),
         (

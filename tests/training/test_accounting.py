@@ -100,6 +100,12 @@ def test_memory_is_within_15_percent_and_flops_within_5_percent_of_what_xla_stat
         assert step_flops(dataclasses.replace(config, num_layers=1), step).hardware == pytest.approx(counted, rel=0.05)
 
 
+def test_sid_tokens_scored_at_every_position_cost_three_products_with_their_rows():
+    shape = shape_of(layers=2)
+    extra = step_flops(shape, dataclasses.replace(SMALL, sid_tokens=560)).model - step_flops(shape, SMALL).model
+    assert extra == 3 * 2 * SMALL.token_slots * 560 * 576
+
+
 def test_parameters_and_moments_are_divided_as_the_rules_say():
     config = dataclasses.replace(shape_of(layers=2, vocabulary=4096), num_heads=8, num_kv_heads=4, d_model=512)
     whole = step_memory(config, SMALL)

@@ -1,5 +1,6 @@
 """Meshes of data x fsdp x tensor on eight emulated devices: the curve of one device, real shards, no wasted traffic."""
 
+import contextlib
 import math
 import re
 
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 
 from tests.training.test_step import settings
+from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.data.input import train_batches
+from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.data.tasks import Example
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder, parameter_shapes
@@ -55,7 +58,34 @@ def batches():
     return [made.batch(step) for step in range(1, STEPS + 1)]
 
 
-def run(mesh):
+SIDS = tuple((f"<a_{n % 5}>", f"<b_{n % 7}>", f"<c_{n}>") for n in range(24))
+CATALOGUE = Catalogue(tuple(Item(str(n), "") for n in range(24)), SIDS)
+PATHS = SidPaths.of_catalogue(CATALOGUE, 600)
+
+
+def sid_batches():
+    """Histories of SIDs between words."""
+    known = {token: 600 + number for number, token in enumerate(CATALOGUE.tokens)}
+    rng = np.random.default_rng(1)
+    rows = []
+    for index in range(64):
+        sids = [[known[token] for token in SIDS[item]] for item in rng.integers(0, 24, 3)]
+        tokens = [int(rng.integers(1, 600)), *sids[0], *sids[1], int(rng.integers(1, 600)), *sids[2]]
+        rows.append(Example(0, np.array(tokens, np.int32), 4, f"row/{index}"))
+    made = train_batches(
+        {"a": rows},
+        rates={"a": 1.0},
+        sequence_length=16,
+        rows=8,
+        loss_slots=8,
+        accumulation=1,
+        seed=0,
+        paths=PATHS,
+    )
+    return [made.batch(step) for step in range(1, 6)]
+
+
+def run(mesh, batches=batches, paths=None):
     """Losses of all steps, the last state and the compiled step on a mesh (None: one device)."""
     rng = np.random.default_rng(0)
     weights = {
@@ -67,7 +97,7 @@ def run(mesh):
     rates = settings(learning_rate=3e-3)
     transform = make_optimiser(rates, 0)
     graphdef, state = init_state(Decoder(CONFIG, weights=weights), transform, "none")
-    step = make_train_step(graphdef, state, transform, LOSS, learning_rate_schedule(rates))
+    step = make_train_step(graphdef, state, transform, LOSS, learning_rate_schedule(rates), paths=paths)
     inputs = [put_batch(batch, mesh) for batch in batches()]
     compiled = step.lower(state, inputs[0]).compile()
     losses = []
@@ -81,6 +111,16 @@ def run(mesh):
 def losses_of_one_device():
     with jax.default_matmul_precision("highest"):
         return run(None)[0]
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)], ids=lambda shape: "x".join(map(str, shape)))
+def test_sid_tokens_learned_among_their_siblings_follow_the_curve_of_one_device(shape):
+    found = []
+    for mesh in (None, make_mesh(*shape)):
+        with jax.default_matmul_precision("highest"), contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+            found.append(run(mesh, sid_batches, PATHS)[0])
+    assert found[0][-1] < found[0][0]
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
 
 
 def collectives(text):
