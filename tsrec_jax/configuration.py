@@ -60,6 +60,7 @@ def default_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.path = ""  # HF folder, hub id, .gguf file or "smollm2"; empty: the run pretrains a small one itself
     config.model.num_layers = 0  # keep the first n layers; 0: all
+    config.model.random = False  # weights of that shape drawn anew: nothing of the pretraining but the tokenizer
     config.model.dtype = "float32"  # compute type; parameters and moments stay float32 in training
     config.model.remat = True  # recompute a layer's activations in the backward pass
 

@@ -53,6 +53,12 @@ def get_config() -> ConfigDict:
             "sa-shuffled": {**NO_ALIGN, "sid_init": {"mode": "sa_shuffled"}},
             "align": {"sid_init": {"mode": "hf"}},
             "tsrec": {},
+            "tiger-style": {
+                **NO_ALIGN,
+                "model": {"random": True},
+                "sid_init": {"mode": "normal"},
+                "tasks": {"title_sid": {"rate": 0.0}},
+            },
             "sft-histories": {**sft, "tasks": HISTORIES},
             "tsrec-histories": {"tasks": HISTORIES},
         }

@@ -1,0 +1,38 @@
+"""The base model of a training: what was pretrained, or its shape alone."""
+
+import jax
+import numpy as np
+from flax import nnx
+
+from tests.training.conftest import tiny_config
+from tsrec_jax.configuration import default_config
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.hf import save_hf
+from tsrec_jax.pipeline.assemble import base_model
+
+
+def weights(model):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(model))]
+
+
+def test_a_random_base_has_the_shape_of_the_pretrained_one_and_none_of_its_weights(tmp_path):
+    pretrained = Decoder(tiny_config(), rngs=nnx.Rngs(7))
+    save_hf(pretrained, tmp_path / "base")
+    config = default_config()
+    loaded = base_model(config, tmp_path / "base", None)
+    for one, other in zip(weights(loaded), weights(pretrained), strict=True):
+        np.testing.assert_array_equal(one, other)
+    config.model.random = True
+    drawn, again = base_model(config, tmp_path / "base", None), base_model(config, tmp_path / "base", None)
+    config.seed = 43
+    other_seed = base_model(config, tmp_path / "base", None)
+    assert [leaf.shape for leaf in weights(drawn)] == [leaf.shape for leaf in weights(loaded)]
+    matrices = [n for n, leaf in enumerate(weights(drawn)) if leaf.std() > 0]
+    assert len(matrices) == 8  # the table and seven kernels
+    for number in matrices:
+        one = weights(drawn)[number]
+        np.testing.assert_array_equal(one, weights(again)[number])
+        assert abs(np.corrcoef(one.ravel(), weights(loaded)[number].ravel())[0, 1]) < 0.2
+        assert (one != weights(other_seed)[number]).any()
+    config.model.num_layers = 1
+    assert base_model(config, tmp_path / "base", None).config.num_layers == 1
