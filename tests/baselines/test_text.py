@@ -1,22 +1,11 @@
 import numpy as np
-import pytest
 
 from tests.baselines.catalogues import catalogue_of, quiet, rows_of
 from tsrec_jax.baselines.ranking import rank_sids
 from tsrec_jax.baselines.text import fit_text
-from tsrec_jax.errors import UserError
 from tsrec_jax.teacher.likeness import text_features
 
 CATALOGUE = catalogue_of(["red drill", "red saw", "blue saw", "blue drill", "red zebra", "wombat"])
-
-
-def test_features_are_tf_idf_of_shared_words_in_rows_of_length_one():
-    features = text_features(CATALOGUE.items).toarray()  # columns: blue, drill, red, saw
-    rare, common = np.log(7 / 3) + 1, np.log(7 / 4) + 1  # red stands in three of the six titles, the others in two
-    drill_and_red = np.array([rare, common]) / np.hypot(rare, common)
-    np.testing.assert_allclose(features[0], [0, drill_and_red[0], drill_and_red[1], 0], rtol=1e-6)
-    np.testing.assert_allclose(features[4], [0, 0, 1, 0], rtol=1e-6)
-    assert not features[5].any()
 
 
 def test_scores_are_the_mean_cosine_with_the_history_newest_first():
@@ -32,8 +21,3 @@ def test_the_decay_is_chosen_on_selection():
     new = fit_text(CATALOGUE, rows_of(), rows_of(((2, 2, 4), 4)), 0, quiet)
     assert old.history_decay > new.history_decay
     assert rank_sids(new.scores([(2, 2, 4)]), CATALOGUE, 1) == [[CATALOGUE.sid(4)]]
-
-
-def test_texts_without_shared_words_are_refused_with_the_way_out():
-    with pytest.raises(UserError, match=r"share fewer than two words.*leave out tfidf"):
-        text_features(catalogue_of(["cat", "dog", "emu"]).items)
