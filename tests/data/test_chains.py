@@ -53,6 +53,12 @@ def test_every_row_is_learned_exactly_once_after_its_own_history():
     assert learned == dict.fromkeys(range(len(rows)), 1)
 
 
+def test_a_history_longer_than_the_context_keeps_its_newest_items():
+    rows = interactions(("u", (1,), 2), ("u", (1, 2), 3), ("u", (1, 2, 3), 4), ("u", (1, 2, 3, 4), 5))
+    found = {(chain.items, chain.first, chain.rows) for chain in chains(rows, context=2)}
+    assert found == {((1, 2, 3), 1, (0, 1)), ((2, 3, 4), 2, (2,)), ((3, 4, 5), 2, (3,))}
+
+
 def test_two_branches_share_no_row():
     found = chains(interactions(("u", (1,), 2), ("u", (1, 2), 3), ("u", (1, 2), 4)))
     assert sorted(row for chain in found for row in chain.rows) == [0, 1, 2]

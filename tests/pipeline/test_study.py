@@ -18,6 +18,7 @@ from tsrec_jax.evaluation.compare import read_predictions
 from tsrec_jax.evaluation.metrics import score
 from tsrec_jax.evaluation.study_cells import read_cell
 from tsrec_jax.main import main
+from tsrec_jax.pipeline import batches as batches_module
 from tsrec_jax.pipeline import fit as fit_module
 from tsrec_jax.pipeline import study as study_module
 from tsrec_jax.pipeline import study_cell
@@ -256,15 +257,16 @@ def test_a_newer_setting_does_not_undo_old_cells(published, no_training):
 def test_training_selects_on_the_users_that_are_held_out(workdir, tmp_path, monkeypatch):
     asked = []
 
-    def build_examples(dataset, split, builder, tasks):
+    def build_examples(dataset, split, *arguments):
         asked.append((split, set(dataset.splits[split].users)))
-        return build(dataset, split, builder, tasks)
+        return build(dataset, split, *arguments)
 
     def no_training(*_, **__):
         raise UserError("enough")
 
     build = fit_module.build_examples
-    monkeypatch.setattr(fit_module, "build_examples", build_examples)
+    for module in (batches_module, fit_module):
+        monkeypatch.setattr(module, "build_examples", build_examples)
     monkeypatch.setattr(fit_module, "train", no_training)
     made = next(workdir.glob("upstream/*"))
     settings = [f"--config.dataset.path={made / 'dataset'}", f"--config.model.path={made / 'pretrained'}"]

@@ -15,10 +15,11 @@ import optax
 from flax import nnx
 from scipy import sparse
 
-from tsrec_jax.baselines.chains import Packed, chains_of, pack_chains, pad_histories
+from tsrec_jax.baselines.packed_chains import Packed, pack_chains, pad_histories
 from tsrec_jax.baselines.ranking import CHUNK, ndcg
 from tsrec_jax.baselines.sasrec_model import SasRec, Shape
 from tsrec_jax.data.catalogue import Catalogue
+from tsrec_jax.data.chains import chains
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
 from tsrec_jax.teacher.likeness import text_features
@@ -112,9 +113,9 @@ def train_sasrec(
       UserError: as `text_features`, where texts are used; `select` holds no rows; the loss is not finite.
     """
     context = min(settings.context, max(map(len, train.histories)))
-    chains = chains_of(train, context)
+    sequences = chains(train, context)
     known_I = np.zeros(catalogue.num_items, bool)
-    known_I[[item for chain in chains for item in chain.items]] = True
+    known_I[[item for chain in sequences for item in chain.items]] = True
     features_IK = svd_features(catalogue, settings.features) if settings.features else None
     model = SasRec(known_I, context, settings.shape, features_IK, nnx.Rngs(seed))
     graph, parameters, constants = nnx.split(model, nnx.Param, ...)
@@ -123,7 +124,7 @@ def train_sasrec(
 
     best, best_epoch, best_parameters, epoch, steps, tokens = -1.0, 0, parameters, 0, 0, 0
     while epoch < settings.epochs and epoch - best_epoch < settings.patience:
-        packed = pack_chains(chains, max(settings.slots, context), rng.permutation(len(chains)))
+        packed = pack_chains(sequences, max(settings.slots, context), rng.permutation(len(sequences)))
         losses = []
         for start in range(0, len(packed.items_BT), settings.rows):
             batch = packed.rows(start, settings.rows)

@@ -28,14 +28,18 @@ class Chain:
     rows: tuple[int, ...]
 
 
-def chains(rows: Interactions) -> list[Chain]:
+def chains(rows: Interactions, context: int = 0) -> list[Chain]:
     """The fewest chains that hold every row exactly once, ordered by their last row.
 
     A row continues another one of its user when its history is that one's history and target. A history that was cut
     at its oldest end continues none.
+
+    Args:
+      rows: of one split.
+      context: the newest items of a history that are kept; 0: all.
     """
     parts = zip(rows.users, rows.histories, rows.targets, strict=True)
-    whole = [(user, *history, int(target)) for user, history, target in parts]
+    whole = [(user, *history[-context:], int(target)) for user, history, target in parts]
     at = {sequence: row for row, sequence in enumerate(whole)}
     continued = {at[sequence[:-1]] for sequence in whole if sequence[:-1] in at}
     taken: set[int] = set()
