@@ -5,7 +5,7 @@
         --config.dataset.path=../shared/data/amazon/Industrial_and_Scientific --workdir=runs/ablation
 
 The same command once more is a second process on the same workdir. `--arms` and `--seeds` take some of the cells.
-Outcome and what was run: docs/results/ablation.md.
+Outcome and what was run: docs/results/ablation/study.md.
 """
 
 from ml_collections import ConfigDict
