@@ -43,6 +43,25 @@ def test_colliding_items_are_hit_in_expectation_of_a_random_order():
     assert metrics.sid["HR@2"] == 1.0
 
 
+def test_random_lists_score_as_every_place_of_every_target_says():
+    rng = np.random.default_rng(0)
+    catalogue = catalogue_of([(0, 0), (0, 0), (0, 0), (1, 0), (1, 0), *((2, n) for n in range(9))])
+    sids = list(catalogue.items_of_sid)
+    for target in rng.integers(0, catalogue.num_items, 60):
+        ranked = list(rng.permutation(sids)[: rng.integers(1, len(sids))])
+        metrics = score([ranked], np.array([target]), catalogue, (1, 3, 5, 10))
+        wanted = catalogue.sid(int(target))
+        ranks = [rank for rank, sid in enumerate(ranked) if sid == wanted]
+        owners = [sid for sid in ranked for _ in catalogue.items_of_sid[sid]]  # of each place of items
+        spots = [place for place, sid in enumerate(owners) if sid == wanted]
+        for level, found, ties in (("sid", ranks, 1), ("item", spots, len(catalogue.items_of_sid[wanted]))):
+            for k in (1, 3, 5, 10):
+                inside = [place for place in found if place < k]
+                gain = sum(1 / math.log2(place + 2) for place in inside)
+                assert metrics.per_row[level][f"HR@{k}"][0] == pytest.approx(len(inside) / ties)
+                assert metrics.per_row[level][f"NDCG@{k}"][0] == pytest.approx(gain / ties)
+
+
 def test_cut_offs_are_those_that_the_beams_can_fill():
     assert ks_for(20) == (1, 3, 5, 10, 20)
     assert ks_for(50) == (1, 3, 5, 10, 20, 50)

@@ -5,8 +5,16 @@ from tests.evaluation.catalogues import catalogue_of
 from tests.evaluation.cells import cell_of, rows_by
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
-from tsrec_jax.evaluation.metrics import score
-from tsrec_jax.evaluation.study_cells import System, place, read_cell, rows_of, sids_digest, systems_of, write_cell
+from tsrec_jax.evaluation.metrics import places, score
+from tsrec_jax.evaluation.study_cells import (
+    System,
+    levels_reached,
+    read_cell,
+    rows_of,
+    sids_digest,
+    systems_of,
+    write_cell,
+)
 
 # Items 0, 1 and 2 share one SID, items 3 and 4 another.
 CATALOGUE = catalogue_of([(0, 0), (0, 0), (0, 0), (1, 0), (1, 0), *((2, n) for n in range(9))])
@@ -21,9 +29,9 @@ def test_metrics_of_a_cell_are_those_of_the_scorer_on_the_same_lists():
     lists = [list(rng.permutation(SIDS)[: rng.integers(1, len(SIDS))]) for _ in targets]
     users = tuple(str(n % 50) for n in range(200))
     rows = Interactions(users, tuple((0,) for _ in targets), targets.astype(np.int32))
-    placed = place(CATALOGUE, lists, targets)
+    placed, reached = places(lists, targets, CATALOGUE), levels_reached(CATALOGUE, lists, targets)
     facts = rows_of(CATALOGUE, rows, rows)
-    cell = cell_of(placed.rank, before=placed.before, reached=placed.reached, rows=facts)
+    cell = cell_of(placed.rank, before=placed.before, reached=reached, rows=facts)
     expected = score(lists, targets, CATALOGUE, (1, 3, 5, 10))
     for level in ("sid", "item"):
         for metric in METRICS:
@@ -34,12 +42,13 @@ def test_metrics_of_a_cell_are_those_of_the_scorer_on_the_same_lists():
 def test_a_target_is_followed_through_the_levels():
     catalogue = catalogue_of([(0, 0), (0, 1), (1, 2), (2, 3)])
     first, second, third, _ = catalogue.items_of_sid
-    placed = place(catalogue, [[second, first], [second], [third], []], np.array([0, 0, 0, 0]))
-    assert placed.reached.tolist() == [2, 1, 0, 0]
+    lists, targets = [[second, first], [second], [third], []], np.array([0, 0, 0, 0])
+    placed = places(lists, targets, catalogue)
+    assert levels_reached(catalogue, lists, targets).tolist() == [2, 1, 0, 0]
     assert placed.rank.tolist() == [1, -1, -1, -1]
     assert placed.before.tolist() == [1, 0, 0, 0]
     with pytest.raises(ValueError, match="row 0: a SID stands twice"):
-        place(catalogue, [[first, first]], np.array([0]))
+        places([[first, first]], np.array([0]), catalogue)
 
 
 def test_rows_say_how_often_their_target_was_one_in_train():

@@ -10,6 +10,7 @@ import signal
 import numpy as np
 import pytest
 
+from tests.pipeline.small import SMALL
 from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.data.shop import make_shop
 from tsrec_jax.main import main
@@ -20,21 +21,7 @@ from tsrec_jax.training import loop as loop_module
 from tsrec_jax.training.metrics_log import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-COMMAND = [
-    f"--config={ROOT / 'configs' / 'quickstart.py'}",
-    "--config.shop.num_items=70",
-    "--config.shop.num_users=40",
-    "--config.pretrain.max_steps=2",
-    "--config.pretrain.batch_tokens=1024",
-    "--config.train.max_steps=4",
-    "--config.train.batch_tokens=2048",
-    "--config.train.log_every=1",
-    "--config.train.validations=2",
-    "--config.train.valid_beam_rows=8",
-    "--config.eval.max_rows=16",
-    "--config.eval.batch_size=16",
-    "--config.eval.bootstrap=20",
-]
+COMMAND = [f"--config={ROOT / 'configs' / 'quickstart.py'}", *SMALL]
 
 
 @pytest.fixture(scope="module")

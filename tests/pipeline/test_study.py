@@ -11,6 +11,7 @@ import signal
 import numpy as np
 import pytest
 
+from tests.pipeline.small import SMALL
 from tsrec_jax.baselines.run import BaselineResult
 from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.errors import UserError
@@ -27,20 +28,7 @@ from tsrec_jax.training import loop as loop_module
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = f"--config={ROOT / 'configs' / 'studies' / 'smoke.py'}"
-COMMAND = [
-    CONFIG,
-    "--config.shop.num_items=70",
-    "--config.shop.num_users=40",
-    "--config.pretrain.max_steps=2",
-    "--config.train.max_steps=4",
-    "--config.train.batch_tokens=2048",
-    "--config.train.log_every=1",
-    "--config.train.validations=2",
-    "--config.train.valid_beam_rows=8",
-    "--config.eval.max_rows=16",
-    "--config.eval.batch_size=16",
-    "--config.eval.bootstrap=20",
-]
+COMMAND = [CONFIG, *SMALL]
 CELLS = ["popularity/seed-1", "repeat_last/seed-1", *(f"{arm}/seed-{s}" for arm in ("plain", "tsrec") for s in (1, 2))]
 
 

@@ -67,7 +67,7 @@ def choose_loss_slots(
             f"{longest.key}: {len(longest.tokens)} tokens do not fit in a row of {sequence_length} "
             f"(train.sequence_length)"
         )
-    targets = [(len(_slot_places(example, paths)), rate) for example, rate in used]
+    targets = [(len(_learned(example, paths).slots), rate) for example, rate in used]
     share = sum(count * rate for count, rate in targets) / sum(len(row.tokens) * rate for row, rate in used)
     wanted = max(1, max(count for count, _ in targets), share * SLOT_MARGIN * sequence_length * group)
     return min(sequence_length * group, math.ceil(wanted / SLOT_MULTIPLE) * SLOT_MULTIPLE)
@@ -264,15 +264,24 @@ def packed_batches(
         yield _stack([_group(members, layout) for members in groups], np.concatenate)
 
 
-def _slot_places(example: Example, paths: SidPaths | None) -> np.ndarray:
-    """Places of the tokens of an example that need a loss slot."""
+@dataclasses.dataclass(frozen=True)
+class _Learned:
+    """Places of the tokens that an example teaches: those that need a loss slot, and those scored among siblings."""
+
+    slots: np.ndarray
+    sids: np.ndarray
+    nodes: np.ndarray  # of `sids`
+
+
+def _learned(example: Example, paths: SidPaths | None) -> _Learned:
     places = np.arange(example.prompt_length, len(example.tokens))
-    return places if paths is None else places[paths.nodes(example.tokens)[places] < 0]
+    nodes = np.full(len(places), -1, np.int32) if paths is None else paths.nodes(example.tokens)[places]
+    return _Learned(places[nodes < 0], places[nodes >= 0], nodes[nodes >= 0])
 
 
 def _lengths(examples: Sequence[Example], paths: SidPaths | None) -> np.ndarray:
     """int64 (n, 2): tokens and loss slots of each example."""
-    pairs = [(len(example.tokens), len(_slot_places(example, paths))) for example in examples]
+    pairs = [(len(example.tokens), len(_learned(example, paths).slots)) for example in examples]
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
@@ -282,22 +291,28 @@ def _stack(batches: Sequence[Batch], join: Callable[[list[np.ndarray]], np.ndarr
 
 def _group(rows: Sequence[Sequence[Example]], layout: _Layout) -> Batch:
     """A batch of one group; a target's place becomes its place in the group."""
-    length = layout.sequence_length
-    tokens_BT, segment_ids_BT, positions_BT = np.zeros((3, layout.group, length), np.int32)
+    length, paths = layout.sequence_length, layout.paths
+    tokens_BT, segment_ids_BT, positions_BT, node_BT, target_BT = np.zeros((5, layout.group, length), np.int32)
+    sid_task_BT = np.full((layout.group, length), -1, np.int32)
     index_P, target_P = np.zeros((2, layout.loss_slots), np.int32)
     task_P = np.full(layout.loss_slots, -1, np.int32)
     slot = 0
     for row, examples in enumerate(rows):
         start = 0
         for number, example in enumerate(examples, 1):
-            places = _slot_places(example, layout.paths)
-            here, there = slice(start, start + len(example.tokens)), slice(slot, slot + len(places))
+            learned = _learned(example, paths)
+            here, there = slice(start, start + len(example.tokens)), slice(slot, slot + len(learned.slots))
             tokens_BT[row, here] = example.tokens
             segment_ids_BT[row, here] = number
             positions_BT[row, here] = np.arange(len(example.tokens))
-            index_P[there] = row * length + start + places - 1
-            target_P[there] = example.tokens[places]
+            index_P[there] = row * length + start + learned.slots - 1
+            target_P[there] = example.tokens[learned.slots]
             task_P[there] = example.task
+            if paths is not None:
+                before = start + learned.sids - 1
+                node_BT[row, before] = learned.nodes
+                target_BT[row, before] = example.tokens[learned.sids] - paths.first_id
+                sid_task_BT[row, before] = example.task
             start, slot = here.stop, there.stop
     batch = {
         "tokens_BT": tokens_BT,
@@ -307,22 +322,6 @@ def _group(rows: Sequence[Sequence[Example]], layout: _Layout) -> Batch:
         "loss_target_GP": target_P[None],
         "loss_task_GP": task_P[None],
     }
-    return batch if layout.paths is None else batch | _sid_targets(rows, layout, layout.paths)
-
-
-def _sid_targets(rows: Sequence[Sequence[Example]], layout: _Layout, paths: SidPaths) -> Batch:
-    """The SID tokens of a group that are learned among their siblings, each at the position before it."""
-    shape = (layout.group, layout.sequence_length)
-    node_BT, target_BT = np.zeros((2, *shape), np.int32)
-    task_BT = np.full(shape, -1, np.int32)
-    for row, examples in enumerate(rows):
-        start = 0
-        for example in examples:
-            nodes_T = paths.nodes(example.tokens)
-            places = np.arange(example.prompt_length, len(example.tokens))
-            places = places[nodes_T[places] >= 0]
-            node_BT[row, start + places - 1] = nodes_T[places]
-            target_BT[row, start + places - 1] = example.tokens[places] - paths.first_id
-            task_BT[row, start + places - 1] = example.task
-            start += len(example.tokens)
-    return {"sid_node_BT": node_BT, "sid_target_BT": target_BT, "sid_task_BT": task_BT}
+    if paths is not None:
+        batch |= {"sid_node_BT": node_BT, "sid_target_BT": target_BT, "sid_task_BT": sid_task_BT}
+    return batch

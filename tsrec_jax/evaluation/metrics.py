@@ -51,28 +51,62 @@ def score(
     Raises:
       ValueError: row counts differ, no rows, or a SID stands twice in a list.
     """
-    if len(predictions) != len(targets) or not len(targets):
+    if not len(targets):
         raise ValueError(f"{len(predictions)} predictions for {len(targets)} targets")
-    values = {level: {f"{name}@{k}": np.zeros(len(targets)) for name in ("HR", "NDCG") for k in ks} for level in LEVELS}
-    gains = 1.0 / np.log2(np.arange(2, 2 + 2 * max(ks) + catalogue.num_items))
+    found = places(predictions, targets, catalogue)
+    values = {
+        level: {f"{name}@{k}": found.values(level, name, k) for name in ("HR", "NDCG") for k in ks} for level in LEVELS
+    }
+    means = {level: {name: float(v.mean()) for name, v in values[level].items()} for level in LEVELS}
+    return Metrics(means["sid"], means["item"], values)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Places:
+    """Where the targets of N rows stand in their ranked lists; int32 arrays of N values.
+
+    Attributes:
+      rank: place of the target's SID, from 0; -1: not listed.
+      before: items that carry the SIDs before it; 0 where it is not listed.
+      group: items that carry the target's SID.
+    """
+
+    rank: np.ndarray
+    before: np.ndarray
+    group: np.ndarray
+
+    def values(self, level: str, name: str, k: int) -> np.ndarray:
+        """float64 (N), HR or NDCG at k of each row, at level `sid` or `item`."""
+        if level == "sid":
+            hit_N = (self.rank >= 0) & (self.rank < k)
+            return hit_N * (1.0 if name == "HR" else 1.0 / np.log2(np.maximum(self.rank, 0) + 2.0))
+        # Places of the group's items within the first k.
+        inside_N = np.where(self.rank >= 0, np.clip(k - self.before, 0, self.group), 0)
+        if name == "HR":
+            return inside_N / self.group
+        gains = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2, k + 2)))])  # of the first 0, 1, ... places
+        first_N = np.minimum(self.before, k)
+        return (gains[np.minimum(first_N + inside_N, k)] - gains[first_N]) / self.group
+
+
+def places(predictions: Sequence[Sequence[str]], targets: np.ndarray, catalogue: Catalogue) -> Places:
+    """Finds the target's SID in the ranked SIDs of each row.
+
+    Raises:
+      ValueError: row counts differ, or a SID stands twice in a list.
+    """
+    if len(predictions) != len(targets):
+        raise ValueError(f"{len(predictions)} predictions for {len(targets)} targets")
+    sizes = {sid: len(items) for sid, items in catalogue.items_of_sid.items()}
+    rank, before, group = np.zeros((3, len(targets)), np.int32)
     for row, (ranked, target) in enumerate(zip(predictions, targets, strict=True)):
         if len(set(ranked)) != len(ranked):
             raise ValueError(f"row {row}: a SID stands twice in the ranked list")
         wanted = catalogue.sid(int(target))
-        if wanted not in ranked:
-            continue
-        rank = ranked.index(wanted)
-        group = len(catalogue.items_of_sid[wanted])
-        before = sum(len(catalogue.items_of_sid[sid]) for sid in ranked[:rank])
-        for k in ks:
-            if rank < k:
-                values["sid"][f"HR@{k}"][row] = 1.0
-                values["sid"][f"NDCG@{k}"][row] = gains[rank]
-            inside = min(max(k - before, 0), group)  # places of the group's items within the first k
-            values["item"][f"HR@{k}"][row] = inside / group
-            values["item"][f"NDCG@{k}"][row] = gains[before : before + inside].sum() / group
-    means = {level: {name: float(v.mean()) for name, v in values[level].items()} for level in LEVELS}
-    return Metrics(means["sid"], means["item"], values)
+        rank[row] = ranked.index(wanted) if wanted in ranked else -1
+        before[row] = sum(sizes[sid] for sid in ranked[: max(rank[row], 0)])
+        group[row] = sizes[wanted]
+    return Places(rank, before, group)
 
 
 def ranked_by_scores(sids: Sequence[str], scores: Sequence[float]) -> list[str]:

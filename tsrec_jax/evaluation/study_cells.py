@@ -18,6 +18,7 @@ import numpy as np
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
+from tsrec_jax.evaluation.metrics import Places
 
 CELL_FILE = "cell.json"
 _ROWS = ("user", "history", "count", "group")
@@ -88,23 +89,7 @@ class Cell:
     def values(self, level: str, metric: str) -> np.ndarray:
         """float64 (N), a metric such as `HR@10` of each row at level `sid` or `item`, as `evaluation.metrics.score`."""
         name, k = metric.split("@")
-        return _sid_values(self, name, int(k)) if level == "sid" else _item_values(self, name, int(k))
-
-
-def _sid_values(cell: Cell, name: str, k: int) -> np.ndarray:
-    hit_N = (cell.rank >= 0) & (cell.rank < k)
-    return hit_N * (1.0 if name == "HR" else 1.0 / np.log2(np.maximum(cell.rank, 0) + 2.0))
-
-
-def _item_values(cell: Cell, name: str, k: int) -> np.ndarray:
-    """The expected value under a uniform tie among the items of a SID."""
-    group = cell.rows.group
-    inside = np.where(cell.rank >= 0, np.clip(k - cell.before, 0, group), 0)
-    if name == "HR":
-        return inside / group
-    gains = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2, k + 2)))])  # of the first 0, 1, ... places
-    first = np.minimum(cell.before, k)
-    return (gains[np.minimum(first + inside, k)] - gains[first]) / group
+        return Places(self.rank, self.before, self.rows.group).values(level, name, int(k))
 
 
 def rows_of(catalogue: Catalogue, train: Interactions, rows: Interactions) -> Rows:
@@ -131,32 +116,12 @@ def sids_digest(catalogue: Catalogue) -> str:
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Placed:
-    """Where the targets stand in ranked lists; the arrays are those of `Cell`."""
-
-    rank: np.ndarray
-    before: np.ndarray
-    reached: np.ndarray
-
-
-def place(catalogue: Catalogue, predictions: Sequence[Sequence[str]], targets: np.ndarray) -> Placed:
-    """Finds the target's SID in the ranked SIDs of each row.
-
-    Raises:
-      ValueError: row counts differ, or a SID stands twice in a list.
-    """
+def levels_reached(catalogue: Catalogue, predictions: Sequence[Sequence[str]], targets: np.ndarray) -> np.ndarray:
+    """int32 (N): levels of the target's SID that some ranked SID begins with."""
     tokens = {sid: catalogue.sids[items[0]] for sid, items in catalogue.items_of_sid.items()}
-    sizes = {sid: len(items) for sid, items in catalogue.items_of_sid.items()}
-    rank, before, reached = np.zeros((3, len(targets)), np.int32)
-    for row, (ranked, target) in enumerate(zip(predictions, targets, strict=True)):
-        if len(set(ranked)) != len(ranked):
-            raise ValueError(f"row {row}: a SID stands twice in the ranked list")
-        wanted = catalogue.sid(int(target))
-        rank[row] = ranked.index(wanted) if wanted in ranked else -1
-        before[row] = sum(sizes[sid] for sid in ranked[: max(rank[row], 0)])
-        reached[row] = max((_shared(tokens[sid], tokens[wanted]) for sid in ranked), default=0)
-    return Placed(rank, before, reached)
+    pairs = zip(predictions, targets, strict=True)
+    found = [max((_shared(tokens[sid], catalogue.sids[t]) for sid in ranked), default=0) for ranked, t in pairs]
+    return np.array(found, np.int32)
 
 
 def _shared(first: Sequence[str], second: Sequence[str]) -> int:

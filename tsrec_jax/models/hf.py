@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 import jax
 import ml_dtypes
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -102,6 +103,7 @@ def load_hf(
     param_dtype: str | None = None,
     mesh: Mesh | None = None,
     remat: bool = True,
+    rngs: nnx.Rngs | None = None,
 ) -> Decoder:
     """Loads a pretrained decoder.
 
@@ -113,6 +115,7 @@ def load_hf(
       param_dtype: type of the stored parameters; None: as `dtype`.
       mesh: lays the parameters out on it.
       remat: as in `Decoder`.
+      rngs: draws the weights anew instead of reading them: a model of that shape, from scratch.
 
     Returns:
       A module that maps tokens_BT to float32 logits_BTV. Where the mesh does not divide the rows of the table, it has
@@ -133,12 +136,15 @@ def load_hf(
     rows = config.vocab_rows
     config = dataclasses.replace(config, vocab_rows=rounded_rows(rows, mesh))
     check_fits(parameter_shapes(config), mesh)
+    used = None if config.vocab_rows == rows else rows
+    if rngs is not None:
+        stored = param_dtype or dtype
+        return Decoder(config, dtype=dtype, param_dtype=stored, rngs=rngs, mesh=mesh, remat=remat, num_tokens=used)
     kind = np.dtype(ml_dtypes.bfloat16 if (param_dtype or dtype) == "bfloat16" else param_dtype or dtype)
     weights = {}
     for name, (shape, logical) in parameter_shapes(config).items():
         read = functools.partial(_read, source, name, shape, kind)
         weights[name] = _placed(shape, named_sharding(mesh, *logical), read)
-    used = None if config.vocab_rows == rows else rows
     return Decoder(config, dtype=dtype, mesh=mesh, remat=remat, weights=weights, num_tokens=used)
 
 

@@ -17,7 +17,7 @@ from tsrec_jax.data.prompts import PromptBuilder, Templates
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
-from tsrec_jax.models.hf import load_hf, read_config
+from tsrec_jax.models.hf import load_hf
 from tsrec_jax.models.sharding import host_copy, make_mesh
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.models.vocabulary import extend_vocabulary, sid_init_rows
@@ -135,12 +135,15 @@ def assemble(config: ConfigDict, dataset: Dataset, base: str | pathlib.Path) -> 
 
 def base_model(config: ConfigDict, base: str | pathlib.Path, mesh: Mesh | None) -> Decoder:
     """The pretrained model in float32 parameters, or one of its shape with weights drawn by `config.seed`."""
-    layers, options = config.model.num_layers or None, {"dtype": config.model.dtype, "remat": config.model.remat}
-    if not config.model.random:
-        return load_hf(base, param_dtype="float32", num_layers=layers, mesh=mesh, **options)
-    shape = read_config(base)
-    shape = dataclasses.replace(shape, num_layers=layers or shape.num_layers)
-    return Decoder(shape, param_dtype="float32", rngs=nnx.Rngs(config.seed), mesh=mesh, **options)
+    return load_hf(
+        base,
+        dtype=config.model.dtype,
+        param_dtype="float32",
+        num_layers=config.model.num_layers or None,
+        mesh=mesh,
+        remat=config.model.remat,
+        rngs=nnx.Rngs(config.seed) if config.model.random else None,
+    )
 
 
 def _keyword_ids(config: ConfigDict, dataset: Dataset, tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.own import on_own_devices
 from tsrec_jax.pipeline import sources
 from tsrec_jax.pipeline.assemble import Assembly
-from tsrec_jax.pipeline.workdir import command, write_json
+from tsrec_jax.pipeline.workdir import command, write_json, write_text
 from tsrec_jax.processes import first
 from tsrec_jax.training.metrics_log import read_metrics
 
@@ -77,17 +76,11 @@ def predict(
     targets = [catalogue.sid(int(target)) for target in rows.targets]
     if first():
         folder.mkdir(parents=True, exist_ok=True)
-        _write_scores(folder / SCORES, [[score for _, score in ranked] for ranked in found])
+        scores = (json.dumps([round(float(score), 4) for _, score in ranked]) for ranked in found)
+        write_text(folder / SCORES, "[" + ",\n".join(scores) + "]\n")
         write_predictions(folder / PREDICTIONS, targets, predictions)
     report(f"{label}: {len(rows)} rows in {seconds:.0f} s ({len(rows) / seconds:.1f} rows/s)")
     return {"rows": len(rows), "invalid": invalid, "seconds": round(seconds, 1)}
-
-
-def _write_scores(path: pathlib.Path, scores: Sequence[Sequence[float]]) -> None:
-    rows = ",\n".join(json.dumps([round(float(each), 4) for each in ranked]) for ranked in scores)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(f"[{rows}]\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _prompts(assembly: Assembly, histories: Sequence[Sequence[str]]) -> Iterator[list[int]]:
@@ -139,9 +132,7 @@ def write_report(
         facts=run_facts(workdir),
     )
     write_json(workdir / "results.json", to_json(built))
-    temporary = workdir / "results.md.tmp"
-    temporary.write_text(to_markdown(built), encoding="utf-8")
-    temporary.replace(workdir / "results.md")
+    write_text(workdir / "results.md", to_markdown(built))
     curves = {name: read_metrics(folder) for name, (folder, _) in evaluations.items()}
     plots.plot_training(curves, workdir / "plots" / "training.png")
     plots.plot_metrics(systems, built.intervals, built.upper_bound, workdir / "plots" / "metrics.png")

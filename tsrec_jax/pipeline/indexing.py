@@ -22,7 +22,7 @@ from tsrec_jax.models.sharding import one_device, own_mesh
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline import sources
 from tsrec_jax.pipeline.assemble import open_mesh
-from tsrec_jax.pipeline.workdir import commit, fingerprint, input_facts, machine, versions, write_json
+from tsrec_jax.pipeline.workdir import commit, fingerprint, input_facts, machine, versions, write_json, write_text
 from tsrec_jax.sid import plots
 from tsrec_jax.sid.embed import embed_texts, item_text
 from tsrec_jax.sid.index import IndexSettings, SidIndex, build_index, load_index
@@ -210,7 +210,5 @@ def _write_report(
         "versions": versions(),
     }
     plots.plot_sids(measured, index.codes_IC, index.sizes, folder / "plots" / "codes.png")
-    temporary = folder / "report.md.tmp"
-    temporary.write_text(to_markdown(measured, facts), encoding="utf-8")
-    os.replace(temporary, folder / "report.md")
+    write_text(folder / "report.md", to_markdown(measured, facts))
     write_json(folder / "report.json", {**to_json(measured), **facts})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import sys
 import traceback
@@ -28,7 +27,7 @@ from tsrec_jax.pipeline.study_cell import (
     wanted_cells,
     with_inputs,
 )
-from tsrec_jax.pipeline.workdir import command, write_json
+from tsrec_jax.pipeline.workdir import command, write_json, write_text
 
 
 def study(config: ConfigDict, workdir: pathlib.Path, names: Sequence[str] = (), seeds: Sequence[str] = ()) -> int:
@@ -133,9 +132,7 @@ def _write_report(config: ConfigDict, workdir: pathlib.Path, wanted: Sequence[Wa
         )
         write_json(workdir / "study.json", to_json(built))
         for suffix, text in (("md", to_markdown(built)), ("csv", to_csv(built)), ("tex", to_latex(built))):
-            temporary = workdir / f"study.{suffix}.tmp"
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, workdir / f"study.{suffix}")
+            write_text(workdir / f"study.{suffix}", text)
         plot_study(built, workdir / "plots")
 
 

@@ -24,7 +24,8 @@ from tsrec_jax.data.folder_files import find_name, hash_of, read_files
 from tsrec_jax.data.held_out import hold_out_users, selection_split
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.compare import read_predictions
-from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, place, read_cell, rows_of, sids_digest
+from tsrec_jax.evaluation.metrics import places
+from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, levels_reached, read_cell, rows_of, sids_digest
 from tsrec_jax.pipeline import indexing, upstream
 from tsrec_jax.pipeline.assemble import prompt_templates
 from tsrec_jax.pipeline.assess import PREDICTIONS, SCORES, evaluated_rows, run_facts
@@ -313,7 +314,7 @@ def _cell(
 ) -> Cell:
     catalogue = dataset.catalogue
     split, rows = evaluated_rows(wanted.config, dataset)
-    placed = place(catalogue, predictions, rows.targets)
+    placed = places(predictions, rows.targets, catalogue)
     return Cell(
         name=wanted.name,
         seed=wanted.seed,
@@ -326,7 +327,7 @@ def _cell(
         rows=rows_of(catalogue, dataset.splits["train"], rows),
         rank=placed.rank,
         before=placed.before,
-        reached=placed.reached,
+        reached=levels_reached(catalogue, predictions, rows.targets),
         top=top,
         curve=curve,
         cost=cost,

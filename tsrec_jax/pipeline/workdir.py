@@ -38,10 +38,15 @@ PACKAGES = (
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON through a temporary name, so that a reader never sees half a file."""
+    """Writes JSON as `write_text` does."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text through a temporary name, so that a reader never sees half a file; its folder is made if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 

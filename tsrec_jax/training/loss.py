@@ -85,8 +85,7 @@ def batch_nll(
     Returns:
       float32 by the names of `loss_tasks`; empty slots hold a meaningless value.
     """
-    x_BTD = model.hidden(batch["tokens_BT"], batch["positions_BT"], batch["segment_ids_BT"])
-    x_GPD, table_VD = _at_slots(x_BTD, batch["loss_index_GP"]), model.output_table()
+    x_BTD, x_GPD, table_VD = _states(model, batch)
     nll = {
         "loss_task_GP": token_nll(x_GPD, table_VD, batch["loss_target_GP"], num_tokens=model.num_tokens, chunk=chunk)
     }
@@ -106,8 +105,7 @@ def batch_loss(
       model, batch, chunk, paths: as in `batch_nll`.
       weights: of each loss slot, by the names of `loss_tasks`; see `slot_weights`.
     """
-    x_BTD = model.hidden(batch["tokens_BT"], batch["positions_BT"], batch["segment_ids_BT"])
-    x_GPD, table_VD = _at_slots(x_BTD, batch["loss_index_GP"]), model.output_table()
+    x_BTD, x_GPD, table_VD = _states(model, batch)
     total, nll_GP = weighted_loss(
         x_GPD,
         table_VD,
@@ -150,10 +148,13 @@ def catalogue_nll(x_BTD: jax.Array, table_VD: jax.Array, batch: Mapping[str, jax
     return nll(x_BTD, rows_nD)
 
 
-def _at_slots(x_BTD: jax.Array, index_GP: jax.Array) -> jax.Array:
-    """x_GPD: the hidden state from which each loss slot's target is predicted."""
+def _states(model: Decoder, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """x_BTD, x_GPD, the hidden states from which the loss slots' targets are predicted, and the output table."""
+    x_BTD = model.hidden(batch["tokens_BT"], batch["positions_BT"], batch["segment_ids_BT"])
+    index_GP = batch["loss_index_GP"]
     x_GSD = x_BTD.reshape(index_GP.shape[0], -1, x_BTD.shape[-1])
-    return constrain(jnp.take_along_axis(x_GSD, index_GP[..., None], axis=1), "batch", None, None)
+    x_GPD = constrain(jnp.take_along_axis(x_GSD, index_GP[..., None], axis=1), "batch", None, None)
+    return x_BTD, x_GPD, model.output_table()
 
 
 def task_sums(nll: Any, tasks: Any, num_tasks: int) -> jax.Array:
