@@ -16,6 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from tsrec_jax.baselines.run import BASELINES
 from tsrec_jax.data.prepare.preparation import PrepareSettings
 from tsrec_jax.data.prompts import Templates
 from tsrec_jax.errors import UserError
@@ -174,6 +175,9 @@ def default_config() -> ConfigDict:
     config.eval.normaliser = "vocab"  # of a step's score: vocab | level | catalogue
     config.eval.score_end = False  # add the scores of the newline and end of text behind a SID (only with vocab)
     config.eval.max_rows = 0  # first n rows of the split; 0: all
+    config.eval.prior = ""  # a baseline whose scores the search adds to the model's (baselines/run.py); empty: none
+    config.eval.prior_weights = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # tried on the split that models are selected on
+    config.eval.prior_rows = 1024  # of that split, spread over it; 0: all
     config.eval.bootstrap = 1000  # resamples of the 95 % intervals
 
     config.export = ConfigDict()
@@ -288,6 +292,7 @@ CHOICES = {
     "train.sid_loss": ("vocab", "catalogue"),
     "train.select_by": ("loss", "hr@10"),
     "eval.split": ("test", "valid"),
+    "eval.prior": ("", *BASELINES),
     "eval.normaliser": ("vocab", "level", "catalogue"),
     "prepare.source": ("", "amazon2018", "amazon2023", "tables"),
     "index.sids": ("auto", "given", "make"),
@@ -307,8 +312,9 @@ POSITIVE = ("train.batch_tokens", "train.sequence_length", "train.slot_rows", "t
             "tasks.similar_sid.nearest")  # fmt: skip
 NOT_NEGATIVE = ("train.max_steps", "train.epochs", "train.warmup_steps", "train.validations", "train.patience",
                 "train.checkpoint_every", "train.explode_factor", "train.valid_rows", "train.valid_beam_rows",
-                "eval.max_rows", "eval.bootstrap", "model.num_layers", "ts_align.weight", "ts_align.rate",
-                "sid_init.target_norm", "index.whiten", "index.rows_per_code")  # fmt: skip
+                "eval.max_rows", "eval.prior_rows", "eval.bootstrap", "model.num_layers",
+                "ts_align.weight", "ts_align.rate", "sid_init.target_norm", "index.whiten",
+                "index.rows_per_code")  # fmt: skip
 COMPARED_AT = 10  # places of a ranking
 SHARES = ("index.max_collision_rate", "index.min_code_use", "train.held_out")
 
@@ -426,6 +432,8 @@ def _validate_values(config: ConfigDict) -> None:
         raise UserError("config.train.select_by='hr@10' needs config.train.valid_beam_rows above 0")
     if config.eval.beams < COMPARED_AT:
         raise UserError(f"config.eval.beams={config.eval.beams}: at least {COMPARED_AT}, since reports compare NDCG@10")
+    if config.eval.prior and not config.eval.prior_weights:
+        raise UserError("config.eval.prior_weights is empty: name at least one weight of the prior to try")
     if config.eval.score_end and config.eval.normaliser != "vocab":
         raise UserError("config.eval.score_end=True needs config.eval.normaliser='vocab': else the end is certain")
     if config.eval.score_end and config.tasks.next_sid.chains:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tsrec_jax.baselines.counts import fit_popularity, fit_recent_popularity, fit_repeat_last, fit_transitions
 from tsrec_jax.baselines.hybrid import fit_hybrid
-from tsrec_jax.baselines.ranking import CHUNK, Fit, rank_sids
+from tsrec_jax.baselines.ranking import CHUNK, Fit, Fitted, rank_sids
 from tsrec_jax.baselines.sasrec import fit_sasrec, fit_sasrec_text
 from tsrec_jax.baselines.text import fit_text
 from tsrec_jax.data.dataset import Dataset
@@ -43,6 +43,22 @@ class BaselineResult:
     facts: Mapping[str, Any]
 
 
+def fit_baseline(
+    name: str,
+    dataset: Dataset,
+    train: Interactions,
+    select: Interactions,
+    seed: int,
+    report: Callable[[str], None],
+) -> Fitted:
+    """Fits a baseline; arguments and errors as in `run_baseline`."""
+    if name not in BASELINES:
+        raise UserError(f"no baseline is called {name!r}; there are {', '.join(BASELINES)}")
+    if not len(train):
+        raise UserError(f"{name}: train holds no rows to learn from; give a split with rows")
+    return BASELINES[name](dataset.catalogue, train, select, seed, report)
+
+
 def run_baseline(
     name: str,
     dataset: Dataset,
@@ -68,16 +84,11 @@ def run_baseline(
     Raises:
       UserError: an unknown name, a train without rows, or what the baseline itself refuses.
     """
-    if name not in BASELINES:
-        raise UserError(f"no baseline is called {name!r}; there are {', '.join(BASELINES)}")
-    if not len(train):
-        raise UserError(f"{name}: train holds no rows to learn from; give a split with rows")
-    catalogue = dataset.catalogue
     started = time.perf_counter()
-    fitted = BASELINES[name](catalogue, train, select, seed, report)
+    fitted = fit_baseline(name, dataset, train, select, seed, report)
     fitted_at = time.perf_counter()
     lists: list[list[str]] = []
     for start in range(0, len(rows), CHUNK):
-        lists += rank_sids(fitted.scores(rows.histories[start : start + CHUNK]), catalogue, length)
+        lists += rank_sids(fitted.scores(rows.histories[start : start + CHUNK]), dataset.catalogue, length)
     seconds = {"fit_seconds": fitted_at - started, "rank_seconds": time.perf_counter() - fitted_at}
     return BaselineResult(lists, {**fitted.facts, **{key: round(value, 2) for key, value in seconds.items()}})

@@ -8,7 +8,6 @@ import hashlib
 import numpy as np
 
 from tsrec_jax.data.dataset import Dataset
-from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
 
 SELECT = "select"  # the split of the rows that were taken out
@@ -35,7 +34,7 @@ def hold_out_users(dataset: Dataset, share: float) -> Dataset:
             f"config.train.held_out={share} of the {len(set(rows.users))} users of {dataset.path}/train.csv holds out "
             f"{'all' if out_n.all() else 'none'} of their rows; use another share"
         )
-    parts = {"train": _rows(rows, ~out_n), SELECT: _rows(rows, out_n)}
+    parts = {"train": rows.take(np.flatnonzero(~out_n)), SELECT: rows.take(np.flatnonzero(out_n))}
     return dataclasses.replace(dataset, splits={**dataset.splits, **parts})
 
 
@@ -44,13 +43,24 @@ def selection_split(dataset: Dataset) -> str:
     return SELECT if SELECT in dataset.splits else "valid"
 
 
+def evaluated_split(dataset: Dataset, wanted: str) -> str:
+    """The split that is evaluated: valid where a folder has no such split."""
+    return wanted if wanted in dataset.splits else "valid"
+
+
+def refuse_selection(dataset: Dataset, wanted: str) -> None:
+    """Refuses to evaluate on the split by which models and settings are chosen.
+
+    Raises:
+      UserError: it is the one that would be evaluated.
+    """
+    if evaluated_split(dataset, wanted) == selection_split(dataset):
+        raise UserError(
+            f"{dataset.path} has no {wanted}.csv, and valid is what training selects by; set config.train.held_out, "
+            "say to 0.1"
+        )
+
+
 def _place(user: str) -> float:
     """The place of a user in [0, 1), by its id."""
     return int.from_bytes(hashlib.sha256(user.encode()).digest()[:8], "big") / 2**64
-
-
-def _rows(rows: Interactions, kept_n: np.ndarray) -> Interactions:
-    numbers = np.flatnonzero(kept_n)
-    return Interactions(
-        tuple(rows.users[n] for n in numbers), tuple(rows.histories[n] for n in numbers), rows.targets[numbers]
-    )

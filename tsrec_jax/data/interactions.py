@@ -50,6 +50,14 @@ class Interactions:
         same = self.users == other.users and self.histories == other.histories
         return same and np.array_equal(self.targets, other.targets)
 
+    def take(self, numbers: Sequence[int] | np.ndarray) -> Interactions:
+        """The rows of these numbers, in this order."""
+        return Interactions(
+            tuple(self.users[n] for n in numbers),
+            tuple(self.histories[n] for n in numbers),
+            self.targets[np.asarray(numbers, np.int64)],
+        )
+
 
 def read_interactions(
     path: pathlib.Path, text: str, items: Sequence[Item], faults: Faults, sids: Sequence[str] | None = None

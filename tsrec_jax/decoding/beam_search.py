@@ -59,14 +59,31 @@ class Filters:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Prior:
+    """What else is known of the items for each request, added to the scores; made by `prior.PriorNodes`.
+
+    A prefix counts as much as the best SID that it leads to. So a prefix never scores less than a SID below it, and
+    `BeamResult.dropped_B` holds with a prior as without.
+
+    Attributes:
+      number: for each level int32 (slots,), the position of a slot's prefix in `value`; of a dead slot anything.
+      value: for each level float32 (B, prefixes), in nats.
+    """
+
+    number: tuple[jax.Array, ...]
+    value: tuple[jax.Array, ...]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class BeamResult:
     """Beams of every request, best first.
 
     Attributes:
       codes_BWC: int32 codes that the beam generated, one a level; meaningless in a dead beam.
-      scores_BW: float32 log-probability of the SID, in nats; -inf for a dead beam (there are fewer SIDs than beams),
-        +inf where a score was NaN.
-      totals_BWC: float32 log-probability of the first codes of the beam, one to all.
+      scores_BW: float32 log-probability of the SID, in nats, and its prior; -inf for a dead beam (there are fewer SIDs
+        than beams), +inf where a score was NaN.
+      totals_BWC: float32 log-probability of the first codes of the beam, one to all, without the prior.
       dropped_B: float32, the best score that the search let go of on any level; -inf where it let go of nothing. No
         SID outside the beams scores more, so the first k are exact where scores_BW[:, k - 1] is above it.
     """
@@ -86,6 +103,7 @@ def beam_search(
     settings: SearchSettings,
     prefix: Prefix | None = None,
     filters: Filters | None = None,
+    prior: Prior | None = None,
 ) -> BeamResult:
     """The best SIDs that the search finds for each prompt.
 
@@ -101,13 +119,14 @@ def beam_search(
       settings: width and scores.
       prefix: what stands before every prompt.
       filters: what requests leave out; None: nothing.
+      prior: what is added to the scores; None: nothing.
     """
     batch = tokens_BS.shape[0]
     rows_B1 = jnp.arange(batch)[:, None]
     x_DB, prompt = prefill(model, tokens_BS, lengths_B, prefix)
     # One beam at the root: the first level fans it out.
     x_DBW, suffix = x_DB[..., None], SuffixCache()
-    scores_BW = jnp.zeros((batch, 1), jnp.float32)
+    scores_BW = ranked_BW = jnp.zeros((batch, 1), jnp.float32)
     slots_BW = jnp.zeros((batch, 1), jnp.int32)
     codes_BWC, totals_BWC = jnp.zeros((batch, 1, 0), jnp.int32), jnp.zeros((batch, 1, 0), jnp.float32)
     dropped_B = jnp.full(batch, -jnp.inf)
@@ -117,7 +136,9 @@ def beam_search(
             x_DBW, suffix = extend(model, tokens_BW, prompt, suffix)
         first_BW, allowed_BWK, codes_BWK = _children(level, slots_BW, _filters_of(filters, number, batch))
         totals_BWK = _totals(model, level, x_DBW, scores_BW, allowed_BWK, codes_BWK, settings.normaliser)
-        scores_BW, parents_BW, place_BW, lost_B = _best(totals_BWK, settings.beams)
+        ranked_BWK = totals_BWK if prior is None else totals_BWK + _prior_of(prior, number, first_BW, level.width)
+        ranked_BW, parents_BW, place_BW, lost_B = _best(ranked_BWK, settings.beams)
+        scores_BW = ranked_BW if prior is None else totals_BWK[rows_B1, parents_BW, place_BW]
         dropped_B = jnp.maximum(dropped_B, lost_B)
         slots_BW = first_BW[rows_B1, parents_BW] + place_BW
         new_BW = place_BW if codes_BWK is None else codes_BWK[rows_B1, parents_BW, place_BW]
@@ -126,10 +147,10 @@ def beam_search(
         suffix = suffix.reorder(parents_BW)
     if settings.forced:
         last_BW = trie.levels[-1].token_ids_E[codes_BWC[..., -1]]
-        scores_BW = scores_BW + _forced_scores(model, last_BW, prompt, suffix, settings.forced)
-        scores_BW, order_BW = jax.lax.top_k(_nan_first(scores_BW), scores_BW.shape[1])
+        ranked_BW = ranked_BW + _forced_scores(model, last_BW, prompt, suffix, settings.forced)
+        ranked_BW, order_BW = jax.lax.top_k(_nan_first(ranked_BW), ranked_BW.shape[1])
         codes_BWC, totals_BWC = codes_BWC[rows_B1, order_BW], totals_BWC[rows_B1, order_BW]
-    return BeamResult(codes_BWC, scores_BW, totals_BWC, dropped_B)
+    return BeamResult(codes_BWC, ranked_BW, totals_BWC, dropped_B)
 
 
 def _filters_of(filters: Filters | None, level: int, batch: int) -> tuple[jax.Array, jax.Array | None]:
@@ -177,6 +198,13 @@ def _without(allowed_BWK: jax.Array, first_BW: jax.Array, count_BW: jax.Array, e
     flat_BX = jnp.where(here_BWX.any(axis=1), beam_BX * width + place_BX, beams * width)
     flat = allowed_BWK.reshape(batch, -1).at[jnp.arange(batch)[:, None], flat_BX].set(False, mode="drop")
     return flat.reshape(allowed_BWK.shape)
+
+
+def _prior_of(prior: Prior, level: int, first_BW: jax.Array, width: int) -> jax.Array:
+    """The prior of every candidate, (B, W, K)."""
+    number_N = prior.number[level]
+    slots_BWK = jnp.minimum(first_BW[..., None] + jnp.arange(width), number_N.shape[0] - 1)
+    return prior.value[level][jnp.arange(first_BW.shape[0])[:, None, None], number_N[slots_BWK]]
 
 
 def _totals(

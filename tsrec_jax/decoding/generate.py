@@ -13,8 +13,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tsrec_jax.data.catalogue import Catalogue
-from tsrec_jax.decoding.beam_search import BeamResult, SearchSettings, beam_search
+from tsrec_jax.decoding.beam_search import BeamResult, Prior, SearchSettings, beam_search
 from tsrec_jax.decoding.filters import FilterRows, SidFilter
+from tsrec_jax.decoding.prior import PriorNodes
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.models.inference import InferenceModel, make_prefix
 from tsrec_jax.models.sharding import mesh_of, named_sharding
@@ -33,8 +34,8 @@ class Found:
 
     Attributes:
       codes_WC: int32.
-      scores_W: float32 log-probabilities in nats.
-      totals_WC: float32 log-probabilities of the first codes, one to all.
+      scores_W: float32 log-probabilities in nats, each with its prior where there is one.
+      totals_WC: float32 log-probabilities of the first codes, one to all, without the prior.
       dropped: the best score that the search let go of; -inf: of nothing.
     """
 
@@ -90,6 +91,7 @@ class Searcher:
         prompts: Iterable[Sequence[int]],
         filters: Sequence[SidFilter] | None = None,
         *,
+        prior: Callable[[Sequence[int]], Prior] | None = None,
         progress: Callable[[str], None] | None = None,
         total: int | None = None,
     ) -> list[Found]:
@@ -101,6 +103,7 @@ class Searcher:
         Args:
           prompts: token ids, at least one each.
           filters: for each prompt what it leaves out; needs `filtering`.
+          prior: from the numbers of a batch's prompts, of which some may be repeated, to what is added to their scores.
           progress: receives a line now and then.
           total: number of prompts, for the progress lines.
 
@@ -117,7 +120,9 @@ class Searcher:
         pending: tuple[list[int], BeamResult] | None = None
         for rows, tokens_BS, lengths_B, prefixed in self._batches(prompts):
             batch = [filters[row] for row in rows] if filters is not None else []
-            found = self._search(tokens_BS, lengths_B, prefixed, batch)
+            # A short batch repeats its first prompt.
+            known = None if prior is None else prior(rows + rows[:1] * (len(tokens_BS) - len(rows)))
+            found = self._search(tokens_BS, lengths_B, prefixed, batch, known)
             if pending is not None:
                 results |= self._collect(*pending, filters is not None)
                 clock.tick(len(results))
@@ -168,14 +173,21 @@ class Searcher:
         return wider
 
     def _search(
-        self, tokens_BS: np.ndarray, lengths_B: np.ndarray, prefixed: bool, batch: Sequence[SidFilter]
+        self,
+        tokens_BS: np.ndarray,
+        lengths_B: np.ndarray,
+        prefixed: bool,
+        batch: Sequence[SidFilter],
+        prior: Prior | None,
     ) -> BeamResult:
         arrays, filters = (self.trie.arrays, None) if self._rows is None else self._rows.prepare(batch)
         if self.mesh is not None:
             sharding = named_sharding(self.mesh, "batch")
             tokens_BS, lengths_B, filters = jax.device_put((tokens_BS, lengths_B, filters), sharding)
+            if prior is not None:
+                prior = dataclasses.replace(prior, value=jax.device_put(prior.value, sharding))
         prefix = self._prefix if prefixed else None
-        return beam_search(self.model, arrays, tokens_BS, lengths_B, self.settings, prefix, filters)
+        return beam_search(self.model, arrays, tokens_BS, lengths_B, self.settings, prefix, filters, prior)
 
     def _batches(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], np.ndarray, np.ndarray, bool]]:
         """(row numbers, tokens_BS, lengths_B, whether the prefix stands before) of full batches.
@@ -289,10 +301,14 @@ def search_all(
     prefix: Sequence[int] = (),
     normaliser: str = "vocab",
     forced: tuple[int, ...] = (),
+    item_scores: Callable[[Sequence[int]], np.ndarray] | None = None,
     progress: Callable[[str], None] | None = None,
     total: int | None = None,
 ) -> list[Ranked]:
     """The ranked SIDs of every prompt as texts; arguments as in `Searcher`, `Searcher.run` and `SearchSettings`.
+
+    Where `item_scores` is given, it maps numbers of prompts to float32 scores_BI of the catalogue's items, in nats, of
+    which the best of a SID's items is added to its log-probability while the search goes on.
 
     Of several processes, each on its own devices, every one searches its share of the prompts and gets all results.
     """
@@ -300,7 +316,16 @@ def search_all(
     searcher = Searcher(model, trie, settings, batch_size=batch_size, buckets=buckets, prefix=prefix)
     rank, count = (jax.process_index(), jax.process_count()) if several() else (0, 1)
     mine = itertools.islice(prompts, rank, None, count)
-    found = searcher.run(mine, progress=progress, total=None if total is None else len(range(rank, total, count)))
+    prior = None
+    if item_scores is not None:
+        nodes = PriorNodes(trie, catalogue.codes_IC)
+
+        def prior(rows: Sequence[int]) -> Prior:
+            return nodes.prior(item_scores([rank + count * row for row in rows]))
+
+    found = searcher.run(
+        mine, prior=prior, progress=progress, total=None if total is None else len(range(rank, total, count))
+    )
     ranked = [list(zip(sid_texts(catalogue, one.codes_WC), one.scores_W.tolist(), strict=True)) for one in found]
     shares = gather(ranked)
     turns = itertools.chain.from_iterable(itertools.zip_longest(*shares))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 import time
@@ -12,8 +13,9 @@ from ml_collections import ConfigDict
 
 from tsrec_jax.baselines.run import run_baseline
 from tsrec_jax.data.dataset import Dataset
+from tsrec_jax.data.held_out import evaluated_split
 from tsrec_jax.data.interactions import Interactions
-from tsrec_jax.decoding.generate import search_all
+from tsrec_jax.decoding.generate import Ranked, search_all
 from tsrec_jax.evaluation import plots
 from tsrec_jax.evaluation.compare import compare, read_predictions, write_predictions
 from tsrec_jax.evaluation.metrics import ks_for, score
@@ -22,6 +24,7 @@ from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.own import on_own_devices
 from tsrec_jax.pipeline import sources
 from tsrec_jax.pipeline.assemble import Assembly
+from tsrec_jax.pipeline.prior import ItemScores, choose_prior
 from tsrec_jax.pipeline.workdir import command, write_json, write_text
 from tsrec_jax.processes import first
 from tsrec_jax.training.metrics_log import read_metrics
@@ -34,10 +37,9 @@ TOKENISED = 256  # histories a call of the tokenizer
 
 def evaluated_rows(config: ConfigDict, dataset: Dataset) -> tuple[str, Interactions]:
     """The split that is evaluated and its first `eval.max_rows` rows; valid where a folder has no such split."""
-    split = config.eval.split if config.eval.split in dataset.splits else "valid"
+    split = evaluated_split(dataset, config.eval.split)
     rows = dataset.splits[split]
-    count = min(config.eval.max_rows or len(rows), len(rows))
-    return split, Interactions(rows.users[:count], rows.histories[:count], rows.targets[:count])
+    return split, rows.take(range(min(config.eval.max_rows or len(rows), len(rows))))
 
 
 def predict(
@@ -46,29 +48,22 @@ def predict(
     """Writes `predictions.json` and `scores.json` of a trained system.
 
     Returns:
-      rows, invalid SIDs (0 by construction) and seconds.
+      rows, invalid SIDs (0 by construction) and seconds, and of a prior what was chosen.
     """
     catalogue = assembly.dataset.catalogue
     split, rows = evaluated_rows(config, assembly.dataset)
     if split != config.eval.split:
         report(f"{label}: the folder has no {config.eval.split}.csv, using {split}")
-    histories = [[catalogue.sid(item) for item in history] for history in rows.histories]
-    started = time.perf_counter()
+    chosen = None
     with on_own_devices(assembly.model) as model:
-        found = search_all(
-            InferenceModel.of(model),
-            assembly.trie,
-            catalogue,
-            _prompts(assembly, histories),
-            beams=config.eval.beams,
-            batch_size=config.eval.batch_size,
-            prefix=assembly.builder.prefix("next_sid"),
-            normaliser=config.eval.normaliser,
-            forced=assembly.builder.end if config.eval.score_end else (),
-            progress=lambda line: report(f"{label}: {line}"),
-            total=len(histories),
+        search = functools.partial(
+            _search, assembly, config, InferenceModel.of(model), lambda line: report(f"{label}: {line}")
         )
-    seconds = time.perf_counter() - started
+        if config.eval.prior:
+            chosen = choose_prior(config, assembly.dataset, search, lambda line: report(f"{label}: {line}"))
+        started = time.perf_counter()
+        found = search(rows, None if chosen is None else chosen.scores_of(rows))
+        seconds = time.perf_counter() - started
     predictions = [[sid for sid, _ in ranked] for ranked in found]
     invalid = sum(sid not in catalogue.items_of_sid for ranked in predictions for sid in ranked)
     if invalid:
@@ -80,7 +75,35 @@ def predict(
         write_text(folder / SCORES, "[" + ",\n".join(scores) + "]\n")
         write_predictions(folder / PREDICTIONS, targets, predictions)
     report(f"{label}: {len(rows)} rows in {seconds:.0f} s ({len(rows) / seconds:.1f} rows/s)")
-    return {"rows": len(rows), "invalid": invalid, "seconds": round(seconds, 1)}
+    facts = {"rows": len(rows), "invalid": invalid, "seconds": round(seconds, 1)}
+    return facts if chosen is None else {**facts, "prior": chosen.facts}
+
+
+def _search(
+    assembly: Assembly,
+    config: ConfigDict,
+    model: InferenceModel,
+    progress: Callable[[str], None],
+    rows: Interactions,
+    item_scores: ItemScores | None,
+) -> list[Ranked]:
+    """The ranked SIDs of every row; `item_scores` is what the search adds to the model's scores."""
+    catalogue = assembly.dataset.catalogue
+    histories = [[catalogue.sid(item) for item in history] for history in rows.histories]
+    return search_all(
+        model,
+        assembly.trie,
+        catalogue,
+        _prompts(assembly, histories),
+        beams=config.eval.beams,
+        batch_size=config.eval.batch_size,
+        prefix=assembly.builder.prefix("next_sid"),
+        normaliser=config.eval.normaliser,
+        forced=assembly.builder.end if config.eval.score_end else (),
+        item_scores=item_scores,
+        progress=progress,
+        total=len(histories),
+    )
 
 
 def _prompts(assembly: Assembly, histories: Sequence[Sequence[str]]) -> Iterator[list[int]]:
@@ -118,6 +141,7 @@ def write_report(
     systems = {name: score(ranked, rows.targets, catalogue, ks) for name, ranked in predictions.items()}
     main = next(iter(evaluations))
     others = [name for name in systems if name != main]
+    priors = {f"prior of {name}": facts["prior"] for name, (_, facts) in evaluations.items() if "prior" in facts}
     built = Report(
         dataset=dataset.name,
         split=split,
@@ -129,7 +153,7 @@ def write_report(
         comparisons={f"{main} against {name}": compare(systems[main], systems[name], "NDCG@10") for name in others},
         upper_bound=sources.upper_bound(config, dataset, rows, ks) if sources.is_embedded(config) else None,
         training=training,
-        facts=run_facts(workdir),
+        facts={**run_facts(workdir), **priors},
     )
     write_json(workdir / "results.json", to_json(built))
     write_text(workdir / "results.md", to_markdown(built))

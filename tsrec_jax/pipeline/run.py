@@ -290,8 +290,12 @@ def _restore(job: Job, system: str) -> Assembly:
     return dataclasses.replace(assembly, model=model)
 
 
-def evaluate_systems(job: Job, systems: list[str]) -> None:
-    """Writes the predictions of trained systems and the report on them; finished predictions are kept."""
+def evaluate_systems(job: Job, systems: list[str]) -> dict[str, Mapping[str, Any]]:
+    """Writes the predictions of trained systems and the report on them; finished predictions are kept.
+
+    Returns:
+      {system: the facts that `assess.predict` returned}.
+    """
     evaluations = {}
     for system in systems:
         identity = training_identity(_settings(job, system), job.dataset)
@@ -308,6 +312,7 @@ def evaluate_systems(job: Job, systems: list[str]) -> None:
     trained = {system: trained_facts(job, system) for system in systems}
     if first():
         assess.write_report(job.config, job.dataset, job.workdir.path, evaluations, trained, report)
+    return {system: facts for system, (_, facts) in evaluations.items()}
 
 
 def _export(job: Job) -> None:

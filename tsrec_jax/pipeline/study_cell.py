@@ -21,7 +21,7 @@ from tsrec_jax.configuration import default_config, study_arm_config, update
 from tsrec_jax.data.dataset import CLUSTERS, SPLITS, Dataset, read_dataset
 from tsrec_jax.data.faults import Faults
 from tsrec_jax.data.folder_files import find_name, hash_of, read_files
-from tsrec_jax.data.held_out import hold_out_users, selection_split
+from tsrec_jax.data.held_out import hold_out_users, refuse_selection, selection_split
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.compare import read_predictions
 from tsrec_jax.evaluation.metrics import places
@@ -240,11 +240,11 @@ def run_arm(wanted: Wanted, config: ConfigDict, report: Report) -> Cell:
     memory = _PeakMemory()
     with on_mesh(config):
         job = open_job(config, wanted.folder)
-        _refuse_selection(config, job.dataset)
+        refuse_selection(job.dataset, config.eval.split)
         again = trained_facts(job) is not None
         train_system(job, MAIN)
         trained = trained_facts(job)
-        evaluate_systems(job, [MAIN])
+        evaluated = evaluate_systems(job, [MAIN])[MAIN]
     rows = read_metrics(wanted.folder)
     scores = json.loads((wanted.folder / SCORES).read_text(encoding="utf-8"))
     cost = {
@@ -259,14 +259,16 @@ def run_arm(wanted: Wanted, config: ConfigDict, report: Report) -> Cell:
     curve = tuple((row["step"], _number(row["valid/loss"]), _number(row.get("valid/hr@10"))) for row in rows
                   if "valid/loss" in row)  # fmt: skip
     predictions = read_predictions(wanted.folder / PREDICTIONS)[1]
-    top = np.array([ranked[0] for ranked in scores], np.float64)
+    # With a prior, scores are no log-probabilities.
+    top = np.zeros(0) if config.eval.prior else np.array([ranked[0] for ranked in scores], np.float64)
+    facts |= {"prior": evaluated["prior"]} if config.eval.prior else {}
     return _cell(wanted, job.dataset, predictions, top=top, curve=curve, cost=cost, facts=facts)
 
 
 def run_one_baseline(wanted: Wanted, config: ConfigDict, report: Report) -> Cell:
     """Fits and evaluates a baseline; the arguments are those of `run_arm`."""
     dataset = hold_out_users(read_dataset(config.dataset.path, config.dataset.name), config.train.held_out)
-    _refuse_selection(config, dataset)
+    refuse_selection(dataset, config.eval.split)
     _, rows = evaluated_rows(config, dataset)
     memory, started = _PeakMemory(), time.perf_counter()
     result = run_baseline(
@@ -291,15 +293,6 @@ def run_one_baseline(wanted: Wanted, config: ConfigDict, report: Report) -> Cell
     }
     cost = {**known, "seconds": seconds, "memory": memory.bytes()}
     return _cell(wanted, dataset, result.lists, top=np.zeros(0), curve=(), cost=cost, facts=facts)
-
-
-def _refuse_selection(config: ConfigDict, dataset: Dataset) -> None:
-    split, _ = evaluated_rows(config, dataset)
-    if split == selection_split(dataset):
-        raise UserError(
-            f"{dataset.path} has no {config.eval.split}.csv, and valid is what training selects by; set "
-            "config.train.held_out, say to 0.1"
-        )
 
 
 def _cell(

@@ -1,0 +1,158 @@
+"""Search with scores of the items added: the same as adding them to every SID's score, and found while searching."""
+
+import numpy as np
+import pytest
+
+from tsrec_jax.data.catalogue import Catalogue, Item
+from tsrec_jax.decoding import trie as trie_module
+from tsrec_jax.decoding.beam_search import SearchSettings, beam_search
+from tsrec_jax.decoding.generate import Searcher, search_all
+from tsrec_jax.decoding.prior import PriorNodes
+from tsrec_jax.decoding.trie import Trie
+from tsrec_jax.models.inference import InferenceModel
+from tsrec_jax.models.sharding import make_mesh
+
+
+@pytest.fixture(scope="module")
+def catalogue():
+    """40 items, of which some share a SID."""
+    rng = np.random.default_rng(0)
+    sids = [(f"<a_{a}>", f"<b_{b}>", f"<c_{c}>") for a, b, c in rng.integers(0, 6, (38, 3))]
+    sids += [sids[3], sids[17]]
+    return Catalogue(tuple(Item(str(i), f"title {i}") for i in range(40)), tuple(sids))
+
+
+@pytest.fixture(params=[1 << 24, 64], ids=["dense", "sparse below"])
+def trie(request, catalogue, monkeypatch):
+    monkeypatch.setattr(trie_module, "DENSE_SLOTS", request.param)
+    trie = Trie.of_catalogue(catalogue, 32)
+    assert (trie.arrays.levels[-1].starts is None) == (request.param > 64)
+    return trie
+
+
+@pytest.fixture
+def model(make_model):
+    return InferenceModel.of(make_model(layers=1))
+
+
+@pytest.fixture(scope="module")
+def scores_BI():
+    return np.random.default_rng(2).normal(0.0, 3.0, (5, 40)).astype(np.float32)
+
+
+def wanted_scores(model, trie, catalogue, padded, scores_BI, normaliser="vocab"):
+    """{codes: log-probability + best score of its items} of all SIDs, best first, a prompt each."""
+    plain = beam_search(model, trie.arrays, *padded, SearchSettings(64, normaliser))
+    codes = [tuple(row) for row in catalogue.codes_IC.tolist()]
+    found = []
+    for codes_WC, scores_W, scores_I in zip(plain.codes_BWC, plain.scores_BW, scores_BI, strict=True):
+        alive_W = np.isfinite(scores_W)
+        alone = dict(zip(map(tuple, np.asarray(codes_WC)[alive_W].tolist()), scores_W[alive_W].tolist(), strict=True))
+        best = {sid: max(s for c, s in zip(codes, scores_I, strict=True) if c == sid) for sid in alone}
+        total = {sid: alone[sid] + best[sid] for sid in alone}
+        found.append(dict(sorted(total.items(), key=lambda entry: -entry[1])))
+    return found
+
+
+def same(codes_WC, scores_W, wanted, count):
+    best = list(wanted.items())[:count]
+    np.testing.assert_array_equal(np.asarray(codes_WC)[:count], [codes for codes, _ in best])
+    np.testing.assert_allclose(np.asarray(scores_W)[:count], [score for _, score in best], atol=1e-4)
+
+
+@pytest.mark.parametrize("normaliser", ["vocab", "catalogue"])
+def test_scores_are_those_of_the_model_plus_the_best_of_the_items(
+    model, trie, catalogue, padded, scores_BI, normaliser
+):
+    prior = PriorNodes(trie, catalogue.codes_IC).prior(scores_BI)
+    found = beam_search(model, trie.arrays, *padded, SearchSettings(64, normaliser), prior=prior)
+    plain = wanted_scores(model, trie, catalogue, padded, scores_BI, normaliser)
+    for codes_WC, scores_W, wanted in zip(found.codes_BWC, found.scores_BW, plain, strict=True):
+        assert len(wanted) == trie.num_sids < catalogue.num_items
+        same(codes_WC, scores_W, wanted, trie.num_sids)
+
+
+def test_log_probabilities_of_prefixes_stay_the_models_own(model, trie, catalogue, padded, scores_BI):
+    prior = PriorNodes(trie, catalogue.codes_IC).prior(scores_BI)
+    found = beam_search(model, trie.arrays, *padded, SearchSettings(7), prior=prior)
+    plain = beam_search(model, trie.arrays, *padded, SearchSettings(64))
+    for row in range(5):
+        codes_NC = np.asarray(plain.codes_BWC[row, : trie.num_sids])
+        for codes_C, totals_C in zip(np.asarray(found.codes_BWC[row]), found.totals_BWC[row], strict=True):
+            (place,) = np.flatnonzero((codes_NC == codes_C).all(axis=1))
+            np.testing.assert_allclose(totals_C, plain.totals_BWC[row, place], atol=1e-4)
+
+
+def test_the_search_finds_an_item_that_the_model_alone_would_not_list(model, trie, catalogue, padded):
+    plain = beam_search(model, trie.arrays, *padded, SearchSettings(64))
+    last = np.asarray(plain.codes_BWC)[:, trie.num_sids - 1]
+    scores_BI = np.where((catalogue.codes_IC == last[:, None]).all(axis=-1), np.float32(100), np.float32(0))
+    prior = PriorNodes(trie, catalogue.codes_IC).prior(scores_BI)
+    found = beam_search(model, trie.arrays, *padded, SearchSettings(1), prior=prior)
+    np.testing.assert_array_equal(found.codes_BWC[:, 0], last)
+
+
+def test_what_is_said_to_be_exact_is_exact(model, trie, catalogue, prompts, padded, scores_BI):
+    nodes, claims = PriorNodes(trie, catalogue.codes_IC), 0
+    searcher = Searcher(model, trie, SearchSettings(6), batch_size=5, buckets=(24,))
+    found = searcher.run(prompts, prior=lambda rows: nodes.prior(scores_BI[rows]))
+    for one, wanted in zip(found, wanted_scores(model, trie, catalogue, padded, scores_BI), strict=True):
+        for k in range(1, 7):
+            if one.exact(k):
+                claims += 1
+                same(one.codes_WC, one.scores_W, wanted, k)
+    assert 5 <= claims < 30, "the test needs claims, and searches that make none"
+
+
+def test_every_prompt_gets_its_own_scores_whatever_batches_and_buckets(model, trie, catalogue, prompts, scores_BI):
+    given = {"beams": 7, "item_scores": lambda rows: scores_BI[list(rows)]}
+    wanted = search_all(model, trie, catalogue, prompts, batch_size=5, buckets=(24,), **given)
+    assert len({row[0][0] for row in wanted}) > 1
+    for size, buckets in ((2, (12, 24)), (3, (4, 8, 24)), (8, (24,))):
+        found = search_all(model, trie, catalogue, prompts, batch_size=size, buckets=buckets, **given)
+        assert [[sid for sid, _ in row] for row in found] == [[sid for sid, _ in row] for row in wanted]
+
+
+def test_a_constant_changes_no_ranking_and_adds_to_every_score(model, trie, catalogue, padded):
+    prior = PriorNodes(trie, catalogue.codes_IC).prior(np.full((5, 40), 2.5, np.float32))
+    plain = beam_search(model, trie.arrays, *padded, SearchSettings(9))
+    found = beam_search(model, trie.arrays, *padded, SearchSettings(9), prior=prior)
+    np.testing.assert_array_equal(found.codes_BWC, plain.codes_BWC)
+    np.testing.assert_allclose(found.scores_BW, plain.scores_BW + 2.5, atol=1e-5)
+
+
+def test_new_scores_compile_nothing(model, trie, catalogue, padded, scores_BI):
+    nodes = PriorNodes(trie, catalogue.codes_IC)
+    beam_search(model, trie.arrays, *padded, SearchSettings(9), prior=nodes.prior(scores_BI))
+    before = beam_search._cache_size()
+    beam_search(model, trie.arrays, *padded, SearchSettings(9), prior=nodes.prior(-scores_BI))
+    assert beam_search._cache_size() == before
+
+
+def test_on_a_mesh_the_lists_are_the_same(make_model, trie, catalogue, prompts, scores_BI):
+    given = {"beams": 7, "batch_size": 4, "buckets": (24,), "item_scores": lambda rows: scores_BI[list(rows)]}
+    wanted = search_all(InferenceModel.of(make_model(layers=1)), trie, catalogue, prompts, **given)
+    mesh = make_mesh(2, 2, 2)
+    with_mesh = InferenceModel.of(make_model(layers=1, mesh=mesh))
+    found = search_all(with_mesh, trie, catalogue, prompts, **given)
+    assert [[sid for sid, _ in row] for row in found] == [[sid for sid, _ in row] for row in wanted]
+
+
+def test_items_that_are_no_longer_in_the_trie_count_for_nothing(model, trie, catalogue, padded, scores_BI):
+    trie.remove(catalogue.codes_IC[:10])
+    prior = PriorNodes(trie, catalogue.codes_IC).prior(scores_BI)
+    found = beam_search(model, trie.arrays, *padded, SearchSettings(64), prior=prior)
+    for row, wanted in enumerate(wanted_scores(model, trie, catalogue, padded, scores_BI)):
+        same(found.codes_BWC[row], found.scores_BW[row], wanted, trie.num_sids)
+
+
+def test_scores_that_rank_nothing_are_refused(trie, catalogue):
+    nodes = PriorNodes(trie, catalogue.codes_IC)
+    for bad in (np.nan, -np.inf):
+        with pytest.raises(ValueError, match="not finite"):
+            nodes.prior(np.full((1, 40), bad, np.float32))
+
+
+def test_a_trie_with_sids_of_no_item_is_refused(trie, catalogue):
+    with pytest.raises(ValueError, match="no item with a score"):
+        PriorNodes(trie, catalogue.codes_IC[:20])

@@ -1,0 +1,87 @@
+"""A baseline beside the model: fitted on train, and weighed on the split that models are selected on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from tsrec_jax.baselines.ranking import Fitted, ndcg_of_ranks
+from tsrec_jax.baselines.run import fit_baseline
+from tsrec_jax.data.dataset import Dataset
+from tsrec_jax.data.held_out import refuse_selection, selection_split
+from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.decoding.generate import Ranked
+from tsrec_jax.errors import UserError
+from tsrec_jax.evaluation.metrics import places
+
+ItemScores = Callable[[Sequence[int]], np.ndarray]  # from numbers of rows to float32 scores_BI
+Search = Callable[[Interactions, ItemScores | None], list[Ranked]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ChosenPrior:
+    """What the search adds to the model's scores.
+
+    Attributes:
+      fitted: the baseline.
+      weight: that its scores are multiplied by.
+      facts: `baseline`, `settings`, `weight`, `rows`, and `tried`: {weight: NDCG@10 on the selection rows}, where 0 is
+        the model alone.
+    """
+
+    fitted: Fitted
+    weight: float
+    facts: Mapping[str, Any]
+
+    def scores_of(self, rows: Interactions) -> ItemScores:
+        """The scores of some rows, computed batch by batch."""
+        return _scores_of(self.fitted, self.weight, rows)
+
+
+def choose_prior(config: ConfigDict, dataset: Dataset, search: Search, report: Callable[[str], None]) -> ChosenPrior:
+    """Fits `eval.prior` on train and takes the weight, out of `eval.prior_weights`, of the best NDCG@10 on selection.
+
+    Args:
+      config: section `eval`, and `seed`, are read.
+      dataset: the data.
+      search: ranks SIDs for rows by the trained model with scores of the items.
+      report: receives the lines.
+
+    Raises:
+      UserError: the rows that are evaluated are those of the selection, or what the baseline itself refuses.
+    """
+    refuse_selection(dataset, config.eval.split)
+    train, select = dataset.splits["train"], dataset.splits[selection_split(dataset)]
+    if not len(select):
+        raise UserError(
+            f"config.eval.prior={config.eval.prior!r}: the selection split holds no rows to choose its weight on"
+        )
+    fitted = fit_baseline(config.eval.prior, dataset, train, select, config.seed, report)
+    count = min(config.eval.prior_rows or len(select), len(select))
+    rows = select.take(np.linspace(0, len(select) - 1, count).astype(int))
+    tried = {}
+    for weight in (0.0, *config.eval.prior_weights):
+        found = search(rows, _scores_of(fitted, weight, rows) if weight else None)
+        rank_N = places([[sid for sid, _ in ranked] for ranked in found], rows.targets, dataset.catalogue).rank
+        tried[weight] = ndcg_of_ranks(np.where(rank_N < 0, np.iinfo(np.int32).max, rank_N))
+        report(f"prior {config.eval.prior} x {weight:g}: NDCG@10 {tried[weight]:.4f} on {count} rows of selection")
+    weight = max(config.eval.prior_weights, key=tried.__getitem__)
+    facts = {
+        "baseline": config.eval.prior,
+        "settings": fitted.facts.get("settings"),
+        "weight": weight,
+        "rows": count,
+        "tried": {f"{tested:g}": round(value, 5) for tested, value in tried.items()},
+    }
+    return ChosenPrior(fitted, weight, facts)
+
+
+def _scores_of(fitted: Fitted, weight: float, rows: Interactions) -> ItemScores:
+    def scores(numbers: Sequence[int]) -> np.ndarray:
+        return np.float32(weight) * fitted.scores([rows.histories[number] for number in numbers])
+
+    return scores
