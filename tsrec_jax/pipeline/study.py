@@ -20,6 +20,7 @@ from tsrec_jax.pipeline.run import report
 from tsrec_jax.pipeline.study_cell import (
     Wanted,
     begin,
+    borrow_training,
     close,
     finished_cell,
     run_arm,
@@ -51,7 +52,7 @@ def study(config: ConfigDict, workdir: pathlib.Path, names: Sequence[str] = (), 
     held, failed = [], []
     for wanted in _chosen(cells, names, seeds):
         try:
-            if _work_on(wanted, workdir):
+            if _work_on(wanted, cells, workdir):
                 _write_report(config, workdir, cells)
         except Stopped:
             raise
@@ -91,7 +92,7 @@ def _chosen(cells: Sequence[Wanted], names: Sequence[str], seeds: Sequence[str])
     ]
 
 
-def _work_on(wanted: Wanted, workdir: pathlib.Path) -> bool:
+def _work_on(wanted: Wanted, cells: Sequence[Wanted], workdir: pathlib.Path) -> bool:
     """Makes a cell; returns False where it is finished.
 
     Raises:
@@ -105,10 +106,11 @@ def _work_on(wanted: Wanted, workdir: pathlib.Path) -> bool:
             return False
         report(f"study: {wanted.label}: begins")
         begin(wanted, report)
+        borrow_training(wanted, cells, report)
         config = with_inputs(wanted, workdir, report)
         make = run_arm if wanted.kind == "arm" else run_one_baseline
         write_cell(wanted.folder / CELL_FILE, make(wanted, config, report))
-        close(wanted)
+        close(wanted, cells)
     return True
 
 

@@ -41,7 +41,16 @@ from tsrec_jax.pipeline.run import (
     train_system,
     trained_facts,
 )
-from tsrec_jax.pipeline.workdir import command, commit, fingerprint, input_facts, machine, versions, write_json
+from tsrec_jax.pipeline.workdir import (
+    FINISHED,
+    command,
+    commit,
+    fingerprint,
+    input_facts,
+    machine,
+    versions,
+    write_json,
+)
 from tsrec_jax.training.checkpoints import differences
 from tsrec_jax.training.host_memory import forget_peak, peak_bytes
 from tsrec_jax.training.metrics_log import read_metrics
@@ -181,11 +190,46 @@ def begin(wanted: Wanted, report: Report) -> None:
     write_json(begun, {"config": wanted.config.to_dict(), "data": wanted.data})
 
 
-def close(wanted: Wanted) -> None:
-    """Removes what only an unfinished cell needs."""
-    (wanted.folder / BEGUN).unlink(missing_ok=True)
-    if not wanted.config.study.keep_weights:
+def borrow_training(wanted: Wanted, cells: Sequence[Wanted], report: Report) -> None:
+    """Gives an arm that differs from a finished one in the prior of its search alone that one's training."""
+    if wanted.kind != "arm" or (wanted.folder / FINISHED).exists():
+        return
+    for other in _twins(wanted, cells):
+        if finished_cell(other)[0] is None or not (other.folder / "checkpoints").exists():
+            continue
         _drop_weights(wanted.folder)
+        shutil.copytree(other.folder / "checkpoints", wanted.folder / "checkpoints")
+        for name in ("config.json", "metrics.jsonl", FINISHED):  # what says that it is trained comes last
+            shutil.copy(other.folder / name, wanted.folder / name)
+        report(f"study: {wanted.label}: has the training of {other.label}")
+        return
+
+
+def close(wanted: Wanted, cells: Sequence[Wanted]) -> None:
+    """Removes what only unfinished cells need: this one, or one that has the same training."""
+    (wanted.folder / BEGUN).unlink(missing_ok=True)
+    twins = _twins(wanted, cells)
+    if not wanted.config.study.keep_weights and all(finished_cell(other)[0] is not None for other in twins):
+        for each in (wanted, *twins):
+            _drop_weights(each.folder)
+
+
+def _twins(wanted: Wanted, cells: Sequence[Wanted]) -> list[Wanted]:
+    """The other cells that have the same training, so that only the prior of the search differs."""
+    if wanted.kind != "arm":
+        return []
+    return [
+        other
+        for other in cells
+        if (other.kind, other.seed) == ("arm", wanted.seed)
+        and other.folder != wanted.folder
+        and _trained_by(other) == _trained_by(wanted)
+    ]
+
+
+def _trained_by(wanted: Wanted) -> dict[str, Any]:
+    settings = _shaping(wanted.config, "arm", wanted.data)
+    return {key: value for key, value in settings.items() if not key.startswith("eval.prior")}
 
 
 def _drop_weights(folder: pathlib.Path) -> None:

@@ -25,6 +25,7 @@ from tsrec_jax.pipeline.remote import Remote
 from tsrec_jax.processes import Made, first, first_makes, gather, share
 from tsrec_jax.training.checkpoints import refuse_differences
 
+FINISHED = "stages.json"  # what is finished for what inputs
 PACKAGES = (
     "jax",
     "flax",
@@ -91,7 +92,7 @@ def machine() -> str:
 
 
 class Workdir:
-    """The folder of one run. `config.json` records what was asked, `stages.json` what is finished for what inputs."""
+    """The folder of one run. `config.json` records what was asked, FINISHED what is finished."""
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path)
@@ -155,7 +156,7 @@ class Workdir:
         return made
 
     def _stages(self) -> dict[str, Any]:
-        path = self.path / "stages.json"
+        path = self.path / FINISHED
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def finished(
@@ -173,14 +174,14 @@ class Workdir:
         """Marks a stage as not finished, because what it made is lost."""
         if first():
             rest = {name: entry for name, entry in self._stages().items() if name != stage}
-            write_json(self.path / "stages.json", rest)
+            write_json(self.path / FINISHED, rest)
 
     def finish(self, stage: str, inputs: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Marks a stage as finished for these inputs, with JSON facts for later stages."""
         if first():
             stages = self._stages()
             stages[stage] = {"inputs": fingerprint(inputs), "facts": dict(facts)}
-            write_json(self.path / "stages.json", stages)
+            write_json(self.path / FINISHED, stages)
         self.push()
 
 
