@@ -14,6 +14,8 @@ from tsrec_jax.configuration import default_config
 
 HISTORIES = {"varied_sid": {"rate": 0.25}, "similar_sid": {"rate": 0.25}}
 NO_ALIGN = {"ts_align": {"weight": 0.0}}
+OFFLINE = {"describe": {"words": "make", "backend": "offline"}}
+PRIOR = {"eval": {"prior": "hybrid"}}  # the hybrid's scores added in the search
 
 
 def get_config() -> ConfigDict:
@@ -53,6 +55,16 @@ def get_config() -> ConfigDict:
             "sa-shuffled": {**NO_ALIGN, "sid_init": {"mode": "sa_shuffled"}},
             "align": {"sid_init": {"mode": "hf"}},
             "tsrec": {},
+            "sa-level-1": {**NO_ALIGN, "sid_init": {"levels": (0,)}},
+            "sa-levels-1-2": {**NO_ALIGN, "sid_init": {"levels": (0, 1)}},
+            "sa-norm-03": {**NO_ALIGN, "sid_init": {"target_norm": 0.3}},
+            "sa-norm-06": {**NO_ALIGN, "sid_init": {"target_norm": 0.6}},
+            "sa-offline": {**NO_ALIGN, **OFFLINE},
+            "tsrec-offline": OFFLINE,
+            "tsrec-lambda-4": {"ts_align": {"weight": 4.0}},
+            "tsrec-task-mean": {"train": {"loss_normalisation": "task"}},
+            "frozen": {**sft, "train": {"freeze": "trunk"}},
+            "frozen-sa": {**NO_ALIGN, "train": {"freeze": "trunk"}},
             "tiger-style": {
                 **NO_ALIGN,
                 "model": {"random": True},
@@ -61,6 +73,9 @@ def get_config() -> ConfigDict:
             },
             "sft-histories": {**sft, "tasks": HISTORIES},
             "tsrec-histories": {"tasks": HISTORIES},
+            "sft-prior": {**sft, **PRIOR},
+            "tsrec-prior": PRIOR,
+            "tsrec-histories-prior": {"tasks": HISTORIES, **PRIOR},
         }
     )
     config.study.baselines = (
@@ -81,5 +96,10 @@ def get_config() -> ConfigDict:
         "tsrec-histories > tsrec",
         "tsrec-histories > sft-histories",
         "tsrec-histories > hybrid",
+        "frozen-sa > frozen",
+        "sa > sa-offline",
+        "sft-prior > hybrid",
+        "tsrec-prior > sft-prior",
+        "tsrec-histories-prior > hybrid",
     )
     return config
