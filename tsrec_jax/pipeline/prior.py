@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from tsrec_jax.baselines.ranking import Fitted, ndcg_of_ranks
+from tsrec_jax.baselines.ranking import Fitted
 from tsrec_jax.baselines.run import fit_baseline
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.held_out import refuse_selection, selection_split
@@ -66,10 +66,13 @@ def choose_prior(config: ConfigDict, dataset: Dataset, search: Search, report: C
     tried = {}
     for weight in (0.0, *config.eval.prior_weights):
         found = search(rows, _scores_of(fitted, weight, rows) if weight else None)
-        rank_N = places([[sid for sid, _ in ranked] for ranked in found], rows.targets, dataset.catalogue).rank
-        tried[weight] = ndcg_of_ranks(np.where(rank_N < 0, np.iinfo(np.int32).max, rank_N))
+        placed = places([[sid for sid, _ in ranked] for ranked in found], rows.targets, dataset.catalogue)
+        tried[weight] = float(placed.values("sid", "NDCG", 10).mean())
         report(f"prior {config.eval.prior} x {weight:g}: NDCG@10 {tried[weight]:.4f} on {count} rows of selection")
-    weight = max(config.eval.prior_weights, key=tried.__getitem__)
+    weights = config.eval.prior_weights
+    weight = max(weights, key=tried.__getitem__)
+    if len(weights) > 1 and weight in (min(weights), max(weights)):
+        report(f"prior {config.eval.prior}: the best weight, {weight:g}, is at the end of config.eval.prior_weights")
     facts = {
         "baseline": config.eval.prior,
         "settings": fitted.facts.get("settings"),
