@@ -176,7 +176,7 @@ def default_config() -> ConfigDict:
     config.eval.score_end = False  # add the scores of the newline and end of text behind a SID (only with vocab)
     config.eval.max_rows = 0  # first n rows of the split; 0: all
     config.eval.prior = ""  # a baseline whose scores the search adds to the model's (baselines/run.py); empty: none
-    config.eval.prior_weights = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # tried on the split that models are selected on
+    config.eval.prior_weights = (1.0, 4.0, 16.0, 64.0, 256.0)  # tried on the split that models are selected on
     config.eval.prior_rows = 1024  # of that split, spread over it; 0: all
     config.eval.bootstrap = 1000  # resamples of the 95 % intervals
 
