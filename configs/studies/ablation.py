@@ -91,7 +91,10 @@ def get_config() -> ConfigDict:
     config.study.comparisons = (
         "sa > sft",
         "sa > sa-shuffled",
+        "sa > sa-level-1",
+        "align > sft",
         "tsrec > sft",
+        "tsrec > sa",
         "tsrec-histories > sft",
         "tsrec-histories > tsrec",
         "tsrec-histories > sft-histories",
