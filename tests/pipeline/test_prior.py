@@ -134,8 +134,8 @@ def test_the_rows_that_are_evaluated_choose_no_weight_and_that_is_said_before_tr
     made = next(workdir.glob("upstream/*"))
     settings = [f"--config.dataset.path={made / 'dataset'}", f"--config.model.path={made / 'pretrained'}"]
     settings += [*SMALL, "--config.index.sids=given", "--config.eval.prior=popularity", "--config.eval.split=valid"]
-    smoke = request.config.rootpath / "configs/studies/smoke.py"
-    assert main(["run", f"--config={smoke}", *settings, f"--workdir={tmp_path / 'run'}"]) == 2
+    quickstart = request.config.rootpath / "configs/quickstart.py"
+    assert main(["run", f"--config={quickstart}", *settings, f"--workdir={tmp_path / 'run'}"]) == 2
     printed = capsys.readouterr()
     assert "valid is what training selects by; set config.train.held_out" in printed.err
     assert "train TS-Rec" not in printed.out
