@@ -135,7 +135,7 @@ def test_an_infinite_logit_outside_the_catalogue_is_refused(make_model, catalogu
 
 
 def test_codes_that_are_no_sid_are_refused(catalogue, trie, monkeypatch, prompts, make_model):
-    def lying_search(model, arrays, tokens_BS, lengths_B, settings, prefix, filters):
+    def lying_search(model, arrays, tokens_BS, lengths_B, settings, prefix, filters, prior):
         codes_BWC = np.tile(trie.sid_codes()[: settings.beams], (len(tokens_BS), 1, 1))
         codes_BWC[0, 0, 0] += 1
         scores_BW = np.zeros(codes_BWC.shape[:2], np.float32)
