@@ -76,9 +76,8 @@ def fit_hybrid(
     popularity_2I = np.stack([popularity.share_I, np.log1p(popularity.share_I * catalogue.num_items)])
     popularity_2I /= popularity_2I.max(axis=1, keepdims=True)
 
-    count = min(len(select), max(1, MOST_CELLS // catalogue.num_items))
-    chosen = np.linspace(0, len(select) - 1, count).astype(int)
-    histories, targets_B = [select.histories[row] for row in chosen], select.targets[chosen]
+    chosen = select.spread(max(1, MOST_CELLS // catalogue.num_items))
+    histories, targets_B = chosen.histories, chosen.targets
     follow_BI = transitions.scores(histories)
     held: dict[float, tuple[np.ndarray, sparse.csr_matrix]] = {}
 
@@ -89,7 +88,7 @@ def fit_hybrid(
             held[decay] = (text.scores(histories), history_weights(histories, catalogue.num_items, decay))
         text_BI, seen_BI = held[decay]
         ranks = []
-        for start in range(0, count, CHUNK):
+        for start in range(0, len(chosen), CHUNK):
             rows = slice(start, start + CHUNK)
             scores_BI = _mix(text_BI[rows], follow_BI[rows], seen_BI[rows], popularity_2I, settings)
             ranks.append(target_ranks(scores_BI, targets_B[rows], catalogue))

@@ -58,6 +58,10 @@ class Interactions:
             self.targets[np.asarray(numbers, np.int64)],
         )
 
+    def spread(self, count: int) -> Interactions:
+        """`count` of the rows at equal distances, from the first to the last; all where there are no more."""
+        return self.take(np.linspace(0, len(self) - 1, min(count, len(self))).astype(int))
+
 
 def read_interactions(
     path: pathlib.Path, text: str, items: Sequence[Item], faults: Faults, sids: Sequence[str] | None = None

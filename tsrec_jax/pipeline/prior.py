@@ -60,14 +60,13 @@ def choose_prior(config: ConfigDict, dataset: Dataset, search: Search, report: C
             f"config.eval.prior={config.eval.prior!r}: the selection split holds no rows to choose its weight on"
         )
     fitted = fit_baseline(config.eval.prior, dataset, train, select, config.seed, report)
-    count = min(config.eval.prior_rows or len(select), len(select))
-    rows = select.take(np.linspace(0, len(select) - 1, count).astype(int))
+    rows = select.spread(config.eval.prior_rows or len(select))
     tried = {}
     for weight in (0.0, *config.eval.prior_weights):
         found = search(rows, _scores_of(fitted, weight, rows) if weight else None)
         placed = places([[sid for sid, _ in ranked] for ranked in found], rows.targets, dataset.catalogue)
         tried[weight] = float(placed.values("sid", "NDCG", 10).mean())
-        report(f"prior {config.eval.prior} x {weight:g}: NDCG@10 {tried[weight]:.4f} on {count} rows of selection")
+        report(f"prior {config.eval.prior} x {weight:g}: NDCG@10 {tried[weight]:.4f} on {len(rows)} rows of selection")
     weights = config.eval.prior_weights
     weight = max(weights, key=tried.__getitem__)
     if len(weights) > 1 and weight in (min(weights), max(weights)):
@@ -76,7 +75,7 @@ def choose_prior(config: ConfigDict, dataset: Dataset, search: Search, report: C
         "baseline": config.eval.prior,
         "settings": fitted.facts.get("settings"),
         "weight": weight,
-        "rows": count,
+        "rows": len(rows),
         "tried": {f"{tested:g}": round(value, 5) for tested, value in tried.items()},
     }
     return ChosenPrior(fitted, weight, facts)
