@@ -135,6 +135,10 @@ def default_config() -> ConfigDict:
     config.tasks.similar_sid.history = 3  # its last items
     config.tasks.similar_sid.nearest = 20  # items to choose from, in proportion to cosine ** sharpness
     config.tasks.similar_sid.sharpness = 3.0
+    config.tasks.distilled_sid = ConfigDict({"weight": 1.0, "rate": 0.0})  # histories, then what a teacher recommends
+    config.tasks.distilled_sid.teacher = "hybrid"  # a baseline (baselines/run.py), fitted on train before training
+    config.tasks.distilled_sid.copies = 12  # of each training row
+    config.tasks.distilled_sid.history = 4  # its last items, at most
     config.ts_align = ConfigDict({"weight": 1.0, "rate": 1.0})  # weight 0: no TS-Align at all
     config.templates = ConfigDict(Templates().to_mapping())  # the wording of data/prompts.py
 
@@ -293,6 +297,7 @@ CHOICES = {
     "train.select_by": ("loss", "hr@10"),
     "eval.split": ("test", "valid"),
     "eval.prior": ("", *BASELINES),
+    "tasks.distilled_sid.teacher": tuple(BASELINES),
     "eval.normaliser": ("vocab", "level", "catalogue"),
     "prepare.source": ("", "amazon2018", "amazon2023", "tables"),
     "index.sids": ("auto", "given", "make"),
@@ -309,7 +314,7 @@ POSITIVE = ("train.batch_tokens", "train.sequence_length", "train.slot_rows", "t
             "index.iterations", "index.epochs", "index.latent", "index.batch_size",
             "index.max_tokens", "index.batch_rows",
             "tasks.varied_sid.copies", "tasks.similar_sid.copies", "tasks.similar_sid.history",
-            "tasks.similar_sid.nearest")  # fmt: skip
+            "tasks.similar_sid.nearest", "tasks.distilled_sid.copies", "tasks.distilled_sid.history")  # fmt: skip
 NOT_NEGATIVE = ("train.max_steps", "train.epochs", "train.warmup_steps", "train.validations", "train.patience",
                 "train.checkpoint_every", "train.explode_factor", "train.valid_rows", "train.valid_beam_rows",
                 "eval.max_rows", "eval.prior_rows", "eval.bootstrap", "model.num_layers",

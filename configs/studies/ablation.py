@@ -13,6 +13,11 @@ from ml_collections import ConfigDict
 from tsrec_jax.configuration import default_config
 
 HISTORIES = {"varied_sid": {"rate": 0.25}, "similar_sid": {"rate": 0.25}}
+# What the hybrid recommends, learned as rows of its own: more steps, and a higher rate for them.
+DISTILLED = {
+    "tasks": {"varied_sid": {"rate": 0.25}, "distilled_sid": {"rate": 0.125}},
+    "train": {"learning_rate": 1e-3},
+}
 NO_ALIGN = {"ts_align": {"weight": 0.0}}
 OFFLINE = {"describe": {"words": "make", "backend": "offline"}}
 PRIOR = {"eval": {"prior": "hybrid"}}  # the hybrid's scores added in the search
@@ -73,9 +78,12 @@ def get_config() -> ConfigDict:
             },
             "sft-histories": {**sft, "tasks": HISTORIES},
             "tsrec-histories": {"tasks": HISTORIES},
+            "sft-normal-distilled": {**NO_ALIGN, "sid_init": {"mode": "normal"}, **DISTILLED},
+            "tsrec-distilled": DISTILLED,
             "sft-prior": {**sft, **PRIOR},
             "tsrec-prior": PRIOR,
             "tsrec-histories-prior": {"tasks": HISTORIES, **PRIOR},
+            "tsrec-distilled-prior": {**DISTILLED, **PRIOR},
         }
     )
     config.study.baselines = (
@@ -91,18 +99,26 @@ def get_config() -> ConfigDict:
     config.study.comparisons = (
         "sa > sft",
         "sa > sa-shuffled",
+        "sa > sft-normal",
         "sa > sa-level-1",
+        "sa > sa-levels-1-2",
+        "sa > sa-norm-06",
         "align > sft",
         "tsrec > sft",
+        "tsrec > sft-normal",
         "tsrec > sa",
         "tsrec-histories > sft",
         "tsrec-histories > tsrec",
         "tsrec-histories > sft-histories",
         "tsrec-histories > hybrid",
+        "tsrec-distilled > tsrec-histories",
+        "tsrec-distilled > sft-normal-distilled",
+        "tsrec-distilled > hybrid",
         "frozen-sa > frozen",
         "sa > sa-offline",
         "sft-prior > hybrid",
         "tsrec-prior > sft-prior",
         "tsrec-histories-prior > hybrid",
+        "tsrec-distilled-prior > hybrid",
     )
     return config

@@ -158,6 +158,7 @@ def test_all_of_it_works_from_the_keyboard(page):
     page.wait_for_selector("#history li")
     with page.expect_response(lambda response: response.url.endswith("q=thing%201")):
         page.fill("#search", "thing 1")
+    page.wait_for_selector("#found li:nth-child(2)")  # the answer is there before the page shows it
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")

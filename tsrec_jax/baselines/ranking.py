@@ -52,6 +52,14 @@ def rank_sids(scores_BI: np.ndarray, catalogue: Catalogue, length: int) -> list[
     return [[sids[number] for number in order_U] for order_U in order_BU]
 
 
+def best_items(scores_BI: np.ndarray, count: int) -> np.ndarray:
+    """int32 best_BR, the `count` best items of each row (all, where there are fewer), best first; ties in any order."""
+    count = min(count, scores_BI.shape[1])
+    best_BR = np.argpartition(-scores_BI, count - 1, axis=1)[:, :count]
+    order_BR = np.argsort(-np.take_along_axis(scores_BI, best_BR, axis=1), axis=1)
+    return np.take_along_axis(best_BR, order_BR, axis=1).astype(np.int32)
+
+
 def target_ranks(scores_BI: np.ndarray, targets_B: np.ndarray, catalogue: Catalogue) -> np.ndarray:
     """int64 ranks_B, from 0, at which `rank_sids` would place the target's SID.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from tsrec_jax.data.interactions import Interactions
 KEEP = 0.7  # of the items of a varied chain, in expectation; chosen on the valid split of Industrial
 REVERSED = 0.5  # of the varied chains
 BACK = 0.3  # chance that a similar item is like one further back in the history
+SWAPPED = 0.3  # of the items of a distilled history
+CHUNK = 512  # histories that a teacher ranks at one time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +105,60 @@ def similar_chains(
             items = (*history, int(target))[-longest:]
             like = items[-_back(rng, len(items))]
             if cumulative_IN[like, -1] > 0:
-                place = np.searchsorted(cumulative_IN[like], rng.random() * cumulative_IN[like, -1], side="right")
-                found.append(Chain((*items, int(nearest_IN[like, place])), len(items), (row,)))
+                found.append(Chain((*items, _like(rng, like, nearest_IN, cumulative_IN)), len(items), (row,)))
     return found
+
+
+def distilled_chains(
+    rows: Interactions,
+    rank: Callable[[Sequence[Sequence[int]]], np.ndarray],
+    nearest_IN: np.ndarray,
+    chances_IN: np.ndarray,
+    *,
+    copies: int,
+    longest: int,
+    seed: int,
+) -> list[Chain]:
+    """Histories that go on with an item that a teacher ranks high for them; only that one is learned.
+
+    Knowledge distillation on sequences (arXiv 1606.07947): the item at place r is chosen with a chance in proportion to
+    1 / r. A history is the last 1 to `longest` items of a row, SWAPPED of them exchanged for items of like text, so
+    that the teacher is asked about items that train's histories lack as well.
+
+    Args:
+      rows: of train; their histories and targets make the histories.
+      rank: from B histories to int32 best_BR, catalogue indices, best first.
+      nearest_IN, chances_IN: as in `similar_chains`.
+      copies: of each row.
+      longest: items of a history.
+      seed: of the choices.
+    """
+    rng = np.random.default_rng(seed)
+    cumulative_IN = np.cumsum(chances_IN, axis=1)
+    whole = [(*history, int(target)) for history, target in zip(rows.histories, rows.targets, strict=True)]
+    found = []
+    for start in range(0, copies * len(whole), CHUNK):
+        numbers = [number % len(whole) for number in range(start, min(start + CHUNK, copies * len(whole)))]
+        histories = [whole[row][-int(rng.integers(1, longest + 1)) :] for row in numbers]
+        histories = [
+            tuple(
+                _like(rng, item, nearest_IN, cumulative_IN) if rng.random() < SWAPPED and cumulative_IN[item, -1] else item
+                for item in history
+            )
+            for history in histories
+        ]
+        best_BR = rank(histories)
+        chance_R = 1 / np.arange(1, best_BR.shape[1] + 1)
+        place_B = rng.choice(len(chance_R), len(histories), p=chance_R / chance_R.sum())
+        for row, history, place, best_R in zip(numbers, histories, place_B, best_BR, strict=True):
+            found.append(Chain((*history, int(best_R[place])), len(history), (row,)))
+    return found
+
+
+def _like(rng: np.random.Generator, item: int, nearest_IN: np.ndarray, cumulative_IN: np.ndarray) -> int:
+    """One of the items nearest to an item that is like others."""
+    place = np.searchsorted(cumulative_IN[item], rng.random() * cumulative_IN[item, -1], side="right")
+    return int(nearest_IN[item, place])
 
 
 def _back(rng: np.random.Generator, length: int) -> int:

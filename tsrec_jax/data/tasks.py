@@ -1,4 +1,4 @@
-"""The training tasks as tokenised examples: three of SFT, both directions of TS-Align, two that add histories."""
+"""The training tasks as tokenised examples: three of SFT, both directions of TS-Align, three that add histories."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from tsrec_jax.data.chains import Chain, chains, similar_chains, varied_chains
+from tsrec_jax.data.chains import Chain, chains, distilled_chains, similar_chains, varied_chains
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.prompts import PromptBuilder
 
 # Task ids are positions in this tuple. `title_sid` and `ts_align` hold both of their directions.
-TASKS = ("next_sid", "next_title", "title_sid", "ts_align", "varied_sid", "similar_sid")
+TASKS = ("next_sid", "next_title", "title_sid", "ts_align", "varied_sid", "similar_sid", "distilled_sid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +38,10 @@ class ChainSettings:
 
     Attributes:
       whole: `next_sid` learns all rows of a chain in one example instead of one by one.
-      varied, similar: copies of each chain for `varied_sid`, of each row for `similar_sid`.
-      similar_history: items of a history of `similar_sid`; of a longer one the last.
-      nearest_IN, chances_IN: like items and how likely each is chosen, for `similar_sid`.
+      varied, similar, distilled: copies of each chain for `varied_sid`, of each row for `similar_sid`, `distilled_sid`.
+      similar_history, distilled_history: items of their histories at most, the last ones.
+      nearest_IN, chances_IN: like items and how likely each is chosen, for `similar_sid` and `distilled_sid`.
+      rank: the teacher of `distilled_sid`, as in `distilled_chains`.
       seed: of the choices.
     """
 
@@ -48,8 +49,11 @@ class ChainSettings:
     varied: int = 0
     similar: int = 0
     similar_history: int = 0
+    distilled: int = 0
+    distilled_history: int = 0
     nearest_IN: np.ndarray | None = None
     chances_IN: np.ndarray | None = None
+    rank: Callable[[Sequence[Sequence[int]]], np.ndarray] | None = None
     seed: int = 0
 
 
@@ -111,6 +115,15 @@ def build_examples(
             settings.chances_IN,
             copies=settings.similar,
             longest=settings.similar_history,
+            seed=settings.seed,
+        ),
+        "distilled_sid": lambda: distilled_chains(
+            rows,
+            settings.rank,
+            settings.nearest_IN,
+            settings.chances_IN,
+            copies=settings.distilled,
+            longest=settings.distilled_history,
             seed=settings.seed,
         ),
     }

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from tsrec_jax.baselines.ranking import best_items
+from tsrec_jax.baselines.run import fit_baseline
 from tsrec_jax.configuration import TaskMix, task_mix
 from tsrec_jax.data.dataset import Dataset
+from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.input import TrainBatches, choose_loss_slots, train_batches
 from tsrec_jax.data.prompts import PromptBuilder
 from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.data.tasks import TASKS, ChainSettings, Example, build_examples
 from tsrec_jax.teacher.likeness import nearest_items
+
+PLACES = 20  # of a teacher's ranking that `distilled_sid` learns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +45,9 @@ class TrainingData:
         return 0 if self.paths is None else len(self.paths.levels_n)
 
 
-def training_data(config: ConfigDict, dataset: Dataset, builder: PromptBuilder, old_size: int) -> TrainingData:
+def training_data(
+    config: ConfigDict, dataset: Dataset, builder: PromptBuilder, old_size: int, report: Callable[[str], None]
+) -> TrainingData:
     """The examples of the train split and how they are learned.
 
     Args:
@@ -48,31 +55,39 @@ def training_data(config: ConfigDict, dataset: Dataset, builder: PromptBuilder, 
       dataset: the data.
       builder: the prompts.
       old_size: length of the base tokenizer, where the ids of the SID tokens start.
+      report: receives the lines of the teacher of `distilled_sid`.
 
     Raises:
       UserError: every task has weight 0 or rate 0, or a task lacks what it needs.
     """
     mix = task_mix(config, TASKS)
-    examples = build_examples(dataset, "train", builder, tuple(mix.rates), _chain_settings(config, mix, dataset))
+    examples = build_examples(dataset, "train", builder, tuple(mix.rates), _chain_settings(config, mix, dataset, report))
     catalogue = config.train.sid_loss == "catalogue"
     paths = SidPaths.of_catalogue(dataset.catalogue, old_size) if catalogue else None
     slots = choose_loss_slots(examples, mix.rates, config.train.sequence_length, config.train.slot_rows, paths)
     return TrainingData(mix, examples, paths, slots)
 
 
-def _chain_settings(config: ConfigDict, mix: TaskMix, dataset: Dataset) -> ChainSettings:
+def _chain_settings(config: ConfigDict, mix: TaskMix, dataset: Dataset, report: Callable[[str], None]) -> ChainSettings:
     tasks = config.tasks
     settings = ChainSettings(
         whole=tasks.next_sid.chains,
         varied=tasks.varied_sid.copies,
         similar=tasks.similar_sid.copies,
         similar_history=tasks.similar_sid.history,
+        distilled=tasks.distilled_sid.copies,
+        distilled_history=tasks.distilled_sid.history,
         seed=config.seed,
     )
-    if "similar_sid" not in mix.rates:
+    if not {"similar_sid", "distilled_sid"} & set(mix.rates):
         return settings
     near = nearest_items(dataset.catalogue.items, tasks.similar_sid.nearest, tasks.similar_sid.sharpness)
-    return dataclasses.replace(settings, nearest_IN=near[0], chances_IN=near[1])
+    settings = dataclasses.replace(settings, nearest_IN=near[0], chances_IN=near[1])
+    if "distilled_sid" not in mix.rates:
+        return settings
+    train, select = dataset.splits["train"], dataset.splits[selection_split(dataset)]
+    teacher = fit_baseline(tasks.distilled_sid.teacher, dataset, train, select, config.seed, report)
+    return dataclasses.replace(settings, rank=lambda histories: best_items(teacher.scores(histories), PLACES))
 
 
 def batches_of(

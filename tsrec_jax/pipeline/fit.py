@@ -79,7 +79,7 @@ def fit(
     it, what it took of memory. `profile` are the steps of which a trace is written.
     """
     dataset, settings = assembly.dataset, config.train
-    data = training_data(config, dataset, assembly.builder, assembly.old_size)
+    data = training_data(config, dataset, assembly.builder, assembly.old_size, report)
     if "ts_align" in data.examples and not dataset.clusters:
         raise UserError(
             f"{dataset.path}/{dataset.name}.description_keywords.json is not there: TS-Align needs its descriptions "

@@ -70,7 +70,7 @@ def plan(config: ConfigDict, options: PlanOptions, report: Callable[[str], None]
     if not 0 < options.mfu <= 1:
         raise UserError(f"--mfu={options.mfu} must lie above 0 and be 1 at most")
     base = _base_shape(config)
-    data = _data(config, base)
+    data = _data(config, base, report)
     setup = Setup(
         base, data.num_tokens, step_shape(config, data.loss_slots, data.sid_tokens), _mesh(config, options.devices)
     )
@@ -144,12 +144,12 @@ def _mesh(config: ConfigDict, devices: int) -> MeshShape:
     return MeshShape(*(size if size > 0 else devices // fixed for size in sizes))
 
 
-def _data(config: ConfigDict, base: ModelConfig) -> _Data:
+def _data(config: ConfigDict, base: ModelConfig, report: Callable[[str], None]) -> _Data:
     """Counts the rows of a dataset folder that is there with its SIDs, and assumes where there is none."""
     dataset = _given_dataset(config)
     known = pathlib.Path(config.model.path).exists() or "/" not in config.model.path  # a tokenizer without a download
     if dataset is not None and config.model.path and known:
-        return _counted(config, dataset)
+        return _counted(config, dataset, report)
     new = sum(config.index.sizes) if dataset is None else len(dataset.catalogue.tokens)
     slots = math.ceil(ASSUMED_LOSS_SHARE * config.train.sequence_length * config.train.slot_rows)
     steps = config.train.max_steps
@@ -174,11 +174,11 @@ def _given_dataset(config: ConfigDict) -> Dataset | None:
     return hold_out_users(read_dataset(folder, name), config.train.held_out)
 
 
-def _counted(config: ConfigDict, dataset: Dataset) -> _Data:
+def _counted(config: ConfigDict, dataset: Dataset, report: Callable[[str], None]) -> _Data:
     tokenizer = load_tokenizer(config.model.path)
     old_size = add_sid_tokens(tokenizer, dataset.catalogue.tokens)
     builder = PromptBuilder(tokenizer, prompt_templates(config), config.train.sequence_length)
-    data = training_data(config, dataset, builder, old_size)
+    data = training_data(config, dataset, builder, old_size, report)
     rows = [row for part in data.examples.values() for row in part]
     batches = batches_of(config, data, data.examples, step_shape(config, data.slots, data.sid_tokens).rows)
     steps = config.train.max_steps or batches.steps(config.train.epochs)
