@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tests.baselines.catalogues import catalogue_of, rows_of
-from tsrec_jax.baselines.ranking import best_settings, ndcg, rank_sids, target_ranks
+from tsrec_jax.baselines.ranking import best_items, best_settings, ndcg, rank_sids, target_ranks
 from tsrec_jax.errors import UserError
 
 CATALOGUE = catalogue_of("abcde", codes=[7, 3, 7, 5, 4])  # items 0 and 2 share a SID
@@ -32,6 +32,12 @@ def test_a_score_that_is_not_finite_is_refused(bad):
     for refuse in (lambda: rank_sids(scores_BI, CATALOGUE, 3), lambda: target_ranks(scores_BI, [0, 1], CATALOGUE)):
         with pytest.raises(ValueError, match="not finite"):
             refuse()
+
+
+def test_the_best_items_stand_best_first():
+    scores_BI = np.array([[1, 4, 3, 0, 2], [5, 6, 7, 9, 8]], np.float32)
+    assert best_items(scores_BI, 3).tolist() == [[1, 2, 4], [3, 4, 2]]
+    assert best_items(scores_BI, 9).tolist() == [[1, 2, 4, 0, 3], [3, 4, 2, 1, 0]]
 
 
 def test_ndcg_is_the_discounted_gain_of_the_target_at_sid_level():

@@ -4,7 +4,7 @@ import collections
 
 import numpy as np
 
-from tsrec_jax.data.chains import chains, similar_chains, varied_chains
+from tsrec_jax.data.chains import chains, distilled_chains, similar_chains, varied_chains
 from tsrec_jax.data.interactions import Interactions
 
 
@@ -89,3 +89,47 @@ def test_similar_items_are_learned_behind_the_history_they_are_like():
     assert {chain.first for chain in found} == {2}
     last = np.mean([chain.items[-1] == 8 for chain in found])
     assert 0.5 < last < 0.9  # most are like the last item of the history, some like the one before
+
+
+NEAR, SURE = np.array([[10, 11]] * 12), np.array([[0.0, 1.0]] * 12)  # every item is like item 11 alone
+
+
+def distilled(rows, rank, near=NEAR, chances=SURE, **settings):
+    return distilled_chains(rows, rank, near, chances, **{"copies": 1500, "longest": 3, "seed": 0, **settings})
+
+
+def test_what_a_teacher_ranks_high_is_learned_the_more_often_the_higher():
+    asked = []
+
+    def rank(histories):
+        asked.extend(histories)
+        return np.tile(np.array([7, 8, 9], np.int32), (len(histories), 1))
+
+    found = distilled(interactions(("u", (1, 2, 3, 4), 5), ("v", (6,), 6)), rank)
+    assert [chain.items[:-1] for chain in found] == asked
+    assert all(chain.first == len(chain.items) - 1 for chain in found)
+    shares = np.bincount([chain.items[-1] for chain in found], minlength=10)[7:] / len(found)
+    np.testing.assert_allclose(shares, np.array([6, 3, 2]) / 11, atol=0.03)  # as 1, 1/2 and 1/3
+
+
+def test_a_teacher_is_asked_about_ends_of_rows_with_items_of_like_text_among_them():
+    asked = []
+
+    def rank(histories):
+        asked.extend(histories)
+        return np.zeros((len(histories), 1), np.int32)
+
+    rows = interactions(("u", (1, 2, 3, 4), 5), ("v", (6,), 6))
+    found = distilled(rows, rank)
+    assert collections.Counter(chain.rows for chain in found) == {(0,): 1500, (1,): 1500}
+    lengths = collections.Counter(len(chain.items) - 1 for chain in found if chain.rows == (0,))
+    assert set(lengths) == {1, 2, 3} and min(lengths.values()) > 400
+    for chain in found:
+        whole = (*rows.histories[chain.rows[0]], int(rows.targets[chain.rows[0]]))
+        history = chain.items[:-1]
+        assert all(item in (own, 11) for item, own in zip(history, whole[-len(history) :], strict=True))
+    swapped = np.mean([item == 11 for history in asked for item in history])
+    assert 0.27 < swapped < 0.33
+    assert distilled(rows, rank) == found != distilled(rows, rank, seed=1)
+    alone = distilled(rows, rank, chances=np.zeros((12, 2)))
+    assert not any(11 in chain.items for chain in alone)  # what is like nothing stays

@@ -114,13 +114,24 @@ def test_a_chain_is_its_rows_laid_over_each_other(dataset, tokenizer):
 def test_histories_that_are_added_are_learned_as_chains(dataset, tokenizer):
     builder = PromptBuilder(tokenizer, Templates.from_mapping(CONTINUED))
     nearest, chances = np.array([[3]] * 5), np.ones((5, 1))
-    settings = ChainSettings(varied=2, similar=3, similar_history=2, nearest_IN=nearest, chances_IN=chances)
-    found = build_examples(dataset, "train", builder, ("varied_sid", "similar_sid"), settings)
-    assert {task: len(rows) for task, rows in found.items()} == {"varied_sid": 6, "similar_sid": 12}
+    settings = ChainSettings(
+        varied=2,
+        similar=3,
+        similar_history=2,
+        distilled=4,
+        distilled_history=2,
+        nearest_IN=nearest,
+        chances_IN=chances,
+        rank=lambda histories: np.full((len(histories), 1), 4, np.int32),
+    )
+    found = build_examples(dataset, "train", builder, ("varied_sid", "similar_sid", "distilled_sid"), settings)
+    counts = {task: len(rows) for task, rows in found.items()}
+    assert counts == {"varied_sid": 6, "similar_sid": 12, "distilled_sid": 16}
     for task, rows in found.items():
         assert {row.task for row in rows} == {TASKS.index(task)}
         assert len({row.key for row in rows}) == len(rows)
     assert {texts(tokenizer, row)[1] for row in found["similar_sid"]} == {dataset.catalogue.sid(3)}
+    assert {texts(tokenizer, row)[1] for row in found["distilled_sid"]} == {dataset.catalogue.sid(4)}
 
 
 def test_a_prompt_that_cannot_be_continued_is_refused(dataset, builder):

@@ -58,6 +58,11 @@ def refused(tmp_path, capsys):
             ["eval.score_end=True", "tasks.next_sid.chains=False"],
         ),
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.tasks.varied_sid.copies=0"), ["varied_sid.copies"]),
+        (("train", QUICKSTART, "--workdir=WORKDIR", "--config.tasks.distilled_sid.copies=0"), ["distilled_sid.copies"]),
+        (
+            ("train", QUICKSTART, "--workdir=WORKDIR", "--config.tasks.distilled_sid.teacher=oracle"),
+            ["distilled_sid.teacher='oracle'", "hybrid"],
+        ),
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.train.keep=1"), ["train.keep=1", "2 or more"]),
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.dataset.path=absent"), ["absent", "no such folder"]),
         (

@@ -142,7 +142,9 @@ def distilled_chains(
         histories = [whole[row][-int(rng.integers(1, longest + 1)) :] for row in numbers]
         histories = [
             tuple(
-                _like(rng, item, nearest_IN, cumulative_IN) if rng.random() < SWAPPED and cumulative_IN[item, -1] else item
+                _like(rng, item, nearest_IN, cumulative_IN)
+                if rng.random() < SWAPPED and cumulative_IN[item, -1]
+                else item
                 for item in history
             )
             for history in histories

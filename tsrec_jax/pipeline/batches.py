@@ -61,7 +61,9 @@ def training_data(
       UserError: every task has weight 0 or rate 0, or a task lacks what it needs.
     """
     mix = task_mix(config, TASKS)
-    examples = build_examples(dataset, "train", builder, tuple(mix.rates), _chain_settings(config, mix, dataset, report))
+    examples = build_examples(
+        dataset, "train", builder, tuple(mix.rates), _chain_settings(config, mix, dataset, report)
+    )
     catalogue = config.train.sid_loss == "catalogue"
     paths = SidPaths.of_catalogue(dataset.catalogue, old_size) if catalogue else None
     slots = choose_loss_slots(examples, mix.rates, config.train.sequence_length, config.train.slot_rows, paths)

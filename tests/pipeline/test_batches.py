@@ -1,0 +1,68 @@
+"""From a config to examples, where a task needs more than the dataset: likeness of texts, and a fitted teacher."""
+
+import collections
+
+import pytest
+
+from tsrec_jax.baselines.run import fit_baseline
+from tsrec_jax.configuration import default_config
+from tsrec_jax.data.dataset import read_dataset, write_dataset
+from tsrec_jax.data.prompts import PromptBuilder, Templates
+from tsrec_jax.data.shop import make_shop
+from tsrec_jax.data.shop_lm import item_texts, train_tokenizer
+from tsrec_jax.errors import UserError
+from tsrec_jax.models.tokenizer import load_tokenizer
+from tsrec_jax.pipeline.assemble import add_sid_tokens
+from tsrec_jax.pipeline.batches import PLACES, training_data
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shop") / "shop"
+    shop = make_shop(seed=1, num_items=70, num_users=40)
+    write_dataset("shop", shop.catalogue, shop.splits, shop.clusters, folder)
+    return read_dataset(folder)
+
+
+@pytest.fixture(scope="module")
+def prompts(dataset, tmp_path_factory):
+    """A builder of prompts that are SIDs alone, its tokenizer, and that one's size before it had any."""
+    folder = tmp_path_factory.mktemp("model")
+    train_tokenizer(item_texts(dataset.catalogue.items), folder, vocab_size=600)
+    tokenizer = load_tokenizer(folder)
+    old_size = add_sid_tokens(tokenizer, dataset.catalogue.tokens)
+    bare = {"header": "", "prompt": "{history}", "completion": "{sid}"}
+    templates = Templates.from_mapping({**Templates().to_mapping(), "separator": "", "next_sid": bare})
+    return PromptBuilder(tokenizer, templates), tokenizer, old_size
+
+
+def only_distilled(**settings):
+    config = default_config()
+    for task in ("next_sid", "next_title", "title_sid"):
+        config.tasks[task].rate = 0.0
+    config.ts_align.weight = 0.0
+    config.tasks.distilled_sid.update({"rate": 1.0, **settings})
+    return config
+
+
+def test_a_teacher_fitted_on_train_is_learned_from(dataset, prompts):
+    builder, tokenizer, old_size = prompts
+    lines = []
+    config = only_distilled(teacher="popularity", copies=6)
+    rows = training_data(config, dataset, builder, old_size, lines.append).examples["distilled_sid"]
+    train, valid = dataset.splits["train"], dataset.splits["valid"]
+    assert len(rows) == 6 * len(train)
+    learned = collections.Counter(tokenizer.decode(row.tokens[row.prompt_length :]) for row in rows)
+    shares = fit_baseline("popularity", dataset, train, valid, 0, print).share_I
+    known = {dataset.catalogue.sid(item): shares[item] for item in range(dataset.catalogue.num_items)}
+    least = sorted(known.values(), reverse=True)[PLACES - 1]
+    assert len(learned) <= PLACES and all(known[sid] >= least for sid in learned)
+    assert known[learned.most_common(1)[0][0]] == max(shares)
+
+
+def test_a_teacher_that_cannot_be_fitted_is_refused(dataset, prompts):
+    builder, _, old_size = prompts
+    none = dataset.splits["valid"].take([])
+    without = type(dataset)(**{**vars(dataset), "splits": {**dataset.splits, "valid": none}})
+    with pytest.raises(UserError, match="hybrid: the selection split holds no rows"):
+        training_data(only_distilled(), without, builder, old_size, print)
