@@ -117,7 +117,7 @@ def test_a_teacher_is_asked_about_ends_of_rows_with_items_of_like_text_among_the
 
     def rank(histories):
         asked.extend(histories)
-        return np.zeros((len(histories), 1), np.int32)
+        return np.tile(np.array([8, 9], np.int32), (len(histories), 1))
 
     rows = interactions(("u", (1, 2, 3, 4), 5), ("v", (6,), 6))
     found = distilled(rows, rank)
