@@ -39,6 +39,16 @@ def test_target_norm_scales_sa_rows():
     np.testing.assert_allclose(rows("sa", target_norm=0.3), 0.3 * rows("sa"), rtol=1e-5)
 
 
+def test_centred_rows_are_what_tells_the_tokens_of_a_level_apart():
+    plain, found = rows("sa"), rows("sa", centred=True)
+    norm = np.linalg.norm(TABLE[:OLD_SIZE], axis=1).mean()
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), norm, rtol=1e-5)
+    first, second = (TABLE[ids].mean(axis=0) for ids in KEYWORDS[3:5])
+    np.testing.assert_allclose(found[3], norm * (first - second) / np.linalg.norm(first - second), rtol=1e-4)
+    np.testing.assert_allclose(found[4], -found[3], rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(found[5], plain[5])  # alone in its level
+
+
 def test_shuffled_rows_are_those_of_other_tokens_of_the_level():
     plain = rows("sa")
     shuffles = [rows("sa_shuffled", seed=seed) for seed in range(8)]

@@ -35,6 +35,7 @@ def sid_init_rows(
     target_norm: float,
     old_size: int,
     seed: int,
+    centred: bool = False,
 ) -> np.ndarray:
     """Rows for n new tokens.
 
@@ -53,6 +54,8 @@ def sid_init_rows(
       target_norm: for `sa` and `sa_shuffled`, in mean row norms of the pretrained rows.
       old_size: pretrained rows in use (length of the base tokenizer); means and norms are taken over these.
       seed: of the random modes.
+      centred: for `sa` and `sa_shuffled`, the mean row of a level's tokens is taken from each of them before it is
+        scaled. What all keywords have in common tells no token of a level from another.
 
     Returns:
       float32 rows (n, D).
@@ -70,6 +73,7 @@ def sid_init_rows(
     chosen_n = np.isin(levels_n, init_levels) if init_levels else np.ones(count, bool)
     if mode in ("sa", "sa_shuffled"):
         rows_nD = _keyword_means(known_VD, keyword_ids, chosen_n)
+        rows_nD = _centred(rows_nD, levels_n) if centred else rows_nD
         if mode == "sa_shuffled":
             rows_nD = rows_nD[_shuffled_within_levels(levels_n, rng)]
         norm = target_norm * np.linalg.norm(known_VD, axis=1).mean()
@@ -94,6 +98,16 @@ def _keyword_means(known_VD: np.ndarray, keyword_ids: Sequence[Sequence[int]], c
             )
         rows_nD[index] = known_VD[np.asarray(ids)].mean(axis=0)
     return rows_nD
+
+
+def _centred(rows_nD: np.ndarray, levels_n: np.ndarray) -> np.ndarray:
+    """The rows less the mean of their level; the only row of a level stays as it is."""
+    centred_nD = rows_nD.copy()
+    for level in np.unique(levels_n):
+        members = np.flatnonzero(levels_n == level)
+        if len(members) > 1:
+            centred_nD[members] -= rows_nD[members].mean(axis=0)
+    return centred_nD
 
 
 def _shuffled_within_levels(levels_n: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -112,6 +112,7 @@ def assemble(config: ConfigDict, dataset: Dataset, base: str | pathlib.Path) -> 
             init_levels=tuple(config.sid_init.levels),
             mode=config.sid_init.mode,
             target_norm=config.sid_init.target_norm,
+            centred=config.sid_init.centred,
             old_size=old_size,
             seed=config.seed,
         )
