@@ -181,11 +181,12 @@ def run_facts(workdir: pathlib.Path) -> dict[str, Any]:
 
 def card_facts(config: ConfigDict, dataset: Dataset, workdir: pathlib.Path) -> dict[str, Any]:
     """What a model card states: data, base model, recipe and, where they were measured, results."""
+    centred = ", centred" if config.sid_init.centred else ""
     facts = {
         "data": f"{dataset.name} (SHA-256 {dataset.data_hash})",
         "base model": config.model.path or "pretrained by the run itself on the item texts",
         "layers": config.model.num_layers or "all",
-        "SA-Init": f"{config.sid_init.mode}, target norm {config.sid_init.target_norm}",
+        "SA-Init": f"{config.sid_init.mode}, target norm {config.sid_init.target_norm}{centred}",
         "TS-Align weight": config.ts_align.weight,
         "seed": config.seed,
         "commit": run_facts(workdir)["commit"],
