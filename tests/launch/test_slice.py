@@ -157,7 +157,7 @@ def test_stop_lets_the_run_save_and_kills_one_that_does_not_end(slice_):
         wait_for(slice_.folder / "hosts" / host / "ready")
     assert states(slice_) == [["running"], ["running"]]
     assert run(slice_).returncode == 2, "a second run on the same hosts is refused"
-    assert slice_.call("stop", *MACHINE, "--grace=1").returncode == 0
+    assert slice_.call("stop", *MACHINE, "--grace=5").returncode == 0  # a busy machine is slow to end
     assert states(slice_) == [["stopped", "0"], ["lost"]]
     assert (slice_.folder / "hosts" / "0" / "saved").exists()
 
