@@ -1,6 +1,7 @@
 """From a config to examples, where a task needs more than the dataset: likeness of texts, and a fitted teacher."""
 
 import collections
+import dataclasses
 
 import pytest
 
@@ -63,6 +64,6 @@ def test_a_teacher_fitted_on_train_is_learned_from(dataset, prompts):
 def test_a_teacher_that_cannot_be_fitted_is_refused(dataset, prompts):
     builder, _, old_size = prompts
     none = dataset.splits["valid"].take([])
-    without = type(dataset)(**{**vars(dataset), "splits": {**dataset.splits, "valid": none}})
+    without = dataclasses.replace(dataset, splits={**dataset.splits, "valid": none})
     with pytest.raises(UserError, match="hybrid: the selection split holds no rows"):
         training_data(only_distilled(), without, builder, old_size, print)

@@ -136,19 +136,17 @@ def distilled_chains(
     rng = np.random.default_rng(seed)
     cumulative_IN = np.cumsum(chances_IN, axis=1)
     whole = [(*history, int(target)) for history, target in zip(rows.histories, rows.targets, strict=True)]
+
+    def swapped(item: int) -> int:
+        taken = rng.random() < SWAPPED and cumulative_IN[item, -1] > 0
+        return _like(rng, item, nearest_IN, cumulative_IN) if taken else item
+
+    asked = [*range(len(whole))] * copies
     found = []
-    for start in range(0, copies * len(whole), CHUNK):
-        numbers = [number % len(whole) for number in range(start, min(start + CHUNK, copies * len(whole)))]
+    for start in range(0, len(asked), CHUNK):
+        numbers = asked[start : start + CHUNK]
         histories = [whole[row][-int(rng.integers(1, longest + 1)) :] for row in numbers]
-        histories = [
-            tuple(
-                _like(rng, item, nearest_IN, cumulative_IN)
-                if rng.random() < SWAPPED and cumulative_IN[item, -1]
-                else item
-                for item in history
-            )
-            for history in histories
-        ]
+        histories = [tuple(map(swapped, history)) for history in histories]
         best_BR = rank(histories)
         chance_R = 1 / np.arange(1, best_BR.shape[1] + 1)
         place_B = rng.choice(len(chance_R), len(histories), p=chance_R / chance_R.sum())
