@@ -18,6 +18,12 @@ DISTILLED = {
     "tasks": {"varied_sid": {"rate": 0.25}, "distilled_sid": {"rate": 0.125}},
     "train": {"learning_rate": 1e-3},
 }
+# The same, from centred rows and with twice as many of the hybrid's rows.
+CENTRED_DISTILLED = {
+    **DISTILLED,
+    "sid_init": {"centred": True},
+    "tasks": {"varied_sid": {"rate": 0.25}, "distilled_sid": {"rate": 0.25}},
+}
 NO_ALIGN = {"ts_align": {"weight": 0.0}}
 OFFLINE = {"describe": {"words": "make", "backend": "offline"}}
 PRIOR = {"eval": {"prior": "hybrid"}}  # the hybrid's scores added in the search
@@ -82,10 +88,12 @@ def get_config() -> ConfigDict:
             "tsrec-histories": {"tasks": HISTORIES},
             "sft-normal-distilled": {**NO_ALIGN, "sid_init": {"mode": "normal"}, **DISTILLED},
             "tsrec-distilled": DISTILLED,
+            "tsrec-centred-distilled": CENTRED_DISTILLED,
             "sft-prior": {**sft, **PRIOR},
             "tsrec-prior": PRIOR,
             "tsrec-histories-prior": {"tasks": HISTORIES, **PRIOR},
             "tsrec-distilled-prior": {**DISTILLED, **PRIOR},
+            "tsrec-centred-distilled-prior": {**CENTRED_DISTILLED, **PRIOR},
         }
     )
     config.study.baselines = (
@@ -120,11 +128,15 @@ def get_config() -> ConfigDict:
         "tsrec-distilled > tsrec-histories",
         "tsrec-distilled > sft-normal-distilled",
         "tsrec-distilled > hybrid",
+        "tsrec-centred-distilled > tsrec-distilled",
+        "tsrec-centred-distilled > tsrec-centred",
+        "tsrec-centred-distilled > hybrid",
         "frozen-sa > frozen",
         "sa > sa-offline",
         "sft-prior > hybrid",
         "tsrec-prior > sft-prior",
         "tsrec-histories-prior > hybrid",
         "tsrec-distilled-prior > hybrid",
+        "tsrec-centred-distilled-prior > hybrid",
     )
     return config
