@@ -140,6 +140,20 @@ def test_what_is_no_http_request_is_a_json_error_too(running, content):
     assert list(json.loads(body)) == ["error"]
 
 
+def test_a_client_that_goes_on_sending_reads_its_refusal_and_is_cut_off_later(running):
+    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
+        connection.sendall(b"nonsense\r\n\r\n")
+        received = connection.recv(1)
+        connection.sendall(b"a" * 1_000_000)
+        while chunk := connection.recv(65_536):
+            received += chunk
+        assert received.startswith(b"HTTP/1.1 400 ") and received.endswith(b"}")
+        with pytest.raises(OSError, match="reset|Broken pipe"):
+            for _ in range(200):  # 10 s
+                connection.sendall(b"a")
+                time.sleep(0.05)
+
+
 def test_a_chunked_body_beyond_the_limit_is_refused_on_the_wire(running):
     head = (
         b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"

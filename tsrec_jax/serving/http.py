@@ -27,6 +27,8 @@ TOKEN_VARIABLE = "TSREC_ADMIN_TOKEN"
 _BACKLOG = 2048
 # A response that its client does not take is given up so long after the last one was ready.
 _FLUSH_SECONDS = 10
+# So long the client of a request that was no HTTP may still send; what it sends is thrown away.
+_LINGER_SECONDS = 2.0
 # Beyond its deadline no accepted request is waited for; the rest is for a batch that was just begun.
 _DRAIN_SECONDS = MAX_DEADLINE_MS / 1000 + 15.0
 
@@ -105,8 +107,19 @@ class _Server(uvicorn.Server):
 class JsonH11Protocol(H11Protocol):
     """HTTP/1.1, with the refusal of what is no HTTP request (or has too large a header) in JSON like all others."""
 
+    _refused = False
+
+    def data_received(self, data: bytes) -> None:
+        """Hands the bytes on, unless the request they belong to was refused."""
+        if not self._refused:
+            super().data_received(data)
+
     def send_400_response(self, msg: str) -> None:
-        """Writes the response and closes the connection."""
+        """Writes the response and ends the connection.
+
+        What the client is still sending is read meanwhile: a connection that is closed with bytes unread is reset, and
+        the client may lose the response (RFC 9112, section 9.6).
+        """
         body = json.dumps({"error": msg}).encode()
         headers = [
             (b"content-type", b"application/json"),
@@ -115,7 +128,10 @@ class JsonH11Protocol(H11Protocol):
         ]
         for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event))
-        self.transport.close()
+        self.transport.write_eof()
+        self._refused = True
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
 
 def _shown(listener: socket.socket) -> str:
