@@ -148,7 +148,7 @@ def test_a_client_that_goes_on_sending_reads_its_refusal_and_is_cut_off_later(ru
         while chunk := connection.recv(65_536):
             received += chunk
         assert received.startswith(b"HTTP/1.1 400 ") and received.endswith(b"}")
-        with pytest.raises(OSError, match="reset|Broken pipe"):
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
             for _ in range(200):  # 10 s
                 connection.sendall(b"a")
                 time.sleep(0.05)
