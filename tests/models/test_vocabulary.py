@@ -49,6 +49,13 @@ def test_centred_rows_are_what_tells_the_tokens_of_a_level_apart():
     np.testing.assert_array_equal(found[5], plain[5])  # alone in its level
 
 
+def test_a_level_with_the_same_keywords_throughout_keeps_its_rows_when_centred():
+    same = [[1, 2, 3]] * 3 + KEYWORDS[3:]
+    plain, found = rows("sa", keyword_ids=same), rows("sa", keyword_ids=same, centred=True)
+    np.testing.assert_array_equal(found[LEVELS == 0], plain[LEVELS == 0])
+    assert not np.allclose(found[3:5], plain[3:5])
+
+
 def test_shuffled_rows_are_those_of_other_tokens_of_the_level():
     plain = rows("sa")
     shuffles = [rows("sa_shuffled", seed=seed) for seed in range(8)]

@@ -23,6 +23,7 @@ MODES = ("sa", "sa_shuffled", "mean", "hf", "normal")
 LANES = 128  # rows are rounded up to a multiple of this times the parts that the mesh splits them into
 NORMAL_STD = 0.02
 HF_COVARIANCE_SCALE = 1e-9
+_NOTHING = 1e-3  # of a row's norm: the keywords of its level are all the same but for rounding
 
 
 def sid_init_rows(
@@ -55,7 +56,8 @@ def sid_init_rows(
       old_size: pretrained rows in use (length of the base tokenizer); means and norms are taken over these.
       seed: of the random modes.
       centred: for `sa` and `sa_shuffled`, the mean row of a level's tokens is taken from each of them before it is
-        scaled. What all keywords have in common tells no token of a level from another.
+        scaled. What all keywords have in common tells no token of a level from another. A token that is alone in its
+        level, or whose level has the same keywords throughout, keeps its row.
 
     Returns:
       float32 rows (n, D).
@@ -101,13 +103,13 @@ def _keyword_means(known_VD: np.ndarray, keyword_ids: Sequence[Sequence[int]], c
 
 
 def _centred(rows_nD: np.ndarray, levels_n: np.ndarray) -> np.ndarray:
-    """The rows less the mean of their level; the only row of a level stays as it is."""
+    """The rows less the mean of their level; a row of which next to nothing is left by that stays as it is."""
     centred_nD = rows_nD.copy()
     for level in np.unique(levels_n):
         members = np.flatnonzero(levels_n == level)
-        if len(members) > 1:
-            centred_nD[members] -= rows_nD[members].mean(axis=0)
-    return centred_nD
+        centred_nD[members] -= rows_nD[members].mean(axis=0)
+    left_n = np.linalg.norm(centred_nD, axis=1) > _NOTHING * np.linalg.norm(rows_nD, axis=1)
+    return np.where(left_n[:, None], centred_nD, rows_nD)
 
 
 def _shuffled_within_levels(levels_n: np.ndarray, rng: np.random.Generator) -> np.ndarray:
