@@ -138,6 +138,7 @@ def default_config() -> ConfigDict:
     config.tasks.similar_sid.sharpness = 3.0
     config.tasks.distilled_sid = ConfigDict({"weight": 1.0, "rate": 0.0})  # histories, then what a teacher recommends
     config.tasks.distilled_sid.teacher = "hybrid"  # a baseline (baselines/run.py), fitted on train before training
+    config.tasks.distilled_sid.soft = False  # its whole ranking is learned instead of one item that is drawn
     config.tasks.distilled_sid.copies = 12  # of each training row
     config.tasks.distilled_sid.history = 4  # its last items, at most
     config.ts_align = ConfigDict({"weight": 1.0, "rate": 1.0})  # weight 0: no TS-Align at all
@@ -448,6 +449,10 @@ def _validate_values(config: ConfigDict) -> None:
         raise UserError(
             "config.train.sid_loss='catalogue' needs config.eval.normaliser='catalogue': no score of "
             "another token is learned then"
+        )
+    if config.tasks.distilled_sid.soft and config.train.sid_loss != "catalogue":
+        raise UserError(
+            "config.tasks.distilled_sid.soft=True needs config.train.sid_loss='catalogue', where several may be right"
         )
     unknown = [stage for stage in config.run.stages if stage not in STAGES]
     if unknown:

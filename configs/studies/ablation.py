@@ -24,6 +24,7 @@ CENTRED_DISTILLED = {
     "sid_init": {"centred": True},
     "tasks": {"varied_sid": {"rate": 0.25}, "distilled_sid": {"rate": 0.25}},
 }
+SOFT = {**CENTRED_DISTILLED["tasks"], "distilled_sid": {"rate": 0.25, "soft": True}}
 NO_ALIGN = {"ts_align": {"weight": 0.0}}
 OFFLINE = {"describe": {"words": "make", "backend": "offline"}}
 PRIOR = {"eval": {"prior": "hybrid"}}  # the hybrid's scores added in the search
@@ -90,11 +91,13 @@ def get_config() -> ConfigDict:
             "sft-normal-distilled": {**NO_ALIGN, "sid_init": {"mode": "normal"}, **DISTILLED},
             "tsrec-distilled": DISTILLED,
             "tsrec-centred-distilled": CENTRED_DISTILLED,
+            "tsrec-centred-distilled-soft": {**CENTRED_DISTILLED, "tasks": SOFT},
             "sft-prior": {**sft, **PRIOR},
             "tsrec-prior": PRIOR,
             "tsrec-histories-prior": {"tasks": HISTORIES, **PRIOR},
             "tsrec-distilled-prior": {**DISTILLED, **PRIOR},
             "tsrec-centred-distilled-prior": {**CENTRED_DISTILLED, **PRIOR},
+            "tsrec-centred-distilled-soft-prior": {**CENTRED_DISTILLED, "tasks": SOFT, **PRIOR},
         }
     )
     config.study.baselines = (
@@ -135,6 +138,8 @@ def get_config() -> ConfigDict:
         "tsrec-centred-distilled > tsrec-distilled",
         "tsrec-centred-distilled > tsrec-centred",
         "tsrec-centred-distilled > hybrid",
+        "tsrec-centred-distilled-soft > tsrec-centred-distilled",
+        "tsrec-centred-distilled-soft > hybrid",
         "frozen-sa > frozen",
         "sa > sa-offline",
         "sft-prior > hybrid",
@@ -142,5 +147,6 @@ def get_config() -> ConfigDict:
         "tsrec-histories-prior > hybrid",
         "tsrec-distilled-prior > hybrid",
         "tsrec-centred-distilled-prior > hybrid",
+        "tsrec-centred-distilled-soft-prior > hybrid",
     )
     return config

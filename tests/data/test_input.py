@@ -287,7 +287,7 @@ def test_tokens_of_sids_are_learned_at_their_own_positions_and_need_no_slot(cata
     assert (flat[batch["loss_index_GP"][used] + 1] == batch["loss_target_GP"][used]).all()
     row, place = np.nonzero(batch["sid_task_BT"] >= 0)
     assert len(row) == 4
-    assert (batch["tokens_BT"][row, place + 1] == 100 + batch["sid_target_BT"][row, place]).all()
-    assert paths.allowed_Nn[batch["sid_node_BT"][row, place], batch["sid_target_BT"][row, place]].all()
+    assert (batch["tokens_BT"][row, place + 1] == 100 + batch["sid_target_BTK"][row, place, 0]).all()
+    assert paths.allowed_Nn[batch["sid_node_BT"][row, place], batch["sid_target_BTK"][row, place, 0]].all()
     assert sorted(batch["sid_task_BT"][row, place]) == [0, 2, 2, 2]
     assert sorted(batch["sid_node_BT"][row, place])[:2] == [0, 0]

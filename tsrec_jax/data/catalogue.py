@@ -80,6 +80,11 @@ class Catalogue:
         index = [{token: code for code, token in enumerate(tokens)} for tokens in self.level_tokens]
         return np.array([[index[c][token] for c, token in enumerate(sid)] for sid in self.sids], np.int32)
 
+    @functools.cached_property
+    def tokens_IC(self) -> np.ndarray:
+        """int32, the tokens of each item's SID by their place in `tokens`."""
+        return self.codes_IC + np.searchsorted(self.token_levels, np.arange(self.num_levels)).astype(np.int32)
+
     def sid(self, item: int) -> str:
         """The SID of an item as one text, as in `<a_1><b_2><c_3>`."""
         return self._sid_texts[item]

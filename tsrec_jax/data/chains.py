@@ -24,11 +24,13 @@ class Chain:
       items: catalogue indices, oldest first.
       first: place of the first target; every later item is one too.
       rows: the rows whose targets these are, in the order of the targets.
+      ranked: where a teacher gave the last item, all that it was drawn from, best first.
     """
 
     items: tuple[int, ...]
     first: int
     rows: tuple[int, ...]
+    ranked: tuple[int, ...] = ()
 
 
 def chains(rows: Interactions, context: int = 0) -> list[Chain]:
@@ -151,7 +153,8 @@ def distilled_chains(
         chance_R = 1 / np.arange(1, best_BR.shape[1] + 1)
         place_B = rng.choice(len(chance_R), len(histories), p=chance_R / chance_R.sum())
         for row, history, place, best_R in zip(numbers, histories, place_B, best_BR, strict=True):
-            found.append(Chain((*history, int(best_R[place])), len(history), (row,)))
+            ranked = tuple(best_R.tolist())
+            found.append(Chain((*history, ranked[place]), len(history), (row,), ranked))
     return found
 
 

@@ -9,7 +9,8 @@ Keys of a batch; A accumulation (training only), B rows, T tokens, G groups of r
   loss_task_GP int32       task id, -1 for an empty slot
 and, where SID tokens are learned among their siblings in the catalogue (`paths`), at every position instead of slots:
   sid_node_BT int32        the node (`data.sid_paths`) whose child comes next
-  sid_target_BT int32      which SID token that is, counted from the first one
+  sid_target_BTK int32     which SID token that is, counted from the first one, or which K tokens it might be
+  sid_share_BTK float32    how right each of these is; they sum to 1 where a SID token is learned
   sid_task_BT int32        task id, -1 where no SID token is learned
 Logits over the vocabulary are computed at the loss slots only. P is static: a row closes when its tokens are used up, a
 group when its slots are. Short rows keep attention cheap, and a group of many rows keeps slots from being wasted.
@@ -75,7 +76,7 @@ def choose_loss_slots(
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """The shape of a batch: A, B (of all processes), T, P, the rows of a group, and how SID tokens are learned."""
+    """The shape of a batch: A, B (of all processes), T, P, the rows of a group, and how SID tokens are learned (K)."""
 
     accumulation: int
     rows: int
@@ -83,6 +84,7 @@ class _Layout:
     loss_slots: int
     group: int
     paths: SidPaths | None
+    choices: int
 
     def __post_init__(self):
         if self.rows % self.group:
@@ -214,6 +216,7 @@ def train_batches(
     group: int = 1,
     part: slice | np.ndarray = slice(None),
     paths: SidPaths | None = None,
+    choices: int = 1,
 ) -> TrainBatches:
     """Batches without end.
 
@@ -228,13 +231,14 @@ def train_batches(
       group: rows that share their loss slots.
       part: the groups of each micro-batch that this process feeds, as a slice or by their numbers.
       paths: where given, SID tokens are learned among their siblings in the catalogue.
+      choices: K, room for the SIDs that an example ranks.
 
     Raises:
       UserError: the rates are so small that an epoch is empty, or the groups do not divide the rows.
     """
     if not any(int(len(sources[task]) * rate + 1e-9) for task, rate in rates.items()):
         raise UserError("an epoch holds no row: the rates (config.tasks.*.rate, config.ts_align.rate) are too small")
-    layout = _Layout(accumulation, rows, sequence_length, loss_slots, group, paths)
+    layout = _Layout(accumulation, rows, sequence_length, loss_slots, group, paths, choices)
     return TrainBatches(sources, rates, layout, seed, part)
 
 
@@ -246,15 +250,16 @@ def packed_batches(
     group: int = 1,
     part: slice | np.ndarray = slice(None),
     paths: SidPaths | None = None,
+    choices: int = 1,
 ) -> Iterator[Batch]:
     """One pass over the examples, without an accumulation axis; the last batch is filled with empty rows.
 
     Args:
       examples: in the order in which they compete for places.
       sequence_length, rows, loss_slots: T, B (of all processes) and P.
-      group, part, paths: as in `train_batches`.
+      group, part, paths, choices: as in `train_batches`.
     """
-    layout = _Layout(1, rows, sequence_length, loss_slots, group, paths)
+    layout = _Layout(1, rows, sequence_length, loss_slots, group, paths, choices)
     plan = pack(_lengths(examples, paths), layout.capacity, group) if examples else []
     for first in range(0, len(plan), layout.groups_of_step):
         chosen = plan[first : first + layout.groups_of_step]
@@ -279,6 +284,25 @@ def _learned(example: Example, paths: SidPaths | None) -> _Learned:
     return _Learned(places[nodes < 0], places[nodes >= 0], nodes[nodes >= 0])
 
 
+def _choices(example: Example, targets_S: np.ndarray, levels: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """int32 target_SK and float32 share_SK of an example's learned SID tokens, of which the last make its last SID.
+
+    The SID at place r of `example.ranked` is right in proportion to 1 / r. A token of the last SID shares its place
+    with those of the ranked SIDs that begin like it.
+    """
+    target_SK = np.zeros((len(targets_S), count), np.int32)
+    share_SK = np.zeros((len(targets_S), count), np.float32)
+    target_SK[:, 0], share_SK[:, 0] = targets_S, 1.0
+    if len(example.ranked):
+        ranked_RC = example.ranked.reshape(-1, levels)
+        drawn_C, last, ranks = targets_S[-levels:], slice(-levels, None), slice(len(ranked_RC))
+        begins_RC = np.logical_and.accumulate(ranked_RC == drawn_C, axis=1)
+        alike_RC = np.concatenate([np.ones((len(ranked_RC), 1), bool), begins_RC[:, :-1]], axis=1)
+        share_RC = alike_RC / np.arange(1, len(ranked_RC) + 1)[:, None]
+        target_SK[last, ranks], share_SK[last, ranks] = ranked_RC.T, (share_RC / share_RC.sum(axis=0)).T
+    return target_SK, share_SK
+
+
 def _lengths(examples: Sequence[Example], paths: SidPaths | None) -> np.ndarray:
     """int64 (n, 2): tokens and loss slots of each example."""
     pairs = [(len(example.tokens), len(_learned(example, paths).slots)) for example in examples]
@@ -292,7 +316,9 @@ def _stack(batches: Sequence[Batch], join: Callable[[list[np.ndarray]], np.ndarr
 def _group(rows: Sequence[Sequence[Example]], layout: _Layout) -> Batch:
     """A batch of one group; a target's place becomes its place in the group."""
     length, paths = layout.sequence_length, layout.paths
-    tokens_BT, segment_ids_BT, positions_BT, node_BT, target_BT = np.zeros((5, layout.group, length), np.int32)
+    tokens_BT, segment_ids_BT, positions_BT, node_BT = np.zeros((4, layout.group, length), np.int32)
+    target_BTK = np.zeros((layout.group, length, layout.choices), np.int32)
+    share_BTK = np.zeros((layout.group, length, layout.choices), np.float32)
     sid_task_BT = np.full((layout.group, length), -1, np.int32)
     index_P, target_P = np.zeros((2, layout.loss_slots), np.int32)
     task_P = np.full(layout.loss_slots, -1, np.int32)
@@ -311,7 +337,10 @@ def _group(rows: Sequence[Sequence[Example]], layout: _Layout) -> Batch:
             if paths is not None:
                 before = start + learned.sids - 1
                 node_BT[row, before] = learned.nodes
-                target_BT[row, before] = example.tokens[learned.sids] - paths.first_id
+                targets_S = example.tokens[learned.sids] - paths.first_id
+                target_BTK[row, before], share_BTK[row, before] = _choices(
+                    example, targets_S, paths.num_levels, layout.choices
+                )
                 sid_task_BT[row, before] = example.task
             start, slot = here.stop, there.stop
     batch = {
@@ -323,5 +352,10 @@ def _group(rows: Sequence[Sequence[Example]], layout: _Layout) -> Batch:
         "loss_task_GP": task_P[None],
     }
     if paths is not None:
-        batch |= {"sid_node_BT": node_BT, "sid_target_BT": target_BT, "sid_task_BT": sid_task_BT}
+        batch |= {
+            "sid_node_BT": node_BT,
+            "sid_target_BTK": target_BTK,
+            "sid_share_BTK": share_BTK,
+            "sid_task_BT": sid_task_BT,
+        }
     return batch

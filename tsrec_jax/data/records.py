@@ -28,7 +28,7 @@ _FINGERPRINT = "fingerprint.json"
 class TokenisedTasks(tfds.core.GeneratorBasedBuilder):
     """Examples of several tasks; `examples` is only needed where the files are written."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
 
     def __init__(self, *, examples: Mapping[str, Sequence[Example]] | None = None, **kwargs: Any):
         self._examples = examples or {}
@@ -40,6 +40,7 @@ class TokenisedTasks(tfds.core.GeneratorBasedBuilder):
             "tokens": tfds.features.Tensor(shape=(None,), dtype=np.int32),
             "prompt_length": tfds.features.Scalar(np.int32),
             "key": tfds.features.Text(),
+            "ranked": tfds.features.Tensor(shape=(None,), dtype=np.int32),
         }
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
@@ -66,20 +67,21 @@ class ExampleSource:
 
     def __getitem__(self, index: SupportsIndex) -> Example:
         row = self._records[range(len(self))[index]]  # an index beyond the end is an IndexError, as iteration needs
-        return Example(int(row["task"]), row["tokens"], int(row["prompt_length"]), row["key"].decode())
+        return Example(int(row["task"]), row["tokens"], int(row["prompt_length"]), row["key"].decode(), row["ranked"])
 
     def __repr__(self) -> str:  # Grain stores it with the iterator state and compares on resume
         return f"ExampleSource({len(self)} rows)"
 
 
 def fingerprint(examples: Mapping[str, Sequence[Example]]) -> str:
-    """SHA-256 over tasks, keys, prompt lengths and tokens."""
+    """SHA-256 over tasks, keys, prompt lengths, tokens and what else could stand there."""
     digest = hashlib.sha256()
     for task, rows in examples.items():
         digest.update(f"{task} {len(rows)}\n".encode())
         for row in rows:
-            digest.update(f"{row.key} {row.task} {row.prompt_length}\n".encode())
-            digest.update(np.ascontiguousarray(row.tokens, np.int32).tobytes())
+            digest.update(f"{row.key} {row.task} {row.prompt_length} {len(row.tokens)}\n".encode())
+            for part in (row.tokens, row.ranked):
+                digest.update(np.ascontiguousarray(part, np.int32).tobytes())
     return digest.hexdigest()
 
 

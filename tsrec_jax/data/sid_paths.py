@@ -28,13 +28,17 @@ class SidPaths:
     allowed_Nn: np.ndarray
     edges: tuple[tuple[np.ndarray, np.ndarray], ...]
 
+    @property
+    def num_levels(self) -> int:
+        """Tokens of a SID (C)."""
+        return len(self.edges) + 1
+
     @classmethod
     def of_catalogue(cls, catalogue: Catalogue, first_id: int) -> SidPaths:
         """The paths of all SIDs, whose tokens are numbered from `first_id` in the order of `catalogue.tokens`."""
         levels_n = catalogue.token_levels
         size = len(levels_n)
-        first_of_level = np.searchsorted(levels_n, np.arange(catalogue.num_levels))
-        tokens_IC = catalogue.codes_IC + first_of_level
+        tokens_IC = catalogue.tokens_IC
         node_I = np.zeros(len(tokens_IC), np.int64)
         count, edges, links = 1, [], []
         for level in range(catalogue.num_levels):

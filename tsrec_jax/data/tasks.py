@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.chains import Chain, chains, distilled_chains, similar_chains, varied_chains
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.prompts import PromptBuilder
@@ -24,12 +25,15 @@ class Example:
       tokens: int32 prompt and completion.
       prompt_length: tokens that carry no loss; at least 1.
       key: where the row comes from, as in `train/123` or `item/42/title_to_sid`.
+      ranked: int32, one after the other the SIDs that the row's last SID was drawn from, best first, their tokens by
+        place in `Catalogue.tokens`; empty where that SID alone is right.
     """
 
     task: int
     tokens: np.ndarray
     prompt_length: int
     key: str
+    ranked: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +46,7 @@ class ChainSettings:
       similar_history, distilled_history: items of their histories at most, the last ones.
       nearest_IN, chances_IN: like items and how likely each is chosen, for `similar_sid` and `distilled_sid`.
       rank: the teacher of `distilled_sid`, as in `distilled_chains`.
+      soft: `distilled_sid` learns all that its teacher ranks, not only the item drawn from it.
       seed: of the choices.
     """
 
@@ -54,6 +59,7 @@ class ChainSettings:
     nearest_IN: np.ndarray | None = None
     chances_IN: np.ndarray | None = None
     rank: Callable[[Sequence[Sequence[int]]], np.ndarray] | None = None
+    soft: bool = False
     seed: int = 0
 
 
@@ -130,7 +136,7 @@ def build_examples(
     if settings.whole:
         sequences["next_sid"] = lambda: chains(rows)
     return {
-        task: _sequence_examples(TASKS.index(task), builder, sequences[task](), sids, split)
+        task: _sequence_examples(TASKS.index(task), builder, sequences[task](), catalogue, split, settings.soft)
         if task in sequences
         else [example for part in sources[task] for example in _examples(TASKS.index(task), builder, *part)]
         for task in tasks
@@ -147,13 +153,14 @@ def _examples(
 
 
 def _sequence_examples(
-    task: int, builder: PromptBuilder, sequences: Sequence[Chain], sids: Sequence[str], split: str
+    task: int, builder: PromptBuilder, sequences: Sequence[Chain], catalogue: Catalogue, split: str, soft: bool
 ) -> list[Example]:
-    texts = [[sids[item] for item in chain.items] for chain in sequences]
+    texts = [[catalogue.sid(item) for item in chain.items] for chain in sequences]
     pairs = builder.chains(texts, [chain.first for chain in sequences])
     found = []
     for number, (chain, (prompt, completion)) in enumerate(zip(sequences, pairs, strict=True)):
         tokens = np.array([*prompt, *completion][-builder.max_length :], np.int32)
         key = f"{split}/{','.join(map(str, chain.rows))}/{number}"
-        found.append(Example(task, tokens, max(1, len(tokens) - len(completion)), key))
+        ranked = catalogue.tokens_IC[list(chain.ranked if soft else ())].reshape(-1)
+        found.append(Example(task, tokens, max(1, len(tokens) - len(completion)), key, ranked))
     return found

@@ -32,12 +32,14 @@ class TrainingData:
       examples: of every task in use.
       paths: of the catalogue, where SID tokens are learned among their siblings.
       slots: loss slots of a group of rows.
+      choices: tokens that may be right in one place, at most.
     """
 
     mix: TaskMix
     examples: Mapping[str, Sequence[Example]]
     paths: SidPaths | None
     slots: int
+    choices: int
 
     @property
     def sid_tokens(self) -> int:
@@ -67,7 +69,8 @@ def training_data(
     catalogue = config.train.sid_loss == "catalogue"
     paths = SidPaths.of_catalogue(dataset.catalogue, old_size) if catalogue else None
     slots = choose_loss_slots(examples, mix.rates, config.train.sequence_length, config.train.slot_rows, paths)
-    return TrainingData(mix, examples, paths, slots)
+    longest = max(len(example.ranked) for task in mix.rates for example in examples[task])
+    return TrainingData(mix, examples, paths, slots, max(1, longest // dataset.catalogue.num_levels))
 
 
 def _chain_settings(config: ConfigDict, mix: TaskMix, dataset: Dataset, report: Callable[[str], None]) -> ChainSettings:
@@ -89,7 +92,11 @@ def _chain_settings(config: ConfigDict, mix: TaskMix, dataset: Dataset, report: 
         return settings
     train, select = dataset.splits["train"], dataset.splits[selection_split(dataset)]
     teacher = fit_baseline(tasks.distilled_sid.teacher, dataset, train, select, config.seed, report)
-    return dataclasses.replace(settings, rank=lambda histories: best_items(teacher.scores(histories), PLACES))
+    return dataclasses.replace(
+        settings,
+        soft=tasks.distilled_sid.soft,
+        rank=lambda histories: best_items(teacher.scores(histories), PLACES),
+    )
 
 
 def batches_of(
@@ -119,4 +126,5 @@ def batches_of(
         group=config.train.slot_rows,
         part=part,
         paths=data.paths,
+        choices=data.choices,
     )

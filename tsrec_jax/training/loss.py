@@ -3,7 +3,8 @@
 SID tokens can be learned among their siblings in the catalogue instead of among all tokens: the loss then is that of
 the constrained search, which never has a choice of others, and costs a product with the SID rows only.
 
-Axes: A accumulation, B rows, T tokens, G groups of rows, P loss slots of a group, D model, V vocabulary, n SID tokens.
+Axes: A accumulation, B rows, T tokens, G groups of rows, P loss slots of a group, D model, V vocabulary, n SID tokens,
+K of them that may be right in one place.
 """
 
 from __future__ import annotations
@@ -124,10 +125,12 @@ def batch_loss(
 def catalogue_nll(x_BTD: jax.Array, table_VD: jax.Array, batch: Mapping[str, jax.Array], paths: SidPaths) -> jax.Array:
     """Negative log-likelihood of SID tokens among the children of their node, at every position.
 
+    Where several tokens share a place, the mean of theirs by share: a cross-entropy with soft targets.
+
     Args:
       x_BTD: hidden states after the final norm, in the compute dtype.
       table_VD: output table, whose rows from `paths.first_id` on are the SID tokens'.
-      batch: `sid_node_BT` and `sid_target_BT`.
+      batch: `sid_node_BT`, `sid_target_BTK` and `sid_share_BTK`.
       paths: the catalogue's.
 
     Returns:
@@ -140,10 +143,10 @@ def catalogue_nll(x_BTD: jax.Array, table_VD: jax.Array, batch: Mapping[str, jax
     @jax.checkpoint
     def nll(x_BTD, rows_nD):
         logits_BTn = jnp.einsum("btd,nd->btn", x_BTD, rows_nD, preferred_element_type=jnp.float32)
-        target_BT1 = batch["sid_target_BT"][..., None]
         allowed_BTn = jnp.take(allowed_Nn, batch["sid_node_BT"], axis=0)
-        picked_BT1 = jnp.take_along_axis(logits_BTn, target_BT1, axis=-1)
-        return jax.nn.logsumexp(logits_BTn, axis=-1, where=allowed_BTn) - picked_BT1[..., 0]
+        picked_BTK = jnp.take_along_axis(logits_BTn, batch["sid_target_BTK"], axis=-1)
+        right_BT = jnp.sum(picked_BTK * batch["sid_share_BTK"], axis=-1)
+        return jax.nn.logsumexp(logits_BTn, axis=-1, where=allowed_BTn) - right_BT
 
     return nll(x_BTD, rows_nD)
 
