@@ -108,6 +108,7 @@ def test_what_a_teacher_ranks_high_is_learned_the_more_often_the_higher():
     found = distilled(interactions(("u", (1, 2, 3, 4), 5), ("v", (6,), 6)), rank)
     assert [chain.items[:-1] for chain in found] == asked
     assert all(chain.first == len(chain.items) - 1 for chain in found)
+    assert {chain.ranked for chain in found} == {(7, 8, 9)}
     shares = np.bincount([chain.items[-1] for chain in found], minlength=10)[7:] / len(found)
     np.testing.assert_allclose(shares, np.array([6, 3, 2]) / 11, atol=0.03)  # as 1, 1/2 and 1/3
 

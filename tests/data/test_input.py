@@ -291,3 +291,34 @@ def test_tokens_of_sids_are_learned_at_their_own_positions_and_need_no_slot(cata
     assert paths.allowed_Nn[batch["sid_node_BT"][row, place], batch["sid_target_BTK"][row, place, 0]].all()
     assert sorted(batch["sid_task_BT"][row, place]) == [0, 2, 2, 2]
     assert sorted(batch["sid_node_BT"][row, place])[:2] == [0, 0]
+
+
+def test_ranked_sids_share_the_places_of_the_last_one_with_those_that_begin_alike(catalogue):
+    paths = SidPaths.of_catalogue(catalogue, 100)
+    tokens = catalogue.tokens_IC
+    order = [4, 0, 1, 2, 3]
+    drawn = 1
+    row = [5, *(100 + tokens[0]), *(100 + tokens[drawn])]
+    hard, soft = (
+        Example(0, np.array(row, np.int32), 1, "a", ranked)
+        for ranked in (np.zeros(0, np.int32), tokens[order].reshape(-1))
+    )
+    (batch,) = packed_batches([hard, soft], T, 1, 8, paths=paths, choices=len(order))
+    target_TK, share_TK = batch["sid_target_BTK"][0], batch["sid_share_BTK"][0]
+    levels = catalogue.num_levels
+    learned = np.flatnonzero(batch["sid_task_BT"][0] >= 0)
+    assert len(learned) == 4 * levels
+    np.testing.assert_allclose(share_TK[learned].sum(axis=1), 1.0, rtol=1e-6)
+    assert not share_TK[np.setdiff1d(np.arange(T), learned)].any()
+    certain, last = learned[:-levels], learned[-levels:]
+    assert (share_TK[certain, 0] == 1).all()
+    assert (target_TK[certain, 0] == batch["tokens_BT"][0, certain + 1] - 100).all()
+    for level, place in enumerate(last):
+        weights = {}
+        for rank, item in enumerate(order, 1):
+            if (tokens[item, :level] == tokens[drawn, :level]).all():
+                weights[tokens[item, level]] = weights.get(tokens[item, level], 0.0) + 1 / rank
+        wanted = np.zeros(len(catalogue.tokens))
+        wanted[list(weights)] = np.array(list(weights.values())) / sum(weights.values())
+        found = np.bincount(target_TK[place], share_TK[place], len(catalogue.tokens))
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)

@@ -17,7 +17,13 @@ def examples():
     rng = np.random.default_rng(1)
     return {
         task: [
-            Example(number, rng.integers(0, 2**31 - 1, 3 + row, np.int32), 1 + row % 2, f"{task}/{row} é")
+            Example(
+                number,
+                rng.integers(0, 2**31 - 1, 3 + row, np.int32),
+                1 + row % 2,
+                f"{task}/{row} é",
+                rng.integers(0, 50, 2 * (row % 3), np.int32),
+            )
             for row in range(12)
         ]
         for number, task in enumerate(("next_sid", "ts_align"))
@@ -25,7 +31,7 @@ def examples():
 
 
 def by_key(rows):
-    return {row.key: (row.task, row.tokens.tolist(), row.prompt_length) for row in rows}
+    return {row.key: (row.task, row.tokens.tolist(), row.prompt_length, row.ranked.tolist()) for row in rows}
 
 
 def stamps(folder):
@@ -40,7 +46,7 @@ def test_records_read_back_equal(tmp_path, examples):
         read = [found[task][index] for index in range(len(found[task]))]
         assert len(read) == len(rows)
         assert by_key(read) == by_key(rows)
-        assert {row.tokens.dtype for row in read} == {np.dtype(np.int32)}
+        assert {part.dtype for row in read for part in (row.tokens, row.ranked)} == {np.dtype(np.int32)}
     assert [path.name for path in tmp_path.iterdir()] == ["records"]
 
 
@@ -77,7 +83,7 @@ def test_a_folder_of_something_else_is_refused_and_kept(tmp_path, examples):
         open_records(tmp_path / "records")
 
 
-@pytest.mark.parametrize("change", ["task", "tokens", "prompt_length", "key", "order", "name"])
+@pytest.mark.parametrize("change", ["task", "tokens", "prompt_length", "key", "ranked", "order", "name"])
 def test_the_fingerprint_sees_every_part_of_an_example(examples, change):
     before = fingerprint(examples)
     row = examples["next_sid"][0]
@@ -86,6 +92,7 @@ def test_the_fingerprint_sees_every_part_of_an_example(examples, change):
         "tokens": Example(row.task, row.tokens[::-1], row.prompt_length, row.key),
         "prompt_length": Example(row.task, row.tokens, row.prompt_length + 1, row.key),
         "key": Example(row.task, row.tokens, row.prompt_length, "other"),
+        "ranked": Example(row.task, row.tokens, row.prompt_length, row.key, np.array([3, 4], np.int32)),
     }
     if change == "order":
         examples["next_sid"].reverse()

@@ -1,5 +1,7 @@
 """Tasks: which rows they make, where the loss starts, and that no answer stands in its own prompt."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -122,7 +124,8 @@ def test_histories_that_are_added_are_learned_as_chains(dataset, tokenizer):
         distilled_history=2,
         nearest_IN=nearest,
         chances_IN=chances,
-        rank=lambda histories: np.full((len(histories), 1), 4, np.int32),
+        rank=lambda histories: np.tile(np.array([4, 4, 2], np.int32), (len(histories), 1)),
+        soft=True,
     )
     found = build_examples(dataset, "train", builder, ("varied_sid", "similar_sid", "distilled_sid"), settings)
     counts = {task: len(rows) for task, rows in found.items()}
@@ -131,7 +134,16 @@ def test_histories_that_are_added_are_learned_as_chains(dataset, tokenizer):
         assert {row.task for row in rows} == {TASKS.index(task)}
         assert len({row.key for row in rows}) == len(rows)
     assert {texts(tokenizer, row)[1] for row in found["similar_sid"]} == {dataset.catalogue.sid(3)}
-    assert {texts(tokenizer, row)[1] for row in found["distilled_sid"]} == {dataset.catalogue.sid(4)}
+    assert {texts(tokenizer, row)[1] for row in found["distilled_sid"]} == {dataset.catalogue.sid(n) for n in (2, 4)}
+    assert all(len(row.ranked) == 0 for task in ("varied_sid", "similar_sid") for row in found[task])
+    tokens = np.array(dataset.catalogue.tokens)
+    ranked = {"".join(tokens[row.ranked]) for row in found["distilled_sid"]}
+    assert ranked == {"".join(dataset.catalogue.sid(item) for item in (4, 4, 2))}
+    hard = build_examples(dataset, "train", builder, ("distilled_sid",), dataclasses.replace(settings, soft=False))
+    assert [row.tokens.tolist() for row in hard["distilled_sid"]] == [
+        row.tokens.tolist() for row in found["distilled_sid"]
+    ]
+    assert all(len(row.ranked) == 0 for row in hard["distilled_sid"])
 
 
 def test_a_prompt_that_cannot_be_continued_is_refused(dataset, builder):

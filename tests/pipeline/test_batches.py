@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 
+import numpy as np
 import pytest
 
 from tsrec_jax.baselines.run import fit_baseline
@@ -14,7 +15,7 @@ from tsrec_jax.data.shop_lm import item_texts, train_tokenizer
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.assemble import add_sid_tokens
-from tsrec_jax.pipeline.batches import PLACES, training_data
+from tsrec_jax.pipeline.batches import PLACES, batches_of, training_data
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,9 @@ def test_a_teacher_fitted_on_train_is_learned_from(dataset, prompts):
     builder, tokenizer, old_size = prompts
     lines = []
     config = only_distilled(teacher="popularity", copies=6)
-    rows = training_data(config, dataset, builder, old_size, lines.append).examples["distilled_sid"]
+    data = training_data(config, dataset, builder, old_size, lines.append)
+    rows = data.examples["distilled_sid"]
+    assert data.choices == 1
     train, valid = dataset.splits["train"], dataset.splits["valid"]
     assert len(rows) == 6 * len(train)
     learned = collections.Counter(tokenizer.decode(row.tokens[row.prompt_length :]) for row in rows)
@@ -59,6 +62,18 @@ def test_a_teacher_fitted_on_train_is_learned_from(dataset, prompts):
     least = sorted(known.values(), reverse=True)[PLACES - 1]
     assert len(learned) <= PLACES and all(known[sid] >= least for sid in learned)
     assert known[learned.most_common(1)[0][0]] == max(shares)
+
+
+def test_a_ranking_that_is_learned_as_a_whole_has_room_in_the_batches(dataset, prompts):
+    builder, _, old_size = prompts
+    config = only_distilled(teacher="popularity", copies=1, soft=True)
+    config.train.update({"sid_loss": "catalogue", "sequence_length": 64, "slot_rows": 2})
+    data = training_data(config, dataset, builder, old_size, print)
+    assert data.choices == PLACES
+    batch = batches_of(config, data, data.examples, rows=4).batch(1)
+    assert batch["sid_share_BTK"].shape == (1, 4, 64, PLACES)
+    np.testing.assert_allclose(batch["sid_share_BTK"][batch["sid_task_BT"] >= 0].sum(axis=-1), 1.0, rtol=1e-6)
+    assert ((batch["sid_share_BTK"] > 0).sum(axis=-1) == PLACES).any()
 
 
 def test_a_teacher_that_cannot_be_fitted_is_refused(dataset, prompts):

@@ -60,6 +60,10 @@ def refused(tmp_path, capsys):
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.tasks.varied_sid.copies=0"), ["varied_sid.copies"]),
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.tasks.distilled_sid.copies=0"), ["distilled_sid.copies"]),
         (
+            ("train", QUICKSTART, "--workdir=WORKDIR", "--config.tasks.distilled_sid.soft=True"),
+            ["distilled_sid.soft=True", "train.sid_loss='catalogue'"],
+        ),
+        (
             ("train", QUICKSTART, "--workdir=WORKDIR", "--config.tasks.distilled_sid.teacher=oracle"),
             ["distilled_sid.teacher='oracle'", "hybrid"],
         ),

@@ -152,6 +152,21 @@ def test_sid_tokens_are_scored_among_their_siblings(make_model, paths):
     np.testing.assert_allclose((sums * jnp.array([1.0, 0.5])).sum() / counts.sum(), found, rtol=1e-6)
 
 
+def test_ranked_sids_cost_the_cross_entropy_with_their_shares(make_model, paths):
+    model = make_model()
+    text = np.array([3, 50, 53, 50, 54], np.int32)  # the last SID is that of item 1: tokens 0 and 4
+    ranked = np.array([2, 5, 0, 4, 1, 4, 0, 3], np.int32)  # items 3, 1, 2, 0
+    example = Example(0, text, 3, "row", ranked)
+    (batch,) = packed_batches([example], 8, 1, 8, paths=paths, choices=4)
+    with jax.default_matmul_precision("highest"):
+        nll = batch_nll(model, batch, paths=paths)["sid_task_BT"]
+        logits = model(text[None])[0, :, 50:56]
+    first = -jax.nn.log_softmax(logits[2][:3])  # a_1 a_2 a_3
+    second = -jax.nn.log_softmax(logits[3][np.array([3, 4])])  # of a_1: b_1 b_2
+    np.testing.assert_allclose(nll[0, 2], np.dot([1 / 2 + 1 / 4, 1 / 3, 1], first) / (25 / 12), rtol=1e-5)
+    np.testing.assert_allclose(nll[0, 3], np.dot([1 / 4, 1 / 2], second) / (3 / 4), rtol=1e-5)
+
+
 def test_a_chain_costs_what_its_rows_cost(make_model, paths):
     model = make_model()
     chain = np.array([50, 53, 51, 54, 52, 55, 50, 54], np.int32)

@@ -71,7 +71,9 @@ def sid_batches():
     for index in range(64):
         sids = [[known[token] for token in SIDS[item]] for item in rng.integers(0, 24, 3)]
         tokens = [int(rng.integers(1, 600)), *sids[0], *sids[1], int(rng.integers(1, 600)), *sids[2]]
-        rows.append(Example(0, np.array(tokens, np.int32), 4, f"row/{index}"))
+        others = CATALOGUE.tokens_IC[[index % 24, (index + 9) % 24]] if index % 2 else CATALOGUE.tokens_IC[[]]
+        ranked = np.concatenate([np.array(sids[2], np.int32) - 600, others.reshape(-1)])
+        rows.append(Example(0, np.array(tokens, np.int32), 4, f"row/{index}", ranked))
     made = train_batches(
         {"a": rows},
         rates={"a": 1.0},
@@ -81,6 +83,7 @@ def sid_batches():
         accumulation=1,
         seed=0,
         paths=PATHS,
+        choices=3,
     )
     return [made.batch(step) for step in range(1, 6)]
 
