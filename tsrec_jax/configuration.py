@@ -141,6 +141,7 @@ def default_config() -> ConfigDict:
     config.tasks.distilled_sid.soft = False  # its whole ranking is learned instead of one item that is drawn
     config.tasks.distilled_sid.copies = 12  # of each training row
     config.tasks.distilled_sid.history = 4  # its last items, at most
+    config.tasks.distilled_sid.targets = 1  # items that it goes on with, each of which is learned
     config.ts_align = ConfigDict({"weight": 1.0, "rate": 1.0})  # weight 0: no TS-Align at all
     config.templates = ConfigDict(Templates().to_mapping())  # the wording of data/prompts.py
 
@@ -316,7 +317,8 @@ POSITIVE = ("train.batch_tokens", "train.sequence_length", "train.slot_rows", "t
             "index.iterations", "index.epochs", "index.latent", "index.batch_size",
             "index.max_tokens", "index.batch_rows",
             "tasks.varied_sid.copies", "tasks.similar_sid.copies", "tasks.similar_sid.history",
-            "tasks.similar_sid.nearest", "tasks.distilled_sid.copies", "tasks.distilled_sid.history")  # fmt: skip
+            "tasks.similar_sid.nearest", "tasks.distilled_sid.copies", "tasks.distilled_sid.history",
+            "tasks.distilled_sid.targets")  # fmt: skip
 NOT_NEGATIVE = ("train.max_steps", "train.epochs", "train.warmup_steps", "train.validations", "train.patience",
                 "train.checkpoint_every", "train.explode_factor", "train.valid_rows", "train.valid_beam_rows",
                 "eval.max_rows", "eval.prior_rows", "eval.bootstrap", "model.num_layers",

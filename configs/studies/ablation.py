@@ -25,6 +25,8 @@ CENTRED_DISTILLED = {
     "tasks": {"varied_sid": {"rate": 0.25}, "distilled_sid": {"rate": 0.25}},
 }
 SOFT = {**CENTRED_DISTILLED["tasks"], "distilled_sid": {"rate": 0.25, "soft": True}}
+# Six items after each history, each of them asked for with the ones before it: more targets a token.
+WALKS = {**SOFT, "distilled_sid": {"rate": 0.2, "soft": True, "targets": 6, "copies": 6}}
 NO_ALIGN = {"ts_align": {"weight": 0.0}}
 OFFLINE = {"describe": {"words": "make", "backend": "offline"}}
 PRIOR = {"eval": {"prior": "hybrid"}}  # the hybrid's scores added in the search
@@ -92,12 +94,13 @@ def get_config() -> ConfigDict:
             "tsrec-distilled": DISTILLED,
             "tsrec-centred-distilled": CENTRED_DISTILLED,
             "tsrec-centred-distilled-soft": {**CENTRED_DISTILLED, "tasks": SOFT},
+            "tsrec-centred-walks": {**CENTRED_DISTILLED, "tasks": WALKS},
             "sft-prior": {**sft, **PRIOR},
             "tsrec-prior": PRIOR,
             "tsrec-histories-prior": {"tasks": HISTORIES, **PRIOR},
             "tsrec-distilled-prior": {**DISTILLED, **PRIOR},
             "tsrec-centred-distilled-prior": {**CENTRED_DISTILLED, **PRIOR},
-            "tsrec-centred-distilled-soft-prior": {**CENTRED_DISTILLED, "tasks": SOFT, **PRIOR},
+            "tsrec-centred-walks-prior": {**CENTRED_DISTILLED, "tasks": WALKS, **PRIOR},
         }
     )
     config.study.baselines = (
@@ -139,7 +142,8 @@ def get_config() -> ConfigDict:
         "tsrec-centred-distilled > tsrec-centred",
         "tsrec-centred-distilled > hybrid",
         "tsrec-centred-distilled-soft > tsrec-centred-distilled",
-        "tsrec-centred-distilled-soft > hybrid",
+        "tsrec-centred-walks > tsrec-centred-distilled-soft",
+        "tsrec-centred-walks > hybrid",
         "frozen-sa > frozen",
         "sa > sa-offline",
         "sft-prior > hybrid",
@@ -147,6 +151,6 @@ def get_config() -> ConfigDict:
         "tsrec-histories-prior > hybrid",
         "tsrec-distilled-prior > hybrid",
         "tsrec-centred-distilled-prior > hybrid",
-        "tsrec-centred-distilled-soft-prior > hybrid",
+        "tsrec-centred-walks-prior > hybrid",
     )
     return config

@@ -95,7 +95,9 @@ NEAR, SURE = np.array([[10, 11]] * 12), np.array([[0.0, 1.0]] * 12)  # every ite
 
 
 def distilled(rows, rank, near=NEAR, chances=SURE, **settings):
-    return distilled_chains(rows, rank, near, chances, **{"copies": 1500, "longest": 3, "seed": 0, **settings})
+    return distilled_chains(
+        rows, rank, near, chances, **{"copies": 1500, "longest": 3, "targets": 1, "seed": 0, **settings}
+    )
 
 
 def test_what_a_teacher_ranks_high_is_learned_the_more_often_the_higher():
@@ -108,9 +110,24 @@ def test_what_a_teacher_ranks_high_is_learned_the_more_often_the_higher():
     found = distilled(interactions(("u", (1, 2, 3, 4), 5), ("v", (6,), 6)), rank)
     assert [chain.items[:-1] for chain in found] == asked
     assert all(chain.first == len(chain.items) - 1 for chain in found)
-    assert {chain.ranked for chain in found} == {(7, 8, 9)}
+    assert {chain.ranked for chain in found} == {((7, 8, 9),)}
     shares = np.bincount([chain.items[-1] for chain in found], minlength=10)[7:] / len(found)
     np.testing.assert_allclose(shares, np.array([6, 3, 2]) / 11, atol=0.03)  # as 1, 1/2 and 1/3
+
+
+def test_a_teacher_is_asked_again_with_what_it_gave_at_the_end():
+    def rank(histories):
+        return np.array([(history[-1] + 1, history[-1] + 2) for history in histories], np.int32)
+
+    found = distilled(interactions(("u", (1, 2, 3, 4), 5), ("v", (6,), 6)), rank, copies=50, targets=3)
+    assert len(found) == 100
+    for chain in found:
+        history, given = chain.items[: chain.first], chain.items[chain.first :]
+        assert len(given) == 3 and 1 <= len(history) <= 3
+        before = chain.items[chain.first - 1 : -1]
+        assert chain.ranked == tuple((item + 1, item + 2) for item in before)
+        assert all(item in ranked for item, ranked in zip(given, chain.ranked, strict=True))
+    assert {chain.items[-1] - chain.items[-2] for chain in found} == {1, 2}
 
 
 def test_a_teacher_is_asked_about_ends_of_rows_with_items_of_like_text_among_them():

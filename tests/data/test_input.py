@@ -293,15 +293,16 @@ def test_tokens_of_sids_are_learned_at_their_own_positions_and_need_no_slot(cata
     assert sorted(batch["sid_node_BT"][row, place])[:2] == [0, 0]
 
 
-def test_ranked_sids_share_the_places_of_the_last_one_with_those_that_begin_alike(catalogue):
+def test_ranked_sids_share_the_places_of_those_drawn_from_them_when_they_begin_alike(catalogue):
     paths = SidPaths.of_catalogue(catalogue, 100)
     tokens = catalogue.tokens_IC
     order = [4, 0, 1, 2, 3]
-    drawn = 1
-    row = [5, *(100 + tokens[0]), *(100 + tokens[drawn])]
+    drawn = (1, 3)
+    row = [5, *(100 + tokens[0]), *(100 + tokens[drawn, :].reshape(-1))]
+    rankings = (order, order[::-1])
     hard, soft = (
-        Example(0, np.array(row, np.int32), 1, "a", ranked)
-        for ranked in (np.zeros(0, np.int32), tokens[order].reshape(-1))
+        Example(0, np.array(row, np.int32), 4, "a", ranked)
+        for ranked in (np.zeros(0, np.int32), tokens[np.array(rankings)].reshape(-1))
     )
     (batch,) = packed_batches([hard, soft], T, 1, 8, paths=paths, choices=len(order))
     target_TK, share_TK = batch["sid_target_BTK"][0], batch["sid_share_BTK"][0]
@@ -310,13 +311,14 @@ def test_ranked_sids_share_the_places_of_the_last_one_with_those_that_begin_alik
     assert len(learned) == 4 * levels
     np.testing.assert_allclose(share_TK[learned].sum(axis=1), 1.0, rtol=1e-6)
     assert not share_TK[np.setdiff1d(np.arange(T), learned)].any()
-    certain, last = learned[:-levels], learned[-levels:]
+    certain, shared = learned[: 2 * levels], learned[2 * levels :]
     assert (share_TK[certain, 0] == 1).all()
     assert (target_TK[certain, 0] == batch["tokens_BT"][0, certain + 1] - 100).all()
-    for level, place in enumerate(last):
+    for number, place in enumerate(shared):
+        which, level = divmod(number, levels)
         weights = {}
-        for rank, item in enumerate(order, 1):
-            if (tokens[item, :level] == tokens[drawn, :level]).all():
+        for rank, item in enumerate(rankings[which], 1):
+            if (tokens[item, :level] == tokens[drawn[which], :level]).all():
                 weights[tokens[item, level]] = weights.get(tokens[item, level], 0.0) + 1 / rank
         wanted = np.zeros(len(catalogue.tokens))
         wanted[list(weights)] = np.array(list(weights.values())) / sum(weights.values())

@@ -139,6 +139,9 @@ def test_histories_that_are_added_are_learned_as_chains(dataset, tokenizer):
     tokens = np.array(dataset.catalogue.tokens)
     ranked = {"".join(tokens[row.ranked]) for row in found["distilled_sid"]}
     assert ranked == {"".join(dataset.catalogue.sid(item) for item in (4, 4, 2))}
+    with pytest.raises(UserError, match=r"are to be learned at once.*distilled_sid.targets"):
+        short = PromptBuilder(tokenizer, builder.templates, max_length=dataset.catalogue.num_levels)
+        build_examples(dataset, "train", short, ("distilled_sid",), settings)
     hard = build_examples(dataset, "train", builder, ("distilled_sid",), dataclasses.replace(settings, soft=False))
     assert [row.tokens.tolist() for row in hard["distilled_sid"]] == [
         row.tokens.tolist() for row in found["distilled_sid"]

@@ -71,8 +71,9 @@ def sid_batches():
     for index in range(64):
         sids = [[known[token] for token in SIDS[item]] for item in rng.integers(0, 24, 3)]
         tokens = [int(rng.integers(1, 600)), *sids[0], *sids[1], int(rng.integers(1, 600)), *sids[2]]
-        others = CATALOGUE.tokens_IC[[index % 24, (index + 9) % 24]] if index % 2 else CATALOGUE.tokens_IC[[]]
-        ranked = np.concatenate([np.array(sids[2], np.int32) - 600, others.reshape(-1)])
+        others = CATALOGUE.tokens_IC[[index % 24, (index + 9) % 24]].reshape(-1)
+        ranked = np.concatenate([part for sid in sids[1:] for part in (np.array(sid) - 600, others)])
+        ranked = ranked.astype(np.int32)[: None if index % 2 else 0]  # each other row is certain
         rows.append(Example(0, np.array(tokens, np.int32), 4, f"row/{index}", ranked))
     made = train_batches(
         {"a": rows},

@@ -24,13 +24,13 @@ class Chain:
       items: catalogue indices, oldest first.
       first: place of the first target; every later item is one too.
       rows: the rows whose targets these are, in the order of the targets.
-      ranked: where a teacher gave the last item, all that it was drawn from, best first.
+      ranked: where a teacher gave the targets, for each of them all that it was drawn from, best first.
     """
 
     items: tuple[int, ...]
     first: int
     rows: tuple[int, ...]
-    ranked: tuple[int, ...] = ()
+    ranked: tuple[tuple[int, ...], ...] = ()
 
 
 def chains(rows: Interactions, context: int = 0) -> list[Chain]:
@@ -119,13 +119,15 @@ def distilled_chains(
     *,
     copies: int,
     longest: int,
+    targets: int,
     seed: int,
 ) -> list[Chain]:
-    """Histories that go on with an item that a teacher ranks high for them; only that one is learned.
+    """Histories that go on with items that a teacher ranks high for them; only these are learned.
 
     Knowledge distillation on sequences (arXiv 1606.07947): the item at place r is chosen with a chance in proportion to
-    1 / r. A history is the last 1 to `longest` items of a row, SWAPPED of them exchanged for items of like text, so
-    that the teacher is asked about items that train's histories lack as well.
+    1 / r, and each further one by the ranking for the history with the items before it at its end. A history is the
+    last 1 to `longest` items of a row, SWAPPED of them exchanged for items of like text, so that the teacher is asked
+    about items that train's histories lack as well.
 
     Args:
       rows: of train; their histories and targets make the histories.
@@ -133,6 +135,7 @@ def distilled_chains(
       nearest_IN, chances_IN: as in `similar_chains`.
       copies: of each row.
       longest: items of a history.
+      targets: items that it goes on with.
       seed: of the choices.
     """
     rng = np.random.default_rng(seed)
@@ -149,12 +152,16 @@ def distilled_chains(
         numbers = asked[start : start + CHUNK]
         histories = [whole[row][-int(rng.integers(1, longest + 1)) :] for row in numbers]
         histories = [tuple(map(swapped, history)) for history in histories]
-        best_BR = rank(histories)
-        chance_R = 1 / np.arange(1, best_BR.shape[1] + 1)
-        place_B = rng.choice(len(chance_R), len(histories), p=chance_R / chance_R.sum())
-        for row, history, place, best_R in zip(numbers, histories, place_B, best_BR, strict=True):
-            ranked = tuple(best_R.tolist())
-            found.append(Chain((*history, ranked[place]), len(history), (row,), ranked))
+        growing = [Chain(history, len(history), (row,)) for row, history in zip(numbers, histories, strict=True)]
+        for _ in range(targets):
+            best_BR = rank([chain.items for chain in growing])
+            chance_R = 1 / np.arange(1, best_BR.shape[1] + 1)
+            place_B = rng.choice(len(chance_R), len(growing), p=chance_R / chance_R.sum())
+            growing = [
+                Chain((*chain.items, ranked[place]), chain.first, chain.rows, (*chain.ranked, ranked))
+                for chain, place, ranked in zip(growing, place_B, map(tuple, best_BR.tolist()), strict=True)
+            ]
+        found.extend(growing)
     return found
 
 

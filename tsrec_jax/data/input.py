@@ -285,21 +285,24 @@ def _learned(example: Example, paths: SidPaths | None) -> _Learned:
 
 
 def _choices(example: Example, targets_S: np.ndarray, levels: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """int32 target_SK and float32 share_SK of an example's learned SID tokens, of which the last make its last SID.
+    """int32 target_SK and float32 share_SK of an example's learned SID tokens.
 
-    The SID at place r of `example.ranked` is right in proportion to 1 / r. A token of the last SID shares its place
-    with those of the ranked SIDs that begin like it.
+    The SID at place r of a ranking in `example.ranked` is right in proportion to 1 / r. A token of a SID shares its
+    place with those of the ranked SIDs that begin like this SID. Axis letter M: ranked SIDs in the example.
     """
     target_SK = np.zeros((len(targets_S), count), np.int32)
     share_SK = np.zeros((len(targets_S), count), np.float32)
     target_SK[:, 0], share_SK[:, 0] = targets_S, 1.0
     if len(example.ranked):
-        ranked_RC = example.ranked.reshape(-1, levels)
-        drawn_C, last, ranks = targets_S[-levels:], slice(-levels, None), slice(len(ranked_RC))
-        begins_RC = np.logical_and.accumulate(ranked_RC == drawn_C, axis=1)
-        alike_RC = np.concatenate([np.ones((len(ranked_RC), 1), bool), begins_RC[:, :-1]], axis=1)
-        share_RC = alike_RC / np.arange(1, len(ranked_RC) + 1)[:, None]
-        target_SK[last, ranks], share_SK[last, ranks] = ranked_RC.T, (share_RC / share_RC.sum(axis=0)).T
+        drawn_MC = targets_S.reshape(-1, levels)
+        ranked_MCR = example.ranked.reshape(len(drawn_MC), -1, levels).swapaxes(1, 2)
+        begins_MCR = np.logical_and.accumulate(ranked_MCR == drawn_MC[..., None], axis=1)
+        alike_MCR = np.concatenate([np.ones_like(begins_MCR[:, :1]), begins_MCR[:, :-1]], axis=1)
+        count = ranked_MCR.shape[2]
+        share_MCR = alike_MCR / np.arange(1, count + 1)
+        share_MCR /= share_MCR.sum(axis=2, keepdims=True)
+        target_SK[:, :count] = ranked_MCR.reshape(-1, count)
+        share_SK[:, :count] = share_MCR.reshape(-1, count)
     return target_SK, share_SK
 
 

@@ -11,6 +11,7 @@ from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.chains import Chain, chains, distilled_chains, similar_chains, varied_chains
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.prompts import PromptBuilder
+from tsrec_jax.errors import UserError
 
 # Task ids are positions in this tuple. `title_sid` and `ts_align` hold both of their directions.
 TASKS = ("next_sid", "next_title", "title_sid", "ts_align", "varied_sid", "similar_sid", "distilled_sid")
@@ -25,8 +26,8 @@ class Example:
       tokens: int32 prompt and completion.
       prompt_length: tokens that carry no loss; at least 1.
       key: where the row comes from, as in `train/123` or `item/42/title_to_sid`.
-      ranked: int32, one after the other the SIDs that the row's last SID was drawn from, best first, their tokens by
-        place in `Catalogue.tokens`; empty where that SID alone is right.
+      ranked: int32, for each SID that is learned the SIDs that it was drawn from, best first and equally many for each:
+        their tokens, by place in `Catalogue.tokens`, one after the other; empty where only the row itself is right.
     """
 
     task: int
@@ -44,9 +45,10 @@ class ChainSettings:
       whole: `next_sid` learns all rows of a chain in one example instead of one by one.
       varied, similar, distilled: copies of each chain for `varied_sid`, of each row for `similar_sid`, `distilled_sid`.
       similar_history, distilled_history: items of their histories at most, the last ones.
+      distilled_targets: items that `distilled_sid` learns of a history.
       nearest_IN, chances_IN: like items and how likely each is chosen, for `similar_sid` and `distilled_sid`.
       rank: the teacher of `distilled_sid`, as in `distilled_chains`.
-      soft: `distilled_sid` learns all that its teacher ranks, not only the item drawn from it.
+      soft: `distilled_sid` learns all that its teacher ranks, not only the items drawn from it.
       seed: of the choices.
     """
 
@@ -56,6 +58,7 @@ class ChainSettings:
     similar_history: int = 0
     distilled: int = 0
     distilled_history: int = 0
+    distilled_targets: int = 1
     nearest_IN: np.ndarray | None = None
     chances_IN: np.ndarray | None = None
     rank: Callable[[Sequence[Sequence[int]]], np.ndarray] | None = None
@@ -130,6 +133,7 @@ def build_examples(
             settings.chances_IN,
             copies=settings.distilled,
             longest=settings.distilled_history,
+            targets=settings.distilled_targets,
             seed=settings.seed,
         ),
     }
@@ -161,6 +165,11 @@ def _sequence_examples(
     for number, (chain, (prompt, completion)) in enumerate(zip(sequences, pairs, strict=True)):
         tokens = np.array([*prompt, *completion][-builder.max_length :], np.int32)
         key = f"{split}/{','.join(map(str, chain.rows))}/{number}"
-        ranked = catalogue.tokens_IC[list(chain.ranked if soft else ())].reshape(-1)
+        ranked = catalogue.tokens_IC[np.array(chain.ranked if soft else (), np.int32).reshape(-1)].reshape(-1)
+        if len(ranked) and len(completion) >= builder.max_length:
+            raise UserError(
+                f"{key}: {len(completion)} tokens are to be learned at once, and a row holds {builder.max_length}; "
+                "lower config.tasks.distilled_sid.targets"
+            )
         found.append(Example(task, tokens, max(1, len(tokens) - len(completion)), key, ranked))
     return found

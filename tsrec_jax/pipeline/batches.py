@@ -69,8 +69,9 @@ def training_data(
     catalogue = config.train.sid_loss == "catalogue"
     paths = SidPaths.of_catalogue(dataset.catalogue, old_size) if catalogue else None
     slots = choose_loss_slots(examples, mix.rates, config.train.sequence_length, config.train.slot_rows, paths)
-    longest = max(len(example.ranked) for task in mix.rates for example in examples[task])
-    return TrainingData(mix, examples, paths, slots, max(1, longest // dataset.catalogue.num_levels))
+    ranked = "distilled_sid" in mix.rates and config.tasks.distilled_sid.soft
+    choices = min(PLACES, dataset.catalogue.num_items) if ranked else 1
+    return TrainingData(mix, examples, paths, slots, choices)
 
 
 def _chain_settings(config: ConfigDict, mix: TaskMix, dataset: Dataset, report: Callable[[str], None]) -> ChainSettings:
@@ -82,6 +83,7 @@ def _chain_settings(config: ConfigDict, mix: TaskMix, dataset: Dataset, report: 
         similar_history=tasks.similar_sid.history,
         distilled=tasks.distilled_sid.copies,
         distilled_history=tasks.distilled_sid.history,
+        distilled_targets=tasks.distilled_sid.targets,
         seed=config.seed,
     )
     if not {"similar_sid", "distilled_sid"} & set(mix.rates):
