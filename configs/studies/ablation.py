@@ -27,8 +27,12 @@ CENTRED_DISTILLED = {
 SOFT = {**CENTRED_DISTILLED["tasks"], "distilled_sid": {"rate": 0.25, "soft": True}}
 # Six items after each history, each of them asked for with the ones before it: more targets a token.
 WALKS = {**SOFT, "distilled_sid": {"rate": 0.2, "soft": True, "targets": 6, "copies": 6}}
-# Most users of test have more than four items: the same from histories of up to ten.
-LONG_WALKS = {**WALKS, "distilled_sid": {**WALKS["distilled_sid"], "rate": 0.18, "history": 10}}
+# Most users of test have more than four items: the same from histories of up to ten, selected on more rows.
+LONG_WALKS = {
+    **CENTRED_DISTILLED,
+    "tasks": {**WALKS, "distilled_sid": {**WALKS["distilled_sid"], "rate": 0.18, "history": 10}},
+    "train": {"learning_rate": 1e-3, "valid_beam_rows": 2048},
+}
 NO_ALIGN = {"ts_align": {"weight": 0.0}}
 OFFLINE = {"describe": {"words": "make", "backend": "offline"}}
 PRIOR = {"eval": {"prior": "hybrid"}}  # the hybrid's scores added in the search
@@ -97,13 +101,13 @@ def get_config() -> ConfigDict:
             "tsrec-centred-distilled": CENTRED_DISTILLED,
             "tsrec-centred-distilled-soft": {**CENTRED_DISTILLED, "tasks": SOFT},
             "tsrec-centred-walks": {**CENTRED_DISTILLED, "tasks": WALKS},
-            "tsrec-centred-long-walks": {**CENTRED_DISTILLED, "tasks": LONG_WALKS},
+            "tsrec-centred-long-walks": LONG_WALKS,
             "sft-prior": {**sft, **PRIOR},
             "tsrec-prior": PRIOR,
             "tsrec-histories-prior": {"tasks": HISTORIES, **PRIOR},
             "tsrec-distilled-prior": {**DISTILLED, **PRIOR},
             "tsrec-centred-distilled-prior": {**CENTRED_DISTILLED, **PRIOR},
-            "tsrec-centred-long-walks-prior": {**CENTRED_DISTILLED, "tasks": LONG_WALKS, **PRIOR},
+            "tsrec-centred-long-walks-prior": {**LONG_WALKS, **PRIOR},
         }
     )
     config.study.baselines = (
