@@ -51,7 +51,7 @@ def test_comparisons_that_cannot_be_made_are_named(report):
         ("ts_rec", "plain", "NDCG@10"),
         ("ts_rec", "popularity", "NDCG@10"),
     ]
-    assert report.notes == ["a note", "Not compared: ts_rec > absent; absent has no finished cell."]
+    assert report.notes == ["a note", "Not compared: ts_rec > absent; no finished cell of absent."]
     assert report.comparisons[1].relative == pytest.approx(1.5)
     assert report.comparisons[3].relative is None, "nothing can be said in parts of 0"
 

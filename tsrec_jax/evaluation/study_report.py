@@ -157,7 +157,7 @@ def _comparisons(
         text = " > ".join(pair)
         absent = [name for name in pair if name not in named]
         if absent:
-            refused.append(f"Not compared: {text}; {' and '.join(absent)} has no finished cell.")
+            refused.append(f"Not compared: {text}; no finished cell of {' and '.join(absent)}.")
             continue
         first, second = (named[name] for name in pair)
         if first.rows.digest != second.rows.digest:
