@@ -141,6 +141,7 @@ def default_config() -> ConfigDict:
     config.tasks.distilled_sid.soft = False  # its whole ranking is learned instead of one item that is drawn
     config.tasks.distilled_sid.copies = 12  # of each training row
     config.tasks.distilled_sid.history = 4  # its last items, at most
+    config.tasks.distilled_sid.any_item = 0.0  # share of the history's items that give way to any of the catalogue
     config.tasks.distilled_sid.targets = 1  # items that it goes on with, each of which is learned
     config.ts_align = ConfigDict({"weight": 1.0, "rate": 1.0})  # weight 0: no TS-Align at all
     config.templates = ConfigDict(Templates().to_mapping())  # the wording of data/prompts.py
@@ -325,7 +326,7 @@ NOT_NEGATIVE = ("train.max_steps", "train.epochs", "train.warmup_steps", "train.
                 "ts_align.weight", "ts_align.rate", "sid_init.target_norm", "index.whiten",
                 "index.rows_per_code")  # fmt: skip
 COMPARED_AT = 10  # places of a ranking
-SHARES = ("index.max_collision_rate", "index.min_code_use", "train.held_out")
+SHARES = ("index.max_collision_rate", "index.min_code_use", "train.held_out", "tasks.distilled_sid.any_item")
 
 
 def validate(config: ConfigDict) -> None:

@@ -96,7 +96,11 @@ NEAR, SURE = np.array([[10, 11]] * 12), np.array([[0.0, 1.0]] * 12)  # every ite
 
 def distilled(rows, rank, near=NEAR, chances=SURE, **settings):
     return distilled_chains(
-        rows, rank, near, chances, **{"copies": 1500, "longest": 3, "targets": 1, "seed": 0, **settings}
+        rows,
+        rank,
+        near,
+        chances,
+        **{"copies": 1500, "longest": 3, "targets": 1, "any_item": 0.0, "seed": 0, **settings},
     )
 
 
@@ -113,6 +117,18 @@ def test_what_a_teacher_ranks_high_is_learned_the_more_often_the_higher():
     assert {chain.ranked for chain in found} == {((7, 8, 9),)}
     shares = np.bincount([chain.items[-1] for chain in found], minlength=10)[7:] / len(found)
     np.testing.assert_allclose(shares, np.array([6, 3, 2]) / 11, atol=0.03)  # as 1, 1/2 and 1/3
+
+
+def test_histories_of_any_items_cover_the_catalogue():
+    def rank(histories):
+        return np.tile(np.array([8, 9], np.int32), (len(histories), 1))
+
+    found = distilled(interactions(("u", (1, 2, 3, 4), 5)), rank, chances=np.zeros((12, 2)), any_item=0.5)
+    items = collections.Counter(item for chain in found for item in chain.items[: chain.first])
+    assert set(items) == set(range(12))
+    strange = [items[item] for item in (0, 6, 7, 8, 9, 10, 11)]
+    share = 12 / 7 * sum(strange) / sum(items.values())
+    assert 0.46 < share < 0.54 and max(strange) < 1.5 * min(strange)
 
 
 def test_a_teacher_is_asked_again_with_what_it_gave_at_the_end():

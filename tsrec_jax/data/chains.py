@@ -120,6 +120,7 @@ def distilled_chains(
     copies: int,
     longest: int,
     targets: int,
+    any_item: float,
     seed: int,
 ) -> list[Chain]:
     """Histories that go on with items that a teacher ranks high for them; only these are learned.
@@ -136,6 +137,7 @@ def distilled_chains(
       copies: of each row.
       longest: items of a history.
       targets: items that it goes on with.
+      any_item: share of a history's items that are exchanged for any of the catalogue, likely or not.
       seed: of the choices.
     """
     rng = np.random.default_rng(seed)
@@ -143,6 +145,8 @@ def distilled_chains(
     whole = [(*history, int(target)) for history, target in zip(rows.histories, rows.targets, strict=True)]
 
     def swapped(item: int) -> int:
+        if any_item and rng.random() < any_item:
+            return int(rng.integers(len(nearest_IN)))
         taken = rng.random() < SWAPPED and cumulative_IN[item, -1] > 0
         return _like(rng, item, nearest_IN, cumulative_IN) if taken else item
 

@@ -46,6 +46,7 @@ class ChainSettings:
       varied, similar, distilled: copies of each chain for `varied_sid`, of each row for `similar_sid`, `distilled_sid`.
       similar_history, distilled_history: items of their histories at most, the last ones.
       distilled_targets: items that `distilled_sid` learns of a history.
+      distilled_any: `any_item` of `distilled_chains`.
       nearest_IN, chances_IN: like items and how likely each is chosen, for `similar_sid` and `distilled_sid`.
       rank: the teacher of `distilled_sid`, as in `distilled_chains`.
       soft: `distilled_sid` learns all that its teacher ranks, not only the items drawn from it.
@@ -59,6 +60,7 @@ class ChainSettings:
     distilled: int = 0
     distilled_history: int = 0
     distilled_targets: int = 1
+    distilled_any: float = 0.0
     nearest_IN: np.ndarray | None = None
     chances_IN: np.ndarray | None = None
     rank: Callable[[Sequence[Sequence[int]]], np.ndarray] | None = None
@@ -134,6 +136,7 @@ def build_examples(
             copies=settings.distilled,
             longest=settings.distilled_history,
             targets=settings.distilled_targets,
+            any_item=settings.distilled_any,
             seed=settings.seed,
         ),
     }

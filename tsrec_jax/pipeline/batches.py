@@ -84,6 +84,7 @@ def _chain_settings(config: ConfigDict, mix: TaskMix, dataset: Dataset, report: 
         distilled=tasks.distilled_sid.copies,
         distilled_history=tasks.distilled_sid.history,
         distilled_targets=tasks.distilled_sid.targets,
+        distilled_any=tasks.distilled_sid.any_item,
         seed=config.seed,
     )
     if not {"similar_sid", "distilled_sid"} & set(mix.rates):
