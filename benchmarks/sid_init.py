@@ -14,9 +14,9 @@ from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.pipeline.assemble import assemble
 
 STARTS = {
-    "sa": {},
+    "sa": {"centred": False},
     "sa, centred": {"centred": True},
-    "sa_shuffled": {"mode": "sa_shuffled"},
+    "sa_shuffled": {"mode": "sa_shuffled", "centred": False},
     "hf": {"mode": "hf"},
     "normal": {"mode": "normal"},
 }

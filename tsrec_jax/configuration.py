@@ -120,7 +120,7 @@ def default_config() -> ConfigDict:
     config.sid_init = ConfigDict()
     config.sid_init.mode = "sa"  # sa | sa_shuffled | mean | hf | normal
     config.sid_init.levels = ()  # levels (from 0) that get `mode`, the others get `mean`; empty: all
-    config.sid_init.centred = False  # take from each row of SA-Init what all rows of its level share
+    config.sid_init.centred = True  # take from each row of SA-Init what all rows of its level share
     config.sid_init.target_norm = 1.0  # multiple of the mean row norm of the pretrained table
     config.sid_init.outputs = True  # untied models: initialise the output rows in the same way
 

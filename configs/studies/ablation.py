@@ -162,6 +162,7 @@ def get_config() -> ConfigDict:
         "tsrec-centred-distilled > hybrid",
         "tsrec-centred-distilled-soft > tsrec-centred-distilled",
         "tsrec-centred-walks > tsrec-centred-distilled-soft",
+        "tsrec-centred-walks > tsrec-centred-distilled",
         "tsrec-centred-walks > hybrid",
         "tsrec-centred-long-walks > tsrec-centred-walks",
         "tsrec-centred-long-walks > hybrid",

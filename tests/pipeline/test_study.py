@@ -242,6 +242,17 @@ def test_a_newer_setting_does_not_undo_old_cells(published, no_training):
     assert not no_training
 
 
+def test_a_setting_whose_default_changed_did_what_it_did_before_it_could_be_set(published, no_training):
+    for path in published.glob("cells/*/*/cell.json"):
+        before = path.read_text()
+        path.write_text(before.replace('"centred":true,', ""))
+        assert "/popularity/" in str(path) or path.read_text() != before
+    assert main(["study", *COMMAND, "--config.sid_init.centred=False", f"--workdir={published}"]) == 0
+    assert not no_training
+    main(["study", *COMMAND, f"--workdir={published}"])
+    assert set(no_training) == {"tsrec, seed 1", "tsrec, seed 2", "plain, seed 1", "plain, seed 2"}
+
+
 def test_training_selects_on_the_users_that_are_held_out(workdir, tmp_path, monkeypatch):
     asked = []
 

@@ -57,6 +57,8 @@ from tsrec_jax.training.metrics_log import read_metrics
 
 BEGUN = "begun.json"  # in a cell that is not finished: what was asked for
 MADE = "made.json"  # in an upstream folder, when all of it is there
+# What settings did before they could be set, where their default is another one by now.
+_AT_FIRST = {"sid_init": {"centred": False}}
 Report = Callable[[str], None]
 # Settings that do not change what a cell holds, or that it knows by the digest of its data.
 _ANY_VALUE = {
@@ -148,9 +150,10 @@ def finished_cell(wanted: Wanted) -> tuple[Cell | None, str]:
 def _changed(wanted: Wanted, config: Mapping[str, Any], data: str) -> str:
     """How a cell of another config or of other data differs from the one that is asked for; empty: it does not.
 
-    A setting that is newer than the cell had its default then.
+    A setting that is newer than the cell had its default then, or did what `_AT_FIRST` says.
     """
     before = default_config()
+    update(before, _AT_FIRST)
     try:
         update(before, config)
     except UserError as error:
