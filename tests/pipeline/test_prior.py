@@ -26,7 +26,7 @@ def get_config():
     config.study.comparisons = ("tsrec-prior > tsrec",)
     config.study.arms = ConfigDict({{
         "tsrec": {{}},
-        "tsrec-prior": {{"eval": {{"prior": "transitions", "prior_rows": 12, "prior_weights": (1e6,)}}}},
+        "tsrec-prior": {{"eval": {{"prior": "transitions", "prior_rows": 12, "prior_weights": (1e8,)}}}},
     }})
     return config
 """
@@ -54,7 +54,7 @@ def test_what_was_chosen_is_in_the_cell_and_in_the_results(workdir):
     cell = read_cell(workdir / "cells/tsrec-prior/seed-1/cell.json")
     prior = cell.facts["prior"]
     assert (prior["baseline"], prior["weight"], prior["rows"], set(prior["tried"])) == (
-        "transitions", 1e6, 12, {"0", "1e+06"}
+        "transitions", 1e8, 12, {"0", "1e+08"}
     )  # fmt: skip
     assert not len(cell.top), "scores with a prior are no probabilities"
     assert "prior of TS-Rec: " in (workdir / "cells/tsrec-prior/seed-1/results.md").read_text()
