@@ -284,14 +284,14 @@ def _learned(example: Example, paths: SidPaths | None) -> _Learned:
     return _Learned(places[nodes < 0], places[nodes >= 0], nodes[nodes >= 0])
 
 
-def _choices(example: Example, targets_S: np.ndarray, levels: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _choices(example: Example, targets_S: np.ndarray, levels: int, room: int) -> tuple[np.ndarray, np.ndarray]:
     """int32 target_SK and float32 share_SK of an example's learned SID tokens.
 
     The SID at place r of a ranking in `example.ranked` is right in proportion to 1 / r. A token of a SID shares its
-    place with those of the ranked SIDs that begin like this SID. Axis letter M: ranked SIDs in the example.
+    place with those of the ranked SIDs that begin like this SID. K is `room`; M are the SIDs, R those ranked for each.
     """
-    target_SK = np.zeros((len(targets_S), count), np.int32)
-    share_SK = np.zeros((len(targets_S), count), np.float32)
+    target_SK = np.zeros((len(targets_S), room), np.int32)
+    share_SK = np.zeros((len(targets_S), room), np.float32)
     target_SK[:, 0], share_SK[:, 0] = targets_S, 1.0
     if len(example.ranked):
         drawn_MC = targets_S.reshape(-1, levels)
