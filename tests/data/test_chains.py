@@ -100,7 +100,7 @@ def distilled(rows, rank, near=NEAR, chances=SURE, **settings):
         rank,
         near,
         chances,
-        **{"copies": 1500, "longest": 3, "targets": 1, "any_item": 0.0, "seed": 0, **settings},
+        **{"copies": 1500, "longest": 3, "targets": 1, "any_item": 0.0, "soft": True, "seed": 0, **settings},
     )
 
 

@@ -24,7 +24,7 @@ class Chain:
       items: catalogue indices, oldest first.
       first: place of the first target; every later item is one too.
       rows: the rows whose targets these are, in the order of the targets.
-      ranked: where a teacher gave the targets, for each of them all that it was drawn from, best first.
+      ranked: for each target all that a teacher drew it from, best first; empty where the targets alone are right.
     """
 
     items: tuple[int, ...]
@@ -121,6 +121,7 @@ def distilled_chains(
     longest: int,
     targets: int,
     any_item: float,
+    soft: bool,
     seed: int,
 ) -> list[Chain]:
     """Histories that go on with items that a teacher ranks high for them; only these are learned.
@@ -138,6 +139,7 @@ def distilled_chains(
       longest: items of a history.
       targets: items that it goes on with.
       any_item: share of a history's items that are exchanged for any of the catalogue, likely or not.
+      soft: chains keep the rankings that their targets were drawn from.
       seed: of the choices.
     """
     rng = np.random.default_rng(seed)
@@ -162,7 +164,7 @@ def distilled_chains(
             chance_R = 1 / np.arange(1, best_BR.shape[1] + 1)
             place_B = rng.choice(len(chance_R), len(growing), p=chance_R / chance_R.sum())
             growing = [
-                Chain((*chain.items, ranked[place]), chain.first, chain.rows, (*chain.ranked, ranked))
+                Chain((*chain.items, ranked[place]), chain.first, chain.rows, (*chain.ranked, ranked) if soft else ())
                 for chain, place, ranked in zip(growing, place_B, map(tuple, best_BR.tolist()), strict=True)
             ]
         found.extend(growing)

@@ -137,13 +137,14 @@ def build_examples(
             longest=settings.distilled_history,
             targets=settings.distilled_targets,
             any_item=settings.distilled_any,
+            soft=settings.soft,
             seed=settings.seed,
         ),
     }
     if settings.whole:
         sequences["next_sid"] = lambda: chains(rows)
     return {
-        task: _sequence_examples(TASKS.index(task), builder, sequences[task](), catalogue, split, settings.soft)
+        task: _sequence_examples(TASKS.index(task), builder, sequences[task](), catalogue, split)
         if task in sequences
         else [example for part in sources[task] for example in _examples(TASKS.index(task), builder, *part)]
         for task in tasks
@@ -160,7 +161,7 @@ def _examples(
 
 
 def _sequence_examples(
-    task: int, builder: PromptBuilder, sequences: Sequence[Chain], catalogue: Catalogue, split: str, soft: bool
+    task: int, builder: PromptBuilder, sequences: Sequence[Chain], catalogue: Catalogue, split: str
 ) -> list[Example]:
     texts = [[catalogue.sid(item) for item in chain.items] for chain in sequences]
     pairs = builder.chains(texts, [chain.first for chain in sequences])
@@ -168,7 +169,7 @@ def _sequence_examples(
     for number, (chain, (prompt, completion)) in enumerate(zip(sequences, pairs, strict=True)):
         tokens = np.array([*prompt, *completion][-builder.max_length :], np.int32)
         key = f"{split}/{','.join(map(str, chain.rows))}/{number}"
-        ranked = catalogue.tokens_IC[np.array(chain.ranked if soft else (), np.int32).reshape(-1)].reshape(-1)
+        ranked = catalogue.tokens_IC[np.array(chain.ranked, np.int32).reshape(-1)].reshape(-1)
         if len(ranked) and len(completion) >= builder.max_length:
             raise UserError(
                 f"{key}: {len(completion)} tokens are to be learned at once, and a row holds {builder.max_length}; "
