@@ -120,6 +120,7 @@ def get_config() -> ConfigDict:
             "tsrec-distilled-prior": {**DISTILLED, **PRIOR},
             "tsrec-centred-distilled-prior": {**CENTRED_DISTILLED, **PRIOR},
             "tsrec-centred-long-walks-prior": {**LONG_WALKS, **PRIOR},
+            "tsrec-centred-wide-walks-prior": {**WIDE_WALKS, **PRIOR},
         }
     )
     config.study.baselines = (
@@ -176,5 +177,6 @@ def get_config() -> ConfigDict:
         "tsrec-distilled-prior > hybrid",
         "tsrec-centred-distilled-prior > hybrid",
         "tsrec-centred-long-walks-prior > hybrid",
+        "tsrec-centred-wide-walks-prior > hybrid",
     )
     return config
