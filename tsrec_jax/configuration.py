@@ -139,6 +139,7 @@ def default_config() -> ConfigDict:
     config.tasks.distilled_sid = ConfigDict({"weight": 1.0, "rate": 0.0})  # histories, then what a teacher recommends
     config.tasks.distilled_sid.teacher = "hybrid"  # a baseline (baselines/run.py), fitted on train before training
     config.tasks.distilled_sid.soft = False  # its whole ranking is learned instead of one item that is drawn
+    config.tasks.distilled_sid.throughout = False  # with `soft`: learned after every item of a history, not at its end
     config.tasks.distilled_sid.copies = 12  # of each training row
     config.tasks.distilled_sid.history = 4  # its last items, at most
     config.tasks.distilled_sid.any_item = 0.0  # share of the history's items that give way to any of the catalogue
@@ -456,6 +457,11 @@ def _validate_values(config: ConfigDict) -> None:
     if config.tasks.distilled_sid.soft and config.train.sid_loss != "catalogue":
         raise UserError(
             "config.tasks.distilled_sid.soft=True needs config.train.sid_loss='catalogue', where several may be right"
+        )
+    if config.tasks.distilled_sid.throughout and not config.tasks.distilled_sid.soft:
+        raise UserError(
+            "config.tasks.distilled_sid.throughout=True needs config.tasks.distilled_sid.soft=True: the item that follows "
+            "within a history is not what the teacher recommends"
         )
     unknown = [stage for stage in config.run.stages if stage not in STAGES]
     if unknown:

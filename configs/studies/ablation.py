@@ -43,6 +43,11 @@ WIDE_WALKS = {
         "distilled_sid": {**LONG_WALKS["tasks"]["distilled_sid"], "rate": 0.2, "any_item": 0.2},
     },
 }
+# The teacher is asked after every item of a history, not at its end alone: the same rows, twice the places learned.
+THROUGHOUT = {
+    **WIDE_WALKS,
+    "tasks": {**WIDE_WALKS["tasks"], "distilled_sid": {**WIDE_WALKS["tasks"]["distilled_sid"], "throughout": True}},
+}
 NO_ALIGN = {"ts_align": {"weight": 0.0}}
 OFFLINE = {"describe": {"words": "make", "backend": "offline"}}
 PRIOR = {"eval": {"prior": "hybrid"}}  # the hybrid's scores added in the search
@@ -114,6 +119,8 @@ def get_config() -> ConfigDict:
             "tsrec-centred-walks": {**CENTRED_DISTILLED, "tasks": WALKS},
             "tsrec-centred-long-walks": LONG_WALKS,
             "tsrec-centred-wide-walks": WIDE_WALKS,
+            "sft-normal-wide-walks": {**WIDE_WALKS, **NO_ALIGN, "sid_init": {"mode": "normal"}},
+            "tsrec-centred-throughout": THROUGHOUT,
             "sft-prior": {**sft, **PRIOR},
             "tsrec-prior": PRIOR,
             "tsrec-histories-prior": {"tasks": HISTORIES, **PRIOR},
@@ -121,6 +128,7 @@ def get_config() -> ConfigDict:
             "tsrec-centred-distilled-prior": {**CENTRED_DISTILLED, **PRIOR},
             "tsrec-centred-long-walks-prior": {**LONG_WALKS, **PRIOR},
             "tsrec-centred-wide-walks-prior": {**WIDE_WALKS, **PRIOR},
+            "tsrec-centred-throughout-prior": {**THROUGHOUT, **PRIOR},
         }
     )
     config.study.baselines = (
@@ -169,6 +177,9 @@ def get_config() -> ConfigDict:
         "tsrec-centred-long-walks > hybrid",
         "tsrec-centred-wide-walks > tsrec-centred-long-walks",
         "tsrec-centred-wide-walks > hybrid",
+        "tsrec-centred-wide-walks > sft-normal-wide-walks",
+        "tsrec-centred-throughout > tsrec-centred-wide-walks",
+        "tsrec-centred-throughout > hybrid",
         "frozen-sa > frozen",
         "sa > sa-offline",
         "sft-prior > hybrid",
@@ -178,5 +189,6 @@ def get_config() -> ConfigDict:
         "tsrec-centred-distilled-prior > hybrid",
         "tsrec-centred-long-walks-prior > hybrid",
         "tsrec-centred-wide-walks-prior > hybrid",
+        "tsrec-centred-throughout-prior > hybrid",
     )
     return config

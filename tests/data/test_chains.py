@@ -95,13 +95,12 @@ NEAR, SURE = np.array([[10, 11]] * 12), np.array([[0.0, 1.0]] * 12)  # every ite
 
 
 def distilled(rows, rank, near=NEAR, chances=SURE, **settings):
-    return distilled_chains(
-        rows,
-        rank,
-        near,
-        chances,
-        **{"copies": 1500, "longest": 3, "targets": 1, "any_item": 0.0, "soft": True, "seed": 0, **settings},
-    )
+    usual = {"copies": 1500, "longest": 3, "targets": 1, "any_item": 0.0, "soft": True, "throughout": False, "seed": 0}
+    return distilled_chains(rows, rank, near, chances, **{**usual, **settings})
+
+
+def rankings(chain):
+    return [tuple(ranked) for ranked in chain.ranked.tolist()]
 
 
 def test_what_a_teacher_ranks_high_is_learned_the_more_often_the_higher():
@@ -114,7 +113,7 @@ def test_what_a_teacher_ranks_high_is_learned_the_more_often_the_higher():
     found = distilled(interactions(("u", (1, 2, 3, 4), 5), ("v", (6,), 6)), rank)
     assert [chain.items[:-1] for chain in found] == asked
     assert all(chain.first == len(chain.items) - 1 for chain in found)
-    assert {chain.ranked for chain in found} == {((7, 8, 9),)}
+    assert all(rankings(chain) == [(7, 8, 9)] and chain.ranked.dtype == np.int32 for chain in found)
     shares = np.bincount([chain.items[-1] for chain in found], minlength=10)[7:] / len(found)
     np.testing.assert_allclose(shares, np.array([6, 3, 2]) / 11, atol=0.03)  # as 1, 1/2 and 1/3
 
@@ -141,9 +140,38 @@ def test_a_teacher_is_asked_again_with_what_it_gave_at_the_end():
         history, given = chain.items[: chain.first], chain.items[chain.first :]
         assert len(given) == 3 and 1 <= len(history) <= 3
         before = chain.items[chain.first - 1 : -1]
-        assert chain.ranked == tuple((item + 1, item + 2) for item in before)
-        assert all(item in ranked for item, ranked in zip(given, chain.ranked, strict=True))
+        assert rankings(chain) == [(item + 1, item + 2) for item in before]
+        assert all(item in ranked for item, ranked in zip(given, rankings(chain), strict=True))
     assert {chain.items[-1] - chain.items[-2] for chain in found} == {1, 2}
+
+
+def test_a_teacher_is_asked_throughout_a_history_and_the_items_are_those_of_asking_at_its_end():
+    asked = []
+
+    def rank(histories):
+        asked.extend(map(tuple, histories))
+        return np.array([(sum(history), len(history)) for history in histories], np.int32)
+
+    rows = interactions(("u", (1, 2, 3, 4), 5), ("v", (6,), 6))
+    at_end = distilled(rows, rank, copies=50, targets=3)
+    asked.clear()
+    found = distilled(rows, rank, copies=50, targets=3, throughout=True)
+    assert [(chain.items, chain.rows) for chain in found] == [(chain.items, chain.rows) for chain in at_end]
+    assert {chain.first for chain in found} == {1}
+    for chain in found:
+        before = [chain.items[:end] for end in range(1, len(chain.items))]
+        assert rankings(chain) == [(sum(items), len(items)) for items in before]
+    assert len(asked) == sum(len(chain.ranked) for chain in found)  # once each
+
+
+def test_a_teacher_whose_items_alone_are_learned_leaves_no_rankings():
+    def rank(histories):
+        return np.tile(np.array([8, 9], np.int32), (len(histories), 1))
+
+    rows = interactions(("u", (1, 2, 3, 4), 5))
+    soft, hard = (distilled(rows, rank, copies=20, targets=2, soft=soft) for soft in (True, False))
+    assert [(chain.items, chain.first) for chain in soft] == [(chain.items, chain.first) for chain in hard]
+    assert {chain.ranked.shape for chain in soft} == {(2, 2)} and not any(chain.ranked.size for chain in hard)
 
 
 def test_a_teacher_is_asked_about_ends_of_rows_with_items_of_like_text_among_them():

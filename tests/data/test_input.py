@@ -324,3 +324,18 @@ def test_ranked_sids_share_the_places_of_those_drawn_from_them_when_they_begin_a
         wanted[list(weights)] = np.array(list(weights.values())) / sum(weights.values())
         found = np.bincount(target_TK[place], share_TK[place], len(catalogue.tokens))
         np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_a_token_under_which_nothing_is_ranked_is_not_learned(catalogue):
+    paths = SidPaths.of_catalogue(catalogue, 100)
+    tokens = catalogue.tokens_IC
+    given = 0
+    others = [item for item in range(len(tokens)) if tokens[item, 0] != tokens[given, 0]]
+    row = np.array([5, *(100 + tokens[given]), 6], np.int32)
+    example = Example(0, row, 1, "a", tokens[others].reshape(-1))
+    (batch,) = packed_batches([example], T, 1, 8, paths=paths, choices=len(others))
+    first, *deeper = range(catalogue.num_levels)
+    assert batch["sid_task_BT"][0, first] == 0
+    np.testing.assert_allclose(batch["sid_share_BTK"][0, first].sum(), 1.0, rtol=1e-6)
+    assert tokens[given, 0] not in batch["sid_target_BTK"][0, first]
+    assert (batch["sid_task_BT"][0, deeper] == -1).all() and not batch["sid_share_BTK"][0, deeper].any()

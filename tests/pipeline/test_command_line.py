@@ -64,6 +64,10 @@ def refused(tmp_path, capsys):
             ["distilled_sid.soft=True", "train.sid_loss='catalogue'"],
         ),
         (
+            ("train", QUICKSTART, "--workdir=WORKDIR", "--config.tasks.distilled_sid.throughout=True"),
+            ["distilled_sid.throughout=True", "distilled_sid.soft=True"],
+        ),
+        (
             ("train", QUICKSTART, "--workdir=WORKDIR", "--config.tasks.distilled_sid.teacher=oracle"),
             ["distilled_sid.teacher='oracle'", "hybrid"],
         ),

@@ -24,13 +24,14 @@ class Chain:
       items: catalogue indices, oldest first.
       first: place of the first target; every later item is one too.
       rows: the rows whose targets these are, in the order of the targets.
-      ranked: for each target all that a teacher drew it from, best first; empty where the targets alone are right.
+      ranked: int32 (M, R), what a teacher ranks for the place of each of the M targets, best first; empty where the
+        targets alone are right. Equality leaves it out.
     """
 
     items: tuple[int, ...]
     first: int
     rows: tuple[int, ...]
-    ranked: tuple[tuple[int, ...], ...] = ()
+    ranked: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.int32), compare=False)
 
 
 def chains(rows: Interactions, context: int = 0) -> list[Chain]:
@@ -122,6 +123,7 @@ def distilled_chains(
     targets: int,
     any_item: float,
     soft: bool,
+    throughout: bool,
     seed: int,
 ) -> list[Chain]:
     """Histories that go on with items that a teacher ranks high for them; only these are learned.
@@ -140,6 +142,8 @@ def distilled_chains(
       targets: items that it goes on with.
       any_item: share of a history's items that are exchanged for any of the catalogue, likely or not.
       soft: chains keep the rankings that their targets were drawn from.
+      throughout: with `soft`, the teacher is asked after every item of the history too. All items but the first are
+        targets then; those of the history need not be among the ranked.
       seed: of the choices.
     """
     rng = np.random.default_rng(seed)
@@ -158,17 +162,33 @@ def distilled_chains(
         numbers = asked[start : start + CHUNK]
         histories = [whole[row][-int(rng.integers(1, longest + 1)) :] for row in numbers]
         histories = [tuple(map(swapped, history)) for history in histories]
-        growing = [Chain(history, len(history), (row,)) for row, history in zip(numbers, histories, strict=True)]
-        for _ in range(targets):
-            best_BR = rank([chain.items for chain in growing])
+        first_B = [1 if throughout else len(history) for history in histories]
+        items, ranked_BMR = histories, _ranked_from(first_B, histories, rank)
+        for number in range(targets):
+            if number:
+                ranked_BMR = [np.vstack([before, last]) for before, last in zip(ranked_BMR, rank(items), strict=True)]
+            best_BR = np.stack([ranked_MR[-1] for ranked_MR in ranked_BMR])
             chance_R = 1 / np.arange(1, best_BR.shape[1] + 1)
-            place_B = rng.choice(len(chance_R), len(growing), p=chance_R / chance_R.sum())
-            growing = [
-                Chain((*chain.items, ranked[place]), chain.first, chain.rows, (*chain.ranked, ranked) if soft else ())
-                for chain, place, ranked in zip(growing, place_B, map(tuple, best_BR.tolist()), strict=True)
-            ]
-        found.extend(growing)
+            place_B = rng.choice(len(chance_R), len(items), p=chance_R / chance_R.sum())
+            drawn_B = np.take_along_axis(best_BR, place_B[:, None], axis=1)[:, 0].tolist()
+            items = [(*before, item) for before, item in zip(items, drawn_B, strict=True)]
+        for row, first, one, ranked_MR in zip(numbers, first_B, items, ranked_BMR, strict=True):
+            found.append(Chain(one, first, (row,), ranked_MR) if soft else Chain(one, first, (row,)))
     return found
+
+
+def _ranked_from(
+    first_B: Sequence[int],
+    histories: Sequence[Sequence[int]],
+    rank: Callable[[Sequence[Sequence[int]]], np.ndarray],
+) -> list[np.ndarray]:
+    """What a teacher ranks for the first items of each history, from so many on: int32 (questions, R) of each."""
+    asked = [
+        [history[:end] for end in range(first, len(history) + 1)]
+        for first, history in zip(first_B, histories, strict=True)
+    ]
+    ranked = rank([part for parts in asked for part in parts])
+    return np.split(ranked, np.cumsum([len(parts) for parts in asked])[:-1])
 
 
 def _like(rng: np.random.Generator, item: int, nearest_IN: np.ndarray, cumulative_IN: np.ndarray) -> int:

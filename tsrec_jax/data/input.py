@@ -288,7 +288,8 @@ def _choices(example: Example, targets_S: np.ndarray, levels: int, room: int) ->
     """int32 target_SK and float32 share_SK of an example's learned SID tokens.
 
     The SID at place r of a ranking in `example.ranked` is right in proportion to 1 / r. A token of a SID shares its
-    place with those of the ranked SIDs that begin like this SID. K is `room`; M are the SIDs, R those ranked for each.
+    place with those of the ranked SIDs that begin like this SID; where none does, nothing is right there and all shares
+    are 0. K is `room`; M are the SIDs, R those ranked for each.
     """
     target_SK = np.zeros((len(targets_S), room), np.int32)
     share_SK = np.zeros((len(targets_S), room), np.float32)
@@ -300,9 +301,9 @@ def _choices(example: Example, targets_S: np.ndarray, levels: int, room: int) ->
         alike_MCR = np.concatenate([np.ones_like(begins_MCR[:, :1]), begins_MCR[:, :-1]], axis=1)
         count = ranked_MCR.shape[2]
         share_MCR = alike_MCR / np.arange(1, count + 1)
-        share_MCR /= share_MCR.sum(axis=2, keepdims=True)
+        total_MC1 = share_MCR.sum(axis=2, keepdims=True)
         target_SK[:, :count] = ranked_MCR.reshape(-1, count)
-        share_SK[:, :count] = share_MCR.reshape(-1, count)
+        share_SK[:, :count] = np.divide(share_MCR, total_MC1, out=share_MCR, where=total_MC1 > 0).reshape(-1, count)
     return target_SK, share_SK
 
 
@@ -341,10 +342,9 @@ def _group(rows: Sequence[Sequence[Example]], layout: _Layout) -> Batch:
                 before = start + learned.sids - 1
                 node_BT[row, before] = learned.nodes
                 targets_S = example.tokens[learned.sids] - paths.first_id
-                target_BTK[row, before], share_BTK[row, before] = _choices(
-                    example, targets_S, paths.num_levels, layout.choices
-                )
-                sid_task_BT[row, before] = example.task
+                target_SK, share_SK = _choices(example, targets_S, paths.num_levels, layout.choices)
+                target_BTK[row, before], share_BTK[row, before] = target_SK, share_SK
+                sid_task_BT[row, before] = np.where(share_SK.any(axis=1), example.task, -1)
             start, slot = here.stop, there.stop
     batch = {
         "tokens_BT": tokens_BT,

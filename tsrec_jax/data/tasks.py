@@ -50,6 +50,7 @@ class ChainSettings:
       nearest_IN, chances_IN: like items and how likely each is chosen, for `similar_sid` and `distilled_sid`.
       rank: the teacher of `distilled_sid`, as in `distilled_chains`.
       soft: `distilled_sid` learns all that its teacher ranks, not only the items drawn from it.
+      throughout: `distilled_sid` learns within its histories too, as in `distilled_chains`.
       seed: of the choices.
     """
 
@@ -65,6 +66,7 @@ class ChainSettings:
     chances_IN: np.ndarray | None = None
     rank: Callable[[Sequence[Sequence[int]]], np.ndarray] | None = None
     soft: bool = False
+    throughout: bool = False
     seed: int = 0
 
 
@@ -138,6 +140,7 @@ def build_examples(
             targets=settings.distilled_targets,
             any_item=settings.distilled_any,
             soft=settings.soft,
+            throughout=settings.throughout,
             seed=settings.seed,
         ),
     }
@@ -169,7 +172,7 @@ def _sequence_examples(
     for number, (chain, (prompt, completion)) in enumerate(zip(sequences, pairs, strict=True)):
         tokens = np.array([*prompt, *completion][-builder.max_length :], np.int32)
         key = f"{split}/{','.join(map(str, chain.rows))}/{number}"
-        ranked = catalogue.tokens_IC[np.array(chain.ranked, np.int32).reshape(-1)].reshape(-1)
+        ranked = catalogue.tokens_IC[chain.ranked.reshape(-1)].reshape(-1)
         if len(ranked) and len(completion) >= builder.max_length:
             raise UserError(
                 f"{key}: {len(completion)} tokens are to be learned at once, and a row holds {builder.max_length}; "

@@ -98,6 +98,7 @@ def _chain_settings(config: ConfigDict, mix: TaskMix, dataset: Dataset, report: 
     return dataclasses.replace(
         settings,
         soft=tasks.distilled_sid.soft,
+        throughout=tasks.distilled_sid.throughout,
         rank=lambda histories: best_items(teacher.scores(histories), PLACES),
     )
 
