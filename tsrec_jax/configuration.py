@@ -460,8 +460,8 @@ def _validate_values(config: ConfigDict) -> None:
         )
     if config.tasks.distilled_sid.throughout and not config.tasks.distilled_sid.soft:
         raise UserError(
-            "config.tasks.distilled_sid.throughout=True needs config.tasks.distilled_sid.soft=True: the item that follows "
-            "within a history is not what the teacher recommends"
+            "config.tasks.distilled_sid.throughout=True needs config.tasks.distilled_sid.soft=True: the item that "
+            "follows within a history is not what the teacher recommends"
         )
     unknown = [stage for stage in config.run.stages if stage not in STAGES]
     if unknown:
