@@ -18,15 +18,37 @@ def recommender(exported):
     return Recommender.load(exported)
 
 
-def test_a_loaded_export_recommends_what_the_trained_model_finds(recommender, trained):
+def searched(trained, **settings):
     catalogue = trained.catalogue
     sids = [[catalogue.sid(catalogue.item_index(item)) for item in history] for history in HISTORIES]
     prompts = trained.builder.prompts_next_sid(sids, 3)
-    wanted = search_all(InferenceModel.of(trained.model), trained.trie, catalogue, prompts, beams=20, batch_size=2)
+    model = InferenceModel.of(trained.model)
+    return search_all(model, trained.trie, catalogue, prompts, beams=20, batch_size=2, **settings)
+
+
+@pytest.mark.parametrize("normaliser", ["vocab", "catalogue"])
+def test_a_loaded_export_recommends_what_the_trained_model_finds(trained, normaliser, tmp_path):
+    catalogue = trained.catalogue
+    recommender = Recommender.load(trained.export(tmp_path / "export", normaliser=normaliser))
+    wanted = searched(trained, normaliser=normaliser)
     for found, row in zip(recommender.recommend(HISTORIES, k=10), wanted, strict=True):
         items = [(catalogue.items[i], sid, score) for sid, score in row for i in catalogue.items_of_sid[sid]][:10]
         assert [(r.item_id, r.title, r.sid) for r in found] == [(item.id, item.title, sid) for item, sid, _ in items]
         np.testing.assert_allclose([r.score for r in found], [score for _, _, score in items], atol=1e-5)
+
+
+def test_an_export_that_names_no_normaliser_is_searched_over_the_vocabulary(exported, trained, tmp_path):
+    folder = copy(exported, tmp_path)
+    facts = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
+    del facts["normaliser"]
+    (folder / "prompts.json").write_text(json.dumps(facts), encoding="utf-8")
+    found = Recommender.load(folder).recommend(HISTORIES, k=1)
+    wanted = [row[0][1] for row in searched(trained)]
+    np.testing.assert_allclose([first.score for (first,) in found], wanted, atol=1e-5)
+    facts["normaliser"] = "items"
+    (folder / "prompts.json").write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(UserError, match="'items' is not one of vocab, level, catalogue"):
+        Recommender.load(folder)
 
 
 def test_prompts_are_those_of_training(recommender, trained):

@@ -319,7 +319,11 @@ def evaluate_systems(job: Job, systems: list[str]) -> dict[str, Mapping[str, Any
 
 def _export(job: Job) -> None:
     identity = training_identity(job.config, job.dataset)
-    inputs = {**identity, "export.dtype": job.config.export.dtype}
+    inputs = {
+        **identity,
+        "export.dtype": job.config.export.dtype,
+        "eval.normaliser": job.config.eval.normaliser,
+    }
     folder = job.workdir.path / "export"
     if job.workdir.finished("export", inputs, folder) is not None:
         report("export: finished before, skipped")
@@ -333,6 +337,7 @@ def _export(job: Job) -> None:
         assembly.templates,
         folder,
         max_length=job.config.train.sequence_length,
+        normaliser=job.config.eval.normaliser,
         card_facts=card,
         dtype=job.config.export.dtype,
     )

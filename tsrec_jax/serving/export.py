@@ -32,6 +32,7 @@ def export_folder(
     folder: str | os.PathLike[str],
     *,
     max_length: int,
+    normaliser: str,
     card_facts: Mapping[str, Any],
     dtype: str = "float32",
 ) -> None:
@@ -44,6 +45,7 @@ def export_folder(
       tokenizer: with the SID tokens.
       catalogue: the items; written without descriptions.
       templates, max_length: the prompts it was trained with.
+      normaliser: of `SearchSettings`, what its scores are normalised over in a search.
       folder: where to.
       card_facts: named facts for the model card.
       dtype: type of the stored weights.
@@ -64,7 +66,8 @@ def export_folder(
     tokenizer.save_pretrained(scratch)
     _write_json(scratch / "generation_config.json", neutral_generation(tokenizer))
     _write_json(scratch / CATALOGUE_FILE, catalogue.to_json())
-    _write_json(scratch / PROMPTS_FILE, {"templates": templates.to_mapping(), "max_length": max_length})
+    prompts = {"templates": templates.to_mapping(), "max_length": max_length, "normaliser": normaliser}
+    _write_json(scratch / PROMPTS_FILE, prompts)
     Trie.of_catalogue(catalogue, len(tokenizer) - len(catalogue.tokens)).save(scratch / TRIE_FILE)
     (scratch / "README.md").write_text(model_card(catalogue, card_facts), encoding="utf-8")
     old = folder.with_name(folder.name + ".old")

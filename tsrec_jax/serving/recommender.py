@@ -84,17 +84,25 @@ class Recommender:
       builder: makes the prompts.
       max_batch: requests that are searched together.
       beams: width of a search unless a call says otherwise.
+      normaliser: what scores are normalised over, as in `SearchSettings`.
     """
 
     def __init__(
-        self, model: InferenceModel, catalogue: LiveCatalogue, builder: PromptBuilder, *, beams: int, max_batch: int
+        self,
+        model: InferenceModel,
+        catalogue: LiveCatalogue,
+        builder: PromptBuilder,
+        *,
+        beams: int,
+        max_batch: int,
+        normaliser: str,
     ):
         if not 1 <= beams <= MAX_BEAMS:
             raise UserError(f"beams={beams}: must be from 1 to {MAX_BEAMS}")
         if max_batch < 1:
             raise UserError(f"max_batch={max_batch}: must be at least 1")
         self.model, self.catalogue, self.builder = model, catalogue, builder
-        self.beams, self.max_batch = beams, max_batch
+        self.beams, self.max_batch, self.normaliser = beams, max_batch, normaliser
         self._prefix = builder.prefix("next_sid")
         self._searchers: dict[int, Searcher] = {}
 
@@ -126,6 +134,8 @@ class Recommender:
         try:
             catalogue = Catalogue.from_json(facts)
             templates, max_length = Templates.from_mapping(prompts["templates"]), int(prompts["max_length"])
+            normaliser = prompts.get("normaliser", "vocab")  # older exports do not say
+            SearchSettings(beams=1, normaliser=normaliser)
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise UserError(f"{folder}: not a consistent export ({error}); export it again") from None
         tokenizer = load_tokenizer(folder)
@@ -147,7 +157,8 @@ class Recommender:
                 f"{len(tokenizer)} tokens; export it again"
             )
         builder = PromptBuilder(tokenizer, templates, max_length)
-        return cls(model, LiveCatalogue(catalogue, trie), builder, beams=beams, max_batch=max_batch)
+        live = LiveCatalogue(catalogue, trie)
+        return cls(model, live, builder, beams=beams, max_batch=max_batch, normaliser=normaliser)
 
     def recommend(
         self,
@@ -252,7 +263,7 @@ class Recommender:
             self._searchers[beams] = Searcher(
                 self.model,
                 self.catalogue.trie,
-                SearchSettings(beams),
+                SearchSettings(beams, self.normaliser),
                 batch_size=self.max_batch,
                 prefix=self._prefix,
                 filtering=True,
