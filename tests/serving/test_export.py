@@ -54,6 +54,13 @@ def test_the_card_states_the_facts(exported):
     card = (exported / "README.md").read_text(encoding="utf-8")
     assert "30 items with 29 distinct" in card
     assert "- seed: 3" in card
+    assert "normalised over\nall tokens, as" in card
+
+
+@pytest.mark.parametrize("normaliser", ["level", "catalogue"])
+def test_the_card_warns_where_transformers_ranks_otherwise(trained, tmp_path, normaliser):
+    folder = trained.export(tmp_path / "export", normaliser=normaliser)
+    assert "The beam search of `transformers` does so over" in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_an_older_export_is_replaced_whole(trained, tmp_path):

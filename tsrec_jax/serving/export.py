@@ -22,6 +22,13 @@ from tsrec_jax.processes import first
 CATALOGUE_FILE = "sid_catalogue.json"
 PROMPTS_FILE = "prompts.json"
 TRIE_FILE = "sid_trie.npz"
+# What a step's scores are normalised over, by normaliser.
+_NORMALISED = {
+    "vocab": "all tokens, as the beam search of `transformers` does",
+    "level": "the tokens of the level. The beam search of `transformers` does so over all tokens, and ranks otherwise",
+    "catalogue": "the tokens that the constraint allows. The beam search of `transformers` does so over all tokens and "
+    "applies the constraint then: it ranks otherwise",
+}
 
 
 def export_folder(
@@ -69,7 +76,7 @@ def export_folder(
     prompts = {"templates": templates.to_mapping(), "max_length": max_length, "normaliser": normaliser}
     _write_json(scratch / PROMPTS_FILE, prompts)
     Trie.of_catalogue(catalogue, len(tokenizer) - len(catalogue.tokens)).save(scratch / TRIE_FILE)
-    (scratch / "README.md").write_text(model_card(catalogue, card_facts), encoding="utf-8")
+    (scratch / "README.md").write_text(model_card(catalogue, normaliser, card_facts), encoding="utf-8")
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -91,7 +98,7 @@ def _write_json(path: pathlib.Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def model_card(catalogue: Catalogue, facts: Mapping[str, Any]) -> str:
+def model_card(catalogue: Catalogue, normaliser: str, facts: Mapping[str, Any]) -> str:
     """The README of an exported folder."""
     listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     return f"""---
@@ -112,7 +119,8 @@ print(recommender.recommend([["{catalogue.items[0].id}"]], k=10))
 
 `{CATALOGUE_FILE}` maps items to semantic IDs, `{TRIE_FILE}` holds the valid ones for the search, `{PROMPTS_FILE}` the
 prompts of the training. Decode with a prefix
-constraint: without one, the model may write a semantic ID that no item has.
+constraint: without one, the model may write a semantic ID that no item has. The scores of a step are normalised over
+{_NORMALISED[normaliser]}.
 
 ## Facts of its training
 
