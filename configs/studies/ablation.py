@@ -125,10 +125,8 @@ def get_config() -> ConfigDict:
             "tsrec-prior": PRIOR,
             "tsrec-histories-prior": {"tasks": HISTORIES, **PRIOR},
             "tsrec-distilled-prior": {**DISTILLED, **PRIOR},
-            "tsrec-centred-distilled-prior": {**CENTRED_DISTILLED, **PRIOR},
             "tsrec-centred-long-walks-prior": {**LONG_WALKS, **PRIOR},
             "tsrec-centred-wide-walks-prior": {**WIDE_WALKS, **PRIOR},
-            "tsrec-centred-throughout-prior": {**THROUGHOUT, **PRIOR},
         }
     )
     config.study.baselines = (
@@ -186,9 +184,7 @@ def get_config() -> ConfigDict:
         "tsrec-prior > sft-prior",
         "tsrec-histories-prior > hybrid",
         "tsrec-distilled-prior > hybrid",
-        "tsrec-centred-distilled-prior > hybrid",
         "tsrec-centred-long-walks-prior > hybrid",
         "tsrec-centred-wide-walks-prior > hybrid",
-        "tsrec-centred-throughout-prior > hybrid",
     )
     return config
