@@ -139,7 +139,7 @@ def default_config() -> ConfigDict:
     config.tasks.distilled_sid = ConfigDict({"weight": 1.0, "rate": 0.0})  # histories, then what a teacher recommends
     config.tasks.distilled_sid.teacher = "hybrid"  # a baseline (baselines/run.py), fitted on train before training
     config.tasks.distilled_sid.soft = False  # its whole ranking is learned instead of one item that is drawn
-    config.tasks.distilled_sid.throughout = False  # with `soft`: learned after every item of a history, not at its end
+    config.tasks.distilled_sid.throughout = False  # with `soft`: the teacher is asked after every item of a history too
     config.tasks.distilled_sid.copies = 12  # of each training row
     config.tasks.distilled_sid.history = 4  # its last items, at most
     config.tasks.distilled_sid.any_item = 0.0  # share of the history's items that give way to any of the catalogue

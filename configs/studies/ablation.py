@@ -102,6 +102,8 @@ def get_config() -> ConfigDict:
             "tsrec-offline": OFFLINE,
             "tsrec-lambda-4": {"ts_align": {"weight": 4.0}},
             "tsrec-task-mean": {"train": {"loss_normalisation": "task"}},
+            "tsrec-vocab-loss": {"train": {"sid_loss": "vocab"}, "eval": {"normaliser": "vocab"}},
+            "tsrec-rows": {"tasks": {"next_sid": {"chains": False}}},
             "frozen": {**sft, "train": {"freeze": "trunk"}},
             "frozen-sa": {**NO_ALIGN, "train": {"freeze": "trunk"}},
             "tiger-style": {
@@ -157,6 +159,8 @@ def get_config() -> ConfigDict:
         "tsrec > sft",
         "tsrec > sft-normal",
         "tsrec > sa",
+        "tsrec > tsrec-vocab-loss",
+        "tsrec > tsrec-rows",
         "tsrec-histories > sft",
         "tsrec-histories > tsrec",
         "tsrec-histories > sft-histories",
