@@ -35,7 +35,6 @@ def get_config() -> ConfigDict:
     config.ts_align.rate = 0.05
     config.tasks.distilled_sid.rate = 0.2
     config.tasks.distilled_sid.soft = True
-    config.tasks.distilled_sid.throughout = True
     config.tasks.distilled_sid.copies = 6
     config.tasks.distilled_sid.targets = 6
     config.tasks.distilled_sid.history = 10

@@ -6,7 +6,7 @@ import pytest
 
 from tsrec_jax.configuration import study_arm_config
 
-RECIPE = "tsrec-centred-throughout"
+RECIPE = "tsrec-centred-wide-walks"
 # Where texts come without SIDs, how often a run saves, and what a study alone or a run alone has.
 OWN = {"index.max_tokens", "train.checkpoint_every"}
 SECTIONS = ("study", "run")
