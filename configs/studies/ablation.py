@@ -49,6 +49,7 @@ THROUGHOUT = {
     "tasks": {**WIDE_WALKS["tasks"], "distilled_sid": {**WIDE_WALKS["tasks"]["distilled_sid"], "throughout": True}},
 }
 NO_ALIGN = {"ts_align": {"weight": 0.0}}
+VOCAB_LOSS = {"train": {"sid_loss": "vocab"}, "eval": {"normaliser": "vocab"}}
 OFFLINE = {"describe": {"words": "make", "backend": "offline"}}
 PRIOR = {"eval": {"prior": "hybrid"}}  # the hybrid's scores added in the search
 
@@ -102,7 +103,9 @@ def get_config() -> ConfigDict:
             "tsrec-offline": OFFLINE,
             "tsrec-lambda-4": {"ts_align": {"weight": 4.0}},
             "tsrec-task-mean": {"train": {"loss_normalisation": "task"}},
-            "tsrec-vocab-loss": {"train": {"sid_loss": "vocab"}, "eval": {"normaliser": "vocab"}},
+            "tsrec-vocab-loss": VOCAB_LOSS,
+            "tsrec-centred-vocab-loss": {"sid_init": {"centred": True}, **VOCAB_LOSS},
+            "tsrec-centred-8-layers": {"sid_init": {"centred": True}, "model": {"num_layers": 8}},
             "tsrec-rows": {"tasks": {"next_sid": {"chains": False}}},
             "frozen": {**sft, "train": {"freeze": "trunk"}},
             "frozen-sa": {**NO_ALIGN, "train": {"freeze": "trunk"}},
@@ -121,6 +124,7 @@ def get_config() -> ConfigDict:
             "tsrec-centred-walks": {**CENTRED_DISTILLED, "tasks": WALKS},
             "tsrec-centred-long-walks": LONG_WALKS,
             "tsrec-centred-wide-walks": WIDE_WALKS,
+            "tsrec-centred-wide-walks-4-layers": {**WIDE_WALKS, "model": {"num_layers": 4}},
             "sft-normal-wide-walks": {**WIDE_WALKS, **NO_ALIGN, "sid_init": {"mode": "normal"}},
             "tsrec-centred-throughout": THROUGHOUT,
             "sft-prior": {**sft, **PRIOR},
@@ -154,6 +158,8 @@ def get_config() -> ConfigDict:
         "sa-centred-shuffled > sft-normal",
         "tsrec-centred > sa-centred",
         "tsrec-centred > tsrec",
+        "tsrec-centred > tsrec-centred-vocab-loss",
+        "tsrec-centred-8-layers > tsrec-centred",
         "tsrec-centred > sft-normal",
         "align > sft",
         "tsrec > sft",
@@ -180,6 +186,8 @@ def get_config() -> ConfigDict:
         "tsrec-centred-wide-walks > tsrec-centred-long-walks",
         "tsrec-centred-wide-walks > hybrid",
         "tsrec-centred-wide-walks > sft-normal-wide-walks",
+        "tsrec-centred-wide-walks-4-layers > tsrec-centred-wide-walks",
+        "tsrec-centred-wide-walks-4-layers > hybrid",
         "tsrec-centred-throughout > tsrec-centred-wide-walks",
         "tsrec-centred-throughout > hybrid",
         "frozen-sa > frozen",
