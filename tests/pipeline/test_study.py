@@ -145,7 +145,7 @@ def test_a_changed_setting_runs_the_cells_again_and_loses_nothing(published, no_
     assert not (published / "cells/plain/seed-2/cell.json").exists()
     assert "no training here" in printed.err
     text = (published / "study.md").read_text()
-    assert "Not finished: plain, seed 1; tsrec, seed 1; plain, seed 2; tsrec, seed 2." in text
+    assert "Not finished: plain, seeds 1, 2; tsrec, seeds 1, 2." in text
     assert (published / "cells/popularity/seed-1/cell.json").exists(), "no baseline depends on the learning rate"
 
 

@@ -71,7 +71,7 @@ def study(config: ConfigDict, workdir: pathlib.Path, names: Sequence[str] = (), 
     held = [wanted for wanted in held if wanted in missing]  # the others were finished since
     for words, listed in (("held by another process", held), ("failed", failed), ("not finished", missing)):
         if listed:
-            report(f"study: {words}: {'; '.join(wanted.label for wanted in listed)}")
+            report(f"study: {words}: {_listed(listed)}")
     report(f"study: {len(cells) - len(missing)} of {len(cells)} cells are finished; see {workdir / 'study.md'}")
     return 1 if failed else 0
 
@@ -121,8 +121,8 @@ def _write_report(config: ConfigDict, workdir: pathlib.Path, wanted: Sequence[Wa
         cells = [cell for _, cell in found if cell is not None]
         if not cells:
             return
-        missing = [each.label for each, cell in found if cell is None]
-        notes = [f"Not finished: {'; '.join(missing)}."] if missing else []
+        missing = [each for each, cell in found if cell is None]
+        notes = [f"Not finished: {_listed(missing)}."] if missing else []
         order = [*config.study.arms, *config.study.baselines]
         built = build_report(
             f"Study on {config.dataset.name or _name(cells)}",
@@ -136,6 +136,14 @@ def _write_report(config: ConfigDict, workdir: pathlib.Path, wanted: Sequence[Wa
         for suffix, text in (("md", to_markdown(built)), ("csv", to_csv(built)), ("tex", to_latex(built))):
             write_text(workdir / f"study.{suffix}", text)
         plot_study(built, workdir / "plots")
+
+
+def _listed(cells: Sequence[Wanted]) -> str:
+    """Cells in words, those of one system together."""
+    seeds: dict[str, list[str]] = {}
+    for wanted in cells:
+        seeds.setdefault(wanted.name, []).append(str(wanted.seed))
+    return "; ".join(f"{name}, seed{'s' * (len(found) > 1)} {', '.join(found)}" for name, found in seeds.items())
 
 
 def _name(cells: Sequence[Cell]) -> str:
