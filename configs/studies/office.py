@@ -1,4 +1,4 @@
-"""Does what pays on Industrial pay elsewhere too: a few arms of the ablation on Amazon Office, whose test is kept aside.
+"""Does what pays on Industrial pay elsewhere: a few arms of the ablation on Amazon Office, whose test is kept aside.
 
     python -m tsrec_jax study --config=configs/studies/office.py \
         --config.dataset.path=../shared/data/amazon/Office_Products --workdir=runs/office
