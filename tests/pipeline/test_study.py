@@ -165,7 +165,7 @@ def test_a_cell_that_fails_does_not_stop_the_others(published, monkeypatch, caps
     printed = capsys.readouterr()
     assert "plain, seed 1: bad data" in printed.err
     assert "RuntimeError: a bug" in printed.err
-    assert "failed: popularity, seed 1; repeat last, seed 1; plain, seed 1; tsrec, seed 1" in printed.out
+    assert "failed: popularity, seed 1; repeat last, seed 1; plain, seeds 1, 2; tsrec, seeds 1, 2" in printed.out
 
 
 def test_a_cell_that_another_process_holds_is_skipped(published, no_training, capsys):
