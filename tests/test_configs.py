@@ -22,10 +22,13 @@ def experiment(request):
     return read
 
 
+def differing(one, other):
+    one, other = (flat(config.to_dict(), "") for config in (one, other))
+    return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+
+
 def test_the_real_data_run_is_the_arm_of_the_study_that_recommends_best_by_itself(experiment):
-    arm = flat(study_arm_config(experiment("studies/ablation.py"), RECIPE).to_dict(), "")
-    run = flat(experiment("amazon_smollm2.py").to_dict(), "")
-    different = {key for key in arm.keys() | run.keys() if arm.get(key) != run.get(key)}
+    different = differing(study_arm_config(experiment("studies/ablation.py"), RECIPE), experiment("amazon_smollm2.py"))
     assert {key for key in different if key.split(".")[0] not in SECTIONS} == OWN
 
 
@@ -43,6 +46,5 @@ def test_what_is_run_on_office_is_arms_of_the_ablation(experiment):
     ablation, office = experiment("studies/ablation.py"), experiment("studies/office.py")
     ablation.train.held_out, ablation.eval.split = 0.1, "valid"
     for name in office.study.arms:
-        mine, theirs = (flat(study_arm_config(config, name).to_dict(), "") for config in (office, ablation))
-        different = {key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)}
+        different = differing(study_arm_config(office, name), study_arm_config(ablation, name))
         assert {key.split(".")[0] for key in different} <= {"study"}, name
