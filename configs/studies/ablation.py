@@ -48,6 +48,15 @@ THROUGHOUT = {
     **WIDE_WALKS,
     "tasks": {**WIDE_WALKS["tasks"], "distilled_sid": {**WIDE_WALKS["tasks"]["distilled_sid"], "throughout": True}},
 }
+# The teacher counts train's rows already: none of them besides, and as many more of its own.
+ONLY_WALKS = {
+    **WIDE_WALKS,
+    "tasks": {
+        "next_sid": {"rate": 0.0},
+        "varied_sid": {"rate": 0.0},
+        "distilled_sid": {**WIDE_WALKS["tasks"]["distilled_sid"], "rate": 0.225},
+    },
+}
 NO_ALIGN = {"ts_align": {"weight": 0.0}}
 VOCAB_LOSS = {"train": {"sid_loss": "vocab"}, "eval": {"normaliser": "vocab"}}
 OFFLINE = {"describe": {"words": "make", "backend": "offline"}}
@@ -126,6 +135,7 @@ def get_config() -> ConfigDict:
             "tsrec-centred-wide-walks-4-layers": {**WIDE_WALKS, "model": {"num_layers": 4}},
             "sft-normal-wide-walks": {**WIDE_WALKS, **NO_ALIGN, "sid_init": {"mode": "normal"}},
             "tsrec-centred-throughout": THROUGHOUT,
+            "tsrec-centred-only-walks": ONLY_WALKS,
             "sft-prior": {**sft, **PRIOR},
             "tsrec-prior": PRIOR,
             "tsrec-histories-prior": {"tasks": HISTORIES, **PRIOR},
@@ -188,6 +198,8 @@ def get_config() -> ConfigDict:
         "tsrec-centred-wide-walks-4-layers > hybrid",
         "tsrec-centred-throughout > tsrec-centred-wide-walks",
         "tsrec-centred-throughout > hybrid",
+        "tsrec-centred-only-walks > tsrec-centred-wide-walks",
+        "tsrec-centred-only-walks > hybrid",
         "frozen-sa > frozen",
         "sa > sa-offline",
         "sft-prior > hybrid",
