@@ -5,8 +5,7 @@ import runpy
 import pytest
 
 from tsrec_jax.baselines.run import BASELINES
-from tsrec_jax.configuration import study_arm_config, validate
-from tsrec_jax.pipeline.run import flat
+from tsrec_jax.configuration import flat, study_arm_config, validate
 
 RECIPE = "tsrec-centred-wide-walks"
 # Where texts come without SIDs, how often a run saves, and what a study alone or a run alone has.
@@ -23,7 +22,7 @@ def experiment(request):
 
 
 def differing(one, other):
-    one, other = (flat(config.to_dict(), "") for config in (one, other))
+    one, other = (flat(config.to_dict()) for config in (one, other))
     return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
 
 

@@ -11,7 +11,7 @@ import difflib
 import json
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -26,6 +26,8 @@ from tsrec_jax.training.wandb_log import require_wandb
 UPSTREAM = ("prepare", "index", "describe")
 STAGES = (*UPSTREAM, "train", "evaluate", "export")
 ARMS = ("run.arms", "study.arms")  # sections with keys of the user's choice
+# What settings did before they could be set, where their default is another one by now.
+_AT_FIRST = {"sid_init": {"centred": False}}
 
 
 def default_config() -> ConfigDict:
@@ -206,8 +208,17 @@ def default_config() -> ConfigDict:
     return config.lock()
 
 
+def config_at_first() -> ConfigDict:
+    """All keys with what the code did before they could be set: what holds for a record that is older than a key."""
+    config = default_config()
+    update(config, _AT_FIRST)
+    return config
+
+
 def load_saved(workdir: pathlib.Path) -> ConfigDict:
     """The resolved config that a run wrote to its `config.json`, as a locked ConfigDict.
+
+    Keys that are newer than the run have what the code did then.
 
     Raises:
       UserError: there is none, or it is not readable.
@@ -221,7 +232,7 @@ def load_saved(workdir: pathlib.Path) -> ConfigDict:
         ) from None
     except (ValueError, KeyError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a config that this program wrote ({error}); give --config=FILE.py") from None
-    config = default_config()
+    config = config_at_first()
     update(config, saved)
     return config
 
@@ -471,6 +482,17 @@ def _validate_values(config: ConfigDict) -> None:
 def section(config: ConfigDict, name: str, kind: type) -> Any:
     """The values of a config section that a settings dataclass has, as that dataclass."""
     return kind(**{field.name: config[name][field.name] for field in dataclasses.fields(kind)})
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as {prefix + `section.key`: JSON value}."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
 def section_facts(config: ConfigDict, name: str, without: Sequence[str] = ()) -> dict[str, Any]:

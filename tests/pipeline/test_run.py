@@ -14,6 +14,7 @@ from tests.pipeline.small import SMALL
 from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.data.shop import make_shop
 from tsrec_jax.main import main
+from tsrec_jax.pipeline import run as run_module
 from tsrec_jax.pipeline import workdir as workdir_module
 from tsrec_jax.pipeline.remote import Remote
 from tsrec_jax.serving.recommender import Recommender
@@ -160,6 +161,30 @@ def test_a_run_told_to_stop_ends_well_before_the_next_stage_and_lost_weights_are
     assert main(["run", f"--workdir={copy}"]) == 0
     assert "train TS-Rec: resuming after step 2 of 4" in capsys.readouterr().out
     assert (copy / "predictions.json").read_bytes() == (workdir / "predictions.json").read_bytes()
+
+
+def test_newer_code_with_another_setting_goes_on_with_what_older_code_began(workdir, tmp_path, monkeypatch, capsys):
+    """The setting is not in what the older code recorded: config, stages and checkpoints."""
+    real, newer = run_module.training_identity, "tasks.distilled_sid.any_item"
+
+    def older(*arguments):
+        return {key: value for key, value in real(*arguments).items() if key != newer}
+
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    shutil.rmtree(copy / "checkpoints")
+    with monkeypatch.context() as before:
+        before.setattr(run_module, "training_identity", older)
+        assert main(["train", f"--workdir={copy}"]) == 0
+        assert newer not in json.loads((copy / "config.json").read_text())["identity"]
+    capsys.readouterr()
+    assert main(["train", f"--workdir={copy}"]) == 0
+    assert "train TS-Rec: finished before, skipped" in capsys.readouterr().out
+    (copy / "stages.json").unlink()
+    assert main(["train", f"--workdir={copy}"]) == 0
+    assert "train TS-Rec: resuming after step 4 of 4" in capsys.readouterr().out
+    assert main(["train", *COMMAND, f"--config.{newer}=0.5", f"--workdir={copy}"]) == 2
+    assert f"{newer} was 0.0 and is now 0.5" in capsys.readouterr().err
 
 
 def test_other_training_settings_are_refused_with_the_difference(workdir, capsys):

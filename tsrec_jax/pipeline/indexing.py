@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from tsrec_jax.configuration import section, section_facts
 from tsrec_jax.data.text_folder import TextFolder
 from tsrec_jax.errors import UserError
+from tsrec_jax.identity import differences, refuse_differences
 from tsrec_jax.models.hf import load_hf
 from tsrec_jax.models.sharding import one_device, own_mesh
 from tsrec_jax.models.tokenizer import load_tokenizer
@@ -29,7 +30,6 @@ from tsrec_jax.sid.index import IndexSettings, SidIndex, build_index, load_index
 from tsrec_jax.sid.quality import SidReport, measure
 from tsrec_jax.sid.report import Gates, failed_gates, to_json, to_markdown
 from tsrec_jax.sid.sentence_encoder import embed_sentences
-from tsrec_jax.training.checkpoints import differences, refuse_differences
 
 INDEX_FILE = "sid_index.npz"
 IDENTITY = "identity.json"  # what a finished index was made with

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from tsrec_jax.configuration import UPSTREAM, arm_config
+from tsrec_jax.configuration import UPSTREAM, arm_config, flat
 from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.data.folder_files import find_name
 from tsrec_jax.data.held_out import hold_out_users, refuse_selection
@@ -225,17 +225,6 @@ def training_identity(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     for section in _SHAPES_TRAINING:
         facts |= flat(config[section].to_dict(), f"{section}.")
     return {key: value for key, value in facts.items() if key not in ONLY_LOGISTICS}
-
-
-def flat(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Nested settings as {prefix + `section.key`: JSON value}."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return found
 
 
 def _trained(job: Job, system: str) -> bool:

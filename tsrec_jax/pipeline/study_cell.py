@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tsrec_jax.baselines.run import BASELINES, SEEDED, run_baseline
-from tsrec_jax.configuration import default_config, study_arm_config, update
+from tsrec_jax.configuration import flat, study_arm_config, update
 from tsrec_jax.data.dataset import CLUSTERS, SPLITS, Dataset, read_dataset
 from tsrec_jax.data.faults import Faults
 from tsrec_jax.data.folder_files import find_name, hash_of, read_files
@@ -26,6 +26,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.compare import read_predictions
 from tsrec_jax.evaluation.metrics import places
 from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, levels_reached, read_cell, rows_of, sids_digest
+from tsrec_jax.identity import differences
 from tsrec_jax.pipeline import indexing, upstream
 from tsrec_jax.pipeline.assemble import prompt_templates
 from tsrec_jax.pipeline.assess import PREDICTIONS, SCORES, evaluated_rows, run_facts
@@ -34,7 +35,6 @@ from tsrec_jax.pipeline.run import (
     MAIN,
     ONLY_LOGISTICS,
     evaluate_systems,
-    flat,
     make_inputs,
     on_mesh,
     open_job,
@@ -51,14 +51,11 @@ from tsrec_jax.pipeline.workdir import (
     versions,
     write_json,
 )
-from tsrec_jax.training.checkpoints import differences
 from tsrec_jax.training.host_memory import forget_peak, peak_bytes
 from tsrec_jax.training.metrics_log import read_metrics
 
 BEGUN = "begun.json"  # in a cell that is not finished: what was asked for
 MADE = "made.json"  # in an upstream folder, when all of it is there
-# What settings did before they could be set, where their default is another one by now.
-_AT_FIRST = {"sid_init": {"centred": False}}
 Report = Callable[[str], None]
 # Settings that do not change what a cell holds, or that it knows by the digest of its data.
 _ANY_VALUE = {
@@ -148,22 +145,14 @@ def finished_cell(wanted: Wanted) -> tuple[Cell | None, str]:
 
 
 def _changed(wanted: Wanted, config: Mapping[str, Any], data: str) -> str:
-    """How a cell of another config or of other data differs from the one that is asked for; empty: it does not.
-
-    A setting that is newer than the cell had its default then, or did what `_AT_FIRST` says.
-    """
-    before = default_config()
-    update(before, _AT_FIRST)
-    try:
-        update(before, config)
-    except UserError as error:
-        return f"it has a setting that is no more: {error}"
-    return differences(_shaping(before, wanted.kind, data), _shaping(wanted.config, wanted.kind, wanted.data))
+    """How a cell of another config or of other data differs from the one that is asked for; empty: it does not."""
+    here = _shaping(wanted.config.to_dict(), wanted.kind, wanted.data)
+    return differences(_shaping(config, wanted.kind, data), here)
 
 
-def _shaping(config: ConfigDict, kind: str, data: str) -> dict[str, Any]:
+def _shaping(config: Mapping[str, Any], kind: str, data: str) -> dict[str, Any]:
     """The settings that shape a cell, flat."""
-    settings = flat({key: value for key, value in config.to_dict().items() if key not in _ANY_SECTION}, "")
+    settings = flat({key: value for key, value in config.items() if key not in _ANY_SECTION})
     settings = {key: value for key, value in settings.items() if key not in _ANY_VALUE}
     if kind == "baseline":
         settings = {key: value for key, value in settings.items() if _within(key, _SHAPES_BASELINES)}
@@ -231,7 +220,7 @@ def _twins(wanted: Wanted, cells: Sequence[Wanted]) -> list[Wanted]:
 
 
 def _trained_by(wanted: Wanted) -> dict[str, Any]:
-    settings = _shaping(wanted.config, "arm", wanted.data)
+    settings = _shaping(wanted.config.to_dict(), "arm", wanted.data)
     return {key: value for key, value in settings.items() if not key.startswith("eval.prior")}
 
 
@@ -252,7 +241,9 @@ def with_inputs(wanted: Wanted, workdir: pathlib.Path, report: Report) -> Config
         if upstream.what_to_make(config, source, find_name(source, config.dataset.name)).given:
             return config
     facts = {
-        key: value for key, value in _shaping(config, "arm", wanted.data).items() if _within(key, _SHAPES_UPSTREAM)
+        key: value
+        for key, value in _shaping(config.to_dict(), "arm", wanted.data).items()
+        if _within(key, _SHAPES_UPSTREAM)
     }
     facts["data"] = wanted.data
     if not config.model.path:

@@ -21,9 +21,9 @@ import tsrec_jax
 from tsrec_jax.configuration import section_facts
 from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.errors import UserError
+from tsrec_jax.identity import differences, refuse_differences
 from tsrec_jax.pipeline.remote import Remote
 from tsrec_jax.processes import Made, first, first_makes, gather, share
-from tsrec_jax.training.checkpoints import refuse_differences
 
 FINISHED = "stages.json"  # what is finished for what inputs
 PACKAGES = (
@@ -157,7 +157,9 @@ class Workdir:
 
     def _stages(self) -> dict[str, Any]:
         path = self.path / FINISHED
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        stages = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        # Older code left a hash of the inputs, of which nobody can say how they differ from others: not finished.
+        return {name: entry for name, entry in stages.items() if isinstance(entry["inputs"], dict)}
 
     def finished(
         self, stage: str, inputs: Mapping[str, Any], made: pathlib.Path | None = None
@@ -167,8 +169,9 @@ class Workdir:
         Several processes ask together, and the first one looks.
         """
         entry = self._stages().get(stage) if first() else None
-        lost = made is not None and not made.exists()
-        return share(entry["facts"] if entry and entry["inputs"] == fingerprint(inputs) and not lost else None)
+        if entry is None or (made is not None and not made.exists()) or differences(entry["inputs"], inputs):
+            return share(None)
+        return share(entry["facts"])
 
     def forget(self, stage: str) -> None:
         """Marks a stage as not finished, because what it made is lost."""
@@ -180,7 +183,7 @@ class Workdir:
         """Marks a stage as finished for these inputs, with JSON facts for later stages."""
         if first():
             stages = self._stages()
-            stages[stage] = {"inputs": fingerprint(inputs), "facts": dict(facts)}
+            stages[stage] = {"inputs": dict(inputs), "facts": dict(facts)}
             write_json(self.path / FINISHED, stages)
         self.push()
 

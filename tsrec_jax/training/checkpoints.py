@@ -17,12 +17,12 @@ from etils import epath
 from flax import nnx
 
 from tsrec_jax.errors import UserError
+from tsrec_jax.identity import refuse_differences
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.processes import first, several, share
 from tsrec_jax.training.series import Series
 from tsrec_jax.training.step import TABLES, TrainState
 
-LISTED = 5  # differences that a refusal names
 _NONE, _ALL_DAMAGED = -1, -2
 
 
@@ -54,20 +54,6 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 def _unflatten(like: Any, named: dict[str, Any]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), [named[name] for name in flatten(like)])
-
-
-def refuse_differences(where: pathlib.Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Raises a UserError that lists the settings in which a folder's run differs from the one that wants to use it."""
-    listed = differences(there, here)
-    if listed:
-        raise UserError(f"{where} belongs to another run ({listed}); use a new --workdir or the settings it began with")
-
-
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """The settings that differ, each with what it was and what it is; empty where none does."""
-    keys = [key for key in sorted(set(there) | set(here)) if there.get(key) != here.get(key)]
-    listed = [f"{key} was {there.get(key)!r} and is now {here.get(key)!r}" for key in keys[:LISTED]]
-    return "; ".join([*listed, *([f"and {len(keys) - LISTED} more"] if len(keys) > LISTED else [])])
 
 
 def best_folder(checkpoints: pathlib.Path, step: int) -> pathlib.Path:

@@ -1,0 +1,40 @@
+"""What tells one run from another, across versions of the code."""
+
+import json
+import pathlib
+
+import pytest
+
+from tsrec_jax.configuration import default_config, load_saved
+from tsrec_jax.errors import UserError
+from tsrec_jax.identity import LISTED, differences, refuse_differences
+
+
+def test_each_setting_that_differs_is_named_with_both_values():
+    there, here = {"data": "ab", "train.epochs": 2.0, "gone": 1}, {"data": "ab", "train.epochs": 3.0}
+    assert differences(there, here) == "gone was 1 and is now None; train.epochs was 2.0 and is now 3.0"
+    assert not differences(here, dict(here))
+    many = differences({}, {f"key{n}": n for n in range(LISTED + 2)})
+    assert many.endswith("; and 2 more")
+    with pytest.raises(UserError, match=r"place belongs to another run \(train.epochs was 2.0 .* use a new --workdir"):
+        refuse_differences(pathlib.Path("place"), {"train.epochs": 2.0}, {"train.epochs": 3.0})
+
+
+def test_a_setting_newer_than_a_record_was_its_default_then():
+    assert not differences({}, {"tasks.distilled_sid.throughout": False})
+    assert differences({}, {"tasks.distilled_sid.throughout": True}).endswith("was False and is now True")
+
+
+def test_a_setting_whose_default_changed_was_what_the_code_did_before_it_could_be_set():
+    assert not differences({}, {"sid_init.centred": False})
+    assert differences({}, {"sid_init.centred": True}) == "sid_init.centred was False and is now True"
+
+
+def test_a_run_older_than_a_setting_goes_on_as_it_began(tmp_path):
+    saved = default_config().to_dict()
+    saved["seed"] = 5
+    del saved["sid_init"]["centred"]
+    (tmp_path / "config.json").write_text(json.dumps({"config": saved}))
+    config = load_saved(tmp_path)
+    assert (config.seed, config.sid_init.centred) == (5, False)
+    assert default_config().sid_init.centred
