@@ -164,6 +164,7 @@ def default_config() -> ConfigDict:
     config.train.weight_decay = 0.0
     config.train.clip_norm = 1.0
     config.train.freeze = "none"  # none | old_rows | trunk
+    config.train.new_rows_rate = 1.0  # learning rate of the SID tokens' rows, as a multiple of learning_rate
     config.train.loss_normalisation = "token"  # token | task
     config.train.sid_loss = "vocab"  # SID tokens are learned among: vocab | catalogue (those that may stand there)
     config.train.loss_chunk = 0  # loss slots of a group whose logits are held at once; 0: all
@@ -326,7 +327,7 @@ TEXT_FIELDS = ("title", "brand", "categories", "description")
 SHARED_BY_ARMS = ("dataset", "prepare", "shop", "index", "describe", "pretrain", "mesh", "eval", "export", "run")
 SHARED_KEYS = (("model", "path"), ("train", "held_out"))
 POSITIVE = ("train.batch_tokens", "train.sequence_length", "train.slot_rows", "train.accumulation",
-            "train.log_every", "train.learning_rate", "eval.beams", "eval.batch_size",
+            "train.log_every", "train.learning_rate", "train.new_rows_rate", "eval.beams", "eval.batch_size",
             "index.iterations", "index.epochs", "index.latent", "index.batch_size",
             "index.max_tokens", "index.batch_rows",
             "tasks.varied_sid.copies", "tasks.similar_sid.copies", "tasks.similar_sid.history",

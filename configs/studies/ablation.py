@@ -57,6 +57,8 @@ ONLY_WALKS = {
         "distilled_sid": {**WIDE_WALKS["tasks"]["distilled_sid"], "rate": 0.225},
     },
 }
+FAST_ROWS = {"train": {"new_rows_rate": 5.0}}  # the rows of SID tokens learn faster than the pretrained rest
+FAST_WALKS = {**WIDE_WALKS, "train": {**WIDE_WALKS["train"], **FAST_ROWS["train"]}}
 NO_ALIGN = {"ts_align": {"weight": 0.0}}
 VOCAB_LOSS = {"train": {"sid_loss": "vocab"}, "eval": {"normaliser": "vocab"}}
 OFFLINE = {"describe": {"words": "make", "backend": "offline"}}
@@ -109,6 +111,8 @@ def get_config() -> ConfigDict:
             "sa-centred-shuffled": {**NO_ALIGN, "sid_init": {"centred": True, "mode": "sa_shuffled"}},
             "sa-offline": {**NO_ALIGN, **OFFLINE},
             "tsrec-centred": {"sid_init": {"centred": True}},
+            "tsrec-centred-fast-rows": {"sid_init": {"centred": True}, **FAST_ROWS},
+            "sft-normal-fast-rows": {**NO_ALIGN, "sid_init": {"mode": "normal"}, **FAST_ROWS},
             "tsrec-offline": OFFLINE,
             "tsrec-lambda-4": {"ts_align": {"weight": 4.0}},
             "tsrec-task-mean": {"train": {"loss_normalisation": "task"}},
@@ -135,6 +139,10 @@ def get_config() -> ConfigDict:
             "tsrec-centred-wide-walks-4-layers": {**WIDE_WALKS, "model": {"num_layers": 4}},
             "sft-normal-wide-walks": {**WIDE_WALKS, **NO_ALIGN, "sid_init": {"mode": "normal"}},
             "tsrec-centred-throughout": THROUGHOUT,
+            "tsrec-centred-wide-walks-fast-rows": {
+                **WIDE_WALKS,
+                "train": {**WIDE_WALKS["train"], **FAST_ROWS["train"]},
+            },
             "tsrec-centred-only-walks": ONLY_WALKS,
             "sft-prior": {**sft, **PRIOR},
             "tsrec-prior": PRIOR,
@@ -169,6 +177,8 @@ def get_config() -> ConfigDict:
         "tsrec-centred > tsrec",
         "tsrec-centred > tsrec-centred-vocab-loss",
         "tsrec-centred > sft-normal",
+        "tsrec-centred-fast-rows > tsrec-centred",
+        "tsrec-centred-fast-rows > sft-normal-fast-rows",
         "align > sft",
         "tsrec > sft",
         "tsrec > sft-normal",
@@ -196,6 +206,8 @@ def get_config() -> ConfigDict:
         "tsrec-centred-wide-walks > sft-normal-wide-walks",
         "tsrec-centred-wide-walks-4-layers > tsrec-centred-wide-walks",
         "tsrec-centred-wide-walks-4-layers > hybrid",
+        "tsrec-centred-wide-walks-fast-rows > tsrec-centred-wide-walks",
+        "tsrec-centred-wide-walks-fast-rows > hybrid",
         "tsrec-centred-throughout > tsrec-centred-wide-walks",
         "tsrec-centred-throughout > hybrid",
         "tsrec-centred-only-walks > tsrec-centred-wide-walks",

@@ -118,6 +118,27 @@ def test_frozen_values_stay_bit_identical_and_have_no_moments(make_model, exampl
             assert value.ndim == 0, f"{name} is a moment of a frozen parameter"
 
 
+@pytest.mark.parametrize("freeze", ["none", "trunk"])
+def test_new_rows_learn_at_their_own_rate_and_all_else_as_before(make_model, examples, freeze):
+    model = extended(make_model, tied=False)
+    before = named(nnx.state(model))
+    moved = []
+    for rate in (1.0, 4.0):
+        changes = settings(freeze=freeze, new_rows_rate=rate, weight_decay=0.1)
+        graphdef, state, _, step_fn = run_steps(extended(make_model, tied=False), stream_of(examples), changes, 1)
+        assert step_fn._cache_size() == 1
+        after = named(nnx.state(nnx.merge(graphdef, state.trained, state.frozen)))
+        moved.append({name: value - before[name] for name, value in after.items()})
+    plain, faster = moved
+    reached = next(name for name in plain if "head" in name)
+    assert np.abs(plain[reached][OLD_SIZE : OLD_SIZE + NEW_ROWS]).min() > 1e-4
+    for name, value in plain.items():
+        table = "embedding" in name or "head" in name
+        rows = np.arange(len(value)) >= (OLD_SIZE if table else len(value))
+        np.testing.assert_allclose(faster[name][rows], 4 * value[rows], rtol=1e-3, atol=1e-6, err_msg=name)
+        np.testing.assert_array_equal(faster[name][~rows], value[~rows], err_msg=name)
+
+
 def test_moments_are_float32(make_model, examples):
     transform = make_optimiser(settings(), 0)
     _, state = init_state(make_model(), transform, "none")

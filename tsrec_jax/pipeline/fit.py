@@ -112,6 +112,7 @@ def fit(
             weight_decay=settings.weight_decay,
             clip_norm=settings.clip_norm,
             freeze=settings.freeze,
+            new_rows_rate=settings.new_rows_rate,
         ),
         loop=LoopSettings(
             max_steps=max_steps,

@@ -38,6 +38,7 @@ class OptimiserSettings:
       clip_norm: global gradient norm, taken over what is trained; 0 switches clipping off.
       freeze: `none`; `old_rows` keeps the vocabulary rows the pretrained model brought along; `trunk` trains the new
         rows only. Frozen values stay bit-identical and have no moments (frozen rows: zero moments).
+      new_rows_rate: the rate of the new vocabulary rows over that of all else.
     """
 
     learning_rate: float
@@ -47,6 +48,7 @@ class OptimiserSettings:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     freeze: Literal["none", "old_rows", "trunk"] = "none"
+    new_rows_rate: float = 1.0
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
@@ -96,14 +98,21 @@ def _names(path: tuple) -> tuple:
 
 def _keep_new_rows(old_size: int) -> optax.GradientTransformation:
     """Zeroes what flows to the rows below `old_size` of the vocabulary tables."""
+    return _to_tables(lambda new_V1, leaf: jnp.where(new_V1, leaf, jnp.zeros((), leaf.dtype)), old_size)
 
-    def mask(path, leaf):
-        if not is_table(_names(path)):
-            return leaf
-        rows_V1 = jnp.arange(leaf.shape[0])[:, None]
-        return jnp.where(rows_V1 >= old_size, leaf, jnp.zeros((), leaf.dtype))
 
-    return optax.stateless(lambda updates, _params: jax.tree_util.tree_map_with_path(mask, updates))
+def _scale_new_rows(old_size: int, factor: float) -> optax.GradientTransformation:
+    """Multiplies what flows to the rows from `old_size` on of the vocabulary tables."""
+    return _to_tables(lambda new_V1, leaf: jnp.where(new_V1, factor * leaf, leaf), old_size)
+
+
+def _to_tables(change: Callable[[jax.Array, jax.Array], jax.Array], old_size: int) -> optax.GradientTransformation:
+    """Changes what flows to the vocabulary tables, told which of their rows are new."""
+
+    def changed(path, leaf):
+        return change(jnp.arange(leaf.shape[0])[:, None] >= old_size, leaf) if is_table(_names(path)) else leaf
+
+    return optax.stateless(lambda updates, _params: jax.tree_util.tree_map_with_path(changed, updates))
 
 
 def _decayed(params: nnx.State) -> nnx.State:
@@ -119,12 +128,14 @@ def make_optimiser(settings: OptimiserSettings, old_size: int) -> optax.Gradient
     rows = [_keep_new_rows(old_size)] if settings.freeze != "none" else []
     clip = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm > 0 else []
     decay = [optax.add_decayed_weights(settings.weight_decay, mask=_decayed)] if settings.weight_decay > 0 else []
+    faster = [_scale_new_rows(old_size, settings.new_rows_rate)] if settings.new_rows_rate != 1 else []
     return optax.chain(
         *rows,
         *clip,
         optax.scale_by_adam(settings.beta1, settings.beta2, settings.epsilon, mu_dtype=jnp.float32),
         *decay,
         *rows,
+        *faster,
         optax.scale_by_learning_rate(learning_rate_schedule(settings)),
     )
 
