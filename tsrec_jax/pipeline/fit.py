@@ -31,6 +31,7 @@ from tsrec_jax.models.sharding import MESH_AXES, mesh_of, process_rows
 from tsrec_jax.pipeline.assemble import Assembly
 from tsrec_jax.pipeline.batches import TrainingData, batches_of, training_data
 from tsrec_jax.pipeline.estimate import estimate_lines, step_shape
+from tsrec_jax.pipeline.identity import settings_at_first
 from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.processes import first, first_makes
 from tsrec_jax.training.accounting import MeshShape, parameter_count, step_flops
@@ -129,6 +130,7 @@ def fit(
         checkpoints_at=workdir.checkpoints(folder),
         before_save=workdir.push,
         identity=identity,
+        at_first=settings_at_first(),
         mesh=assembly.mesh,
         label=label,
         report=report,

@@ -17,12 +17,12 @@ from ml_collections import ConfigDict
 from tsrec_jax.configuration import section, section_facts
 from tsrec_jax.data.text_folder import TextFolder
 from tsrec_jax.errors import UserError
-from tsrec_jax.identity import differences, refuse_differences
 from tsrec_jax.models.hf import load_hf
 from tsrec_jax.models.sharding import one_device, own_mesh
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline import sources
 from tsrec_jax.pipeline.assemble import open_mesh
+from tsrec_jax.pipeline.identity import differences, refuse_differences
 from tsrec_jax.pipeline.workdir import commit, fingerprint, input_facts, machine, versions, write_json, write_text
 from tsrec_jax.sid import plots
 from tsrec_jax.sid.embed import embed_texts, item_text

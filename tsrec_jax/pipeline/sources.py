@@ -28,7 +28,6 @@ from tsrec_jax.data.tasks import Example
 from tsrec_jax.data.text_folder import TextFolder, read_texts
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.metrics import ranked_by_scores, score
-from tsrec_jax.identity import refuse_differences
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
@@ -36,6 +35,7 @@ from tsrec_jax.models.sharding import parts_of, process_rows, rounded_rows
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.assemble import open_mesh, prompt_templates
 from tsrec_jax.pipeline.fit import validation_loss
+from tsrec_jax.pipeline.identity import refuse_differences, settings_at_first
 from tsrec_jax.pipeline.workdir import Workdir, input_facts, write_json
 from tsrec_jax.processes import first
 from tsrec_jax.training.loop import LoopSettings, train
@@ -231,6 +231,7 @@ def pretrain(
         checkpoints_at=place.checkpoints(scratch),
         before_save=place.push,
         identity=identity,
+        at_first=settings_at_first(),
         mesh=mesh,
         label="pretrain",
         report=report,

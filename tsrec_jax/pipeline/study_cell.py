@@ -26,10 +26,10 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.compare import read_predictions
 from tsrec_jax.evaluation.metrics import places
 from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, levels_reached, read_cell, rows_of, sids_digest
-from tsrec_jax.identity import differences
 from tsrec_jax.pipeline import indexing, upstream
 from tsrec_jax.pipeline.assemble import prompt_templates
 from tsrec_jax.pipeline.assess import PREDICTIONS, SCORES, evaluated_rows, run_facts
+from tsrec_jax.pipeline.identity import differences
 from tsrec_jax.pipeline.lock import alone_when_free
 from tsrec_jax.pipeline.run import (
     MAIN,

@@ -21,7 +21,7 @@ import tsrec_jax
 from tsrec_jax.configuration import section_facts
 from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.errors import UserError
-from tsrec_jax.identity import differences, refuse_differences
+from tsrec_jax.pipeline.identity import differences, refuse_differences
 from tsrec_jax.pipeline.remote import Remote
 from tsrec_jax.processes import Made, first, first_makes, gather, share
 

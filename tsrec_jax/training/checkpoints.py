@@ -17,12 +17,12 @@ from etils import epath
 from flax import nnx
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.identity import refuse_differences
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.processes import first, several, share
 from tsrec_jax.training.series import Series
 from tsrec_jax.training.step import TABLES, TrainState
 
+LISTED = 5  # differences that a refusal names
 _NONE, _ALL_DAMAGED = -1, -2
 
 
@@ -54,6 +54,29 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 def _unflatten(like: Any, named: dict[str, Any]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), [named[name] for name in flatten(like)])
+
+
+def refuse_differences(
+    where: pathlib.Path,
+    there: Mapping[str, Any],
+    here: Mapping[str, Any],
+    at_first: Mapping[str, Any] | None = None,
+) -> None:
+    """Raises a UserError that lists the settings in which a folder's run differs from the one that wants to use it."""
+    listed = differences(there, here, at_first)
+    if listed:
+        raise UserError(f"{where} belongs to another run ({listed}); use a new --workdir or the settings it began with")
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], at_first: Mapping[str, Any] | None = None) -> str:
+    """The settings that differ, each with what it was and what it is; empty where none does.
+
+    `at_first` is what a setting of `here` was for a `there` that is older than it and lacks it.
+    """
+    there = {**{key: value for key, value in (at_first or {}).items() if key in here}, **there}
+    keys = [key for key in sorted(set(there) | set(here)) if there.get(key) != here.get(key)]
+    listed = [f"{key} was {there.get(key)!r} and is now {here.get(key)!r}" for key in keys[:LISTED]]
+    return "; ".join([*listed, *([f"and {len(keys) - LISTED} more"] if len(keys) > LISTED else [])])
 
 
 def best_folder(checkpoints: pathlib.Path, step: int) -> pathlib.Path:
@@ -119,7 +142,11 @@ class Checkpoints:
         self._latest.save(int(state.step), flatten(state), dataclasses.asdict(progress))
 
     def restore(
-        self, like: TrainState, identity: Mapping[str, Any], report: Callable[[str], None]
+        self,
+        like: TrainState,
+        identity: Mapping[str, Any],
+        report: Callable[[str], None],
+        at_first: Mapping[str, Any] | None = None,
     ) -> tuple[TrainState, Progress]:
         """The newest state that can be used, and its progress; without one `like`, and no progress yet.
 
@@ -130,6 +157,7 @@ class Checkpoints:
           like: gives the shapes and shardings.
           identity: facts that must agree with those that were saved.
           report: receives a line for each state that is passed over.
+          at_first: as in `differences`.
 
         Raises:
           UserError: the state belongs to another vocabulary, other settings or another model, and the message lists the
@@ -142,7 +170,7 @@ class Checkpoints:
                 f"bring back a copy of one, or delete {self._latest.folder.parent} to train from the start"
             )
         facts = {"identity": dict(identity)} if chosen == _NONE else self._latest.facts(chosen)
-        refuse_differences(self._latest.path(chosen), facts["identity"], identity)
+        refuse_differences(self._latest.path(chosen), facts["identity"], identity, at_first)
         named = flatten(like)
         if chosen != _NONE:
             self._refuse_other_shapes(chosen, named)

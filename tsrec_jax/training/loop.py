@@ -104,6 +104,7 @@ def train(
     checkpoints_at: epath.Path | None = None,
     before_save: Callable[[], None] = lambda: None,
     identity: Mapping[str, Any],
+    at_first: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
     label: str = "train",
     report: Callable[[str], None] = print,
@@ -125,6 +126,7 @@ def train(
       checkpoints_at: where the checkpoints go instead, when that is not this machine.
       before_save: is called before a checkpoint is written, so that what it belongs to is safe by then.
       identity: JSON facts that a resumed checkpoint must agree with.
+      at_first: what those of them were that a checkpoint of older code lacks.
       mesh: batches are laid over its data and fsdp axes; None for one device.
       label: first word of the progress lines.
       report: receives progress lines.
@@ -147,7 +149,7 @@ def train(
     where = checkpoints_at or epath.Path(folder.absolute() / "checkpoints")
     with StopSignals() as signals, Checkpoints(where, keep=loop.keep) as checkpoints:
         facts = {**identity, **vocabulary}
-        state, progress = checkpoints.restore(state, facts, lambda line: report(f"{label}: {line}"))
+        state, progress = checkpoints.restore(state, facts, lambda line: report(f"{label}: {line}"), at_first)
         step = int(state.step)
         if step:
             report(f"{label}: resuming after step {step} of {loop.max_steps}")

@@ -7,7 +7,8 @@ import pytest
 
 from tsrec_jax.configuration import default_config, load_saved
 from tsrec_jax.errors import UserError
-from tsrec_jax.identity import LISTED, differences, refuse_differences
+from tsrec_jax.pipeline.identity import differences, refuse_differences
+from tsrec_jax.training.checkpoints import LISTED
 
 
 def test_each_setting_that_differs_is_named_with_both_values():
