@@ -58,7 +58,6 @@ ONLY_WALKS = {
     },
 }
 FAST_ROWS = {"train": {"new_rows_rate": 5.0}}  # the rows of SID tokens learn faster than the pretrained rest
-FAST_WALKS = {**WIDE_WALKS, "train": {**WIDE_WALKS["train"], **FAST_ROWS["train"]}}
 NO_ALIGN = {"ts_align": {"weight": 0.0}}
 VOCAB_LOSS = {"train": {"sid_loss": "vocab"}, "eval": {"normaliser": "vocab"}}
 OFFLINE = {"describe": {"words": "make", "backend": "offline"}}
@@ -111,6 +110,8 @@ def get_config() -> ConfigDict:
             "sa-centred-shuffled": {**NO_ALIGN, "sid_init": {"centred": True, "mode": "sa_shuffled"}},
             "sa-offline": {**NO_ALIGN, **OFFLINE},
             "tsrec-centred": {"sid_init": {"centred": True}},
+            "tsrec-centred-8-layers": {"sid_init": {"centred": True}, "model": {"num_layers": 8}},
+            "sft-normal-8-layers": {**NO_ALIGN, "sid_init": {"mode": "normal"}, "model": {"num_layers": 8}},
             "tsrec-centred-fast-rows": {"sid_init": {"centred": True}, **FAST_ROWS},
             "sft-normal-fast-rows": {**NO_ALIGN, "sid_init": {"mode": "normal"}, **FAST_ROWS},
             "tsrec-offline": OFFLINE,
@@ -139,10 +140,6 @@ def get_config() -> ConfigDict:
             "tsrec-centred-wide-walks-4-layers": {**WIDE_WALKS, "model": {"num_layers": 4}},
             "sft-normal-wide-walks": {**WIDE_WALKS, **NO_ALIGN, "sid_init": {"mode": "normal"}},
             "tsrec-centred-throughout": THROUGHOUT,
-            "tsrec-centred-wide-walks-fast-rows": {
-                **WIDE_WALKS,
-                "train": {**WIDE_WALKS["train"], **FAST_ROWS["train"]},
-            },
             "tsrec-centred-only-walks": ONLY_WALKS,
             "sft-prior": {**sft, **PRIOR},
             "tsrec-prior": PRIOR,
@@ -177,6 +174,9 @@ def get_config() -> ConfigDict:
         "tsrec-centred > tsrec",
         "tsrec-centred > tsrec-centred-vocab-loss",
         "tsrec-centred > sft-normal",
+        "tsrec-centred-8-layers > tsrec-centred",
+        "tsrec-centred-8-layers > sft-normal-8-layers",
+        "sft-normal-8-layers > sft-normal",
         "tsrec-centred-fast-rows > tsrec-centred",
         "tsrec-centred-fast-rows > sft-normal-fast-rows",
         "align > sft",
@@ -206,8 +206,6 @@ def get_config() -> ConfigDict:
         "tsrec-centred-wide-walks > sft-normal-wide-walks",
         "tsrec-centred-wide-walks-4-layers > tsrec-centred-wide-walks",
         "tsrec-centred-wide-walks-4-layers > hybrid",
-        "tsrec-centred-wide-walks-fast-rows > tsrec-centred-wide-walks",
-        "tsrec-centred-wide-walks-fast-rows > hybrid",
         "tsrec-centred-throughout > tsrec-centred-wide-walks",
         "tsrec-centred-throughout > hybrid",
         "tsrec-centred-only-walks > tsrec-centred-wide-walks",
