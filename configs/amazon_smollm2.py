@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     config.train.sid_loss = "catalogue"
     config.eval.normaliser = "catalogue"
     config.tasks.next_sid.chains = True
-    config.tasks.next_sid.rate = 0.5  # the rows of train are soon known by heart
+    config.tasks.next_sid.rate = 0.5  # the teacher counts the rows of train already
     config.tasks.varied_sid.rate = 0.125
     config.tasks.next_title.rate = 0.0  # a title costs more than all SIDs of a history
     config.tasks.title_sid.rate = 0.05

@@ -33,8 +33,8 @@ LONG_WALKS = {
     "tasks": {**WALKS, "distilled_sid": {**WALKS["distilled_sid"], "rate": 0.18, "history": 10}},
     "train": {"learning_rate": 1e-3, "valid_beam_rows": 2048},
 }
-# An eighth of the catalogue is in no row of train: a fifth of a history may be any. The rows of train, learned
-# by heart meanwhile (the loss on valid rises), are shown half as often.
+# An eighth of the catalogue is in no row of train: a fifth of a history may be any. The teacher
+# counts the rows of train already: they are shown half as often.
 WIDE_WALKS = {
     **LONG_WALKS,
     "tasks": {
@@ -48,7 +48,7 @@ THROUGHOUT = {
     **WIDE_WALKS,
     "tasks": {**WIDE_WALKS["tasks"], "distilled_sid": {**WIDE_WALKS["tasks"]["distilled_sid"], "throughout": True}},
 }
-# The teacher counts train's rows already: none of them besides, and as many more of its own.
+# None of train's rows besides, and as many more of the teacher's.
 ONLY_WALKS = {
     **WIDE_WALKS,
     "tasks": {
