@@ -498,8 +498,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def section_facts(config: ConfigDict, name: str, without: Sequence[str] = ()) -> dict[str, Any]:
     """The values of a config section as JSON values, named `section.key`."""
-    settings = {f"{name}.{key}": value for key, value in config[name].items() if key not in without}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+    return flat({key: value for key, value in config[name].items() if key not in without}, f"{name}.")
 
 
 def _get(config: ConfigDict, dotted: str):
