@@ -4,7 +4,7 @@ import runpy
 
 import pytest
 
-from tsrec_jax.baselines.run import BASELINES
+from tsrec_jax.baselines.names import BASELINES
 from tsrec_jax.configuration import flat, study_arm_config, validate
 
 RECIPE = "tsrec-centred-wide-walks"

@@ -16,8 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tsrec_jax.baselines.run import BASELINES
-from tsrec_jax.data.prepare.preparation import PrepareSettings
+from tsrec_jax.baselines.names import BASELINES
 from tsrec_jax.data.prompts import Templates
 from tsrec_jax.errors import UserError
 from tsrec_jax.teacher.settings import TeacherSettings
@@ -139,7 +138,7 @@ def default_config() -> ConfigDict:
     config.tasks.similar_sid.nearest = 20  # items to choose from, in proportion to cosine ** sharpness
     config.tasks.similar_sid.sharpness = 3.0
     config.tasks.distilled_sid = ConfigDict({"weight": 1.0, "rate": 0.0})  # histories, then what a teacher recommends
-    config.tasks.distilled_sid.teacher = "hybrid"  # a baseline (baselines/run.py), fitted on train before training
+    config.tasks.distilled_sid.teacher = "hybrid"  # a baseline (baselines/names.py), fitted on train before training
     config.tasks.distilled_sid.soft = False  # its whole ranking is learned instead of one item that is drawn
     config.tasks.distilled_sid.throughout = False  # with `soft`: the teacher is asked after every item of a history too
     config.tasks.distilled_sid.copies = 12  # of each training row
@@ -187,7 +186,7 @@ def default_config() -> ConfigDict:
     config.eval.normaliser = "vocab"  # of a step's score: vocab | level | catalogue
     config.eval.score_end = False  # add the scores of the newline and end of text behind a SID (only with vocab)
     config.eval.max_rows = 0  # first n rows of the split; 0: all
-    config.eval.prior = ""  # a baseline whose scores the search adds to the model's (baselines/run.py); empty: none
+    config.eval.prior = ""  # a baseline whose scores the search adds to the model's (baselines/names.py); empty: none
     config.eval.prior_weights = (1.0, 4.0, 16.0, 64.0, 256.0)  # tried on the split that models are selected on
     config.eval.prior_rows = 1024  # of that split, spread over it; 0: all
     config.eval.bootstrap = 1000  # resamples of the 95 % intervals
@@ -203,7 +202,7 @@ def default_config() -> ConfigDict:
     config.study.arms = ConfigDict()  # NAME -> overrides of any section but study and run
     config.study.seeds = (1, 2, 3)  # of training; what comes before it has the seed above
     config.study.comparisons = ()  # texts "ARM > OTHER", each a paired test; OTHER may be a baseline
-    config.study.baselines = ()  # names in tsrec_jax.baselines.run
+    config.study.baselines = ()  # names in tsrec_jax.baselines.names
     config.study.curves = ()  # arms whose curves are drawn together; empty: all
     config.study.keep_weights = False  # keep checkpoints and records of finished cells
     return config.lock()
@@ -314,7 +313,7 @@ CHOICES = {
     "train.select_by": ("loss", "hr@10"),
     "eval.split": ("test", "valid"),
     "eval.prior": ("", *BASELINES),
-    "tasks.distilled_sid.teacher": tuple(BASELINES),
+    "tasks.distilled_sid.teacher": BASELINES,
     "eval.normaliser": ("vocab", "level", "catalogue"),
     "prepare.source": ("", "amazon2018", "amazon2023", "tables"),
     "index.sids": ("auto", "given", "make"),
@@ -436,6 +435,8 @@ def _validate_values(config: ConfigDict) -> None:
         raise UserError("config.index.encoder='sentence_transformers' needs config.index.model, a folder or hub id")
     section(config, "describe", TeacherSettings)  # it refuses what it cannot use
     if config.prepare.source:
+        from tsrec_jax.data.prepare.preparation import PrepareSettings  # with polars: only where raw data is read
+
         section(config, "prepare", PrepareSettings)
     if config.train.wandb_project:
         require_wandb()

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests.baselines.catalogues import catalogue_of, dataset_of, quiet, rows_of
-from tsrec_jax.baselines.run import BASELINES, run_baseline
+from tsrec_jax.baselines.names import BASELINES, SEEDED
+from tsrec_jax.baselines.run import FITS, run_baseline
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
 
@@ -47,3 +48,8 @@ def test_an_unknown_name_is_refused_with_the_names_there_are(tmp_path):
 def test_a_train_without_rows_is_refused(tmp_path):
     with pytest.raises(UserError, match="train holds no rows"):
         run_baseline("popularity", dataset_of(CATALOGUE, tmp_path), rows_of(), SELECT, ROWS, 3, 0, quiet)
+
+
+def test_the_names_are_those_of_the_baselines_there_are():
+    assert tuple(FITS) == BASELINES
+    assert set(SEEDED) < set(BASELINES)

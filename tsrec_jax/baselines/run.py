@@ -1,4 +1,4 @@
-"""All baselines by name, and one function that fits one and ranks every SID for every row."""
+"""The baselines behind their names, and one function that fits one and ranks every SID for every row."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from tsrec_jax.baselines.counts import fit_popularity, fit_recent_popularity, fit_repeat_last, fit_transitions
 from tsrec_jax.baselines.hybrid import fit_hybrid
+from tsrec_jax.baselines.names import BASELINES
 from tsrec_jax.baselines.ranking import CHUNK, Fit, Fitted, rank_sids
 from tsrec_jax.baselines.sasrec import fit_sasrec, fit_sasrec_text
 from tsrec_jax.baselines.text import fit_text
@@ -16,7 +17,7 @@ from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
 
-BASELINES: Mapping[str, Fit] = {
+FITS: Mapping[str, Fit] = {
     "popularity": fit_popularity,
     "recent popularity": fit_recent_popularity,
     "repeat last": fit_repeat_last,
@@ -26,7 +27,6 @@ BASELINES: Mapping[str, Fit] = {
     "sasrec": fit_sasrec,
     "sasrec+text": fit_sasrec_text,
 }
-SEEDED = ("sasrec", "sasrec+text")  # the others give the same result with every seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ def fit_baseline(
         raise UserError(f"no baseline is called {name!r}; there are {', '.join(BASELINES)}")
     if not len(train):
         raise UserError(f"{name}: train holds no rows to learn from; give a split with rows")
-    return BASELINES[name](dataset.catalogue, train, select, seed, report)
+    return FITS[name](dataset.catalogue, train, select, seed, report)
 
 
 def run_baseline(

@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import string
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from transformers import PreTrainedTokenizerFast
+from typing import TYPE_CHECKING, Any
 
 from tsrec_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 @dataclasses.dataclass(frozen=True)

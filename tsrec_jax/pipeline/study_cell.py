@@ -16,7 +16,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tsrec_jax.baselines.run import BASELINES, SEEDED, run_baseline
+from tsrec_jax.baselines.names import BASELINES, SEEDED
+from tsrec_jax.baselines.run import run_baseline
 from tsrec_jax.configuration import flat, study_arm_config, update
 from tsrec_jax.data.dataset import CLUSTERS, SPLITS, Dataset, read_dataset
 from tsrec_jax.data.faults import Faults

@@ -1,0 +1,33 @@
+"""The command line starts without the libraries that only its work needs."""
+
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+HEAVY = {"jax", "flax", "orbax", "transformers", "tokenizers", "polars", "sklearn", "scipy", "matplotlib", "numpy"}
+
+
+def python(code, *arguments):
+    """What a fresh process prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_command_line_imports_no_library_of_its_work():
+    loaded = python("import sys, tsrec_jax.main; print(*sys.modules)").split()
+    assert "tsrec_jax.configuration" in loaded
+    assert HEAVY.isdisjoint(loaded)
+
+
+def test_an_experiment_is_read_and_checked_without_them_too():
+    code = (
+        "import sys; from tsrec_jax.main import main\n"
+        "assert main(['recommend', '--config=configs/quickstart.py', '--workdir=no', '--history=1']) == 2\n"
+        "import tsrec_jax.configuration as configuration\n"
+        "configuration.validate(configuration.default_config()); print(*sys.modules)"
+    )
+    assert HEAVY.isdisjoint(python(code).split())
