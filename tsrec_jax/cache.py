@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import zlib
+from collections.abc import Callable
+
+_FOLDER = "JAX_COMPILATION_CACHE_DIR"
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"  # how entries begin where JAX finds Zstandard; else they are zlib's
+_CHECKED = ".tsrec-checked"  # as old as the last look at the entries
 
 
 def user_cache() -> pathlib.Path:
@@ -16,4 +23,71 @@ def keep_compiled_programs() -> None:
 
     `JAX_COMPILATION_CACHE_DIR` names another folder, and empty it keeps nothing.
     """
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(user_cache() / "compiled"))
+    if not os.environ.setdefault(_FOLDER, str(user_cache() / "compiled")):
+        _keep_nothing()
+
+
+def mend_compiled_programs() -> str:
+    """Makes the folder of compiled programs ready for JAX; call it before jax loads.
+
+    JAX writes an entry in place and replaces none: one that a killed process or a full disk has left unfinished would
+    be warned about, and compiled again, at every start. So entries that are newer than the last look are read, and
+    what cannot be unpacked is removed.
+
+    Returns:
+      One line that says why nothing can be kept; empty where all is well.
+    """
+    place = os.environ.get(_FOLDER, "")
+    if not place or "://" in place:
+        return ""
+    folder = pathlib.Path(place)
+    looking = folder / f"{_CHECKED}.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        looking.touch()
+        _remove_broken(folder)
+        os.replace(looking, folder / _CHECKED)
+    except OSError as error:
+        _keep_nothing()
+        return (
+            f"{folder}: {os.strerror(error.errno or 0)}; compiled programs are not kept (JAX_COMPILATION_CACHE_DIR "
+            "names another folder for them)"
+        )
+    return ""
+
+
+def _keep_nothing() -> None:
+    os.environ[_FOLDER] = ""
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # or XLA would keep its own part in the current folder
+
+
+def _remove_broken(folder: pathlib.Path) -> None:
+    """Removes the entries written since the last look that cannot be unpacked."""
+    checked = folder / _CHECKED
+    since = checked.stat().st_mtime_ns if checked.exists() else 0
+    for entry in folder.glob("*-cache"):
+        with contextlib.suppress(OSError):  # another process has removed it, or another user may not
+            if entry.stat().st_mtime_ns >= since and not _unpacks(entry.read_bytes()):
+                entry.unlink()
+
+
+def _unpacks(content: bytes) -> bool:
+    """Whether an entry is whole; one that nothing here unpacks is not for this Python's JAX, and counts as whole."""
+    try:
+        (_zstandard() if content.startswith(_ZSTANDARD) else zlib.decompress)(content)
+    except ImportError:
+        return True
+    except Exception:  # each library has its own kind of error
+        return False
+    return True
+
+
+def _zstandard() -> Callable[[bytes], bytes]:
+    """As JAX chooses it: Python's own from 3.14 on, else the package."""
+    try:
+        from compression import zstd
+    except ImportError:
+        import zstandard
+
+        return zstandard.ZstdDecompressor().decompress
+    return zstd.decompress

@@ -19,9 +19,11 @@ from ml_collections import ConfigDict
 from tsrec_jax.baselines.names import BASELINES
 from tsrec_jax.data.prompts import Templates
 from tsrec_jax.errors import UserError
+from tsrec_jax.experiments import experiments
 from tsrec_jax.teacher.settings import TeacherSettings
 from tsrec_jax.training.wandb_log import require_wandb
 
+GIVE = f"--config=FILE.py or --config=NAME ({', '.join(experiments())})"  # how a command names its config
 UPSTREAM = ("prepare", "index", "describe")
 STAGES = (*UPSTREAM, "train", "evaluate", "export")
 ARMS = ("run.arms", "study.arms")  # sections with keys of the user's choice
@@ -228,7 +230,7 @@ def load_saved(workdir: pathlib.Path) -> ConfigDict:
         saved = json.loads(path.read_text(encoding="utf-8"))["config"]
     except FileNotFoundError:
         raise UserError(
-            f"{path}: not there; give --config=FILE.py, or a --workdir in which `train` or `run` was started"
+            f"{path}: not there; give {GIVE}, or a --workdir in which `train` or `run` was started"
         ) from None
     except (ValueError, KeyError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a config that this program wrote ({error}); give --config=FILE.py") from None

@@ -8,6 +8,7 @@ import pathlib
 import shutil
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class UserError(Exception):
@@ -37,3 +38,13 @@ def no_space(error: BaseException, folder: pathlib.Path) -> UserError | None:
                 "again: what was complete before is kept, and the run goes on from there"
             )
     return None
+
+
+def not_allowed(error: OSError) -> UserError | None:
+    """The UserError of a file that this user may not read or write; None for other errors, those of a network too."""
+    if error.errno not in _NOT_ALLOWED or error.filename is None:
+        return None
+    return UserError(
+        f"{os.fsdecode(error.filename)}: {os.strerror(error.errno)}; let this user read and write there, or name "
+        "another place; the same command then goes on from what is complete"
+    )

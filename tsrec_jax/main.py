@@ -1,6 +1,6 @@
 """The command line: one verb per stage.
 
-    python -m tsrec_jax VERB --config=FILE.py --workdir=DIR [--config.a.b=value]
+    python -m tsrec_jax VERB --config=FILE.py|NAME --workdir=DIR [--config.a.b=value]
 
 Exit codes: 0 done, or stopped by a signal and saved; 2 the user's mistake (one line says which); 1 ours.
 """
@@ -8,24 +8,29 @@ Exit codes: 0 done, or stopped by a signal and saved; 2 the user's mistake (one 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import pathlib
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from tsrec_jax import configuration
-from tsrec_jax.cache import keep_compiled_programs
-from tsrec_jax.errors import Stopped, UserError, no_space
+from tsrec_jax import __version__, configuration
+from tsrec_jax.cache import keep_compiled_programs, mend_compiled_programs
+from tsrec_jax.command_flags import help_lines, parse
+from tsrec_jax.errors import Stopped, UserError, no_space, not_allowed
 
 if TYPE_CHECKING:
     from tsrec_jax.processes import Group
 
-USAGE = """usage: python -m tsrec_jax VERB --config=FILE.py --workdir=DIR [--config.a.b=value ...]
+USAGE = """usage: python -m tsrec_jax VERB --config=FILE.py|NAME --workdir=DIR [--config.a.b=value ...]
+       python -m tsrec_jax VERB --help     the flags of a verb
+       python -m tsrec_jax --version
 
 verbs
   run        what the config asks for, in order; finished stages are skipped
@@ -41,85 +46,20 @@ verbs
              processes may work in one workdir [--arms=a,b --seeds=1,2: only these cells]
   evaluate   predictions.json, results.json, results.md and plots of the trained recommender
   export     a Hugging Face folder with the SID tokens and the catalogue
-  recommend  --history=ID,ID,... [--k=10]: items for one history, from the exported folder
+  recommend  --history=ID,ID,... [--k=10]: items for one history, from the exported folder; ids with a comma, or with
+             blanks at their ends: --item=ID for each of them instead
   serve      an HTTP service and a web page on the exported folder, or on --export=FOLDER without a workdir
-             [--host=127.0.0.1 --port=8000 --beams --max_batch --queue --batch_wait_ms --deadline_ms]
+             [--host=127.0.0.1 --port=8000 --beams --max_batch --queue --batch_wait_ms --deadline_ms --keep_alive]
 
 several processes as one run, over all their devices (run, pretrain, train, evaluate, export), on a shared workdir:
   --multi_host               where JAX finds the others itself (TPU pods, Slurm, Open MPI)
   --coordinator=HOST:PORT --num_processes=N --process_id=I   elsewhere; process 0 answers at HOST:PORT
   --heartbeat_seconds=60     silence after which a process is taken for dead, which ends the others
 
+NAME is an experiment that comes along, such as quickstart or studies/smoke; a name that is none lists them all.
 After `train` or `run` a workdir knows its config: --config may then be left out.
 A workdir may be an address, such as gs://BUCKET/FOLDER; the run then works in a folder of this machine.
-Example: python -m tsrec_jax run --config=configs/quickstart.py --workdir=runs/quickstart"""
-
-
-def _define_flags() -> flags.FlagValues:
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "experiment file", lock_config=True, flag_values=values)
-    flags.DEFINE_string("workdir", None, "folder or address of the run", flag_values=values)
-    flags.DEFINE_list("arms", [], "study: arms and baselines to work on; none: all", flag_values=values)
-    flags.DEFINE_list("seeds", [], "study: seeds to work on; none: all", flag_values=values)
-    flags.DEFINE_string("history", None, "item ids, oldest first, separated by commas", flag_values=values)
-    flags.DEFINE_boolean("multi_host", False, "one of several processes that JAX can find itself", flag_values=values)
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0", flag_values=values)
-    flags.DEFINE_integer("num_processes", None, "processes of the run", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("process_id", None, "which of them this is, from 0", lower_bound=0, flag_values=values)
-    flags.DEFINE_integer(
-        "heartbeat_seconds", None, "silence after which a process is taken for dead", lower_bound=1, flag_values=values
-    )
-    flags.DEFINE_boolean("dry_run", False, "describe: say what would be asked, ask nothing", flag_values=values)
-    flags.DEFINE_string("profile", "", "train, run: first and last step of a trace, as in 10:13", flag_values=values)
-    flags.DEFINE_string(
-        "chip", "", "plan: v4, v5e, v5p, v6e, a100, h100 or h200; none: all of them", flag_values=values
-    )
-    flags.DEFINE_integer("devices", 0, "plan: chips of the machine; 0: what the mesh names", flag_values=values)
-    flags.DEFINE_float("mfu", 0.4, "plan: share of the peak that a step is taken to reach", flag_values=values)
-    flags.DEFINE_integer("k", 10, "number of items to recommend", lower_bound=1, flag_values=values)
-    flags.DEFINE_string("export", None, "serve: an exported folder, instead of a workdir's", flag_values=values)
-    flags.DEFINE_string("host", "127.0.0.1", "serve: the address to listen on", flag_values=values)
-    flags.DEFINE_integer("port", 8000, "serve: the port to listen on; 0: a free one", flag_values=values)
-    flags.DEFINE_integer("beams", None, "serve: width of the search", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("max_batch", None, "serve: requests computed together", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("queue", 128, "serve: requests that may wait", flag_values=values)
-    flags.DEFINE_float("batch_wait_ms", 3.0, "serve: how long one waits for others", flag_values=values)
-    flags.DEFINE_integer("deadline_ms", 10_000, "serve: of a request that states none", flag_values=values)
-    return values
-
-
-def _parse(arguments: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
-    """Parses flags and config overrides; any fault becomes a UserError."""
-    values = _define_flags()
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        name, given, file = argument.partition("=")
-        if name in ("--config", "-config") and not pathlib.Path(file if given else following).is_file():
-            raise UserError(f"--config={file if given else following}: no such file")
-    # ml_collections looks for the --config.a.b overrides in sys.argv.
-    saved, sys.argv = sys.argv, ["tsrec_jax", *arguments]
-    try:
-        rest = values(sys.argv)[1:]
-        if values.config is not None:
-            values.config.to_dict()  # a file that failed to load says so only when its config is used
-    except flags.Error as error:
-        raise UserError(str(error)) from None
-    except Exception as error:  # an override without a key, or whatever the experiment file raises: the user's code
-        raise UserError(f"config: {_reason(error)}") from None
-    finally:
-        sys.argv = saved
-    return values, rest
-
-
-def _reason(error: Exception) -> str:
-    """One line of an error of ml_collections or of an experiment file; a missing key names the nearest one."""
-    text = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").split())
-    _, found, hint = text.partition("Did you mean ")
-    if found:
-        return f"no such key; did you mean {hint.strip(chr(39))}"
-    name = text.strip("'\"")
-    if isinstance(error, AttributeError | KeyError) and name.isidentifier():
-        return f"no such key: {name!r}"
-    return f"{type(error).__name__}: {text}"
+Example: python -m tsrec_jax run --config=quickstart --workdir=runs/quickstart"""
 
 
 def _config(values: flags.FlagValues, workdir: pathlib.Path) -> ConfigDict:
@@ -180,9 +120,11 @@ def _describe(values: flags.FlagValues, workdir: pathlib.Path) -> None:
 
 
 def _recommend(values: flags.FlagValues, workdir: pathlib.Path) -> None:
-    history = [item.strip() for item in (values.history or "").split(",") if item.strip()]
+    history = values.item or [item.strip() for item in (values.history or "").split(",") if item.strip()]
     if not history:
-        raise UserError("recommend needs --history=ID,ID,... with at least one item id")
+        raise UserError("recommend needs --history=ID,ID,... or --item=ID, with at least one item id")
+    if values.item and values.history is not None:
+        raise UserError("recommend takes --history=ID,ID,... or --item=ID for each of the ids, not both")
     folder = workdir / "export"
     if not folder.is_dir():
         raise UserError(f"{folder}: not there; run the verb `export` (or `run`) in this workdir first")
@@ -200,7 +142,8 @@ def _serve(values: flags.FlagValues, workdir: pathlib.Path) -> None:
         raise UserError("serve takes --workdir=DIR, whose export it serves, or --export=FOLDER, not both")
     from tsrec_jax.serving import server
 
-    settings = server.ServerSettings(values.host, values.port, values.queue, values.batch_wait_ms, values.deadline_ms)
+    names = [field.name for field in dataclasses.fields(server.ServerSettings)]
+    settings = server.ServerSettings(**{name: values[name].value for name in names})
     search = {"beams": values.beams, "max_batch": values.max_batch}
     given = {name: value for name, value in search.items() if value is not None}
     server.serve(pathlib.Path(values.export or workdir / "export"), settings, given)
@@ -223,11 +166,15 @@ VERBS: dict[str, Callable[[flags.FlagValues, pathlib.Path], int | None]] = {
     "serve": _serve,
 }
 TOGETHER = ("run", "pretrain", "train", "evaluate", "export")  # verbs that several processes do together
+TOGETHER_FLAGS = ("multi_host", "coordinator", "num_processes", "process_id", "heartbeat_seconds")
 
 INSTEAD = {"serve": " or --export=FOLDER", "plan": " or --config=FILE.py"}  # of a workdir
+NO_CONFIG = ("recommend", "serve")  # what they need is in the exported folder
 # Flags that only some verbs take.
 ONLY_FOR = {
-    "export": ("serve",),
+    **dict.fromkeys(("history", "item", "k"), ("recommend",)),
+    **dict.fromkeys(("export", "host", "port", "beams", "max_batch", "queue"), ("serve",)),
+    **dict.fromkeys(("batch_wait_ms", "deadline_ms", "keep_alive"), ("serve",)),
     "dry_run": ("describe",),
     "profile": ("train", "run"),
     "arms": ("study",),
@@ -239,7 +186,7 @@ ONLY_FOR = {
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
-    values, rest = _parse(arguments)
+    values, rest = parse(arguments)
     verb = rest[0] if rest else ""
     if verb not in VERBS:
         raise UserError(f"no such verb: {verb!r}; it is one of {', '.join(VERBS)}")
@@ -249,11 +196,14 @@ def _dispatch(arguments: Sequence[str]) -> int:
         if values[flag].present and verb not in verbs:
             raise UserError(f"--{flag} is for the verb {' or '.join(verbs)}, not for {verb}")
     if not values.workdir and not values.export and not (verb == "plan" and values.config is not None):
-        raise UserError(f"{verb} needs --workdir=DIR{INSTEAD.get(verb, '')}")
+        config = "" if verb in NO_CONFIG or values.config is not None else f" and, the first time, {configuration.GIVE}"
+        raise UserError(f"{verb} needs --workdir=DIR{INSTEAD.get(verb, '')}{config}")
     if values.workdir and pathlib.Path(values.workdir).is_file():
         raise UserError(f"--workdir={values.workdir} is a file; give a folder")
     if verb == "study" and "://" in values.workdir:
         raise UserError(f"--workdir={values.workdir}: a study works in a folder; run it in one and copy what it wrote")
+    if unusable := mend_compiled_programs():
+        print(f"tsrec: {unusable}", file=sys.stderr)
     group = _join(verb, values)
     code = _exit_code(lambda: _work(verb, values))
     if group is not None:
@@ -263,8 +213,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
 def _join(verb: str, values: flags.FlagValues) -> Group | None:
     """Makes this process one of several, before JAX looks for devices; None where it is the only one."""
-    names = ("multi_host", "coordinator", "num_processes", "process_id", "heartbeat_seconds")
-    given = {name: values[name].value for name in names}
+    given = {name: values[name].value for name in TOGETHER_FLAGS}
     if not any(value is not None and value is not False for value in given.values()):
         return None
     if verb not in TOGETHER:
@@ -315,10 +264,26 @@ def main(arguments: Sequence[str]) -> int:
     Args:
       arguments: what follows the program's name.
     """
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE)
+    if not arguments or arguments[0] == "help" or {"-h", "--help"} & set(arguments):
+        verb = next((argument for argument in arguments if argument in VERBS), "")
+        print(_verb_usage(verb) if verb else USAGE)
         return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"tsrec_jax {__version__}")
+        return 0
     return _exit_code(lambda: _dispatch(arguments))
+
+
+def _verb_usage(verb: str) -> str:
+    """What `USAGE` says of a verb, and the flags that it takes."""
+    words = USAGE.partition("verbs\n")[2].partition("\n\n")[0]
+    start = re.search(rf"^  {verb}\b", words, re.MULTILINE).start()
+    text = re.match(r"  .*(?:\n {4}.*)*", words[start:])[0]
+    taken = [name for name, verbs in ONLY_FOR.items() if verb in verbs]
+    common = ["workdir"] if verb in NO_CONFIG else ["config", "workdir"]
+    together = TOGETHER_FLAGS if verb in TOGETHER else ()
+    lines = help_lines([*common, *taken, *together])
+    return "\n".join([f"usage: python -m tsrec_jax {verb} [flags]", "", text, "", "flags", *lines])
 
 
 def _exit_code(work: Callable[[], int | None]) -> int:
@@ -335,9 +300,11 @@ def _exit_code(work: Callable[[], int | None]) -> int:
         print("tsrec: interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         return 1
     except Exception as error:
-        if isinstance(error, OSError) and (full := no_space(error, pathlib.Path(error.filename or "."))):
-            print(f"tsrec: {full}", file=sys.stderr)
-            return 2
+        if isinstance(error, OSError):
+            folder = pathlib.Path(os.fsdecode(error.filename or "."))
+            if mistake := no_space(error, folder) or not_allowed(error):
+                print(f"tsrec: {mistake}", file=sys.stderr)
+                return 2
         traceback.print_exc()
         from tsrec_jax.processes import lost
 

@@ -1,11 +1,12 @@
 """The catalogue: vocabulary order, codes, collisions, look-ups, and its JSON."""
 
+import difflib
 import json
 
 import numpy as np
 import pytest
 
-from tsrec_jax.data.catalogue import Catalogue
+from tsrec_jax.data.catalogue import NEAREST_AMONG, Catalogue, unknown_item
 from tsrec_jax.errors import UserError
 
 
@@ -39,6 +40,20 @@ def test_an_item_is_found_by_its_id_and_an_unknown_one_names_its_neighbours(cata
         catalogue.item_index("p55")
     with pytest.raises(UserError, match=r"'zzzzzz' is not in the catalogue of 5 items$"):
         catalogue.item_index("zzzzzz")
+
+
+def test_an_unknown_id_is_compared_with_few_ids_only(monkeypatch):
+    known = dict.fromkeys(f"B{number}" for number in range(NEAREST_AMONG))
+    assert str(unknown_item("B9999", known)).endswith(
+        "is not in the catalogue of 1000 items; nearest ids: B999, B99, B998"
+    )
+    monkeypatch.setattr(
+        difflib, "get_close_matches", lambda *arguments, **options: pytest.fail("a search over all ids")
+    )
+    known["another"] = None
+    assert str(unknown_item("B9999", known)) == "item 'B9999' is not in the catalogue of 1001 items"
+    long = str(unknown_item("x" * 1_000_000, known))
+    assert long == f"item '{'x' * 100}'... is not in the catalogue of 1001 items"
 
 
 def test_the_json_gives_the_same_ids_titles_and_codes(catalogue):

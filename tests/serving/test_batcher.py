@@ -1,4 +1,5 @@
 import logging
+import math
 import threading
 import time
 
@@ -231,7 +232,21 @@ def test_an_item_removed_after_the_check_fails_only_the_request_that_names_it(re
         assert ticket.future.result(10).answer == recommender.alone(ask(number))
 
 
-@pytest.mark.parametrize("wrong", [(0, 1, 0.0), (1, 0, 0.0), (1, 1, -0.1)])
+@pytest.mark.parametrize("wrong", [(0, 1, 0.0), (1, 0, 0.0), (1, 1, -0.1), (1, 1, math.nan), (1, 1, math.inf)])
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(UserError, match="at least"):
         BatchSettings(*wrong)
+
+
+def test_a_thread_that_fails_leaves_nobody_waiting_and_is_told_and_logged(recommender, make_batcher, caplog):
+    told = threading.Event()
+    batcher = make_batcher(max_batch=1, on_batch=lambda size, seconds: 1 / 0, on_failure=told.set)
+    tickets = [hold(recommender, batcher), batcher.submit(ask(1), LATER), batcher.submit(ask(2), LATER)]
+    recommender.gate.set()
+    for ticket in tickets:
+        with pytest.raises(BatchFailed, match="thread"):
+            ticket.future.result(10)
+    assert told.wait(10) and ended(batcher)
+    with pytest.raises(Closed):
+        batcher.submit(ask(3), LATER)
+    assert "nothing is answered any more" in caplog.text and "ZeroDivisionError" in caplog.text

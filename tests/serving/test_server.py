@@ -1,9 +1,11 @@
 import concurrent.futures
 import importlib.util
 import json
+import logging
 import os
 import signal
 import socket
+import sys
 import time
 
 import pytest
@@ -15,7 +17,7 @@ from tests.serving import processes
 from tests.serving.fakes import SLOW_K, FakeRecommender
 from tsrec_jax.errors import UserError
 from tsrec_jax.main import main
-from tsrec_jax.serving import server
+from tsrec_jax.serving import http, server
 from tsrec_jax.serving.http import run
 from tsrec_jax.serving.recommender import Request
 from tsrec_jax.serving.server import ServerSettings, bind
@@ -72,7 +74,7 @@ def serve_here(recommender):
         run(recommender, ServerSettings(), listener)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_an_idle_server_and_the_handlers_are_put_back(monkeypatch, capsys, number):
     recommender = FakeRecommender()
     monkeypatch.setattr(recommender, "warm_up", lambda report, **options: os.kill(os.getpid(), number))
@@ -82,12 +84,43 @@ def test_a_signal_ends_an_idle_server_and_the_handlers_are_put_back(monkeypatch,
     assert signal.getsignal(number) is before
 
 
-def test_a_failed_warm_up_ends_the_server_and_is_our_own_failure(monkeypatch, caplog):
+def test_a_failed_warm_up_ends_the_server_and_is_our_own_failure(monkeypatch, capsys):
     recommender = FakeRecommender()
     monkeypatch.setattr(recommender, "warm_up", lambda report, **options: 1 / 0)
     with pytest.raises(RuntimeError, match="the warm-up failed"):
         serve_here(recommender)
-    assert "ZeroDivisionError" in caplog.text
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_thread_that_answers_no_more_ends_the_server_and_is_our_own_failure():
+    with processes.fake(TSREC_FAKE_FAILS="1") as running:
+        assert running.request("POST", "/recommend", {"history": ["B001"]})[0] == 500
+        assert running.ended(20) == 1
+    assert "nothing is answered any more" in "".join(running.logged)
+    assert running.logged[-1].startswith("RuntimeError: the thread that answers has failed")
+
+
+def test_each_line_of_the_log_is_there_once(monkeypatch, capsys):
+    recommender = FakeRecommender()
+
+    def warm_up(report, **options):
+        report("a line")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(recommender, "warm_up", warm_up)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler(sys.stderr)])  # as absl leaves it
+    serve_here(recommender)
+    assert capsys.readouterr().err.count("a line") == 1
+    assert logging.getLogger("tsrec_jax").propagate
+
+
+def test_an_idle_connection_is_kept_longer_than_load_balancers_keep_theirs(monkeypatch):
+    assert ServerSettings().keep_alive > 60
+    recommender, config, given = FakeRecommender(), http.uvicorn.Config, {}
+    monkeypatch.setattr(recommender, "warm_up", lambda report, **options: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(http.uvicorn, "Config", lambda app, **options: given.update(options) or config(app, **options))
+    serve_here(recommender)
+    assert given["timeout_keep_alive"] == ServerSettings().keep_alive
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +196,16 @@ def test_a_chunked_body_beyond_the_limit_is_refused_on_the_wire(running):
     assert b" 413 " in answer.splitlines()[0] and b'{"error": "the body is larger than' in answer
 
 
+def test_a_body_whose_length_is_said_twice_is_refused_and_ends_the_connection(running):
+    head = (
+        b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    answer = raw(running, head, b"0\r\n\r\nGET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ") and b"length is said once" in answer
+    assert answer.count(b"HTTP/1.1") == 1
+
+
 def test_an_announced_body_beyond_the_limit_is_refused_before_it_is_sent(running):
     head = b"POST /recommend HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2000000\r\n\r\n"
     answer = raw(running, head)
@@ -227,12 +270,18 @@ def test_a_missing_extra_says_how_to_install_it(monkeypatch, capsys, tmp_path):
         (["--export=WORKDIR"], ["sid_catalogue.json"]),
         (["--export=WORKDIR", "--port=70000"], ["--port=70000"]),
         (["--export=WORKDIR", "--queue=0"], ["--queue=0"]),
+        (["--export=WORKDIR", "--keep_alive=0"], ["--keep_alive=0"]),
+        (["--export=WORKDIR", "--batch_wait_ms=-1"], ["--batch_wait_ms=-1"]),
+        (["--export=WORKDIR", "--batch_wait_ms=nan"], ["--batch_wait_ms=nan", "finite"]),
+        (["--export=WORKDIR", "--batch_wait_ms=inf"], ["--batch_wait_ms=inf", "finite"]),
+        (["--export=WORKDIR/file"], ["file: not a folder"]),
         (["--export=WORKDIR", "--deadline_ms=0"], ["--deadline_ms=0"]),
         (["--export=WORKDIR", "--beams=0"], ["beams"]),
         (["--export=WORKDIR", "--dry_run"], ["describe"]),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(capsys, tmp_path, arguments, words):
+    (tmp_path / "file").write_text("no export")
     given = [argument.replace("WORKDIR", str(tmp_path)) for argument in arguments]
     assert main(["serve", *given, *([] if "--port=70000" in given else ["--port=0"])]) == 2
     error = capsys.readouterr().err
@@ -250,6 +299,21 @@ def test_it_listens_on_loopback_unless_told_otherwise():
     assert ServerSettings().host == "127.0.0.1"
     with bind(ServerSettings().host, 0) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("wait", [float("nan"), float("inf")])
+def test_a_wait_without_end_is_refused_from_python_too(wait):
+    with pytest.raises(UserError, match="batch_wait_ms"):
+        ServerSettings(batch_wait_ms=wait)
+
+
+def test_a_hang_up_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it
+    try:
+        with server.on_signals(lambda number, frame: None):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_while_loading_ends_quietly(monkeypatch, tmp_path, capsys):

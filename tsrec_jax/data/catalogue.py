@@ -13,6 +13,8 @@ import numpy as np
 
 from tsrec_jax.errors import UserError
 
+NEAREST_AMONG = 1_000  # comparing an id with so many takes a few milliseconds, in which no other thread runs
+_SHOWN = 100  # characters of an id that is not known
 _NUMBER = re.compile(r"(\d+)(?!.*\d)")
 
 
@@ -151,10 +153,15 @@ class Catalogue:
 
 
 def unknown_item(item_id: str, known: Collection[str]) -> UserError:
-    """The error for an id that is not among the known ones; it names the nearest."""
-    near = difflib.get_close_matches(str(item_id), known, n=3, cutoff=0.5)
+    """The error for an id that is not among the known ones; it names the nearest, where they are few enough to compare.
+
+    A server calls this for every request with an id that has gone.
+    """
+    shown = str(item_id)[:_SHOWN]
+    near = difflib.get_close_matches(shown, list(known), n=3, cutoff=0.5) if len(known) <= NEAREST_AMONG else []
     hint = f"; nearest ids: {', '.join(near)}" if near else ""
-    return UserError(f"item {item_id!r} is not in the catalogue of {len(known)} items{hint}")
+    more = "..." if len(str(item_id)) > _SHOWN else ""
+    return UserError(f"item {shown!r}{more} is not in the catalogue of {len(known)} items{hint}")
 
 
 def _by_number(token: str) -> tuple[int, str]:

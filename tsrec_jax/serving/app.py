@@ -22,12 +22,13 @@ from tsrec_jax.serving.guard import ARRIVED, BODY_SECONDS, MAX_BODY, App, Guard
 from tsrec_jax.serving.messages import (
     MAX_FOUND,
     MAX_ID,
-    MAX_K,
     MAX_QUERY,
     ItemBody,
     RecommendBody,
     answer_json,
+    is_plain,
     item_json,
+    unreadable_reason,
     validation_reason,
 )
 from tsrec_jax.serving.metrics import CONTENT_TYPE
@@ -79,8 +80,11 @@ def _add_errors(app: FastAPI, service: Service) -> None:
 
     @app.exception_handler(StarletteHTTPException)
     async def http_error(request: Request, error: StarletteHTTPException) -> Response:
-        reason = "no such address" if error.status_code == 404 else str(error.detail)
-        return _error(error.status_code, reason, dict(error.headers or {}))
+        headers = dict(error.headers or {})
+        if error.status_code == 400:  # FastAPI's, for a body that Python's JSON reader gives up on
+            return _error(422, f"the body is not valid JSON: {unreadable_reason(error.__cause__)}", headers)
+        reasons = {404: "no such address", 405: f"no such method here; there is {headers.get('Allow', 'none')}"}
+        return _error(error.status_code, reasons.get(error.status_code, str(error.detail)), headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -124,6 +128,8 @@ def _add_recommend(app: FastAPI, service: Service, deadline_seconds: float) -> N
     recommender, batcher = service.recommender, service.batcher
 
     def checked(body: RecommendBody) -> serving.Request:
+        if body.k > service.max_k:
+            raise UserError(f"k: at most {service.max_k} here (--beams)")
         history = body.history or ids_of_titles(recommender.catalogue, body.titles or [])
         allow = None if body.allow is None else tuple(body.allow)
         wanted = serving.Request(tuple(history), body.k, body.exclude_history, tuple(body.exclude), allow)
@@ -182,9 +188,9 @@ def _add_catalogue(app: FastAPI, service: Service, admin_token: str) -> None:
 
     @app.put("/items/{item_id:path}", dependencies=[Depends(may_change)])
     def put(item_id: str, body: ItemBody) -> Response:
-        if not 1 <= len(item_id) <= MAX_ID:
-            raise UserError(f"an item's id has 1 to {MAX_ID} characters")
-        new = catalogue.put(item_id, body.title, body.tokens, blocked=body.blocked)
+        if not 1 <= len(item_id) <= MAX_ID or not item_id.strip() or not is_plain(item_id):
+            raise UserError(f"an item's id has 1 to {MAX_ID} characters, none of them a control character or broken")
+        new = catalogue.put(item_id, body.title, body.sid, blocked=body.blocked)
         return JSONResponse({"id": item_id, "new": new, "items": catalogue.num_items}, 201 if new else 200)
 
     @app.delete("/items/{item_id:path}", dependencies=[Depends(may_change)])
@@ -194,6 +200,13 @@ def _add_catalogue(app: FastAPI, service: Service, admin_token: str) -> None:
         except UserError as error:
             return _error(404, str(error))
         return JSONResponse({"id": item_id, "items": catalogue.num_items})
+
+    @app.get("/items/{item_id:path}")
+    def get(item_id: str) -> Response:
+        try:
+            return JSONResponse(item_json(catalogue.item(item_id)))
+        except UserError as error:
+            return _error(404, str(error))
 
     @app.get("/items")
     def find(
@@ -211,7 +224,7 @@ def _add_watching(app: FastAPI, service: Service) -> None:
         if reason := service.not_ready:
             return _error(503, reason)
         catalogue = recommender.catalogue
-        facts = {"items": catalogue.num_items, "levels": catalogue.num_levels, "max_k": min(recommender.beams, MAX_K)}
+        facts = {"items": catalogue.num_items, "levels": catalogue.num_levels, "max_k": service.max_k}
         return JSONResponse({"status": "ok", **facts})
 
     @app.get("/metrics")
@@ -221,11 +234,11 @@ def _add_watching(app: FastAPI, service: Service) -> None:
 
 def _add_page(app: FastAPI) -> None:
     for address, (name, media_type) in _PAGE_FILES.items():
-        app.add_route(address, _file_route((_PAGE / name).read_bytes(), media_type), methods=["GET"])
+        app.get(address)(_file_route((_PAGE / name).read_bytes(), media_type))
 
 
-def _file_route(content: bytes, media_type: str) -> Callable[[Request], Awaitable[Response]]:
-    async def route(request: Request) -> Response:
+def _file_route(content: bytes, media_type: str) -> Callable[[], Awaitable[Response]]:
+    async def route() -> Response:
         return Response(content, media_type=media_type)
 
     return route

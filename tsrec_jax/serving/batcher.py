@@ -53,8 +53,8 @@ class BatchSettings:
     max_wait: float = 0.003
 
     def __post_init__(self) -> None:
-        if self.max_batch < 1 or self.max_queue < 1 or self.max_wait < 0:
-            raise UserError(f"{self}: batch and queue must be at least 1, the wait at least 0")
+        if self.max_batch < 1 or self.max_queue < 1 or not 0 <= self.max_wait <= threading.TIMEOUT_MAX:
+            raise UserError(f"{self}: batch and queue must be at least 1, the wait at least 0 and finite")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +89,7 @@ class Batcher:
         answer: Callable[[Sequence[Request]], Sequence[Answer]],
         settings: BatchSettings,
         on_batch: Callable[[int, float], None] = lambda size, seconds: None,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         """Starts the thread.
 
@@ -96,10 +97,11 @@ class Batcher:
           answer: of requests to their answers in the same order; called by one thread only.
           settings: sizes and times.
           on_batch: told the size and the seconds of each batch, failed ones included.
+          on_failure: called from the thread where it ends by an error of its own; all that waited has failed then.
         """
         self.settings = settings
         self._answer = answer
-        self._on_batch = on_batch
+        self._on_batch, self._on_failure = on_batch, on_failure
         self._queue: collections.deque[Ticket] = collections.deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -169,9 +171,25 @@ class Batcher:
             raise QueueFull(max(1, math.ceil(batches * self._batch_seconds)))
 
     def _run(self) -> None:
-        while (batch := self._take()) is not None:
-            if batch:
-                self._compute(batch)
+        batch: list[Ticket] | None = []
+        try:
+            while (batch := self._take()) is not None:
+                if batch:
+                    self._compute(batch)
+        except BaseException:
+            _LOG.critical("the thread that answers has failed; nothing is answered any more", exc_info=True)
+            self._give_up(batch or [])
+            self._on_failure()
+
+    def _give_up(self, batch: list[Ticket]) -> None:
+        """Accepts nothing more and fails what was being computed and what waits."""
+        with self._changed:
+            self._closed = True
+            waiting = [ticket for ticket in self._queue if ticket.future.set_running_or_notify_cancel()]
+            self._queue.clear()
+        for ticket in [*batch, *waiting]:
+            if not ticket.future.done():
+                ticket.future.set_exception(BatchFailed("the thread that answers has failed; the log says why"))
 
     def _take(self) -> list[Ticket] | None:
         """The next batch, empty where all that waited had expired; None: closed and nothing left."""

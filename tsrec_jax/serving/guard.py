@@ -92,6 +92,9 @@ class Guard:
         an answer only after they have sent everything.
         """
         headers = dict(scope["headers"])
+        if b"content-length" in headers and b"transfer-encoding" in headers:
+            # A proxy may have believed the other one, and taken the rest of the body for a request (RFC 9112, 6.1).
+            raise _Refused(400, "both Content-Length and Transfer-Encoding: a body's length is said once")
         announced = int(headers.get(b"content-length", b"0"))
         too_large = announced > self._max_body
         body, received, complete = bytearray(), 0, too_large and b"expect" in headers

@@ -34,7 +34,7 @@ _DRAIN_SECONDS = MAX_DEADLINE_MS / 1000 + 15.0
 
 
 def run(recommender: Recommender, settings: ServerSettings, listener: socket.socket) -> None:
-    """Serves a loaded recommender until SIGTERM or SIGINT, then finishes every accepted request.
+    """Serves a loaded recommender until SIGTERM, SIGINT or SIGHUP, then finishes every accepted request.
 
     A second SIGINT ends it at once. Catalogue changes need the token in TSREC_ADMIN_TOKEN.
 
@@ -45,7 +45,7 @@ def run(recommender: Recommender, settings: ServerSettings, listener: socket.soc
 
     Raises:
       UserError: another process has begun to listen on the same address.
-      RuntimeError: the warm-up failed, or accepted requests were not finished in time.
+      RuntimeError: the warm-up or the thread that answers failed, or accepted requests were not finished in time.
     """
     try:
         listener.listen(_BACKLOG)
@@ -63,13 +63,16 @@ def run(recommender: Recommender, settings: ServerSettings, listener: socket.soc
         access_log=False,
         server_header=False,
         backlog=_BACKLOG,
+        timeout_keep_alive=settings.keep_alive,
         timeout_graceful_shutdown=_FLUSH_SECONDS,
     )
-    # uvicorn raises the signal again after its shutdown; by then it has been obeyed.
-    with _logging(), on_signals(lambda number, frame: None):
-        _Server(config, service).run([listener])
-    if service.failed:
-        raise RuntimeError("the warm-up failed")
+    server = _Server(config, service)
+    # uvicorn has handlers of its own for all but SIGHUP. It raises a signal again after its shutdown; by then it has
+    # been obeyed.
+    with _logging(), on_signals(lambda number, frame: server.stop()):
+        server.run([listener])
+    if service.failure:
+        raise RuntimeError(service.failure)
     if not service.drained:
         raise RuntimeError("stopped before the warm-up had ended and every accepted request was answered")
     print("stopped; every accepted request was answered", flush=True)
@@ -87,7 +90,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         for listener in sockets or []:
             print(f"listening on http://{_shown(listener)}; warming up", flush=True)
-        self._service.start(self._warm)
+        self._service.start(self._changed)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drains the service, which refuses new requests meanwhile, then closes."""
@@ -97,9 +100,13 @@ class _Server(uvicorn.Server):
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
 
-    def _warm(self) -> None:
-        if self._service.failed:
-            self.should_exit = True
+    def stop(self) -> None:
+        """Begins the shutdown."""
+        self.should_exit = True
+
+    def _changed(self) -> None:
+        if self._service.failure:
+            self.stop()
         elif not self._service.draining:
             print(f"ready: {self._service.recommender.catalogue.num_items} items", flush=True)
 
@@ -148,8 +155,10 @@ def _logging() -> Iterator[None]:
     for logger in loggers:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
+        logger.propagate = False  # absl, which Orbax imports, gives the root logger a handler: each line twice
     try:
         yield
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
+            logger.propagate = True

@@ -42,6 +42,7 @@ class LiveCatalogue:
             item.id: LiveItem(item.id, item.title, sid)
             for item, sid in zip(catalogue.items, catalogue.sids, strict=True)
         }
+        self._searched = {item.id: _searched(item) for item in self._items.values()}
         self._titled: dict[str, dict[str, None]] = {}
         for item in catalogue.items:
             self._titled.setdefault(item.title, {})[item.id] = None
@@ -74,11 +75,11 @@ class LiveCatalogue:
         """An item by its id.
 
         Raises:
-          UserError: no item has this id; the message names the nearest ones.
+          UserError: no item has this id; the message names the nearest ones, in a small catalogue.
         """
         found = self._items.get(str(item_id))
         if found is None:
-            raise unknown_item(item_id, list(self._items))
+            raise unknown_item(item_id, self._items)
         return found
 
     def titled(self, title: str) -> list[LiveItem]:
@@ -90,12 +91,13 @@ class LiveCatalogue:
         """The first `limit` items whose id or title holds every word of a text, whatever the case."""
         words = text.casefold().split()
         found: list[LiveItem] = []
-        for item in list(self._items.values()):
+        for item_id, searched in list(self._searched.items()):
             if len(found) == limit:
                 break
-            haystack = f"{item.id} {item.title}".casefold()
-            if all(word in haystack for word in words):
-                found.append(item)
+            if all(word in searched for word in words):
+                item = self._items.get(item_id)
+                if item is not None:  # it may have gone meanwhile
+                    found.append(item)
         return found
 
     def codes(self, item_ids: Iterable[str]) -> np.ndarray:
@@ -135,7 +137,8 @@ class LiveCatalogue:
             if before is not None and (before.sid, before.title) != (sid, title):
                 self._forget(before)
             self._titled.setdefault(title, {})[str(item_id)] = None
-            self._items[str(item_id)] = LiveItem(str(item_id), title, sid, blocked)
+            self._items[str(item_id)] = item = LiveItem(str(item_id), title, sid, blocked)
+            self._searched[item.id] = _searched(item)
             self._members.setdefault(self._codes(sid), {})[str(item_id)] = None
             self._settle(self._codes(sid))
         return before is None
@@ -149,7 +152,7 @@ class LiveCatalogue:
         with self.held():
             item = self.item(item_id)
             self._forget(item)
-            del self._items[item.id]
+            del self._items[item.id], self._searched[item.id]
 
     def block(self, item_ids: Iterable[str], blocked: bool = True) -> None:
         """Keeps items from being recommended, or lets them again.
@@ -183,3 +186,8 @@ class LiveCatalogue:
             self.trie.remove(np.array([codes]))
         if not self._members.get(codes, True):
             del self._members[codes]
+
+
+def _searched(item: LiveItem) -> str:
+    """What a search for the item looks at, whatever the case."""
+    return f"{item.id} {item.title}".casefold()

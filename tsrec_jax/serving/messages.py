@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from tsrec_jax.serving.batcher import Answered
 
@@ -15,18 +15,48 @@ MAX_TITLES = 50  # each is looked up by its text
 MAX_FILTER = 10_000
 MAX_K = 512
 MAX_DEADLINE_MS = 60_000
-MAX_ID = 256
+MAX_ID = 256  # of an item that is put; one that is there may have any id
 MAX_TITLE = 2_000
 MAX_LEVELS = 32
 MAX_FOUND = 100
 MAX_QUERY = 200
 _TOKENS = re.compile(r"(?:<[^<>\s]+>)+")
 _TOKEN = re.compile(r"<[^<>\s]+>")
+# Control characters, what is left of a broken encoding, and marks that turn the direction of all text behind them.
+_NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufffd\ud800-\udfff]")
 
-ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
-Title = Annotated[str, Field(min_length=1, max_length=MAX_TITLE, pattern=r"\S")]
-Token = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
-SidText = Annotated[str, Field(max_length=MAX_TITLE)]
+
+def is_plain(text: str) -> bool:
+    """Whether a text holds nothing that is no character of a name: control characters, broken ones, turned text."""
+    return not _NOT_PLAIN.search(text)
+
+
+def _filled(title: str) -> str:
+    if not title.strip():
+        raise ValueError("must not be blank")
+    return title
+
+
+def _plain(title: str) -> str:
+    if not is_plain(title):
+        raise ValueError("must be one line without control characters")
+    return title
+
+
+def _tokens(sid: Any) -> tuple[str, ...]:
+    """The tokens of a SID that is a list of them, or one text."""
+    found = _TOKEN.findall(sid) if isinstance(sid, str) and _TOKENS.fullmatch(sid) else sid
+    if not isinstance(found, list) or not 1 <= len(found) <= MAX_LEVELS or not all(map(_is_token, found)):
+        raise ValueError(f"must be a list of 1 to {MAX_LEVELS} tokens, or one text such as <a_1><b_2><c_3>")
+    return tuple(found)
+
+
+def _is_token(value: Any) -> bool:
+    return isinstance(value, str) and 1 <= len(value) <= MAX_ID
+
+
+ItemId = Annotated[str, Field(min_length=1)]
+Title = Annotated[str, Field(max_length=MAX_TITLE), AfterValidator(_filled)]
 
 
 class _Message(BaseModel):
@@ -54,20 +84,9 @@ class RecommendBody(_Message):
 class ItemBody(_Message):
     """PUT /items/{id}."""
 
-    title: Title
-    sid: Annotated[list[Token], Field(min_length=1, max_length=MAX_LEVELS)] | SidText
+    title: Annotated[Title, AfterValidator(_plain)]
+    sid: Annotated[Any, AfterValidator(_tokens)]
     blocked: bool = False
-
-    @property
-    def tokens(self) -> tuple[str, ...]:
-        """The SID's tokens; of a text, what stands between angle brackets."""
-        return tuple(_TOKEN.findall(self.sid)) if isinstance(self.sid, str) else tuple(self.sid)
-
-    @model_validator(mode="after")
-    def _sid_of_tokens(self) -> Self:
-        if isinstance(self.sid, str) and not _TOKENS.fullmatch(self.sid):
-            raise ValueError("sid must be a list of tokens, or one text such as <a_1><b_2><c_3>")
-        return self
 
 
 def answer_json(found: Answered, total_seconds: float) -> dict[str, Any]:
@@ -103,6 +122,13 @@ def validation_reason(errors: Sequence[Mapping[str, Any]]) -> str:
     lines = [_reason(error) for error in errors[:3]]
     more = f" (and {len(errors) - 3} more)" if len(errors) > 3 else ""
     return "; ".join(lines) + more
+
+
+def unreadable_reason(error: BaseException | None) -> str:
+    """Why Python's JSON reader gave up on a body, without what stood in it."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 (byte {error.start})"
+    return "it is nested too deeply" if isinstance(error, RecursionError) else "a number in it is too long"
 
 
 def _reason(error: Mapping[str, Any]) -> str:

@@ -27,6 +27,8 @@ class ServerSettings:
       queue: requests that may wait for their batch.
       batch_wait_ms: how long a request waits for others to share its batch.
       deadline_ms: of a request that states none.
+      keep_alive: seconds that a connection is kept without a request. It must outlast what a load balancer before the
+        service keeps (60 is usual), or the balancer sends a request into a connection that is being closed.
     """
 
     host: str = "127.0.0.1"
@@ -34,14 +36,19 @@ class ServerSettings:
     queue: int = 128
     batch_wait_ms: float = 3.0
     deadline_ms: int = 10_000
+    keep_alive: int = 75
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
             raise UserError(f"--port={self.port}: a port is between 0 and 65535")
-        if self.queue < 1 or self.batch_wait_ms < 0:
-            raise UserError(f"--queue={self.queue} --batch_wait_ms={self.batch_wait_ms}: at least 1 and at least 0")
+        if self.queue < 1:
+            raise UserError(f"--queue={self.queue}: at least 1")
+        if not 0 <= self.batch_wait_ms <= 60_000:  # which NaN is not either
+            raise UserError(f"--batch_wait_ms={self.batch_wait_ms}: between 0 and 60000")
         if not 1 <= self.deadline_ms <= 60_000:
             raise UserError(f"--deadline_ms={self.deadline_ms}: between 1 and 60000")
+        if not 1 <= self.keep_alive <= 86_400:
+            raise UserError(f"--keep_alive={self.keep_alive}: seconds, between 1 and 86400")
 
 
 def serve(folder: pathlib.Path, settings: ServerSettings, search: Mapping[str, Any]) -> None:
@@ -56,6 +63,8 @@ def serve(folder: pathlib.Path, settings: ServerSettings, search: Mapping[str, A
       UserError: the extra is not installed, the folder is no export, or the address cannot be bound.
     """
     require_extra()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: not a folder; give the one that the verb `export` wrote")
     if not folder.is_dir():
         raise UserError(f"{folder}: not there; run the verb `export` (or `run`) first, or give --export=FOLDER")
     with contextlib.closing(bind(settings.host, settings.port)) as listener:
@@ -103,8 +112,11 @@ def bind(host: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def on_signals(handler: Callable[[int, types.FrameType | None], None]) -> Iterator[None]:
-    """Within, SIGTERM and SIGINT call the handler."""
-    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    """Within, SIGTERM, SIGINT and SIGHUP call the handler; a SIGHUP that is ignored, as under nohup, stays so."""
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Callable
 
 from tsrec_jax.serving.batcher import Batcher, BatchSettings
-from tsrec_jax.serving.messages import MAX_HISTORY
+from tsrec_jax.serving.messages import MAX_HISTORY, MAX_K
 from tsrec_jax.serving.metrics import Metrics
 from tsrec_jax.serving.recommender import Recommender
 
@@ -43,20 +44,22 @@ class Service:
             ready=lambda: not self.not_ready,
         )
         settings = BatchSettings(recommender.max_batch, max_queue, max_wait)
-        self.batcher = Batcher(recommender.answer, settings, self.metrics.batch)
-        self.failed = False
+        self.failure = ""  # what has ended it for good
+        self._when_changed: Callable[[], None] = lambda: None
+        self.batcher = Batcher(recommender.answer, settings, self.metrics.batch, self._answers_no_more)
         self.draining = False
         self._warm = False
         self._progress = "the warm-up has not begun"
         self._warm_up: threading.Thread | None = None
 
-    def start(self, when_done: Callable[[], None] = lambda: None) -> None:
+    def start(self, when_changed: Callable[[], None] = lambda: None) -> None:
         """Warms up in a thread of its own, then accepts recommendations.
 
         Args:
-          when_done: called from that thread once the warm-up is over, or has failed.
+          when_changed: called from another thread once the warm-up is over, or where `failure` is set.
         """
-        self._warm_up = threading.Thread(target=self._run_warm_up, args=(when_done,), name="warm-up", daemon=True)
+        self._when_changed = when_changed
+        self._warm_up = threading.Thread(target=self._run_warm_up, name="warm-up", daemon=True)
         self._warm_up.start()
 
     @property
@@ -64,11 +67,14 @@ class Service:
         """Why recommendations are not accepted now; empty where they are."""
         if self.draining:
             return "the server is shutting down"
-        if self.failed:
-            return "the warm-up failed; the server's log says why"
-        if not self.batcher.alive:
-            return "the thread that answers has ended; the server's log says why"
+        if self.failure:
+            return f"{self.failure}; the server's log says why"
         return "" if self._warm else self._progress
+
+    @property
+    def max_k(self) -> int:
+        """The most items that a request may ask for."""
+        return min(self.recommender.beams, MAX_K)
 
     def refuse_unless_ready(self) -> None:
         """Raises NotReady with the reason, in every state but `ready`."""
@@ -86,16 +92,24 @@ class Service:
         warming = self._warm_up is not None and self._warm_up.is_alive()
         return self.draining and not warming and not self.batcher.alive
 
-    def _run_warm_up(self, when_done: Callable[[], None]) -> None:
+    def _run_warm_up(self) -> None:
         try:
             self.recommender.warm_up(self._report, max_history=MAX_HISTORY)
+            # JAX, the model and the catalogue are millions of objects that stay for good. A full collection looks at
+            # all of them and stops every thread meanwhile, each time for most of a second; what is frozen it passes by.
+            gc.collect()
+            gc.freeze()
             self._warm = True
         except _Stopped:
             pass
         except Exception:
             _LOG.exception("the warm-up failed")
-            self.failed = True
-        when_done()
+            self.failure = "the warm-up failed"
+        self._when_changed()
+
+    def _answers_no_more(self) -> None:
+        self.failure = "the thread that answers has failed"
+        self._when_changed()
 
     def _report(self, line: str) -> None:
         """What the warm-up says of itself; between two of its programs it can be stopped."""

@@ -1,0 +1,132 @@
+"""The flags of the command line: what there is, how a command is read, and how a verb's help shows them."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import sys
+from collections.abc import Iterable, Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from tsrec_jax.errors import UserError
+from tsrec_jax.experiments import experiment_file
+
+
+def define_flags() -> flags.FlagValues:
+    """All flags with their defaults."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "experiment file, or the name of one that comes along; --config.a.b=VALUE changes a key",
+        lock_config=True,
+        flag_values=values,
+    )
+    flags.DEFINE_string("workdir", None, "folder or address of the run", flag_values=values)
+    flags.DEFINE_list("arms", [], "study: arms and baselines to work on; none: all", flag_values=values)
+    flags.DEFINE_list("seeds", [], "study: seeds to work on; none: all", flag_values=values)
+    flags.DEFINE_string("history", None, "item ids, oldest first, separated by commas", flag_values=values)
+    flags.DEFINE_multi_string(
+        "item", [], "one id of the history as it stands, commas and blanks included; once for each", flag_values=values
+    )
+    flags.DEFINE_boolean("multi_host", False, "one of several processes that JAX can find itself", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0", flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "processes of the run", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("process_id", None, "which of them this is, from 0", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer(
+        "heartbeat_seconds", None, "silence after which a process is taken for dead", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_boolean("dry_run", False, "describe: say what would be asked, ask nothing", flag_values=values)
+    flags.DEFINE_string("profile", "", "train, run: first and last step of a trace, as in 10:13", flag_values=values)
+    flags.DEFINE_string(
+        "chip", "", "plan: v4, v5e, v5p, v6e, a100, h100 or h200; none: all of them", flag_values=values
+    )
+    flags.DEFINE_integer("devices", 0, "plan: chips of the machine; 0: what the mesh names", flag_values=values)
+    flags.DEFINE_float("mfu", 0.4, "plan: share of the peak that a step is taken to reach", flag_values=values)
+    flags.DEFINE_integer("k", 10, "number of items to recommend", lower_bound=1, flag_values=values)
+    flags.DEFINE_string("export", None, "serve: an exported folder, instead of a workdir's", flag_values=values)
+    flags.DEFINE_string("host", "127.0.0.1", "serve: the address to listen on", flag_values=values)
+    flags.DEFINE_integer("port", 8000, "serve: the port to listen on; 0: a free one", flag_values=values)
+    flags.DEFINE_integer("beams", None, "serve: width of the search", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("max_batch", None, "serve: requests computed together", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("queue", 128, "serve: requests that may wait", flag_values=values)
+    flags.DEFINE_float("batch_wait_ms", 3.0, "serve: how long one waits for others", flag_values=values)
+    flags.DEFINE_integer("deadline_ms", 10_000, "serve: of a request that states none", flag_values=values)
+    flags.DEFINE_integer("keep_alive", 75, "serve: seconds that an idle connection is kept", flag_values=values)
+    return values
+
+
+def parse(arguments: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
+    """The flags of a command and what stands beside them.
+
+    Raises:
+      UserError: a flag or config key that does not exist (the nearest one is named), a value that cannot be meant, or
+        an experiment that is not there or fails.
+    """
+    values = define_flags()
+    # ml_collections looks for the --config.a.b overrides in sys.argv.
+    saved, sys.argv = sys.argv, ["tsrec_jax", *_with_config_file(arguments)]
+    try:
+        rest = values(sys.argv)[1:]
+        if values.config is not None:
+            values.config.to_dict()  # a file that failed to load says so only when its config is used
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(_no_such_flag(error.flagname, values)) from None
+    except flags.Error as error:
+        raise UserError(str(error)) from None
+    except Exception as error:  # an override without a key, or whatever the experiment file raises: the user's code
+        raise UserError(f"config: {_reason(error)}") from None
+    finally:
+        sys.argv = saved
+    for name in values:
+        if isinstance(values[name].value, float) and not math.isfinite(values[name].value):
+            raise UserError(f"--{name}={values[name].value}: must be a finite number")
+    return values, rest
+
+
+def help_lines(names: Iterable[str]) -> list[str]:
+    """A line for each of these flags, with its default and its meaning."""
+    values = define_flags()
+    lines = []
+    for name in names:
+        default = values[name].default
+        shown = f"--{name}" if default in (None, "", []) or default is False else f"--{name}={default}"
+        meaning = values[name].help.splitlines()[0].rstrip(";")  # absl adds a line to a flag that may be repeated
+        meaning = re.sub(r"^(?:\w+, )*\w+: ", "", meaning)  # without the verbs before it
+        lines.append(f"  {shown:<24} {meaning}")
+    return lines
+
+
+def _with_config_file(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the file of the experiment that --config names."""
+    found = list(arguments)
+    for place, argument in enumerate(arguments):
+        name, given, value = argument.partition("=")
+        if name not in ("--config", "-config"):
+            continue
+        if given:
+            found[place] = f"--config={experiment_file(value)}"
+        elif place + 1 < len(arguments):
+            found[place + 1] = str(experiment_file(arguments[place + 1]))
+    return found
+
+
+def _no_such_flag(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"did you mean --{near[0]}? " if near else ""
+    return f"--{name}: no such flag; {hint}`tsrec VERB --help` lists those of a verb"
+
+
+def _reason(error: Exception) -> str:
+    """One line of an error of ml_collections or of an experiment file; a missing key names the nearest one."""
+    text = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").split())
+    _, found, hint = text.partition("Did you mean ")
+    if found:
+        return f"no such key; did you mean {hint.strip(chr(39))}"
+    name = text.strip("'\"")
+    if isinstance(error, AttributeError | KeyError) and name.isidentifier():
+        return f"no such key: {name!r}"
+    return f"{type(error).__name__}: {text}"
