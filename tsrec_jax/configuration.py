@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -419,8 +420,12 @@ def _validate_values(config: ConfigDict) -> None:
             near = difflib.get_close_matches(str(value), allowed, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(f"config.{key}={value!r} is not one of {', '.join(allowed)}{hint}")
+    for key, value in flat(config.to_dict()).items():
+        parts = value if isinstance(value, list) else [value]
+        if any(isinstance(part, float) and not math.isfinite(part) for part in parts):
+            raise UserError(f"config.{key}={value} must be finite")
     for key in POSITIVE:
-        if not _get(config, key) > 0:  # which NaN is not either
+        if not _get(config, key) > 0:
             raise UserError(f"config.{key}={_get(config, key)} must be above 0")
     for key in NOT_NEGATIVE:
         if not _get(config, key) >= 0:

@@ -1,12 +1,17 @@
 """The command line: exit codes, one clear line for every mistake, nothing written by a refused command."""
 
+import errno
+import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 
-from tsrec_jax.main import VERBS, main
+from tsrec_jax.command_flags import define_flags, help_lines, parse
+from tsrec_jax.experiments import experiment_file
+from tsrec_jax.main import ONLY_FOR, TOGETHER, TOGETHER_FLAGS, VERBS, main
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OTHERS = ("--coordinator=a:1", "--num_processes=2", "--process_id=0")
@@ -37,7 +42,25 @@ def refused(tmp_path, capsys):
         (("trian", "--workdir=WORKDIR"), ["no such verb: 'trian'", "train"]),
         (("train", QUICKSTART), ["--workdir"]),
         (("train", "--workdir=WORKDIR"), ["config.json", "--config=FILE.py"]),
-        (("train", QUICKSTART, "--wrokdir=WORKDIR"), ["wrokdir", "workdir"]),
+        (("train", QUICKSTART, "--wrokdir=WORKDIR"), ["--wrokdir: no such flag", "did you mean --workdir?", "--help"]),
+        (("serve", "--workdir=WORKDIR", "--quue=3"), ["--quue: no such flag", "did you mean --queue?"]),
+        (("serve", "--workdir=WORKDIR", "--zzz"), ["--zzz: no such flag; `tsrec VERB --help`"]),
+        (("run",), ["--workdir=DIR", "--config=FILE.py or --config=NAME", "quickstart", "studies/smoke"]),
+        (
+            ("run", "--config=quikstart", "--workdir=WORKDIR"),
+            ["--config=quikstart", "did you mean --config=quickstart?"],
+        ),
+        (("run", "--config=configs/quickstrt.py", "--workdir=WORKDIR"), ["did you mean --config=quickstart?"]),
+        (("run", "--config=mine", "--workdir=WORKDIR"), ["--config=mine: no such file", "amazon_smollm2, quickstart"]),
+        (("plan", QUICKSTART, "--mfu=nan"), ["--mfu=nan", "finite"]),
+        (("plan", QUICKSTART, "--mfu=inf"), ["--mfu=inf", "finite"]),
+        (("train", QUICKSTART, "--workdir=WORKDIR", "--k=3"), ["--k is for the verb recommend, not for train"]),
+        (("train", QUICKSTART, "--workdir=WORKDIR", "--config.train.weight_decay=nan"), ["train.weight_decay=nan"]),
+        (("train", QUICKSTART, "--workdir=WORKDIR", "--config.train.learning_rate=inf"), ["train.learning_rate=inf"]),
+        (
+            ("train", QUICKSTART, "--workdir=WORKDIR", "--config.eval.prior_weights=(1.0,1e999)"),
+            ["eval.prior_weights=[1.0, inf]"],
+        ),
         (("train", QUICKSTART, "--workdir=WORKDIR", "extra"), ["extra"]),
         (("train", "--config=absent.py", "--workdir=WORKDIR"), ["--config=absent.py", "no such file"]),
         (("train", "--config", "absent.py", "--config.seed=3", "--workdir=WORKDIR"), ["absent.py", "no such file"]),
@@ -215,5 +238,77 @@ def test_the_module_runs_as_a_program_and_explains_itself():
     assert done.returncode == 0
     for verb in VERBS:
         assert verb in done.stdout
+    assert subprocess.run(
+        [sys.executable, "-m", "tsrec_jax", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.startswith("tsrec_jax 0.")
     wrong = subprocess.run([sys.executable, "-m", "tsrec_jax"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("form", [("VERB", "--help"), ("VERB", "--k=0", "-h"), ("help", "VERB"), ("--help", "VERB")])
+def test_every_verb_explains_itself_and_its_flags(verb, form, capsys):
+    assert main([part.replace("VERB", verb) for part in form]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: python -m tsrec_jax {verb} [flags]")
+    assert f"\n  {verb} " in printed.partition("\nflags\n")[0]
+    shown = set(re.findall(r"^  --(\w+)", printed.partition("\nflags\n")[2], re.MULTILINE))
+    others = {flag for flag, verbs in ONLY_FOR.items() if verb not in verbs}
+    assert {"workdir", *(flag for flag, verbs in ONLY_FOR.items() if verb in verbs)} <= shown
+    assert not shown & others
+    assert ("multi_host" in shown) == (verb in TOGETHER)
+
+
+def test_every_flag_has_its_verbs_and_its_meaning():
+    everywhere = {"config", "workdir", *TOGETHER_FLAGS}
+    assert set(define_flags()) == {*everywhere, *ONLY_FOR}
+    lines = help_lines(define_flags())
+    assert all(re.fullmatch(r"  --\S+ +\w.*[^;\s]", line) for line in lines)
+    assert "  --k=10                   number of items to recommend" in lines
+
+
+def test_an_experiment_is_found_by_its_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    by_name, _ = parse(["plan", "--config=quickstart", "--config.seed=7"])
+    by_file, _ = parse(["plan", "--config", str(ROOT / "configs" / "quickstart.py"), "--config.seed=7"])
+    assert by_name.config.to_dict() == by_file.config.to_dict()
+    assert by_name.config.seed == 7
+    assert parse(["study", "--config", "studies/smoke"])[0].config.study.arms
+
+
+def test_a_file_comes_before_an_experiment_of_the_same_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").write_text("mine")
+    assert experiment_file("quickstart") == pathlib.Path("quickstart")
+    assert experiment_file("studies/smoke").read_text() == (ROOT / "configs" / "studies" / "smoke.py").read_text()
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_file_that_may_not_be_written_is_the_users_error(monkeypatch, capsys, tmp_path, code):
+    def refused(_values, _workdir):
+        raise OSError(code, os.strerror(code), "checkpoints/8.tmp", None, "checkpoints/8")
+
+    monkeypatch.setitem(VERBS, "train", refused)
+    assert main(["train", QUICKSTART, f"--workdir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"tsrec: checkpoints/8.tmp: {os.strerror(code)}; ")
+    assert len(error.splitlines()) == 1
+
+
+def test_a_refusal_that_names_no_file_is_not_the_disks(monkeypatch, capsys, tmp_path):
+    def refused(_values, _workdir):
+        raise PermissionError(errno.EACCES, "of a socket")
+
+    monkeypatch.setitem(VERBS, "train", refused)
+    assert main(["train", QUICKSTART, f"--workdir={tmp_path}"]) == 1
+    assert "of a socket" in capsys.readouterr().err
+
+
+def test_a_folder_of_programs_that_cannot_be_used_is_one_line_and_the_work_goes_on(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "true")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "file"))
+    monkeypatch.setitem(VERBS, "train", lambda _values, _workdir: None)
+    assert main(["train", QUICKSTART, f"--workdir={tmp_path / 'run'}"]) == 0
+    error = capsys.readouterr().err
+    assert error.startswith("tsrec: ") and "compiled programs are not kept" in error and len(error.splitlines()) == 1
