@@ -27,7 +27,7 @@ UPSTREAM = ("prepare", "index", "describe")
 STAGES = (*UPSTREAM, "train", "evaluate", "export")
 ARMS = ("run.arms", "study.arms")  # sections with keys of the user's choice
 # What settings did before they could be set, where their default is another one by now.
-_AT_FIRST = {"sid_init": {"centred": False}}
+_AT_FIRST = {"sid_init": {"centred": False}, "prepare": {"ties": "item"}}
 
 
 def default_config() -> ConfigDict:
@@ -56,6 +56,7 @@ def default_config() -> ConfigDict:
     config.prepare.test_from = ""
     config.prepare.max_title_words = 0  # items with longer titles are left out; 0: no limit
     config.prepare.clean_titles = True
+    config.prepare.ties = "auto"  # of one user and second: file | shuffled | item | auto: file, unless sorted by item
     config.shop = ConfigDict()  # the embedded shop (only when neither is given)
     config.shop.num_items = 300
     config.shop.num_users = 900

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from tsrec_jax.data.prepare.splitting import Log
+from tsrec_jax.data.prepare.ties import is_newest_first, is_tied
 from tsrec_jax.data.prepare.titles import MARKUP, NO_TITLE, TOO_LONG, fault_of_title, plain_space, plain_text
 
 NO_ENTRY = "item is not in the item files"
@@ -29,26 +30,41 @@ class Titles:
     faults: np.ndarray
 
 
-def encode(interactions: pl.LazyFrame) -> tuple[pl.Series, pl.Series, Log]:
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Interactions as numbers.
+
+    Attributes:
+      users, items: the ids, each sorted, so that numbers stand in the order of ids.
+      log: all interactions, their ties in the order of the files, or backwards.
+      backwards: whether the files run from new to old, so that within a second the last line came first.
+    """
+
+    users: pl.Series
+    items: pl.Series
+    log: Log
+    backwards: bool
+
+
+def encode(interactions: pl.LazyFrame) -> Encoded:
     """Turns ids to numbers.
 
     Args:
-      interactions: user, item (text), timestamp (int64, seconds).
-
-    Returns:
-      The user ids and the item ids, each sorted, so that numbers stand in the order of ids; and all interactions.
+      interactions: user, item (text), timestamp (int64, seconds), in the order of the files.
     """
     users, items = (interactions.select(pl.col(c).unique()).collect(engine="streaming")[c] for c in ("user", "item"))
     users, items = users.sort(), items.sort()
     numbers = (
-        interactions.join(pl.LazyFrame([users]).with_row_index("user_number"), on="user")
-        .join(pl.LazyFrame([items]).with_row_index("item_number"), on="item")
-        .select("user_number", "timestamp", "item_number")
+        interactions.join(pl.LazyFrame([users]).with_row_index("user_number"), on="user", maintain_order="left")
+        .join(pl.LazyFrame([items]).with_row_index("item_number"), on="item", maintain_order="left")
+        .select("user_number", "item_number", "timestamp")
         .collect(engine="streaming")
-        .sort("user_number", "timestamp", "item_number")
     )
-    columns = (numbers[column].to_numpy() for column in ("user_number", "item_number", "timestamp"))
-    return users, items, Log(*columns)
+    log = Log(*(numbers[column].to_numpy() for column in ("user_number", "item_number", "timestamp")))
+    backwards = is_newest_first(log.times)
+    if backwards:
+        log = log.where(slice(None, None, -1))
+    return Encoded(users, items, log.where(np.lexsort((log.times, log.users))), backwards)  # a stable sort
 
 
 def in_window(log: Log, start: int | None, end: int | None) -> Log:
@@ -62,10 +78,13 @@ def in_window(log: Log, start: int | None, end: int | None) -> Log:
 
 
 def without_duplicates(log: Log) -> Log:
-    """Each user, item and second once. The log's order puts duplicates beside each other."""
+    """Each user, item and second once: the first in the order of the files."""
+    tied = np.flatnonzero(is_tied(log))
+    columns = [column[tied] for column in (log.items, log.times, log.users)]
+    order = np.lexsort(columns)  # stable
+    again = np.all([column[order][1:] == column[order][:-1] for column in columns], axis=0)
     keep_N = np.ones(len(log), bool)
-    columns = (log.users, log.items, log.times)
-    keep_N[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    keep_N[tied[order[1:][again]]] = False
     return log.where(keep_N)
 
 

@@ -10,8 +10,8 @@ Files of the folder for the data set NAME:
 The order of steps: lines that can be read; the time window; exact duplicates (same user, item and second) out, while
 the same purchase at another time stays; items without a usable title out; the k-core. So every user and item that is
 left has k_core interactions among those that are left, of all times: the k-core is taken before the split, as the
-field does, and so knows which items will still be bought later. Interactions of one second stand in the order of
-their item ids: the folder does not depend on the order of the raw lines.
+field does, and so knows which items will still be bought later. In what order the interactions of one user and second
+stand is the subject of `ties`.
 
 Memory holds 16 bytes for each interaction, in the few copies of a sort, and ids and titles; the rest streams from disk.
 """
@@ -30,12 +30,12 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from tsrec_jax.data.prepare import filtering, splitting
+from tsrec_jax.data.prepare import filtering, splitting, ties
 from tsrec_jax.data.prepare.filtering import Titles
 from tsrec_jax.data.prepare.raw import RawSource, RawTables, Report, read_raw
 from tsrec_jax.data.prepare.raw_rows import TEXT_COLUMNS
 from tsrec_jax.data.prepare.splitting import Log, Rows
-from tsrec_jax.data.prepare.summary import SplitCount, Step, Summary, summary_tables
+from tsrec_jax.data.prepare.summary import SUMMARY, SplitCount, Step, Summary, of_ties, summary_tables
 from tsrec_jax.data.prepare.titles import plain_text
 from tsrec_jax.errors import UserError
 
@@ -58,6 +58,9 @@ class PrepareSettings:
       max_title_words: items with longer titles are dropped; 0: any length.
       clean_titles: whether titles lose their HTML, and items whose title is left-over markup or script are dropped.
         Descriptions, brands and categories always lose their HTML.
+      ties: in what order interactions of one user and second stand: "file" (that of the files), "shuffled" (by a hash
+        of user and item), "auto" (that of the files, unless it follows the item ids far more than chance would: then
+        shuffled) or "item" (by item id, as folders of older code are: a rule that models learn).
 
     Raises:
       UserError: a value that cannot be meant, or one that the kind of split does not read.
@@ -73,6 +76,7 @@ class PrepareSettings:
     test_from: str = ""
     max_title_words: int = 0
     clean_titles: bool = True
+    ties: str = ties.AUTO
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ratios", tuple(self.ratios))
@@ -80,8 +84,9 @@ class PrepareSettings:
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise UserError(f"prepare.{name}={value!r} must be a whole number of at least {least}")
-        if self.split not in SPLIT_KINDS:
-            raise UserError(f"prepare.split={self.split!r} is not known; use one of: {', '.join(SPLIT_KINDS)}")
+        for name, known in (("split", SPLIT_KINDS), ("ties", ties.TIES)):
+            if getattr(self, name) not in known:
+                raise UserError(f"prepare.{name}={getattr(self, name)!r} is not known; use one of: {', '.join(known)}")
         if len(self.ratios) != 3 or not all(isinstance(ratio, int | float) and ratio > 0 for ratio in self.ratios):
             raise UserError(f"prepare.ratios={self.ratios!r} must be three positive numbers: train, valid, test")
         self._check_times("start", "end")
@@ -153,10 +158,14 @@ def prepare(
 
 
 def _prepare(tables: RawTables, settings: PrepareSettings, name: str, folder: pathlib.Path, report: Report) -> Summary:
-    user_ids, item_ids, log = filtering.encode(tables.interactions)
-    report(f"numbered: {len(log):,} interactions, {len(user_ids):,} users, {len(item_ids):,} items")
+    encoded = filtering.encode(tables.interactions)
+    log, item_ids, users = encoded.log, encoded.items, encoded.users.to_list()
+    report(f"numbered: {len(log):,} interactions, {len(users):,} users, {len(item_ids):,} items")
     lines = sum(file.lines for file in tables.interaction_files)
     log, titles, steps = _filter(log, lines, tables.items, item_ids, settings, report)
+    log, found = ties.settle(log, users, item_ids.to_list(), settings.ties, encoded.backwards)
+    if found.interactions:
+        report(f"ties: {'WARNING: ' if found.share >= ties.MANY else ''}{of_ties(found)}")
     rows, repeated = splitting.prefix_rows(log, settings.max_history)
     splits = _split(log, rows, settings)
     counts = _count_splits(log, splits)
@@ -164,7 +173,7 @@ def _prepare(tables: RawTables, settings: PrepareSettings, name: str, folder: pa
     kept = np.unique(log.items)
     _write_items(folder / f"{name}.item.json", tables.items, item_ids, titles, kept)
     report(f"items: {len(kept):,} written")
-    users, sequence = user_ids.to_list(), item_ids.gather(log.items).to_list()
+    sequence = item_ids.gather(log.items).to_list()
     for split, chosen in splits.items():
         splitting.write_rows(folder / f"{split}.csv", log, chosen, users, sequence)
         report(f"{split}.csv: {len(chosen):,} rows written")
@@ -174,12 +183,13 @@ def _prepare(tables: RawTables, settings: PrepareSettings, name: str, folder: pa
         tables.interaction_files,
         tables.item_files,
         steps,
+        found,
         repeated,
         len(kept),
         counts,
     )
     text = json.dumps(dataclasses.asdict(summary), indent=1, ensure_ascii=False) + "\n"
-    (folder / "prepare.json").write_text(text, encoding="utf-8")
+    (folder / SUMMARY).write_text(text, encoding="utf-8")
     (folder / "prepare.md").write_text(summary_tables(summary), encoding="utf-8")
     return summary
 
@@ -223,9 +233,10 @@ def _filter(
 
 
 def _split(log: Log, rows: Rows, settings: PrepareSettings) -> dict[str, Rows]:
+    way_out = ""
     if settings.split == "ratio":
         splits = splitting.split_by_ratio(log, rows, settings.ratios)
-        shown = f"prepare.ratios={settings.ratios}"
+        shown, way_out = f"prepare.ratios={settings.ratios}", splitting.times_that_tie(log, rows)
     elif settings.split == "date":
         keys = ("valid_from", "test_from")
         splits = splitting.split_by_date(log, rows, *(seconds(f"prepare.{k}", getattr(settings, k)) for k in keys))
@@ -233,13 +244,14 @@ def _split(log: Log, rows: Rows, settings: PrepareSettings) -> dict[str, Rows]:
     else:
         splits = splitting.split_leave_one_out(log, rows)
         shown = "prepare.split='leave_one_out'"
-    splitting.check_splits(splits, shown)
+    splitting.check_splits(splits, shown, way_out)
     return splits
 
 
 def _count_splits(log: Log, splits: Mapping[str, Rows]) -> tuple[SplitCount, ...]:
     is_known = np.zeros(int(log.items.max()) + 1, bool)
     is_known[splitting.items_of(log, splits["train"])] = True
+    tied_N = ties.is_tied(log)
     counts = []
     for name, rows in splits.items():
         targets, times = log.items[rows.ends], log.times[rows.ends]
@@ -254,6 +266,7 @@ def _count_splits(log: Log, splits: Mapping[str, Rows]) -> tuple[SplitCount, ...
                     for t in times[[0, -1]]
                 ),
                 float(np.mean(~is_known[targets])),
+                float(np.mean(tied_N[rows.ends])),
             )
         )
     return tuple(counts)
