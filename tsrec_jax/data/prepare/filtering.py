@@ -30,27 +30,15 @@ class Titles:
     faults: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-    """Interactions as numbers.
-
-    Attributes:
-      users, items: the ids, each sorted, so that numbers stand in the order of ids.
-      log: all interactions, their ties in the order of the files, or backwards.
-      backwards: whether the files run from new to old, so that within a second the last line came first.
-    """
-
-    users: pl.Series
-    items: pl.Series
-    log: Log
-    backwards: bool
-
-
-def encode(interactions: pl.LazyFrame) -> Encoded:
+def encode(interactions: pl.LazyFrame) -> tuple[pl.Series, pl.Series, Log, bool]:
     """Turns ids to numbers.
 
     Args:
       interactions: user, item (text), timestamp (int64, seconds), in the order of the files.
+
+    Returns:
+      The user ids and the item ids, each sorted, so that numbers stand in the order of ids; all interactions; and
+      whether the files run from new to old, so that within a second the last line came first.
     """
     users, items = (interactions.select(pl.col(c).unique()).collect(engine="streaming")[c] for c in ("user", "item"))
     users, items = users.sort(), items.sort()
@@ -64,7 +52,7 @@ def encode(interactions: pl.LazyFrame) -> Encoded:
     backwards = is_newest_first(log.times)
     if backwards:
         log = log.where(slice(None, None, -1))
-    return Encoded(users, items, log.where(np.lexsort((log.times, log.users))), backwards)  # a stable sort
+    return users, items, log.where(np.lexsort((log.times, log.users))), backwards  # a stable sort
 
 
 def in_window(log: Log, start: int | None, end: int | None) -> Log:

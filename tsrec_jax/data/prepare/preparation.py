@@ -158,12 +158,11 @@ def prepare(
 
 
 def _prepare(tables: RawTables, settings: PrepareSettings, name: str, folder: pathlib.Path, report: Report) -> Summary:
-    encoded = filtering.encode(tables.interactions)
-    log, item_ids, users = encoded.log, encoded.items, encoded.users.to_list()
-    report(f"numbered: {len(log):,} interactions, {len(users):,} users, {len(item_ids):,} items")
+    user_ids, item_ids, log, backwards = filtering.encode(tables.interactions)
+    report(f"numbered: {len(log):,} interactions, {len(user_ids):,} users, {len(item_ids):,} items")
     lines = sum(file.lines for file in tables.interaction_files)
     log, titles, steps = _filter(log, lines, tables.items, item_ids, settings, report)
-    log, found = ties.settle(log, users, item_ids.to_list(), settings.ties, encoded.backwards)
+    log, found = ties.settle(log, user_ids, item_ids, settings.ties, backwards)
     if found.interactions:
         report(f"ties: {'WARNING: ' if found.share >= ties.MANY else ''}{of_ties(found)}")
     rows, repeated = splitting.prefix_rows(log, settings.max_history)
@@ -173,7 +172,8 @@ def _prepare(tables: RawTables, settings: PrepareSettings, name: str, folder: pa
     kept = np.unique(log.items)
     _write_items(folder / f"{name}.item.json", tables.items, item_ids, titles, kept)
     report(f"items: {len(kept):,} written")
-    sequence = item_ids.gather(log.items).to_list()
+    # Each id once in memory, however often it was bought.
+    users, sequence = user_ids.to_list(), np.array(item_ids.to_list(), object)[log.items].tolist()
     for split, chosen in splits.items():
         splitting.write_rows(folder / f"{split}.csv", log, chosen, users, sequence)
         report(f"{split}.csv: {len(chosen):,} rows written")
