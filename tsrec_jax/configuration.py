@@ -18,6 +18,8 @@ from ml_collections import ConfigDict
 
 from tsrec_jax.baselines.run import BASELINES
 from tsrec_jax.data.prepare.preparation import PrepareSettings
+from tsrec_jax.data.prepare.raw import columns_of
+from tsrec_jax.data.prepare.raw_files import check_encoding
 from tsrec_jax.data.prompts import Templates
 from tsrec_jax.errors import UserError
 from tsrec_jax.teacher.settings import TeacherSettings
@@ -46,6 +48,10 @@ def default_config() -> ConfigDict:
     config.prepare.base_url = ""  # amazon: a mirror; empty: the publishers' site
     config.prepare.interactions_file = ""  # tables: CSV or Parquet with user, item, timestamp (seconds or ISO 8601)
     config.prepare.items_file = ""  # tables: CSV or Parquet with item, title and, if there are any, the other texts
+    config.prepare.columns = ""  # tables: what they call these, "user=userId,item=movieId,items.item=id"; empty: that
+    config.prepare.encoding = ""  # tables: of CSV files, as cp1252; empty: what their mark says, else UTF-8
+    config.prepare.max_unreadable = 0.05  # share of a raw file's lines that may be lost; more are refused
+    config.prepare.max_unmatched = 0.2  # share of the interactions whose item may lack an entry or a usable title
     config.prepare.k_core = 5  # users and items with fewer interactions are left out, until none is left
     config.prepare.start = ""  # ISO 8601, UTC; empty: no limit
     config.prepare.end = ""  # exclusive
@@ -438,6 +444,10 @@ def _validate_values(config: ConfigDict) -> None:
     section(config, "describe", TeacherSettings)  # it refuses what it cannot use
     if config.prepare.source:
         section(config, "prepare", PrepareSettings)
+        columns = columns_of(config.prepare.columns)
+        check_encoding(config.prepare.encoding)
+        if (columns or config.prepare.encoding) and config.prepare.source != "tables":
+            raise UserError("config.prepare.columns and config.prepare.encoding are for config.prepare.source=tables")
     if config.train.wandb_project:
         require_wandb()
     unit = config.train.sequence_length * config.train.accumulation

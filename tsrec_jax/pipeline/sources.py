@@ -20,7 +20,7 @@ from tsrec_jax.data.input import packed_batches, train_batches
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.prepare.download import download
 from tsrec_jax.data.prepare.preparation import PrepareSettings, prepare
-from tsrec_jax.data.prepare.raw import RawSource
+from tsrec_jax.data.prepare.raw import RawSource, columns_of
 from tsrec_jax.data.prepare.summary import summary_tables
 from tsrec_jax.data.shop import Shop, make_shop
 from tsrec_jax.data.shop_lm import item_texts, lm_config, train_tokenizer
@@ -105,7 +105,8 @@ def prepared_folder(config: ConfigDict, workdir: pathlib.Path, report: Callable[
         for key in tables:
             if not settings[key]:
                 raise UserError(f"config.prepare.{key} is empty; name a CSV or Parquet file")
-        source = RawSource("tables", settings.interactions_file, settings.items_file)
+        columns = columns_of(settings.columns)
+        source = RawSource("tables", settings.interactions_file, settings.items_file, columns, settings.encoding)
     else:
         source = download_raw(config, report)
     write_json(workdir / PREPARED, identity)

@@ -16,7 +16,7 @@ from tsrec_jax.data.prepare.raw import RawSource
 from tsrec_jax.data.prepare.titles import MARKUP, NO_TITLE, TOO_LONG, fault_of_title, plain_text
 from tsrec_jax.errors import UserError
 
-LOOSE = PrepareSettings(k_core=1)
+LOOSE = PrepareSettings(k_core=1, max_unreadable=1, max_unmatched=1)
 KINDS = {
     "ratio": PrepareSettings(k_core=2, max_history=4, ratios=(3, 1, 2)),
     "date": PrepareSettings(
@@ -216,7 +216,7 @@ def test_items_without_a_usable_title_go_before_the_core_and_each_reason_is_coun
     log = [("u", item, t) for t, item in enumerate([*good, "none", "code", "code", "long", "stray", "stray", "stray"])]
     # v has two interactions, but one of them is with an item that goes.
     log += [("v", "g00", 1), ("v", "none", 2)]
-    summary, splits, items = run(tmp_path, log, PrepareSettings(k_core=1, max_title_words=3), titles)
+    summary, splits, items = run(tmp_path, log, dataclasses.replace(LOOSE, max_title_words=3), titles)
     assert sorted(items) == good
     assert {user for rows in splits.values() for user, _, _ in rows} == {"u"}
     dropped = {step.reason: step.dropped for step in summary.steps}
@@ -320,7 +320,7 @@ def test_the_summary_stands_in_the_folder_as_values_and_as_tables(tmp_path):
     assert "- log.csv, line 13: timestamp is neither seconds" in table
     assert str(tmp_path) not in table + json.dumps(found)
     blocks = [[len(line) for line in block.splitlines()] for block in table.split("\n\n") if block.startswith("|")]
-    assert len(blocks) == 3 and all(len(set(widths)) == 1 for widths in blocks)
+    assert len(blocks) == 4 and all(len(set(widths)) == 1 for widths in blocks)
 
 
 def test_steps_and_splits_are_counted(tmp_path):
@@ -375,6 +375,9 @@ def test_every_stage_is_reported(tmp_path):
         ({"k_core": 2.0}, r"k_core=2\.0 must be a whole number"),
         ({"max_history": 0}, "max_history=0 must be"),
         ({"max_title_words": -1}, "max_title_words=-1 must be"),
+        ({"max_unreadable": 5}, "max_unreadable=5 must lie between 0 and 1"),
+        ({"max_unmatched": float("nan")}, "max_unmatched=nan must lie between 0 and 1"),
+        ({"ties": "random"}, "ties='random' is not known; use one of: auto, file, shuffled, item"),
         ({"split": "random"}, "split='random' is not known; use one of: ratio, date, leave_one_out"),
         ({"ratios": (8, 2)}, "must be three positive numbers"),
         ({"ratios": (8, 2, 0)}, "must be three positive numbers"),

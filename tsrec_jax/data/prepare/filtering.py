@@ -13,6 +13,7 @@ from tsrec_jax.data.prepare.titles import MARKUP, NO_TITLE, TOO_LONG, fault_of_t
 
 NO_ENTRY = "item is not in the item files"
 FAULTS = ("", NO_ENTRY, NO_TITLE, MARKUP, TOO_LONG)
+UNMATCHED = (NO_ENTRY, NO_TITLE, MARKUP)  # what the item files do not describe; long titles are the settings' choice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +24,15 @@ class Titles:
       entries: int64 (I,), the chosen entry of the item files: the first with a usable title; -1: there is none.
       texts: its title, plain; empty where there is none.
       faults: uint8 (I,), position in FAULTS of why the item cannot be used; 0 where it can.
+      repeated: entries of the item files whose item has an earlier one.
+      cold: items of the item files that were not asked for: nothing is known of who bought them.
     """
 
     entries: np.ndarray
     texts: list[str]
     faults: np.ndarray
+    repeated: int
+    cold: int
 
 
 def encode(interactions: pl.LazyFrame) -> tuple[pl.Series, pl.Series, Log, bool]:
@@ -102,7 +107,8 @@ def choose_titles(items: pl.LazyFrame, item_ids: pl.Series, clean: bool, max_wor
         fault = fault_of_title(title, max_words, refuse_markup=clean)
         if not fault or entries[number] < 0:
             entries[number], texts[number], faults[number] = entry, title, FAULTS.index(fault)
-    return Titles(entries, texts, faults)
+    known = items.select(pl.len().alias("entries"), pl.col("item").n_unique()).collect(engine="streaming").row(0)
+    return Titles(entries, texts, faults, known[0] - known[1], known[1] - int(np.count_nonzero(entries >= 0)))
 
 
 def core(log: Log, k: int) -> tuple[Log, int]:

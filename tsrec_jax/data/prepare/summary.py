@@ -69,6 +69,8 @@ class Summary:
       ties: interactions that share user and second with another, and what was done about them.
       repeated_rows: rows that have the user, history and target of an earlier one; they stay.
       num_items: items in the item file.
+      cold_items: items of the input's item files that nobody interacted with; they are left out.
+      repeated_entries: entries of the input's item files whose item has an earlier one; the first usable one counts.
       splits: train, valid and test.
     """
 
@@ -80,6 +82,8 @@ class Summary:
     ties: Ties
     repeated_rows: int
     num_items: int
+    cold_items: int
+    repeated_entries: int
     splits: tuple[SplitCount, ...]
 
 
@@ -108,14 +112,21 @@ def summary_tables(summary: Summary) -> str:
         for file in (*summary.interaction_files, *summary.item_files)
         for example in file.examples
     ]
+    reasons = [
+        (file.file, reason, f"{lines:,}")
+        for file in (*summary.interaction_files, *summary.item_files)
+        for reason, lines in file.reasons.items()
+    ]
     parts = [
         f"# {summary.name}\n",
         "Settings: " + ", ".join(f"{name}={value!r}" for name, value in summary.settings.items()) + "\n",
         _table(("file", "lines", "malformed", "SHA-256"), files, texts=(0, 3)),
+        _table(("file", "malformed because", "lines"), reasons, texts=(0, 1)) if reasons else "",
         "".join(["The first malformed lines:\n\n", *examples]) if examples else "",
         _table(("dropped because", "interactions dropped", "interactions left", "users", "items"), steps),
-        f"{summary.num_items:,} items are kept. {summary.repeated_rows:,} rows have the user, history and target of an "
-        "earlier one.\n",
+        f"{summary.num_items:,} items are kept. {summary.cold_items:,} items of the item files are left out because nobody "
+        f"interacted with them; {summary.repeated_entries:,} entries are of an item that has an earlier one.\n",
+        f"{summary.repeated_rows:,} rows have the user, history and target of an earlier one.\n",
         f"Ties: {of_ties(summary.ties)}.\n",
         _table(
             ("split", "rows", "users", "target items", "from", "to", "target unseen in train", "target tied"), splits
