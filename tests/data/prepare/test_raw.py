@@ -163,7 +163,10 @@ def test_a_gzip_stream_cut_short_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        ("no gzip", r"reviews\.jsonl\.gz: is an HTML page, perhaps what a server said instead of the file; fetch it again"),
+        (
+            "no gzip",
+            r"reviews\.jsonl\.gz: is an HTML page, perhaps what a server said instead of the file; fetch it again",
+        ),
         ("flipped", r"reviews\.jsonl\.gz: not a sound gzip file"),
     ],
 )

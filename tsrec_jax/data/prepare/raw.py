@@ -85,7 +85,6 @@ class RawSource:
                 raise UserError(f"raw data of kind {self.kind!r} need at least one file of {field}")
             object.__setattr__(self, field, tuple(pathlib.Path(path) for path in paths))
 
-
     def lines(self, table: str, path: pathlib.Path) -> Lines:
         """The lines of one file, INTERACTIONS or ITEMS."""
         if self.kind == "tables":
@@ -104,7 +103,9 @@ def columns_of(text: str) -> dict[str, str]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, is_given, column = (piece.strip() for piece in part.partition("="))
         if not (name and is_given and column) or name in found:
-            raise UserError(f"config.prepare.columns={text!r}: {part!r} is not of the form user=NAME, or names it twice")
+            raise UserError(
+                f"config.prepare.columns={text!r}: {part!r} is not of the form user=NAME, or names it twice"
+            )
         found[name] = column
     return found
 

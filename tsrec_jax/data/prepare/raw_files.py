@@ -72,9 +72,7 @@ def open_raw(path: pathlib.Path, line: Callable[[], int] = lambda: 0) -> Iterato
         except (OSError, zlib.error, lzma.LZMAError) as error:
             if getattr(error, "errno", None) is not None:  # of the disk
                 raise
-            raise UserError(
-                f"{path}: not a sound {kind} file after line {line()} ({error}); fetch it again"
-            ) from None
+            raise UserError(f"{path}: not a sound {kind} file after line {line()} ({error}); fetch it again") from None
 
 
 def check_file(path: pathlib.Path) -> None:
@@ -120,8 +118,9 @@ def encoding_of(path: pathlib.Path, head: bytes, wanted: str) -> str:
             return name
     if wanted:
         return wanted
-    if b"\0" in head[:64]:
-        order = "le" if head[1:2] == b"\0" else "be"
+    start = head[:64]
+    if 4 * start.count(b"\0") >= len(start):  # a header has letters of ASCII
+        order = "le" if start[1::2].count(b"\0") > start[::2].count(b"\0") else "be"
         raise UserError(f"{path}: holds NUL bytes, as UTF-16 does; set config.prepare.encoding=utf-16-{order} if it is")
     text = head.decode("utf-8", "surrogateescape")
     if not text.isascii():

@@ -63,9 +63,7 @@ def _row_of_item(row: Mapping[str, Any]) -> Row:
     return id_of(row["item"], "item"), *texts
 
 
-def _names(
-    table: str, path: pathlib.Path, columns: Mapping[str, str], found: Sequence[str]
-) -> dict[str, str]:
+def _names(table: str, path: pathlib.Path, columns: Mapping[str, str], found: Sequence[str]) -> dict[str, str]:
     """{column: its name in the file} of the columns that are there.
 
     Raises:
