@@ -29,8 +29,9 @@ def test_lines_beyond_the_limit_are_refused_by_reason_with_the_way_out(tmp_path)
     bad = "u0,i1,soon\nu0,i1,later\nu0\n"
     with pytest.raises(
         UserError,
-        match=r"log\.csv: 3 of 44 lines cannot be read, more than config\.prepare\.max_unreadable=0\.05 allows: timestamp is "
-        r"neither seconds nor an ISO 8601 date \(2\), 1 field\(s\) where the header has 3 \(1\); the first: line 43: .*'soon'",
+        match=r"log\.csv: 3 of 44 lines cannot be read, more than config\.prepare\.max_unreadable=0\.05 allows: "
+        r"timestamp is neither seconds nor an ISO 8601 date \(2\), 1 field\(s\) where the header has 3 \(1\); the "
+        r"first: line 43: .*'soon'",
     ):
         run(tmp_path, in_a_line(41), append=bad)
     assert not (tmp_path / "out").exists()
@@ -70,8 +71,8 @@ def test_unmatched_interactions_are_refused_by_reason_with_ids_to_look_for(tmp_p
     log = [*in_a_line(11, users=2), *(("u1", "i0", 200 + n) for n in range(4))]
     with pytest.raises(
         UserError,
-        match=r"8 of 26 interactions have no item with a usable title, more than config\.prepare\.max_unmatched=0\.2 allows: "
-        r"item is not in the item files \(6\), item has no title \(2\); of 2 items, the first: 'i0', 'i1'\. Are ids written",
+        match=r"8 of 26 interactions have no item with a usable title, more than config\.prepare\.max_unmatched=0\.2 "
+        r"allows: item is not in the item files \(6\), item has no title \(2\); of 2 items, the first: 'i0', 'i1'\.",
     ):
         run(tmp_path, log, titles)
     summary, _ = run(tmp_path, log, titles, dataclasses.replace(STRICT, max_unmatched=0.35))

@@ -1,4 +1,4 @@
-"""Files as they lie about: compressed, encoded and separated in any way, under any name, or refused by what they are."""
+"""Files as they lie about: compressed, encoded and separated in any way, or refused by what they are."""
 
 import bz2
 import csv
@@ -62,7 +62,7 @@ def test_parquet_is_read_under_any_name(tmp_path):
     pl.DataFrame({"user": ["u"], "item": ["i"], "timestamp": [5]}).write_parquet(buffer)
     assert read(tmp_path, buffer.getvalue())[0] == [("u", "i", 5)]
     (tmp_path / "again").mkdir()
-    with pytest.raises(UserError, match="is a Parquet file, and Amazon's hold JSON lines; use config.prepare.source"):
+    with pytest.raises(UserError, match=r"is a Parquet file, and Amazon's hold JSON lines; use config.prepare.source"):
         read(tmp_path / "again", buffer.getvalue(), as_lines([META_2023]), "amazon2023")
 
 
@@ -222,7 +222,7 @@ def test_columns_may_have_other_names(tmp_path, kind):
 
 
 def test_columns_that_are_not_there_are_named_with_the_way_out(tmp_path):
-    with pytest.raises(UserError, match="column user is missing; .*: User, item, timestamp. .*columns='user=NAME'"):
+    with pytest.raises(UserError, match=r"column user is missing; .*: User, item, timestamp. .*columns='user=NAME'"):
         read(tmp_path, LOG.replace("user", "User"))
     (tmp_path / "brand").mkdir()
     with pytest.raises(UserError, match=r"items\.csv: column maker is missing; its columns are: item, title"):
@@ -236,7 +236,7 @@ def test_column_settings_that_say_nothing(text):
 
 
 def test_columns_that_no_table_has():
-    with pytest.raises(UserError, match="'items.price' is not one of user, item, timestamp, title, description, brand"):
+    with pytest.raises(UserError, match=r"'items\.price' is not one of user, item, timestamp, title, descr"):
         RawSource("tables", "a", "b", columns_of("items.price=cost"))
 
 

@@ -182,8 +182,8 @@ def _prepare(tables: RawTables, settings: PrepareSettings, name: str, folder: pa
     kept = np.unique(log.items)
     _write_items(folder / f"{name}.item.json", tables.items, item_ids, titles, kept)
     report(
-        f"items: {len(kept):,} written; {titles.cold:,} left out because nobody interacted with them; {titles.repeated:,} "
-        "entries of an item that has an earlier one"
+        f"items: {len(kept):,} written; {titles.cold:,} left out because nobody interacted with them; "
+        f"{titles.repeated:,} entries of an item that has an earlier one"
     )
     # Each id once in memory, however often it was bought.
     users, sequence = user_ids.to_list(), np.array(item_ids.to_list(), object)[log.items].tolist()
@@ -245,8 +245,8 @@ def _filter(
         worst = max(steps, key=lambda step: step.dropped)
         if worst is not steps[-1]:
             raise UserError(
-                f"nothing is left: {worst.dropped:,} of {lines:,} interactions were dropped because: {worst.reason}; mend "
-                f"that first. The last {before:,} make no {settings.k_core}-core"
+                f"nothing is left: {worst.dropped:,} of {lines:,} interactions were dropped because: {worst.reason}; "
+                f"mend that first. The last {before:,} make no {settings.k_core}-core"
             )
         raise UserError(
             f"prepare.k_core={settings.k_core} leaves nothing of {before} interactions; lower it "
@@ -269,8 +269,8 @@ def _refuse_unmatched(log: Log, item_ids: pl.Series, titles: Titles, most: float
         shown = ", ".join(repr(text) for text in item_ids.gather(unused[:_SHOWN_IDS]))
         raise UserError(
             f"{lost:,} of {len(log):,} interactions have no item with a usable title, more than "
-            f"config.prepare.max_unmatched={most:g} allows: {listed}; of {len(unused):,} items, the first: {shown}. Are "
-            "ids written alike in both files, and is each item there? Else allow the loss"
+            f"config.prepare.max_unmatched={most:g} allows: {listed}; of {len(unused):,} items, the first: {shown}. "
+            "Are ids written alike in both files, and is each item there? Else allow the loss"
         )
 
 

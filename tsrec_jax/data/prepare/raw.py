@@ -39,6 +39,7 @@ from tsrec_jax.errors import UserError
 
 KINDS = ("amazon2018", "amazon2023", "tables")
 SHOWN_LINES = 5
+_SHOWN_REASONS = 3
 _REPORT_EVERY = 1_000_000  # lines
 # Users, items and times are short; the texts of an item can be long.
 _INTERACTION_BATCH, _ITEM_BATCH = 200_000, 10_000
@@ -213,11 +214,11 @@ def _read_file(path: pathlib.Path, table: str, lines: Lines, spill: _Spill, repo
 
 def _refuse_loss(path: pathlib.Path, count: FileCount, most: float) -> None:
     if count.malformed > most * count.lines:
-        listed = ", ".join(f"{reason} ({lines:,})" for reason, lines in count.reasons.items())
+        listed = ", ".join(f"{reason} ({lines:,})" for reason, lines in list(count.reasons.items())[:_SHOWN_REASONS])
         raise UserError(
             f"{path}: {count.malformed:,} of {count.lines:,} lines cannot be read, more than "
-            f"config.prepare.max_unreadable={most:g} allows: {listed}; the first: {count.examples[0]}. Mend the file, or "
-            "allow the loss"
+            f"config.prepare.max_unreadable={most:g} allows: {listed}; the first: {count.examples[0]}. Mend the file, "
+            "or allow the loss"
         )
 
 

@@ -17,8 +17,9 @@ from tsrec_jax.errors import UserError
 PARQUET = b"PAR1"
 _LAYERS = 3  # a file that was compressed twice is a mistake that happens
 _HEAD = 1 << 20  # bytes by which an encoding is told
-# A few bad bytes are damage, which costs their lines; more of them than of sound letters are another encoding.
-_FEW = 2
+# A few bad bytes are damage, which costs their lines (or a letter that the head's end cuts); more of them than of sound
+# letters are another encoding.
+_FEW = 3
 _COMPRESSED = {b"\x1f\x8b": ("gzip", gzip.open), b"BZh": ("bzip2", bz2.open), b"\xfd7zXZ\x00": ("xz", lzma.open)}
 # What a file begins with that no reader here can use, what it is, and the way out.
 _REFUSED = {
@@ -123,17 +124,14 @@ def encoding_of(path: pathlib.Path, head: bytes, wanted: str) -> str:
         order = "le" if start[1::2].count(b"\0") > start[::2].count(b"\0") else "be"
         raise UserError(f"{path}: holds NUL bytes, as UTF-16 does; set config.prepare.encoding=utf-16-{order} if it is")
     text = head.decode("utf-8", "surrogateescape")
-    if not text.isascii():
-        bad = sum("\udc80" <= character <= "\udcff" for character in text)
-        if len(head) == _HEAD:  # the last letter may be cut
-            bad -= 3
-        sound = sum(character > "\x7f" for character in text) - bad
-        if bad > _FEW + sound:
-            first = next(n for n, character in enumerate(text) if "\udc80" <= character <= "\udcff")
-            raise UserError(
-                f"{path}: is not UTF-8 (line {text.count(chr(10), 0, first) + 1}: byte {ord(text[first]) - 0xDC00:#04x}); "
-                "set config.prepare.encoding to what it is (Excel saves cp1252 in Western Europe), or save it as UTF-8"
-            )
+    bad = [n for n, character in enumerate(text) if "\udc80" <= character <= "\udcff"] if not text.isascii() else []
+    sound = len(text) - sum(map(str.isascii, text)) - len(bad) if bad else 0
+    if len(bad) > _FEW + sound:
+        line, byte = text.count("\n", 0, bad[0]) + 1, ord(text[bad[0]]) - 0xDC00
+        raise UserError(
+            f"{path}: is not UTF-8 (line {line}: byte {byte:#04x}); set config.prepare.encoding to what it is (Excel "
+            "saves cp1252 in Western Europe), or save it as UTF-8"
+        )
     return "utf-8"
 
 

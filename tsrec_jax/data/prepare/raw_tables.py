@@ -206,8 +206,8 @@ def _parquet_rows(
         # A whole number stored as a float would be the id "7.0" here and "7" in another table.
         if column in names and not (schema[names[column]] == pl.String or schema[names[column]].is_integer()):
             raise UserError(
-                f"{path}: column {names[column]} is {schema[names[column]]}; ids are text or whole numbers: cast it, in "
-                "pandas to 'Int64'"
+                f"{path}: column {names[column]} is {schema[names[column]]}; ids are text or whole numbers: cast it "
+                "(in pandas to 'Int64')"
             )
     frame = frame.select(pl.col(name).alias(column) for column, name in names.items())
     height = frame.select(pl.len()).collect().item()

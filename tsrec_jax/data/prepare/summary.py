@@ -124,8 +124,8 @@ def summary_tables(summary: Summary) -> str:
         _table(("file", "malformed because", "lines"), reasons, texts=(0, 1)) if reasons else "",
         "".join(["The first malformed lines:\n\n", *examples]) if examples else "",
         _table(("dropped because", "interactions dropped", "interactions left", "users", "items"), steps),
-        f"{summary.num_items:,} items are kept. {summary.cold_items:,} items of the item files are left out because nobody "
-        f"interacted with them; {summary.repeated_entries:,} entries are of an item that has an earlier one.\n",
+        f"{summary.num_items:,} items are kept. {summary.cold_items:,} items of the item files are left out because "
+        f"nobody interacted with them; {summary.repeated_entries:,} entries are of an item that has an earlier one.\n",
         f"{summary.repeated_rows:,} rows have the user, history and target of an earlier one.\n",
         f"Ties: {of_ties(summary.ties)}.\n",
         _table(
