@@ -321,7 +321,7 @@ def test_words_can_be_made_for_given_sids_and_a_dry_run_makes_none(given, tmp_pa
         (("--config.prepare.source=tables", "--config.prepare.encoding=ansi-8"), "encoding='ansi-8' is not known"),
         (
             ("--config.prepare.source=amazon2023", "--config.prepare.encoding=cp1252"),
-            "are for config.prepare.source=table",
+            "are for config.prepare",
         ),
     ],
 )
