@@ -29,7 +29,7 @@ UPSTREAM = ("prepare", "index", "describe")
 STAGES = (*UPSTREAM, "train", "evaluate", "export")
 ARMS = ("run.arms", "study.arms")  # sections with keys of the user's choice
 # What settings did before they could be set, where their default is another one by now.
-_AT_FIRST = {"sid_init": {"centred": False}}
+_AT_FIRST = {"sid_init": {"centred": False}, "prepare": {"ties": "item"}}
 
 
 def default_config() -> ConfigDict:
@@ -48,6 +48,10 @@ def default_config() -> ConfigDict:
     config.prepare.base_url = ""  # amazon: a mirror; empty: the publishers' site
     config.prepare.interactions_file = ""  # tables: CSV or Parquet with user, item, timestamp (seconds or ISO 8601)
     config.prepare.items_file = ""  # tables: CSV or Parquet with item, title and, if there are any, the other texts
+    config.prepare.columns = ""  # tables: what they call these, "user=userId,item=movieId,items.item=id"; empty: that
+    config.prepare.encoding = ""  # tables: of CSV files, as cp1252; empty: what their mark says, else UTF-8
+    config.prepare.max_unreadable = 0.05  # share of a raw file's lines that may be lost; more are refused
+    config.prepare.max_unmatched = 0.2  # share of the interactions whose item may lack an entry or a usable title
     config.prepare.k_core = 5  # users and items with fewer interactions are left out, until none is left
     config.prepare.start = ""  # ISO 8601, UTC; empty: no limit
     config.prepare.end = ""  # exclusive
@@ -58,6 +62,7 @@ def default_config() -> ConfigDict:
     config.prepare.test_from = ""
     config.prepare.max_title_words = 0  # items with longer titles are left out; 0: no limit
     config.prepare.clean_titles = True
+    config.prepare.ties = "auto"  # of one user and second: file | shuffled | item | auto: file, unless sorted by item
     config.shop = ConfigDict()  # the embedded shop (only when neither is given)
     config.shop.num_items = 300
     config.shop.num_users = 900
@@ -442,9 +447,16 @@ def _validate_values(config: ConfigDict) -> None:
         raise UserError("config.index.encoder='sentence_transformers' needs config.index.model, a folder or hub id")
     section(config, "describe", TeacherSettings)  # it refuses what it cannot use
     if config.prepare.source:
-        from tsrec_jax.data.prepare.preparation import PrepareSettings  # with polars: only where raw data is read
+        # With polars: only where raw data is read.
+        from tsrec_jax.data.prepare.preparation import PrepareSettings
+        from tsrec_jax.data.prepare.raw import columns_of
+        from tsrec_jax.data.prepare.raw_files import check_encoding
 
         section(config, "prepare", PrepareSettings)
+        columns = columns_of(config.prepare.columns)
+        check_encoding(config.prepare.encoding)
+        if (columns or config.prepare.encoding) and config.prepare.source != "tables":
+            raise UserError("config.prepare.columns and config.prepare.encoding are for config.prepare.source=tables")
     if config.train.wandb_project:
         require_wandb()
     unit = config.train.sequence_length * config.train.accumulation

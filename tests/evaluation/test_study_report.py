@@ -56,6 +56,17 @@ def test_comparisons_that_cannot_be_made_are_named(report):
     assert report.comparisons[3].relative is None, "nothing can be said in parts of 0"
 
 
+def test_targets_whose_place_no_clock_gave_are_said_once_for_all_cells():
+    cells = [
+        cell_of([0, 1], name=name, facts={"ties": {"order": order, "train": 0.5, "test": share}})
+        for name, order, share in (("a", "shuffled", 0.25), ("b", "shuffled", 0.25), ("c", "file", 0.0))
+    ]
+    built = build_report("Study", systems_of(cells, "abc"), (), (), (), {}, resamples=20)
+    said = "25.0 % of the test rows have a target that shares its second with others of its user; the order among these"
+    assert built.notes == [f"{said} is random."]
+    assert f"- {said} is random." in to_markdown(built)
+
+
 def test_markdown_holds_every_section(report):
     text = to_markdown(report)
     for title in ("Quality", "Paired tests", "Cost of training", "Cold and warm targets", "By history length",

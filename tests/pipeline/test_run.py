@@ -12,6 +12,7 @@ import pytest
 
 from tests.pipeline.small import SMALL
 from tsrec_jax.data.dataset import read_dataset
+from tsrec_jax.data.prepare.summary import tied_targets
 from tsrec_jax.data.shop import make_shop
 from tsrec_jax.main import main
 from tsrec_jax.pipeline import run as run_module
@@ -254,6 +255,7 @@ def test_tables_become_a_recommender_with_five_levels(workdir, tmp_path, capsys)
     assert main(["run", *settings]) == 0
     dataset = read_dataset(tmp_path / "run" / "dataset")
     assert (dataset.name, dataset.catalogue.num_levels) == ("mine", 5)
+    assert tied_targets(dataset.path) == {"order": "file", "train": 0.0, "valid": 0.0, "test": 0.0}
     assert len(dataset.catalogue.items_of_sid) == dataset.catalogue.num_items
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert (results["invalid"], results["upper_bound"]) == (0, None)

@@ -214,7 +214,10 @@ def test_baselines_choose_on_the_users_that_are_held_out(workdir, tmp_path, monk
 
     monkeypatch.setattr(study_cell, "run_baseline", stub)
     monkeypatch.setattr(study_cell, "BASELINES", ("sasrec", "hybrid"))
-    made = next(workdir.glob("upstream/*"))
+    made = tmp_path / "made"
+    shutil.copytree(next(workdir.glob("upstream/*")), made)
+    splits = [{"name": "valid", "tied": 0.25}]
+    (made / "dataset" / "prepare.json").write_text(json.dumps({"ties": {"order": "file"}, "splits": splits}))
     settings = ["--config.study.baselines=('sasrec','hybrid')", "--config.study.comparisons=('sasrec > hybrid',)"]
     settings += [
         "--config.eval.split=valid",
@@ -222,7 +225,9 @@ def test_baselines_choose_on_the_users_that_are_held_out(workdir, tmp_path, monk
         f"--config.model.path={made / 'pretrained'}",
     ]
     settings += [f"--config.dataset.path={made / 'dataset'}", "--config.index.sids=given", "--arms=sasrec,hybrid"]
+    tmp_path = tmp_path / "study"
     assert main(["study", *COMMAND, *settings, f"--workdir={tmp_path}"]) == 0
+    assert "25.0 % of the valid rows have a target that shares its second" in (tmp_path / "study.md").read_text()
     assert set(given) == {("sasrec", 1), ("sasrec", 2), ("hybrid", 1)}, "one seed where no seed changes anything"
     train, select, rows = given["hybrid", 1]
     dataset = read_dataset(made / "dataset")
@@ -237,7 +242,9 @@ def test_baselines_choose_on_the_users_that_are_held_out(workdir, tmp_path, monk
 
 def test_a_newer_setting_does_not_undo_old_cells(published, no_training):
     for path in published.glob("cells/*/*/cell.json"):
-        path.write_text(path.read_text().replace('"held_out":0.0,', ""))
+        before = path.read_text()
+        path.write_text(before.replace('"held_out":0.0,', "").replace('"ties":"auto",', ""))
+        assert len(path.read_text()) == len(before) - len('"held_out":0.0,"ties":"auto",')
     assert main(["study", *COMMAND, f"--workdir={published}"]) == 0
     assert not no_training
 

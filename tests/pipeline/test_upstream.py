@@ -254,6 +254,44 @@ def test_tables_with_other_contents_are_not_prepared_already(tmp_path, capsys):
     assert "SHA-256 of prepare.interactions_file was" in capsys.readouterr().err
 
 
+def prepare_tables(workdir, log, items, *settings):
+    """The verb `prepare` on two CSV files that are written beside the workdir."""
+    workdir.parent.mkdir(exist_ok=True)
+    arguments = command("prepare", "", workdir, "--config.prepare.source=tables", *settings)
+    for name, text in (("interactions", log), ("items", items)):
+        (workdir.parent / f"{name}.csv").write_text(text)
+        arguments.append(f"--config.prepare.{name}_file={workdir.parent / f'{name}.csv'}")
+    return main(arguments)
+
+
+def test_tables_with_other_column_names_and_limits_that_are_set(tmp_path, capsys):
+    log = "userId;movieId;timestamp\n" + "".join(
+        f"u{user};m{n};{9 * n + user}\n" for user in range(6) for n in range(6)
+    )
+    items = "movieId,title\n" + "".join(f"m{n},Tool {n}\n" for n in range(5))
+    columns = "--config.prepare.columns=user=userId,item=movieId"
+    assert prepare_tables(tmp_path / "run", log, items, columns, "--config.prepare.max_unmatched=.1") == 2
+    assert "6 of 36 interactions have no item with a usable title" in capsys.readouterr().err
+    assert prepare_tables(tmp_path / "run", log, items, columns) == 0
+    # A limit shapes nothing of what is there.
+    assert prepare_tables(tmp_path / "run", log, items, columns, "--config.prepare.max_unmatched=.1") == 0
+    assert prepare_tables(tmp_path / "run", log, items) == 2
+    assert "prepare.columns was 'user=userId,item=movieId'" in capsys.readouterr().err
+
+
+def test_a_folder_that_was_prepared_before_ties_could_be_chosen_had_them_by_item(tmp_path, capsys):
+    log = "user,item,timestamp\n" + "".join(f"u{user},i{n},{9 * n + user}\n" for user in range(6) for n in range(6))
+    items = "item,title\n" + "".join(f"i{n},Tool {n}\n" for n in range(6))
+    assert prepare_tables(tmp_path / "run", log, items, "--config.prepare.ties=item") == 0
+    record = tmp_path / "run" / "prepared.json"
+    facts = json.loads(record.read_text())
+    del facts["prepare.ties"], facts["prepare.columns"], facts["prepare.encoding"]
+    record.write_text(json.dumps(facts))
+    assert prepare_tables(tmp_path / "run", log, items, "--config.prepare.ties=item") == 0
+    assert prepare_tables(tmp_path / "run", log, items) == 2
+    assert "prepare.ties was 'item' and is now 'auto'" in capsys.readouterr().err
+
+
 def test_words_can_be_made_for_given_sids_and_a_dry_run_makes_none(given, tmp_path, capsys):
     settings = ["--config.index.sids=given", "--config.describe.words=make"]
     assert main([*command("describe", given, tmp_path / "run", *settings), "--dry_run"]) == 0
@@ -279,6 +317,12 @@ def test_words_can_be_made_for_given_sids_and_a_dry_run_makes_none(given, tmp_pa
         (("--config.index.encoder=sentence_transformers",), "needs config.index.model"),
         (("--config.describe.backend=oofline",), "did you mean 'offline'"),
         (("--config.prepare.source=tables", "--config.prepare.split=date"), "prepare.split='date'"),
+        (("--config.prepare.source=tables", "--config.prepare.columns=user"), "is not of the form user=NAME"),
+        (("--config.prepare.source=tables", "--config.prepare.encoding=ansi-8"), "encoding='ansi-8' is not known"),
+        (
+            ("--config.prepare.source=amazon2023", "--config.prepare.encoding=cp1252"),
+            "are for config.prepare",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_made(bare, tmp_path, capsys, settings, words):

@@ -142,10 +142,26 @@ def build_report(
         beams=min(system.cells[0].beams for system in systems),
         systems=[_result(system, draws[system.rows.digest], soon.get(system.name)) for system in systems],
         comparisons=comparisons,
-        notes=[*said, *refused],
+        notes=[*said, *_tied(systems), *refused],
         curves=drawn,
         facts=facts,
     )
+
+
+_TIED = {"file": "that of the raw files", "shuffled": "random", "item": "that of the item ids, which models learn"}
+
+
+def _tied(systems: Sequence[System]) -> list[str]:
+    """How many targets have a place that no clock gave, where the data's folder says so."""
+    said = []
+    for cell in (cell for system in systems for cell in system.cells):
+        share = cell.facts.get("ties", {}).get(cell.split, 0.0)
+        if share:
+            said.append(
+                f"{100 * share:.1f} % of the {cell.split} rows have a target that shares its second with others of its "
+                f"user; the order among these is {_TIED[cell.facts['ties']['order']]}."
+            )
+    return list(dict.fromkeys(said))
 
 
 def _comparisons(

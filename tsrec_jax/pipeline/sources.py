@@ -20,7 +20,7 @@ from tsrec_jax.data.input import packed_batches, train_batches
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.prepare.download import download
 from tsrec_jax.data.prepare.preparation import PrepareSettings, prepare
-from tsrec_jax.data.prepare.raw import RawSource
+from tsrec_jax.data.prepare.raw import RawSource, columns_of
 from tsrec_jax.data.prepare.summary import summary_tables
 from tsrec_jax.data.shop import Shop, make_shop
 from tsrec_jax.data.shop_lm import item_texts, lm_config, train_tokenizer
@@ -44,6 +44,7 @@ from tsrec_jax.training.step import OptimiserSettings
 
 SHOP_NAME = "shop"
 PREPARED = "prepared.json"  # in the workdir: what `prepared/` was made with
+PREPARE_LIMITS = ("max_unreadable", "max_unmatched")  # what they allow is made alike with any value of them
 IDENTITY = "pretraining.json"  # in the pretrained folder: what it was trained on
 VALID_SHARE = 20  # every n-th text is kept for the validation loss
 
@@ -95,7 +96,7 @@ def prepared_folder(config: ConfigDict, workdir: pathlib.Path, report: Callable[
     if not settings.source:
         raise UserError("config.prepare.source is empty; set amazon2018, amazon2023 or tables")
     tables = ("interactions_file", "items_file") if settings.source == "tables" else ()
-    folder, identity = workdir / "prepared", input_facts(config, "prepare", tables, ("base_url",))
+    folder, identity = workdir / "prepared", input_facts(config, "prepare", tables, ("base_url", *PREPARE_LIMITS))
     if folder.exists():
         refuse_differences(folder, json.loads((workdir / PREPARED).read_text(encoding="utf-8")), identity)
         report("prepare: finished before, skipped")
@@ -104,7 +105,8 @@ def prepared_folder(config: ConfigDict, workdir: pathlib.Path, report: Callable[
         for key in tables:
             if not settings[key]:
                 raise UserError(f"config.prepare.{key} is empty; name a CSV or Parquet file")
-        source = RawSource("tables", settings.interactions_file, settings.items_file)
+        columns = columns_of(settings.columns)
+        source = RawSource("tables", settings.interactions_file, settings.items_file, columns, settings.encoding)
     else:
         source = download_raw(config, report)
     write_json(workdir / PREPARED, identity)

@@ -23,11 +23,12 @@ from tsrec_jax.data.dataset import CLUSTERS, SPLITS, Dataset, read_dataset
 from tsrec_jax.data.faults import Faults
 from tsrec_jax.data.folder_files import find_name, hash_of, read_files
 from tsrec_jax.data.held_out import hold_out_users, refuse_selection, selection_split
+from tsrec_jax.data.prepare.summary import tied_targets
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.compare import read_predictions
 from tsrec_jax.evaluation.metrics import places
 from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, levels_reached, read_cell, rows_of, sids_digest
-from tsrec_jax.pipeline import indexing, upstream
+from tsrec_jax.pipeline import indexing, sources, upstream
 from tsrec_jax.pipeline.assemble import prompt_templates
 from tsrec_jax.pipeline.assess import PREDICTIONS, SCORES, evaluated_rows, run_facts
 from tsrec_jax.pipeline.identity import differences
@@ -64,6 +65,7 @@ _ANY_VALUE = {
     *(f"index.{key}" for key in indexing.LOGISTICS if key != "sids"),
     *(f"describe.{key}" for key in upstream.LOGISTICS if key != "words"),
     *("dataset.path", "prepare.raw", "prepare.base_url", "prepare.interactions_file", "prepare.items_file"),
+    *(f"prepare.{key}" for key in sources.PREPARE_LIMITS),
     *("eval.batch_size", "eval.bootstrap"),
 }
 _ANY_SECTION = ("study", "run", "export", "mesh")
@@ -155,6 +157,8 @@ def _shaping(config: Mapping[str, Any], kind: str, data: str) -> dict[str, Any]:
     """The settings that shape a cell, flat."""
     settings = flat({key: value for key, value in config.items() if key not in _ANY_SECTION})
     settings = {key: value for key, value in settings.items() if key not in _ANY_VALUE}
+    if not config["prepare"]["source"]:  # nothing is prepared, so that nothing of it shapes the cell
+        settings = {key: value for key, value in settings.items() if not key.startswith("prepare.")}
     if kind == "baseline":
         settings = {key: value for key, value in settings.items() if _within(key, _SHAPES_BASELINES)}
     return {**settings, "data": data}
@@ -301,6 +305,7 @@ def run_arm(wanted: Wanted, config: ConfigDict, report: Report) -> Cell:
     # With a prior, scores are no log-probabilities.
     top = np.zeros(0) if config.eval.prior else np.array([ranked[0] for ranked in scores], np.float64)
     facts |= {"prior": evaluated["prior"]} if config.eval.prior else {}
+    facts |= _ties(config)
     return _cell(wanted, job.dataset, predictions, top=top, curve=curve, cost=cost, facts=facts)
 
 
@@ -329,9 +334,16 @@ def run_one_baseline(wanted: Wanted, config: ConfigDict, report: Report) -> Cell
         "machine": machine(),
         "versions": versions(),
         "baseline": dict(result.facts),
+        **_ties(config),
     }
     cost = {**known, "seconds": seconds, "memory": memory.bytes()}
     return _cell(wanted, dataset, result.lists, top=np.zeros(0), curve=(), cost=cost, facts=facts)
+
+
+def _ties(config: ConfigDict) -> dict[str, Any]:
+    """What is known of ties in the cell's dataset folder, as a fact; empty where nothing is."""
+    ties = tied_targets(config.dataset.path)
+    return {} if ties is None else {"ties": dict(ties)}
 
 
 def _cell(

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import shutil
 
 from ml_collections import ConfigDict
 
@@ -13,6 +14,7 @@ from tsrec_jax.configuration import section
 from tsrec_jax.data.catalogue import Catalogue, Cluster
 from tsrec_jax.data.clusters import read_clusters, write_clusters
 from tsrec_jax.data.dataset import CLUSTERS, SPLITS, Dataset, read_dataset, write_dataset
+from tsrec_jax.data.prepare.summary import SUMMARY
 from tsrec_jax.data.text_folder import TextFolder, read_texts, texts_of
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline.identity import refuse_differences
@@ -82,6 +84,8 @@ def make_dataset(
     made = workdir / "dataset"
     if not made.exists():
         write_dataset(name, catalogue, texts.splits, clusters, made)
+    if (folder / SUMMARY).exists() and not (made / SUMMARY).exists():  # what it says of the rows holds here too
+        shutil.copyfile(folder / SUMMARY, made / SUMMARY)
     dataset = read_dataset(made, name)
     parts = {
         "items or SIDs": dataset.catalogue != catalogue,

@@ -199,6 +199,8 @@ def input_facts(config: ConfigDict, name: str, files: Sequence[str], without: Se
     facts = section_facts(config, name, (*without, *files))
     for key in files:
         path = config[name][key]
+        if path and pathlib.Path(path).is_dir():
+            raise UserError(f"config.{name}.{key}={path!r} is a folder; name the file in it")
         if path and not pathlib.Path(path).is_file():
             raise UserError(f"config.{name}.{key}={path!r}: no such file; name the place where it is now")
         facts[f"SHA-256 of {name}.{key}"] = sha256_of(pathlib.Path(path)) if path else ""

@@ -8,10 +8,12 @@ import numpy as np
 import polars as pl
 
 from tsrec_jax.data.prepare.splitting import Log
+from tsrec_jax.data.prepare.ties import is_newest_first, is_tied
 from tsrec_jax.data.prepare.titles import MARKUP, NO_TITLE, TOO_LONG, fault_of_title, plain_space, plain_text
 
 NO_ENTRY = "item is not in the item files"
 FAULTS = ("", NO_ENTRY, NO_TITLE, MARKUP, TOO_LONG)
+UNMATCHED = (NO_ENTRY, NO_TITLE, MARKUP)  # what the item files do not describe; long titles are the settings' choice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,33 +24,40 @@ class Titles:
       entries: int64 (I,), the chosen entry of the item files: the first with a usable title; -1: there is none.
       texts: its title, plain; empty where there is none.
       faults: uint8 (I,), position in FAULTS of why the item cannot be used; 0 where it can.
+      repeated: entries of the item files whose item has an earlier one.
+      cold: items of the item files that were not asked for: nothing is known of who bought them.
     """
 
     entries: np.ndarray
     texts: list[str]
     faults: np.ndarray
+    repeated: int
+    cold: int
 
 
-def encode(interactions: pl.LazyFrame) -> tuple[pl.Series, pl.Series, Log]:
+def encode(interactions: pl.LazyFrame) -> tuple[pl.Series, pl.Series, Log, bool]:
     """Turns ids to numbers.
 
     Args:
-      interactions: user, item (text), timestamp (int64, seconds).
+      interactions: user, item (text), timestamp (int64, seconds), in the order of the files.
 
     Returns:
-      The user ids and the item ids, each sorted, so that numbers stand in the order of ids; and all interactions.
+      The user ids and the item ids, each sorted, so that numbers stand in the order of ids; all interactions; and
+      whether the files run from new to old, so that within a second the last line came first.
     """
     users, items = (interactions.select(pl.col(c).unique()).collect(engine="streaming")[c] for c in ("user", "item"))
     users, items = users.sort(), items.sort()
     numbers = (
-        interactions.join(pl.LazyFrame([users]).with_row_index("user_number"), on="user")
-        .join(pl.LazyFrame([items]).with_row_index("item_number"), on="item")
-        .select("user_number", "timestamp", "item_number")
+        interactions.join(pl.LazyFrame([users]).with_row_index("user_number"), on="user", maintain_order="left")
+        .join(pl.LazyFrame([items]).with_row_index("item_number"), on="item", maintain_order="left")
+        .select("user_number", "item_number", "timestamp")
         .collect(engine="streaming")
-        .sort("user_number", "timestamp", "item_number")
     )
-    columns = (numbers[column].to_numpy() for column in ("user_number", "item_number", "timestamp"))
-    return users, items, Log(*columns)
+    log = Log(*(numbers[column].to_numpy() for column in ("user_number", "item_number", "timestamp")))
+    backwards = is_newest_first(log.times)
+    if backwards:
+        log = log.where(slice(None, None, -1))
+    return users, items, log.where(np.lexsort((log.times, log.users))), backwards  # a stable sort
 
 
 def in_window(log: Log, start: int | None, end: int | None) -> Log:
@@ -62,10 +71,13 @@ def in_window(log: Log, start: int | None, end: int | None) -> Log:
 
 
 def without_duplicates(log: Log) -> Log:
-    """Each user, item and second once. The log's order puts duplicates beside each other."""
+    """Each user, item and second once: the first in the order of the files."""
+    tied = np.flatnonzero(is_tied(log))
+    columns = [column[tied] for column in (log.items, log.times, log.users)]
+    order = np.lexsort(columns)  # stable
+    again = np.all([column[order][1:] == column[order][:-1] for column in columns], axis=0)
     keep_N = np.ones(len(log), bool)
-    columns = (log.users, log.items, log.times)
-    keep_N[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    keep_N[tied[order[1:][again]]] = False
     return log.where(keep_N)
 
 
@@ -95,7 +107,8 @@ def choose_titles(items: pl.LazyFrame, item_ids: pl.Series, clean: bool, max_wor
         fault = fault_of_title(title, max_words, refuse_markup=clean)
         if not fault or entries[number] < 0:
             entries[number], texts[number], faults[number] = entry, title, FAULTS.index(fault)
-    return Titles(entries, texts, faults)
+    known = items.select(pl.len().alias("entries"), pl.col("item").n_unique()).collect(engine="streaming").row(0)
+    return Titles(entries, texts, faults, known[0] - known[1], known[1] - int(np.count_nonzero(entries >= 0)))
 
 
 def core(log: Log, k: int) -> tuple[Log, int]:

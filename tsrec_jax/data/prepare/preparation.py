@@ -10,8 +10,8 @@ Files of the folder for the data set NAME:
 The order of steps: lines that can be read; the time window; exact duplicates (same user, item and second) out, while
 the same purchase at another time stays; items without a usable title out; the k-core. So every user and item that is
 left has k_core interactions among those that are left, of all times: the k-core is taken before the split, as the
-field does, and so knows which items will still be bought later. Interactions of one second stand in the order of
-their item ids: the folder does not depend on the order of the raw lines.
+field does, and so knows which items will still be bought later. In what order the interactions of one user and second
+stand is the subject of `ties`.
 
 Memory holds 16 bytes for each interaction, in the few copies of a sort, and ids and titles; the rest streams from disk.
 """
@@ -30,15 +30,17 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from tsrec_jax.data.prepare import filtering, splitting
+from tsrec_jax.data.prepare import filtering, splitting, ties
 from tsrec_jax.data.prepare.filtering import Titles
 from tsrec_jax.data.prepare.raw import RawSource, RawTables, Report, read_raw
 from tsrec_jax.data.prepare.raw_rows import TEXT_COLUMNS
 from tsrec_jax.data.prepare.splitting import Log, Rows
-from tsrec_jax.data.prepare.summary import SplitCount, Step, Summary, summary_tables
+from tsrec_jax.data.prepare.summary import SUMMARY, SplitCount, Step, Summary, of_ties, summary_tables
 from tsrec_jax.data.prepare.titles import plain_text
 from tsrec_jax.errors import UserError
 
+_FEW_LEFT = 0.2  # share of the interactions below which the k-core is a warning
+_SHOWN_IDS = 3
 SPLIT_KINDS = ("ratio", "date", "leave_one_out")
 
 
@@ -58,6 +60,12 @@ class PrepareSettings:
       max_title_words: items with longer titles are dropped; 0: any length.
       clean_titles: whether titles lose their HTML, and items whose title is left-over markup or script are dropped.
         Descriptions, brands and categories always lose their HTML.
+      max_unreadable: the largest share of a raw file's lines that may be lost because they cannot be read; 1: any.
+      max_unmatched: the largest share of the interactions that may be lost because the item files do not know their
+        item or have no usable title of it (a title that is too long is not counted); 1: any.
+      ties: in what order interactions of one user and second stand: "file" (that of the files), "shuffled" (by a hash
+        of user and item), "auto" (that of the files, unless it follows the item ids far more than chance would: then
+        shuffled) or "item" (by item id, as folders of older code are: a rule that models learn).
 
     Raises:
       UserError: a value that cannot be meant, or one that the kind of split does not read.
@@ -73,6 +81,9 @@ class PrepareSettings:
     test_from: str = ""
     max_title_words: int = 0
     clean_titles: bool = True
+    max_unreadable: float = 0.05
+    max_unmatched: float = 0.2
+    ties: str = ties.AUTO
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ratios", tuple(self.ratios))
@@ -80,8 +91,12 @@ class PrepareSettings:
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise UserError(f"prepare.{name}={value!r} must be a whole number of at least {least}")
-        if self.split not in SPLIT_KINDS:
-            raise UserError(f"prepare.split={self.split!r} is not known; use one of: {', '.join(SPLIT_KINDS)}")
+        for name in ("max_unreadable", "max_unmatched"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"prepare.{name}={getattr(self, name)!r} must lie between 0 and 1")
+        for name, known in (("split", SPLIT_KINDS), ("ties", ties.TIES)):
+            if getattr(self, name) not in known:
+                raise UserError(f"prepare.{name}={getattr(self, name)!r} is not known; use one of: {', '.join(known)}")
         if len(self.ratios) != 3 or not all(isinstance(ratio, int | float) and ratio > 0 for ratio in self.ratios):
             raise UserError(f"prepare.ratios={self.ratios!r} must be three positive numbers: train, valid, test")
         self._check_times("start", "end")
@@ -142,7 +157,7 @@ def prepare(
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        tables = read_raw(source, scratch / "raw", report)
+        tables = read_raw(source, scratch / "raw", report, settings.max_unreadable)
         summary = _prepare(tables, settings, name, scratch, report)
         shutil.rmtree(scratch / "raw")
         os.replace(scratch, folder)
@@ -153,18 +168,25 @@ def prepare(
 
 
 def _prepare(tables: RawTables, settings: PrepareSettings, name: str, folder: pathlib.Path, report: Report) -> Summary:
-    user_ids, item_ids, log = filtering.encode(tables.interactions)
+    user_ids, item_ids, log, backwards = filtering.encode(tables.interactions)
     report(f"numbered: {len(log):,} interactions, {len(user_ids):,} users, {len(item_ids):,} items")
     lines = sum(file.lines for file in tables.interaction_files)
     log, titles, steps = _filter(log, lines, tables.items, item_ids, settings, report)
+    log, found = ties.settle(log, user_ids, item_ids, settings.ties, backwards)
+    if found.interactions:
+        report(f"ties: {'WARNING: ' if found.share >= ties.MANY else ''}{of_ties(found)}")
     rows, repeated = splitting.prefix_rows(log, settings.max_history)
     splits = _split(log, rows, settings)
     counts = _count_splits(log, splits)
     report(f"split: {', '.join(f'{count.name} {count.rows:,}' for count in counts)}")
     kept = np.unique(log.items)
     _write_items(folder / f"{name}.item.json", tables.items, item_ids, titles, kept)
-    report(f"items: {len(kept):,} written")
-    users, sequence = user_ids.to_list(), item_ids.gather(log.items).to_list()
+    report(
+        f"items: {len(kept):,} written; {titles.cold:,} left out because nobody interacted with them; "
+        f"{titles.repeated:,} entries of an item that has an earlier one"
+    )
+    # Each id once in memory, however often it was bought.
+    users, sequence = user_ids.to_list(), np.array(item_ids.to_list(), object)[log.items].tolist()
     for split, chosen in splits.items():
         splitting.write_rows(folder / f"{split}.csv", log, chosen, users, sequence)
         report(f"{split}.csv: {len(chosen):,} rows written")
@@ -174,12 +196,15 @@ def _prepare(tables: RawTables, settings: PrepareSettings, name: str, folder: pa
         tables.interaction_files,
         tables.item_files,
         steps,
+        found,
         repeated,
         len(kept),
+        titles.cold,
+        titles.repeated,
         counts,
     )
     text = json.dumps(dataclasses.asdict(summary), indent=1, ensure_ascii=False) + "\n"
-    (folder / "prepare.json").write_text(text, encoding="utf-8")
+    (folder / SUMMARY).write_text(text, encoding="utf-8")
     (folder / "prepare.md").write_text(summary_tables(summary), encoding="utf-8")
     return summary
 
@@ -203,29 +228,57 @@ def _filter(
         raise UserError(f"no interaction lies between prepare.start={settings.start!r} and end={settings.end!r}")
     log = left("same user, item and second again", filtering.without_duplicates(log))
     titles = filtering.choose_titles(items, item_ids, settings.clean_titles, settings.max_title_words)
+    _refuse_unmatched(log, item_ids, titles, settings.max_unmatched)
     for fault, reason in enumerate(filtering.FAULTS[1:], 1):
         log = left(reason, log.where(titles.faults[log.items] != fault))
     if not len(log):
+        worst = max(steps[-len(filtering.FAULTS) + 1 :], key=lambda step: step.dropped)
         raise UserError(
-            "no interaction has an item with a usable title; are the item files those of the interactions, and is "
-            f"prepare.max_title_words={settings.max_title_words} large enough?"
+            f"no interaction has an item with a usable title ({worst.reason}: {worst.dropped:,}); are the item files "
+            f"those of the interactions, and is prepare.max_title_words={settings.max_title_words} large enough?"
         )
     report(f"titles: {len(log):,} interactions left")
+    before = len(log)
     log, rounds = filtering.core(log, settings.k_core)
     left(f"not in the {settings.k_core}-core (rounds: {rounds})", log)
     if not len(log):
+        worst = max(steps, key=lambda step: step.dropped)
+        if worst is not steps[-1]:
+            raise UserError(
+                f"nothing is left: {worst.dropped:,} of {lines:,} interactions were dropped because: {worst.reason}; "
+                f"mend that first. The last {before:,} make no {settings.k_core}-core"
+            )
         raise UserError(
-            f"prepare.k_core={settings.k_core} leaves nothing of {steps[-2].interactions} interactions; lower it "
+            f"prepare.k_core={settings.k_core} leaves nothing of {before} interactions; lower it "
             "(users need two at least), or widen prepare.start and prepare.end"
         )
-    report(f"{settings.k_core}-core: {len(log):,} interactions left")
+    few = len(log) < _FEW_LEFT * before
+    loss = f" of {before:,}: lower prepare.k_core={settings.k_core} to keep more" if few else ""
+    report(f"{settings.k_core}-core: {'WARNING: only ' if few else ''}{len(log):,} interactions left{loss}")
     return log, titles, tuple(steps)
 
 
+def _refuse_unmatched(log: Log, item_ids: pl.Series, titles: Titles, most: float) -> None:
+    """Raises a UserError where too many interactions are of items that the item files do not describe."""
+    faults_N = titles.faults[log.items]
+    counts = {reason: int(np.sum(faults_N == filtering.FAULTS.index(reason))) for reason in filtering.UNMATCHED}
+    lost = sum(counts.values())
+    if lost > most * len(log):
+        listed = ", ".join(f"{reason} ({count:,})" for reason, count in counts.items() if count)
+        unused = np.unique(log.items[np.isin(faults_N, [filtering.FAULTS.index(reason) for reason in counts])])
+        shown = ", ".join(repr(text) for text in item_ids.gather(unused[:_SHOWN_IDS]))
+        raise UserError(
+            f"{lost:,} of {len(log):,} interactions have no item with a usable title, more than "
+            f"config.prepare.max_unmatched={most:g} allows: {listed}; of {len(unused):,} items, the first: {shown}. "
+            "Are ids written alike in both files, and is each item there? Else allow the loss"
+        )
+
+
 def _split(log: Log, rows: Rows, settings: PrepareSettings) -> dict[str, Rows]:
+    way_out = ""
     if settings.split == "ratio":
         splits = splitting.split_by_ratio(log, rows, settings.ratios)
-        shown = f"prepare.ratios={settings.ratios}"
+        shown, way_out = f"prepare.ratios={settings.ratios}", splitting.times_that_tie(log, rows)
     elif settings.split == "date":
         keys = ("valid_from", "test_from")
         splits = splitting.split_by_date(log, rows, *(seconds(f"prepare.{k}", getattr(settings, k)) for k in keys))
@@ -233,13 +286,14 @@ def _split(log: Log, rows: Rows, settings: PrepareSettings) -> dict[str, Rows]:
     else:
         splits = splitting.split_leave_one_out(log, rows)
         shown = "prepare.split='leave_one_out'"
-    splitting.check_splits(splits, shown)
+    splitting.check_splits(splits, shown, way_out)
     return splits
 
 
 def _count_splits(log: Log, splits: Mapping[str, Rows]) -> tuple[SplitCount, ...]:
     is_known = np.zeros(int(log.items.max()) + 1, bool)
     is_known[splitting.items_of(log, splits["train"])] = True
+    tied_N = ties.is_tied(log)
     counts = []
     for name, rows in splits.items():
         targets, times = log.items[rows.ends], log.times[rows.ends]
@@ -254,6 +308,7 @@ def _count_splits(log: Log, splits: Mapping[str, Rows]) -> tuple[SplitCount, ...
                     for t in times[[0, -1]]
                 ),
                 float(np.mean(~is_known[targets])),
+                float(np.mean(tied_N[rows.ends])),
             )
         )
     return tuple(counts)

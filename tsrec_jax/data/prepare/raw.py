@@ -1,17 +1,20 @@
 """Raw interactions and items: Amazon Reviews 2018 and 2023 as published, or two plain tables.
 
-Amazon files hold one JSON object a line (.jsonl, .json, and the same with .gz):
+Amazon files hold one JSON object a line:
   2018 reviews: reviewerID, asin, unixReviewTime (seconds); metadata: asin, title, description, brand, category
   2023 reviews: user_id, parent_asin (else asin), timestamp (milliseconds); metadata: parent_asin (else asin), title,
                 description, features (joined to the description), store (the brand), categories
-Plain tables are .csv (UTF-8, with a header) or .parquet; other columns are ignored:
+Plain tables are CSV (with a header; separated by `,` `;` `|` or tabs) or Parquet; other columns are ignored:
   interactions: user, item, timestamp (whole seconds since 1970, or an ISO 8601 date or time; UTC unless it says;
                 dates with their hyphens, since 20140513 may be seconds)
   items: item, title; optional: description, brand, categories (text, or lists in Parquet)
+All but Parquet may be compressed with gzip, bzip2 or xz. What a file is, is told by its contents and not by its name.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -21,19 +24,22 @@ from typing import Any
 import polars as pl
 
 from tsrec_jax.data.folder_files import sha256_of
+from tsrec_jax.data.prepare.raw_files import check_encoding, check_file
 from tsrec_jax.data.prepare.raw_rows import (
     INTERACTION_SCHEMA,
     ITEM_SCHEMA,
     Lines,
     Malformed,
     Row,
-    interaction_lines,
-    item_lines,
+    metadata_lines,
+    review_lines,
 )
+from tsrec_jax.data.prepare.raw_tables import COLUMNS, INTERACTIONS, ITEMS, table_lines
 from tsrec_jax.errors import UserError
 
 KINDS = ("amazon2018", "amazon2023", "tables")
 SHOWN_LINES = 5
+_SHOWN_REASONS = 3
 _REPORT_EVERY = 1_000_000  # lines
 # Users, items and times are short; the texts of an item can be long.
 _INTERACTION_BATCH, _ITEM_BATCH = 200_000, 10_000
@@ -51,16 +57,26 @@ class RawSource:
       interactions: review files or interaction tables; one path may stand for a tuple of one.
       items: metadata files or item tables, in the same way. Of an item with several entries the first with a usable
         title counts.
+      columns: tables: what the files call their columns, as {"user": "userId"}; "items.item" and "interactions.item"
+        where the two tables call it differently.
+      encoding: tables: of the CSV files; empty: told by the files.
 
     Raises:
-      UserError: an unknown kind, or no files.
+      UserError: an unknown kind, column or encoding, or no files.
     """
 
     kind: str
     interactions: Paths
     items: Paths
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    encoding: str = ""
 
     def __post_init__(self) -> None:
+        check_encoding(self.encoding)
+        unknown = [name for name in self.columns if name.removeprefix("items.").removeprefix("interactions.")
+                   not in COLUMNS]  # fmt: skip
+        if unknown:
+            raise UserError(f"config.prepare.columns: {unknown[0]!r} is not one of {', '.join(COLUMNS)}")
         if self.kind not in KINDS:
             raise UserError(f"raw data of kind {self.kind!r} are not known; use one of: {', '.join(KINDS)}")
         for field in ("interactions", "items"):
@@ -69,6 +85,30 @@ class RawSource:
             if not paths or not all(os.fspath(path) for path in paths):
                 raise UserError(f"raw data of kind {self.kind!r} need at least one file of {field}")
             object.__setattr__(self, field, tuple(pathlib.Path(path) for path in paths))
+
+    def lines(self, table: str, path: pathlib.Path) -> Lines:
+        """The lines of one file, INTERACTIONS or ITEMS."""
+        if self.kind == "tables":
+            own = {name.removeprefix(f"{table}."): column for name, column in self.columns.items()}
+            return table_lines(table, path, own, self.encoding)
+        return (review_lines if table == INTERACTIONS else metadata_lines)(self.kind, path)
+
+
+def columns_of(text: str) -> dict[str, str]:
+    """The column names that a text such as "user=userId, item=movieId" gives.
+
+    Raises:
+      UserError: it is no such text.
+    """
+    found = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, is_given, column = (piece.strip() for piece in part.partition("="))
+        if not (name and is_given and column) or name in found:
+            raise UserError(
+                f"config.prepare.columns={text!r}: {part!r} is not of the form user=NAME, or names it twice"
+            )
+        found[name] = column
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +120,7 @@ class FileCount:
       sha256: of its bytes as they lie on disk, in hexadecimal.
       lines: lines (JSON) or rows (tables) that are not blank; a row that is left out counts as the lines it stands on.
       malformed: how many of them were left out.
+      reasons: {why: how many of those}, the commonest first.
       examples: the first few of those, each with its number and the reason.
     """
 
@@ -87,6 +128,7 @@ class FileCount:
     sha256: str
     lines: int
     malformed: int
+    reasons: Mapping[str, int]
     examples: tuple[str, ...]
 
 
@@ -107,28 +149,36 @@ class RawTables:
     item_files: tuple[FileCount, ...]
 
 
-def read_raw(source: RawSource, scratch: str | os.PathLike[str], report: Report) -> RawTables:
+def read_raw(
+    source: RawSource, scratch: str | os.PathLike[str], report: Report, max_unreadable: float = 1.0
+) -> RawTables:
     """Reads a source into Parquet files under `scratch`, a batch of lines in memory at a time.
 
     Args:
       source: the files.
       scratch: a folder for the Parquet files, which the result reads from; it must not exist.
       report: takes a line now and then.
+      max_unreadable: the largest share of a file's lines that may be lost because they cannot be read.
 
     Raises:
-      UserError: a file is missing, ends early, is of another kind, lacks a column, or holds no line that can be used.
+      UserError: a file is missing, ends early, is of another kind, lacks a column, holds no line that can be used, or
+        loses more of them than it may.
     """
     for path in (*source.interactions, *source.items):
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; the raw data of kind {source.kind!r} need it")
+        check_file(path)
     scratch = pathlib.Path(scratch)
-    interactions = _Spill(scratch / "interactions", INTERACTION_SCHEMA, _INTERACTION_BATCH)
-    items = _Spill(scratch / "items", ITEM_SCHEMA, _ITEM_BATCH)
-    interaction_files = tuple(
-        _read_file(path, "interaction", interaction_lines(source.kind, path), interactions, report)
-        for path in source.interactions
-    )
-    item_files = tuple(_read_file(path, "item", item_lines(source.kind, path), items, report) for path in source.items)
+    interactions = _Spill(scratch / INTERACTIONS, INTERACTION_SCHEMA, _INTERACTION_BATCH)
+    items = _Spill(scratch / ITEMS, ITEM_SCHEMA, _ITEM_BATCH)
+
+    def read(table: str, paths: Sequence[pathlib.Path], spill: _Spill) -> tuple[FileCount, ...]:
+        counts = []
+        for path in paths:
+            counts.append(_read_file(path, table, source.lines(table, path), spill, report))
+            _refuse_loss(path, counts[-1], max_unreadable)
+        return tuple(counts)
+
+    interaction_files = read(INTERACTIONS, source.interactions, interactions)
+    item_files = read(ITEMS, source.items, items)
     return RawTables(
         interactions.finish(),
         items.finish().with_row_index("entry").with_columns(pl.col("entry").cast(pl.Int64)),
@@ -137,25 +187,39 @@ def read_raw(source: RawSource, scratch: str | os.PathLike[str], report: Report)
     )
 
 
-def _read_file(path: pathlib.Path, what: str, lines: Lines, spill: _Spill, report: Report) -> FileCount:
-    count = malformed = 0
+def _read_file(path: pathlib.Path, table: str, lines: Lines, spill: _Spill, report: Report) -> FileCount:
+    count = 0
+    reasons: collections.Counter[str] = collections.Counter()
     examples: list[str] = []
-    for number, make_row in lines:
-        count += 1
-        try:
-            spill.add(make_row())
-        except Malformed as reason:
-            malformed += reason.lines
-            count += reason.lines - 1
-            if len(examples) < SHOWN_LINES:
-                examples.append(f"line {number}: {reason}")
-        if count % _REPORT_EVERY == 0:
-            report(f"read {path.name}: {count:,} lines")
+    with contextlib.closing(lines):
+        for number, make_row in lines:
+            count += 1
+            try:
+                spill.add(make_row())
+            except Malformed as error:
+                reasons[error.reason] += error.lines
+                count += error.lines - 1
+                if len(examples) < SHOWN_LINES:
+                    examples.append(f"line {number}: {error}")
+            if count % _REPORT_EVERY == 0:
+                report(f"read {path.name}: {count:,} lines")
+    malformed = reasons.total()
     if malformed == count:
+        what = "an interaction" if table == INTERACTIONS else "an item"
         first = f"; {examples[0]}" if examples else ""
-        raise UserError(f"{path}: none of its {count} lines is an {what} of this kind of data{first}")
+        raise UserError(f"{path}: none of its {count} lines is {what} of this kind of data{first}")
     report(f"read {path.name}: {count:,} lines, {malformed:,} malformed{''.join(f'; {line}' for line in examples)}")
-    return FileCount(path.name, sha256_of(path), count, malformed, tuple(examples))
+    return FileCount(path.name, sha256_of(path), count, malformed, dict(reasons.most_common()), tuple(examples))
+
+
+def _refuse_loss(path: pathlib.Path, count: FileCount, most: float) -> None:
+    if count.malformed > most * count.lines:
+        listed = ", ".join(f"{reason} ({lines:,})" for reason, lines in list(count.reasons.items())[:_SHOWN_REASONS])
+        raise UserError(
+            f"{path}: {count.malformed:,} of {count.lines:,} lines cannot be read, more than "
+            f"config.prepare.max_unreadable={most:g} allows: {listed}; the first: {count.examples[0]}. Mend the file, "
+            "or allow the loss"
+        )
 
 
 class _Spill:

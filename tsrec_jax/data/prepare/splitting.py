@@ -1,9 +1,10 @@
 """Users' sequences as rows of a history and the item that came next, and the rows as train, valid and test.
 
 A row's history holds the last items of its user before the target, so nothing in a row is later than its target. Rows
-stand in the order of their targets' times (then of users and items). Two targets of the same second never come apart
-under "ratio" and "date": there no target of train is later than one of valid or test, and none of valid later than one
-of test. "leave_one_out" keeps that order for each user alone: other users' train rows may be later than a test row.
+stand in the order of their targets' times (then of users, and of each user's sequence). Two targets of the same second
+never come apart under "ratio" and "date": there no target of train is later than one of valid or test, and none of
+valid later than one of test. "leave_one_out" keeps that order for each user alone: other users' train rows may be later
+than a test row, and the history of a test row holds the target of the user's valid row.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from tsrec_jax.errors import UserError
 SPLITS = ("train", "valid", "test")
 COLUMNS = ("user_id", "history_item_id", "item_id")
 _ROUNDING = 1e-6  # rows: nine tenths of ten rows are nine, whatever the floats say
+_MANY_OF_A_SECOND = 0.1  # share of the targets: as much as a small split has
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """N interactions, by user, then time, then item.
+    """N interactions, by user, then time, then in the order of the files (which `ties` may change).
 
     Attributes:
       users: uint32 (N,), positions in a list of user ids.
@@ -40,9 +42,9 @@ class Log:
     def __len__(self) -> int:
         return len(self.users)
 
-    def where(self, keep_N: np.ndarray) -> Log:
-        """The interactions for which `keep_N` (bool) holds."""
-        return Log(self.users[keep_N], self.items[keep_N], self.times[keep_N])
+    def where(self, chosen: np.ndarray | slice) -> Log:
+        """The chosen interactions: a mask, positions or a slice."""
+        return Log(self.users[chosen], self.items[chosen], self.times[chosen])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,15 +70,15 @@ class Rows:
 def prefix_rows(log: Log, max_history: int) -> tuple[Rows, int]:
     """A row for every interaction with one of its user before it, in the order of time.
 
-    A row whose history and target its user had before is left out: users who buy one thing over and over would
-    otherwise have the same row many times, in train and again in test.
+    Users who buy one thing over and over have the same row many times, once `max_history` cuts it: that is what they
+    did, so all of them stay, and are counted.
 
     Args:
       log: the interactions.
       max_history: most items in a history; the last ones count.
 
     Returns:
-      The rows, and the number of repeated rows that were left out.
+      The rows, and how many of them have the user, history and target of an earlier one.
     """
     is_first = np.ones(len(log), bool)
     is_first[1:] = log.users[1:] != log.users[:-1]
@@ -84,19 +86,18 @@ def prefix_rows(log: Log, max_history: int) -> tuple[Rows, int]:
     first_of_user = np.maximum.accumulate(np.where(is_first, np.arange(len(log)), 0))[ends]
     rows = Rows(np.maximum(first_of_user, ends - max_history), ends)
     rows = rows.where(np.argsort(log.times[rows.ends], kind="stable"))
-    repeated = _repeated(log, rows)
-    return rows.where(~repeated), int(repeated.sum())
+    return rows, _repeated(log, rows)
 
 
-def _repeated(log: Log, rows: Rows) -> np.ndarray:
-    """bool (R,): whether an earlier row has the same user, history and target."""
-    repeated = np.zeros(len(rows), bool)
+def _repeated(log: Log, rows: Rows) -> int:
+    """How many rows have the user, history and target of an earlier row."""
+    repeated = 0
     seen = set()
     # Rows that share their hash with no other row repeat none; the few others are compared in full.
     for row in _sharing(_hashes(log, rows)):
         start, end = rows.starts[row], rows.ends[row]
         key = (log.users[end], log.items[start : end + 1].tobytes())
-        repeated[row] = key in seen
+        repeated += key in seen
         seen.add(key)
     return repeated
 
@@ -174,12 +175,13 @@ def items_of(log: Log, rows: Rows) -> np.ndarray:
     return np.unique(log.items[begun > ended])
 
 
-def check_splits(splits: Mapping[str, Rows], settings: str) -> None:
+def check_splits(splits: Mapping[str, Rows], settings: str, way_out: str = "") -> None:
     """Refuses an empty split.
 
     Args:
       splits: the rows of each.
       settings: what the user set, for the message.
+      way_out: what to do, where the cause is known.
 
     Raises:
       UserError: a split has no rows; the message names it, the others' sizes and what to change.
@@ -188,9 +190,20 @@ def check_splits(splits: Mapping[str, Rows], settings: str) -> None:
     if empty:
         sizes = ", ".join(f"{split} {len(rows)}" for split, rows in splits.items())
         raise UserError(
-            f"{settings} leaves {' and '.join(empty)} without rows ({sizes}); move the cuts, or keep more interactions "
-            "with a lower prepare.k_core or a wider window"
+            f"{settings} leaves {' and '.join(empty)} without rows ({sizes}); "
+            f"{way_out or 'move the cuts, or keep more interactions with a lower prepare.k_core or a wider window'}"
         )
+
+
+def times_that_tie(log: Log, rows: Rows) -> str:
+    """What to do where a second has so many targets that cuts by ratio miss a split; empty where none has."""
+    most = int(np.unique(log.times[rows.ends], return_counts=True)[1].max(initial=0))
+    if most < 2 or _MANY_OF_A_SECOND * len(rows) > most:
+        return ""
+    return (
+        f"{most} of {len(rows)} targets have the same time, and targets of one second are never parted: give times "
+        "that differ, or split by prepare.split='leave_one_out'"
+    )
 
 
 def write_rows(path: pathlib.Path, log: Log, rows: Rows, user_ids: Sequence[str], sequence: Sequence[str]) -> None:

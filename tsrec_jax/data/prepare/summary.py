@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tsrec_jax.data.prepare.raw import FileCount
+from tsrec_jax.data.prepare.ties import FILE, ITEM, SHUFFLED, Ties
+
+SUMMARY = "prepare.json"  # in a folder that `prepare` made, and in what is made of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +43,8 @@ class SplitCount:
       targets: different target items.
       first, last: times of the first and the last target, ISO 8601, UTC.
       unseen: share of the rows whose target occurs nowhere in train, be it history or target; 0 for train.
+      tied: share of the rows whose target shares user and second with another interaction, so that its place among
+        them is a guess.
     """
 
     name: str
@@ -46,6 +54,7 @@ class SplitCount:
     first: str
     last: str
     unseen: float
+    tied: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +66,11 @@ class Summary:
       settings: the settings by name.
       interaction_files, item_files: what was read of each input file.
       steps: what was dropped, in order.
-      repeated_rows: rows left out because their user has the same history and target earlier.
+      ties: interactions that share user and second with another, and what was done about them.
+      repeated_rows: rows that have the user, history and target of an earlier one; they stay.
       num_items: items in the item file.
+      cold_items: items of the input's item files that nobody interacted with; they are left out.
+      repeated_entries: entries of the input's item files whose item has an earlier one; the first usable one counts.
       splits: train, valid and test.
     """
 
@@ -67,8 +79,11 @@ class Summary:
     interaction_files: tuple[FileCount, ...]
     item_files: tuple[FileCount, ...]
     steps: tuple[Step, ...]
+    ties: Ties
     repeated_rows: int
     num_items: int
+    cold_items: int
+    repeated_entries: int
     splits: tuple[SplitCount, ...]
 
 
@@ -88,6 +103,7 @@ def summary_tables(summary: Summary) -> str:
             split.first,
             split.last,
             _unseen(split),
+            _percent(split.tied),
         )
         for split in summary.splits
     ]
@@ -96,21 +112,70 @@ def summary_tables(summary: Summary) -> str:
         for file in (*summary.interaction_files, *summary.item_files)
         for example in file.examples
     ]
+    reasons = [
+        (file.file, reason, f"{lines:,}")
+        for file in (*summary.interaction_files, *summary.item_files)
+        for reason, lines in file.reasons.items()
+    ]
     parts = [
         f"# {summary.name}\n",
         "Settings: " + ", ".join(f"{name}={value!r}" for name, value in summary.settings.items()) + "\n",
         _table(("file", "lines", "malformed", "SHA-256"), files, texts=(0, 3)),
+        _table(("file", "malformed because", "lines"), reasons, texts=(0, 1)) if reasons else "",
         "".join(["The first malformed lines:\n\n", *examples]) if examples else "",
         _table(("dropped because", "interactions dropped", "interactions left", "users", "items"), steps),
-        f"{summary.num_items:,} items are kept. {summary.repeated_rows:,} rows are left out because their user has the "
-        "same history and target earlier.\n",
-        _table(("split", "rows", "users", "target items", "from", "to", "target unseen in train"), splits),
+        f"{summary.num_items:,} items are kept. {summary.cold_items:,} items of the item files are left out because "
+        f"nobody interacted with them; {summary.repeated_entries:,} entries are of an item that has an earlier one.\n",
+        f"{summary.repeated_rows:,} rows have the user, history and target of an earlier one.\n",
+        f"Ties: {of_ties(summary.ties)}.\n",
+        _table(
+            ("split", "rows", "users", "target items", "from", "to", "target unseen in train", "target tied"), splits
+        ),
     ]
     return "\n".join(part for part in parts if part)
 
 
+_ORDERS = {
+    FILE: "that of the files",
+    SHUFFLED: "shuffled by a hash of user and item",
+    ITEM: "that of the item ids, which models learn",
+}
+
+
+def of_ties(ties: Ties) -> str:
+    """How many interactions are tied, and what was done, in one sentence."""
+    text = f"{ties.interactions:,} interactions ({_percent(ties.share)}) share user and second with another"
+    if not ties.interactions:
+        return text
+    order = "that of the files from the last line to the first" if ties.backwards and ties.order == FILE else ""
+    return (
+        f"{text}; in the files the item ids of {_percent(ties.ascending)} of such neighbours ascend; their order here "
+        f"is {order or _ORDERS[ties.order]} (prepare.ties)"
+    )
+
+
+def tied_targets(folder: str | os.PathLike[str]) -> Mapping[str, Any] | None:
+    """What a folder's summary says of ties.
+
+    Returns:
+      {"order": what was done, and for each split the share of its rows whose target is tied}; None where the folder was
+      not made by `prepare`, or by one that did not count ties.
+    """
+    try:
+        summary = json.loads((pathlib.Path(folder) / SUMMARY).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    if "ties" not in summary:
+        return None
+    return {"order": summary["ties"]["order"], **{split["name"]: split["tied"] for split in summary["splits"]}}
+
+
 def _unseen(split: SplitCount) -> str:
-    return "" if split.name == "train" else f"{100 * split.unseen:.1f} %"
+    return "" if split.name == "train" else _percent(split.unseen)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[int] = (0,)) -> str:
