@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerFast
 
 from tsrec_jax.data.dataset import Dataset
+from tsrec_jax.data.outside_text import encode_outside
 from tsrec_jax.data.prompts import PromptBuilder, Templates
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
@@ -158,4 +159,4 @@ def _keyword_ids(config: ConfigDict, dataset: Dataset, tokenizer: PreTrainedToke
             f"{missing[0]} first; SA-Init needs them (or set config.sid_init.mode=mean and config.ts_align.weight=0)"
         )
     texts = [" ".join(dataset.clusters[token].keywords) for token in dataset.catalogue.tokens]
-    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return encode_outside(tokenizer, texts)
