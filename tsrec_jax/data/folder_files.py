@@ -97,9 +97,10 @@ def parse_items(path: pathlib.Path, text: str, faults: Faults) -> tuple[Item, ..
       DatasetError: it holds no object, after the faults noted so far.
     """
     facts = parse_json(path, text, faults)
-    if facts is not None and (not isinstance(facts, dict) or not facts):
-        faults.add(path, "", "must be a JSON object with at least one item")
-    faults.stop_if_any()
+    if not isinstance(facts, dict) or not facts:
+        if facts is not None:
+            faults.add(path, "", "must be a JSON object with at least one item")
+        faults.stop_if_any()
     read = [_item(path, item_id, entry, faults) for item_id, entry in facts.items()]
     cleaned = [number for number, item in enumerate(read) if any(map(has_control, vars(item).values()))]
     for number in cleaned:

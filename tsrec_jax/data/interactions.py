@@ -195,7 +195,7 @@ def _indexed(
         if position is None:
             faults.add(path, number, f"item {str(item_id)!r} is not in the catalogue")
         elif sids is not None and sid != sids[position] and sids[position]:
-            faults.add(path, number, f"item {item_id!r} has SID {sid} here and {sids[position]} in the index")
+            faults.add(path, number, f"item {str(item_id)!r} has SID {sid} here and {sids[position]} in the index")
         else:
             found.append(position)
     return tuple(found) if len(found) == len(ids) else ()
