@@ -119,8 +119,9 @@ def test_the_verb_takes_the_settings_of_a_config(folder, tmp_path, capsys):
 
 
 def test_reading_a_folder_needs_no_jax(folder):
+    loaded = "{'jax', 'transformers'} & set(sys.modules)"
     code = (
         "import pathlib, sys; from tsrec_jax.data.inspection import inspect_folder; "
-        f"inspect_folder(pathlib.Path({str(folder)!r}), print); sys.exit(bool({{'jax', 'transformers'}} & set(sys.modules)))"
+        f"inspect_folder(pathlib.Path({str(folder)!r}), print); sys.exit(bool({loaded}))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
