@@ -439,6 +439,22 @@ def test_sids_of_which_some_have_one_token_more_are_refused_filled_or_cut(ragged
     assert len({found.data_hash for found in (filled, cut)}) == 2
 
 
+def test_a_token_that_filling_adds_needs_no_words(ragged):
+    for name, mode in (("<d_0>", "fill"), ("<d_4>", "drop")):
+        edit_json(ragged / WORDS, lambda words, name=name: [words.remove(w) for w in words[:] if w["token"] == name])
+        if mode == "fill":
+            with pytest.raises(DatasetError, match="token <d_0> has no entry"):
+                read_dataset(ragged, reading=Reading(ragged_sids=mode))
+    edit_json(ragged / INDEX, lambda index: index["p2"].pop())
+    for name in (INFO, "train.csv", "valid.csv", "test.csv"):
+        (ragged / name).write_text((ragged / name).read_text().replace("<d_0>", ""))
+    with pytest.raises(DatasetError, match=r"1 fault .*token <d_4> has no entry"):
+        read_dataset(ragged, reading=Reading(ragged_sids="fill"))
+    edit_json(ragged / WORDS, lambda words: words.append({**words[0], "token": "<d_4>"}))
+    found = read_dataset(ragged, reading=Reading(ragged_sids="fill"))
+    assert set(found.catalogue.tokens) - set(found.clusters) == {"<d_0>"}
+
+
 def test_a_filled_token_is_one_that_no_other_item_has(ragged):
     def same(index):
         index["p5"][-1], index["42"] = "<d_0>", [*index["p1"], "<d_1>"]

@@ -31,16 +31,16 @@ def read_clusters(path: str | os.PathLike[str], catalogue: Catalogue) -> dict[st
 
 
 def parse_clusters(
-    path: pathlib.Path, text: str, tokens: Collection[str], faults: Faults, left_out: Collection[str] = ()
+    path: pathlib.Path, text: str, tokens: Collection[str], faults: Faults, optional: Collection[str] = ()
 ) -> dict[str, Cluster]:
     """{token: cluster} of the entries without a fault; control characters are read as spaces.
 
     Args:
       path: the file, for the wording of faults.
       text: its contents.
-      tokens: those that need an entry.
+      tokens: those that items carry; each needs an entry.
       faults: takes every fault.
-      left_out: tokens whose entries are not needed.
+      optional: tokens that need none and may have one, carried or not.
     """
     entries = parse_json(path, text, faults)
     if entries is None:
@@ -57,9 +57,9 @@ def parse_clusters(
             faults.add(path, place, "needs the keys token, description and keywords")
             continue
         token = entry["token"]
-        if isinstance(token, str) and token in left_out:
-            continue
         if not isinstance(token, str) or token not in known:
+            if isinstance(token, str) and token in optional:
+                continue
             faults.add(path, place, f"token {token!r} is carried by no item")
         elif token in seen:
             faults.add(path, place, f"token {token} stands twice")
@@ -70,7 +70,7 @@ def parse_clusters(
             clusters[token] = Cluster(token, description, tuple(map(without_control, entry["keywords"])))
         seen.add(token if isinstance(token, str) else "")
     for token in tokens:
-        if token not in seen:
+        if token not in seen and token not in optional:
             faults.add(path, "", f"token {token} has no entry")
     return clusters
 

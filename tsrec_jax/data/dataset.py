@@ -119,9 +119,10 @@ def parse_dataset(
     clusters: Mapping[str, Cluster] = {}
     if f"{name}{CLUSTERS}" in files and sids.read:
         known = token_order(sids.read.values())
-        left_out = {token for tokens in sids.written.values() for token in tokens} - set(known)
+        # Tokens that reading took out of the SIDs or put into them.
+        optional = {token for tokens in sids.written.values() for token in tokens} ^ set(known)
         words = files[f"{name}{CLUSTERS}"]
-        clusters = parse_clusters(folder / f"{name}{CLUSTERS}", words, known, faults, left_out)
+        clusters = parse_clusters(folder / f"{name}{CLUSTERS}", words, known, faults, optional)
     written = ["".join(sids.written.get(item.id, ())) for item in items]
     splits = read_splits(folder, files, items, reading.overlaps, faults, written)
     return Contents(items, sids, splits, clusters)

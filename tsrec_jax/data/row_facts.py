@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from tsrec_jax.data.interactions import Interactions
 
@@ -18,20 +18,30 @@ IN_ORDER = 0.95  # of the rows that continue another, the share that must stand 
 Row = tuple[str, tuple[int, ...], int]
 
 
-def keys(rows: Interactions) -> list[Row]:
+def keys(rows: Interactions) -> Iterator[Row]:
     """(user, history, target) of each row."""
-    return list(zip(rows.users, rows.histories, rows.targets.tolist(), strict=True))
+    return zip(rows.users, rows.histories, rows.targets.tolist(), strict=True)
 
 
 def repeats(rows: Interactions) -> int:
     """Rows that are equal to an earlier one. A user who buys one thing again and again makes such rows."""
-    return len(rows) - len(set(keys(rows)))
+    return sum(len(own) - len(set(own)) for own in _by_user([rows]))
 
 
 def also_in(rows: Interactions, other: Interactions) -> list[int]:
     """Numbers of the rows that stand in the other split too, with the same user, history and target."""
-    known = set(keys(other))
+    wanted = set(keys(rows))
+    known = {key for key in keys(other) if key in wanted}
     return [number for number, key in enumerate(keys(rows)) if key in known]
+
+
+def _by_user(splits: Iterable[Interactions]) -> Iterator[list[tuple[tuple[int, ...], int]]]:
+    """(history, target) of the rows of each user, in file order."""
+    found: dict[str, list[tuple[tuple[int, ...], int]]] = {}
+    for rows in splits:
+        for user, history, target in keys(rows):
+            found.setdefault(user, []).append((history, target))
+    yield from found.values()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,27 +66,29 @@ class Direction:
 
 def direction(splits: Iterable[Interactions]) -> Direction:
     """Which end of the histories is the newest, by the rows of all splits together."""
-    parts = list(splits)
-    several = {user for user, count in Counter(user for rows in parts for user in rows.users).items() if count > 1}
-    rows = [row for part in parts for row in keys(part) if row[0] in several]
-    ends = {
-        end: {(user, part) for user, history, target in rows for part in continued(history, target)}
-        for end, continued in (("newest", _behind), ("oldest", _before))
-    }
-    found = [tuple((user, history) in ends[end] for end in ("newest", "oldest")) for user, history, _ in rows]
-    return Direction(len(rows), found.count((True, False)), found.count((False, True)))
+    rows = newest = oldest = 0
+    for own in _by_user(splits):
+        if len(own) > 1:
+            behind = {part for row in own for part in _behind(*row)}
+            before = {part for row in own for part in _before(*row)}
+            rows += len(own)
+            newest += sum(history in behind and history not in before for history, _ in own)
+            oldest += sum(history in before and history not in behind for history, _ in own)
+    return Direction(rows, newest, oldest)
 
 
 def out_of_time(rows: Interactions) -> str:
     """Why the order of the rows cannot be that of time; empty where nothing speaks against it."""
-    first: dict[tuple[str, tuple[int, ...]], int] = {}
-    for number, (user, history, target) in enumerate(keys(rows)):
-        for part in _behind(history, target):
-            first.setdefault((user, part), number)
-    continuing = [first[user, history] < number for number, (user, history, _) in enumerate(keys(rows))
-                  if (user, history) in first]  # fmt: skip
-    if sum(continuing) < IN_ORDER * len(continuing):
-        return f"{sum(continuing)} of {len(continuing)} rows that continue another one stand behind it"
+    continuing = behind = 0
+    for own in _by_user([rows]):
+        first: dict[tuple[int, ...], int] = {}
+        for number, row in enumerate(own):
+            for part in _behind(*row):
+                first.setdefault(part, number)
+        known = [first[history] < number for number, (history, _) in enumerate(own) if history in first]
+        continuing, behind = continuing + len(known), behind + sum(known)
+    if behind < IN_ORDER * continuing:
+        return f"{behind} of {continuing} rows that continue another one stand behind it"
     counts = Counter(rows.users)
     blocks = Counter(user for number, user in enumerate(rows.users) if not number or rows.users[number - 1] != user)
     several = [user for user, count in counts.items() if count > 1]

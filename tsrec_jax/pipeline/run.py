@@ -68,13 +68,12 @@ def make_inputs(config: ConfigDict, path: pathlib.Path) -> tuple[Dataset, str]:
     if upstream.what_to_make(config, folder, name).given:
         dataset = read_dataset(folder, name, section(config, "dataset", Reading))
         texts = texts_of(dataset, folder)
+        upstream.report_notes(texts, report)
     else:
         base = functools.partial(_base, config, path)
         if several():  # they train it together, and the first one makes what comes behind
             base(upstream.open_texts(config, folder, name))
         dataset, texts = workdir.first_makes(lambda: upstream.make_dataset(config, path, folder, name, base, report))
-    for note in texts.notes:
-        report(f"data: {note}")
     return dataset, _base(config, path, texts)
 
 

@@ -112,9 +112,18 @@ def make_catalogue(
     reading = section(config, "dataset", Reading)
     if not what_to_make(config, folder, name).make_sids:
         dataset = read_dataset(folder, name, reading)
-        return dataset.catalogue, texts_of(dataset, folder)
+        texts = texts_of(dataset, folder)
+        report_notes(texts, report)
+        return dataset.catalogue, texts
     texts = read_texts(folder, name, reading)
+    report_notes(texts, report)
     return Catalogue(texts.items, make_index(config, workdir, texts, base, report).sids()), texts
+
+
+def report_notes(texts: TextFolder, report: Report) -> None:
+    """Says what a person should know of the folder of a run."""
+    for note in texts.notes:
+        report(f"data: {note}")
 
 
 def make_words(
