@@ -40,6 +40,8 @@ def default_config() -> ConfigDict:
     config.dataset = ConfigDict()
     config.dataset.path = ""  # a dataset folder; empty: what `prepare` makes, or the embedded shop
     config.dataset.name = ""  # NAME of NAME.item.json; empty: the one found in the folder
+    config.dataset.overlaps = "warn"  # rows that stand in two splits: warn | refuse
+    config.dataset.ragged_sids = "refuse"  # given SIDs of which some have one token more: refuse | fill | drop
     config.prepare = ConfigDict()  # raw data to a folder (only when dataset.path is empty and a source is named)
     config.prepare.source = ""  # amazon2018 | amazon2023 | tables; empty: no raw data
     config.prepare.name = ""  # NAME of the folder's files; empty: the category, else "data"
@@ -179,8 +181,8 @@ def default_config() -> ConfigDict:
     config.train.patience = 3  # validations without improvement; 0: never stop early
     config.train.select_by = "loss"  # loss | hr@10, on the validation split
     config.train.held_out = 0.0  # share of the users of train that are the validation split instead of valid
-    config.train.valid_rows = 0  # validation rows for the loss; 0: all
-    config.train.valid_beam_rows = 256  # validation rows for HR@10; 0: none
+    config.train.valid_rows = 0  # validation rows for the loss, spread over the split; 0: all
+    config.train.valid_beam_rows = 256  # validation rows for HR@10, spread over the split; 0: none
     config.train.checkpoint_every = 200
     config.train.keep = 2  # states for resuming, at least 2: a damaged newest one falls back to the one before
     config.train.explode_factor = 10.0  # a loss this many times the usual one, three times in a row, stops; 0: never
@@ -193,7 +195,7 @@ def default_config() -> ConfigDict:
     config.eval.batch_size = 32
     config.eval.normaliser = "vocab"  # of a step's score: vocab | level | catalogue
     config.eval.score_end = False  # add the scores of the newline and end of text behind a SID (only with vocab)
-    config.eval.max_rows = 0  # first n rows of the split; 0: all
+    config.eval.max_rows = 0  # rows of the split, spread over it; 0: all
     config.eval.prior = ""  # a baseline whose scores the search adds to the model's (baselines/names.py); empty: none
     config.eval.prior_weights = (1.0, 4.0, 16.0, 64.0, 256.0)  # tried on the split that models are selected on
     config.eval.prior_rows = 1024  # of that split, spread over it; 0: all
@@ -311,6 +313,8 @@ def _changed(config: ConfigDict, changes: dict | ConfigDict) -> ConfigDict:
 
 
 CHOICES = {
+    "dataset.overlaps": ("warn", "refuse"),
+    "dataset.ragged_sids": ("refuse", "fill", "drop"),
     "sid_init.mode": ("sa", "sa_shuffled", "mean", "hf", "normal"),
     "model.dtype": ("float32", "bfloat16"),
     "export.dtype": ("float32", "bfloat16"),

@@ -36,6 +36,8 @@ verbs
   run        what the config asks for, in order; finished stages are skipped
   download   the raw files of an Amazon category, resumable (config.prepare)
   prepare    raw reviews or plain tables to a folder of texts and interactions (config.prepare)
+  check      FOLDER: what a dataset folder holds, and every fault of it (docs/dataset.md); needs no workdir, and
+             --config only for the settings of config.dataset
   index      item texts to semantic IDs, with a report on them (config.index)
   describe   keywords and descriptions for the SID tokens (config.describe); --dry_run: what it would ask and cost
   pretrain   the small language model of the embedded default (only when config.model.path is empty)
@@ -68,6 +70,19 @@ def _config(values: flags.FlagValues, workdir: pathlib.Path) -> ConfigDict:
         config = configuration.load_saved(workdir)
     configuration.validate(config)
     return config
+
+
+def _check(values: flags.FlagValues, folder: pathlib.Path) -> int:
+    from tsrec_jax.data.folder_files import AS_IT_IS, Reading
+    from tsrec_jax.data.inspection import inspect_folder
+
+    if values.config is None:
+        faults = inspect_folder(folder, print, reading=AS_IT_IS)
+    else:
+        configuration.validate(values.config)
+        reading = configuration.section(values.config, "dataset", Reading)
+        faults = inspect_folder(folder, print, values.config.dataset.name, reading)
+    return 2 if faults else 0
 
 
 def _plan(values: flags.FlagValues, workdir: pathlib.Path) -> None:
@@ -154,6 +169,7 @@ VERBS: dict[str, Callable[[flags.FlagValues, pathlib.Path], int | None]] = {
     "run": _training("run"),
     "download": _stage("download"),
     "prepare": _stage("prepare"),
+    "check": _check,
     "index": _stage("index"),
     "describe": _describe,
     "pretrain": _stage("pretrain"),
@@ -190,6 +206,8 @@ def _dispatch(arguments: Sequence[str]) -> int:
     verb = rest[0] if rest else ""
     if verb not in VERBS:
         raise UserError(f"no such verb: {verb!r}; it is one of {', '.join(VERBS)}")
+    if verb == "check":
+        return _check(values, _checked_folder(values, rest[1:]))
     if len(rest) > 1:
         raise UserError(f"{verb}: unexpected argument {rest[1]!r}; settings are given as --config.a.b=value")
     for flag, verbs in ONLY_FOR.items():
@@ -209,6 +227,17 @@ def _dispatch(arguments: Sequence[str]) -> int:
     if group is not None:
         group.leave(code)
     return code
+
+
+def _checked_folder(values: flags.FlagValues, places: Sequence[str]) -> pathlib.Path:
+    """The folder that `check` is given, by its name or by config.dataset.path."""
+    given = [*places, *([] if values.config is None else [values.config.dataset.path])]
+    given = [place for place in given if place]
+    if len(given) != 1:
+        raise UserError(
+            f"check takes one folder, as in `tsrec check FOLDER`, or --config.dataset.path; has {len(given)}"
+        )
+    return pathlib.Path(given[0])
 
 
 def _join(verb: str, values: flags.FlagValues) -> Group | None:

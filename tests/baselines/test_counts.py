@@ -13,6 +13,7 @@ from tsrec_jax.baselines.counts import (
 )
 from tsrec_jax.baselines.ranking import rank_sids
 from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.data.shop import make_shop
 
 # Items 0 and 4 share a SID: its counts add up.
 CATALOGUE = catalogue_of("abcde", codes=[0, 1, 2, 3, 0])
@@ -43,6 +44,22 @@ def test_recent_popularity_follows_the_end_of_the_file_where_selection_does():
     assert rank_sids(recent.scores([(3,)]), CATALOGUE, 1) == [sids(2)]
     plain = fit_recent_popularity(CATALOGUE, train, early, 0, quiet)
     np.testing.assert_array_equal(plain.share_I, fit_popularity(CATALOGUE, train, early, 0, quiet).share_I)
+
+
+@pytest.mark.parametrize("order", ["shuffled", "backwards", "by user"])
+def test_rows_that_are_not_in_the_order_of_time_all_count_alike_and_that_is_said(order):
+    shop = make_shop(3, num_items=80, num_users=60)
+    train, select = shop.splits["train"], shop.splits["valid"]
+    numbers = {
+        "shuffled": np.random.default_rng(0).permutation(len(train)),
+        "backwards": np.arange(len(train))[::-1],
+        "by user": np.argsort(train.users, kind="stable"),
+    }[order]
+    said = []
+    found = fit_recent_popularity(shop.catalogue, train.take(numbers), select, 0, said.append)
+    np.testing.assert_array_equal(found.share_I, fit_popularity(shop.catalogue, train, select, 0, quiet).share_I)
+    assert found.facts["settings"] == {}
+    assert "plain popularity, since train's rows are not in the order of time" in said[0]
 
 
 def test_a_row_counts_half_for_every_half_life_of_rows_after_it(monkeypatch):

@@ -59,6 +59,24 @@ def test_a_history_longer_than_the_context_keeps_its_newest_items():
     assert found == {((1, 2, 3), 1, (0, 1)), ((2, 3, 4), 2, (2,)), ((3, 4, 5), 2, (3,))}
 
 
+def test_equal_rows_are_each_learned_once_and_continued_once():
+    """A user who buys one thing 25 times, with histories of ten items at most: 15 rows are equal to the tenth."""
+    bought = [7] * 26
+    rows = interactions(*(("u", tuple(bought[max(0, k - 10) : k]), bought[k]) for k in range(1, 26)))
+    found = chains(rows)
+    assert collections.Counter(row for chain in found for row in chain.rows) == dict.fromkeys(range(25), 1)
+    for chain in found:
+        for place, row in enumerate(chain.rows, chain.first):
+            assert chain.items[:place] == rows.histories[row] and chain.items[place] == rows.targets[row]
+    # Rows 1 to 9 and one of the 16 with ten items are one chain.
+    assert sorted(len(chain.rows) for chain in found) == [1] * 15 + [10]
+
+
+def test_of_equal_rows_each_may_be_continued():
+    rows = interactions(("u", (1,), 2), ("u", (1,), 2), ("u", (1,), 2), ("u", (1, 2), 3), ("u", (1, 2), 4))
+    assert sorted(chain.rows for chain in chains(rows)) == [(0, 3), (1, 4), (2,)]
+
+
 def test_two_branches_share_no_row():
     found = chains(interactions(("u", (1,), 2), ("u", (1, 2), 3), ("u", (1, 2), 4)))
     assert sorted(row for chain in found for row in chain.rows) == [0, 1, 2]

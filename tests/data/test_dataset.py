@@ -1,12 +1,21 @@
 """Dataset folders: a round trip, every fault with its file and row, ten faults at once, and the real Amazon data."""
 
+import ast
+import collections
 import csv
 import json
 
+import numpy as np
 import pytest
 
+from tsrec_jax.data.catalogue import Item
+from tsrec_jax.data.chains import chains
 from tsrec_jax.data.dataset import read_dataset, write_dataset
-from tsrec_jax.data.faults import DatasetError
+from tsrec_jax.data.faults import DatasetError, Faults
+from tsrec_jax.data.folder_files import Reading
+from tsrec_jax.data.folder_sids import parse_index
+from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.data.row_facts import keys, repeats
 from tsrec_jax.errors import UserError
 
 
@@ -209,7 +218,85 @@ FAULTS = {
         "row 3",
         "history lengths disagree: 1 in history_item_id, 2 in history_item_sid",
     ),
-    "row twice": (in_lines("train.csv", lambda lines: lines.append(lines[1])), "train.csv", "row 6", "repeats row 2"),
+    "lists as NumPy prints texts": (
+        cell("train.csv", 3, "history_item_id", "['p1' 'p2']"),
+        "train.csv",
+        "row 3",
+        "history_item_id has texts without a comma between: \"['p1' 'p2']\", as NumPy prints arrays",
+    ),
+    "titles as NumPy prints texts": (
+        cell("train.csv", 3, "history_item_title", "['Red drill'\n 'Blue saw']"),
+        "train.csv",
+        "row 3",
+        "history_item_title has texts without a comma between",
+    ),
+    "lists as NumPy prints numbers": (
+        cell("train.csv", 4, "history_item_id", "[42  3\n 7]"),
+        "train.csv",
+        "row 4",
+        "history_item_id is not a Python list: '[42  3\\n 7]', as NumPy prints arrays",
+    ),
+    "lists of NumPy numbers": (
+        cell("train.csv", 4, "history_item_id", "[np.int64(42), np.int64(3)]"),
+        "train.csv",
+        "row 4",
+        "as NumPy prints arrays",
+    ),
+    "tab in a title of info": (in_bytes(INFO, b"Blue saw", b"Blue\tsaw"), INFO, "row 2", "item 'p2' holds a tab"),
+    "one token more": (
+        in_json(INDEX, lambda v: v["p5"].append("<d_0>")),
+        INDEX,
+        "item 'p5'",
+        "has 4 levels where the first item has 3; set config.dataset.ragged_sids=fill (",
+    ),
+    "half of a character in a title": (
+        in_json(ITEM, lambda v: v["p2"].update(title="Saw \ud83d")),
+        ITEM,
+        "item 'p2'",
+        "its title holds half of a surrogate pair",
+    ),
+    "half of a character in a description": (
+        in_json(ITEM, lambda v: v["p2"].update(description=["One", "\ude00"])),
+        ITEM,
+        "item 'p2'",
+        "its description holds half of a surrogate pair",
+    ),
+    "half of a character in an id": (
+        in_json(ITEM, lambda v: v.update({"p\ud83d": {"title": "Saw"}})),
+        ITEM,
+        "item 'p\\ud83d'",
+        "its id holds a control character or half of a surrogate pair",
+    ),
+    "control character in an id": (
+        in_json(ITEM, lambda v: v.update({"p\x00": {"title": "Saw"}})),
+        ITEM,
+        "item 'p\\x00'",
+        "its id holds a control character",
+    ),
+    "title of control characters": (
+        in_json(ITEM, lambda v: v["p2"].update(title="\x00\x07")),
+        ITEM,
+        "item 'p2'",
+        "needs an object with a title",
+    ),
+    "half of a character in keywords": (
+        in_json(WORDS, lambda v: v[2].update(keywords=["a", "b\ud83d"])),
+        WORDS,
+        "entry 3",
+        "the keyword 'b\\ud83d' of token <a_10> holds half of a surrogate pair",
+    ),
+    "half of a character in words": (
+        in_json(WORDS, lambda v: v[2].update(description="b\ud83d")),
+        WORDS,
+        "entry 3",
+        "the description of token <a_10> holds half of a surrogate pair",
+    ),
+    "token that is a list": (
+        in_json(WORDS, lambda v: v[2].update(token=["<a_10>"])),
+        WORDS,
+        "entry 3",
+        "is carried by no",
+    ),
     "row cut short": (
         in_lines("train.csv", lambda lines: lines.append("u9,x")),
         "train.csv",
@@ -257,7 +344,8 @@ def test_a_fault_is_named_with_its_file_and_row(folder, fault):
 def test_one_fault_is_one_line(folder):
     edit_cell(folder / "valid.csv", 3, "history_item_id", "[]")
     with pytest.raises(
-        DatasetError, match=r"^1 fault in the dataset folder: .*valid\.csv, row 3: the history is empty$"
+        DatasetError,
+        match=r"^1 fault in the dataset folder: .*valid\.csv, row 3: the history is empty: .*",
     ):
         read_dataset(folder)
 
@@ -272,7 +360,7 @@ def test_ten_faults_are_listed_at_once_and_the_others_counted(folder):
     assert len(lines) == 12
     for number, line in enumerate(lines[1:11]):
         assert f"valid.csv, row {number + 4}:" in line
-    assert lines[11].strip() == "and 3 more"
+    assert lines[11].strip() == "and 3 more; `tsrec check FOLDER` lists all of them"
 
 
 def test_faults_of_several_files_are_listed_together(folder):
@@ -282,6 +370,150 @@ def test_faults_of_several_files_are_listed_together(folder):
     with pytest.raises(DatasetError, match="3 faults") as caught:
         read_dataset(folder)
     assert all(name in str(caught.value) for name in ("train.csv, row 2", "valid.csv, row 2", f"{WORDS}, entry 1"))
+
+
+def test_equal_rows_are_kept(folder):
+    edit_lines(folder / "train.csv", lambda lines: lines.extend([lines[1], lines[1]]))
+    found = read_dataset(folder)
+    rows = found.splits["train"]
+    assert [(rows.users[n], rows.histories[n], rows.targets[n]) for n in (0, 4, 5)] == [("u1", (0,), 1)] * 3
+    assert found.notes == (f"{folder / 'train.csv'}: 2 of 6 rows repeat an earlier one; all are kept",)
+
+
+def test_rows_of_two_splits_are_counted_and_refused_where_a_setting_asks(folder):
+    lines = (folder / "train.csv").read_text(encoding="utf-8").splitlines()
+    edit_lines(folder / "test.csv", lambda here: here.extend([lines[2], lines[4]]))
+    (note,) = read_dataset(folder).notes
+    shared = (
+        "2 of 3 rows stand in train.csv too, with user, history and item (the first: user 'u1' with 2 items before)"
+    )
+    assert note == f"{folder / 'test.csv'}: {shared}; config.dataset.overlaps=refuse makes that a fault"
+    with pytest.raises(DatasetError) as caught:
+        read_dataset(folder, reading=Reading(overlaps="refuse"))
+    way = "take them out of train.csv, or set config.dataset.overlaps=warn"
+    assert str(caught.value) == f"1 fault in the dataset folder: {folder / 'test.csv'}: {shared}; {way}"
+
+
+@pytest.fixture
+def ragged(folder):
+    """The folder with `<d_4>` behind the SID of p5, which p1 has without it, and `<d_0>` behind that of p2."""
+    index = json.loads((folder / INDEX).read_text())
+    changes = {}
+    for item, token in (("p5", "<d_4>"), ("p2", "<d_0>")):
+        changes[item] = "".join(index[item])
+        index[item].append(token)
+    (folder / INDEX).write_text(json.dumps(index))
+    with (folder / INFO).open() as file:
+        lines = [line.split("\t") for line in file]
+    titles = {line[2].strip(): line[1] for line in lines}
+    (folder / INFO).write_text("".join(f"{''.join(index[item])}\t{titles[item]}\t{item}\n" for item in index))
+    for split in ("train", "valid", "test"):
+        with (folder / f"{split}.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            row["item_sid"] = "".join(index[row["item_id"]])
+            row["history_item_sid"] = str(["".join(index[item]) for item in ast.literal_eval(row["history_item_id"])])
+        with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    edit_json(
+        folder / WORDS, lambda words: words.extend([{**words[0], "token": "<d_0>"}, {**words[0], "token": "<d_4>"}])
+    )
+    return folder
+
+
+def test_sids_of_which_some_have_one_token_more_are_refused_filled_or_cut(ragged, splits):
+    with pytest.raises(DatasetError, match=r"item 'p2': has 4 levels .*ragged_sids=fill .* or drop"):
+        read_dataset(ragged)
+    filled = read_dataset(ragged, reading=Reading(ragged_sids="fill"))
+    assert [sid[3] for sid in filled.catalogue.sids] == ["<d_0>", "<d_0>", "<d_0>", "<d_0>", "<d_4>"]
+    assert len(filled.catalogue.items_of_sid) == 5
+    assert filled.splits["train"] == splits["train"]
+    assert set(filled.clusters) == set(filled.catalogue.tokens)
+    assert "3 of 5 SIDs have got a token 4, <d_0>" in filled.notes[0]
+    cut = read_dataset(ragged, reading=Reading(ragged_sids="drop"))
+    assert cut.catalogue.num_levels == 3
+    assert set(cut.clusters) == set(cut.catalogue.tokens)
+    assert "is left out of 2 of 5 SIDs; 2 items share a SID now" in cut.notes[0]
+    assert len({found.data_hash for found in (filled, cut)}) == 2
+
+
+def test_a_token_that_filling_adds_needs_no_words(ragged):
+    for name, mode in (("<d_0>", "fill"), ("<d_4>", "drop")):
+        edit_json(ragged / WORDS, lambda words, name=name: [words.remove(w) for w in words[:] if w["token"] == name])
+        if mode == "fill":
+            with pytest.raises(DatasetError, match="token <d_0> has no entry"):
+                read_dataset(ragged, reading=Reading(ragged_sids=mode))
+    edit_json(ragged / INDEX, lambda index: index["p2"].pop())
+    for name in (INFO, "train.csv", "valid.csv", "test.csv"):
+        (ragged / name).write_text((ragged / name).read_text().replace("<d_0>", ""))
+    with pytest.raises(DatasetError, match=r"1 fault .*token <d_4> has no entry"):
+        read_dataset(ragged, reading=Reading(ragged_sids="fill"))
+    edit_json(ragged / WORDS, lambda words: words.append({**words[0], "token": "<d_4>"}))
+    found = read_dataset(ragged, reading=Reading(ragged_sids="fill"))
+    assert set(found.catalogue.tokens) - set(found.clusters) == {"<d_0>"}
+
+
+def test_a_filled_token_is_one_that_no_other_item_has(ragged):
+    def same(index):
+        index["p5"][-1], index["42"] = "<d_0>", [*index["p1"], "<d_1>"]
+
+    edit_json(ragged / INDEX, same)
+    faults = Faults()
+    index = parse_index(
+        ragged / INDEX, (ragged / INDEX).read_text(), items("p1", "p2", "p3", "42", "p5"), "fill", faults
+    )
+    assert (index.read["p1"][-1], index.read["p3"][-1], faults.lines) == ("<d_2>", "<d_0>", [])
+
+
+def items(*ids):
+    return tuple(Item(each, each) for each in ids)
+
+
+def test_the_odd_ends_and_marks_that_programs_write_change_nothing(folder):
+    before = read_dataset(folder)
+    for name in (INFO, "train.csv"):
+        text = (folder / name).read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + text)
+    (folder / INFO).write_bytes((folder / INFO).read_bytes() + b"\r\n\r\n")
+    for name in (ITEM, INDEX, WORDS):
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    found = read_dataset(folder)
+    assert (found.catalogue, found.clusters, found.notes) == (before.catalogue, before.clusters, ())
+    assert found.splits == before.splits
+
+
+def test_control_characters_in_texts_are_read_as_spaces_and_counted(folder):
+    edit_json(folder / ITEM, lambda items: items["p2"].update(title="Blue\x00saw", description="Cuts\x96wood\n\tfast"))
+    edit_json(folder / WORDS, lambda words: words[0].update(description="a\x07b", keywords=["c\x00d"]))
+    (folder / INFO).write_text((folder / INFO).read_text().replace("Blue saw", "Blue\x00saw"))
+    found = read_dataset(folder)
+    item = found.catalogue.items[1]
+    assert (item.title, item.description) == ("Blue saw", "Cuts wood\n\tfast")
+    words = found.clusters[found.catalogue.tokens[0]]
+    assert (words.description, words.keywords) == ("a b", ("c d",))
+    assert found.notes == (f"{folder / ITEM}: control characters in the texts of 1 items are read as spaces ('p2')",)
+
+
+@pytest.mark.parametrize("title", ["nan", "None", "NULL", "N/A", " NaN "])
+def test_titles_that_stand_for_none_are_noted(folder, title):
+    edit_json(folder / ITEM, lambda items: items["p2"].update(title=title))
+    (folder / INFO).write_text((folder / INFO).read_text().replace("Blue saw", title))
+    (note,) = read_dataset(folder).notes
+    assert note.startswith(f"{folder / ITEM}: 1 of 5 titles are what programs write where there is none")
+
+
+def test_histories_written_newest_first_are_refused(tmp_path, catalogue, splits):
+    bought = {f"u{user}": [(user + step * step) % 5 for step in range(6)] for user in range(3)}
+    rows = [(user, items[:k], items[k]) for user, items in bought.items() for k in range(1, 6)]
+    for name, turned in (("right", False), ("turned", True)):
+        histories = tuple(tuple(history[::-1] if turned else history) for _, history, _ in rows)
+        train = Interactions(tuple(user for user, _, _ in rows), histories, np.array([t for *_, t in rows], np.int32))
+        write_dataset("Shop", catalogue, {**splits, "train": train}, (), tmp_path / name)
+    assert len(read_dataset(tmp_path / "right").splits["train"]) == 15
+    with pytest.raises(DatasetError, match=r"histories are written newest first: .*turn every history_\* list round"):
+        read_dataset(tmp_path / "turned")
 
 
 def test_a_folder_that_is_not_there_or_holds_no_or_two_datasets(folder, tmp_path):
@@ -312,3 +544,15 @@ def test_the_real_office_data_reads_without_a_test_split_and_keywords(shared_dat
     assert (catalogue.num_items, len(catalogue.items_of_sid), len(catalogue.tokens)) == (3459, 3444, 600)
     assert [len(tokens) for tokens in catalogue.level_tokens] == [88, 256, 256]
     assert (list(found.splits), len(found.splits["valid"]), found.clusters) == (["train", "valid"], 4866, {})
+
+
+def test_the_whole_train_split_of_industrial_reads_with_its_repeats(shared_data):
+    if not (shared_data / "Industrial_rebuilt").is_dir():
+        pytest.skip("needs Industrial_rebuilt in ../shared/data/amazon, which is not here")
+    found = read_dataset(shared_data / "Industrial_rebuilt")
+    rows = found.splits["train"]
+    assert (len(rows), repeats(rows)) == (36_259, 14)  # fifteen rows are one
+    linked = chains(rows)
+    assert sorted(row for chain in linked for row in chain.rows) == list(range(len(rows)))
+    again = collections.Counter(keys(rows)).most_common(1)[0]
+    assert again[1] == 15 and set(again[0][1]) == {again[0][2]}

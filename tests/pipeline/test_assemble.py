@@ -6,9 +6,13 @@ from flax import nnx
 
 from tests.training.conftest import tiny_config
 from tsrec_jax.configuration import default_config
+from tsrec_jax.data.catalogue import Catalogue, Cluster, Item
+from tsrec_jax.data.dataset import Dataset
+from tsrec_jax.data.shop_lm import train_tokenizer
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
-from tsrec_jax.pipeline.assemble import base_model
+from tsrec_jax.models.tokenizer import load_tokenizer
+from tsrec_jax.pipeline.assemble import base_model, keyword_ids
 
 
 def weights(model):
@@ -36,3 +40,18 @@ def test_a_random_base_has_the_shape_of_the_pretrained_one_and_none_of_its_weigh
         assert (one != weights(other_seed)[number]).any()
     config.model.num_layers = 1
     assert base_model(config, tmp_path / "base", None).config.num_layers == 1
+
+
+def test_a_keyword_never_gives_a_row_the_embedding_of_a_control_token(tmp_path):
+    train_tokenizer(["a steel pan with a lid", "</s"] * 20, tmp_path, vocab_size=300)
+    tokenizer = load_tokenizer(tmp_path)
+    catalogue = Catalogue((Item("p", "pan"),), (("<a_0>", "<b_0>"),))
+    clusters = {
+        "<a_0>": Cluster("<a_0>", "pans", (f"pan{tokenizer.eos_token}", "lid")),
+        "<b_0>": Cluster("<b_0>", "lids", ("steel lid", "pan")),
+    }
+    dataset = Dataset("Toy", tmp_path, catalogue, {}, clusters, "")
+    odd, plain = keyword_ids(default_config(), dataset, tokenizer)
+    assert plain == tokenizer("steel lid pan", add_special_tokens=False)["input_ids"]
+    assert tokenizer.eos_token_id not in odd
+    assert tokenizer.decode(odd) == f"pan{tokenizer.eos_token} lid"

@@ -113,6 +113,23 @@ def test_rows_are_counted_where_the_dataset_and_the_tokenizer_are_here(tmp_path,
     assert 3 * tokens / 1024 < steps < 3 * tokens / 1024 * 1.2
 
 
+@pytest.mark.parametrize("with_sids", [False, True])
+def test_a_broken_folder_is_refused_whether_or_not_it_has_sids(qwen, tmp_path, capsys, with_sids):
+    shop = make_shop(seed=1, num_items=70, num_users=40)
+    folder = tmp_path / "shop"
+    write_dataset("shop", shop.catalogue, shop.splits, (), folder)
+    if not with_sids:
+        (folder / "shop.index.json").unlink()
+    given = (qwen, "--devices=16", f"--config.dataset.path={folder}", "--config.index.sids=auto")
+    assert plan(*given) == 0
+    assert "the training rows are not here" in capsys.readouterr().out
+    with (folder / "train.csv").open("a") as file:
+        file.write("u,x\n")
+    assert plan(*given) == 2
+    line = capsys.readouterr().err
+    assert f"train.csv, row {len(shop.splits['train']) + 2}: has another number of fields" in line
+
+
 def test_a_plan_needs_a_config_or_a_workdir(capsys):
     assert main(["plan"]) == 2
     assert "--workdir=DIR or --config=FILE.py" in capsys.readouterr().err

@@ -74,7 +74,7 @@ def test_results_hold_the_main_system_its_arm_and_the_baselines(workdir):
 def test_predictions_are_in_test_order_and_inside_the_catalogue(workdir):
     dataset = read_dataset(workdir / "dataset")
     rows = json.loads((workdir / "predictions.json").read_text())
-    expected = [dataset.catalogue.sid(int(item)) for item in dataset.splits["test"].targets[:16]]
+    expected = [dataset.catalogue.sid(int(item)) for item in dataset.splits["test"].spread(16).targets]
     assert [row["output"] for row in rows] == expected
     for row in rows:
         assert len(row["predict"]) == len(set(row["predict"])) == 20
@@ -84,7 +84,7 @@ def test_predictions_are_in_test_order_and_inside_the_catalogue(workdir):
 def test_the_exported_recommender_gives_the_evaluated_lists(workdir):
     dataset = read_dataset(workdir / "dataset")
     rows = json.loads((workdir / "predictions.json").read_text())[:4]
-    histories = dataset.splits["test"].histories[:4]
+    histories = dataset.splits["test"].spread(16).histories[:4]
     ids = [[dataset.catalogue.items[item].id for item in history] for history in histories]
     found = Recommender.load(workdir / "export").recommend(ids, k=20)
     for row, items in zip(rows, found, strict=True):

@@ -7,9 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
+from tsrec_jax.configuration import default_config, update
 from tsrec_jax.data.dataset import read_dataset, write_dataset
 from tsrec_jax.data.shop import make_shop
 from tsrec_jax.main import main
+from tsrec_jax.pipeline.run import make_inputs
+from tsrec_jax.pipeline.upstream import make_catalogue
 from tsrec_jax.sid.index import load_index
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -53,6 +56,24 @@ def command(verb, folder, workdir, *settings):
         "--config.index.whiten=6",
         *settings,
     ]
+
+
+def test_what_is_odd_about_a_folder_is_said_by_every_stage_that_reads_it(bare, given, embeddings, tmp_path, capsys):
+    for source, verb in ((bare, "index"), (given, "train")):
+        folder = shutil.copytree(source, tmp_path / verb)
+        rows = (folder / "train.csv").read_text().splitlines(keepends=True)
+        (folder / "train.csv").write_text("".join([*rows, rows[1]]))
+        (folder / "test.csv").write_text("".join([rows[0], rows[2]]))
+        config = default_config()
+        index = {"embeddings": str(embeddings), "sizes": (8, 4), "method": "rq_kmeans", "iterations": 3, "whiten": 6}
+        update(config, {"dataset": {"path": str(folder)}, "model": {"path": "smollm2"}, "index": index})
+        if verb == "train":
+            make_inputs(config, tmp_path / "inputs")
+        else:
+            make_catalogue(config, tmp_path / "made", folder, "shop", lambda texts: "none", print)
+        said = capsys.readouterr().out
+        assert f"data: {folder / 'train.csv'}: 1 of {len(rows)} rows repeat an earlier one; all are kept\n" in said
+        assert f"data: {folder / 'test.csv'}: 1 of 1 rows stand in train.csv too" in said
 
 
 @pytest.fixture(scope="module")

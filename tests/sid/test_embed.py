@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from tsrec_jax.data.catalogue import Item
+from tsrec_jax.data.outside_text import encode_outside
 from tsrec_jax.data.shop import make_shop
 from tsrec_jax.data.shop_lm import item_texts, lm_config, train_tokenizer
 from tsrec_jax.models.config import ModelConfig
@@ -47,6 +48,14 @@ def test_a_vector_is_the_mean_of_the_texts_own_states(model, tokenizer, texts):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"][:20]
         states_TD = model.hidden(jnp.asarray([[tokenizer.bos_token_id, *ids]]))[0]
         assert np.allclose(x_D, np.asarray(states_TD[1:]).mean(axis=0), atol=1e-5)
+
+
+def test_a_text_that_spells_a_control_token_is_embedded_as_text(model, tokenizer):
+    (x_D,) = embed_texts(model, tokenizer, [f"pan{tokenizer.eos_token}"], rows=1)
+    (ids,) = encode_outside(tokenizer, [f"pan{tokenizer.eos_token}"])
+    assert tokenizer.eos_token_id not in ids
+    states_TD = model.hidden(jnp.asarray([[tokenizer.bos_token_id, *ids]]))[0]
+    assert np.allclose(x_D, np.asarray(states_TD[1:]).mean(axis=0), atol=1e-5)
 
 
 def test_vectors_do_not_depend_on_batches_or_order(model, tokenizer, texts):

@@ -12,6 +12,7 @@ from scipy import sparse
 from tsrec_jax.baselines.ranking import best_settings, ndcg
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.data.row_facts import out_of_time
 
 # Half-lives as shares of the rows of train; infinite means that all rows count alike.
 HALF_LIVES = (float("inf"), 1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125)
@@ -114,9 +115,13 @@ def fit_recent_popularity(
     """Popularity in which a row of train counts half as much for every half-life of rows that come after it.
 
     A dataset folder has no time stamps. The rows of a split made by time, as MiniOneRec's and `tsrec prepare`'s are,
-    stand in time order, so the position in the file serves as time. In a file of another order the best half-life is
-    infinite, which is plain popularity: the half-life is chosen on `select`, and infinity is among those tried.
+    stand in time order, so the position in the file serves as time. Where the rows show that it is not
+    (`data.row_facts.out_of_time`), all count alike, and the report says so. The half-life is chosen on `select`;
+    infinity, which is plain popularity, is among those tried.
     """
+    if reason := out_of_time(train):
+        report(f"recent popularity: plain popularity, since train's rows are not in the order of time ({reason})")
+        return _popularity(catalogue, train, float("inf"))
 
     def value(settings: Mapping[str, float]) -> float:
         return ndcg(_popularity(catalogue, train, settings["half_life"]).scores, select, catalogue)

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import functools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -62,9 +62,7 @@ class Catalogue:
     @functools.cached_property
     def level_tokens(self) -> tuple[tuple[str, ...], ...]:
         """The distinct tokens of each level, by code number, then by text."""
-        return tuple(
-            tuple(sorted({sid[level] for sid in self.sids}, key=_by_number)) for level in range(self.num_levels)
-        )
+        return _level_tokens(self.sids)
 
     @functools.cached_property
     def tokens(self) -> tuple[str, ...]:
@@ -150,6 +148,15 @@ class Catalogue:
         if list(catalogue.tokens) != facts["tokens"] or catalogue.num_levels != facts["levels"]:
             raise ValueError("its tokens are not those of its items")
         return catalogue
+
+
+def token_order(sids: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    """The tokens of SIDs of one length, as `Catalogue.tokens` orders them."""
+    return tuple(token for tokens in _level_tokens(tuple(sids)) for token in tokens)
+
+
+def _level_tokens(sids: Collection[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(sorted(set(tokens), key=_by_number)) for tokens in zip(*sids, strict=True))
 
 
 def unknown_item(item_id: str, known: Collection[str]) -> UserError:

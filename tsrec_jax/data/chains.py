@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +37,7 @@ class Chain:
 
 
 def chains(rows: Interactions, context: int = 0) -> list[Chain]:
-    """The fewest chains that hold every row exactly once, ordered by their last row.
+    """The fewest chains that hold every row exactly once, equal ones each for itself, ordered by their last row.
 
     A row continues another one of its user when its history is that one's history and target. A history that was cut
     at its oldest end continues none.
@@ -46,17 +48,18 @@ def chains(rows: Interactions, context: int = 0) -> list[Chain]:
     """
     parts = zip(rows.users, rows.histories, rows.targets, strict=True)
     whole = [(user, *history[-context:], int(target)) for user, history, target in parts]
-    at = {sequence: row for row, sequence in enumerate(whole)}
-    continued = {at[sequence[:-1]] for sequence in whole if sequence[:-1] in at}
-    taken: set[int] = set()
+    rows_of: dict[Any, list[int]] = {}
+    for row, sequence in enumerate(whole):
+        rows_of.setdefault(sequence, []).append(row)
+    wanted = collections.Counter(sequence[:-1] for sequence in whole)
+    # Of equal rows as many are continued as there are rows that continue them; the others end a chain.
+    continued = {sequence: collections.deque(same[: wanted[sequence]]) for sequence, same in rows_of.items()}
+    ends = sorted(row for sequence, same in rows_of.items() for row in same[wanted[sequence] :])
     found = []
-    for row in range(len(rows)):
-        if row in continued:
-            continue
+    for row in ends:
         members = [row]
-        while (before := at.get(whole[members[0]][:-1])) is not None and before not in taken:
-            members.insert(0, before)
-        taken.update(members)
+        while before := continued.get(whole[members[0]][:-1]):
+            members.insert(0, before.popleft())
         items = whole[row][1:]
         found.append(Chain(items, len(items) - len(members), tuple(members)))
     return found

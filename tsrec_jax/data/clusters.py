@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Any
 
 from tsrec_jax.data.catalogue import Catalogue, Cluster
 from tsrec_jax.data.faults import Faults
-from tsrec_jax.data.folder_files import parse_json, read_files
+from tsrec_jax.data.folder_files import HALF, parse_json, read_files
+from tsrec_jax.data.texts import has_half, without_control
 
 
 def read_clusters(path: str | os.PathLike[str], catalogue: Catalogue) -> dict[str, Cluster]:
@@ -23,47 +25,72 @@ def read_clusters(path: str | os.PathLike[str], catalogue: Catalogue) -> dict[st
     faults = Faults()
     texts = read_files(path.parent, (path.name,), (), faults)
     faults.stop_if_any()
-    clusters = parse_clusters(path, texts[path.name], catalogue, faults)
+    clusters = parse_clusters(path, texts[path.name], catalogue.tokens, faults)
     faults.stop_if_any()
     return clusters
 
 
-def parse_clusters(path: pathlib.Path, text: str, catalogue: Catalogue, faults: Faults) -> dict[str, Cluster]:
-    """{token: cluster} of the entries without a fault; the faults are noted."""
+def parse_clusters(
+    path: pathlib.Path, text: str, tokens: Collection[str], faults: Faults, optional: Collection[str] = ()
+) -> dict[str, Cluster]:
+    """{token: cluster} of the entries without a fault; control characters are read as spaces.
+
+    Args:
+      path: the file, for the wording of faults.
+      text: its contents.
+      tokens: those that items carry; each needs an entry.
+      faults: takes every fault.
+      optional: tokens that need none and may have one, carried or not.
+    """
     entries = parse_json(path, text, faults)
     if entries is None:
         return {}
     if not isinstance(entries, list):
         faults.add(path, "", "must be a JSON list of {token, description, keywords}")
         return {}
-    known = set(catalogue.tokens)
+    known = set(tokens)
     clusters: dict[str, Cluster] = {}
+    seen: set[str] = set()
     for row, entry in enumerate(entries, 1):
         place = f"entry {row}"
         if not isinstance(entry, dict) or not {"token", "description", "keywords"} <= set(entry):
             faults.add(path, place, "needs the keys token, description and keywords")
             continue
-        token, description, keywords = entry["token"], entry["description"], entry["keywords"]
-        if token not in known:
+        token = entry["token"]
+        if not isinstance(token, str) or token not in known:
+            if isinstance(token, str) and token in optional:
+                continue
             faults.add(path, place, f"token {token!r} is carried by no item")
-        elif token in clusters:
+        elif token in seen:
             faults.add(path, place, f"token {token} stands twice")
-        elif not isinstance(description, str) or not description.strip():
-            faults.add(path, place, f"token {token} has no description")
-        elif token in description:
-            faults.add(path, place, f"the description of token {token} names the token, which gives the answer away")
-        elif (
-            not isinstance(keywords, list)
-            or not keywords
-            or not all(isinstance(k, str) and k.strip() for k in keywords)
-        ):
-            faults.add(path, place, f"token {token} needs a list of keywords that are not empty")
+        elif fault := _fault(token, entry["description"], entry["keywords"]):
+            faults.add(path, place, fault)
         else:
-            clusters[token] = Cluster(token, description.strip(), tuple(keywords))
-    for token in catalogue.tokens:
-        if token not in clusters and not any(token in line for line in faults.lines):
+            description = without_control(entry["description"]).strip()
+            clusters[token] = Cluster(token, description, tuple(map(without_control, entry["keywords"])))
+        seen.add(token if isinstance(token, str) else "")
+    for token in tokens:
+        if token not in seen and token not in optional:
             faults.add(path, "", f"token {token} has no entry")
     return clusters
+
+
+def _fault(token: str, description: Any, keywords: Any) -> str:
+    """What is wrong with an entry; empty where nothing is."""
+    if not isinstance(description, str) or not without_control(description).strip():
+        return f"token {token} has no description"
+    if token in description:
+        return f"the description of token {token} names the token, which gives the answer away"
+    if (
+        not isinstance(keywords, list)
+        or not keywords
+        or not all(isinstance(k, str) and without_control(k).strip() for k in keywords)
+    ):
+        return f"token {token} needs a list of keywords that are not empty"
+    if has_half(description):
+        return f"the description of token {token} {HALF}"
+    halves = [keyword for keyword in keywords if has_half(keyword)]
+    return f"the keyword {halves[0]!r} of token {token} {HALF}" if halves else ""
 
 
 def write_clusters(path: pathlib.Path, clusters: Iterable[Cluster]) -> None:

@@ -1,4 +1,4 @@
-"""A dataset folder, read into typed values and checked.
+"""A dataset folder, read into typed values and checked; docs/dataset.md shows each of its files.
 
 Files of a folder for the data set NAME:
   NAME.item.json   {id: {title, description, brand, categories}}
@@ -16,21 +16,20 @@ import dataclasses
 import json
 import os
 import pathlib
-import re
 import shutil
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tsrec_jax.data.catalogue import Catalogue, Cluster
+from tsrec_jax.data.catalogue import Catalogue, Cluster, Item, token_order
 from tsrec_jax.data.clusters import parse_clusters, write_clusters
 from tsrec_jax.data.faults import Faults
-from tsrec_jax.data.folder_files import find_name, hash_of, parse_items, parse_json, read_files
-from tsrec_jax.data.interactions import COLUMNS, Interactions, read_interactions
+from tsrec_jax.data.folder_files import AS_IT_IS, Reading, find_name, hash_of, parse_items, read_files
+from tsrec_jax.data.folder_rows import read_splits
+from tsrec_jax.data.folder_sids import FolderSids, check_info, parse_index, refuse_own_sids
+from tsrec_jax.data.interactions import COLUMNS, Interactions
 from tsrec_jax.errors import UserError
 
-SPLITS = ("train", "valid", "test")
 CLUSTERS = ".description_keywords.json"
-_SID = re.compile(r"<[^<>\s]+>")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +43,7 @@ class Dataset:
       splits: `train`, `valid` and, where the folder has it, `test`; `select` where users were held out.
       clusters: SID token -> what the teacher said of it; empty when the folder has no keyword file.
       data_hash: SHA-256 over the names and contents of the files read, in hexadecimal.
+      notes: what a person should know of the folder, a line each.
     """
 
     name: str
@@ -52,107 +52,80 @@ class Dataset:
     splits: Mapping[str, Interactions]
     clusters: Mapping[str, Cluster]
     data_hash: str
+    notes: tuple[str, ...] = ()
 
 
-def read_dataset(path: str | os.PathLike[str], name: str = "") -> Dataset:
+def read_dataset(path: str | os.PathLike[str], name: str = "", reading: Reading = AS_IT_IS) -> Dataset:
     """Reads and checks a dataset folder.
 
     Args:
       path: the folder.
       name: NAME of its files; empty: the one NAME that the folder holds.
+      reading: how, where more than one way makes sense.
 
     Raises:
       DatasetError: up to ten faults at once, each with file and row: unknown items, SIDs that disagree between files,
-        wrong level counts, malformed lists, duplicates, empty splits, text that is not UTF-8.
+        wrong level counts, malformed lists, items that stand twice, empty splits, histories written newest first, text
+        that is not UTF-8.
     """
     folder = pathlib.Path(path)
     name = find_name(folder, name)
     faults = Faults()
-    needed = (f"{name}.item.json", f"{name}.index.json", f"{name}.info.txt", "train.csv", "valid.csv")
-    texts = read_files(folder, needed, ("test.csv", f"{name}{CLUSTERS}"), faults)
+    files = read_files(folder, needed_files(name), optional_files(name), faults)
     faults.stop_if_any()
-    catalogue = _read_catalogue(folder, name, texts, faults)
+    contents = parse_dataset(folder, name, files, reading, faults)
     faults.stop_if_any()
-    words = texts.get(f"{name}{CLUSTERS}")
-    clusters = {} if words is None else parse_clusters(folder / f"{name}{CLUSTERS}", words, catalogue, faults)
-    sids = [catalogue.sid(item) for item in range(catalogue.num_items)]
-    splits = {
-        split: read_interactions(folder / f"{split}.csv", texts[f"{split}.csv"], catalogue.items, faults, sids)
-        for split in SPLITS
-        if f"{split}.csv" in texts
-    }
-    faults.stop_if_any()
-    return Dataset(name, folder, catalogue, splits, clusters, hash_of(texts))
+    catalogue = Catalogue(contents.items, tuple(contents.sids.read[item.id] for item in contents.items))
+    data_hash = hash_of(files, reading.ragged_sids if contents.sids.changed else "")
+    return Dataset(name, folder, catalogue, contents.splits, contents.clusters, data_hash, tuple(faults.notes))
 
 
-def _read_catalogue(folder: pathlib.Path, name: str, texts: Mapping[str, str], faults: Faults) -> Catalogue:
+def needed_files(name: str) -> tuple[str, ...]:
+    """The files that a dataset folder must have."""
+    return (f"{name}.item.json", f"{name}.index.json", f"{name}.info.txt", "train.csv", "valid.csv")
+
+
+def optional_files(name: str) -> tuple[str, ...]:
+    """The files that it may have."""
+    return ("test.csv", f"{name}{CLUSTERS}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What the files of a dataset folder hold, less what has a fault."""
+
+    items: tuple[Item, ...]
+    sids: FolderSids
+    splits: Mapping[str, Interactions]
+    clusters: Mapping[str, Cluster]
+
+
+def parse_dataset(
+    folder: pathlib.Path, name: str, files: Mapping[str, str], reading: Reading, faults: Faults
+) -> Contents:
+    """Reads what there is of the files of a folder with SIDs, notes every fault and goes on behind it.
+
+    Raises:
+      DatasetError: the item file holds no items, by which all the rest is read.
+    """
     item_path, index_path = folder / f"{name}.item.json", folder / f"{name}.index.json"
-    index = parse_json(index_path, texts[index_path.name], faults)
-    if index is not None and (not isinstance(index, dict) or not index):
-        faults.add(index_path, "", "must be a JSON object with at least one item")
-    items = parse_items(item_path, texts[item_path.name], faults)
-    titles = {item.id: item.title for item in items}
-    sids = _sids(index_path, index, titles, faults)
-    for item in items:
-        if item.id not in index:
-            faults.add(index_path, f"item {item.id!r}", f"has no SID, but stands in {item_path.name}")
-        if any(token in item.title for token in sids.get(item.id, ())):
-            faults.add(item_path, f"item {item.id!r}", "its title names its own SID, which gives the answer away")
-    faults.stop_if_any()
-    _check_info(folder / f"{name}.info.txt", texts[f"{name}.info.txt"], titles, sids, faults)
-    return Catalogue(items, tuple(sids[item.id] for item in items))
-
-
-def _sids(path: pathlib.Path, index: Mapping[str, Any], titles: Mapping[str, str], faults: Faults) -> dict:
-    sids: dict[str, tuple[str, ...]] = {}
-    levels = 0
-    level_of: dict[str, int] = {}
-    for item_id, tokens in index.items():
-        place = f"item {item_id!r}"
-        if item_id not in titles:
-            faults.add(path, place, "is not an item of the item file")
-        if (
-            not isinstance(tokens, list)
-            or not tokens
-            or not all(isinstance(t, str) and _SID.fullmatch(t) for t in tokens)
-        ):
-            faults.add(path, place, f'needs a list of tokens like "<a_1>", has {tokens!r}')
-            continue
-        levels = levels or len(tokens)
-        if len(tokens) != levels:
-            faults.add(path, place, f"has {len(tokens)} levels where the first item has {levels}")
-        for level, token in enumerate(tokens):
-            if level_of.setdefault(token, level) != level:
-                faults.add(
-                    path, place, f"token {token} stands on level {level} here and on level {level_of[token]} before"
-                )
-        sids[item_id] = tuple(tokens)
-    return sids
-
-
-def _check_info(
-    path: pathlib.Path, text: str, titles: Mapping[str, str], sids: Mapping[str, tuple[str, ...]], faults: Faults
-) -> None:
-    seen: set[str] = set()
-    for row, line in enumerate(text.removesuffix("\n").split("\n"), 1):
-        fields = line.split("\t")
-        if len(fields) != 3:
-            faults.add(path, row, f"needs SID<TAB>title<TAB>id, has {len(fields)} field(s)")
-            continue
-        sid, title, item_id = fields
-        if item_id not in sids:
-            faults.add(path, row, f"item {item_id!r} is not in the index")
-            continue
-        if item_id in seen:
-            faults.add(path, row, f"item {item_id!r} stands twice")
-        seen.add(item_id)
-        if sid != "".join(sids[item_id]):
-            faults.add(path, row, f"item {item_id!r} has SID {sid} here and {''.join(sids[item_id])} in the index")
-        if title.strip() != " ".join(titles[item_id].split()) and title != titles[item_id]:
-            faults.add(path, row, f"item {item_id!r} has another title in the item file")
-    missing = [item_id for item_id in titles if item_id not in seen]
-    for item_id in missing:
-        faults.add(path, "", f"item {item_id!r} is missing")
+    items = parse_items(item_path, files[item_path.name], faults)
+    sids = FolderSids({}, {})
+    if index_path.name in files:
+        sids = parse_index(index_path, files[index_path.name], items, reading.ragged_sids, faults)
+        refuse_own_sids(item_path, items, sids.written, faults)
+    if f"{name}.info.txt" in files:
+        check_info(folder / f"{name}.info.txt", files[f"{name}.info.txt"], items, sids.written, faults)
+    clusters: Mapping[str, Cluster] = {}
+    if f"{name}{CLUSTERS}" in files and sids.read:
+        known = token_order(sids.read.values())
+        # Tokens that reading took out of the SIDs or put into them.
+        optional = {token for tokens in sids.written.values() for token in tokens} ^ set(known)
+        words = files[f"{name}{CLUSTERS}"]
+        clusters = parse_clusters(folder / f"{name}{CLUSTERS}", words, known, faults, optional)
+    written = ["".join(sids.written.get(item.id, ())) for item in items]
+    splits = read_splits(folder, files, items, reading.overlaps, faults, written)
+    return Contents(items, sids, splits, clusters)
 
 
 def write_dataset(

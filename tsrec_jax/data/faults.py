@@ -1,8 +1,9 @@
-"""The faults of a dataset folder, collected so that a person mends it in one go."""
+"""The faults of a dataset folder, collected so that a person mends it in one go, and what is odd but no fault."""
 
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 
 from tsrec_jax.errors import UserError
 
@@ -14,15 +15,25 @@ class DatasetError(UserError):
 
 
 class Faults:
-    """What is wrong with a folder, in the order it was found."""
+    """What is wrong with a folder, in the order it was found.
+
+    Attributes:
+      lines: the faults.
+      notes: what a person should know of a folder that is read all the same.
+    """
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.notes: list[str] = []
 
     def add(self, file: pathlib.Path, row: str | int, fault: str) -> None:
         """Notes a fault; `row` is a row number, another place in the file, or empty."""
         place = f"row {row}" if isinstance(row, int) else row
         self.lines.append(f"{file}{f', {place}' if place else ''}: {fault}")
+
+    def note(self, file: pathlib.Path, words: str) -> None:
+        """Notes what is no fault."""
+        self.notes.append(f"{file}: {words}")
 
     def stop_if_any(self) -> None:
         """Raises DatasetError with the first ten faults and the number of the others."""
@@ -30,7 +41,13 @@ class Faults:
             return
         shown = self.lines[:SHOWN_FAULTS]
         if len(self.lines) > SHOWN_FAULTS:
-            shown = [*shown, f"and {len(self.lines) - SHOWN_FAULTS} more"]
+            shown = [*shown, f"and {len(self.lines) - SHOWN_FAULTS} more; `tsrec check FOLDER` lists all of them"]
         if len(shown) == 1:
             raise DatasetError(f"1 fault in the dataset folder: {shown[0]}")
         raise DatasetError("\n  ".join([f"{len(self.lines)} faults in the dataset folder:", *shown]))
+
+
+def named(texts: Sequence[str], most: int = 3) -> str:
+    """The first of some ids in quotation marks, and how many there are beyond."""
+    shown = ", ".join(repr(text) for text in texts[:most])
+    return f"{shown} and {len(texts) - most} more" if len(texts) > most else shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -10,7 +11,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tsrec_jax.data.catalogue import Item
-from tsrec_jax.data.faults import DatasetError, Faults
+from tsrec_jax.data.faults import DatasetError, Faults, named
+from tsrec_jax.data.texts import has_control, has_half, stands_for_nothing, without_control
+
+HALF = "holds half of a surrogate pair, which no file can hold; write the whole character or leave it out"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How a folder is read where more than one way makes sense.
+
+    Attributes:
+      overlaps: rows of one split that stand in another too: `warn`, or `refuse` the folder.
+      ragged_sids: SIDs of which some have one token more than the others, which tells apart those that are equal
+        without it: `refuse` the folder, `fill` the others with such a token, or `drop` it where it is.
+    """
+
+    overlaps: str = "warn"
+    ragged_sids: str = "refuse"
+
+
+AS_IT_IS = Reading()
 
 
 def find_name(folder: pathlib.Path, name: str = "") -> str:
@@ -31,7 +52,7 @@ def find_name(folder: pathlib.Path, name: str = "") -> str:
 
 
 def read_files(folder: pathlib.Path, needed: Sequence[str], optional: Sequence[str], faults: Faults) -> dict[str, str]:
-    """{file name: text} of every file that is there; a needed one that is missing is a fault."""
+    """{file name: text} of every file that is there, without a BOM; a needed one that is missing is a fault."""
     texts = {}
     for file in (*needed, *optional):
         path = folder / file
@@ -41,9 +62,10 @@ def read_files(folder: pathlib.Path, needed: Sequence[str], optional: Sequence[s
             continue
         raw = path.read_bytes()
         try:
-            texts[file] = raw.decode("utf-8")
+            texts[file] = raw.decode("utf-8").removeprefix("\ufeff")
         except UnicodeDecodeError as error:
-            faults.add(path, raw.count(b"\n", 0, error.start) + 1, f"not UTF-8 (byte {raw[error.start]:#04x})")
+            row = raw.count(b"\n", 0, error.start) + 1
+            faults.add(path, row, f"not UTF-8 (byte {raw[error.start]:#04x}); save the file as UTF-8")
     return texts
 
 
@@ -66,29 +88,56 @@ def parse_json(path: pathlib.Path, text: str, faults: Faults) -> Any:
 
 
 def parse_items(path: pathlib.Path, text: str, faults: Faults) -> tuple[Item, ...]:
-    """The items of a NAME.item.json, in file order.
+    """The items of a NAME.item.json, in file order; one with a fault has an empty title.
+
+    Control characters in texts are read as spaces. They are counted in a note, as titles that only stand for a missing
+    one are.
 
     Raises:
       DatasetError: it holds no object, after the faults noted so far.
     """
     facts = parse_json(path, text, faults)
-    if facts is not None and (not isinstance(facts, dict) or not facts):
-        faults.add(path, "", "must be a JSON object with at least one item")
-    faults.stop_if_any()
-    return tuple(_item(path, item_id, entry, faults) for item_id, entry in facts.items())
+    if not isinstance(facts, dict) or not facts:
+        if facts is not None:
+            faults.add(path, "", "must be a JSON object with at least one item")
+        faults.stop_if_any()
+    read = [_item(path, item_id, entry, faults) for item_id, entry in facts.items()]
+    cleaned = [number for number, item in enumerate(read) if any(map(has_control, vars(item).values()))]
+    for number in cleaned:
+        read[number] = Item(*map(without_control, vars(read[number]).values()))
+    if cleaned:
+        ids = named([read[number].id for number in cleaned])
+        faults.note(path, f"control characters in the texts of {len(cleaned)} items are read as spaces ({ids})")
+    untitled = [item.id for item in read if stands_for_nothing(item.title)]
+    if untitled:
+        faults.note(
+            path,
+            f"{len(untitled)} of {len(read)} titles are what programs write where there is none, such as nan or N/A "
+            f"({named(untitled)}); they are read as titles",
+        )
+    return tuple(read)
 
 
 def _item(path: pathlib.Path, item_id: str, entry: Any, faults: Faults) -> Item:
-    if not isinstance(entry, dict) or not isinstance(entry.get("title"), str) or not entry["title"].strip():
-        faults.add(path, f"item {item_id!r}", "needs an object with a title that is not empty")
+    place = f"item {item_id!r}"
+    if has_half(item_id) or has_control(item_id):
+        faults.add(path, place, "its id holds a control character or half of a surrogate pair; give it another one")
         return Item(item_id, "")
-    return Item(
-        item_id,
-        entry["title"],
-        description=_plain_text(entry.get("description", "")),
-        brand="" if entry.get("brand") is None else str(entry["brand"]),
-        categories=_plain_text(entry.get("categories", "")),
-    )
+    title = entry.get("title") if isinstance(entry, dict) else None
+    if not isinstance(title, str) or not without_control(title).strip():
+        faults.add(path, place, "needs an object with a title that is not empty")
+        return Item(item_id, "")
+    texts = {
+        "title": title,
+        "description": _plain_text(entry.get("description", "")),
+        "brand": "" if entry.get("brand") is None else str(entry["brand"]),
+        "categories": _plain_text(entry.get("categories", "")),
+    }
+    halves = [field for field, text in texts.items() if has_half(text)]
+    if halves:
+        faults.add(path, place, f"its {halves[0]} {HALF}")
+        return Item(item_id, "")
+    return Item(item_id, **texts)
 
 
 def _plain_text(value: Any) -> str:
@@ -109,9 +158,9 @@ def sha256_of(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hash_of(texts: Mapping[str, str]) -> str:
-    """SHA-256 over the names and contents of files, in hexadecimal."""
-    digest = hashlib.sha256()
+def hash_of(texts: Mapping[str, str], changes: str = "") -> str:
+    """SHA-256 over the names and contents of files and what was changed in reading them, in hexadecimal."""
+    digest = hashlib.sha256(changes.encode())
     for file in sorted(texts):
         digest.update(f"{file}\n{len(texts[file])}\n".encode())
         digest.update(texts[file].encode("utf-8"))

@@ -6,7 +6,10 @@ import ast
 import csv
 import dataclasses
 import io
+import itertools
 import pathlib
+import re
+import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +28,9 @@ COLUMNS = (
     "item_sid",
 )
 TEXT_COLUMNS = ("user_id", "history_item_id", "item_id")  # all that a folder without SIDs needs
+_AS_NUMPY = ", as NumPy prints arrays; write it from a list (array.tolist())"
+_SIDE_BY_SIDE = re.compile(r"""['"]\s*['"]""")  # in a list, two texts without a comma; rarely, quotes within a text
+_NUMPY = re.compile(r"\[\s*[^\s,]+(\s+[^\s,]+)+\s*\]|.*\b(np|numpy)\.|array\(", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,49 +66,51 @@ class Interactions:
 
     def spread(self, count: int) -> Interactions:
         """`count` of the rows at equal distances, from the first to the last; all where there are no more."""
-        return self.take(np.linspace(0, len(self) - 1, min(count, len(self))).astype(int))
+        return self.take(spread(len(self), count))
+
+
+def spread(length: int, count: int) -> np.ndarray:
+    """int64: `count` numbers below `length` at equal distances, from 0 to the last; all where there are no more."""
+    return np.linspace(0, length - 1, min(count, length)).astype(np.int64)
 
 
 def read_interactions(
     path: pathlib.Path, text: str, items: Sequence[Item], faults: Faults, sids: Sequence[str] | None = None
 ) -> Interactions:
-    """Reads the rows of one split.
+    """Reads the rows of one split. Equal rows are kept: a user may buy one thing again and again.
 
     Args:
       path: the file, for the wording of faults.
       text: its contents.
       items: the items that its ids must name.
       faults: takes every fault with its row; row 1 is the header. Rows with a fault are not in the result.
-      sids: the SID of each item, which the file's SIDs must agree with; None: the columns of SIDs and titles are
-        neither needed nor read.
+      sids: the SID of each item, which the file's SIDs must agree with, or an empty text where that has a fault; None:
+        the columns of SIDs and titles are neither needed nor read.
     """
     index = {item.id: position for position, item in enumerate(items)}
     columns = TEXT_COLUMNS if sids is None else COLUMNS
     users: list[str] = []
     histories: list[tuple[int, ...]] = []
     targets: list[int] = []
-    seen: dict[tuple[str, str, str], int] = {}
+    number = 1
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    missing = [column for column in columns if column not in (reader.fieldnames or ())]
+    there = reader.fieldnames or ()
+    missing = [column for column in columns if column not in there]
     if missing:
-        faults.add(path, 1, f"columns are missing: {', '.join(missing)}")
+        has = f"its columns are {', '.join(map(repr, there))}" if there else "the file is empty"
+        faults.add(path, 1, f"columns are missing: {', '.join(missing)}; {has}")
         return Interactions((), (), np.zeros(0, np.int32))
     for number, row in _rows(path, reader, faults):
         if None in row or any(row[column] is None for column in columns):
             faults.add(path, number, "has another number of fields than the header")
             continue
-        key = (row["user_id"], row["history_item_id"], row["item_id"])
-        if key in seen:
-            faults.add(path, number, f"repeats row {seen[key]}")
-            continue
-        seen[key] = number
         history = _history(path, number, row, index, sids, faults)
         target = _indexed(path, number, [row["item_id"]], [row.get("item_sid")], index, sids, faults)
         if history and target:
             users.append(row["user_id"])
             histories.append(history)
             targets.append(target[0])
-    if not seen:
+    if number == 1:
         faults.add(path, "", "holds no rows")
     return Interactions(tuple(users), tuple(histories), np.array(targets, np.int32))
 
@@ -128,26 +136,48 @@ def _history(
     faults: Faults,
 ) -> tuple[int, ...]:
     """The history of a row as catalogue indices; empty where a fault was noted."""
-    lists = {}
     needed = ("history_item_id",) if sids is None else ("history_item_id", "history_item_sid", "history_item_title")
-    for column in needed:
-        try:
-            lists[column] = ast.literal_eval(row[column])
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            faults.add(path, number, f"{column} is not a Python list: {row[column][:60]!r}")
-            return ()
-        if not isinstance(lists[column], list):
-            faults.add(path, number, f"{column} is not a Python list: {row[column][:60]!r}")
+    lists = {column: _list(row[column]) for column in needed}
+    for column, values in lists.items():
+        if values is None:
+            faults.add(path, number, f"{column} is not a Python list: {row[column][:60]!r}{_hint(row[column])}")
             return ()
     ids = lists["history_item_id"]
+    disagree = len({len(values) for values in lists.values()}) != 1
+    for column in lists if disagree else ("history_item_id",):
+        if _joins_texts(row[column]):
+            faults.add(path, number, f"{column} has texts without a comma between: {row[column][:60]!r}{_AS_NUMPY}")
+            return ()
     if not ids:
-        faults.add(path, number, "the history is empty")
+        faults.add(path, number, "the history is empty: a row needs what came before its target; leave the row out")
         return ()
-    if len({len(values) for values in lists.values()}) != 1:
+    if disagree:
         lengths = ", ".join(f"{len(values)} in {column}" for column, values in lists.items())
         faults.add(path, number, f"history lengths disagree: {lengths}")
         return ()
     return _indexed(path, number, ids, lists.get("history_item_sid", ids), index, sids, faults)
+
+
+def _list(cell: str) -> list[Any] | None:
+    """The list that a cell holds as a Python literal; None where it holds something else."""
+    try:
+        value = ast.literal_eval(cell)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return value if isinstance(value, list) else None
+
+
+def _hint(cell: str) -> str:
+    return _AS_NUMPY if _NUMPY.match(cell) else ""
+
+
+def _joins_texts(cell: str) -> bool:
+    """Whether a list has texts side by side without a comma, which Python reads as one text."""
+    if not _SIDE_BY_SIDE.search(cell):
+        return False
+    kinds = [token.type for token in tokenize.generate_tokens(io.StringIO(cell).readline)]
+    kinds = [kind for kind in kinds if kind not in (tokenize.NL, tokenize.NEWLINE)]
+    return (tokenize.STRING, tokenize.STRING) in itertools.pairwise(kinds)
 
 
 def _indexed(
@@ -164,8 +194,8 @@ def _indexed(
         position = index.get(str(item_id))
         if position is None:
             faults.add(path, number, f"item {str(item_id)!r} is not in the catalogue")
-        elif sids is not None and sid != sids[position]:
-            faults.add(path, number, f"item {item_id!r} has SID {sid} here and {sids[position]} in the index")
+        elif sids is not None and sid != sids[position] and sids[position]:
+            faults.add(path, number, f"item {str(item_id)!r} has SID {sid} here and {sids[position]} in the index")
         else:
             found.append(position)
     return tuple(found) if len(found) == len(ids) else ()

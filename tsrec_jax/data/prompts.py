@@ -2,7 +2,7 @@
 
 Training, evaluation and serving use the same `PromptBuilder`, so that a prompt has the same ids everywhere. Header,
 prompt and completion are tokenised separately and concatenated; a completion ends with a newline and the
-end-of-text token.
+end-of-text token. Titles and descriptions are never read as control tokens (`data.outside_text`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tsrec_jax.data.outside_text import encode_outside
 from tsrec_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ PLACEHOLDERS = {
     "token_to_description": ("token", "description"),
     "description_to_token": ("description", "token"),
 }
+OUTSIDE = ("title", "description")  # placeholders of texts that others wrote; the others take SIDs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,9 +138,17 @@ class PromptBuilder:
 
     def prompts(self, task: str, inputs: Sequence[str]) -> list[list[int]]:
         """Token ids of header and prompt for each input text of one task, not yet cut to `max_length`."""
-        template, header = getattr(self.templates, task), self._headers[task]
-        field = PLACEHOLDERS[task][0]
-        return [[*header, *ids] for ids in self._encode([template.prompt.format(**{field: text}) for text in inputs])]
+        header, wording = self._headers[task], getattr(self.templates, task).prompt
+        return [[*header, *ids] for ids in self._filled(wording, PLACEHOLDERS[task][0], inputs)]
+
+    def _filled(self, wording: str, field: str, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of a wording with each text in the place of its placeholder."""
+        whole = [wording.format(**{field: text}) for text in texts]
+        if field not in OUTSIDE:
+            return self._encode(whole)
+        parts = list(string.Formatter().parse(wording))
+        behind, last, *_ = parts[-1]
+        return encode_outside(self._tokenizer, whole, len(parts[0][0]), len(behind) if last is None else 0)
 
     def prefix(self, task: str) -> list[int]:
         """Token ids that the prompts of a task begin with, whatever their input: a search computes them once."""
@@ -147,9 +157,8 @@ class PromptBuilder:
 
     def completions(self, task: str, answers: Sequence[str]) -> list[list[int]]:
         """Token ids of each answer with its newline and end-of-text token."""
-        template, field = getattr(self.templates, task), PLACEHOLDERS[task][1]
-        texts = [template.completion.format(**{field: text}) for text in answers]
-        return [[*ids, *self.end] for ids in self._encode(texts)]
+        wording = getattr(self.templates, task).completion
+        return [[*ids, *self.end] for ids in self._filled(wording, PLACEHOLDERS[task][1], answers)]
 
     def chains(self, sequences: Sequence[Sequence[str]], firsts: Sequence[int]) -> list[tuple[list[int], list[int]]]:
         """Sequences of SIDs, learned from one place on, each SID after the prompt that a search would get.

@@ -15,10 +15,11 @@ import pathlib
 from collections.abc import Mapping
 
 from tsrec_jax.data.catalogue import Item
-from tsrec_jax.data.dataset import SPLITS, Dataset
+from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.faults import Faults
-from tsrec_jax.data.folder_files import find_name, hash_of, parse_items, read_files
-from tsrec_jax.data.interactions import Interactions, read_interactions
+from tsrec_jax.data.folder_files import AS_IT_IS, Reading, find_name, hash_of, parse_items, read_files
+from tsrec_jax.data.folder_rows import read_splits
+from tsrec_jax.data.interactions import Interactions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,7 @@ class TextFolder:
       items: in file order.
       splits: `train`, `valid` and, where the folder has it, `test`.
       data_hash: SHA-256 over the names and contents of the files read, in hexadecimal.
+      notes: what a person should know of the folder, a line each.
     """
 
     name: str
@@ -38,14 +40,16 @@ class TextFolder:
     items: tuple[Item, ...]
     splits: Mapping[str, Interactions]
     data_hash: str
+    notes: tuple[str, ...] = ()
 
 
-def read_texts(path: str | os.PathLike[str], name: str = "") -> TextFolder:
+def read_texts(path: str | os.PathLike[str], name: str = "", reading: Reading = AS_IT_IS) -> TextFolder:
     """Reads and checks the texts and interactions of a folder.
 
     Args:
       path: the folder.
       name: NAME of its files; empty: the one NAME that the folder holds.
+      reading: how, where more than one way makes sense.
 
     Raises:
       DatasetError: up to ten faults at once, each with file and row, as `read_dataset` does.
@@ -56,15 +60,11 @@ def read_texts(path: str | os.PathLike[str], name: str = "") -> TextFolder:
     texts = read_files(folder, (f"{name}.item.json", "train.csv", "valid.csv"), ("test.csv",), faults)
     faults.stop_if_any()
     items = parse_items(folder / f"{name}.item.json", texts[f"{name}.item.json"], faults)
-    splits = {
-        split: read_interactions(folder / f"{split}.csv", texts[f"{split}.csv"], items, faults)
-        for split in SPLITS
-        if f"{split}.csv" in texts
-    }
+    splits = read_splits(folder, texts, items, reading.overlaps, faults)
     faults.stop_if_any()
-    return TextFolder(name, folder, items, splits, hash_of(texts))
+    return TextFolder(name, folder, items, splits, hash_of(texts), tuple(faults.notes))
 
 
 def texts_of(dataset: Dataset, path: pathlib.Path) -> TextFolder:
     """What a dataset folder, read from `path`, holds beside its SIDs and words."""
-    return TextFolder(dataset.name, path, dataset.catalogue.items, dataset.splits, dataset.data_hash)
+    return TextFolder(dataset.name, path, dataset.catalogue.items, dataset.splits, dataset.data_hash, dataset.notes)

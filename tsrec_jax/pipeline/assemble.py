@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerFast
 
 from tsrec_jax.data.dataset import Dataset
+from tsrec_jax.data.outside_text import encode_outside
 from tsrec_jax.data.prompts import PromptBuilder, Templates
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
@@ -100,14 +101,14 @@ def assemble(config: ConfigDict, dataset: Dataset, base: str | pathlib.Path) -> 
     mesh = open_mesh(config)
     tokenizer = load_tokenizer(base)
     catalogue = dataset.catalogue
-    keyword_ids = _keyword_ids(config, dataset, tokenizer)
+    words = keyword_ids(config, dataset, tokenizer)
     old_size = add_sid_tokens(tokenizer, catalogue.tokens)
     model = base_model(config, base, mesh)
 
     def rows(table_VD: jax.Array) -> np.ndarray:
         return sid_init_rows(
             np.asarray(host_copy(table_VD), np.float32)[: model.num_tokens],
-            keyword_ids=keyword_ids,
+            keyword_ids=words,
             levels_n=catalogue.token_levels,
             init_levels=tuple(config.sid_init.levels),
             mode=config.sid_init.mode,
@@ -147,8 +148,12 @@ def base_model(config: ConfigDict, base: str | pathlib.Path, mesh: Mesh | None) 
     )
 
 
-def _keyword_ids(config: ConfigDict, dataset: Dataset, tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
-    """Sub-word ids of each SID token's keywords, joined by single spaces; empty where the mode does not read them."""
+def keyword_ids(config: ConfigDict, dataset: Dataset, tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
+    """Sub-word ids of each SID token's keywords, joined by single spaces; empty where the mode does not read them.
+
+    Raises:
+      UserError: a token has no keywords.
+    """
     if config.sid_init.mode not in ("sa", "sa_shuffled"):
         return [[] for _ in dataset.catalogue.tokens]
     missing = [token for token in dataset.catalogue.tokens if token not in dataset.clusters]
@@ -158,4 +163,4 @@ def _keyword_ids(config: ConfigDict, dataset: Dataset, tokenizer: PreTrainedToke
             f"{missing[0]} first; SA-Init needs them (or set config.sid_init.mode=mean and config.ts_align.weight=0)"
         )
     texts = [" ".join(dataset.clusters[token].keywords) for token in dataset.catalogue.tokens]
-    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return encode_outside(tokenizer, texts)

@@ -36,10 +36,10 @@ TOKENISED = 256  # histories a call of the tokenizer
 
 
 def evaluated_rows(config: ConfigDict, dataset: Dataset) -> tuple[str, Interactions]:
-    """The split that is evaluated and its first `eval.max_rows` rows; valid where a folder has no such split."""
+    """The split that is evaluated and `eval.max_rows` of its rows, spread over it; valid where a folder has no such."""
     split = evaluated_split(dataset, config.eval.split)
     rows = dataset.splits[split]
-    return split, rows.take(range(min(config.eval.max_rows or len(rows), len(rows))))
+    return split, rows.spread(config.eval.max_rows or len(rows))
 
 
 def predict(

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.input import packed_batches
+from tsrec_jax.data.interactions import spread
 from tsrec_jax.data.records import open_records, write_records
 from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.data.tasks import TASKS, ChainSettings, build_examples
@@ -210,19 +211,18 @@ def validation_loss(
 
 
 def _validation(config: ConfigDict, assembly: Assembly, rows: int, data: TrainingData) -> Validate:
-    """The closure that the loop calls: next-SID loss on the selection split, and HR@10 over its first rows."""
+    """The closure that the loop calls: next-SID loss on the selection split, and HR@10, over rows spread over it."""
     settings, catalogue = config.train, assembly.dataset.catalogue
     select_by = selection_split(assembly.dataset)
     whole = ChainSettings(whole=config.tasks.next_sid.chains)
     valid = build_examples(assembly.dataset, select_by, assembly.builder, ("next_sid",), whole)["next_sid"]
-    valid = valid[: settings.valid_rows or len(valid)]
+    valid = [valid[number] for number in spread(len(valid), settings.valid_rows or len(valid))]
     part = process_rows(assembly.mesh, rows // settings.slot_rows)
     layout = (settings.sequence_length, rows, data.slots, settings.slot_rows)
     batches = list(packed_batches(valid, *layout, part, data.paths))
-    split = assembly.dataset.splits[select_by]
-    beam_rows = min(settings.valid_beam_rows, len(split))
+    searched = assembly.dataset.splits[select_by].spread(settings.valid_beam_rows)
     prompts = assembly.builder.prompts_next_sid(
-        [[catalogue.sid(item) for item in history] for history in split.histories[:beam_rows]], catalogue.num_levels
+        [[catalogue.sid(item) for item in history] for history in searched.histories], catalogue.num_levels
     )
 
     prefix = assembly.builder.prefix("next_sid")
@@ -243,7 +243,7 @@ def _validation(config: ConfigDict, assembly: Assembly, rows: int, data: Trainin
                     normaliser=config.eval.normaliser,
                 )
             predicted = [[sid for sid, _ in row] for row in found]
-            values["valid/hr@10"] = score(predicted, split.targets[:beam_rows], catalogue, ks=(10,)).sid["HR@10"]
+            values["valid/hr@10"] = score(predicted, searched.targets, catalogue, ks=(10,)).sid["HR@10"]
         return values
 
     return validate

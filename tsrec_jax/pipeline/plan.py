@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
+from tsrec_jax.configuration import section
 from tsrec_jax.data.dataset import Dataset, read_dataset
-from tsrec_jax.data.folder_files import find_name
+from tsrec_jax.data.folder_files import Reading, find_name
 from tsrec_jax.data.held_out import hold_out_users
 from tsrec_jax.data.prompts import PromptBuilder
 from tsrec_jax.data.shop_lm import lm_shape
@@ -21,7 +22,7 @@ from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.assemble import add_sid_tokens, prompt_templates
 from tsrec_jax.pipeline.batches import batches_of, training_data
 from tsrec_jax.pipeline.estimate import estimate_lines, step_shape
-from tsrec_jax.pipeline.upstream import what_to_make
+from tsrec_jax.pipeline.upstream import open_texts, what_to_make
 from tsrec_jax.training.accounting import MeshShape, step_flops
 from tsrec_jax.training.chips import CHIPS
 from tsrec_jax.training.feasibility import Setup, refuse_memory, refuse_mesh
@@ -165,13 +166,15 @@ def _data(config: ConfigDict, base: ModelConfig, report: Callable[[str], None]) 
 
 
 def _given_dataset(config: ConfigDict) -> Dataset | None:
+    """The dataset that a run would train on as it is; of a folder that lacks SIDs or words, nothing but its faults."""
     if not config.dataset.path:
         return None
     folder = pathlib.Path(config.dataset.path)
     name = find_name(folder, config.dataset.name)
     if not what_to_make(config, folder, name).given:
+        open_texts(config, folder, name)
         return None
-    return hold_out_users(read_dataset(folder, name), config.train.held_out)
+    return hold_out_users(read_dataset(folder, name, section(config, "dataset", Reading)), config.train.held_out)
 
 
 def _counted(config: ConfigDict, dataset: Dataset, report: Callable[[str], None]) -> _Data:

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from tsrec_jax.configuration import UPSTREAM, arm_config, flat
+from tsrec_jax.configuration import UPSTREAM, arm_config, flat, section
 from tsrec_jax.data.dataset import Dataset, read_dataset
-from tsrec_jax.data.folder_files import find_name
+from tsrec_jax.data.folder_files import Reading, find_name
 from tsrec_jax.data.held_out import hold_out_users, refuse_selection
 from tsrec_jax.data.text_folder import TextFolder, read_texts, texts_of
 from tsrec_jax.errors import UserError
@@ -66,8 +66,9 @@ def make_inputs(config: ConfigDict, path: pathlib.Path) -> tuple[Dataset, str]:
     folder = workdir.first_makes(lambda: sources.open_folder(config, path, report))
     name = find_name(folder, config.dataset.name)
     if upstream.what_to_make(config, folder, name).given:
-        dataset = read_dataset(folder, name)
+        dataset = read_dataset(folder, name, section(config, "dataset", Reading))
         texts = texts_of(dataset, folder)
+        upstream.report_notes(texts, report)
     else:
         base = functools.partial(_base, config, path)
         if several():  # they train it together, and the first one makes what comes behind
@@ -115,9 +116,8 @@ def pretrain(config: ConfigDict, path: pathlib.Path) -> None:
         raise UserError(
             f"config.model.path={config.model.path!r} is pretrained already; `pretrain` is for an empty path"
         )
-    texts = read_texts(
-        Workdir(path).first_makes(lambda: sources.open_folder(config, path, report)), config.dataset.name
-    )
+    folder = Workdir(path).first_makes(lambda: sources.open_folder(config, path, report))
+    texts = read_texts(folder, config.dataset.name, section(config, "dataset", Reading))
     report(f"pretrain: {_base(config, path, texts)}")
 
 
@@ -222,8 +222,8 @@ def training_identity(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     }
     if not config.model.path:
         facts |= flat(config.pretrain.to_dict(), "pretrain.")
-    for section in _SHAPES_TRAINING:
-        facts |= flat(config[section].to_dict(), f"{section}.")
+    for part in _SHAPES_TRAINING:
+        facts |= flat(config[part].to_dict(), f"{part}.")
     return {key: value for key, value in facts.items() if key not in ONLY_LOGISTICS}
 
 

@@ -18,6 +18,7 @@ from tsrec_jax.configuration import section
 from tsrec_jax.data.dataset import Dataset, write_dataset
 from tsrec_jax.data.input import packed_batches, train_batches
 from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.data.outside_text import encode_outside
 from tsrec_jax.data.prepare.download import download
 from tsrec_jax.data.prepare.preparation import PrepareSettings, prepare
 from tsrec_jax.data.prepare.raw import RawSource, columns_of
@@ -178,7 +179,7 @@ def pretrain(
 
     tokenizer = load_tokenizer(place.first_makes(tokenizer_folder))
     end = tokenizer.eos_token_id
-    encoded = tokenizer(sentences, add_special_tokens=False)["input_ids"]
+    encoded = encode_outside(tokenizer, sentences)
     length = settings.sequence_length
     rows = [
         Example(task=0, tokens=np.asarray([end, *ids, end][:length], np.int32), prompt_length=1, key=f"text/{index}")

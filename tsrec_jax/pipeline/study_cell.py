@@ -18,10 +18,11 @@ from ml_collections import ConfigDict
 
 from tsrec_jax.baselines.names import BASELINES, SEEDED
 from tsrec_jax.baselines.run import run_baseline
-from tsrec_jax.configuration import flat, study_arm_config, update
-from tsrec_jax.data.dataset import CLUSTERS, SPLITS, Dataset, read_dataset
+from tsrec_jax.configuration import flat, section, study_arm_config, update
+from tsrec_jax.data.dataset import CLUSTERS, Dataset, read_dataset
 from tsrec_jax.data.faults import Faults
-from tsrec_jax.data.folder_files import find_name, hash_of, read_files
+from tsrec_jax.data.folder_files import Reading, find_name, hash_of, read_files
+from tsrec_jax.data.folder_rows import SPLITS
 from tsrec_jax.data.held_out import hold_out_users, refuse_selection, selection_split
 from tsrec_jax.data.prepare.summary import tied_targets
 from tsrec_jax.errors import UserError
@@ -64,7 +65,14 @@ _ANY_VALUE = {
     *ONLY_LOGISTICS,
     *(f"index.{key}" for key in indexing.LOGISTICS if key != "sids"),
     *(f"describe.{key}" for key in upstream.LOGISTICS if key != "words"),
-    *("dataset.path", "prepare.raw", "prepare.base_url", "prepare.interactions_file", "prepare.items_file"),
+    *(
+        "dataset.path",
+        "dataset.overlaps",
+        "prepare.raw",
+        "prepare.base_url",
+        "prepare.interactions_file",
+        "prepare.items_file",
+    ),
     *(f"prepare.{key}" for key in sources.PREPARE_LIMITS),
     *("eval.batch_size", "eval.bootstrap"),
 }
@@ -311,7 +319,9 @@ def run_arm(wanted: Wanted, config: ConfigDict, report: Report) -> Cell:
 
 def run_one_baseline(wanted: Wanted, config: ConfigDict, report: Report) -> Cell:
     """Fits and evaluates a baseline; the arguments are those of `run_arm`."""
-    dataset = hold_out_users(read_dataset(config.dataset.path, config.dataset.name), config.train.held_out)
+    reading = section(config, "dataset", Reading)
+    dataset = read_dataset(config.dataset.path, config.dataset.name, reading)
+    dataset = hold_out_users(dataset, config.train.held_out)
     refuse_selection(dataset, config.eval.split)
     _, rows = evaluated_rows(config, dataset)
     memory, started = _PeakMemory(), time.perf_counter()

@@ -13,7 +13,9 @@ from ml_collections import ConfigDict
 from tsrec_jax.configuration import section
 from tsrec_jax.data.catalogue import Catalogue, Cluster
 from tsrec_jax.data.clusters import read_clusters, write_clusters
-from tsrec_jax.data.dataset import CLUSTERS, SPLITS, Dataset, read_dataset, write_dataset
+from tsrec_jax.data.dataset import CLUSTERS, Dataset, read_dataset, write_dataset
+from tsrec_jax.data.folder_files import Reading
+from tsrec_jax.data.folder_rows import SPLITS
 from tsrec_jax.data.prepare.summary import SUMMARY
 from tsrec_jax.data.text_folder import TextFolder, read_texts, texts_of
 from tsrec_jax.errors import UserError
@@ -102,19 +104,30 @@ def make_dataset(
 
 def open_texts(config: ConfigDict, folder: pathlib.Path, name: str) -> TextFolder:
     """The texts and interactions of a folder, as `make_catalogue` returns them, without making anything."""
+    reading = section(config, "dataset", Reading)
     given = not what_to_make(config, folder, name).make_sids
-    return texts_of(read_dataset(folder, name), folder) if given else read_texts(folder, name)
+    return texts_of(read_dataset(folder, name, reading), folder) if given else read_texts(folder, name, reading)
 
 
 def make_catalogue(
     config: ConfigDict, workdir: pathlib.Path, folder: pathlib.Path, name: str, base: Base, report: Report
 ) -> tuple[Catalogue, TextFolder]:
     """The catalogue with the SIDs that are given or made, and the folder's texts and interactions."""
+    reading = section(config, "dataset", Reading)
     if not what_to_make(config, folder, name).make_sids:
-        dataset = read_dataset(folder, name)
-        return dataset.catalogue, texts_of(dataset, folder)
-    texts = read_texts(folder, name)
+        dataset = read_dataset(folder, name, reading)
+        texts = texts_of(dataset, folder)
+        report_notes(texts, report)
+        return dataset.catalogue, texts
+    texts = read_texts(folder, name, reading)
+    report_notes(texts, report)
     return Catalogue(texts.items, make_index(config, workdir, texts, base, report).sids()), texts
+
+
+def report_notes(texts: TextFolder, report: Report) -> None:
+    """Says what a person should know of the folder of a run."""
+    for note in texts.notes:
+        report(f"data: {note}")
 
 
 def make_words(

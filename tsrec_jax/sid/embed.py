@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
 from tsrec_jax.data.catalogue import Item
+from tsrec_jax.data.outside_text import encode_outside
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import constrain, named_sharding
 
@@ -60,7 +61,7 @@ def embed_texts(
       FloatingPointError: a vector is not finite.
     """
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    encoded = tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=max_tokens)["input_ids"]
+    encoded = [ids[:max_tokens] for ids in encode_outside(tokenizer, texts)]
     parts = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     sharding = named_sharding(mesh, "batch", None)
     graph, state = nnx.split(model)

@@ -1,0 +1,41 @@
+"""The rows by which training selects: spread over the split, for the loss and for the search."""
+
+import types
+
+import pytest
+
+from tsrec_jax.configuration import default_config
+from tsrec_jax.data.dataset import Dataset
+from tsrec_jax.data.prompts import PromptBuilder, Templates
+from tsrec_jax.data.shop import make_shop
+from tsrec_jax.data.shop_lm import item_texts, train_tokenizer
+from tsrec_jax.models.tokenizer import load_tokenizer
+from tsrec_jax.pipeline import fit
+
+
+@pytest.mark.parametrize(("loss_rows", "searched"), [(5, 7), (0, 10**6)])
+def test_validation_takes_rows_from_all_over_the_split(tmp_path, monkeypatch, loss_rows, searched):
+    shop = make_shop(seed=1, num_items=70, num_users=40)
+    train_tokenizer(item_texts(shop.catalogue.items), tmp_path, vocab_size=600)
+    tokenizer = load_tokenizer(tmp_path)
+    tokenizer.add_tokens(list(shop.catalogue.tokens))
+    builder = PromptBuilder(tokenizer, Templates())
+    taken = {}
+    monkeypatch.setattr(fit, "Drift", lambda *_: None)
+    monkeypatch.setattr(
+        fit, "packed_batches", lambda examples, *_: taken.update(loss=[each.key for each in examples]) or []
+    )
+    monkeypatch.setattr(builder, "prompts_next_sid", lambda histories, _levels: taken.update(searched=histories) or [])
+    dataset = Dataset("shop", tmp_path, shop.catalogue, shop.splits, {}, "")
+    assembly = types.SimpleNamespace(dataset=dataset, builder=builder, mesh=None, model=None, old_size=0)
+    config = default_config()
+    config.train.valid_rows, config.train.valid_beam_rows = loss_rows, searched
+    fit._validation(config, assembly, 8, types.SimpleNamespace(slots=64, paths=None))
+
+    valid = shop.splits["valid"]
+    last = len(valid) - 1
+    numbers = [0, last // 4, last // 2, 3 * last // 4, last] if loss_rows else range(len(valid))
+    assert taken["loss"] == [f"valid/{number}" for number in numbers]
+    wanted = valid.spread(searched)
+    assert taken["searched"] == [[shop.catalogue.sid(item) for item in history] for history in wanted.histories]
+    assert len(wanted) == min(searched, len(valid)) and wanted.histories[-1] == valid.histories[-1]

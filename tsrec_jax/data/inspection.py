@@ -1,0 +1,159 @@
+"""What a dataset folder holds, and everything that is wrong with it: the verb `check`."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from tsrec_jax.data.dataset import CLUSTERS, Contents, needed_files, optional_files, parse_dataset
+from tsrec_jax.data.faults import DatasetError, Faults
+from tsrec_jax.data.folder_files import AS_IT_IS, Reading, find_name, parse_items, read_files
+from tsrec_jax.data.folder_rows import read_splits
+from tsrec_jax.data.folder_sids import FolderSids
+from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.data.row_facts import direction, out_of_time, repeats
+
+PREPARED = "prepare.json"  # the summary that `prepare` leaves in a folder
+
+
+def inspect_folder(
+    folder: pathlib.Path, report: Callable[[str], None], name: str = "", reading: Reading = AS_IT_IS
+) -> int:
+    """Reports what a folder holds, what is odd about it, and every fault, each with its file and row.
+
+    A folder with an index or a list of SIDs is read as a complete one, any other as texts and interactions. What has a
+    fault is left out of the figures.
+
+    Args:
+      folder: the folder.
+      report: receives the lines.
+      name: NAME of its files; empty: the one NAME that the folder holds.
+      reading: how, where more than one way makes sense.
+
+    Returns:
+      The number of faults.
+
+    Raises:
+      DatasetError: no such folder, or it holds no or several NAME.item.json.
+    """
+    name = find_name(folder, name)
+    complete = any((folder / f"{name}{end}").exists() for end in (".index.json", ".info.txt"))
+    kind = "texts, interactions and SIDs" if complete else "texts and interactions, no SIDs"
+    report(f"{folder}: {name}: {kind}")
+    faults = Faults()
+    needed = needed_files(name) if complete else (f"{name}.item.json", "train.csv", "valid.csv")
+    files = read_files(folder, needed, optional_files(name) if complete else ("test.csv",), faults)
+    if f"{name}.item.json" in files:
+        try:
+            contents = _contents(folder, name, files, complete, reading, faults)
+        except DatasetError:  # no item can be read; the faults say why
+            contents = None
+        for line in [] if contents is None else _facts(folder, contents):
+            report(line)
+    for note in faults.notes:
+        report(f"note: {note}")
+    for line in faults.lines:
+        report(f"fault: {line}")
+    report(f"{len(faults.lines)} fault{'s' * (len(faults.lines) != 1)}")
+    return len(faults.lines)
+
+
+def _contents(
+    folder: pathlib.Path, name: str, files: Mapping[str, str], complete: bool, reading: Reading, faults: Faults
+) -> Contents:
+    if complete:
+        return parse_dataset(folder, name, files, reading, faults)
+    items = parse_items(folder / f"{name}.item.json", files[f"{name}.item.json"], faults)
+    splits = read_splits(folder, files, items, reading.overlaps, faults)
+    return Contents(items, FolderSids({}, {}), splits, {})
+
+
+def _facts(folder: pathlib.Path, contents: Contents) -> list[str]:
+    splits, items = contents.splits, contents.items
+    lines = [_items_line(items_had(splits.values(), len(items)), contents)]
+    train = items_had([splits["train"]] if "train" in splits else [], len(items))
+    header = ("split", "rows", "users", "targets", "cold targets", "repeats", "history: least", "median", "most")
+    rows = [header, *(_split_row(split, rows, train) for split, rows in splits.items())]
+    lines += _aligned(rows)
+    if contents.sids.read:
+        lines += _sid_lines(contents.sids.read)
+        lines.append(
+            f"words: {len(contents.clusters):,} tokens ({CLUSTERS[1:]})" if contents.clusters else "words: none"
+        )
+    lines += _order_lines(splits)
+    return [*lines, *_tie_lines(folder / PREPARED)]
+
+
+def items_had(splits: Sequence[Interactions], num_items: int) -> np.ndarray:
+    """bool (items): whether an item stands in a row, be it history or target."""
+    had_I = np.zeros(num_items, bool)
+    for rows in splits:
+        had_I[rows.targets] = True
+        had_I[[item for history in rows.histories for item in history]] = True
+    return had_I
+
+
+def _items_line(had_I: np.ndarray, contents: Contents) -> str:
+    texts = {
+        field: sum(bool(getattr(item, field)) for item in contents.items)
+        for field in ("description", "brand", "categories")
+    }
+    said = ", ".join(f"{count:,} with {field}" for field, count in texts.items())
+    return f"items: {len(had_I):,}, {np.sum(~had_I):,} of them in no row; {said}"
+
+
+def _split_row(split: str, rows: Interactions, train_I: np.ndarray) -> tuple[str, ...]:
+    """`cold`: rows whose target stands nowhere in train."""
+    lengths = [len(history) for history in rows.histories] or [0]
+    cold = "" if split == "train" else f"{np.sum(~train_I[rows.targets]):,}"
+    counts = (len(rows), len(set(rows.users)), len(np.unique(rows.targets)))
+    figures = (repeats(rows), min(lengths), int(np.median(lengths)), max(lengths))
+    return (split, *(f"{count:,}" for count in counts), cold, *(f"{figure:,}" for figure in figures))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+
+
+def _sid_lines(sids: Mapping[str, tuple[str, ...]]) -> list[str]:
+    levels = [len(set(tokens)) for tokens in zip(*sids.values(), strict=True)]
+    counts = Counter(sids.values())
+    sharing = sum(count for count in counts.values() if count > 1)
+    return [
+        f"levels: {len(levels)}, with {', '.join(f'{count:,}' for count in levels)} codes",
+        f"SIDs: {len(counts):,} of {len(sids):,} items; {sharing:,} items share one, {max(counts.values()):,} at most",
+    ]
+
+
+def _order_lines(splits: Mapping[str, Interactions]) -> list[str]:
+    found = direction(splits.values())
+    if found.backwards:
+        histories = "newest first"
+    else:
+        histories = "oldest first" if found.newest > found.oldest else "unknown, since no row continues another one"
+    lines = [
+        f"histories: {histories} ({found.newest:,} of {found.rows:,} rows of users with several continue another one "
+        f"at the end, {found.oldest:,} at the beginning)"
+    ]
+    if "train" in splits:
+        reason = out_of_time(splits["train"])
+        why = f"not in the order of time ({reason}): recent popularity is plain popularity"
+        lines.append(f"rows of train: {why if reason else 'nothing speaks against the order of time'}")
+    return lines
+
+
+def _tie_lines(path: pathlib.Path) -> list[str]:
+    """What `prepare` counted of interactions that share user and second; nothing where it says nothing of them."""
+    if not path.is_file():
+        return []
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        shares = [f"{split['tied']:.1%} of {split['name']}" for split in summary["splits"]]
+        return [f"ties ({path.name}): {', '.join(shares)} have a target that shares its second with another item"]
+    except (KeyError, TypeError, ValueError):
+        return []
