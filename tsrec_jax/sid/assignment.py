@@ -92,7 +92,11 @@ class _Flow:
         self.codes_I, self.spare_E = codes_I, spare_E
         self.sizes_E = np.bincount(codes_I, minlength=codes) + spare_E
         self._cost_IE, self._capacity, self._tolerance = cost_IE, capacity, tolerance
-        self.moves_EF = np.stack([self._moves(code) for code in range(codes)])
+        ordered = np.argsort(codes_I, kind="stable")
+        self._members = np.split(ordered, np.cumsum(np.bincount(codes_I, minlength=codes))[:-1])
+        self.moves_EF = np.full((codes, codes), np.inf, np.float32)
+        for code in range(codes):
+            self._renew(code, np.arange(codes) != code)
 
     def augment(self) -> None:
         """Moves one row's worth along the shortest path from a code that has too many to one that has room."""
@@ -101,36 +105,47 @@ class _Flow:
             np.minimum(self.moves_EF, spare_moves_EF), self.sizes_E > self._capacity, self._tolerance
         )
         end = to = int(np.argmin(np.where(self.sizes_E < self._capacity, length_E, np.inf)))
-        path = [end]
+        steps = []
         while (code := int(parent_E[to])) >= 0:
             if spare_moves_EF[code, to] < self.moves_EF[code, to]:
                 self.spare_E[code], self.spare_E[to] = False, True
             else:
-                rows = np.flatnonzero(self.codes_I == code)
-                self.codes_I[rows[np.argmin(self._cost_IE[rows, to] - self._cost_IE[rows, code])]] = to
-            path.append(to := code)
+                members = self._members[code]
+                steps.append((members[np.argmin(self._cost_IE[members, to] - self._cost_IE[members, code])], code, to))
+            to = code
         self.sizes_E[to] -= 1
         self.sizes_E[end] += 1
-        for code in path:
-            self.moves_EF[code] = self._moves(code)
+        for row, code, to in steps:
+            self._move(row, code, to)
 
-    def _moves(self, code: int) -> np.ndarray:
-        """For each other code the least cost of moving one row of `code` there."""
-        cost_RE = self._cost_IE[self.codes_I == code]
-        moves_E = (cost_RE - cost_RE[:, [code]]).min(axis=0, initial=np.float32(np.inf))
-        moves_E[code] = np.inf
-        return moves_E
+    def _move(self, row: int, code: int, to: int) -> None:
+        """Moves a row, and brings up to date what it costs to move one from either code."""
+        cost_E = self._cost_IE[row]
+        self.codes_I[row] = to
+        self._members[code] = self._members[code][self._members[code] != row]
+        # In the order of rows: of equal rows the first one moves, whatever moved before.
+        self._members[to] = np.insert(self._members[to], np.searchsorted(self._members[to], row), row)
+        self._renew(code, (cost_E - cost_E[code] <= self.moves_EF[code]) & np.isfinite(self.moves_EF[code]))
+        others_E = np.arange(len(cost_E)) != to
+        self.moves_EF[to] = np.where(others_E, np.minimum(self.moves_EF[to], cost_E - cost_E[to]), np.inf)
+
+    def _renew(self, code: int, which_E: np.ndarray) -> None:
+        """For some other codes the least cost of moving one row of `code` there."""
+        members, others = self._members[code], np.flatnonzero(which_E)
+        cost_RF = self._cost_IE[members[:, None], others] - self._cost_IE[members, code][:, None]
+        self.moves_EF[code, others] = cost_RF.min(axis=0, initial=np.float32(np.inf))
 
 
 def _shortest(moves_EF: np.ndarray, source_E: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
     """Bellman and Ford's path lengths from the sources, and the code before each on its path (-1 at a source)."""
     length_E = np.where(source_E, np.float32(0.0), np.float32(np.inf))
     parent_E = np.full(len(source_E), -1, np.int32)
-    while True:
-        through_EF = length_E[:, None] + moves_EF
-        best_F = through_EF.min(axis=0)
-        shorter_F = best_F < length_E - tolerance
-        if not shorter_F.any():
-            return length_E, parent_E
-        parent_E[shorter_F] = through_EF[:, shorter_F].argmin(axis=0)
-        length_E = np.where(shorter_F, best_F, length_E)
+    shorter = np.flatnonzero(source_E)
+    while len(shorter):  # a path gets shorter only through codes whose own path just did
+        through_SF = length_E[shorter, None] + moves_EF[shorter]
+        best_F = through_SF.min(axis=0)
+        found = np.flatnonzero(best_F < length_E - tolerance)
+        parent_E[found] = shorter[through_SF[:, found].argmin(axis=0)]
+        length_E[found] = best_F[found]
+        shorter = found
+    return length_E, parent_E
