@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     config.model.path = "smollm2"
     config.model.num_layers = 2
     config.model.remat = False  # small batches: the activations fit
+    config.index.sizes = (256, 256, 256)  # as the published SIDs; () fits them to a catalogue of another size
     config.index.max_tokens = 64  # where the folder has no SIDs: title, brand and the first words of the description
     # A prompt is the SIDs of the history and nothing else, and a SID is learned among the items of the catalogue.
     config.templates.separator = ""

@@ -29,7 +29,11 @@ UPSTREAM = ("prepare", "index", "describe")
 STAGES = (*UPSTREAM, "train", "evaluate", "export")
 ARMS = ("run.arms", "study.arms")  # sections with keys of the user's choice
 # What settings did before they could be set, where their default is another one by now.
-_AT_FIRST = {"sid_init": {"centred": False}, "prepare": {"ties": "item"}}
+_AT_FIRST = {
+    "sid_init": {"centred": False},
+    "prepare": {"ties": "item"},
+    "index": {"sizes": (256, 256, 256)},
+}
 
 
 def default_config() -> ConfigDict:
@@ -86,7 +90,7 @@ def default_config() -> ConfigDict:
     config.index = ConfigDict()  # item texts to semantic IDs
     config.index.sids = "auto"  # given | make | auto: given where the folder has them
     config.index.method = "rq_kmeans_balanced"  # rq_kmeans | rq_kmeans_balanced | rq_vae
-    config.index.sizes = (256, 256, 256)  # codes of each level, any number of levels
+    config.index.sizes = ()  # codes of each level, any number of levels; empty: by the number of items (sid/sizes.py)
     config.index.collisions = "sinkhorn"  # none | sinkhorn | extra_level
     config.index.whiten = 256  # principal components that are kept, with one variance; 0: no whitening
     config.index.iterations = 20  # of k-means, a level
@@ -104,6 +108,7 @@ def default_config() -> ConfigDict:
     config.index.extend = ""  # sid_index.npz of an earlier run: its items keep their SIDs, new ones are coded by it
     config.index.max_collision_rate = 1.0  # gates: a report beyond them fails the run
     config.index.min_code_use = 0.0
+    config.index.min_perplexity = 0.0  # of each level, as a share of its codes
 
     config.describe = ConfigDict()  # words for the SID tokens
     config.describe.words = "auto"  # given | make | none | auto: given where the folder has them and the SIDs are given
@@ -122,6 +127,8 @@ def default_config() -> ConfigDict:
     config.describe.answer_format = "schema"  # openai: schema | object | text
     config.describe.input_price = 0.0  # of a million tokens; 0: unknown
     config.describe.output_price = 0.0
+    config.describe.max_questions = 0  # over all runs of a workdir, repetitions too; 0: no limit
+    config.describe.max_cost = 0.0  # of them, in the currency of the prices; 0: no limit
 
     config.mesh = ConfigDict()  # devices per axis; data = -1 takes what is left
     config.mesh.data = -1
@@ -285,7 +292,7 @@ def arm_config(config: ConfigDict, name: str) -> ConfigDict:
             f"config.run.arms.{name}: {shared[0]!r} is the same for all arms of a run; "
             "use another --workdir for another one"
         )
-    return _changed(config, changes)
+    return changed(config, changes)
 
 
 def study_arm_config(config: ConfigDict, name: str) -> ConfigDict:
@@ -301,11 +308,11 @@ def study_arm_config(config: ConfigDict, name: str) -> ConfigDict:
             f"config.study.arms.{name}: {decided[0]!r} is the same for all arms of a study (config.study.seeds are the "
             "seeds of training); use another --workdir for another one"
         )
-    return _changed(config, {**changes, "study": {"arms": {}, "comparisons": (), "curves": ()}})
+    return changed(config, {**changes, "study": {"arms": {}, "comparisons": (), "curves": ()}})
 
 
-def _changed(config: ConfigDict, changes: dict | ConfigDict) -> ConfigDict:
-    """A copy of a config with nested changes."""
+def changed(config: ConfigDict, changes: dict | ConfigDict) -> ConfigDict:
+    """A locked copy of a config with nested changes."""
     copy = ConfigDict(config.to_dict()).copy_and_resolve_references()
     copy.lock()
     update(copy, changes)
@@ -350,7 +357,8 @@ NOT_NEGATIVE = ("train.max_steps", "train.epochs", "train.warmup_steps", "train.
                 "ts_align.weight", "ts_align.rate", "sid_init.target_norm", "index.whiten",
                 "index.rows_per_code")  # fmt: skip
 COMPARED_AT = 10  # places of a ranking
-SHARES = ("index.max_collision_rate", "index.min_code_use", "train.held_out", "tasks.distilled_sid.any_item")
+SHARES = ("index.max_collision_rate", "index.min_code_use", "index.min_perplexity", "train.held_out",
+          "tasks.distilled_sid.any_item")  # fmt: skip
 
 
 def validate(config: ConfigDict) -> None:
@@ -442,8 +450,11 @@ def _validate_values(config: ConfigDict) -> None:
     for key in SHARES:
         if not 0 <= _get(config, key) <= 1:
             raise UserError(f"config.{key}={_get(config, key)} must lie between 0 and 1")
-    if not config.index.sizes or min(config.index.sizes) < 1:
-        raise UserError(f"config.index.sizes={config.index.sizes} must name levels of at least 1 code each")
+    if not all(isinstance(size, int) and size >= 1 for size in config.index.sizes):
+        raise UserError(
+            f"config.index.sizes={config.index.sizes} must name levels of at least 1 code each, or be () for sizes "
+            "that fit the number of items"
+        )
     unknown = [field for field in config.index.text_fields if field not in TEXT_FIELDS]
     if unknown or not config.index.text_fields:
         raise UserError(f"config.index.text_fields={config.index.text_fields} must be some of {', '.join(TEXT_FIELDS)}")

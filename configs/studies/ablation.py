@@ -70,6 +70,7 @@ def get_config() -> ConfigDict:
     config.model.path = "smollm2"
     config.model.num_layers = 2
     config.model.remat = False
+    config.index.sizes = (256, 256, 256)  # as the published SIDs, which the arms have
     config.templates.separator = ""
     config.templates.next_sid = ConfigDict({"header": "", "prompt": "{history}", "completion": "{sid}"})
     config.tasks.next_sid.chains = True

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tsrec_jax.configuration import section, section_facts
+from tsrec_jax.configuration import changed, section, section_facts
 from tsrec_jax.data.text_folder import TextFolder
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.hf import load_hf
@@ -26,15 +26,18 @@ from tsrec_jax.pipeline.identity import differences, refuse_differences
 from tsrec_jax.pipeline.workdir import commit, fingerprint, input_facts, machine, versions, write_json, write_text
 from tsrec_jax.sid import plots
 from tsrec_jax.sid.embed import embed_texts, item_text
+from tsrec_jax.sid.given import read_embeddings, refuse_equal
 from tsrec_jax.sid.index import IndexSettings, SidIndex, build_index, load_index
 from tsrec_jax.sid.quality import SidReport, measure
-from tsrec_jax.sid.report import Gates, failed_gates, to_json, to_markdown
+from tsrec_jax.sid.report import Gates, counting_levels, failed_gates, to_json, to_markdown
 from tsrec_jax.sid.sentence_encoder import embed_sentences
+from tsrec_jax.sid.sizes import fitting_sizes, refuse_too_few
 
 INDEX_FILE = "sid_index.npz"
 IDENTITY = "identity.json"  # what a finished index was made with
 EMBEDDINGS = "embeddings.npy"
-LOGISTICS = ("sids", "batch_rows", "max_collision_rate", "min_code_use")  # settings that do not shape the SIDs
+LEVELS = "levels.npz"  # of an index that is being made
+LOGISTICS = ("sids", "batch_rows", "max_collision_rate", "min_code_use", "min_perplexity")  # settings that do not shape the SIDs
 SHAPE_CODES = tuple(field.name for field in dataclasses.fields(IndexSettings))
 SHAPE_EMBEDDINGS = ("encoder", "text_fields", "max_tokens")
 Report = Callable[[str], None]
@@ -52,25 +55,36 @@ def make_index(config: ConfigDict, workdir: pathlib.Path, texts: TextFolder, bas
       report: receives the lines.
 
     Raises:
-      UserError: the workdir holds an index of other settings, or a gate of the SID report failed.
+      UserError: the workdir holds an index of other settings, there are fewer SIDs than items, what is to be extended
+        does not fit, or a gate of the SID report failed.
     """
     folder = workdir / "index"
+    files = input_facts(config, "index", ("embeddings", "extend"), LOGISTICS)
+    earlier = load_index(config.index.extend) if config.index.extend else None
+    config = _with_sizes(config, len(texts.items), earlier)
     encoder = _encoder_facts(config, texts)
     made_with = {"seed": config.seed, **_settings(config, SHAPE_CODES), **encoder}
-    files = input_facts(config, "index", ("embeddings", "extend"), LOGISTICS)
     identity = {"data": texts.data_hash, **files, **made_with}
     finished = (folder / INDEX_FILE).exists()
     if finished:
         refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
+    else:
+        if earlier is not None:
+            _refuse_to_extend(earlier, config.index.extend, made_with)
+        refuse_too_few(config.index.sizes, len(texts.items), config.index.collisions)
     x_ID = _embeddings(config, folder, texts, encoder, base, report)
     with one_device():
         if finished:
             report("index: finished before, skipped")
             index = load_index(folder / INDEX_FILE)
         else:
-            index = _coded(config, tuple(item.id for item in texts.items), x_ID, made_with, report)
+            folder.mkdir(parents=True, exist_ok=True)
+            ids = tuple(item.id for item in texts.items)
+            index = _coded(config, ids, x_ID, earlier, folder / LEVELS, report)
+            index = dataclasses.replace(index, made_with=made_with)
             write_json(folder / IDENTITY, identity)
             index.save(folder / INDEX_FILE)
+            (folder / LEVELS).unlink(missing_ok=True)
         sid_report = measure(
             index.codes_IC,
             index.sizes,
@@ -79,11 +93,14 @@ def make_index(config: ConfigDict, workdir: pathlib.Path, texts: TextFolder, bas
             embeddings_ID=index.whitening(x_ID),
             reconstruct=index.reconstruction,
             seed=config.seed,
+            numbered=config.index.collisions == "extra_level",
         )
     if not (folder / "report.json").exists():
         _write_report(config, folder, texts, index, sid_report)
     report(f"index: {sid_report.summary}; see {folder / 'report.md'}")
-    failed = failed_gates(sid_report, Gates(config.index.max_collision_rate, config.index.min_code_use))
+    if line := counting_levels(sid_report):
+        report(f"index: {line}")
+    failed = failed_gates(sid_report, section(config, "index", Gates))
     if failed:
         raise UserError(f"the SIDs fail {len(failed)} gate(s): {'; '.join(failed)}")
     return index
@@ -107,21 +124,37 @@ def _encoder_facts(config: ConfigDict, texts: TextFolder) -> dict[str, Any]:
     return {"encoder's model": model, "model.dtype": config.model.dtype, **_settings(config, SHAPE_EMBEDDINGS)}
 
 
-def _coded(
-    config: ConfigDict, item_ids: tuple[str, ...], x_ID: np.ndarray, made_with: Mapping[str, Any], report: Report
-) -> SidIndex:
-    """A new index, or one of an earlier run with the new items coded by its codebooks."""
-    if not config.index.extend:
-        settings = section(config, "index", IndexSettings)
-        index = build_index(item_ids, x_ID, settings, config.seed, lambda line: report(f"index: {line}"))
-        return dataclasses.replace(index, made_with=made_with)
-    earlier = load_index(config.index.extend)
-    changed = differences(earlier.made_with, made_with)
-    if changed:
+def _with_sizes(config: ConfigDict, items: int, earlier: SidIndex | None) -> ConfigDict:
+    """The config with the sizes that it leaves open: those of the index that is extended, or by the rule."""
+    if config.index.sizes:
+        return config
+    sizes = fitting_sizes(items) if earlier is None else earlier.quantiser.sizes
+    return changed(config, {"index": {"sizes": sizes}})
+
+
+def _refuse_to_extend(earlier: SidIndex, path: str, made_with: Mapping[str, Any]) -> None:
+    """Refuses to extend an index under other settings or another encoder; no text need be embedded to know."""
+    changes = differences(earlier.made_with, made_with)
+    if changes:
         raise UserError(
-            f"{config.index.extend} was made with other settings ({changed}); set them as they were, and "
+            f"{path} was made with other settings ({changes}); set them as they were, and "
             "config.index.model=ITS_WORKDIR/pretrained where its run pretrained the model"
         )
+
+
+def _coded(
+    config: ConfigDict,
+    item_ids: tuple[str, ...],
+    x_ID: np.ndarray,
+    earlier: SidIndex | None,
+    kept: pathlib.Path,
+    report: Report,
+) -> SidIndex:
+    """A new index, whose levels are kept on the way, or the earlier one with the new items coded by its codebooks."""
+    if earlier is None:
+        refuse_equal(x_ID, repr(config.index.embeddings) if config.index.embeddings else "their texts")
+        settings = section(config, "index", IndexSettings)
+        return build_index(item_ids, x_ID, settings, config.seed, lambda line: report(f"index: {line}"), kept)
     if len(earlier.whitening.mean_D) != x_ID.shape[1]:
         raise UserError(
             f"{config.index.extend} was made of embeddings with {len(earlier.whitening.mean_D)} features and these "
@@ -142,7 +175,7 @@ def _embeddings(
 ) -> np.ndarray:
     """float32 x_ID of the items: the user's, or made here and kept, so that a killed run does not make them again."""
     if config.index.embeddings:
-        return _given_embeddings(pathlib.Path(config.index.embeddings), len(texts.items))
+        return read_embeddings(pathlib.Path(config.index.embeddings), len(texts.items))
     facts = {"data": texts.data_hash, **encoder}
     file, made_with = folder / EMBEDDINGS, folder / "embeddings.json"
     if file.exists() and json.loads(made_with.read_text(encoding="utf-8")) == facts:
@@ -175,24 +208,6 @@ def _llm_embeddings(config: ConfigDict, words: list[str], model: str, report: Re
             mesh=mesh,
             progress=lambda line: report(f"index: {line}"),
         )
-
-
-def _given_embeddings(path: pathlib.Path, num_items: int) -> np.ndarray:
-    """The user's own embeddings, checked."""
-    key = f"config.index.embeddings={str(path)!r}"
-    try:
-        x_ID = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{key}: not a readable .npy file ({error})") from None
-    if x_ID.ndim != 2 or len(x_ID) != num_items or not np.issubdtype(x_ID.dtype, np.floating):
-        raise UserError(
-            f"{key} holds {x_ID.dtype} of shape {x_ID.shape}; it needs floats of shape ({num_items}, features), a row "
-            "an item in the order of the item file"
-        )
-    bad = np.flatnonzero(~np.isfinite(x_ID).all(axis=1))
-    if len(bad):
-        raise UserError(f"{key}: row {bad[0]} (of {len(bad)}) is not finite")
-    return x_ID.astype(np.float32)
 
 
 def _write_report(

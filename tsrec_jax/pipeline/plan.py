@@ -23,6 +23,7 @@ from tsrec_jax.pipeline.assemble import add_sid_tokens, prompt_templates
 from tsrec_jax.pipeline.batches import batches_of, training_data
 from tsrec_jax.pipeline.estimate import estimate_lines, step_shape
 from tsrec_jax.pipeline.upstream import open_texts, what_to_make
+from tsrec_jax.sid.sizes import MOST_SIZES
 from tsrec_jax.training.accounting import MeshShape, step_flops
 from tsrec_jax.training.chips import CHIPS
 from tsrec_jax.training.feasibility import Setup, refuse_memory, refuse_mesh
@@ -151,7 +152,8 @@ def _data(config: ConfigDict, base: ModelConfig, report: Callable[[str], None]) 
     known = pathlib.Path(config.model.path).exists() or "/" not in config.model.path  # a tokenizer without a download
     if dataset is not None and config.model.path and known:
         return _counted(config, dataset, report)
-    new = sum(config.index.sizes) if dataset is None else len(dataset.catalogue.tokens)
+    sizes = config.index.sizes or MOST_SIZES  # by the rule there are no more, below a million items
+    new = sum(sizes) if dataset is None else len(dataset.catalogue.tokens)
     slots = math.ceil(ASSUMED_LOSS_SHARE * config.train.sequence_length * config.train.slot_rows)
     steps = config.train.max_steps
     times = f"{steps:,} steps" if steps else "the number of steps is unknown (config.train.max_steps is 0)"

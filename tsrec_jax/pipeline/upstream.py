@@ -29,7 +29,7 @@ from tsrec_jax.teacher.settings import TeacherSettings
 IDENTITY = "identity.json"
 # Settings that do not shape the words, only how fast and how dearly they come.
 LOGISTICS = ("words", "concurrency", "requests_per_minute", "max_attempts", "timeout_seconds", "input_price",
-             "output_price")  # fmt: skip
+             "output_price", "max_questions", "max_cost")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

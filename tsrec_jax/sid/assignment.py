@@ -1,4 +1,4 @@
-"""Size-constrained assignment of rows to codes at the least total cost, in JAX.
+"""Size-constrained assignment of rows to codes at the least total cost.
 
 Entropic optimal transport (Sinkhorn scaling; Cuturi, 2013) finds prices of the codes under which every row that takes
 its cheapest code leaves the codes nearly even. What is left over moves along shortest augmenting paths (successive
@@ -10,27 +10,13 @@ Axis letters: I rows, E codes (F: the code that a row moves to).
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 TEMPERATURES = (0.1, 0.03, 0.01)  # of the transport, as shares of the mean gap between a row's mean and least cost
 SCALINGS = 30  # Sinkhorn scalings at each temperature
 ROUNDING = 1e-6  # differences below this share of the largest cost are rounding errors
-
-
-class _Flow(NamedTuple):
-    """Who holds what, and what it costs to move.
-
-    codes_I: code of each row. spare_E: True where a code holds one row less than most. sizes_E: rows of each code,
-    spare places counted. moves_EF: least cost of moving one row from code e to code f; inf where e has none.
-    """
-
-    codes_I: jax.Array
-    spare_E: jax.Array
-    sizes_E: jax.Array
-    moves_EF: jax.Array
 
 
 def transport_prices(cost_IE: jax.Array, prices_E: jax.Array | None = None) -> jax.Array:
@@ -60,8 +46,7 @@ def transport_prices(cost_IE: jax.Array, prices_E: jax.Array | None = None) -> j
     return prices_E - prices_E.min()
 
 
-@jax.jit
-def balanced_assignment(cost_IE: jax.Array, prices_E: jax.Array | None = None) -> jax.Array:
+def balanced_assignment(cost_IE: jax.Array, prices_E: jax.Array | None = None) -> np.ndarray:
     """Codes of least total cost such that every code takes floor(I / E) or ceil(I / E) rows.
 
     Args:
@@ -72,80 +57,95 @@ def balanced_assignment(cost_IE: jax.Array, prices_E: jax.Array | None = None) -
       int32 codes_I.
     """
     rows, codes = cost_IE.shape
-    cost_IE = cost_IE - cost_IE.min(axis=1, keepdims=True)  # changes no choice; keeps float32 sums small
-    prices_E = transport_prices(cost_IE) if prices_E is None else prices_E
+    cost_IE, prices_E, codes_I = map(np.asarray, _priced(cost_IE, prices_E))
     capacity = -(-rows // codes)
-    tolerance = ROUNDING * cost_IE.max()
-    codes_I = jnp.argmin(cost_IE + prices_E, axis=1).astype(jnp.int32)
     # Codes x capacity - I places stay empty, one a code: as if a row that costs nothing took the cheapest of them.
-    spare_E = jnp.argsort(jnp.argsort(prices_E)) < codes * capacity - rows
-    sizes_E = jnp.zeros(codes, jnp.int32).at[codes_I].add(1) + spare_E
-    moves_EF = jax.ops.segment_min(cost_IE - jnp.take_along_axis(cost_IE, codes_I[:, None], axis=1), codes_I, codes)
-    flow = _Flow(codes_I, spare_E, sizes_E, moves_EF.at[jnp.arange(codes), jnp.arange(codes)].set(jnp.inf))
-
-    def uneven(flow: _Flow) -> jax.Array:
-        return (flow.sizes_E > capacity).any()
-
-    return jax.lax.while_loop(uneven, lambda flow: _augment(flow, cost_IE, capacity, tolerance), flow).codes_I
+    spare_E = np.argsort(np.argsort(prices_E, kind="stable")) < codes * capacity - rows
+    flow = _Flow(cost_IE, codes_I.copy(), spare_E, capacity, ROUNDING * cost_IE.max())
+    while (flow.sizes_E > capacity).any():
+        flow.augment()
+    return flow.codes_I
 
 
-def _moves(cost_IE: jax.Array, codes_I: jax.Array, code: jax.Array, chunk: int) -> jax.Array:
-    """For each other code the least cost of moving one row of `code` there; its rows are read `chunk` at a time."""
-    holds_I = codes_I == code
-    place_I = jnp.cumsum(holds_I) - 1
-
-    def read(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        moves_F, start = state
-        within_I = holds_I & (place_I >= start) & (place_I < start + chunk)
-        rows = jnp.nonzero(within_I, size=chunk, fill_value=len(codes_I))[0]
-        cost_RF = cost_IE.at[rows].get(mode="fill", fill_value=jnp.inf)
-        own_R = jnp.where(rows < len(codes_I), cost_RF[:, code], 0.0)
-        return jnp.minimum(moves_F, (cost_RF - own_R[:, None]).min(axis=0)), start + chunk
-
-    start = (jnp.full(cost_IE.shape[1], jnp.inf), jnp.zeros((), place_I.dtype))
-    moves_F, _ = jax.lax.while_loop(lambda state: state[1] < holds_I.sum(), read, start)
-    return moves_F.at[code].set(jnp.inf)
+@jax.jit
+def _priced(cost_IE: jax.Array, prices_E: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Costs above each row's least (which changes no choice and keeps float32 sums small), prices, cheapest codes."""
+    cost_IE = cost_IE - cost_IE.min(axis=1, keepdims=True)
+    prices_E = transport_prices(cost_IE) if prices_E is None else prices_E
+    return cost_IE, prices_E, jnp.argmin(cost_IE + prices_E, axis=1).astype(jnp.int32)
 
 
-def _augment(flow: _Flow, cost_IE: jax.Array, capacity: int, tolerance: jax.Array) -> _Flow:
-    """Moves one row's worth along the shortest path from a code that has too many to one that has room."""
-    codes = len(flow.sizes_E)
-    spare_moves_EF = jnp.where(flow.spare_E[:, None] & ~flow.spare_E, 0.0, jnp.inf)
-    length_E, parent_E = _shortest(jnp.minimum(flow.moves_EF, spare_moves_EF), flow.sizes_E > capacity, tolerance)
-    end = jnp.argmin(jnp.where(flow.sizes_E < capacity, length_E, jnp.inf))
+class _Flow:
+    """Who holds what, and what it costs to move. In NumPy: a path touches a few codes, and little of it is arithmetic.
 
-    def step(state: tuple[_Flow, jax.Array]) -> tuple[_Flow, jax.Array]:
-        flow, to = state
-        code = parent_E[to]
-        by_spare = spare_moves_EF[code, to] < flow.moves_EF[code, to]
-        cheapest = jnp.argmin(jnp.where(flow.codes_I == code, cost_IE[:, to] - cost_IE[:, code], jnp.inf))
-        row = jnp.where(by_spare, len(flow.codes_I), cheapest)
-        spare_E = jnp.where(by_spare, flow.spare_E.at[code].set(False).at[to].set(True), flow.spare_E)
-        return flow._replace(codes_I=flow.codes_I.at[row].set(to, mode="drop"), spare_E=spare_E), code
+    Attributes:
+      codes_I: code of each row.
+      spare_E: True where a code holds one row less than most.
+      sizes_E: rows of each code, spare places counted.
+      moves_EF: least cost of moving one row from code e to code f; inf where e has none.
+    """
 
-    moved, start = jax.lax.while_loop(lambda state: parent_E[state[1]] >= 0, step, (flow, end.astype(jnp.int32)))
-    moved = moved._replace(sizes_E=flow.sizes_E.at[start].add(-1).at[end].add(1))
+    def __init__(
+        self, cost_IE: np.ndarray, codes_I: np.ndarray, spare_E: np.ndarray, capacity: int, tolerance: float
+    ) -> None:
+        codes = cost_IE.shape[1]
+        self.codes_I, self.spare_E = codes_I, spare_E
+        self.sizes_E = np.bincount(codes_I, minlength=codes) + spare_E
+        self._cost_IE, self._capacity, self._tolerance = cost_IE, capacity, tolerance
+        ordered = np.argsort(codes_I, kind="stable")
+        self._members = np.split(ordered, np.cumsum(np.bincount(codes_I, minlength=codes))[:-1])
+        self.moves_EF = np.full((codes, codes), np.inf, np.float32)
+        for code in range(codes):
+            self._renew(code, np.arange(codes) != code)
 
-    def renew(state: tuple[_Flow, jax.Array]) -> tuple[_Flow, jax.Array]:
-        flow, code = state
-        flow = flow._replace(moves_EF=flow.moves_EF.at[code].set(_moves(cost_IE, flow.codes_I, code, capacity)))
-        return flow, jnp.where(code == start, codes, parent_E[code])
+    def augment(self) -> None:
+        """Moves one row's worth along the shortest path from a code that has too many to one that has room."""
+        spare_moves_EF = np.where(self.spare_E[:, None] & ~self.spare_E, np.float32(0.0), np.float32(np.inf))
+        length_E, parent_E = _shortest(
+            np.minimum(self.moves_EF, spare_moves_EF), self.sizes_E > self._capacity, self._tolerance
+        )
+        end = to = int(np.argmin(np.where(self.sizes_E < self._capacity, length_E, np.inf)))
+        steps = []
+        while (code := int(parent_E[to])) >= 0:
+            if spare_moves_EF[code, to] < self.moves_EF[code, to]:
+                self.spare_E[code], self.spare_E[to] = False, True
+            else:
+                members = self._members[code]
+                steps.append((members[np.argmin(self._cost_IE[members, to] - self._cost_IE[members, code])], code, to))
+            to = code
+        self.sizes_E[to] -= 1
+        self.sizes_E[end] += 1
+        for row, code, to in steps:
+            self._move(row, code, to)
 
-    return jax.lax.while_loop(lambda state: state[1] < codes, renew, (moved, end.astype(jnp.int32)))[0]
+    def _move(self, row: int, code: int, to: int) -> None:
+        """Moves a row, and brings up to date what it costs to move one from either code."""
+        cost_E = self._cost_IE[row]
+        self.codes_I[row] = to
+        self._members[code] = self._members[code][self._members[code] != row]
+        # In the order of rows: of equal rows the first one moves, whatever moved before.
+        self._members[to] = np.insert(self._members[to], np.searchsorted(self._members[to], row), row)
+        self._renew(code, (cost_E - cost_E[code] <= self.moves_EF[code]) & np.isfinite(self.moves_EF[code]))
+        others_E = np.arange(len(cost_E)) != to
+        self.moves_EF[to] = np.where(others_E, np.minimum(self.moves_EF[to], cost_E - cost_E[to]), np.inf)
+
+    def _renew(self, code: int, which_E: np.ndarray) -> None:
+        """For some other codes the least cost of moving one row of `code` there."""
+        members, others = self._members[code], np.flatnonzero(which_E)
+        cost_RF = self._cost_IE[members[:, None], others] - self._cost_IE[members, code][:, None]
+        self.moves_EF[code, others] = cost_RF.min(axis=0, initial=np.float32(np.inf))
 
 
-def _shortest(moves_EF: jax.Array, source_E: jax.Array, tolerance: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _shortest(moves_EF: np.ndarray, source_E: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
     """Bellman and Ford's path lengths from the sources, and the code before each on its path (-1 at a source)."""
-
-    def relax(state):
-        length_E, parent_E, _ = state
-        through_EF = length_E[:, None] + moves_EF
-        best_F = through_EF.min(axis=0)
-        shorter_F = best_F < length_E - tolerance
-        parent_F = jnp.where(shorter_F, jnp.argmin(through_EF, axis=0).astype(jnp.int32), parent_E)
-        return jnp.where(shorter_F, best_F, length_E), parent_F, shorter_F.any()
-
-    length_E = jnp.where(source_E, 0.0, jnp.inf)
-    parent_E = jnp.full(len(source_E), -1, jnp.int32)
-    length_E, parent_E, _ = jax.lax.while_loop(lambda state: state[2], relax, (length_E, parent_E, jnp.array(True)))
+    length_E = np.where(source_E, np.float32(0.0), np.float32(np.inf))
+    parent_E = np.full(len(source_E), -1, np.int32)
+    shorter = np.flatnonzero(source_E)
+    while len(shorter):  # a path gets shorter only through codes whose own path just did
+        through_SF = length_E[shorter, None] + moves_EF[shorter]
+        best_F = through_SF.min(axis=0)
+        found = np.flatnonzero(best_F < length_E - tolerance)
+        parent_E[found] = shorter[through_SF[:, found].argmin(axis=0)]
+        length_E[found] = best_F[found]
+        shorter = found
     return length_E, parent_E

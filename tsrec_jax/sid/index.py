@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -14,6 +15,8 @@ import numpy as np
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.sid.collisions import code_newcomers, number_collisions, reassign_last_level
+from tsrec_jax.sid.given import kind_of_file
+from tsrec_jax.sid.levels import LevelStore
 from tsrec_jax.sid.residual import ResidualQuantiser, RqSettings, fit_residual
 from tsrec_jax.sid.rq_vae import RqVae, RqVaeSettings, fit_rq_vae
 from tsrec_jax.sid.whiten import Whitening, fit_whitening
@@ -43,7 +46,7 @@ class IndexSettings:
 
     Attributes:
       method: of METHODS.
-      sizes: codes of each level, any number of levels.
+      sizes: codes of each level, any number of levels; `sizes.fitting_sizes` has a rule.
       collisions: of `collisions.POLICIES`.
       whiten: principal components that are kept, each scaled to variance 1; 0: the embeddings are only centred.
       iterations, rows_per_code: of k-means, as in `RqSettings`.
@@ -141,7 +144,12 @@ def sid_token(level: int, code: int) -> str:
 
 
 def build_index(
-    item_ids: Sequence[str], x_ID: np.ndarray, settings: IndexSettings, seed: int, report: Callable[[str], None]
+    item_ids: Sequence[str],
+    x_ID: np.ndarray,
+    settings: IndexSettings,
+    seed: int,
+    report: Callable[[str], None],
+    kept: pathlib.Path | None = None,
 ) -> SidIndex:
     """Codes for items from their embeddings; the same input, settings and seed give the same codes.
 
@@ -151,6 +159,9 @@ def build_index(
       settings: how.
       seed: of everything random.
       report: receives a line a level or now and then.
+      kept: file for the finished levels of `rq_kmeans` and `rq_kmeans_balanced`: where it holds some of the same
+        embeddings, settings and seed, the fit goes on behind them, with the same codes in the end. The caller removes
+        it. None: nothing is kept.
     """
     whitening = fit_whitening(x_ID, settings.whiten)
     whitened_IK = whitening(x_ID)
@@ -163,12 +174,21 @@ def build_index(
     else:
         balanced = settings.method == "rq_kmeans_balanced"
         rq = RqSettings(settings.sizes, balanced, settings.iterations, settings.rows_per_code)
-        quantiser, codes_IC = fit_residual(whitened_IK, rq, seed, report)
+        store = None if kept is None else LevelStore(kept, _fit(whitened_IK, rq, seed))
+        quantiser, codes_IC = fit_residual(whitened_IK, rq, seed, report, store)
     if settings.collisions == "sinkhorn":
         codes_IC = reassign_last_level(codes_IC, quantiser.last_level_costs(whitened_IK, codes_IC))
     elif settings.collisions == "extra_level":
         codes_IC = number_collisions(codes_IC)
     return SidIndex(settings.method, settings.collisions, whitening, quantiser, tuple(item_ids), codes_IC)
+
+
+def _fit(x_ID: np.ndarray, settings: RqSettings, seed: int) -> str:
+    """A hash of all that decides the levels."""
+    facts = json.dumps([dataclasses.asdict(settings), seed, str(x_ID.dtype), x_ID.shape])
+    digest = hashlib.sha256(facts.encode())
+    digest.update(np.ascontiguousarray(x_ID))
+    return digest.hexdigest()
 
 
 def load_index(path: str | os.PathLike[str]) -> SidIndex:
@@ -178,7 +198,11 @@ def load_index(path: str | os.PathLike[str]) -> SidIndex:
       UserError: there is no such file, or it is not an index.
     """
     path = pathlib.Path(path)
+    way_out = "give the sid_index.npz that the stage `index` wrote"
     try:
+        kind = kind_of_file(path)
+        if not kind.startswith("an .npz"):
+            raise UserError(f"{path} is {kind} and not an index; {way_out}")
         with np.load(path, allow_pickle=False) as file:
             arrays: Mapping[str, np.ndarray] = {name: file[name] for name in file.files}
         facts = json.loads(str(arrays["facts"]))
@@ -195,6 +219,8 @@ def load_index(path: str | os.PathLike[str]) -> SidIndex:
             facts["made_with"],
         )
     except FileNotFoundError:
-        raise UserError(f"{path}: not there; give the sid_index.npz that the stage `index` wrote") from None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not an index that this program wrote ({error})") from None
+        raise UserError(f"{path}: not there; {way_out}") from None
+    except KeyError as error:
+        raise UserError(f"{path}: not an index that this program wrote (it has no {error}); {way_out}") from None
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not an index that this program wrote ({error}); {way_out}") from None

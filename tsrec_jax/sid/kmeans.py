@@ -32,10 +32,20 @@ def kmeans(x_ID: jax.Array, num_codes: int, key: jax.Array, *, iterations: int =
     Returns:
       float32 codebook_ED.
     """
+    return improved(x_ID, first_centres(x_ID, num_codes, key), iterations)
+
+
+def first_centres(x_ID: jax.Array, num_codes: int, key: jax.Array) -> jax.Array:
+    """float32 codebook_ED that k-means starts from, drawn from a sample of the rows."""
     start_key, sample_key = jax.random.split(key)
     count = min(len(x_ID), SEEDING_ROWS_PER_CODE * num_codes)
     sample = jax.random.choice(sample_key, len(x_ID), (count,), replace=False)
-    codebook_ED = _plus_plus(x_ID[sample], num_codes, start_key)
+    return _plus_plus(x_ID[sample], num_codes, start_key)
+
+
+def improved(x_ID: jax.Array, codebook_ED: jax.Array, iterations: int) -> jax.Array:
+    """float32 codebook_ED after some of Lloyd's iterations, each with a repair of empty centres."""
+    num_codes = len(codebook_ED)
 
     def iteration(codebook_ED: jax.Array, _: None) -> tuple[jax.Array, None]:
         codes_I, distance_I = nearest(x_ID, codebook_ED)
@@ -45,15 +55,22 @@ def kmeans(x_ID: jax.Array, num_codes: int, key: jax.Array, *, iterations: int =
     return jax.lax.scan(iteration, codebook_ED, None, length=iterations)[0]
 
 
-def nearest(x_ID: jax.Array, codebook_ED: jax.Array) -> tuple[jax.Array, jax.Array]:
+def nearest(
+    x_ID: jax.Array, codebook_ED: jax.Array, prices_E: jax.Array | float = 0.0
+) -> tuple[jax.Array, jax.Array]:
     """The nearest centre of every row (the first one of equals), in blocks of rows.
 
+    Args:
+      x_ID: float32 rows.
+      codebook_ED: the centres.
+      prices_E: added to the squared distances.
+
     Returns:
-      codes_I int32, and distance_I float32, the squared distance to it.
+      codes_I int32, and distance_I float32, the squared distance to it (and its price).
     """
 
     def block(x_BD: jax.Array) -> tuple[jax.Array, jax.Array]:
-        scores_BE = squared_distances(x_BD, codebook_ED)
+        scores_BE = squared_distances(x_BD, codebook_ED) + prices_E
         return jnp.argmin(scores_BE, axis=1).astype(jnp.int32), jnp.maximum(scores_BE.min(axis=1), 0.0)
 
     return over_blocks(block, x_ID)

@@ -78,6 +78,7 @@ class SidReport:
       neighbour_purity: {label: (share, by chance)}: items whose nearest neighbour in the embeddings has their label.
       neighbour_queries: items that were looked up for it; 0 without embeddings.
       examples: (prefix tokens, items, titles) of a large and a middling node of every depth.
+      numbered: whether the last level only counts the items of one code (`extra_level`).
     """
 
     items: int
@@ -91,6 +92,12 @@ class SidReport:
     neighbour_purity: Mapping[str, tuple[float, float]]
     neighbour_queries: int
     examples: tuple[tuple[str, int, tuple[str, ...]], ...]
+    numbered: bool = False
+
+    @property
+    def coded(self) -> int:
+        """Levels whose codes stand for what items are."""
+        return len(self.levels) - self.numbered
 
     @property
     def collision_rate(self) -> float:
@@ -113,6 +120,7 @@ def measure(
     embeddings_ID: np.ndarray | None = None,
     reconstruct: Callable[[int], np.ndarray] | None = None,
     seed: int = 0,
+    numbered: bool = False,
 ) -> SidReport:
     """Measures SIDs.
 
@@ -124,6 +132,7 @@ def measure(
       embeddings_ID: float32, what was quantised; None where the SIDs came from elsewhere.
       reconstruct: number of levels -> float32 (I, D) that the codes so far stand for; None: errors are not known.
       seed: of permutations, samples and examples.
+      numbered: whether the last level only counts the items of one code.
     """
     groups = collision_groups(codes_IC)
     depths, examples = [], []
@@ -148,6 +157,7 @@ def measure(
         neighbour_purity={} if embeddings_ID is None else _neighbour_purity(embeddings_ID, items, queries, seed),
         neighbour_queries=queries,
         examples=tuple(examples),
+        numbered=numbered,
     )
 
 

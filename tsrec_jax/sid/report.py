@@ -6,7 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from tsrec_jax.sid.quality import SidReport
+from tsrec_jax.sid.quality import Depth, SidReport
+from tsrec_jax.sid.sizes import fitting_sizes
+
+TOLD_APART = 0.9  # nodes per item from which the levels below have next to nothing left to group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,10 +19,12 @@ class Gates:
     Attributes:
       max_collision_rate: 0 to 1.
       min_code_use: share of used codes, on every level.
+      min_perplexity: perplexity as a share of the codes, on every level that does not only count.
     """
 
     max_collision_rate: float = 1.0
     min_code_use: float = 0.0
+    min_perplexity: float = 0.0
 
 
 def failed_gates(report: SidReport, gates: Gates) -> list[str]:
@@ -36,7 +41,33 @@ def failed_gates(report: SidReport, gates: Gates) -> list[str]:
                 f"level {level + 1} uses {use.used} of {use.codes} codes ({use.use:.4f}), below "
                 f"index.min_code_use={gates.min_code_use}: use index.method=rq_kmeans_balanced or fewer codes"
             )
+    for level, use in enumerate(report.levels[: report.coded]):
+        if use.perplexity < gates.min_perplexity * use.codes:
+            failed.append(
+                f"level {level + 1} has a perplexity of {use.perplexity:.1f} of {use.codes} codes "
+                f"({use.perplexity / use.codes:.4f}; {use.items_max} items have one code), below "
+                f"index.min_perplexity={gates.min_perplexity}: use index.method=rq_kmeans_balanced or fewer codes"
+            )
     return failed
+
+
+def counting_levels(report: SidReport) -> str:
+    """One line where the last levels tell items apart but group next to nothing; empty where they do group."""
+    depth = next((d for d, row in enumerate(report.depths[: report.coded], 1) if _apart(report, row)), report.coded)
+    if depth == report.coded:
+        return ""
+    nodes, sizes = report.depths[depth - 1].nodes, [level.codes for level in report.levels[: report.coded]]
+    fitting = fitting_sizes(report.items)
+    first = "level 1 tells" if depth == 1 else f"the first {depth} levels tell"
+    better = f"index.sizes={fitting}" if sum(fitting) < sum(sizes) else "fewer or smaller levels"
+    return (
+        f"{first} {nodes / report.items:.0%} of the items apart ({nodes} nodes for {report.items} items), so the codes "
+        f"after that only count and group nothing; {better} would leave them more to say"
+    )
+
+
+def _apart(report: SidReport, depth: Depth) -> bool:
+    return depth.nodes >= TOLD_APART * report.items
 
 
 def to_json(report: SidReport) -> dict[str, Any]:
@@ -77,6 +108,8 @@ def to_markdown(report: SidReport, facts: Mapping[str, Any]) -> str:
         "and company; by chance: with the labels permuted. Error: squared, as a share of the variance of what was "
         "quantised.\n\n" + "\n".join(nodes),
     ]
+    if line := counting_levels(report):
+        parts.append(f"{line[0].upper()}{line[1:]}.")
     if neighbours:
         queries = report.neighbour_queries
         parts.append(f"The nearest neighbour in the embeddings has the same label ({queries} items): {neighbours}.")

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
 
+from tsrec_jax import errors
 from tsrec_jax.data.catalogue import Cluster
 from tsrec_jax.teacher.answers import BadAnswer, parse_answer
 from tsrec_jax.teacher.backends import Refused, Rejected, Reply, Retryable, Teacher
+from tsrec_jax.teacher.budget import Budget, CapReached
 from tsrec_jax.teacher.cache import AnswerCache
 from tsrec_jax.teacher.cost import cost_of
 from tsrec_jax.teacher.pace import Clock, Pace, Stopped
 from tsrec_jax.teacher.questions import Question
+from tsrec_jax.teacher.settings import TeacherSettings
 
 FAILED_IN_A_ROW = 20  # questions, after which the rest is not asked: the server is down or the day's quota is spent
+BAD_ANSWERS = 50  # in a run, from which it ends where more answers are unusable than usable
 LONGEST_PAUSE = 600.0  # seconds a server may ask for before its question counts as failed
 REPORT_SECONDS = 5.0
 
@@ -57,8 +64,12 @@ def ask_all(
     manner: Manner,
     report: Callable[[str], None],
     clock: Clock | None = None,
+    budget: Budget | None = None,
 ) -> Outcome:
     """Asks every question; an answer is on disk before it is counted.
+
+    However it ends (but by SIGKILL), requests under way are awaited, each as long as its own time-out, and their
+    answers are written.
 
     Args:
       questions: those without an answer on disk.
@@ -68,11 +79,45 @@ def ask_all(
       manner: rate, attempts and prices.
       report: takes lines of progress.
       clock: None: the real one.
+      budget: what earlier runs asked, and the caps; None: there are none.
 
     Raises:
-      UserError: no question can be answered (a wrong key, model or address).
+      UserError: no question can be answered (a wrong key, model or address), or a cap is reached.
+      errors.Stopped: SIGTERM came.
     """
-    asking = _Asking(keys, teacher, cache, manner, clock or Clock())
+    asking = _Asking(keys, teacher, cache, manner, clock or Clock(), budget or Budget(TeacherSettings()))
+    try:
+        with _until_told(cache):
+            _ask(questions, asking, manner, report)
+    except CapReached as cap:
+        spent, left = asking.budget, len(questions) - len(asking.outcome.clusters)
+        raise errors.UserError(
+            f"config.describe.{cap} allows no further question: {spent.answers} answers"
+            f"{f' for {spent.cost:.2f}' if spent.cost else ''} so far, all kept in {cache.path}; {left} questions are "
+            "left; raise it and give the same command again"
+        ) from None
+    return asking.outcome
+
+
+@contextlib.contextmanager
+def _until_told(cache: AnswerCache) -> Iterator[None]:
+    """Within, a first SIGTERM raises `errors.Stopped` in the main thread; what is under way then is not disturbed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise errors.Stopped(f"stopped by SIGTERM; the answers are kept in {cache.path}, and the same command goes on")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _ask(questions: Sequence[Question], asking: _Asking, manner: Manner, report: Callable[[str], None]) -> None:
     progress = _Progress(len(questions), manner, report, asking)
     pool = concurrent.futures.ThreadPoolExecutor(manner.concurrency, thread_name_prefix="teacher")
     try:
@@ -81,36 +126,40 @@ def ask_all(
             future.result()
             progress.show()
     finally:
-        # Also on an interrupt: requests under way are paid for, so their answers are awaited and written.
+        # Also when told to stop: requests under way are paid for, so their answers are awaited and written.
         asking.pace.stop()
         pool.shutdown(wait=True, cancel_futures=True)
     progress.show(last=True)
-    return asking.outcome
 
 
 class _Asking:
     """The state that the threads share."""
 
     def __init__(
-        self, keys: Mapping[str, str], teacher: Teacher, cache: AnswerCache, manner: Manner, clock: Clock
+        self,
+        keys: Mapping[str, str],
+        teacher: Teacher,
+        cache: AnswerCache,
+        manner: Manner,
+        clock: Clock,
+        budget: Budget,
     ) -> None:
         self.outcome = Outcome()
         self.clock = clock
         self.pace = Pace(manner.requests_per_minute, clock)
+        self.budget = budget
         self._keys, self._teacher, self._cache = keys, teacher, cache
         self._attempts = manner.max_attempts
         self._lock = threading.Lock()
-        self._failed_in_a_row = 0
+        self._failed_in_a_row = self._good = self._bad = 0
 
     def settle(self, question: Question) -> None:
         """Puts a question's answer, or the reason why it has none, into the outcome."""
         with self._lock:
-            lost = self._failed_in_a_row >= FAILED_IN_A_ROW
-        if lost:
-            reason = f"not asked, because the {FAILED_IN_A_ROW} questions before it had failed"
-            with self._lock:
-                self.outcome.failures[question.token] = reason
-            return
+            lost = self._lost()
+            if lost:
+                self.outcome.failures[question.token] = f"not asked, because {lost}"
+                return
         try:
             found = self._answer(question)
         except Stopped:
@@ -126,15 +175,21 @@ class _Asking:
                 self.outcome.failures[question.token] = found
                 self._failed_in_a_row += 1
 
+    def _lost(self) -> str:
+        """Why no further question is worth asking; empty where one is."""
+        if self._failed_in_a_row >= FAILED_IN_A_ROW:
+            return f"the {FAILED_IN_A_ROW} questions before it had failed"
+        if self._bad >= BAD_ANSWERS and self._bad > self._good:
+            return f"{self._bad} of {self._bad + self._good} answers could not be used; another model may do better"
+        return ""
+
     def _answer(self, question: Question) -> Cluster | str:
         """The answer to a question, or why there is none after the last attempt."""
         prompt, reason = question.prompt, ""
         for attempt in range(1, self._attempts + 1):
             self.pace.await_turn()
-            with self._lock:
-                self.outcome.requests += 1
             try:
-                return self._checked(question, self._teacher.ask(prompt))
+                return self._request(question, prompt)
             except Retryable as error:
                 reason = str(error)
                 if error.retry_after > LONGEST_PAUSE:
@@ -147,9 +202,24 @@ class _Asking:
             except BadAnswer as error:
                 reason = str(error)
                 prompt = f"{question.prompt}\n\nAn earlier reply could not be used: {reason}."
+                with self._lock:
+                    lost = self._lost()
+                if lost:
+                    return f"{reason} (attempt {attempt} of {self._attempts}; {lost})"
             except Rejected as error:
                 return f"{error}; see config.describe.answer_format, temperature and items_per_token"
         return f"{reason} (attempt {self._attempts} of {self._attempts})"
+
+    def _request(self, question: Question, prompt: str) -> Cluster:
+        with self.budget.question(prompt):
+            with self._lock:
+                self.outcome.requests += 1
+            try:
+                return self._checked(question, self._teacher.ask(prompt))
+            except Refused as error:
+                if error.reply is not None:
+                    self._keep(question, error.reply, str(error))
+                raise
 
     def _checked(self, question: Question, reply: Reply) -> Cluster:
         fault = "not checked"
@@ -160,10 +230,16 @@ class _Asking:
             fault = str(error)
             raise
         finally:
-            self._cache.append(self._keys[question.token], question.token, reply, fault)
-            with self._lock:
-                self.outcome.input_tokens += reply.input_tokens
-                self.outcome.output_tokens += reply.output_tokens
+            self._keep(question, reply, fault)
+
+    def _keep(self, question: Question, reply: Reply, fault: str) -> None:
+        """Writes an answer down, and counts it."""
+        self._cache.append(self._keys[question.token], question.token, reply, fault)
+        self.budget.pay(reply.input_tokens, reply.output_tokens)
+        with self._lock:
+            self._bad, self._good = self._bad + bool(fault), self._good + (not fault)
+            self.outcome.input_tokens += reply.input_tokens
+            self.outcome.output_tokens += reply.output_tokens
 
 
 class _Progress:

@@ -61,7 +61,14 @@ class Retryable(Exception):
 
 
 class Refused(Exception):
-    """The model or a filter of its server declined to answer; another attempt may be answered."""
+    """The model or a filter of its server declined to answer, or did not end; another attempt may be answered.
+
+    `reply` is what came all the same and has its price, where the server says so.
+    """
+
+    def __init__(self, reason: str, reply: Reply | None = None) -> None:
+        super().__init__(reason)
+        self.reply = reply
 
 
 class Rejected(Exception):

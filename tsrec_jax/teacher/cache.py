@@ -12,7 +12,7 @@ import json
 import os
 import pathlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tsrec_jax.teacher.backends import Reply
@@ -33,17 +33,24 @@ class AnswerCache:
 
     def read(self) -> dict[str, Reply]:
         """{key: the latest usable answer}; empty where there is no file. Lines that are not whole are passed over."""
+        return {key: reply for key, reply, fault in self._entries() if not fault}
+
+    def spent(self) -> tuple[int, int, int]:
+        """Answers that came, the unusable ones among them, and their input and output tokens."""
+        replies = [reply for _, reply, _ in self._entries()]
+        return len(replies), sum(r.input_tokens for r in replies), sum(r.output_tokens for r in replies)
+
+    def _entries(self) -> Iterator[tuple[str, Reply, str]]:
+        """(key, reply, fault) of every whole line."""
         if not self.path.is_file():
-            return {}
-        found = {}
+            return
         for line in self.path.read_bytes().split(b"\n"):
             try:
                 entry = json.loads(line)
-                if not entry["fault"]:
-                    found[entry["key"]] = Reply(entry["text"], entry["input_tokens"], entry["output_tokens"])
+                reply = Reply(entry["text"], entry["input_tokens"], entry["output_tokens"])
+                yield entry["key"], reply, entry["fault"]
             except (ValueError, TypeError, KeyError):
                 continue
-        return found
 
     def append(self, key: str, token: str, reply: Reply, fault: str = "") -> None:
         """Writes one answer through to the disk; with a fault it is kept for the reader's eyes alone."""

@@ -16,6 +16,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.teacher.answers import ANSWER_SCHEMA, BadAnswer, parse_answer
 from tsrec_jax.teacher.ask import Manner, Outcome, ask_all
 from tsrec_jax.teacher.backends import Teacher
+from tsrec_jax.teacher.budget import Budget
 from tsrec_jax.teacher.cache import AnswerCache, answer_key
 from tsrec_jax.teacher.cost import Plan, cost_of, estimate_tokens
 from tsrec_jax.teacher.file import file_clusters
@@ -111,7 +112,7 @@ def _ask_model(
             settings.output_price,
         )
         with contextlib.closing(connect(settings)) as teacher:
-            outcome = ask_all(missing, keys, teacher, cache, manner, report, clock)
+            outcome = ask_all(missing, keys, teacher, cache, manner, report, clock, Budget(settings, *cache.spent()))
     found = known | outcome.clusters
     if numbered:
         found |= {cluster.token: cluster for cluster in numbering_clusters(catalogue)}

@@ -79,17 +79,21 @@ class GeminiTeacher:
             raise Refused("the server sent no candidate")
         candidate = answer.candidates[0]
         finish = _name(candidate.finish_reason)
+        reply = self._paid(candidate, answer.usage_metadata)
         if finish == "MAX_TOKENS":
-            raise Refused("the answer was cut off at the model's output limit")
+            raise Refused("the answer was cut off at the model's output limit", reply)
         if finish not in ("STOP", "FINISH_REASON_UNSPECIFIED", ""):
-            raise Refused(f"the answer was withheld ({finish})")
+            raise Refused(f"the answer was withheld ({finish})", reply)
+        return reply
+
+    def _paid(self, candidate: Any, usage: Any) -> Reply:
+        """The candidate's text and the tokens that it cost."""
         parts = (candidate.content.parts if candidate.content else None) or []
-        text = "".join(part.text or "" for part in parts if not part.thought)
-        usage = answer.usage_metadata
+        text = self._key.scrub("".join(part.text or "" for part in parts if not part.thought))
         if usage is None:
-            return Reply(self._key.scrub(text))
+            return Reply(text)
         output_tokens = (usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)
-        return Reply(self._key.scrub(text), usage.prompt_token_count or 0, output_tokens)
+        return Reply(text, usage.prompt_token_count or 0, output_tokens)
 
 
 def _name(reason: Any) -> str:

@@ -78,14 +78,15 @@ class OpenAITeacher:
         if not choices:
             raise Refused("the server sent no choice")
         message, finish = choices[0].message, choices[0].finish_reason
-        if getattr(message, "refusal", None):
-            raise Refused(self._key.scrub_line(f"the model refused: {message.refusal}"))
-        if finish == "content_filter":
-            raise Refused("the answer was withheld (content_filter)")
-        if finish == "length":
-            raise Refused("the answer was cut off at the model's output limit")
         text = self._key.scrub(message.content or "")
-        return Reply(text, _tokens(answer.usage, "prompt_tokens"), _tokens(answer.usage, "completion_tokens"))
+        reply = Reply(text, _tokens(answer.usage, "prompt_tokens"), _tokens(answer.usage, "completion_tokens"))
+        if getattr(message, "refusal", None):
+            raise Refused(self._key.scrub_line(f"the model refused: {message.refusal}"), reply)
+        if finish == "content_filter":
+            raise Refused("the answer was withheld (content_filter)", reply)
+        if finish == "length":
+            raise Refused("the answer was cut off at the model's output limit", reply)
+        return reply
 
 
 def _tokens(usage: Any, name: str) -> int:

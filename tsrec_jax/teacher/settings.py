@@ -33,6 +33,10 @@ class TeacherSettings:
       temperature: of the model; below 0: not sent, so that the server's own default holds.
       answer_format: how the backend `openai` asks for JSON: by a JSON schema, as "any JSON object", or in words alone,
         for servers that know no more.
+      max_questions: most questions that are asked, those of earlier runs of a workdir and repetitions among them; 0: no
+        limit.
+      max_cost: most that the answers may cost, those of earlier runs among them, in the currency of the prices; 0: no
+        limit.
       input_price, output_price: for a million tokens, in any currency; 0: unknown, and only tokens are shown.
 
     Raises:
@@ -54,6 +58,8 @@ class TeacherSettings:
     answer_format: str = "schema"
     input_price: float = 0.0
     output_price: float = 0.0
+    max_questions: int = 0
+    max_cost: float = 0.0
 
     def __post_init__(self) -> None:
         self._must_be_one_of("backend", BACKENDS)
@@ -61,9 +67,15 @@ class TeacherSettings:
         for key in ("items_per_token", "num_keywords", "concurrency", "max_attempts", "timeout_seconds"):
             if not 0 < getattr(self, key) < math.inf:
                 raise UserError(f"config.describe.{key}={getattr(self, key)} must be above 0 and finite")
-        for key in ("description_chars", "requests_per_minute", "input_price", "output_price"):
+        for key in ("description_chars", "requests_per_minute", "input_price", "output_price", "max_questions",
+                    "max_cost"):  # fmt: skip
             if not 0 <= getattr(self, key) < math.inf:
                 raise UserError(f"config.describe.{key}={getattr(self, key)} must be 0 or more, and finite")
+        if self.max_cost and not (self.input_price or self.output_price):
+            raise UserError(
+                f"config.describe.max_cost={self.max_cost} needs the prices: set config.describe.input_price and "
+                "output_price, for a million tokens"
+            )
         if self.backend in NETWORK_BACKENDS and not self.model:
             raise UserError(f"config.describe.model is empty; the backend {self.backend!r} needs the name of a model")
         if self.backend == "file" and not self.path:

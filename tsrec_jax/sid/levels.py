@@ -1,0 +1,50 @@
+"""Finished levels of a fit on disk, so that a run that is killed goes on at the next one."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import zipfile
+from collections.abc import Sequence
+
+import numpy as np
+
+Level = tuple[np.ndarray, np.ndarray]  # float32 codebook_ED, int32 codes_I
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelStore:
+    """The levels in one file, which is of use to the same fit alone.
+
+    Attributes:
+      path: of the file.
+      fit: names what is fitted and how; levels of another fit count as none.
+    """
+
+    path: pathlib.Path
+    fit: str
+
+    def read(self) -> list[Level]:
+        """The levels of an earlier run from the first one; empty where there is no file, or one of another fit."""
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                if str(file["fit"]) != self.fit:
+                    return []
+                return [(file[f"codebook_{level}"], file[f"codes_{level}"]) for level in range(int(file["levels"]))]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return []
+
+    def write(self, levels: Sequence[Level]) -> None:
+        """Replaces the file by these levels; it appears only when it is complete."""
+        arrays = {}
+        for level, (codebook_ED, codes_I) in enumerate(levels):
+            arrays |= {f"codebook_{level}": codebook_ED, f"codes_{level}": codes_I}
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        with temporary.open("wb") as file:
+            np.savez(file, fit=np.array(self.fit), levels=np.array(len(levels)), **arrays)
+        os.replace(temporary, self.path)
+
+    def remove(self) -> None:
+        """Forgets the levels: the fit is finished and kept elsewhere."""
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,43 @@
+"""How many codes a level has: the rule for a catalogue's size, and sizes that cannot hold it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tsrec_jax.errors import UserError
+
+LEAST_CODES, MOST_CODES = 8, 256  # of a level, by the rule
+LEVELS = 3
+MOST_SIZES = (MOST_CODES,) * LEVELS
+SIDS_AN_ITEM = 16  # possible SIDs that the rule wants for an item, since items do not spread evenly over them
+
+
+def fitting_sizes(items: int) -> tuple[int, ...]:
+    """Sizes for a catalogue: three levels of about as many codes as a code of the first level then has items.
+
+    That is the power of two nearest to the root of the number of items, from LEAST_CODES to MOST_CODES. So the first
+    level names kinds of some tens of items, the second tells a few of them apart, and the third is left with nodes of
+    more than one item. Where that makes too few SIDs (a million items and more), levels are added.
+    """
+    size = 2 ** round(math.log2(math.sqrt(max(items, 1))))
+    sizes = (min(max(size, LEAST_CODES), MOST_CODES),) * LEVELS
+    while math.prod(sizes) < SIDS_AN_ITEM * items:
+        sizes = (*sizes, sizes[-1])
+    return sizes
+
+
+def refuse_too_few(sizes: Sequence[int], items: int, collisions: str) -> None:
+    """Refuses sizes with fewer SIDs than items, unless a level of their own numbers the items of one code.
+
+    Raises:
+      UserError: some items would share their SID whatever the codes.
+    """
+    possible = math.prod(sizes)
+    if possible >= items or collisions == "extra_level":
+        return
+    text = "x".join(map(str, sizes))
+    raise UserError(
+        f"config.index.sizes={tuple(sizes)} makes {text} = {possible} SIDs for {items} items, so some would share "
+        f"theirs; config.index.sizes={fitting_sizes(items)} would do, or config.index.collisions=extra_level"
+    )
