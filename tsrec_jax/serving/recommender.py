@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
-from tsrec_jax.data.catalogue import Catalogue
-from tsrec_jax.data.prompts import PromptBuilder, Templates
+from tsrec_jax.data.prompts import PromptBuilder
 from tsrec_jax.decoding.beam_search import SearchSettings
 from tsrec_jax.decoding.filters import SidFilter
 from tsrec_jax.decoding.generate import Found, Searcher
-from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.hf import load_hf
 from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.tokenizer import load_tokenizer
-from tsrec_jax.serving.export import CATALOGUE_FILE, PROMPTS_FILE, TRIE_FILE
+from tsrec_jax.serving.export_files import (
+    AGAIN,
+    first_sid_id,
+    prompt_builder,
+    read_catalogue,
+    read_prompts,
+    read_trie,
+    verified,
+)
 from tsrec_jax.serving.live_catalogue import LiveCatalogue
 
 MAX_BATCH = 8
@@ -129,34 +133,18 @@ class Recommender:
         folder = pathlib.Path(folder)
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; give one that the verb `export` wrote")
-        facts = _read_json(folder / CATALOGUE_FILE)
-        prompts = _read_json(folder / PROMPTS_FILE)
-        try:
-            catalogue = Catalogue.from_json(facts)
-            templates, max_length = Templates.from_mapping(prompts["templates"]), int(prompts["max_length"])
-            normaliser = prompts.get("normaliser", "vocab")  # older exports do not say
-            SearchSettings(beams=1, normaliser=normaliser)
-        except (KeyError, ValueError, TypeError, IndexError) as error:
-            raise UserError(f"{folder}: not a consistent export ({error}); export it again") from None
-        tokenizer = load_tokenizer(folder)
-        known = tokenizer.get_vocab()
-        first_id = len(tokenizer) - len(catalogue.tokens)
-        if [known.get(token) for token in catalogue.tokens] != list(range(first_id, len(tokenizer))):
-            raise UserError(f"{folder}: its tokenizer does not end with the catalogue's SID tokens; export it again")
-        trie = Trie.load(folder / TRIE_FILE)
-        if trie.level_sizes != tuple(map(len, catalogue.level_tokens)) or not (
-            np.concatenate(trie.token_ids).tolist() == list(range(first_id, len(tokenizer)))
-            and trie.contains(catalogue.codes_IC).all()
-            and trie.num_sids == len(catalogue.items_of_sid)
-        ):
-            raise UserError(f"{folder / TRIE_FILE}: not of the SIDs in {CATALOGUE_FILE}; export it again")
-        model = InferenceModel.of(load_hf(folder, dtype=dtype, remat=False))
+        with verified(folder):
+            catalogue = read_catalogue(folder)
+            templates, max_length, normaliser = read_prompts(folder)
+            tokenizer = load_tokenizer(folder)
+            trie = read_trie(folder, catalogue, first_sid_id(folder, tokenizer, catalogue))
+            builder = prompt_builder(folder, tokenizer, catalogue, templates, max_length)
+            model = InferenceModel.of(load_hf(folder, dtype=dtype, remat=False))
         if model.config.vocab_rows != len(tokenizer):
             raise UserError(
                 f"{folder}: the weights have {model.config.vocab_rows} vocabulary rows, the tokenizer has "
-                f"{len(tokenizer)} tokens; export it again"
+                f"{len(tokenizer)} tokens; {AGAIN}"
             )
-        builder = PromptBuilder(tokenizer, templates, max_length)
         live = LiveCatalogue(catalogue, trie)
         return cls(model, live, builder, beams=beams, max_batch=max_batch, normaliser=normaliser)
 
@@ -310,12 +298,3 @@ class Recommender:
             ]
         exact = found.exact(used if len(items) >= request.k else len(found.scores_W) + 1)
         return Answer(tuple(items[: request.k]), exact)
-
-
-def _read_json(path: pathlib.Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not there; give a folder that the verb `export` wrote") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); export it again") from None
