@@ -3,6 +3,7 @@
 XLA and the Hugging Face libraries read the environment when they are imported, so it is set before anything else.
 """
 
+import contextlib
 import os
 import tempfile
 
@@ -36,3 +37,24 @@ def shared_data() -> pathlib.Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("needs the real Amazon datasets in ../shared/data/amazon, which are not here")
     return SHARED_DATA
+
+
+@pytest.fixture
+def as_somebody_else(tmp_path):
+    """A context in which files of mode 0 cannot be read: root reads them, so it becomes another user inside."""
+
+    @contextlib.contextmanager
+    def other():
+        if os.geteuid() != 0:
+            yield
+            return
+        for folder in (tmp_path, *tmp_path.parents):
+            if pathlib.Path(tempfile.gettempdir()) in folder.parents:
+                folder.chmod(0o755)
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+
+    return other

@@ -149,6 +149,10 @@ def test_a_wheel_brings_the_page_and_nothing_beside_the_package(unpacked):
     assert {path.name for path in unpacked.iterdir() if not path.name.endswith(".dist-info")} == {"tsrec_jax"}
 
 
+def test_type_checkers_are_told_of_the_hints(unpacked):
+    assert (unpacked / "tsrec_jax" / "py.typed").is_file()
+
+
 def test_tsrec_command_is_the_entry_point_of_the_command_line():
     (command,) = importlib.metadata.entry_points(group="console_scripts", name="tsrec")
     assert command.value == "tsrec_jax.main:run"

@@ -1,6 +1,7 @@
 """The tokenizer of the embedded language model: a sentencepiece model as a Hugging Face tokenizer, id for id."""
 
 import json
+import random
 
 import pytest
 import sentencepiece
@@ -8,7 +9,8 @@ from transformers import AutoTokenizer
 
 from tsrec_jax.data.prompts import Templates
 from tsrec_jax.data.shop import make_shop
-from tsrec_jax.data.shop_lm import item_texts, lm_config, train_tokenizer
+from tsrec_jax.data.shop_lm import _without_rare, item_texts, lm_config, train_tokenizer
+from tsrec_jax.errors import UserError
 from tsrec_jax.models.config import ModelConfig
 
 
@@ -66,3 +68,40 @@ def test_the_config_is_one_that_the_decoder_and_transformers_take(folder, tmp_pa
     assert ModelConfig.from_hf(facts).tied
     (tmp_path / "config.json").write_text(json.dumps(facts))
     assert AutoConfig.from_pretrained(tmp_path).vocab_size == facts["vocab_size"]
+
+
+def test_more_characters_than_there_is_room_for_become_bytes_and_come_back(tmp_path):
+    rng = random.Random(0)
+    characters = [chr(0x4E00 + number) for number in range(3000)]
+    frequent = ["".join(rng.choices(characters[:200], k=8)) + " steel pan" for _ in range(200)]
+    titles = [*frequent, *("".join(rng.choices(characters, k=12)) for _ in range(400))]
+    train_tokenizer(titles, tmp_path, vocab_size=1000)
+    ours, theirs = AutoTokenizer.from_pretrained(tmp_path), sentencepiece.SentencePieceProcessor()
+    theirs.load(str(tmp_path / "spiece.model"))
+    assert len(ours) <= 1000
+    for text in titles:
+        ids = ours(text)["input_ids"]
+        assert ids == theirs.encode(text)
+        assert ours.decode(ids) == text
+    lengths = [[len(ours(character)["input_ids"]) for character in part] for part in (characters[:200], characters)]
+    assert lengths[0].count(1) == 200, "frequent characters are pieces"
+    assert set(lengths[1]) == {1, 3}, "the others are their bytes"
+
+
+def test_texts_whose_characters_have_room_are_read_as_they_are(texts):
+    characters = len(set("".join(texts)))
+    assert _without_rare(texts, characters) is texts
+    assert _without_rare(texts, 20) is not texts
+
+
+@pytest.mark.parametrize("vocab_size", [-1, 200, 261])
+def test_a_vocabulary_below_what_is_always_there_is_refused_with_the_least(texts, tmp_path, vocab_size):
+    with pytest.raises(UserError, match=rf"config\.pretrain\.vocab_size={vocab_size}: must be at least 262"):
+        train_tokenizer(texts, tmp_path, vocab_size=vocab_size)
+    train_tokenizer(texts, tmp_path, vocab_size=262)
+    assert len(AutoTokenizer.from_pretrained(tmp_path)) <= 262
+
+
+def test_what_is_written_loads_in_both_versions_of_transformers(folder):
+    facts = json.loads((folder / "tokenizer_config.json").read_text())
+    assert (facts["tokenizer_class"], facts["padding_side"]) == ("PreTrainedTokenizerFast", "left")

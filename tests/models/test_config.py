@@ -63,3 +63,34 @@ def test_a_missing_key_is_named():
     del facts["intermediate_size"]
     with pytest.raises(UserError, match="'intermediate_size' is missing"):
         ModelConfig.from_hf(facts)
+
+
+def test_several_ends_are_kept_as_a_list_and_make_no_shape_unhashable():
+    config = ModelConfig.from_hf(tiny_facts("llama_tied") | {"eos_token_id": [2, 0]})
+    assert hash(config) == hash(ModelConfig.from_hf(config.to_hf()))
+    assert config.to_hf()["eos_token_id"] == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"hidden_size": "16"}, "hidden_size='16' is not a whole number"),
+        ({"num_hidden_layers": True}, "num_hidden_layers=True"),
+        ({"vocab_size": 0}, "vocab_size=0"),
+        ({"intermediate_size": 24.0}, "intermediate_size=24.0"),
+        ({"num_key_value_heads": 3}, "num_attention_heads=4 is no multiple of num_key_value_heads=3"),
+        ({"rms_norm_eps": "tiny"}, "rms_norm_eps|tiny"),
+        ({"rope_parameters": [1]}, "not the settings of a model"),
+        ({"eos_token_id": "</s>"}, "eos_token_id='</s>'"),
+        ({"eos_token_id": [2, None]}, r"eos_token_id=\[2, None\]"),
+        ({"pad_token_id": []}, r"pad_token_id=\[\]"),
+    ],
+)
+def test_sizes_and_ids_that_no_model_can_have_are_refused(change, named):
+    with pytest.raises(UserError, match=f"somewhere/config.json.*({named})"):
+        ModelConfig.from_hf(tiny_facts("llama_tied") | change, "somewhere/config.json")
+
+
+def test_a_config_that_holds_no_settings_is_refused():
+    with pytest.raises(UserError, match=r"config\.json: holds list"):
+        ModelConfig.from_hf([], "config.json")

@@ -1,15 +1,18 @@
 """GGUF files, written here with the gguf package: the same weights as a Hugging Face folder, the same tokens."""
 
 import importlib.util
+import json
 
 import numpy as np
 import pytest
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from tests.models.reference import tiny_facts
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.gguf import gguf_path, split_rope_halves
 from tsrec_jax.models.hf import load_hf
-from tsrec_jax.models.tokenizer import load_tokenizer
+from tsrec_jax.models.tokenizer import load_tokenizer, save_tokenizer
 
 gguf = pytest.importorskip("gguf", reason="GGUF needs the package gguf (extra `gguf`)")
 TOKENS = ["<|end|>", "<|pad|>", "a", "b", "c", "1", "2", "Ġ", "ab", "Ġc"]
@@ -26,9 +29,12 @@ def interleaved(weight, heads):
 
 @pytest.fixture
 def write_gguf(tmp_path):
-    """Writes weights with Hugging Face names as a GGUF file; `changes` override facts, None leaves one out."""
+    """Writes weights with Hugging Face names as a GGUF file; `changes` override facts, None leaves one out.
 
-    def write(weights, changes=None, quantise=None, name="tiny.gguf"):
+    `tokenizer` overrides its tokens, types, merges and the end's id.
+    """
+
+    def write(weights, changes=None, quantise=None, name="tiny.gguf", tokenizer=None):
         facts = tiny_facts("llama_tied")
         writer = gguf.GGUFWriter(tmp_path / name, (changes or {}).get("architecture", "llama"))
         keys = {
@@ -47,10 +53,11 @@ def write_gguf(tmp_path):
         writer.add_float32("llama.rope.freq_base", facts["rope_parameters"]["rope_theta"])
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre((changes or {}).get("pre", "smollm"))
-        writer.add_token_list(TOKENS)
-        writer.add_token_types(TYPES)
-        writer.add_token_merges(["a b", "Ġ c"])
-        writer.add_eos_token_id(0)
+        vocabulary = {"tokens": TOKENS, "types": TYPES, "merges": ["a b", "Ġ c"], "eos": 0} | (tokenizer or {})
+        writer.add_token_list(vocabulary["tokens"])
+        writer.add_token_types(vocabulary["types"])
+        writer.add_token_merges(vocabulary["merges"])
+        writer.add_eos_token_id(vocabulary["eos"])
         writer.add_pad_token_id(1)
         names = {
             "model.embed_tokens.weight": "token_embd.weight",
@@ -121,6 +128,58 @@ def test_the_tokenizer_is_rebuilt_from_the_file(golden, write_gguf):
     assert tokenizer.eos_token_id == 0
     assert tokenizer.pad_token_id == 1
     assert tokenizer.decode(tokenizer("ab c12")["input_ids"]) == "ab c12"
+
+
+def test_user_defined_tokens_stay_whole_and_are_not_special(golden, write_gguf):
+    """llama.cpp's converter gives this type to added tokens that are not special, such as those of SIDs."""
+    _, weights, _, _ = golden("llama_tied")
+    tokens, types = [*TOKENS, "<a_1>", "<b_12>"], [*TYPES, 4, 4]
+    tokenizer = load_tokenizer(write_gguf(weights, tokenizer={"tokens": tokens, "types": types}))
+    ids = tokenizer("ab<a_1><b_12>,<|end|>")["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids)[:3] == ["ab", "<a_1>", "<b_12>"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "ab<a_1><b_12>"
+
+
+def test_a_saved_tokenizer_keeps_its_sid_tokens_through_gguf(golden, write_gguf, tmp_path):
+    """Its vocabulary as llama.cpp's converter writes it: by id, added tokens control or user-defined."""
+    _, weights, _, _ = golden("llama_tied")
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=280, initial_alphabet=letters, show_progress=False)
+    backend.train_from_iterator(["History of items <a_1>", "Title: a blue steel pump"] * 3, trainer)
+    backend.add_special_tokens([AddedToken("<|end|>", normalized=False)])
+    extended = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
+    extended.add_tokens(["<a_1>", "<a_12>", "<b_3>", "<c_4>"])
+    save_tokenizer(extended, tmp_path / "saved")
+    saved = load_tokenizer(tmp_path / "saved")
+
+    tokens = saved.convert_ids_to_tokens(list(range(len(saved))))
+    added = saved.added_tokens_decoder
+    types = [1 if index not in added else 3 if added[index].special else 4 for index in range(len(tokens))]
+    merges = [" ".join(pair) for pair in json.loads(saved.backend_tokenizer.to_str())["model"]["merges"]]
+    vocabulary = {"tokens": tokens, "types": types, "merges": merges, "eos": saved.eos_token_id}
+    read = load_tokenizer(write_gguf(weights, tokenizer=vocabulary))
+    assert read.tokenize("<a_12><b_3><c_4>") == ["<a_12>", "<b_3>", "<c_4>"]
+    for text in ("History: <a_1><b_3><c_4>,<a_12>\nNext:", "Title: a blue steel pump 42\nCode:<|end|>"):
+        assert read(text)["input_ids"] == saved(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "named"),
+    [
+        ({"types": TYPES[:-1]}, "cannot be read"),
+        ({"merges": ["a b", "a q"]}, "cannot be read"),
+        ({"merges": ["ab"]}, "cannot be read"),
+        ({"eos": 99}, "cannot be read"),
+    ],
+)
+def test_a_tokenizer_that_contradicts_itself_is_refused(golden, write_gguf, tokenizer, named):
+    _, weights, _, _ = golden("llama_tied")
+    with pytest.raises(UserError, match=rf"tiny\.gguf: its tokenizer {named}"):
+        load_tokenizer(write_gguf(weights, tokenizer=tokenizer))
 
 
 def test_what_cannot_be_read_is_refused_with_its_name(golden, write_gguf, tmp_path):

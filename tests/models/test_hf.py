@@ -1,6 +1,7 @@
 """Weights in and out: parity with transformers, strict keys, sharded files, and nothing changed on the way."""
 
 import json
+import os
 
 import jax
 import numpy as np
@@ -172,6 +173,61 @@ def test_a_broken_folder_is_named(break_it, words, golden, write_checkpoint):
         load_hf(folder)
     assert words in str(caught.value)
     assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_hidden_layers": 10**9}, "1000000000 layers cannot be in"),
+        ({"intermediate_size": 10**12}, "has shape"),
+        ({"num_attention_heads": 10**9, "num_key_value_heads": 10**9}, "has shape"),
+    ],
+)
+def test_sizes_that_would_fill_the_memory_are_refused_before(change, words, golden, write_checkpoint):
+    facts, weights, _, _ = golden("llama_tied")
+    with pytest.raises(UserError, match=words):
+        load_hf(write_checkpoint(facts | change, weights))
+
+
+@pytest.mark.parametrize("places", [{}, 3, {"a": 3}, {"a": "../model.safetensors"}, {"a": "/etc/passwd"}])
+def test_an_index_names_files_of_its_folder_and_nothing_else(places, golden, write_checkpoint):
+    facts, weights, _, _ = golden("llama_tied")
+    folder = write_checkpoint(facts, weights)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(UserError, match=r"index\.json: not an index of shards"):
+        load_hf(folder)
+
+
+def test_weights_of_a_type_that_is_no_real_number_are_refused(golden, write_checkpoint):
+    facts, weights, _, _ = golden("llama_tied")
+    weights["model.norm.weight"] = weights["model.norm.weight"].astype(np.int8)
+    with pytest.raises(UserError, match=r"model\.norm\.weight is stored as I8; weights are read from F64"):
+        load_hf(write_checkpoint(facts, weights))
+
+
+def test_a_type_that_is_not_known_is_named(golden, write_checkpoint):
+    facts, weights, _, _ = golden("llama_tied")
+    for types in ({"dtype": "x"}, {"dtype": None}, {"param_dtype": "int8"}):
+        with pytest.raises(UserError, match=r"dtype=.*must be one of float32, bfloat16, float16"):
+            load_hf(write_checkpoint(facts, weights, name=str(types)), **types)
+
+
+def test_what_is_written_may_be_read_by_whom_the_umask_lets(make_model, tmp_path):
+    before = os.umask(0o022)
+    try:
+        save_hf(make_model(), tmp_path / "saved")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "saved").iterdir()} == {0o644}
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_that_may_not_be_read_is_said_to_be_that(golden, write_checkpoint, as_somebody_else, name):
+    facts, weights, _, _ = golden("llama_tied")
+    folder = write_checkpoint(facts, weights)
+    (folder / name).chmod(0)
+    with as_somebody_else(), pytest.raises(UserError, match=rf"{name}: .*Permission denied"):
+        load_hf(folder)
 
 
 @pytest.mark.parametrize("path", ["absent", "./absent/model", "absent.gguf", "nobody/no-such-model"])

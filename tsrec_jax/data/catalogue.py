@@ -138,8 +138,9 @@ class Catalogue:
         """The catalogue that `to_json` described (without descriptions, brands and categories).
 
         Raises:
-          ValueError: the facts disagree with themselves.
+          ValueError: the facts are of another kind, or disagree with themselves.
         """
+        _check_facts(facts)
         entries = facts["items"]
         catalogue = cls(
             tuple(Item(entry["id"], entry["title"]) for entry in entries),
@@ -157,6 +158,35 @@ def token_order(sids: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
 
 def _level_tokens(sids: Collection[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(sorted(set(tokens), key=_by_number)) for tokens in zip(*sids, strict=True))
+
+
+def _check_facts(facts: Any) -> None:
+    """Refuses what `Catalogue.from_json` cannot read; the message names the first item that is wrong."""
+    if not isinstance(facts, Mapping) or not {"levels", "tokens", "items"} <= facts.keys():
+        raise ValueError("it needs levels, tokens and items")
+    entries, levels = facts["items"], facts["levels"]
+    if type(levels) is not int or levels < 1:
+        raise ValueError(f"levels={levels!r} is not a whole number from 1")
+    if not isinstance(entries, list) or not entries:
+        raise ValueError("items is not a list with at least one item")
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry, Mapping) or not {"id", "title", "sid"} <= entry.keys():
+            raise ValueError(f"item {number} needs id, title and sid")
+        for key in ("id", "title"):
+            if not isinstance(entry[key], str) or not entry[key]:
+                raise ValueError(f"item {number}: {key}={entry[key]!r} is not a text, or an empty one")
+        sid = entry["sid"]
+        if not isinstance(sid, list) or len(sid) != levels or not all(isinstance(token, str) for token in sid):
+            raise ValueError(f"item {number}: sid={sid!r} is not a list of {levels} tokens")
+    if len({entry["id"] for entry in entries}) < len(entries):
+        raise ValueError("two items have the same id")
+    on_levels = [{entry["sid"][level] for entry in entries} for level in range(levels)]
+    if len(set().union(*on_levels)) < sum(map(len, on_levels)):
+        raise ValueError("a token stands on two levels")
+    try:
+        "".join(text for entry in entries for text in (entry["id"], entry["title"], *entry["sid"])).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text holds half of a pair of surrogates") from None
 
 
 def unknown_item(item_id: str, known: Collection[str]) -> UserError:

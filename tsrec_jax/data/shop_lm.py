@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import pathlib
 from collections.abc import Sequence
@@ -13,8 +14,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tsrec_jax.data.catalogue import Item
+from tsrec_jax.errors import UserError
+from tsrec_jax.models.tokenizer import save_tokenizer
 
 UNKNOWN, BEGIN, END, PAD = "<unk>", "<s>", "</s>", "<pad>"
+FIXED_PIECES = 4 + 256 + 1  # the special ones, one a byte, and the newline
+COVERED = 0.9995  # of all characters: sentencepiece makes pieces of those that are this share, most frequent first
+WHOLE = 0.75  # of the room beside the fixed pieces: single characters, where the texts hold more than there is room for
 
 
 def item_texts(items: Sequence[Item]) -> list[str]:
@@ -34,13 +40,23 @@ def item_texts(items: Sequence[Item]) -> list[str]:
 def train_tokenizer(texts: Sequence[str], folder: str | os.PathLike[str], vocab_size: int) -> None:
     """Trains a sentencepiece unigram model and writes it as a Hugging Face fast tokenizer with the same ids.
 
-    Text is taken as it is (no normalisation, no added space); characters never seen become bytes.
+    Text is taken as it is (no normalisation, no added space); characters never seen become bytes, and so do the rarest
+    ones of texts with more characters than the vocabulary has room for.
 
     Args:
       texts: the training texts.
       folder: receives the tokenizer's files.
       vocab_size: pieces at most; fewer where the texts do not hold so many.
+
+    Raises:
+      UserError: `vocab_size` leaves no room beside the pieces that every vocabulary has.
     """
+    if vocab_size <= FIXED_PIECES:
+        raise UserError(
+            f"config.pretrain.vocab_size={vocab_size}: must be at least {FIXED_PIECES + 1}, since each byte and "
+            "special token is always there"
+        )
+    texts = _without_rare(texts, vocab_size - FIXED_PIECES)
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model = folder / "spiece.model"
@@ -52,6 +68,7 @@ def train_tokenizer(texts: Sequence[str], folder: str | os.PathLike[str], vocab_
             vocab_size=vocab_size,
             hard_vocab_limit=False,
             byte_fallback=True,
+            character_coverage=COVERED,
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
@@ -67,7 +84,20 @@ def train_tokenizer(texts: Sequence[str], folder: str | os.PathLike[str], vocab_
             num_threads=1,
             minloglevel=2,
         )
-    fast_tokenizer(model.read_bytes()).save_pretrained(folder)
+    save_tokenizer(fast_tokenizer(model.read_bytes()), folder)
+
+
+def _without_rare(texts: Sequence[str], room: int) -> Sequence[str]:
+    """The texts as they are where `room` pieces hold their characters, else broken at the rarest ones."""
+    counts = collections.Counter("".join(texts)).most_common()
+    left, needed = (1 - COVERED) * sum(count for _, count in counts), len(counts)
+    while needed and left >= counts[needed - 1][1]:
+        needed -= 1
+        left -= counts[needed][1]
+    if needed <= room:
+        return texts
+    rare = {ord(character): "\n" for character, _ in counts[max(1, int(WHOLE * room)) :]}
+    return [text.translate(rare) for text in texts]
 
 
 def fast_tokenizer(model: bytes) -> PreTrainedTokenizerFast:

@@ -20,7 +20,6 @@ import json
 import math
 import os
 import pathlib
-import zipfile
 from collections.abc import Sequence
 
 import jax
@@ -32,7 +31,7 @@ from tsrec_jax.errors import UserError
 
 DENSE_SLOTS = 1 << 24
 WORD = 32
-_FORMAT = 1
+_FORMAT = 1  # of a file; another one wherever `_build` lays arrays out otherwise
 
 
 @jax.tree_util.register_dataclass
@@ -317,11 +316,33 @@ class Trie:
             return cls(levels, [arrays[f"ids{c}"] for c in range(len(levels))], facts["num_sids"])
         except FileNotFoundError:
             raise UserError(f"{path}: not there; export the recommender again") from None
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: not a trie that this program wrote ({error}); export again") from None
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror or error}; export the recommender again") from None
+        except Exception as error:  # a broken archive fails anywhere in zipfile, zlib or NumPy
+            reason = str(error) or type(error).__name__
+            raise UserError(f"{path}: not a trie that this program wrote ({reason}); export again") from None
+
+    def same_as(self, other: Trie) -> bool:
+        """Whether both allow the same SIDs by the same arrays, as tries built of one catalogue do."""
+        facts = [[(level.size, level.slots, level.width) for level in trie._levels] for trie in (self, other)]
+        arrays = [
+            [*trie.token_ids, *(part for level in trie._levels for part in (level.alive, level.starts, level.codes))]
+            for trie in (self, other)
+        ]
+        return (
+            self.num_sids == other.num_sids
+            and facts[0] == facts[1]
+            and all(_same_array(one, another) for one, another in zip(*arrays, strict=True))
+        )
 
     def _changed(self) -> None:
         self.__dict__.pop("arrays", None)
+
+
+def _same_array(one: np.ndarray | None, another: np.ndarray | None) -> bool:
+    if one is None or another is None:
+        return one is another
+    return one.dtype == another.dtype and np.array_equal(one, another)
 
 
 def _whole_words(size: int) -> int:

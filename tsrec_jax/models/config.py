@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from tsrec_jax.errors import UserError
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +49,8 @@ class ModelConfig:
       qk_norm: RMSNorm on each head of q and k (Qwen3).
       rope_scaling: llama3 scaling or None.
       max_positions: longest sequence the model was made for.
-      special_ids: bos/eos/pad ids as the checkpoint states them, carried through to an export.
+      special_ids: bos/eos/pad ids as the checkpoint states them; several ids of one role are a tuple here, since the
+        shape is a static argument of compiled functions, and a list in the file.
     """
 
     family: str
@@ -61,12 +75,16 @@ class ModelConfig:
         """Reads the contents of a `config.json`.
 
         Raises:
-          UserError: another architecture, or a switch this decoder does not implement; the message names key and value.
+          UserError: another architecture, a size that none can have, or a switch this decoder does not implement; the
+            message names key and value.
         """
+        if not isinstance(facts, Mapping):
+            raise UserError(f"{source}: holds {type(facts).__name__}, not the settings of a model")
         family = facts.get("model_type")
         if family not in ARCHITECTURES:
             raise UserError(f"{source}: model_type {family!r} is not one of {', '.join(ARCHITECTURES)}")
         try:
+            _check_kinds(facts, source)
             heads, d_model = facts["num_attention_heads"], facts["hidden_size"]
             rope = {**(facts.get("rope_scaling") or {}), **(facts.get("rope_parameters") or {})}
             config = cls(
@@ -79,18 +97,18 @@ class ModelConfig:
                 num_kv_heads=facts.get("num_key_value_heads") or heads,
                 head_dim=facts.get("head_dim") or (128 if family == "qwen3" else d_model // heads),
                 rope_theta=float(facts.get("rope_theta") or rope.get("rope_theta") or 10000.0),
-                rms_eps=facts.get("rms_norm_eps", 1e-6),
+                rms_eps=float(facts.get("rms_norm_eps", 1e-6)),
                 tied=bool(facts.get("tie_word_embeddings", False)),
                 qkv_bias=family == "qwen2",
                 qk_norm=family == "qwen3",
                 rope_scaling=_rope_scaling(rope, source),
-                max_positions=facts.get("max_position_embeddings", 2048),
-                special_ids=tuple(
-                    (key, facts[key]) for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in facts
-                ),
+                max_positions=facts.get("max_position_embeddings") or 2048,
+                special_ids=special_ids(facts),
             )
         except KeyError as error:
             raise UserError(f"{source}: key {error.args[0]!r} is missing") from None
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
+            raise UserError(f"{source}: not the settings of a model ({error})") from None
         _refuse_unsupported(facts, family, source)
         return config
 
@@ -113,7 +131,7 @@ class ModelConfig:
             "max_position_embeddings": self.max_positions,
             "initializer_range": 0.02,
             "use_cache": True,
-            **dict(self.special_ids),
+            **{key: list(value) if isinstance(value, tuple) else value for key, value in self.special_ids},
         }
         rope: dict[str, Any] = {"rope_type": "default"}
         if self.rope_scaling is not None:
@@ -129,6 +147,45 @@ class ModelConfig:
         if self.family == "qwen2":
             del facts["head_dim"]
         return facts
+
+
+def read_json(path: pathlib.Path, way_out: str) -> Any:
+    """The contents of a JSON file of a model's folder.
+
+    Raises:
+      UserError: it is not there, cannot be read or is not JSON; the message ends with the way out.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; {way_out}") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; {way_out}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); {way_out}") from None
+
+
+def special_ids(facts: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """The bos, eos and pad ids that a mapping states, as `ModelConfig.special_ids` holds them."""
+    stated = {key: facts[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in facts}
+    return tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in stated.items())
+
+
+def _check_kinds(facts: Mapping[str, Any], source: str) -> None:
+    """Refuses sizes that are no whole numbers from 1, and ids that are none, where they are stated at all."""
+    for key in _SIZES:
+        value = facts.get(key)
+        if value is None and key in ("num_key_value_heads", "head_dim", "max_position_embeddings"):
+            continue
+        if key in facts and (type(value) is not int or value < 1):
+            raise UserError(f"{source}: {key}={value!r} is not a whole number from 1")
+    heads, kv_heads = facts["num_attention_heads"], facts.get("num_key_value_heads") or facts["num_attention_heads"]
+    if heads % kv_heads:
+        raise UserError(f"{source}: num_attention_heads={heads} is no multiple of num_key_value_heads={kv_heads}")
+    for key, value in special_ids(facts):
+        ids = value if isinstance(value, tuple) else (value,)
+        if value is not None and not (ids and all(type(each) is int for each in ids)):
+            raise UserError(f"{source}: {key}={facts[key]!r} is neither an id nor a list of ids")
 
 
 def _rope_scaling(rope: Mapping[str, Any], source: str) -> Llama3Scaling | None:

@@ -74,7 +74,7 @@ def open_gguf(path: pathlib.Path) -> Any:
         raise UserError(f"{path}: reading GGUF needs the package gguf; pip install gguf") from None
     try:
         return gguf.GGUFReader(path)
-    except (ValueError, OSError, IndexError) as error:
+    except Exception as error:  # the package checks little: what is broken fails anywhere in it
         raise UserError(f"{path}: not a readable GGUF file ({error})") from None
 
 
@@ -93,6 +93,8 @@ class GgufFile:
             self.config = _config(metadata(reader), reader, path)
         except KeyError as error:
             raise UserError(f"{path}: {error.args[0]!r} is missing") from None
+        except (ValueError, TypeError, IndexError) as error:
+            raise UserError(f"{path}: not a readable GGUF file ({error})") from None
         self._tensors = {_hf_key(tensor.name): tensor for tensor in reader.tensors}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -13,6 +13,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import ml_dtypes
@@ -23,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.models.config import ModelConfig
+from tsrec_jax.models.config import ModelConfig, read_json
 from tsrec_jax.models.decoder import Decoder, parameter_shapes
 from tsrec_jax.models.gguf import GgufFile, gguf_path
 from tsrec_jax.models.sharding import check_fits, host_copy, named_sharding, rounded_rows
@@ -32,6 +33,8 @@ from tsrec_jax.processes import first
 SHARD_BYTES = 4 * 10**9
 TABLE_ROWS = 4096  # of a table that are read at a time
 ALIGNMENT = 64  # bytes
+DTYPES = ("float32", "bfloat16", "float16")  # to load as
+STORED = ("F64", "F32", "F16", "BF16")  # safetensors' names of the types that weights are read from
 Index = tuple[slice, ...]
 LAYER = "model.layers.{layer}."
 # Our name -> HF name. HF kernels are (out, in); ours are (in, out), with the heads as axes of their own.
@@ -95,6 +98,14 @@ def to_hf_array(name: str, array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.reshape(inputs, -1).T)
 
 
+def hf_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape in which `to_hf_array` gives an array of this shape."""
+    if not _is_kernel(name):
+        return (math.prod(shape),) if name.endswith("bias") else shape
+    inputs = shape[0] * shape[1] if name.endswith("/o") else shape[0]
+    return math.prod(shape) // inputs, inputs
+
+
 def load_hf(
     path: str | os.PathLike[str],
     *,
@@ -122,9 +133,12 @@ def load_hf(
       some more, of zeros, which no id uses (`Decoder.num_tokens` says so).
 
     Raises:
-      UserError: nothing readable at `path`, another architecture, missing, unused or misshapen keys (all named), or
-        axes that the mesh does not divide.
+      UserError: nothing readable at `path`, another architecture, missing, unused or misshapen keys (all named), a type
+        that is not known, or axes that the mesh does not divide.
     """
+    for kind in (dtype, param_dtype or dtype):
+        if kind not in DTYPES:
+            raise UserError(f"dtype={kind!r}: must be one of {', '.join(DTYPES)}")
     gguf = gguf_path(path)
     source: _Folder | GgufFile = _Folder(resolve_folder(path)) if gguf is None else GgufFile(gguf)
     config = source.config
@@ -236,13 +250,7 @@ def read_config(path: str | os.PathLike[str]) -> ModelConfig:
 
 def _folder_config(folder: pathlib.Path) -> ModelConfig:
     path = folder / "config.json"
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not there; a model folder holds config.json and *.safetensors") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
-    return ModelConfig.from_hf(facts, str(path))
+    return ModelConfig.from_hf(read_json(path, "a model folder holds config.json and *.safetensors"), str(path))
 
 
 class _Folder:
@@ -254,18 +262,26 @@ class _Folder:
         self._files = {}
         for file in sorted(self._file_names()):
             try:
+                (folder / file).open("rb").close()  # safetensors says of any file that it cannot open that it is absent
                 self._files[file] = safe_open(folder / file, framework="numpy")
             except (SafetensorError, OSError) as error:
-                raise UserError(f"{folder / file}: not a readable safetensors file ({error})") from None
+                reason = getattr(error, "strerror", None) or error
+                raise UserError(f"{folder / file}: not a readable safetensors file ({reason})") from None
         self._where = {key: opened for opened in self._files.values() for key in opened.keys()}
+        for key, opened in self._where.items():
+            if (kind := opened.get_slice(key).get_dtype()) not in STORED:
+                raise UserError(f"{folder}: {key} is stored as {kind}; weights are read from {', '.join(STORED)}")
 
     def _file_names(self) -> set[str]:
         index = self.folder / "model.safetensors.index.json"
         if index.exists():
             try:
-                return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise UserError(f"{index}: not an index of shards (JSON with a weight_map)") from None
+                names = set(read_json(index, "an index of shards is JSON with a weight_map")["weight_map"].values())
+            except (KeyError, TypeError, AttributeError):
+                names = set()
+            if not names or not all(isinstance(name, str) and pathlib.PurePath(name).name == name for name in names):
+                raise UserError(f"{index}: not an index of shards (JSON with a weight_map)")
+            return names
         names = {file.name for file in self.folder.glob("*.safetensors")}
         if not names:
             raise UserError(f"{self.folder}: no *.safetensors file; other weight formats are not read")
@@ -283,11 +299,12 @@ class _Folder:
 def _check_keys(source: _Folder | GgufFile, config: ModelConfig) -> None:
     """Refuses missing, unused and misshapen keys, all in one message."""
     stored = source.shapes()
+    if config.num_layers > len(stored):  # before as many names are made
+        raise UserError(f"{source.folder}: {config.num_layers} layers cannot be in {len(stored)} stored arrays")
     wanted: dict[str, tuple[int, ...]] = {}
     for name, (shape, _) in parameter_shapes(config).items():
         if name.startswith("blocks/"):
-            example = to_hf_array(name, np.broadcast_to(np.float32(0), shape[1:])).shape
-            wanted |= {hf_name(name, layer): example for layer in range(config.num_layers)}
+            wanted |= {hf_name(name, layer): hf_shape(name, shape[1:]) for layer in range(config.num_layers)}
         else:
             wanted[hf_name(name)] = shape
     allowed = set(wanted)
@@ -333,7 +350,12 @@ def hf_arrays(model: Decoder, num_tokens: int | None, dtype: str) -> Mapping[str
 
 
 def save_hf(
-    model: Decoder, folder: str | os.PathLike[str], *, num_tokens: int | None = None, dtype: str = "float32"
+    model: Decoder,
+    folder: str | os.PathLike[str],
+    *,
+    num_tokens: int | None = None,
+    dtype: str = "float32",
+    special_ids: tuple[tuple[str, Any], ...] | None = None,
 ) -> None:
     """Writes `config.json` and safetensors that `transformers` loads. Several processes call it together; one writes.
 
@@ -342,6 +364,7 @@ def save_hf(
       folder: created if needed; files of other names in it are kept. Weights appear only when they are complete.
       num_tokens: vocabulary rows to write; None: the ids in use, or all rows of a model that was never extended.
       dtype: type of the stored arrays.
+      special_ids: as in `ModelConfig`, to be written in the place of the model's own.
 
     Raises:
       ValueError: more rows are asked for than the tables have.
@@ -367,10 +390,13 @@ def save_hf(
         places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
         index = {"metadata": {"total_size": sum(a.nbytes for a in arrays.values())}, "weight_map": places}
         (scratch / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+    stated = model.config.special_ids if special_ids is None else special_ids
+    facts = dataclasses.replace(model.config, vocab_rows=rows, special_ids=stated).to_hf() | {"torch_dtype": dtype}
+    (scratch / "config.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     for name, shard in zip(names, shards, strict=True):
         save_file(shard, scratch / name, metadata={"format": "pt"})
-    facts = dataclasses.replace(model.config, vocab_rows=rows).to_hf() | {"torch_dtype": dtype}
-    (scratch / "config.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        # Only their owner may read what safetensors writes; all other files follow the umask.
+        (scratch / name).chmod((scratch / "config.json").stat().st_mode)
     for old in folder.glob("model*.safetensors*"):
         old.unlink()
     for file in scratch.iterdir():

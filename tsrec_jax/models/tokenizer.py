@@ -1,7 +1,8 @@
-"""Tokenizers: from a Hugging Face folder or hub id, or rebuilt from the metadata of a GGUF file."""
+"""Tokenizers: from a Hugging Face folder or hub id, or rebuilt from the metadata of a GGUF file; and written again."""
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 
@@ -12,11 +13,23 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.models.gguf import gguf_path, metadata, open_gguf
 from tsrec_jax.models.hf import resolve_folder
 
-CONTROL_TOKEN = 3  # GGUF's token types
+CONTROL_TOKEN, USER_DEFINED_TOKEN = 3, 4  # GGUF's token types that stay whole in any text
+GENERIC_CLASS = "PreTrainedTokenizerFast"  # in transformers 4 and 5, a tokenizer that is its tokenizer.json
+_GENERIC_CLASSES = ("TokenizersBackend", GENERIC_CLASS)
+_LEFTOVERS = ("backend", "is_local", "local_files_only")  # of how it was loaded; transformers 4 knows none of them
+# What tokenizers of different kinds cut differently: numbers, spaces, case, accents, scripts, signs.
+_PROBE = (
+    "Price 123 456 7890, 12cm x 3.5 m²; it's THE End's\n\n  two  spaces\tand a tab \r\nStraße naïve e\u0301tude ﬁne "
+    "Ⅷ 木 木材の鍋 제품 продукт مقلاة หม้อ 🙂👍🏽 foo_bar/baz-42 <a_1><b_2>, {x: [1]} == 'q' \"r\" …  "
+)
+_SAMPLED = 200  # tokens of the vocabulary that the probe ends with
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
     """The tokenizer of a model, by any path that `load_hf` takes.
+
+    A `tokenizer.json` is read as it is written. Some classes of transformers build their model's tokenizer anew, from
+    its vocabulary alone, whatever else the file says: where that gives other ids, the file is taken without the class.
 
     Raises:
       UserError: there is none, it has no end-of-text token, or it is of a kind that is not rebuilt.
@@ -25,41 +38,100 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
     if gguf is not None:
         return _from_gguf(gguf)
     folder = resolve_folder(path)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: no readable tokenizer ({str(error).splitlines()[0]})") from None
+    tokenizer = _from_class(folder, AutoTokenizer)
+    if (folder / "tokenizer.json").is_file():
+        written = _as_written(folder / "tokenizer.json")
+        if not _same(tokenizer, written):
+            named = tokenizer.eos_token
+            tokenizer = _from_class(folder, PreTrainedTokenizerFast)
+            if tokenizer.eos_token is None and named in tokenizer.get_vocab():
+                tokenizer.eos_token = named  # its class's default
+            if not _same(tokenizer, written):
+                raise UserError(
+                    f"{folder}: transformers reads tokenizer.json otherwise than the package tokenizers does "
+                    "(tokenizer_config.json changes it); give a folder whose files agree"
+                )
     if tokenizer.eos_token_id is None:
         raise UserError(f"{folder}: its tokenizer names no eos_token, which ends every completion")
     return tokenizer
 
 
+def _from_class(folder: pathlib.Path, kind: type) -> PreTrainedTokenizerFast:
+    try:
+        tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the parsers of files raise anything, and in Rust plain Exception
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{folder}: no readable tokenizer ({reason[0]})") from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UserError(f"{folder}: a {type(tokenizer).__name__} has no tokenizer.json, and none can be made of it")
+    return tokenizer
+
+
+def _as_written(path: pathlib.Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:
+        raise UserError(f"{path}: not a tokenizer ({error})") from None
+
+
+def _same(tokenizer: PreTrainedTokenizerFast, written: Tokenizer) -> bool:
+    """Whether a text of all kinds, with words of the vocabulary, has the same ids and comes back the same from them."""
+    backend = tokenizer.backend_tokenizer
+    size = written.get_vocab_size()
+    ids = range(0, size, max(1, size // _SAMPLED))
+    text = _PROBE + " ".join(written.decode([index], skip_special_tokens=False) for index in ids)
+    found, wanted = (each.encode(text, add_special_tokens=False).ids for each in (backend, written))
+    return found == wanted and backend.decode(found) == written.decode(found)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | os.PathLike[str]) -> None:
+    """Writes a tokenizer so that transformers 4.57 and 5 read it with the same ids, and pad batches on the left.
+
+    Args:
+      tokenizer: any that `load_tokenizer` gives, with tokens added or not.
+      folder: receives `tokenizer.json` and `tokenizer_config.json`.
+    """
+    tokenizer.save_pretrained(folder)
+    path = pathlib.Path(folder) / "tokenizer_config.json"
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    facts = {key: value for key, value in facts.items() if key not in _LEFTOVERS}
+    if facts.get("tokenizer_class") in _GENERIC_CLASSES:
+        facts["tokenizer_class"] = GENERIC_CLASS
+    if isinstance(facts.get("extra_special_tokens"), list):  # which transformers 4 takes for a mapping
+        facts["additional_special_tokens"] = facts.pop("extra_special_tokens")
+    facts["padding_side"] = "left"
+    path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def _from_gguf(path: pathlib.Path) -> PreTrainedTokenizerFast:
-    """Byte-level BPE as SmolLM2 uses it: single digits, GPT-2's byte alphabet, the file's merges and special tokens."""
+    """Byte-level BPE as SmolLM2 uses it: single digits, GPT-2's byte alphabet, the file's merges and added tokens."""
     facts = metadata(open_gguf(path))
     kind = (facts.get("tokenizer.ggml.model"), facts.get("tokenizer.ggml.pre"))
     if kind != ("gpt2", "smollm"):
         raise UserError(
             f"{path}: its tokenizer is {kind}; only the gpt2/smollm kind is rebuilt, load the HF folder instead"
         )
-    tokens = facts["tokenizer.ggml.tokens"]
-    merges = [tuple(merge.split(" ", 1)) for merge in facts["tokenizer.ggml.merges"]]
-    special = [
-        token
-        for token, token_type in zip(tokens, facts["tokenizer.ggml.token_type"], strict=True)
-        if token_type == CONTROL_TOKEN
-    ]
-    backend = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
+    try:
+        tokens, types = facts["tokenizer.ggml.tokens"], facts["tokenizer.ggml.token_type"]
+        merges = [tuple(merge.split(" ", 1)) for merge in facts["tokenizer.ggml.merges"]]
+        added = [
+            AddedToken(token, normalized=False, special=token_type == CONTROL_TOKEN)
+            for token, token_type in zip(tokens, types, strict=True)
+            if token_type in (CONTROL_TOKEN, USER_DEFINED_TOKEN)
+        ]
+        backend = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
+        end = facts["tokenizer.ggml.eos_token_id"]
+        roles = {
+            role: tokens[facts.get(f"tokenizer.ggml.{name}_token_id", end)]
+            for role, name in (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding"))
+        }
+    except KeyError as error:
+        raise UserError(f"{path}: {error.args[0]!r} is missing") from None
+    except Exception as error:  # of another kind or length, or merges that the BPE refuses, with a plain Exception
+        raise UserError(f"{path}: its tokenizer cannot be read ({error})") from None
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(token, normalized=False) for token in special])
-    end = facts["tokenizer.ggml.eos_token_id"]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token=tokens[facts.get("tokenizer.ggml.bos_token_id", end)],
-        eos_token=tokens[end],
-        pad_token=tokens[facts.get("tokenizer.ggml.padding_token_id", end)],
-        clean_up_tokenization_spaces=False,
-    )
+    backend.add_tokens(added)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **roles)

@@ -319,6 +319,8 @@ def _export(job: Job) -> None:
         return
     assembly = _restore(job, MAIN)
     card = assess.card_facts(job.config, job.dataset, job.workdir.path)
+    _, rows = assess.evaluated_rows(job.config, job.dataset)
+    shown = [job.dataset.catalogue.items[item].id for history in rows.histories[:1] for item in history]
     export_folder(
         assembly.model,
         assembly.tokenizer,
@@ -328,6 +330,7 @@ def _export(job: Job) -> None:
         max_length=job.config.train.sequence_length,
         normaliser=job.config.eval.normaliser,
         card_facts=card,
+        history=shown,
         dtype=job.config.export.dtype,
     )
     job.workdir.finish("export", inputs, {})

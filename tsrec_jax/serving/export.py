@@ -1,4 +1,4 @@
-"""The exported folder: Hugging Face weights and tokenizer with the SID tokens, the catalogue, the prompts, a card."""
+"""Writes the exported folder: Hugging Face weights and tokenizer with the SID tokens, catalogue, prompts, a card."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
@@ -15,20 +15,21 @@ from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.prompts import Templates
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
+from tsrec_jax.models.config import special_ids
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
+from tsrec_jax.models.tokenizer import load_tokenizer, save_tokenizer
 from tsrec_jax.processes import first
-
-CATALOGUE_FILE = "sid_catalogue.json"
-PROMPTS_FILE = "prompts.json"
-TRIE_FILE = "sid_trie.npz"
-# What a step's scores are normalised over, by normaliser.
-_NORMALISED = {
-    "vocab": "all tokens, as the beam search of `transformers` does",
-    "level": "the tokens of the level. The beam search of `transformers` does so over all tokens, and ranks otherwise",
-    "catalogue": "the tokens that the constraint allows. The beam search of `transformers` does so over all tokens and "
-    "applies the constraint then: it ranks otherwise",
-}
+from tsrec_jax.serving.export_files import (
+    CATALOGUE_FILE,
+    PROMPTS_FILE,
+    TRIE_FILE,
+    first_sid_id,
+    read_catalogue,
+    verified,
+    write_checksums,
+)
+from tsrec_jax.serving.model_card import model_card
 
 
 def export_folder(
@@ -41,6 +42,7 @@ def export_folder(
     max_length: int,
     normaliser: str,
     card_facts: Mapping[str, Any],
+    history: Sequence[str] = (),
     dtype: str = "float32",
 ) -> None:
     """Writes a folder that `transformers.AutoModelForCausalLM` and `Recommender` load; it replaces an older one whole.
@@ -55,6 +57,7 @@ def export_folder(
       normaliser: of `SearchSettings`, what its scores are normalised over in a search.
       folder: where to.
       card_facts: named facts for the model card.
+      history: item ids, oldest first, of one user, whom the card's examples recommend to; empty: the first item's.
       dtype: type of the stored weights.
 
     Raises:
@@ -67,16 +70,31 @@ def export_folder(
     if first():
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
-    save_hf(model, scratch, dtype=dtype)
+    ids = end_ids(model, tokenizer)
+    save_hf(model, scratch, dtype=dtype, special_ids=special_ids(ids))
     if not first():
         return
-    tokenizer.save_pretrained(scratch)
-    _write_json(scratch / "generation_config.json", neutral_generation(tokenizer))
+    save_tokenizer(tokenizer, scratch)
+    # A base model's sampling settings and penalties must not leak into a beam search, so none is carried over.
+    generation = {"do_sample": False, "num_beams": 1, **ids}
+    _write_json(scratch / "generation_config.json", generation)
     _write_json(scratch / CATALOGUE_FILE, catalogue.to_json())
     prompts = {"templates": templates.to_mapping(), "max_length": max_length, "normaliser": normaliser}
     _write_json(scratch / PROMPTS_FILE, prompts)
     Trie.of_catalogue(catalogue, len(tokenizer) - len(catalogue.tokens)).save(scratch / TRIE_FILE)
-    (scratch / "README.md").write_text(model_card(catalogue, normaliser, card_facts), encoding="utf-8")
+    tokenizer_class = json.loads((scratch / "tokenizer_config.json").read_text(encoding="utf-8"))["tokenizer_class"]
+    card = model_card(
+        catalogue,
+        templates,
+        history or (catalogue.items[0].id,),
+        tokenizer_class=tokenizer_class,
+        ends=ids["eos_token_id"],
+        max_length=max_length,
+        normaliser=normaliser,
+        facts=card_facts,
+    )
+    (scratch / "README.md").write_text(card, encoding="utf-8")
+    write_checksums(scratch)
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -85,44 +103,40 @@ def export_folder(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def neutral_generation(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    """The contents of `generation_config.json`: special ids only.
+def accept_catalogue(folder: str | os.PathLike[str]) -> None:
+    """Takes over a `sid_catalogue.json` that was edited in an export: other titles, items that are new or gone.
 
-    A base model's sampling settings and penalties must not leak into a beam search, so none is carried over.
+    Every token has to stay with an item, since the weights have a row for each, and a new item's tokens have to be
+    among them. The valid SIDs and the checksums are written anew.
+
+    Raises:
+      UserError: the catalogue is not of one piece or not of this model, or another file is not as it was exported.
     """
-    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    return {"do_sample": False, "num_beams": 1, **{name: value for name, value in ids.items() if value is not None}}
+    folder = pathlib.Path(folder)
+    with verified(folder, but=(CATALOGUE_FILE, TRIE_FILE)):
+        catalogue = read_catalogue(folder)
+        first_id = first_sid_id(folder, load_tokenizer(folder), catalogue)
+    Trie.of_catalogue(catalogue, first_id).save(folder / TRIE_FILE)
+    write_checksums(folder)
+
+
+def end_ids(model: Decoder, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """The bos, eos and pad ids that all files of an export state.
+
+    They are the tokenizer's, with whose eos every completion ends; where it names none, the base model's. Of a base
+    that ends its texts with any of several ids, the others follow.
+    """
+    stated = dict(model.config.special_ids)
+    ids: dict[str, Any] = {}
+    for role in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        named, base = getattr(tokenizer, role), stated.get(role)
+        several = list(base) if isinstance(base, tuple) else []
+        if named is None:
+            ids[role] = several or base
+        else:
+            ids[role] = [named, *(other for other in several if other != named)] if several else named
+    return {role: value for role, value in ids.items() if value is not None}
 
 
 def _write_json(path: pathlib.Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def model_card(catalogue: Catalogue, normaliser: str, facts: Mapping[str, Any]) -> str:
-    """The README of an exported folder."""
-    listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
-    return f"""---
-library_name: transformers
-tags: [generative-recommendation, semantic-ids, ts-rec]
----
-# A TS-Rec recommender
-
-A causal language model that writes the semantic ID of the item a user wants next. Its catalogue has
-{catalogue.num_items} items with {len(catalogue.items_of_sid)} distinct semantic IDs of {catalogue.num_levels} tokens.
-
-```python
-from tsrec_jax import Recommender
-
-recommender = Recommender.load("this/folder")
-print(recommender.recommend([["{catalogue.items[0].id}"]], k=10))
-```
-
-`{CATALOGUE_FILE}` maps items to semantic IDs, `{TRIE_FILE}` holds the valid ones for the search, `{PROMPTS_FILE}` the
-prompts of the training. Decode with a prefix
-constraint: without one, the model may write a semantic ID that no item has. The scores of a step are normalised over
-{_NORMALISED[normaliser]}.
-
-## Facts of its training
-
-{listed}
-"""

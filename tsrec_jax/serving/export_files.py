@@ -1,0 +1,181 @@
+"""The files of an exported folder: what they are called, their checksums, and how each is read and checked."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from transformers import PreTrainedTokenizerFast
+
+from tsrec_jax.data.catalogue import Catalogue
+from tsrec_jax.data.prompts import PromptBuilder, Templates
+from tsrec_jax.decoding.beam_search import SearchSettings
+from tsrec_jax.decoding.trie import Trie
+from tsrec_jax.errors import UserError
+from tsrec_jax.models.config import read_json
+
+CATALOGUE_FILE = "sid_catalogue.json"
+PROMPTS_FILE = "prompts.json"
+TRIE_FILE = "sid_trie.npz"
+CHECKSUMS_FILE = "checksums.json"
+AGAIN = "bring the folder anew, or export it again"
+# What nobody computes with, and people change: the card, and the settings of another program's searches.
+_FREE = ("README.md", "generation_config.json", CHECKSUMS_FILE)
+_WEIGHTS = ".safetensors"
+_READ = (_WEIGHTS, ".json", ".npz", ".model")  # endings of the files that loading may read
+
+
+def write_checksums(folder: pathlib.Path) -> None:
+    """Writes the SHA-256 of every file of a folder but the card and `generation_config.json`."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in _FREE)
+    facts = {"sha256": {name: _sha256(folder / name) for name in names}}
+    (folder / CHECKSUMS_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def verified(folder: pathlib.Path, but: tuple[str, ...] = ()) -> Iterator[None]:
+    """Compares a folder with its checksums while it is being read: the weights, whose sums take longest, in threads.
+
+    A folder without checksums, as older exports are, is not compared.
+
+    Args:
+      folder: an export.
+      but: names of files that may differ.
+
+    Raises:
+      UserError: a file is not as it was exported, or is not among those that were (for weights when the context ends).
+    """
+    try:
+        there = sorted(path for path in folder.iterdir() if path.name.endswith(_READ))
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}") from None
+    for path in there:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise UserError(f"{path}: not a file; {AGAIN}")
+    wanted = _wanted(folder)
+    if wanted is None:
+        yield
+        return
+    for path in there:
+        if path.name not in wanted and path.name not in _FREE:
+            raise UserError(f"{path}: not among the files in {CHECKSUMS_FILE}; take it out, or {AGAIN}")
+    names = [name for name in wanted if name not in but]
+    with ThreadPoolExecutor() as pool:
+        sums = {name: pool.submit(_sha256, folder / name) for name in names if name.endswith(_WEIGHTS)}
+        for name in names:
+            if name not in sums:
+                _compare(folder / name, _sha256(folder / name), wanted[name])
+        yield
+        for name, found in sums.items():
+            _compare(folder / name, found.result(), wanted[name])
+
+
+def _wanted(folder: pathlib.Path) -> dict[str, str] | None:
+    """{file name: SHA-256 in hexadecimal}; None where there is no file of checksums."""
+    path = folder / CHECKSUMS_FILE
+    if not path.exists() and not path.is_symlink():
+        return None
+    facts = read_json(path, AGAIN)
+    sums = facts.get("sha256") if isinstance(facts, dict) else None
+    if not sums or not isinstance(sums, dict) or not all(isinstance(value, str) for value in sums.values()):
+        raise UserError(f"{path}: holds no checksums; {AGAIN}")
+    for name in sums:
+        if pathlib.PurePath(name).name != name:
+            raise UserError(f"{path}: {name!r} is not a file of this folder; {AGAIN}")
+    return sums
+
+
+def _sha256(path: pathlib.Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; {AGAIN}") from None
+
+
+def _compare(path: pathlib.Path, found: str, wanted: str) -> None:
+    if found != wanted:
+        taken = "; `tsrec_jax.serving.export.accept_catalogue` takes an edited one over"
+        edited = taken if path.name == CATALOGUE_FILE else ""
+        raise UserError(f"{path}: not as it was exported (see {CHECKSUMS_FILE}); {AGAIN}{edited}")
+
+
+def read_catalogue(folder: pathlib.Path) -> Catalogue:
+    """The items.
+
+    Raises:
+      UserError: the file is absent, broken or not of one piece.
+    """
+    path = folder / CATALOGUE_FILE
+    try:
+        return Catalogue.from_json(read_json(path, AGAIN))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; {AGAIN}") from None
+
+
+def read_prompts(folder: pathlib.Path) -> tuple[Templates, int, str]:
+    """The wording, the longest prompt in tokens, and what scores are normalised over.
+
+    Raises:
+      UserError: the file is absent, broken or not of one piece.
+    """
+    path = folder / PROMPTS_FILE
+    facts = read_json(path, AGAIN)
+    try:
+        if not isinstance(facts, dict) or not isinstance(facts["templates"], dict):
+            raise ValueError("it holds no templates")
+        max_length = facts["max_length"]
+        if type(max_length) is not int or max_length < 1:
+            raise ValueError(f"max_length={max_length!r} is not a whole number from 1")
+        normaliser = facts.get("normaliser", "vocab")  # older exports do not say
+        SearchSettings(beams=1, normaliser=normaliser)
+        return Templates.from_mapping(facts["templates"]), max_length, normaliser
+    except KeyError as error:
+        raise UserError(f"{path}: {error.args[0]!r} is missing; {AGAIN}") from None
+    except (ValueError, UserError) as error:
+        raise UserError(f"{path}: {error}; {AGAIN}") from None
+
+
+def first_sid_id(folder: pathlib.Path, tokenizer: PreTrainedTokenizerFast, catalogue: Catalogue) -> int:
+    """The id of the catalogue's first token, with which the last ids of the vocabulary begin.
+
+    Raises:
+      UserError: the tokenizer does not end with the catalogue's tokens.
+    """
+    known = tokenizer.get_vocab()
+    first = len(tokenizer) - len(catalogue.tokens)
+    if [known.get(token) for token in catalogue.tokens] != list(range(first, len(tokenizer))):
+        raise UserError(f"{folder}: its tokenizer does not end with the tokens of {CATALOGUE_FILE}; {AGAIN}")
+    return first
+
+
+def read_trie(folder: pathlib.Path, catalogue: Catalogue, first_id: int) -> Trie:
+    """The valid SIDs, which are those of the catalogue.
+
+    Raises:
+      UserError: the file is absent, broken or of another catalogue.
+    """
+    path = folder / TRIE_FILE
+    trie = Trie.load(path)
+    if not trie.same_as(Trie.of_catalogue(catalogue, first_id)):
+        raise UserError(f"{path}: not of the SIDs in {CATALOGUE_FILE}; {AGAIN}")
+    return trie
+
+
+def prompt_builder(
+    folder: pathlib.Path, tokenizer: PreTrainedTokenizerFast, catalogue: Catalogue, templates: Templates, length: int
+) -> PromptBuilder:
+    """What makes the prompts.
+
+    Raises:
+      UserError: `length` leaves no room for a prompt beside its completion.
+    """
+    builder = PromptBuilder(tokenizer, templates, length)
+    least = catalogue.num_levels + len(builder.end) + 1
+    if length < least:
+        raise UserError(f"{folder / PROMPTS_FILE}: max_length={length} is below {least}, a completion's; {AGAIN}")
+    return builder
