@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.facts import command
 from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.evaluation.compare import compare, read_predictions
 from tsrec_jax.evaluation.metrics import Metrics, ks_for, score
@@ -149,7 +150,7 @@ def main() -> None:
             f"## Words: {name}, beside those of {names[0]}\n\n" + overlap_table(levels, "these", "the first")
             for name, levels in overlaps.items()
         ),
-        "## How this was made\n\n"
+        f"## How this was made\n\n- command: `{command()}`\n"
         + "\n".join(
             f"- {name}: commit `{fact['commit']}`, data hash `{fact['data_hash']}`, seed {fact['seed']}, "
             f"{fact['machine']}, {fact['training']['TS-Rec']['seconds']:.0f} s of training on a shared machine"

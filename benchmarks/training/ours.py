@@ -25,7 +25,6 @@ from tsrec_jax.training.step import (
 )
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """How the examples of a step are laid out.
