@@ -5,7 +5,7 @@
 On a CPU: a small Llama in float32 on one pinned thread, one size changed at a time, everything as a multiple of the
 first line. On a GPU or TPU: the shapes of SmolLM2-135M, Qwen2.5-0.5B and Qwen2.5-1.5B in bfloat16 with random weights,
 absolute figures, MFU, and the estimate of memory against the device's own count. Every line is measured in a process of
-its own. --only=NAME,NAME measures some lines; writes FILE.md and FILE.json.
+its own. --only=NAME,NAME measures some lines (--only=tiny: a moment, to try it); writes FILE.md and FILE.json.
 """
 
 from __future__ import annotations
@@ -148,6 +148,7 @@ def main() -> None:
         pin_to_one_core(sys.argv)
     lines = accelerator_lines() if absolute else cpu_lines()
     names = arguments.only.split(",") if arguments.only else list(lines)
+    lines["tiny"] = {"model": TINY, "step": dataclasses.asdict(SMALL_STEP), "repeats": 1}
     unknown = [name for name in names if name not in lines]
     if unknown:
         parser.error(f"no line {unknown[0]!r}; they are {', '.join(lines)}")

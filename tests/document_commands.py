@@ -20,7 +20,7 @@ WRAPPERS = {"nice": ("-n",), "taskset": ("-c",), "env": (), "exec": ()}  # progr
 ENDS = ("&&", "||", "|", ";", "&")
 SHELLS = ("", "bash", "sh", "console")  # languages of code blocks that hold commands
 # What a report says of a command that today's code does not take any more: `command` (runs at commit `0123abc`).
-HISTORICAL = re.compile(r"^[\s`,.]*\(runs at commit `([0-9a-f]{7,40})`\)")
+HISTORICAL = re.compile(r"^[\s`,.]*\(runs at commit `([0-9a-f]{7,40})`")
 
 
 @dataclasses.dataclass(frozen=True)

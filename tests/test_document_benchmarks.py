@@ -1,7 +1,7 @@
 """Benchmarks that documents give: their flags are those of today's parsers, and each runs from end to end, tiny.
 
-A new benchmark needs a row in TINY: flags with which it takes a few seconds. FOLDER stands for a folder of the test, RUN
-for the workdir of a finished run of the embedded default.
+A new benchmark needs a row in TINY: flags with which it takes a few seconds. FOLDER stands for a folder of the test,
+RUN for the workdir of a finished run of the embedded default.
 """
 
 import argparse
@@ -23,7 +23,6 @@ TINY = {
     "hf_parity.py": ["--export=RUN/export", "--dataset=RUN/dataset", "--rows=2", "--beams=4"],
     "prepare.py": ["--reviews=2000", "--folder=FOLDER/raw"],
     "rq_kmeans.py": ["--items=600", "--features=16", "--repeats=1", "--out=FOLDER/report.md"],
-    "serve.py": ["--export=RUN/export", "--seconds=0.3", "--queue=4", "--cases=3", "--out=FOLDER/report.md"],
     "sid_init.py": [f"--model={BASE}", "--dataset=RUN/dataset"],
     "sid_reports.py": ["--out=FOLDER/report", "one=RUN", "two=RUN"],
     "sids_and_words.py": ["--out=FOLDER/report", "--run=one=RUN", "--run=two=RUN"],
@@ -36,13 +35,10 @@ TINY = {
 # Run from end to end by another test.
 ELSEWHERE = {
     "decode.py": "tests/benchmarks/test_decode.py::test_the_whole_benchmark_reports_and_goes_on_after_a_cut",
+    "serve.py": "tests/serving/test_real_service.py::test_the_benchmark_of_the_service_reports_from_end_to_end",
 }
-NEEDS = {
-    "hf_parity.py": ("torch",),
-    "train.py": ("torch",),
-    "serve.py": ("uvicorn", "fastapi"),
-    "decode.py": ("torch",),
-}
+SERVICE = ("uvicorn", "fastapi")
+NEEDS = {"decode.py": ("torch",), "hf_parity.py": ("torch",), "serve.py": SERVICE, "train.py": ("torch",)}
 COMMANDS = [
     command
     for path in (*DOCUMENTS, *SCRIPTS, *REPORTS)
@@ -105,7 +101,7 @@ def test_every_benchmark_has_a_row_here():
     for name, test in ELSEWHERE.items():
         file, _, function = test.partition("::")
         text = (ROOT / file).read_text()
-        assert f"def {function}(" in text and f"import {name.removesuffix('.py')}" in text
+        assert f"def {function}(" in text and f"import {name.removesuffix('.py')}\n" in text.replace(" as load", "")
 
 
 @pytest.mark.filterwarnings("ignore")  # torch and transformers warn about themselves
@@ -120,7 +116,7 @@ def test_a_benchmark_runs_from_end_to_end(name, quickstart_run, tmp_path, monkey
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # its processes have one device
     monkeypatch.setenv(PINNED, ",".join(map(str, sorted(os.sched_getaffinity(0)))))  # it would start itself again
     try:
-        runpy.run_path(str(BENCHMARKS[name]), run_name="__main__")
+        runpy.run_path(f"benchmarks/{name}", run_name="__main__")
     except SystemExit as end:  # of those that state an exit code
         assert not end.code, end.code
     finally:

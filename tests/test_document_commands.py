@@ -171,7 +171,7 @@ def test_commands_of_tpu_sh_do_a_dry_run_and_what_they_start_is_a_command_of_tsr
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, ""), command.place
+    assert done.returncode == 0, f"{command.place}: {done.stderr}"
     assert "gcloud compute tpus" in done.stdout
     if tsrec:
         assert parse([*tsrec, "--workdir=runs/quickstart", "--multi_host"]) == "", command.place
@@ -242,7 +242,7 @@ def test_settings_that_a_document_names_exist(document):
     historical = {word for c in commands_of(document) if c.commit for word in re.findall(r"config\.([\w.]+)", c.text)}
     named = {(found[1], None) for found in re.finditer(r"(?<![\w/])config\.([a-z_]+(?:\.[a-z_0-9]+)+)", text)}
     named |= {(found[1], line) for line, span in spans(document) if (found := SETTING.fullmatch(span))}
-    files = ("json", "py")
+    files = ("csv", "json", "lock", "md", "py", "tex")
     missing = sorted(
         f"{document.name}{f':{line}' if line else ''}: {name}"
         for name, line in named
