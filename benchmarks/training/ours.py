@@ -83,9 +83,8 @@ def loss_of(problem: Problem, examples: list[Example], rows: int) -> float:
 
 def _packed(problem: Problem, rows: int, layout: Layout) -> Iterator[tuple[Mapping[str, np.ndarray], int]]:
     data, config = problem.data, problem.config.copy_and_resolve_references()
-    parts = [(rate, data.examples[task]) for task, rate in data.mix.rates.items()]
-    tokens = sum(rate * sum(len(example.tokens) for example in part) for rate, part in parts)
-    count = max(1, round(rows * tokens / sum(rate * len(part) for rate, part in parts) / (0.98 * ROW)))
+    lengths = [len(example.tokens) for part in problem.epoch().values() for example in part]
+    count = max(1, round(rows * float(np.mean(lengths)) / (0.98 * ROW)))
     config.train.slot_rows = count if layout.shared else 1
     slots = ROW * config.train.slot_rows
     if layout.slots:
@@ -98,11 +97,12 @@ def _packed(problem: Problem, rows: int, layout: Layout) -> Iterator[tuple[Mappi
 
 def _padded(problem: Problem, rows: int, layout: Layout) -> Iterator[tuple[Mapping[str, np.ndarray], int]]:
     """One example a row, all rows as long as the longest example: the shape that needs no second compile."""
-    every = [example for part in problem.data.examples.values() for example in part]
+    epoch = problem.epoch()
+    every = [example for part in epoch.values() for example in part]
     longest = max(len(example.tokens) for example in every)
     longest += -longest % 8
     slots = max(len(example.tokens) - example.prompt_length for example in every) if layout.slots else longest
-    for examples in shuffled(problem.config, problem.data, rows):
+    for examples in shuffled(epoch, rows):
         parts = [next(packed_batches([example], longest, 1, slots)) for example in examples]
         batch = {name: np.concatenate([part[name] for part in parts])[None] for name in parts[0]}
         yield (batch if layout.slots else everywhere(batch, 1)), rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ from tsrec_jax.pipeline.batches import TrainingData, training_data
 LEARNING_RATE, CLIP_NORM, WARMUP, HORIZON = 3e-4, 1.0, 20, 1000
 LONG_HEADER = 74  # tokens of the constant header in the reference's prompts
 ROW = 256  # token slots of a packed row, and the longest example
+SEED = 42
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,13 @@ class Problem:
     data: TrainingData
     model: Decoder
     old_size: int
+
+    def epoch(self) -> dict[str, list[Example]]:
+        """{task: rows of one epoch}: each task as often as its rate says."""
+        return {
+            task: [part[int(place)] for place in epoch_of_task(len(part), self.data.mix.rates[task], 0, (SEED,))]
+            for task, part in self.data.examples.items()
+        }
 
 
 def training_config(request: Request, remat: bool = False) -> ConfigDict:
@@ -87,14 +95,10 @@ def make_problem(request: Request, remat: bool = False) -> Problem:
     return Problem(config, data, assembly.model, assembly.old_size)
 
 
-def shuffled(config: ConfigDict, data: TrainingData, rows: int) -> Iterator[list[Example]]:
-    """Batches of `rows` examples of the whole mix, epoch after epoch, each task as often as its rate says."""
+def shuffled(examples: Mapping[str, Sequence[Example]], rows: int) -> Iterator[list[Example]]:
+    """Batches of `rows` examples of the whole mix, epoch after epoch."""
+    pool = [example for part in examples.values() for example in part]
     for epoch in itertools.count():
-        pool = [
-            data.examples[task][int(place)]
-            for number, (task, rate) in enumerate(sorted(data.mix.rates.items()))
-            for place in epoch_of_task(len(data.examples[task]), rate, epoch, (config.seed, number))
-        ]
-        order = np.random.default_rng([config.seed, epoch]).permutation(len(pool))
+        order = np.random.default_rng([SEED, epoch]).permutation(len(pool))
         for first in range(0, len(pool) - rows + 1, rows):
             yield [pool[number] for number in order[first : first + rows]]

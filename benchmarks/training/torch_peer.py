@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq, PreTrainedModel
@@ -61,16 +61,14 @@ def collate(examples: list[Example]) -> dict[str, torch.Tensor]:
 
 
 def make_step(
-    problem: Problem, model: PreTrainedModel, rows: int, by_length: bool
+    examples: Mapping[str, Sequence[Example]], model: PreTrainedModel, rows: int, by_length: bool
 ) -> Callable[[], tuple[float, int, float]]:
-    """A function that trains one step and gives (loss, examples, share of useful tokens); it does not keep the
-    problem's own model."""
+    """A function that trains one step and gives (loss, examples, share of useful tokens)."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min((step + 1) / WARMUP, max(0.0, (HORIZON - step) / (HORIZON - WARMUP)))
     )
-    mixed = shuffled(problem.config, problem.data, rows)
-    batches = _sorted(mixed) if by_length else mixed
+    batches = _sorted(shuffled(examples, rows)) if by_length else shuffled(examples, rows)
 
     def step() -> tuple[float, int, float]:
         batch = collate(next(batches))

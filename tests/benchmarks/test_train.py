@@ -39,7 +39,7 @@ def model():
 
 
 def test_slots_at_every_token_give_the_loss_of_loss_slots(problem):
-    first = next(shuffled(problem.config, problem.data, 40))
+    first = next(shuffled(problem.epoch(), 40))
     (batch,) = packed_batches(first, 128, 6, 400, group=3)
     graphdef, weights = nnx.split(problem.model)
     found = []
@@ -70,9 +70,9 @@ def test_the_peer_has_the_same_loss_before_any_step(problem):
     from benchmarks.training import torch_peer
 
     peer = torch_peer.torch_model(problem, "float32")
-    rows = next(shuffled(problem.config, problem.data, 16))
+    rows = next(shuffled(problem.epoch(), 16))
     assert torch_peer.loss_of(peer, rows) == pytest.approx(ours.loss_of(problem, rows, 16), abs=1e-4)
-    step = torch_peer.make_step(problem, peer, 8, by_length=True)
+    step = torch_peer.make_step(problem.epoch(), peer, 8, by_length=True)
     assert np.isfinite([step()[0] for _ in range(3)]).all()
 
 
