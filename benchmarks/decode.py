@@ -14,12 +14,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import gc
-import json
 import pathlib
-import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -27,38 +24,12 @@ import jax
 from benchmarks.decoding import cases, constraint, curves, plots, report
 from benchmarks.decoding.comparison import measure_case, torch_runs_here
 from benchmarks.decoding.threads import all_cores, pin_to_one_core
-from tsrec_jax.pipeline.workdir import commit, fingerprint, machine, versions, write_json
+from benchmarks.facts import command
+from benchmarks.kept import Kept, say
+from tsrec_jax.pipeline.workdir import commit, machine, versions, write_json
 
 PARTS = ("cases", "constraint", "curves")
 CASES = ("tiny", "smollm2_short", "smollm2_long", "qwen2_5")
-
-
-def say(line: str) -> None:
-    """Progress, beside the report on stdout."""
-    print(line, file=sys.stderr, flush=True)
-
-
-class Kept:
-    """Measurements in files of their own, found again by what they were made from."""
-
-    def __init__(self, folder: pathlib.Path, facts: dict[str, Any], fresh: bool):
-        self.folder, self.facts, self.fresh = folder, facts, fresh
-
-    def get(self, name: str, inputs: dict[str, Any], make: Callable[[], Any]) -> Any:
-        """What was measured under this name from the same inputs, or what `make` measures now."""
-        path = self.folder / f"{name.replace('/', '_')}.json"
-        mark = fingerprint({**self.facts, **inputs})
-        if path.exists() and not self.fresh:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept["inputs"] == mark:
-                say(f"{name}: kept from {path}")
-                return kept["facts"]
-        say(f"{name}: measuring")
-        facts = make()
-        write_json(path, {"inputs": mark, "facts": facts})
-        jax.clear_caches()
-        gc.collect()
-        return facts
 
 
 def measure_cases(options: argparse.Namespace, kept: Kept) -> dict[str, Any]:
@@ -225,7 +196,7 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(1)
-    found = measure(options, shlex.join(["python", *sys.argv]))
+    found = measure(options, command())
     print(write_report(found, options.markdown))
 
 

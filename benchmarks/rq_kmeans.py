@@ -5,13 +5,14 @@
 
 All of them index the same generated items (a mixture of Gaussians with a falling spectrum, seeded) into 3 x 256 codes
 in one process on all cores. Times are ratios of medians; the shares of variance left say that nobody buys time with
-worse codes. The first run of ours, which compiles, is shown by itself.
+worse codes. The first run of ours, which compiles, is shown by itself. A library that is not installed is left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import pathlib
 import statistics
 import time
@@ -19,6 +20,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks.facts import command
 from tsrec_jax.pipeline.workdir import commit, machine
 
 SIZES = (256, 256, 256)
@@ -88,9 +90,10 @@ def main() -> None:
     methods = {
         f"ours, {SAMPLED} items a code": functools.partial(ours, rows_per_code=SAMPLED),
         "ours, all items": functools.partial(ours, rows_per_code=0),
-        "faiss ResidualQuantizer, beam 1": faiss_rq,
-        "scikit-learn MiniBatchKMeans, a fit a level": minibatch,
     }
+    if importlib.util.find_spec("faiss"):
+        methods["faiss ResidualQuantizer, beam 1"] = faiss_rq
+    methods["scikit-learn MiniBatchKMeans, a fit a level"] = minibatch
     one = next(iter(methods))
     first, _ = timed(methods[one], x_ID)
     seconds: dict[str, list[float]] = {name: [] for name in methods}
@@ -107,7 +110,7 @@ def main() -> None:
         f"cores; medians of {arguments.repeats} runs, as multiples of the first line's. That line's first run, which "
         f"compiles, took {first / medians[one]:.2f} of a later one.",
         "\n".join(["| method | time | variance left |", "|---|---:|---:|", *rows]),
-        f"Made by `benchmarks/rq_kmeans.py`: commit `{commit()}`, machine `{machine()}`.",
+        f"Made by `{command()}`: commit `{commit()}`, machine `{machine()}`.",
     ]
     print("\n\n".join(lines))
     if arguments.out:

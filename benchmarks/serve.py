@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.facts import command
 from tsrec_jax.pipeline.workdir import commit, machine
 from tsrec_jax.serving.recommender import Answer, Recommender, Request
 
@@ -250,7 +251,7 @@ def markdown(facts: dict[str, Any]) -> str:
         f"throughput a full queue and two batches take {bound}.",
         f"Every answer was compared with that of the recommender alone ({facts['cases']} requests, in turn; scores to "
         f"{NEAR:g}).",
-        f"Made by `benchmarks/serve.py`: commit `{facts['commit']}`, machine `{facts['machine']}`.",
+        f"Made by `{facts['command']}`: commit `{facts['commit']}`, machine `{facts['machine']}`.",
     ]
     return "\n\n".join(lines) + "\n"
 
@@ -281,6 +282,7 @@ def main() -> None:
         "capacity": max(row["per_second"] for row in by_clients.values()),
         "by_clients": {str(clients): row for clients, row in by_clients.items()},
         "overload": overload,
+        "command": command(),
         "commit": commit(),
         "machine": machine(),
     }

@@ -12,6 +12,7 @@ import json
 import pathlib
 from typing import Any
 
+from benchmarks.facts import command
 from tsrec_jax.pipeline.workdir import write_json
 
 FACTS = ("dataset", "encoder", "seed", "data_hash", "commit", "machine")
@@ -62,7 +63,7 @@ def main() -> None:
         "items in an item's node, the share with its label. The last column: items whose nearest neighbour in the "
         "embeddings has their brand (and of random ones).",
         "\n".join([f"| | {' | '.join(HEADS)} |", "|---|" + "---|" * len(HEADS), *rows]),
-        "## How this was made\n\n`tsrec index` with these settings, then this command's table.\n\n"
+        f"## How this was made\n\n`tsrec index` with these settings, then `{command()}`.\n\n"
         + "\n".join(
             f"- {name}: " + ", ".join(f"{key} `{value}`" for key, value in fact.items()) for name, fact in facts.items()
         ),

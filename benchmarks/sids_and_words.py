@@ -4,9 +4,8 @@
         "--run=published SIDs, published words=runs/published" \\
         "--run=published SIDs, offline words=runs/published_offline" "--run=own SIDs, offline words=runs/own"
 
-Each run is a workdir with its `predictions.json`; the first rows that all of them evaluated are used. Runs are compared
-with the first one, paired by row, at item level: a SID-level hit means other things under other SIDs. Words are
-compared where the SIDs are equal.
+Each run is a workdir with its `predictions.json`, all on the same rows. Runs are compared with the first one, paired by
+row, at item level: a SID-level hit means other things under other SIDs. Words are compared where the SIDs are equal.
 """
 
 from __future__ import annotations
@@ -19,9 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.facts import command
+from tsrec_jax.configuration import load_saved
 from tsrec_jax.data.dataset import Dataset, read_dataset
+from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.evaluation.compare import compare, read_predictions
 from tsrec_jax.evaluation.metrics import Metrics, ks_for, score
+from tsrec_jax.pipeline.assess import evaluated_rows
 from tsrec_jax.pipeline.workdir import write_json
 from tsrec_jax.sid.quality import measure
 from tsrec_jax.sid.report import compare_table, to_json
@@ -33,10 +36,11 @@ SHOWN = ("HR@1", "HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20")
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One workdir: its recorded facts, its data and its scores."""
+    """One workdir: its recorded facts, its data, the rows that it evaluated and its scores."""
 
     results: dict[str, Any]
     dataset: Dataset
+    rows: Interactions
     metrics: Metrics
 
 
@@ -45,25 +49,23 @@ def read_results(workdir: pathlib.Path) -> dict[str, Any]:
     return json.loads((workdir / "results.json").read_text(encoding="utf-8"))
 
 
-def read_run(workdir: pathlib.Path, rows: int) -> Run:
-    """Reads a finished run and scores the first rows of its predictions again."""
+def read_run(workdir: pathlib.Path) -> Run:
+    """Reads a finished run and scores its predictions again."""
     results = read_results(workdir)
     made = workdir / "dataset"
     dataset = read_dataset(made if made.is_dir() else results["config"]["dataset"]["path"])
-    targets = dataset.splits[results["split"]].targets[:rows]
-    outputs, ranked = (values[:rows] for values in read_predictions(workdir / "predictions.json"))
-    if outputs != [dataset.catalogue.sid(int(target)) for target in targets]:
+    _, rows = evaluated_rows(load_saved(workdir), dataset)
+    outputs, ranked = read_predictions(workdir / "predictions.json")
+    if outputs != [dataset.catalogue.sid(int(target)) for target in rows.targets]:
         raise SystemExit(f"{workdir}: its predictions are for other rows than its dataset holds")
-    return Run(results, dataset, score(ranked, targets, dataset.catalogue, ks_for(results["beams"])))
+    return Run(results, dataset, rows, score(ranked, rows.targets, dataset.catalogue, ks_for(results["beams"])))
 
 
 def checked(runs: dict[str, Run]) -> None:
     """Refuses runs on other rows."""
     first = next(iter(runs.values()))
     for name, run in runs.items():
-        split = run.results["split"]
-        same = np.array_equal(run.dataset.splits[split].targets, first.dataset.splits[split].targets)
-        if not same:
+        if not np.array_equal(run.rows.targets, first.rows.targets):
             raise SystemExit(f"{name}: other rows than those of the first run")
 
 
@@ -89,11 +91,11 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, required=True, help="path without an ending")
     arguments = parser.parse_args()
     named = [text.rpartition("=") for text in arguments.run]
-    rows = min(read_results(pathlib.Path(folder))["rows"] for _, _, folder in named)
-    runs = {name: read_run(pathlib.Path(folder), rows) for name, _, folder in named}
+    runs = {name: read_run(pathlib.Path(folder)) for name, _, folder in named}
     checked(runs)
     names = list(runs)
     first = runs[names[0]]
+    rows = len(first.rows)
     reports = {name: sid_report(run.dataset) for name, run in runs.items()}
     comparisons = {
         f"{name} against {names[0]}": compare(runs[name].metrics, first.metrics, metric, level="item")
@@ -149,7 +151,7 @@ def main() -> None:
             f"## Words: {name}, beside those of {names[0]}\n\n" + overlap_table(levels, "these", "the first")
             for name, levels in overlaps.items()
         ),
-        "## How this was made\n\n"
+        f"## How this was made\n\n- command: `{command()}`\n"
         + "\n".join(
             f"- {name}: commit `{fact['commit']}`, data hash `{fact['data_hash']}`, seed {fact['seed']}, "
             f"{fact['machine']}, {fact['training']['TS-Rec']['seconds']:.0f} s of training on a shared machine"

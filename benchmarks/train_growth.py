@@ -5,7 +5,7 @@
 On a CPU: a small Llama in float32 on one pinned thread, one size changed at a time, everything as a multiple of the
 first line. On a GPU or TPU: the shapes of SmolLM2-135M, Qwen2.5-0.5B and Qwen2.5-1.5B in bfloat16 with random weights,
 absolute figures, MFU, and the estimate of memory against the device's own count. Every line is measured in a process of
-its own. --only=NAME,NAME measures some lines; writes FILE.md and FILE.json.
+its own. --only=NAME,NAME measures some lines (--only=tiny: a moment, to try it); writes FILE.md and FILE.json.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import argparse
 import dataclasses
 import json
 import pathlib
-import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.decoding.threads import pin_to_one_core
+from benchmarks.facts import backend_and_machine, command
 from benchmarks.growth.cell import Cell, measure
 from tsrec_jax.pipeline.workdir import commit, versions, write_json
 from tsrec_jax.training.accounting import StepShape
@@ -36,6 +36,7 @@ SMALL = {
     "tie_word_embeddings": True,
 }
 SMALL_STEP = StepShape(rows=4, sequence_length=256, loss_slots=64)
+TINY = {**SMALL, "vocab_size": 1024, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
 SMOLLM2 = {**SMALL, "vocab_size": 50_048, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
            "num_attention_heads": 9, "num_key_value_heads": 3}  # fmt: skip
 QWEN_05 = {**SMALL, "model_type": "qwen2", "vocab_size": 152_704, "hidden_size": 896, "intermediate_size": 4864,
@@ -75,16 +76,6 @@ def accelerator_lines() -> dict[str, dict[str, Any]]:
             step = dataclasses.asdict(dataclasses.replace(LARGE_STEP, rows=rows))
             lines[f"{name}, {rows} rows"] = {"model": model, "step": step, "repeats": 10}
     return lines
-
-
-def backend_and_machine() -> tuple[str, str]:
-    """Asked in another process: one that holds an accelerator leaves none of it to those that measure."""
-    code = (
-        "import jax; from tsrec_jax.pipeline import workdir; print(jax.default_backend(), workdir.machine(), sep='\\n')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
-    backend, machine = done.stdout.splitlines()[-2:]
-    return backend, machine
 
 
 def measured(name: str, cell: Mapping[str, Any]) -> dict[str, float]:
@@ -157,10 +148,11 @@ def main() -> None:
         pin_to_one_core(sys.argv)
     lines = accelerator_lines() if absolute else cpu_lines()
     names = arguments.only.split(",") if arguments.only else list(lines)
+    lines["tiny"] = {"model": TINY, "step": dataclasses.asdict(SMALL_STEP), "repeats": 1}
     unknown = [name for name in names if name not in lines]
     if unknown:
         parser.error(f"no line {unknown[0]!r}; they are {', '.join(lines)}")
-    facts = {"command": shlex.join(["python", *sys.argv]), "commit": commit(), "machine": machine}
+    facts = {"command": command(), "commit": commit(), "machine": machine}
     results = {name: measured(name, lines[name]) for name in names}
     page = report(results, absolute, facts)
     print(page)

@@ -4,6 +4,7 @@ XLA and the Hugging Face libraries read the environment when they are imported, 
 """
 
 import contextlib
+import fcntl
 import os
 import tempfile
 
@@ -58,3 +59,25 @@ def as_somebody_else(tmp_path):
             os.seteuid(0)
 
     return other
+
+
+@pytest.fixture(scope="session")
+def quickstart_run(tmp_path_factory) -> pathlib.Path:
+    """The workdir of a finished run of `configs/quickstart.py`, tiny; tests that change it copy it first.
+
+    Made once: pytest's workers share it.
+    """
+    from tests.pipeline.small import SMALL
+    from tsrec_jax.main import main
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    workdir, made = folder / "quickstart", folder / "quickstart.made"
+    with open(folder / "quickstart.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            config = pathlib.Path(__file__).resolve().parents[1] / "configs" / "quickstart.py"
+            assert main(["run", f"--config={config}", *SMALL, f"--workdir={workdir}"]) == 0
+            made.touch()
+    return workdir

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks.training.problem import CLIP_NORM, HORIZON, LEARNING_RATE, SEED, WARMUP, Problem, shuffled
-from tsrec_jax.data.input import choose_loss_slots, packed_batches, train_batches
+from benchmarks.training.problem import CLIP_NORM, HORIZON, LEARNING_RATE, ROW, WARMUP, Problem, shuffled
+from tsrec_jax.data.input import choose_loss_slots, packed_batches
 from tsrec_jax.data.tasks import Example
+from tsrec_jax.pipeline.batches import batches_of
 from tsrec_jax.training.loss import LossSettings, batch_nll
 from tsrec_jax.training.step import (
     OptimiserSettings,
@@ -22,8 +23,6 @@ from tsrec_jax.training.step import (
     make_optimiser,
     make_train_step,
 )
-
-ROW = 256  # token slots of a packed row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +58,7 @@ def make_step(problem: Problem, rows: int, layout: Layout) -> tuple[Step, Callab
     optimiser = OptimiserSettings(LEARNING_RATE, WARMUP, HORIZON, clip_norm=CLIP_NORM)
     transform = make_optimiser(optimiser, problem.old_size)
     graphdef, state = init_state(problem.model, transform, "none")
-    tasks = len(problem.examples)
-    settings = LossSettings((1.0,) * tasks, chunk=layout.chunk)
+    settings = LossSettings(problem.data.mix.weights, problem.config.train.loss_normalisation, layout.chunk)
     step_fn = make_train_step(graphdef, state, transform, settings, learning_rate_schedule(optimiser))
     batches = _packed(problem, rows, layout) if layout.packed else _padded(problem, rows, layout)
 
@@ -84,34 +82,27 @@ def loss_of(problem: Problem, examples: list[Example], rows: int) -> float:
 
 
 def _packed(problem: Problem, rows: int, layout: Layout) -> Iterator[tuple[Mapping[str, np.ndarray], int]]:
-    lengths = [len(example.tokens) for part in problem.examples.values() for example in part]
+    data, config = problem.data, problem.config.copy_and_resolve_references()
+    lengths = [len(example.tokens) for part in problem.epoch().values() for example in part]
     count = max(1, round(rows * float(np.mean(lengths)) / (0.98 * ROW)))
-    rates = dict.fromkeys(problem.examples, 1.0)
-    group = count if layout.shared else 1
-    slots = choose_loss_slots(problem.examples, rates, ROW, group) if layout.slots else ROW * group
-    batches = train_batches(
-        problem.examples,
-        rates=rates,
-        sequence_length=ROW,
-        rows=count,
-        loss_slots=slots,
-        accumulation=1,
-        seed=SEED,
-        group=group,
-    )
+    config.train.slot_rows = count if layout.shared else 1
+    slots = ROW * config.train.slot_rows
+    if layout.slots:
+        slots = choose_loss_slots(data.examples, data.mix.rates, ROW, config.train.slot_rows)
+    batches = batches_of(config, dataclasses.replace(data, slots=slots), data.examples, count)
     for number, batch in zip(itertools.count(1), batches.from_step(0)):
         keys = len(batches.keys(number))
-        yield (batch if layout.slots else everywhere(batch, group)), keys
+        yield (batch if layout.slots else everywhere(batch, config.train.slot_rows)), keys
 
 
 def _padded(problem: Problem, rows: int, layout: Layout) -> Iterator[tuple[Mapping[str, np.ndarray], int]]:
     """One example a row, all rows as long as the longest example: the shape that needs no second compile."""
-    longest = max(len(example.tokens) for part in problem.examples.values() for example in part)
+    epoch = problem.epoch()
+    every = [example for part in epoch.values() for example in part]
+    longest = max(len(example.tokens) for example in every)
     longest += -longest % 8
-    slots = longest if not layout.slots else max(
-        len(row.tokens) - row.prompt_length for part in problem.examples.values() for row in part
-    )  # fmt: skip
-    for examples in shuffled(problem.examples, rows):
+    slots = max(len(example.tokens) - example.prompt_length for example in every) if layout.slots else longest
+    for examples in shuffled(epoch, rows):
         parts = [next(packed_batches([example], longest, 1, slots)) for example in examples]
         batch = {name: np.concatenate([part[name] for part in parts])[None] for name in parts[0]}
         yield (batch if layout.slots else everywhere(batch, 1)), rows

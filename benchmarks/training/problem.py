@@ -1,4 +1,4 @@
-"""The same weights, rows and optimiser for every system that trains."""
+"""The same weights, rows and optimiser for every system that trains: those of a run with the default recipe."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ import itertools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
+import jax
 import numpy as np
+from ml_collections import ConfigDict
 
+from tsrec_jax.configuration import default_config
 from tsrec_jax.data.dataset import read_dataset
-from tsrec_jax.data.prompts import PromptBuilder, Templates
-from tsrec_jax.data.tasks import TASKS, Example, build_examples
+from tsrec_jax.data.packing import epoch_of_task
+from tsrec_jax.data.prompts import PLACEHOLDERS
+from tsrec_jax.data.tasks import Example
 from tsrec_jax.models.decoder import Decoder
-from tsrec_jax.models.hf import load_hf
-from tsrec_jax.models.tokenizer import load_tokenizer
-from tsrec_jax.models.vocabulary import extend_vocabulary, sid_init_rows
-from tsrec_jax.pipeline.assemble import add_sid_tokens
+from tsrec_jax.pipeline.assemble import assemble
+from tsrec_jax.pipeline.batches import TrainingData, training_data
 
 LEARNING_RATE, CLIP_NORM, WARMUP, HORIZON = 3e-4, 1.0, 20, 1000
 LONG_HEADER = 74  # tokens of the constant header in the reference's prompts
+ROW = 256  # token slots of a packed row, and the longest example
 SEED = 42
 
 
@@ -46,11 +49,50 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Examples of every task, {task: rows}, the model with its SID rows, and where those begin."""
+    """The settings of a training, what it learns from, the model with its SID rows, and where those begin."""
 
-    examples: Mapping[str, Sequence[Example]]
+    config: ConfigDict
+    data: TrainingData
     model: Decoder
     old_size: int
+
+    def epoch(self) -> dict[str, list[Example]]:
+        """{task: rows of one epoch}: each task as often as its rate says."""
+        return {
+            task: [part[int(place)] for place in epoch_of_task(len(part), self.data.mix.rates[task], 0, (SEED,))]
+            for task, part in self.data.examples.items()
+        }
+
+
+def training_config(request: Request, remat: bool = False) -> ConfigDict:
+    """The default config, for the requested model and rows of ROW tokens."""
+    config = default_config()
+    config.model.path = request.base
+    config.model.num_layers = request.layers
+    config.model.dtype = request.dtype
+    config.model.remat = remat
+    config.train.sequence_length = ROW
+    config.train.sid_loss = "vocab"  # what transformers computes
+    if request.long_header:
+        header = " ".join(["word"] * (LONG_HEADER - 1)) + "\n"
+        for template in PLACEHOLDERS:
+            config.templates[template].header = header
+    return config
+
+
+def make_problem(request: Request, remat: bool = False) -> Problem:
+    """Loads the weights and tokenises the task mix, as a run does before it trains.
+
+    Raises:
+      SystemExit: this process has more than one device.
+    """
+    if jax.device_count() > 1:
+        raise SystemExit(f"one device is measured, not {jax.device_count()}: hide the others (CUDA_VISIBLE_DEVICES=0)")
+    config = training_config(request, remat)
+    dataset = read_dataset(pathlib.Path(request.dataset))
+    assembly = assemble(config, dataset, request.base)
+    data = training_data(config, dataset, assembly.builder, assembly.old_size, lambda line: None)
+    return Problem(config, data, assembly.model, assembly.old_size)
 
 
 def shuffled(examples: Mapping[str, Sequence[Example]], rows: int) -> Iterator[list[Example]]:
@@ -60,42 +102,3 @@ def shuffled(examples: Mapping[str, Sequence[Example]], rows: int) -> Iterator[l
         order = np.random.default_rng([SEED, epoch]).permutation(len(pool))
         for first in range(0, len(pool) - rows + 1, rows):
             yield [pool[number] for number in order[first : first + rows]]
-
-
-def make_problem(request: Request, remat: bool = False) -> Problem:
-    """Tokenises the real task mix and loads the weights."""
-    dataset = read_dataset(pathlib.Path(request.dataset))
-    tokenizer = load_tokenizer(request.base)
-    keywords = [" ".join(dataset.clusters[token].keywords) for token in dataset.catalogue.tokens]
-    keyword_ids = tokenizer(keywords, add_special_tokens=False)["input_ids"]
-    old_size = add_sid_tokens(tokenizer, dataset.catalogue.tokens)
-    builder = PromptBuilder(tokenizer, Templates(), 512)
-    examples = build_examples(dataset, "train", builder, TASKS)
-    if request.long_header:
-        header = np.asarray(tokenizer("word " * LONG_HEADER)["input_ids"][:LONG_HEADER], np.int32)
-        examples = {task: [_longer(row, header) for row in rows] for task, rows in examples.items()}
-    model = load_hf(
-        request.base, dtype=request.dtype, param_dtype="float32", num_layers=request.layers or None, remat=remat
-    )
-    rows_nD = sid_init_rows(
-        np.asarray(model.embedding[...], np.float32),
-        keyword_ids=keyword_ids,
-        levels_n=dataset.catalogue.token_levels,
-        init_levels=(),
-        mode="sa",
-        target_norm=1.0,
-        old_size=old_size,
-        seed=SEED,
-    )
-    return Problem(examples, extend_vocabulary(model, old_size=old_size, input_rows_nD=rows_nD), old_size)
-
-
-def _longer(example: Example, header: np.ndarray) -> Example:
-    """The example behind a header of more tokens than its own has."""
-    short = 6  # about what the default headers take
-    tokens = np.concatenate([header, example.tokens[min(short, example.prompt_length - 1) :]])
-    return dataclasses.replace(
-        example,
-        tokens=tokens,
-        prompt_length=example.prompt_length + len(tokens) - len(example.tokens),
-    )

@@ -45,13 +45,14 @@ def main(name: str, request: Request) -> None:
     """Answers each line of standard input with one of JSON."""
     layout = LAYOUTS.get(name)
     problem = make_problem(request, remat=bool(layout and layout.remat))
-    first = next(shuffled(problem.examples, request.rows))
+    epoch = problem.epoch()
+    first = next(shuffled(epoch, request.rows))
     if layout is None:
         from benchmarks.training import torch_peer
 
         model = torch_peer.torch_model(problem, request.dtype)
         start, compiles = torch_peer.loss_of(model, first), lambda: 0
-        step = torch_peer.make_step(problem.examples, model, request.rows, TORCH[name])
+        step = torch_peer.make_step(epoch, model, request.rows, TORCH[name])
     else:
         start = ours.loss_of(problem, first, request.rows)
         step, compiles = ours.make_step(problem, request.rows, layout)

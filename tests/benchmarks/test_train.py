@@ -9,12 +9,14 @@ from flax import nnx
 
 from benchmarks.training import ours
 from benchmarks.training.ours import everywhere
-from benchmarks.training.problem import Problem, shuffled
+from benchmarks.training.problem import Problem, Request, shuffled, training_config
 from benchmarks.training.report import report
 from tests.training.conftest import tiny_config
+from tsrec_jax.configuration import TaskMix
 from tsrec_jax.data.input import packed_batches
-from tsrec_jax.data.tasks import Example
+from tsrec_jax.data.tasks import TASKS, Example
 from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.pipeline.batches import TrainingData
 from tsrec_jax.training.loss import batch_nll
 
 
@@ -26,7 +28,10 @@ def problem():
         Example(number % 2, rng.integers(1, 62, length).astype(np.int32), int(rng.integers(1, length - 1)), str(number))
         for number, length in enumerate(lengths)
     ]
-    return Problem({"a": examples[::2], "b": examples[1::2]}, model(), old_size=50)
+    config = training_config(Request("a folder"))
+    mix = TaskMix(TASKS, (1.0,) * len(TASKS), {"next_sid": 1.0, "next_title": 1.0})
+    data = TrainingData(mix, {"next_sid": examples[::2], "next_title": examples[1::2]}, None, 0, 1)
+    return Problem(config, data, model(), old_size=50)
 
 
 def model():
@@ -34,7 +39,7 @@ def model():
 
 
 def test_slots_at_every_token_give_the_loss_of_loss_slots(problem):
-    first = next(shuffled(problem.examples, 40))
+    first = next(shuffled(problem.epoch(), 40))
     (batch,) = packed_batches(first, 128, 6, 400, group=3)
     graphdef, weights = nnx.split(problem.model)
     found = []
@@ -65,9 +70,9 @@ def test_the_peer_has_the_same_loss_before_any_step(problem):
     from benchmarks.training import torch_peer
 
     peer = torch_peer.torch_model(problem, "float32")
-    rows = next(shuffled(problem.examples, 16))
+    rows = next(shuffled(problem.epoch(), 16))
     assert torch_peer.loss_of(peer, rows) == pytest.approx(ours.loss_of(problem, rows, 16), abs=1e-4)
-    step = torch_peer.make_step(problem.examples, peer, 8, by_length=True)
+    step = torch_peer.make_step(problem.epoch(), peer, 8, by_length=True)
     assert np.isfinite([step()[0] for _ in range(3)]).all()
 
 

@@ -26,12 +26,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 COMMAND = [f"--config={ROOT / 'configs' / 'quickstart.py'}", *SMALL]
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """A finished run; tests that change it copy it first."""
-    path = tmp_path_factory.mktemp("runs") / "quickstart"
-    assert main(["run", *COMMAND, f"--workdir={path}"]) == 0
-    return path
+@pytest.fixture
+def workdir(quickstart_run):
+    """A finished run of COMMAND; tests that change it copy it first."""
+    return quickstart_run
 
 
 def test_a_run_leaves_every_artifact(workdir):

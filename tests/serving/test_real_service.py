@@ -1,5 +1,9 @@
 """The verb `serve` on a real, tiny export: what comes over HTTP is what the recommender says."""
 
+import contextlib
+import json
+import sys
+
 import pytest
 
 pytest.importorskip("uvicorn", reason="needs the extra [serve]")
@@ -61,6 +65,19 @@ def test_under_load_every_answer_is_that_of_its_request_alone(running, recommend
     assert len(outcomes) >= 20
     found = load.summary(outcomes, 2.0)
     assert found["answered"] == found["requests"] and found["wrong"] == 0
+
+
+def test_the_benchmark_of_the_service_reports_from_end_to_end(running, exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(load, "serving", lambda export, queue: contextlib.nullcontext(running.port))
+    files = [f"--json={tmp_path / 'report.json'}", f"--out={tmp_path / 'report.md'}"]
+    sizes = ["--seconds=0.5", "--queue=200", "--cases=4"]
+    monkeypatch.setattr(sys, "argv", ["benchmarks/serve.py", f"--export={exported}", *sizes, *files])
+    load.main()
+    facts = json.loads((tmp_path / "report.json").read_text())
+    assert facts["cases"] == 4 and all(row["answered"] and not row["lost"] for row in facts["by_clients"].values())
+    page = (tmp_path / "report.md").read_text()
+    assert page == load.markdown(facts)
+    assert f"`PYTHONPATH=. python benchmarks/serve.py --export={exported}" in page
 
 
 def test_an_item_put_is_recommended_at_once_and_gone_when_removed(running):

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -81,7 +82,7 @@ def commit() -> str:
 
 def command() -> str:
     """The command that this process was started with."""
-    return "python -m tsrec_jax " + " ".join(sys.argv[1:])
+    return shlex.join(["python", "-m", "tsrec_jax", *sys.argv[1:]])
 
 
 def machine() -> str:
