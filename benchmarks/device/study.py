@@ -19,6 +19,7 @@ from tsrec_jax.models.gguf import SMOLLM2, gguf_path
 from tsrec_jax.pipeline.study import study
 
 CONFIG = pathlib.Path(__file__).resolve().parents[2] / "configs" / "studies" / "accelerator.py"
+METRICS = ("HR@1", "HR@10", "NDCG@10")
 CELLS = "study_cells.tar.gz"  # the finished cells, to go on from elsewhere
 # The same stages and files with a model and a training of seconds.
 TINY = {
@@ -58,7 +59,8 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     cell = read_cell(workdir / "cells" / arm / f"seed-{seed}" / CELL_FILE)
     return {
         "rows": len(cell.rank),
-        "hits": {str(k): float((cell.rank <= k).mean()) for k in (1, 10)},
+        "split": cell.split,
+        **{metric: float(cell.values("sid", metric).mean()) for metric in METRICS},
         "steps": cell.cost["steps"],
         "train_seconds": cell.cost["seconds"],
         "tokens": cell.cost["tokens"],

@@ -98,12 +98,12 @@ def _train(cells: Cells) -> str:
 
 
 def _study(cells: Cells) -> str:
-    head = ["cell", "HR@1", "HR@10", "steps", "training, s"]
+    metrics = ("HR@1", "HR@10", "NDCG@10")
+    head = ["cell", *metrics, "steps", "training, s"]
     rows = [
         [
             key,
-            f"{facts['hits']['1']:.4f}",
-            f"{facts['hits']['10']:.4f}",
+            *(f"{facts[metric]:.4f}" for metric in metrics),
             str(facts["steps"]),
             f"{facts['train_seconds']:.0f}",
         ]
