@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -76,6 +77,8 @@ def as_shipped(problem: Problem, model: PreTrainedModel, beams: int) -> Method:
 def expert(problem: Problem, model: PreTrainedModel, beams: int) -> Method:
     """The prompt once a request, the cache repeated for the beams and reordered, the trie as tensors."""
     device = model.device
+    # Older transformers name it otherwise, and a name that a model does not know it passes over without a word.
+    cache_name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     tables = [torch.tensor(table, device=device) for table in dense_tables(problem.codes_NC, problem.level_sizes)]
     first_ids = problem.first_ids
     tokens_BS, lengths_B = problem.padded_before()
@@ -127,7 +130,7 @@ def expert(problem: Problem, model: PreTrainedModel, beams: int) -> Method:
                 input_ids=(first_ids[level] + codes).reshape(-1, 1),
                 attention_mask=flat_mask,
                 position_ids=(lengths + level).repeat_interleave(width)[:, None],
-                cache=cache,
+                **{cache_name: cache},
                 use_cache=True,
                 logits_to_keep=1,
             )

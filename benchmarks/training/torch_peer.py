@@ -64,7 +64,8 @@ def make_step(
     examples: Mapping[str, Sequence[Example]], model: PreTrainedModel, rows: int, by_length: bool
 ) -> Callable[[], tuple[float, int, float]]:
     """A function that trains one step and gives (loss, examples, share of useful tokens)."""
-    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+    fused = model.device.type == "cuda"  # as its Trainer does
+    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=fused)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min((step + 1) / WARMUP, max(0.0, (HORIZON - step) / (HORIZON - WARMUP)))
     )

@@ -64,7 +64,13 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The git commit of the code that runs, marked when files differ from it; `unknown` outside a checkout."""
+    """The git commit of the code that runs, marked when files differ from it; `unknown` outside a checkout.
+
+    Code that was packed without its repository is told by the variable TSREC_COMMIT.
+    """
+    packed = os.environ.get("TSREC_COMMIT")
+    if packed:
+        return packed
     here = pathlib.Path(__file__).resolve().parent
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)

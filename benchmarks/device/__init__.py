@@ -1,0 +1,1 @@
+"""What `benchmarks/accelerator.py` measures on one accelerator, and how it keeps to its minutes."""
