@@ -13,6 +13,8 @@ usage: bash launch/test.sh [options] [pytest arguments, such as tests/data or -k
   --peers                   install torch and k-means-constrained too, for the tests that compare with transformers'
                             models and with size-constrained k-means (they skip without)
   --help                    this text
+
+Tests run on the CPU, with eight emulated devices, whatever the machine has.
 TEXT
 }
 

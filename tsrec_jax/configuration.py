@@ -17,7 +17,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tsrec_jax.baselines.run import BASELINES
-from tsrec_jax.data.prepare.preparation import PrepareSettings
 from tsrec_jax.data.prompts import Templates
 from tsrec_jax.errors import UserError
 from tsrec_jax.teacher.settings import TeacherSettings
@@ -66,6 +65,7 @@ def default_config() -> ConfigDict:
     config.model.random = False  # weights of that shape drawn anew: nothing of the pretraining but the tokenizer
     config.model.dtype = "float32"  # compute type; parameters and moments stay float32 in training
     config.model.remat = True  # recompute a layer's activations in the backward pass
+    config.model.attention = "auto"  # auto | xla | cudnn | splash | pallas: what computes it (docs/accelerators.md)
 
     config.pretrain = ConfigDict()  # the small language model (only when model.path is empty)
     config.pretrain.vocab_size = 1500
@@ -306,6 +306,7 @@ def _changed(config: ConfigDict, changes: dict | ConfigDict) -> ConfigDict:
 CHOICES = {
     "sid_init.mode": ("sa", "sa_shuffled", "mean", "hf", "normal"),
     "model.dtype": ("float32", "bfloat16"),
+    "model.attention": ("auto", "xla", "cudnn", "splash", "pallas"),
     "export.dtype": ("float32", "bfloat16"),
     "train.schedule": ("linear", "cosine", "constant"),
     "train.freeze": ("none", "old_rows", "trunk"),
@@ -436,6 +437,8 @@ def _validate_values(config: ConfigDict) -> None:
         raise UserError("config.index.encoder='sentence_transformers' needs config.index.model, a folder or hub id")
     section(config, "describe", TeacherSettings)  # it refuses what it cannot use
     if config.prepare.source:
+        from tsrec_jax.data.prepare.preparation import PrepareSettings  # with polars: only where raw data is read
+
         section(config, "prepare", PrepareSettings)
     if config.train.wandb_project:
         require_wandb()
