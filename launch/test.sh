@@ -13,6 +13,8 @@ usage: bash launch/test.sh [options] [pytest arguments, such as tests/data or -k
   --peers                   install torch, k-means-constrained and, in an environment of its own, transformers 4.57, for
                             the tests that compare with them (they skip without)
   --help                    this text
+
+Tests run on the CPU, with eight emulated devices, whatever the machine has.
 TEXT
 }
 

@@ -30,7 +30,7 @@ def setup_cfg():
     return parser
 
 
-@pytest.mark.parametrize("python", ["3.11", "3.12"])
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
 def test_every_requirement_has_a_lower_bound_and_names_one_package_once_per_python(python):
     found = [r for r in requirements((ROOT / "requirements.txt").read_text()) if applies(r, python)]
     names = [requirement.name for requirement in found]
@@ -43,7 +43,15 @@ def applies(requirement, python):
     return requirement.marker is None or requirement.marker.evaluate({"python_version": python})
 
 
-@pytest.mark.parametrize(("python", "jax", "flax"), [("3.11", "0.10.2", "0.12.8"), ("3.12", "0.12.0.1", "0.12.12")])
+@pytest.mark.parametrize(
+    ("python", "jax", "flax"),
+    [
+        ("3.11", "0.10.2", "0.12.8"),
+        ("3.12", "0.11.2", "0.12.12"),
+        ("3.12", "0.12.0.1", "0.12.12"),
+        ("3.13", "0.12.0.1", "0.12.12"),
+    ],
+)
 def test_requirements_take_the_jax_and_flax_that_the_suite_passed_on(python, jax, flax):
     found = {r.name: r for r in requirements((ROOT / "requirements.txt").read_text()) if applies(r, python)}
     assert found["jax"].specifier.contains(jax)

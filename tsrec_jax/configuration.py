@@ -79,6 +79,7 @@ def default_config() -> ConfigDict:
     config.model.random = False  # weights of that shape drawn anew: nothing of the pretraining but the tokenizer
     config.model.dtype = "float32"  # compute type; parameters and moments stay float32 in training
     config.model.remat = True  # recompute a layer's activations in the backward pass
+    config.model.attention = "auto"  # auto | xla | cudnn | splash | pallas: what computes it (docs/accelerators.md)
 
     config.pretrain = ConfigDict()  # the small language model (only when model.path is empty)
     config.pretrain.vocab_size = 1500
@@ -324,6 +325,7 @@ CHOICES = {
     "dataset.ragged_sids": ("refuse", "fill", "drop"),
     "sid_init.mode": ("sa", "sa_shuffled", "mean", "hf", "normal"),
     "model.dtype": ("float32", "bfloat16"),
+    "model.attention": ("auto", "xla", "cudnn", "splash", "pallas"),
     "export.dtype": ("float32", "bfloat16"),
     "train.schedule": ("linear", "cosine", "constant"),
     "train.freeze": ("none", "old_rows", "trunk"),

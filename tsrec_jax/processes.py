@@ -101,13 +101,15 @@ class Group:
             jax.distributed.initialize(
                 launch.coordinator, launch.num_processes, launch.process_id, heartbeat_timeout_seconds=seconds
             )
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, OSError, ImportError) as error:  # the last two: a TPU's metadata server
             way = (
-                "--multi_host found no TPU pod, Slurm or Open MPI job; give --coordinator and the rest instead"
+                "--multi_host found no TPU pod, Slurm or Open MPI job; give --coordinator and the rest instead, or "
+                "leave it out where this process is the only one"
                 if launch.multi_host
                 else f"--coordinator={launch.coordinator} cannot be used; start all processes with the same one"
             )
-            raise UserError(f"{way} ({str(error).strip().splitlines()[0]})") from None
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise UserError(f"{way} ({reason})") from None
         self.name = f"process {jax.process_index()} of {jax.process_count()}"
         words = (
             f"tsrec: {self.name} was ended before its work was done. If JAX says above that it has ended it, another "

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.decoding.problem import Lists, Method, Problem, dense_tables
+from tsrec_jax.models.attention import attention
 from tsrec_jax.models.config import ModelConfig
-from tsrec_jax.models.decoder import attention, rms_norm, rope_frequencies, rotate
+from tsrec_jax.models.decoder import rms_norm, rope_frequencies, rotate
 
 Weights = Mapping[str, jax.Array | Mapping[str, jax.Array]]
 Cache = tuple[jax.Array, jax.Array]  # k_LRSKH, v_LRSKH; R rows: requests, later requests x beams

@@ -116,6 +116,15 @@ def test_a_machine_that_was_there_before_is_never_created_or_deleted(slice_):
     assert slice_.verbs() == ["create", "scp", "install"]
 
 
+def test_the_hosts_meet_at_the_port_that_the_firewall_lets_through_unless_another_is_given(slice_):
+    slice_.program('printf "%s" "$JAX_COORDINATOR_PORT" >"$FAKE_CLOUD/port.$(basename "$HOME")"')
+    for given, port in (((), "8476"), (("--env=JAX_COORDINATOR_PORT=9000",), "9000")):
+        assert run(slice_, *given).returncode == 0
+        for host in ("0", "1"):
+            wait_for(slice_.folder / "hosts" / host / "tsrec" / "ended")
+            assert (slice_.folder / f"port.{host}").read_text() == port
+
+
 @pytest.mark.parametrize("printed", [False, True], ids=["run", "dry run given to bash"])
 def test_arguments_and_variables_reach_the_run_as_they_were_given(printed, slice_):
     slice_.program(FIRST_SAVES_THEN_ENDS)

@@ -226,3 +226,45 @@ def test_a_killed_process_ends_the_other_at_once():
     assert both[1].returncode == -signal.SIGKILL
     assert "tsrec: process 0 of 2: work that the processes share has failed" in err, err
     assert "tsrec: process 1 of 2 was ended before its work was done" in killed_err
+
+
+# A TPU machine as JAX recognises one, but for the chip.
+TPU_HOST = """
+import sys
+import jax
+from jax._src.clusters import cloud_tpu_cluster
+from tsrec_jax import main
+from tsrec_jax.processes import Group, Launch, first, gather, several
+
+cloud_tpu_cluster.running_in_cloud_tpu_vm = True
+
+def start():
+    group = Group(Launch(multi_host=True)) if "--multi_host" in sys.argv else None
+    print(gather("alone"), first(), several(), jax.device_count())
+    if group is not None:
+        group.leave(0)
+
+sys.exit(main._exit_code(start))
+"""
+
+
+def tpu_host(*arguments, **variables):
+    said = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
+    port = {"JAX_COORDINATOR_PORT": str(free_port())}
+    found = environment(devices=1) | said | port | variables
+    command = [sys.executable, "-c", TPU_HOST, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=found, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--multi_host",)])
+def test_a_single_tpu_host_starts_with_and_without_multi_host(arguments):
+    one_slice = {"MEGASCALE_COORDINATOR_ADDRESS": "localhost", "MEGASCALE_NUM_SLICES": "1", "MEGASCALE_SLICE_ID": "0"}
+    done = tpu_host(*arguments, **one_slice)
+    assert (done.returncode, done.stdout) == (0, "['alone'] True False 1\n"), done.stderr
+
+
+def test_a_tpu_host_whose_metadata_server_does_not_answer_is_refused_in_one_line():
+    done = tpu_host("--multi_host", GCE_METADATA_IP="127.0.0.1:1")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "--multi_host" in line and "or leave it out where this process is the only one" in line

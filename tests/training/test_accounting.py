@@ -106,6 +106,18 @@ def test_sid_tokens_scored_at_every_position_cost_three_products_with_their_rows
     assert extra == 3 * 2 * SMALL.token_slots * 560 * 576
 
 
+def test_kernels_keep_no_scores():
+    config, step = shape_of(layers=2), dataclasses.replace(SMALL, remat=False, loss_slots=1)
+    by_xla, by_cudnn, by_pallas = (
+        step_memory(config, dataclasses.replace(step, attention=name)) for name in ("xla", "cudnn", "pallas")
+    )
+    scores = 2 * 4 * step.rows * config.num_heads * step.sequence_length**2  # computed and normalised, float32
+    assert by_xla.activations - by_pallas.activations == scores * config.num_layers
+    assert by_xla.working - by_pallas.working == scores
+    assert by_cudnn.activations == by_pallas.activations
+    assert by_cudnn.working - by_pallas.working == 2 * 4 * step.rows * step.sequence_length**2  # one mask for all heads
+
+
 def test_parameters_and_moments_are_divided_as_the_rules_say():
     config = dataclasses.replace(shape_of(layers=2, vocabulary=4096), num_heads=8, num_kv_heads=4, d_model=512)
     whole = step_memory(config, SMALL)

@@ -22,15 +22,17 @@ import dataclasses
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
-import grain
 import numpy as np
 
 from tsrec_jax.data.packing import epoch_of_task, pack
 from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.data.tasks import Example
 from tsrec_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import grain
 
 SLOT_MARGIN = 1.04
 SLOT_MULTIPLE = 8
@@ -141,6 +143,8 @@ class TrainBatches:
 
     def from_step(self, step: int) -> grain.DatasetIterator:
         """An endless iterator whose first batch is that of optimiser step `step` + 1; call `close` when done."""
+        import grain  # only where batches are read ahead
+
         source = grain.MapDataset.source(_ByNumber(self))[step:]
         return iter(source.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=READ_AHEAD)))
 

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from tsrec_jax.models.attention import Attend, causal_attention
 from tsrec_jax.models.config import Llama3Scaling, ModelConfig
 from tsrec_jax.models.sharding import constrain, named_sharding
 
 INIT_STD = 0.02
-MASKED = jnp.finfo(jnp.float32).min  # attention only; the constraint of a beam search is -inf
 
 
 def layer_shapes(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[str | None, ...]]]:
@@ -107,6 +107,7 @@ class Decoder(nnx.Module):
       rngs: for random weights (normal, 0.02; norms 1, biases 0); not used when `weights` is given.
       mesh: parameters are laid out on it by `sharding.RULES`; None for one device.
       remat: recompute a layer's activations in the backward pass.
+      attention: what computes it, as `attention.choose` gives it.
       weights: parameters by the names of `parameter_shapes`, taken as they are.
 
     Attributes:
@@ -122,12 +123,14 @@ class Decoder(nnx.Module):
         rngs: nnx.Rngs | None = None,
         mesh: Mesh | None = None,
         remat: bool = True,
+        attention: str = "xla",
         weights: Mapping[str, jax.Array] | None = None,
         num_tokens: int | None = None,
     ):
         self.config = config
         self.dtype = str(jnp.dtype(dtype))
         self.remat = remat
+        self.attention = attention
         self.num_tokens = num_tokens
         if weights is None:
             weights = random_weights(config, param_dtype, rngs or nnx.Rngs(0), mesh)
@@ -163,12 +166,10 @@ class Decoder(nnx.Module):
           x_BTD in the compute dtype.
         """
         tokens_BT = jnp.asarray(tokens_BT)
-        index_T = jnp.arange(tokens_BT.shape[1])
-        mask_BTS = (index_T[:, None] >= index_T[None, :])[None]
-        if segment_ids_BT is not None:
-            segment_ids_BT = jnp.asarray(segment_ids_BT)
-            mask_BTS = mask_BTS & (segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :])
-        x_BTD = self._run(tokens_BT, positions_BT, mask_BTS)
+        segment_ids_BT = None if segment_ids_BT is None else jnp.asarray(segment_ids_BT)
+        length = tokens_BT.shape[1]
+        attend = causal_attention(self.attention, length, length, segment_ids_BT)
+        x_BTD = self._run(tokens_BT, positions_BT, attend)
         return rms_norm(x_BTD, self.final_norm[...].astype(x_BTD.dtype), self.config.rms_eps)
 
     def output_table(self) -> jax.Array:
@@ -192,7 +193,7 @@ class Decoder(nnx.Module):
         angles = positions[..., None, None].astype(jnp.float32) * rope_frequencies(self.config)
         return jnp.cos(angles), jnp.sin(angles)
 
-    def _run(self, tokens_BT: jax.Array, positions_BT: jax.Array | None, mask_BTS: jax.Array) -> jax.Array:
+    def _run(self, tokens_BT: jax.Array, positions_BT: jax.Array | None, attend: Attend) -> jax.Array:
         """All layers over whole rows."""
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1])[None], tokens_BT.shape)
@@ -202,8 +203,7 @@ class Decoder(nnx.Module):
         def layer(x_BTD, weights):
             normed = rms_norm(x_BTD, weights["attention_norm"], self.config.rms_eps)
             q_BTNH, k_BTKH, v_BTKH = self._qkv(weights, normed, cos, sin)
-            out_BTNH = attention(q_BTNH, k_BTKH, v_BTKH, mask_BTS)
-            x_BTD = x_BTD + _project(out_BTNH, weights["o"], inputs=2)
+            x_BTD = x_BTD + _project(attend(q_BTNH, k_BTKH, v_BTKH), weights["o"], inputs=2)
             return constrain(self._mlp(weights, x_BTD), "batch", None, None), None
 
         body = jax.checkpoint(layer) if self.remat else layer
@@ -237,34 +237,6 @@ def _project(x: jax.Array, kernel: jax.Array, inputs: int = 1) -> jax.Array:
     outputs = kernel.shape[inputs:]
     width = math.prod(kernel.shape[:inputs])
     return (x.reshape(batch * length, width) @ kernel.reshape(width, -1)).reshape(batch, length, *outputs)
-
-
-def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
-    """Grouped-query attention with a float32 softmax; keys and values are not repeated.
-
-    The products are batched matrix products with both batch axes in front, the form in which no backend transposes the
-    scores (XLA:CPU takes a quarter of the time for them that it takes for `btkgh,bskh->bkgts`).
-
-    Args:
-      q_BTNH, k_BSKH, v_BSKH: rotated queries and keys, and values; N is a multiple of K.
-      mask_BTS: bool, True where a query may look; its batch axis may be 1.
-
-    Returns:
-      out_BTNH in the dtype of q.
-    """
-    batch, length, heads, head_dim = q_BTNH.shape
-    keys, kv_heads = k_BSKH.shape[1:3]
-    shared = heads // kv_heads
-    # M = G x T: the queries of all heads that share a kv head.
-    q_BKMH = q_BTNH.reshape(batch, length, kv_heads, shared, head_dim).transpose(0, 2, 3, 1, 4)
-    q_BKMH = q_BKMH.reshape(batch, kv_heads, shared * length, head_dim)
-    k_BKSH, v_BKSH = k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
-    scores_BKMS = jnp.einsum("bkmh,bksh->bkms", q_BKMH, k_BKSH, preferred_element_type=jnp.float32)
-    scores_BKGTS = scores_BKMS.reshape(batch, kv_heads, shared, length, keys)
-    scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS * head_dim**-0.5, MASKED)
-    shares_BKMS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(q_BTNH.dtype).reshape(scores_BKMS.shape)
-    out_BKGTH = jnp.einsum("bkms,bksh->bkmh", shares_BKMS, v_BKSH).reshape(batch, kv_heads, shared, length, head_dim)
-    return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(q_BTNH.shape)
 
 
 def random_weights(config: ModelConfig, param_dtype: str, rngs: nnx.Rngs, mesh: Mesh | None) -> dict[str, jax.Array]:

@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tsrec_jax.errors import UserError
+from tsrec_jax.models.attention import choose
 from tsrec_jax.models.config import ModelConfig, read_json
 from tsrec_jax.models.decoder import Decoder, parameter_shapes
 from tsrec_jax.models.gguf import GgufFile, gguf_path
@@ -114,6 +115,7 @@ def load_hf(
     param_dtype: str | None = None,
     mesh: Mesh | None = None,
     remat: bool = True,
+    attention: str = "auto",
     rngs: nnx.Rngs | None = None,
 ) -> Decoder:
     """Loads a pretrained decoder.
@@ -126,6 +128,7 @@ def load_hf(
       param_dtype: type of the stored parameters; None: as `dtype`.
       mesh: lays the parameters out on it.
       remat: as in `Decoder`.
+      attention: a setting of `attention.choose`.
       rngs: draws the weights anew instead of reading them: a model of that shape, from scratch.
 
     Returns:
@@ -151,15 +154,17 @@ def load_hf(
     config = dataclasses.replace(config, vocab_rows=rounded_rows(rows, mesh))
     check_fits(parameter_shapes(config), mesh)
     used = None if config.vocab_rows == rows else rows
+    chosen = choose(attention, config, dtype)
+    settings = {"dtype": dtype, "mesh": mesh, "remat": remat, "attention": chosen, "num_tokens": used}
     if rngs is not None:
         stored = param_dtype or dtype
-        return Decoder(config, dtype=dtype, param_dtype=stored, rngs=rngs, mesh=mesh, remat=remat, num_tokens=used)
+        return Decoder(config, param_dtype=stored, rngs=rngs, **settings)
     kind = np.dtype(ml_dtypes.bfloat16 if (param_dtype or dtype) == "bfloat16" else param_dtype or dtype)
     weights = {}
     for name, (shape, logical) in parameter_shapes(config).items():
         read = functools.partial(_read, source, name, shape, kind)
         weights[name] = _placed(shape, named_sharding(mesh, *logical), read)
-    return Decoder(config, dtype=dtype, mesh=mesh, remat=remat, weights=weights, num_tokens=used)
+    return Decoder(config, weights=weights, **settings)
 
 
 def _placed(shape: tuple[int, ...], sharding: NamedSharding | None, read: Callable[[Index], np.ndarray]) -> jax.Array:

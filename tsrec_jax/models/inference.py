@@ -18,8 +18,9 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from tsrec_jax.models.attention import MASKED, Attend, causal_attention
 from tsrec_jax.models.config import ModelConfig
-from tsrec_jax.models.decoder import MASKED, Decoder, layer_shapes, rms_norm, rope_frequencies, rotate
+from tsrec_jax.models.decoder import Decoder, layer_shapes, rms_norm, rope_frequencies, rotate
 from tsrec_jax.models.sharding import constrain
 
 HEAD_ROWS = 160  # rows of x whose logits over the whole vocabulary are held at once
@@ -42,6 +43,7 @@ class InferenceModel:
         of an expression anew in every layer, for every head.
       config: the shape.
       num_tokens: ids in use; rows beyond have no probability. None: all rows.
+      attention: what computes that of the prompts, as the decoder's.
     """
 
     layers: tuple[Mapping[str, jax.Array], ...]
@@ -52,13 +54,14 @@ class InferenceModel:
     sin_PH: jax.Array
     config: ModelConfig = dataclasses.field(metadata={"static": True})
     num_tokens: int | None = dataclasses.field(metadata={"static": True})
+    attention: str = dataclasses.field(metadata={"static": True})
 
     @classmethod
     def of(cls, model: Decoder) -> InferenceModel:
         """Copies a decoder's weights; they stay laid out over its mesh."""
         head = None if model.head is None else model.head[...]
         parts = model.blocks.stacked(), model.embedding[...], head, model.final_norm[...]
-        return cls(*_unstacked(*parts, model.config, model.dtype), model.config, model.num_tokens)
+        return cls(*_unstacked(*parts, model.config, model.dtype), model.config, model.num_tokens, model.attention)
 
     @property
     def output_table(self) -> jax.Array:
@@ -169,8 +172,7 @@ def prefill(
     if shared + length > POSITIONS - SUFFIX:
         raise ValueError(f"prompts of {shared + length} positions: decoding is made for {POSITIONS - SUFFIX}")
     cos, sin = (table[shared : shared + length][None, :, None] for table in (model.cos_PH, model.sin_PH))
-    visible_TS = jnp.arange(length)[:, None] >= jnp.arange(length)[None]
-    visible_TS = jnp.pad(visible_TS, ((0, 0), (shared, 0)), constant_values=True)
+    attend = _prompt_attention(model.attention, shared + length, length)
     last_B = lengths_B - 1
     keys, values = [], []
     for number, weights in enumerate(model.layers):
@@ -188,7 +190,7 @@ def prefill(
         if number == config.num_layers - 1:
             break
         q_BSNH = rotate(_normed(_heads_of(normed_BSD, weights, "q", config), weights, "q_norm", config), cos, sin)
-        out_BSM = _attend_rows(q_BSNH, k_BKSH, v_BKSH, visible_TS)
+        out_BSM = attend(q_BSNH, k_BKSH, v_BKSH)
         x_BSD = x_BSD + jnp.einsum("bsm,dm->bsd", out_BSM, weights["o"])
         normed_BSD = rms_norm(x_BSD, weights["mlp_norm"], config.rms_eps)
         gate_BSF = jnp.einsum("bsd,fd->bsf", normed_BSD, weights["gate"])
@@ -337,6 +339,21 @@ def _query_columns(
     q_NHBW = _normed_columns(_columns(normed_DBW, weights, "q", config.num_heads), weights, "q_norm", config)
     q_NHBW = rotate_columns(q_NHBW, cos, sin)
     return q_NHBW.reshape(config.num_kv_heads, -1, *q_NHBW.shape[1:])
+
+
+def _prompt_attention(backend: str, keys: int, queries: int) -> Attend:
+    """A function of q_BTNH, k_BKSH and v_BKSH that gives the attention of prompt positions, (B, T, N x H)."""
+    if backend == "xla":
+        visible_TS = jnp.arange(queries)[:, None] >= jnp.arange(queries)[None]
+        visible_TS = jnp.pad(visible_TS, ((0, 0), (keys - queries, 0)), constant_values=True)
+        return functools.partial(_attend_rows, visible_TS=visible_TS)
+    attend = causal_attention(backend, keys, queries)
+
+    def of_rows(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array) -> jax.Array:
+        out_BTNH = attend(q_BTNH, jnp.swapaxes(k_BKSH, 1, 2), jnp.swapaxes(v_BKSH, 1, 2))
+        return out_BTNH.reshape(*out_BTNH.shape[:2], -1)
+
+    return of_rows
 
 
 def _attend_rows(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, visible_TS: jax.Array) -> jax.Array:

@@ -30,4 +30,11 @@ def on_own_devices(model: Decoder) -> Iterator[Decoder]:
         name = "/".join(path)
         weights[name] = jax.device_put(host_copy(value[...]), named_sharding(own, *shapes[name][1]))
     with jax.set_mesh(own):
-        yield Decoder(model.config, dtype=model.dtype, remat=model.remat, weights=weights, num_tokens=model.num_tokens)
+        yield Decoder(
+            model.config,
+            dtype=model.dtype,
+            remat=model.remat,
+            attention=model.attention,
+            weights=weights,
+            num_tokens=model.num_tokens,
+        )

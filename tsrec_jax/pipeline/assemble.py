@@ -144,6 +144,7 @@ def base_model(config: ConfigDict, base: str | pathlib.Path, mesh: Mesh | None) 
         num_layers=config.model.num_layers or None,
         mesh=mesh,
         remat=config.model.remat,
+        attention=config.model.attention,
         rngs=nnx.Rngs(config.seed) if config.model.random else None,
     )
 

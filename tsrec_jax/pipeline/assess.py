@@ -16,7 +16,6 @@ from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.held_out import evaluated_split
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.decoding.generate import Ranked, search_all
-from tsrec_jax.evaluation import plots
 from tsrec_jax.evaluation.compare import compare, read_predictions, write_predictions
 from tsrec_jax.evaluation.metrics import ks_for, score
 from tsrec_jax.evaluation.report import Report, format_table, intervals_of, to_json, to_markdown
@@ -158,6 +157,8 @@ def write_report(
     write_json(workdir / "results.json", to_json(built))
     write_text(workdir / "results.md", to_markdown(built))
     curves = {name: read_metrics(folder) for name, (folder, _) in evaluations.items()}
+    from tsrec_jax.evaluation import plots  # with matplotlib
+
     plots.plot_training(curves, workdir / "plots" / "training.png")
     plots.plot_metrics(systems, built.intervals, built.upper_bound, workdir / "plots" / "metrics.png")
     report(

@@ -13,8 +13,8 @@ from tsrec_jax.training.feasibility import Setup
 FLOP_UNITS = (("P", 1e15), ("T", 1e12), ("G", 1e9))
 
 
-def step_shape(config: ConfigDict, loss_slots: int, sid_tokens: int) -> StepShape:
-    """An optimiser step of the config; `sid_tokens` as in `StepShape`."""
+def step_shape(config: ConfigDict, loss_slots: int, sid_tokens: int, attention: str = "xla") -> StepShape:
+    """An optimiser step of the config; `sid_tokens` and `attention` as in `StepShape`."""
     settings = config.train
     return StepShape(
         rows=settings.batch_tokens // (settings.sequence_length * settings.accumulation),
@@ -27,6 +27,7 @@ def step_shape(config: ConfigDict, loss_slots: int, sid_tokens: int) -> StepShap
         remat=config.model.remat,
         slot_rows=settings.slot_rows,
         sid_tokens=sid_tokens,
+        attention=attention,
     )
 
 

@@ -18,13 +18,11 @@ from ml_collections import ConfigDict
 from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.input import packed_batches
 from tsrec_jax.data.interactions import spread
-from tsrec_jax.data.records import open_records, write_records
 from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.data.tasks import TASKS, ChainSettings, build_examples
 from tsrec_jax.decoding.generate import search_all
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.metrics import score
-from tsrec_jax.evaluation.plots import plot_training
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.own import on_own_devices
@@ -80,6 +78,8 @@ def fit(
     What it will take is printed before, from the same arithmetic as the verb `plan`; and after, where the device tells
     it, what it took of memory. `profile` are the steps of which a trace is written.
     """
+    from tsrec_jax.data.records import open_records, write_records  # with tensorflow-datasets
+
     dataset, settings = assembly.dataset, config.train
     data = training_data(config, dataset, assembly.builder, assembly.old_size, report)
     if "ts_align" in data.examples and not dataset.clusters:
@@ -152,7 +152,8 @@ def _setup(config: ConfigDict, assembly: Assembly, data: TrainingData) -> Setup:
     """What is trained on what, as `plan` sees it."""
     sizes = (1, 1, 1) if assembly.mesh is None else (assembly.mesh.shape[axis] for axis in MESH_AXES)
     model = assembly.model
-    return Setup(model.config, model.num_tokens, step_shape(config, data.slots, data.sid_tokens), MeshShape(*sizes))
+    step = step_shape(config, data.slots, data.sid_tokens, model.attention)
+    return Setup(model.config, model.num_tokens, step, MeshShape(*sizes))
 
 
 def _recording(config: ConfigDict, setup: Setup, folder: pathlib.Path, label: str, profile: range) -> Recording:
@@ -167,6 +168,8 @@ def _recording(config: ConfigDict, setup: Setup, folder: pathlib.Path, label: st
 
 
 def _draw(folder: pathlib.Path, label: str) -> None:
+    from tsrec_jax.evaluation.plots import plot_training  # with matplotlib
+
     plot_training({label.removeprefix("train "): read_metrics(folder)}, folder / "plots" / "training.png")
 
 

@@ -24,7 +24,6 @@ from tsrec_jax.pipeline import sources
 from tsrec_jax.pipeline.assemble import open_mesh
 from tsrec_jax.pipeline.identity import differences, refuse_differences
 from tsrec_jax.pipeline.workdir import commit, fingerprint, input_facts, machine, versions, write_json, write_text
-from tsrec_jax.sid import plots
 from tsrec_jax.sid.embed import embed_texts, item_text
 from tsrec_jax.sid.given import read_embeddings, refuse_equal
 from tsrec_jax.sid.index import IndexSettings, SidIndex, build_index, load_index
@@ -200,7 +199,7 @@ def _llm_embeddings(config: ConfigDict, words: list[str], model: str, report: Re
     mesh = own_mesh(open_mesh(config))
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         return embed_texts(
-            load_hf(model, dtype=config.model.dtype, mesh=mesh, remat=False),
+            load_hf(model, dtype=config.model.dtype, mesh=mesh, remat=False, attention=config.model.attention),
             load_tokenizer(model),
             words,
             max_tokens=config.index.max_tokens,
@@ -224,6 +223,8 @@ def _write_report(
         "machine": machine(),
         "versions": versions(),
     }
+    from tsrec_jax.sid import plots  # with matplotlib
+
     plots.plot_sids(measured, index.codes_IC, index.sizes, folder / "plots" / "codes.png")
     write_text(folder / "report.md", to_markdown(measured, facts))
     write_json(folder / "report.json", {**to_json(measured), **facts})

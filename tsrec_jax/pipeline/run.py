@@ -30,7 +30,7 @@ from tsrec_jax.training.checkpoints import Checkpoints, best_folder
 MAIN = "TS-Rec"
 _SHAPES_TRAINING = ("model", "sid_init", "tasks", "ts_align", "templates", "train")
 ONLY_LOGISTICS = ("train.log_every", "train.keep", "train.checkpoint_every", "train.explode_factor",
-                  "train.wandb_project", "model.remat")  # fmt: skip
+                  "train.wandb_project", "model.remat", "model.attention")  # fmt: skip
 
 
 def report(line: str) -> None:

@@ -8,7 +8,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flax import nnx
@@ -19,16 +19,13 @@ from tsrec_jax.data.dataset import Dataset, write_dataset
 from tsrec_jax.data.input import packed_batches, train_batches
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.outside_text import encode_outside
-from tsrec_jax.data.prepare.download import download
-from tsrec_jax.data.prepare.preparation import PrepareSettings, prepare
-from tsrec_jax.data.prepare.raw import RawSource, columns_of
-from tsrec_jax.data.prepare.summary import summary_tables
 from tsrec_jax.data.shop import Shop, make_shop
 from tsrec_jax.data.shop_lm import item_texts, lm_config, train_tokenizer
 from tsrec_jax.data.tasks import Example
 from tsrec_jax.data.text_folder import TextFolder, read_texts
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.metrics import ranked_by_scores, score
+from tsrec_jax.models import attention
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
@@ -42,6 +39,9 @@ from tsrec_jax.processes import first
 from tsrec_jax.training.loop import LoopSettings, train
 from tsrec_jax.training.loss import LossSettings
 from tsrec_jax.training.step import OptimiserSettings
+
+if TYPE_CHECKING:
+    from tsrec_jax.data.prepare.raw import RawSource
 
 SHOP_NAME = "shop"
 PREPARED = "prepared.json"  # in the workdir: what `prepared/` was made with
@@ -93,6 +93,10 @@ def prepared_folder(config: ConfigDict, workdir: pathlib.Path, report: Callable[
     Raises:
       UserError: no source is named, raw files are missing or broken, nothing is left, or it was made otherwise.
     """
+    from tsrec_jax.data.prepare.preparation import PrepareSettings, prepare  # with polars, which nothing else needs
+    from tsrec_jax.data.prepare.raw import RawSource, columns_of
+    from tsrec_jax.data.prepare.summary import summary_tables
+
     settings = config.prepare
     if not settings.source:
         raise UserError("config.prepare.source is empty; set amazon2018, amazon2023 or tables")
@@ -125,6 +129,8 @@ def download_raw(config: ConfigDict, report: Callable[[str], None]) -> RawSource
       UserError: the settings name no category or folder, or the files cannot be had; the message says where from and
         where to they can be brought by hand.
     """
+    from tsrec_jax.data.prepare.download import download  # with polars
+
     settings = config.prepare
     if not settings.source.startswith("amazon"):
         raise UserError(f"config.prepare.source={settings.source!r}: only amazon2018 and amazon2023 can be downloaded")
@@ -213,6 +219,7 @@ def pretrain(
         rngs=nnx.Rngs(config.seed),
         mesh=mesh,
         remat=config.model.remat,
+        attention=attention.choose(config.model.attention, shape, config.model.dtype),
         num_tokens=shape.vocab_rows,
     )
 

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 from tsrec_jax.configuration import study_comparisons
 from tsrec_jax.errors import Stopped, UserError
 from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, systems_of, write_cell
-from tsrec_jax.evaluation.study_plots import plot_study
 from tsrec_jax.evaluation.study_report import build_report, to_json
 from tsrec_jax.evaluation.study_tables import to_csv, to_latex, to_markdown
 from tsrec_jax.pipeline.lock import InUse, alone_in, alone_when_free
@@ -135,6 +134,8 @@ def _write_report(config: ConfigDict, workdir: pathlib.Path, wanted: Sequence[Wa
         write_json(workdir / "study.json", to_json(built))
         for suffix, text in (("md", to_markdown(built)), ("csv", to_csv(built)), ("tex", to_latex(built))):
             write_text(workdir / f"study.{suffix}", text)
+        from tsrec_jax.evaluation.study_plots import plot_study  # with matplotlib
+
         plot_study(built, workdir / "plots")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import html
 import re
 import unicodedata
@@ -17,7 +18,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy import sparse
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 
 from tsrec_jax.data.catalogue import Item
 
@@ -32,7 +32,7 @@ _LETTERS = rf"(?:[^\W_][{_MARKS}]*)+"
 _WORD = re.compile(rf"{_LETTERS}(?:['’&-]{_LETTERS})*")
 _MEASURE = re.compile(r"(?!3[dm]$)\d[\dx-]*[a-z]{0,4}|[a-z]{1,2}-?\d[\w-]*")  # 12v, 30x40cm, m8; but 3d printers and 3m
 # Units, and words of shop pages that say nothing of the thing sold.
-_STOP_WORDS = ENGLISH_STOP_WORDS | frozenset(
+_SHOP_WORDS = frozenset(
     "inch inches feet foot ft mm cm lb lbs oz ml kg gram grams pound pounds ounce ounces yard yards meter meters "
     "degree degrees pack packs pc pcs piece pieces count ct qty quantity size sizes length width height diameter "
     "approximately approx dia min max number model item items product products brand new include includes "
@@ -74,6 +74,8 @@ def item_terms(items: Sequence[Item]) -> Terms:
     phrase counts only if some title, brand or categories hold it, and a word of a description weighs as much as the
     share of its items that have it in their title, brand or categories (at least LEAST_WEIGHT).
     """
+    from sklearn.feature_extraction.text import CountVectorizer  # slow to import
+
     heads = [_runs(f"{item.title} | {item.brand} | {item.categories}") for item in items]
     bodies = [_runs(item.description[:DESCRIPTION_CHARS]) for item in items]
     shown = _shown_forms([*head, *body] for head, body in zip(heads, bodies, strict=True))
@@ -123,9 +125,16 @@ def _runs(text: str) -> list[list[str]]:
     return [run for run in runs if run]
 
 
+@functools.cache
+def _stop_words() -> frozenset[str]:
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # slow to import
+
+    return ENGLISH_STOP_WORDS | _SHOP_WORDS
+
+
 def _is_empty(word: str) -> bool:
     alone = len(word) == 1 and word.isascii()  # one sign of another script is often a word
-    return not word or alone or word in _STOP_WORDS or bool(_MEASURE.fullmatch(word))
+    return not word or alone or word in _stop_words() or bool(_MEASURE.fullmatch(word))
 
 
 def _shown_forms(runs_of_items: Iterable[Iterable[Sequence[str]]]) -> Mapping[str, str]:

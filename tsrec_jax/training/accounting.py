@@ -1,8 +1,9 @@
 """What a training step computes and what it holds, as arithmetic on the model's shape: nothing is run or allocated.
 
 FLOPs are those of matrix products (a multiply and an add are two), as the program computes them: attention over whole
-packed rows (T x T scores), the head at the loss slots only, padding included. Norms, rotations and softmax, a few
-percent, are left out. Memory is the peak of one device during a step. The letters are the decoder's.
+packed rows (T x T scores, also where a kernel leaves some of them out), the head at the loss slots only, padding
+included. Norms, rotations and softmax, a few percent, are left out. Memory is the peak of one device during a step. The
+letters are the decoder's.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ MOMENTS = 2  # of Adam
 KEPT = {"d": 7, "query": 2, "key": 2, "mlp": 6, "scores": 1}
 KEPT_FLOAT32 = {"d": 4, "scores": 1}
 LOGITS = 2  # logits and their gradient
+MASKS = 2  # of cuDNN: what it adds to the scores of all heads (T x T of a row), and its gradient
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,7 @@ class StepShape:
       remat: layers are computed again in the backward pass.
       slot_rows: rows of a group.
       sid_tokens: rows of the table that are scored at every position; 0 where SID tokens are learned at loss slots.
+      attention: what computes it, as `models.attention.choose` gives it; only `xla` keeps scores.
     """
 
     rows: int
@@ -65,6 +68,7 @@ class StepShape:
     remat: bool = True
     slot_rows: int = 1
     sid_tokens: int = 0
+    attention: str = "xla"
 
     @property
     def token_slots(self) -> int:
@@ -184,6 +188,7 @@ def step_memory(config: ModelConfig, step: StepShape, mesh: MeshShape = MeshShap
     states = rows * step.sequence_length * config.d_model * compute
     layer = _layer_bytes(config, step, mesh, KEPT, rows * compute)
     layer += _layer_bytes(config, step, mesh, KEPT_FLOAT32, rows * FLOAT32)
+    masks = MASKS * rows * step.sequence_length**2 * compute if step.attention == "cudnn" else 0
     slots = min(step.loss_chunk or step.loss_slots, step.loss_slots)
     logits = LOGITS * rows / step.slot_rows * slots * config.vocab_rows * FLOAT32 / mesh.tensor
     logits += LOGITS * rows * step.sequence_length * step.sid_tokens * FLOAT32
@@ -196,7 +201,7 @@ def step_memory(config: ModelConfig, step: StepShape, mesh: MeshShape = MeshShap
         gradients=trained * (2 if step.accumulation > 1 else 1),
         copies=_copies(config, step, mesh, compute),
         activations=(states if step.remat else layer) * config.num_layers,
-        working=max(layer, loss),
+        working=max(layer + masks, loss),
         batch=FLOAT32 * step.accumulation * rows * 3 * (step.sequence_length + step.loss_slots / step.slot_rows),
     )
 
@@ -209,7 +214,7 @@ def _layer_bytes(
         "query": config.num_heads * config.head_dim,
         "key": config.num_kv_heads * config.head_dim,
         "mlp": config.d_mlp,
-        "scores": config.num_heads * step.sequence_length,
+        "scores": config.num_heads * step.sequence_length if step.attention == "xla" else 0,
     }
     split = sum(counts.get(name, 0) * width for name, width in widths.items()) / mesh.tensor
     return row_bytes * step.sequence_length * (counts["d"] * config.d_model + split)

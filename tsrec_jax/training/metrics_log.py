@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import logging
 import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping
-
-from tensorboardX import SummaryWriter
+from typing import Any
 
 from tsrec_jax.processes import first
 from tsrec_jax.training.wandb_log import WandbSettings, open_run
 
 METRICS_FILE = "metrics.jsonl"
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,8 @@ class MetricsLog:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         os.replace(temporary, path)
         self._lines = path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1 if resume_step else None)
+        writer, purged = _event_writer(), resume_step + 1 if resume_step else None
+        self._events = None if writer is None else writer(str(folder / "tensorboard"), purge_step=purged)
         self._wandb = None if wandb is None else open_run(wandb, folder)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -76,8 +79,9 @@ class MetricsLog:
         row = {k: float(v) if math.isfinite(v) else str(float(v)) for k, v in values.items()}
         self._lines.write(json.dumps({"step": step, **row}) + "\n")
         self._lines.flush()
-        for name, value in values.items():
-            self._events.add_scalar(name, float(value), step)
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, float(value), step)
         if self._wandb is not None:  # it leaves out a step that is behind its newest, which a resumed run repeats
             self._wandb.log({name: float(value) for name, value in values.items()}, step=step)
 
@@ -86,9 +90,23 @@ class MetricsLog:
         if not self._writes:
             return
         self._lines.close()
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+@functools.cache
+def _event_writer() -> type[Any] | None:
+    """What writes TensorBoard events; None where it is not installed, which the log says once."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ModuleNotFoundError as error:
+        if error.name != "tensorboardX":
+            raise
+        _LOG.warning("tensorboardX is not installed: no TensorBoard events are written; metrics.jsonl holds the same")
+        return None
+    return SummaryWriter
 
 
 def clock(seconds: float) -> str:
