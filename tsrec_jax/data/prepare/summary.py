@@ -7,10 +7,12 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tsrec_jax.data.prepare.raw import FileCount
 from tsrec_jax.data.prepare.ties import FILE, ITEM, SHUFFLED, Ties
+
+if TYPE_CHECKING:
+    from tsrec_jax.data.prepare.raw import FileCount  # with polars, which a summary needs nothing of
 
 SUMMARY = "prepare.json"  # in a folder that `prepare` made, and in what is made of it
 
