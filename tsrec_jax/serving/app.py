@@ -234,7 +234,7 @@ def _add_watching(app: FastAPI, service: Service) -> None:
 
 def _add_page(app: FastAPI) -> None:
     for address, (name, media_type) in _PAGE_FILES.items():
-        app.get(address)(_file_route((_PAGE / name).read_bytes(), media_type))
+        app.api_route(address, methods=["GET", "HEAD"])(_file_route((_PAGE / name).read_bytes(), media_type))
 
 
 def _file_route(content: bytes, media_type: str) -> Callable[[], Awaitable[Response]]:

@@ -95,8 +95,8 @@ class Service:
     def _run_warm_up(self) -> None:
         try:
             self.recommender.warm_up(self._report, max_history=MAX_HISTORY)
-            # JAX, the model and the catalogue are millions of objects that stay for good. A full collection looks at
-            # all of them and stops every thread meanwhile, each time for most of a second; what is frozen it passes by.
+            # JAX, the model and the catalogue are a great many objects that stay for good. A full collection looks at
+            # each of them and stops every answer meanwhile, again and again under load; what is frozen it passes by.
             gc.collect()
             gc.freeze()
             self._warm = True
