@@ -73,11 +73,11 @@ def _config(values: flags.FlagValues, workdir: pathlib.Path) -> ConfigDict:
 
 
 def _check(values: flags.FlagValues, folder: pathlib.Path) -> int:
-    from tsrec_jax.data.folder_files import AS_IT_IS, Reading
+    from tsrec_jax.data.folder_files import Reading
     from tsrec_jax.data.inspection import inspect_folder
 
     if values.config is None:
-        faults = inspect_folder(folder, print, reading=AS_IT_IS)
+        faults = inspect_folder(folder, print)
     else:
         configuration.validate(values.config)
         reading = configuration.section(values.config, "dataset", Reading)

@@ -493,7 +493,7 @@ def test_control_characters_in_texts_are_read_as_spaces_and_counted(folder):
     assert (item.title, item.description) == ("Blue saw", "Cuts wood\n\tfast")
     words = found.clusters[found.catalogue.tokens[0]]
     assert (words.description, words.keywords) == ("a b", ("c d",))
-    assert found.notes == (f"{folder / ITEM}: control characters in the texts of 1 items are read as spaces ('p2')",)
+    assert found.notes == (f"{folder / ITEM}: control characters in the texts of 1 item(s) are read as spaces ('p2')",)
 
 
 @pytest.mark.parametrize("title", ["nan", "None", "NULL", "N/A", " NaN "])

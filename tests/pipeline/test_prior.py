@@ -67,7 +67,7 @@ def test_a_prior_that_outweighs_the_model_ranks_as_the_baseline_does(workdir):
     fitted = fit_baseline("transitions", dataset, train, valid, 0, print)
     lists = read_predictions(workdir / "cells/tsrec-prior/seed-1/predictions.json")[1]
     best = {}
-    for row, scores_I in enumerate(fitted.scores(test.histories[:16])):
+    for row, scores_I in enumerate(fitted.scores(test.spread(16).histories)):
         for item, score in enumerate(scores_I):
             sid = dataset.catalogue.sid(item)
             best[row, sid] = max(score, best.get((row, sid), -np.inf))

@@ -82,7 +82,7 @@ CELLS_SORTED = sorted(CELLS)
 def test_the_report_is_what_the_scorer_says_of_the_predictions(workdir):
     folder = json.loads(next(workdir.glob("upstream/*/made.json")).read_text())["made"]["dataset"]
     dataset = read_dataset(next(workdir.glob("upstream/*")) / folder)
-    targets = dataset.splits["test"].targets[:16]
+    targets = dataset.splits["test"].spread(16).targets
     of_seed = []
     for seed in (1, 2):
         lists = read_predictions(workdir / f"cells/tsrec/seed-{seed}/predictions.json")[1]
@@ -233,7 +233,7 @@ def test_baselines_choose_on_the_users_that_are_held_out(workdir, tmp_path, monk
     dataset = read_dataset(made / "dataset")
     assert not set(train.users) & set(select.users)
     assert set(train.users) | set(select.users) == set(dataset.splits["train"].users)
-    np.testing.assert_array_equal(rows.targets, dataset.splits["valid"].targets[:16])
+    np.testing.assert_array_equal(rows.targets, dataset.splits["valid"].spread(16).targets)
     cell = read_cell(tmp_path / "cells/sasrec/seed-2/cell.json")
     assert (cell.kind, cell.seeded, cell.split) == ("baseline", True, "valid")
     assert (cell.cost["seconds"], cell.cost["flops"], cell.facts["baseline"]["chosen"]) == (1.5, 2e9, "x")

@@ -107,7 +107,7 @@ def parse_items(path: pathlib.Path, text: str, faults: Faults) -> tuple[Item, ..
         read[number] = Item(*map(without_control, vars(read[number]).values()))
     if cleaned:
         ids = named([read[number].id for number in cleaned])
-        faults.note(path, f"control characters in the texts of {len(cleaned)} items are read as spaces ({ids})")
+        faults.note(path, f"control characters in the texts of {len(cleaned)} item(s) are read as spaces ({ids})")
     untitled = [item.id for item in read if stands_for_nothing(item.title)]
     if untitled:
         faults.note(
