@@ -208,7 +208,7 @@ def test_sigterm_keeps_the_answers_under_way_and_asks_nothing_more(ask):
     teller = threading.Thread(target=tell)
     before = signal.getsignal(signal.SIGTERM)
     teller.start()
-    with pytest.raises(Stopped, match="SIGTERM; the answers are kept in .*answers.jsonl"):
+    with pytest.raises(Stopped, match=r"SIGTERM; the answers are kept in .*answers\.jsonl"):
         ask(Slow(), 9, concurrency=2)
     teller.join()
     assert len(asked) == len(ask.cache.read()) == 2
@@ -221,7 +221,9 @@ def caps(**settings):
 
 def test_a_cap_on_questions_is_kept_over_runs_and_repetitions(ask):
     teacher = Script({"prompt 1": [Reply("no JSON", 100, 20)]})
-    with pytest.raises(UserError, match="max_questions allows no further question: 4 answers for 0.48 .* 6 questions"):
+    with pytest.raises(
+        UserError, match=r"max_questions allows no further question: 4 answers for 0\.48 .* 6 questions"
+    ):
         ask(teacher, 9, budget=Budget(caps(max_questions=4)))
     assert len(teacher.prompts) == 4
     assert ask.cache.spent() == (4, 400, 80)
@@ -233,11 +235,11 @@ def test_a_cap_on_questions_is_kept_over_runs_and_repetitions(ask):
 
 def test_a_cap_on_cost_is_never_exceeded_by_answers_as_dear_as_the_dearest(ask):
     budget = Budget(caps(max_cost=1.0))  # an answer costs 0.12, and is estimated at 0.146
-    with pytest.raises(UserError, match="max_cost allows no further question: 8 answers for 0.96 so far"):
+    with pytest.raises(UserError, match=r"max_cost allows no further question: 8 answers for 0\.96 so far"):
         ask(Script({f"prompt {n}": [Reply(json.dumps(GOOD), 60, 60)] for n in range(20)}), 20, budget=budget)
     assert budget.cost == pytest.approx(0.96)
     dear = Budget(caps(max_cost=1.0))
-    with pytest.raises(UserError, match="1 answers for 0.90"):
+    with pytest.raises(UserError, match=r"1 answers for 0\.90"):
         ask(Script({"prompt 0": [Reply(json.dumps(GOOD), 800, 100)]}), 20, budget=dear)
 
 

@@ -48,7 +48,7 @@ def read_embeddings(path: pathlib.Path, num_items: int) -> np.ndarray:
         x_ID = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         if "pickle" in str(error):
-            raise UserError(f"{key} holds Python objects (dtype object), not numbers; save an array of floats") from None
+            raise UserError(f"{key} holds Python objects (dtype object); save an array of floats") from None
         raise UserError(f"{key}: not a whole .npy file ({error}); write it again") from None
     if x_ID.ndim != 2 or x_ID.shape[0] != num_items or not x_ID.size or not np.issubdtype(x_ID.dtype, np.floating):
         raise UserError(
