@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import pathlib
 
 import numpy as np
@@ -28,7 +29,7 @@ def kind_of_file(path: pathlib.Path) -> str:
 def _is_text(head: bytes) -> bool:
     """Whether the first bytes are text; a character at their end may be cut."""
     try:
-        head[:-4].decode("utf-8")
+        codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
         return False
     return b"\0" not in head

@@ -1,7 +1,7 @@
 """Caps on what a teacher is asked and costs, over all runs of a workdir.
 
 A question counts as soon as its answer is on disk, usable or not, and while it is under way. What it will cost is not
-known before: it is taken as the larger of the estimate and the dearest answer so far.
+known before: it is taken as the larger of the estimate and the dearest answer of the run so far.
 """
 
 from __future__ import annotations
