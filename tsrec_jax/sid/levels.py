@@ -44,7 +44,3 @@ class LevelStore:
         with temporary.open("wb") as file:
             np.savez(file, fit=np.array(self.fit), levels=np.array(len(levels)), **arrays)
         os.replace(temporary, self.path)
-
-    def remove(self) -> None:
-        """Forgets the levels: the fit is finished and kept elsewhere."""
-        self.path.unlink(missing_ok=True)
