@@ -243,6 +243,13 @@ def test_a_cap_on_cost_is_never_exceeded_by_answers_as_dear_as_the_dearest(ask):
         ask(Script({"prompt 0": [Reply(json.dumps(GOOD), 800, 100)]}), 20, budget=dear)
 
 
+def test_a_cap_on_cost_that_cannot_be_kept_is_said_at_the_first_answer(ask):
+    teacher = Script({"prompt 0": [Reply(json.dumps(GOOD))]})
+    with pytest.raises(UserError, match=r"max_cost=1\.0 cannot be kept: the server does not say how many tokens"):
+        ask(teacher, 5, budget=Budget(caps(max_cost=1.0)))
+    assert len(teacher.prompts) == len(ask.cache.read()) == 1
+
+
 def test_questions_under_way_count_against_a_cap(ask):
     together, prompts = threading.Barrier(3), []
 
