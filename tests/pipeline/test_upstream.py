@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import pickle
+import re
 import shutil
 
 import numpy as np
@@ -44,7 +46,7 @@ def embeddings(tmp_path_factory):
 
 
 def command(verb, folder, workdir, *settings):
-    sizes = [] if any("index.sizes" in setting for setting in settings) else ["--config.index.sizes=(8,4)"]
+    sizes = [] if any("index.sizes" in setting for setting in settings) else ["--config.index.sizes=(8,16)"]
     return [
         verb,
         f"--config={ROOT / 'configs' / 'quickstart.py'}",
@@ -108,7 +110,7 @@ def test_a_second_run_makes_nothing_again(indexed, bare, embeddings, capsys):
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("--config.index.sizes=(8,5)", "index.sizes was [8, 4] and is now [8, 5]"),
+        ("--config.index.sizes=(8,15)", "index.sizes was [8, 16] and is now [8, 15]"),
         ("--config.seed=7", "seed was 42 and is now 7"),
         ("--config.describe.num_keywords=3", "describe.num_keywords was 20 and is now 3"),
     ],
@@ -126,6 +128,7 @@ def test_other_settings_are_refused_with_the_difference(indexed, bare, embedding
         (np.zeros((79, 4), np.float32), "needs floats of shape (80, features)"),
         (np.zeros((80, 4), np.int32), "holds int32"),
         (np.full((80, 4), np.nan, np.float32), "row 0 (of 80) is not finite"),
+        (np.ones((80, 4), np.float32), "all 80 items have the same embedding"),
     ],
 )
 def test_embeddings_that_do_not_fit_are_refused(bare, tmp_path, capsys, array, words):
@@ -133,6 +136,76 @@ def test_embeddings_that_do_not_fit_are_refused(bare, tmp_path, capsys, array, w
     settings = [f"--config.index.embeddings={tmp_path / 'x.npy'}"]
     assert main(command("index", bare, tmp_path / "run", *settings)) == 2
     assert words in capsys.readouterr().err
+
+
+def test_sizes_left_open_fit_the_catalogue_and_its_extension_has_the_same(bare, grown, embeddings, tmp_path):
+    settings = [f"--config.index.embeddings={embeddings}", "--config.index.sizes=()"]
+    assert main(command("index", bare, tmp_path / "old", *settings)) == 0
+    old = load_index(tmp_path / "old" / "index" / "sid_index.npz")
+    assert old.quantiser.sizes == (8, 8, 8)
+    assert json.loads((tmp_path / "old" / "index" / "identity.json").read_text())["index.sizes"] == [8, 8, 8]
+    assert main(command("index", bare, tmp_path / "odd", *settings[:1], "--config.index.sizes=(8,16)")) == 0
+    np.save(tmp_path / "x.npy", np.concatenate([np.load(embeddings)[:1] + 0.01, np.load(embeddings)]))
+    settings = [f"--config.index.embeddings={tmp_path / 'x.npy'}", "--config.index.sizes=()"]
+    settings.append(f"--config.index.extend={tmp_path / 'odd' / 'index' / 'sid_index.npz'}")
+    assert main(command("index", grown, tmp_path / "new", *settings)) == 0
+    assert load_index(tmp_path / "new" / "index" / "sid_index.npz").quantiser.sizes == (8, 16)
+
+
+def test_too_few_sids_are_refused_before_any_text_is_embedded(bare, tmp_path, capsys, monkeypatch):
+    from tsrec_jax.pipeline import indexing
+
+    monkeypatch.setattr(indexing, "_llm_embeddings", lambda *arguments: pytest.fail("texts were embedded"))
+    settings = ["--config.model.path=anything", "--config.index.sizes=(4,4,4)"]
+    assert main(command("index", bare, tmp_path / "run", *settings)) == 2
+    assert "makes 4x4x4 = 64 SIDs for 80 items" in capsys.readouterr().err
+
+
+def test_a_run_that_is_killed_between_levels_goes_on_at_the_next_one(bare, embeddings, tmp_path, capsys, monkeypatch):
+    from tsrec_jax.sid import residual
+
+    settings = [f"--config.index.embeddings={embeddings}", "--config.index.sizes=(8,4,4)"]
+    assert main(command("index", bare, tmp_path / "whole", *settings)) == 0
+    calls, whole_level = [], residual._free_level
+
+    def level(*arguments):
+        calls.append(arguments[1])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole_level(*arguments)
+
+    monkeypatch.setattr(residual, "_free_level", level)
+    assert main(command("index", bare, tmp_path / "run", *settings)) == 1
+    assert (tmp_path / "run" / "index" / "levels.npz").exists()
+    capsys.readouterr()
+    assert main(command("index", bare, tmp_path / "run", *settings)) == 0
+    assert "1 of 3 levels are kept" in capsys.readouterr().out
+    assert calls == [8, 4, 4, 4]
+    assert not (tmp_path / "run" / "index" / "levels.npz").exists()
+    whole, resumed = (load_index(tmp_path / name / "index" / "sid_index.npz") for name in ("whole", "run"))
+    assert np.array_equal(whole.codes_IC, resumed.codes_IC)
+    assert all(map(np.array_equal, whole.quantiser.codebooks, resumed.quantiser.codebooks))
+
+
+@pytest.mark.parametrize("key", ["embeddings", "extend"])
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda path: np.savez(path, x=np.ones((80, 4))), "an .npz or zip archive|it has no 'facts"),
+        (lambda path: np.save(path, np.ones((80, 4), np.float32)), "same embedding|is an .npy file and not an index"),
+        (lambda path: path.write_text('{"A": [1, 2]}'), "is a text file"),
+        (lambda path: path.write_bytes(b""), "is an empty file"),
+        (lambda path: path.write_bytes(pickle.dumps([1.0])), "is a pickle"),
+    ],
+)
+def test_another_kind_of_file_is_named_in_one_line(bare, tmp_path, capsys, key, write, words):
+    path = tmp_path / "file.npy"
+    write(path)
+    for archive in tmp_path.glob("*.npz"):
+        archive.rename(path)
+    assert main(command("index", bare, tmp_path / "run", f"--config.index.{key}={path}")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(words, line) and str(path) in line
 
 
 def test_a_gate_fails_the_run_and_says_what_to_change(bare, embeddings, tmp_path, capsys):
@@ -161,9 +234,9 @@ def test_what_did_not_finish_may_be_started_again_with_other_settings(bare, embe
         assert main(command("index", bare, tmp_path / "run", *settings)) == 1
     with monkeypatch.context() as patch:
         patch.setattr(upstream, "describe", killed)
-        assert main(command("describe", bare, tmp_path / "run", *settings, "--config.index.sizes=(4,4)")) == 1
+        assert main(command("describe", bare, tmp_path / "run", *settings, "--config.index.sizes=(8,10)")) == 1
     assert calls == [32], "the embeddings were made again"
-    settings += ["--config.index.sizes=(4,4)", "--config.describe.num_keywords=5"]
+    settings += ["--config.index.sizes=(8,10)", "--config.describe.num_keywords=5"]
     assert main(command("describe", bare, tmp_path / "run", *settings)) == 0
     assert max(len(c.keywords) for c in read_dataset(tmp_path / "run" / "dataset").clusters.values()) == 5
     assert main(command("index", bare, tmp_path / "two", *settings[:1], "--config.index.max_tokens=16")) == 0
@@ -219,14 +292,14 @@ def test_an_index_is_extended_with_its_own_settings_and_encoder_alone(bare, grow
     model = f"--config.index.model={tmp_path / 'old' / 'pretrained'}"
     for change, words in (
         ("--config.index.collisions=sinkhorn", "index.collisions was 'extra_level' and is now 'sinkhorn'"),
-        ("--config.index.sizes=(8,5)", "index.sizes was [8, 4] and is now [8, 5]"),
+        ("--config.index.sizes=(8,15)", "index.sizes was [8, 16] and is now [8, 15]"),
         ("--config.index.max_tokens=7", "index.max_tokens was 128 and is now 7"),
         ("--config.model.dtype=bfloat16", "model.dtype was 'float32' and is now 'bfloat16'"),
         ("--config.index.model=", "encoder's model was 'pretrained ("),
     ):
         assert main(command("index", grown, tmp_path / "new", *settings, model, change)) == 2
         assert f"{old} was made with other settings ({words}" in capsys.readouterr().err
-        shutil.rmtree(tmp_path / "new")
+        assert not (tmp_path / "new" / "index").exists(), "texts were embedded before"
     assert main(command("index", grown, tmp_path / "new", *settings, model)) == 0
     assert load_index(tmp_path / "new" / "index" / "sid_index.npz").sids()[1:] == load_index(old).sids()
 
@@ -330,7 +403,10 @@ def test_words_can_be_made_for_given_sids_and_a_dry_run_makes_none(given, tmp_pa
         (("--config.index.sids=given",), "shop.index.json is not there"),
         (("--config.describe.words=given",), "it holds no keyword file"),
         (("--config.index.method=kmeans",), "did you mean 'rq_kmeans'"),
-        (("--config.index.sizes=()",), "config.index.sizes"),
+        (("--config.index.sizes=(8,0)",), "config.index.sizes=(8, 0) must name levels of at least 1 code each"),
+        (("--config.index.sizes=(4,4)",), "config.index.sizes=(4, 4) makes 4x4 = 16 SIDs for 80 items"),
+        (("--config.index.min_perplexity=2.0",), "config.index.min_perplexity=2.0 must lie between 0 and 1"),
+        (("--config.describe.max_cost=5.0",), "config.describe.max_cost=5.0 needs the prices"),
         (("--config.index.text_fields=('name',)",), "config.index.text_fields"),
         (("--config.index.max_collision_rate=nan",), "config.index.max_collision_rate=nan must lie between 0 and 1"),
         (("--config.index.min_code_use=95.0",), "config.index.min_code_use=95.0 must lie between 0 and 1"),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from tsrec_jax.sid.assignment import balanced_assignment, transport_prices
+from tsrec_jax.sid.assignment import _Flow, balanced_assignment, transport_prices
 
 
 def least_cost(cost_IE):
@@ -64,6 +64,17 @@ def test_the_prices_it_starts_from_do_not_change_the_cost(prices):
 @pytest.mark.parametrize("cost_IE", [np.ones((30, 6)), np.arange(30.0)[:, None] + np.zeros((1, 6)), np.ones((5, 1))])
 def test_costs_that_tell_no_code_from_another_price_none(cost_IE):
     assert np.asarray(transport_prices(jnp.asarray(cost_IE, jnp.float32))).tolist() == [0.0] * cost_IE.shape[1]
+
+
+def test_costs_of_moves_are_brought_up_to_date_with_every_move_and_the_first_of_equal_rows_moves():
+    cost_IE = np.random.default_rng(4).integers(0, 5, size=(60, 6)).astype(np.float32)  # many ties
+    flow = _Flow(cost_IE, np.zeros(60, np.int32), np.zeros(6, bool), 10, 0.0)
+    while (flow.sizes_E > 10).any():
+        flow.augment()
+        fresh = _Flow(cost_IE, flow.codes_I.copy(), flow.spare_E, 10, 0.0)
+        assert np.array_equal(flow.moves_EF, fresh.moves_EF)
+        assert all(map(np.array_equal, flow._members, fresh._members))
+    assert total(cost_IE, flow.codes_I) == least_cost(cost_IE)
 
 
 def test_equal_rows_are_dealt_out_evenly():

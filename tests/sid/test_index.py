@@ -90,6 +90,9 @@ def test_a_file_that_is_no_index_is_refused(tmp_path):
     (tmp_path / "sid_index.npz").write_bytes(b"PK no zip")
     with pytest.raises(UserError, match="not an index"):
         load_index(tmp_path / "sid_index.npz")
+    (tmp_path / "sid_index.npz").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(UserError, match="not an index"):
+        load_index(tmp_path / "sid_index.npz")
 
 
 def test_tokens_name_level_and_code():

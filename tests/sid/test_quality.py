@@ -9,7 +9,7 @@ import pytest
 from tsrec_jax.data.catalogue import Item
 from tsrec_jax.sid.index import sid_token
 from tsrec_jax.sid.quality import level_use, measure, purity, relative_error
-from tsrec_jax.sid.report import Gates, compare_table, failed_gates, to_json, to_markdown
+from tsrec_jax.sid.report import Gates, compare_table, counting_levels, failed_gates, to_json, to_markdown
 
 CODES = np.array([[0, 0], [0, 0], [0, 1], [1, 0], [1, 2]], np.int32)
 BRANDS = ("x", "x", "y", "y", "")
@@ -78,6 +78,29 @@ def test_gates_name_the_value_the_limit_and_the_way_out():
     assert "index.max_collision_rate=0.1" in collision
     (use,) = failed_gates(found, Gates(1.0, 0.9))
     assert "level 1 uses 2 of 3" in use
+
+
+def test_a_gate_on_perplexity_sees_a_level_whose_items_have_nearly_all_one_code():
+    codes_IC = np.array([[0, 0], [1, 0], [2, 0], [0, 0], [1, 1]], np.int32)
+    found = report(codes_IC, (3, 2))
+    assert failed_gates(found, Gates(min_code_use=1.0)) == [], "every code is used"
+    (line,) = failed_gates(found, Gates(min_perplexity=0.9))
+    perplexity = math.exp(-(0.8 * math.log(0.8) + 0.2 * math.log(0.2)))
+    assert f"level 2 has a perplexity of {perplexity:.1f} of 2 codes ({perplexity / 2:.4f}; 4 items" in line
+    assert "index.min_perplexity=0.9" in line
+    assert failed_gates(report(codes_IC, (3, 2), numbered=True), Gates(min_perplexity=0.9)) == [], "a level that counts"
+
+
+def test_levels_that_only_count_are_said_with_sizes_that_would_do():
+    codes_IC = np.array([[0, 0, 0], [0, 1, 1], [1, 0, 2], [1, 1, 0], [1, 1, 1]], np.int32)
+    apart = report(np.array([[0, 0, 0], [0, 1, 1], [1, 0, 2], [1, 1, 0], [1, 2, 1]], np.int32), (64, 64, 64))
+    assert counting_levels(apart) == (
+        "the first 2 levels tell 100% of the items apart (5 nodes for 5 items), so the codes after that only count and "
+        "group nothing; index.sizes=(8, 8, 8) would leave them more to say"
+    )
+    assert counting_levels(apart)[1:] in to_markdown(apart, {})
+    assert counting_levels(report(codes_IC, (64, 64, 64))) == "", "a node of two is left to the third level"
+    assert counting_levels(report(codes_IC, (2, 2, 3), numbered=True)) == "", "an extra level is meant to count"
 
 
 def test_the_report_is_written_for_programs_and_for_people():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tsrec_jax.sid import residual
 from tsrec_jax.sid.residual import ResidualQuantiser, RqSettings, fit_residual
 
 
@@ -62,6 +63,25 @@ def test_balanced_centres_are_the_means_of_their_items(x_ID):
     quantiser, codes_IC = fit_residual(x_ID, RqSettings((10,), balanced=True, iterations=5), 0, quiet)
     means_ED = np.stack([x_ID[codes_IC[:, 0] == code].mean(axis=0) for code in range(10)])
     assert np.allclose(quantiser.codebooks[0], means_ED, atol=1e-5)
+
+
+def test_prices_of_a_sample_change_little_and_the_last_sizes_stay_even(x_ID, monkeypatch):
+    def fitted():
+        quantiser, codes_IC = fit_residual(x_ID, RqSettings((10,), balanced=True, iterations=5), 0, quiet)
+        assert set(np.bincount(codes_IC[:, 0])) == {40}
+        return np.square(x_ID - quantiser.decode(codes_IC)).mean()
+
+    priced_by_all = fitted()
+    monkeypatch.setattr(residual, "PRICED_ROWS", 0)
+    monkeypatch.setattr(residual, "PRICED_ROWS_PER_CODE", 20)
+    assert fitted() != priced_by_all
+    assert fitted() < 1.05 * priced_by_all
+
+
+def test_embeddings_without_variance_are_not_said_to_be_coded_well():
+    lines = []
+    fit_residual(np.zeros((12, 3), np.float32), RqSettings((4,), iterations=2), 0, lines.append)
+    assert lines == ["level 1 of 1: 4 codes, there is no variance to code: all embeddings are equal"]
 
 
 def test_a_sample_fits_nearly_as_well_as_all_items(x_ID):

@@ -1,16 +1,20 @@
 """Asking: attempts, waits, several questions at a time, and an end that names every token without an answer."""
 
 import json
+import os
+import signal
 import threading
 
 import pytest
 
 from tests.teacher.server import GOOD
-from tsrec_jax.errors import UserError
-from tsrec_jax.teacher.ask import FAILED_IN_A_ROW, Manner, ask_all
+from tsrec_jax.errors import Stopped, UserError
+from tsrec_jax.teacher.ask import BAD_ANSWERS, FAILED_IN_A_ROW, Manner, ask_all
 from tsrec_jax.teacher.backends import Refused, Rejected, Reply, Retryable
+from tsrec_jax.teacher.budget import Budget
 from tsrec_jax.teacher.cache import AnswerCache
 from tsrec_jax.teacher.questions import Question
+from tsrec_jax.teacher.settings import TeacherSettings
 
 ANSWER = Reply(json.dumps(GOOD), 100, 20)
 
@@ -35,12 +39,12 @@ class Script:
 
 @pytest.fixture
 def ask(tmp_path, virtual_time):
-    def run(teacher, count=3, *, concurrency=1, max_attempts=3, report=lambda line: None, **manner):
+    def run(teacher, count=3, *, concurrency=1, max_attempts=3, report=lambda line: None, budget=None, **manner):
         questions = [Question(f"<a_{n}>", 0, 1, (), f"prompt {n}") for n in range(count)]
         keys = {question.token: f"key {question.token}" for question in questions}
         cache = AnswerCache(tmp_path / "answers.jsonl")
         manner = Manner(concurrency, manner.pop("requests_per_minute", 0), max_attempts, **manner)
-        return ask_all(questions, keys, teacher, cache, manner, report, virtual_time.clock)
+        return ask_all(questions, keys, teacher, cache, manner, report, virtual_time.clock, budget)
 
     run.cache = AnswerCache(tmp_path / "answers.jsonl")
     return run
@@ -182,6 +186,105 @@ def test_an_interrupt_keeps_the_answers_under_way(ask, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         ask(Slow(), 9, concurrency=2)
     assert len(ask.cache.read()) == 2
+
+
+def test_sigterm_keeps_the_answers_under_way_and_asks_nothing_more(ask):
+    """What a scheduler sends: both requests that are out were paid for, and a second signal does not cut them off."""
+    out, answer, asked = threading.Barrier(3), threading.Event(), []
+
+    class Slow:
+        def ask(self, prompt):
+            asked.append(prompt)
+            out.wait(10)
+            answer.wait(10)
+            return ANSWER
+
+    def tell():
+        out.wait(10)
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        threading.Timer(0.2, answer.set).start()
+
+    teller = threading.Thread(target=tell)
+    before = signal.getsignal(signal.SIGTERM)
+    teller.start()
+    with pytest.raises(Stopped, match=r"SIGTERM; the answers are kept in .*answers\.jsonl"):
+        ask(Slow(), 9, concurrency=2)
+    teller.join()
+    assert len(asked) == len(ask.cache.read()) == 2
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def caps(**settings):
+    return TeacherSettings(input_price=1000.0, output_price=1000.0, num_keywords=1, **settings)
+
+
+def test_a_cap_on_questions_is_kept_over_runs_and_repetitions(ask):
+    teacher = Script({"prompt 1": [Reply("no JSON", 100, 20)]})
+    with pytest.raises(
+        UserError, match=r"max_questions allows no further question: 4 answers for 0\.48 .* 6 questions"
+    ):
+        ask(teacher, 9, budget=Budget(caps(max_questions=4)))
+    assert len(teacher.prompts) == 4
+    assert ask.cache.spent() == (4, 400, 80)
+    with pytest.raises(UserError, match="max_questions"):
+        ask(teacher, 9, budget=Budget(caps(max_questions=4), *ask.cache.spent()))
+    assert len(teacher.prompts) == 4, "nothing is asked again before the cap is raised"
+    assert len(ask(teacher, 9, budget=Budget(caps(max_questions=20), *ask.cache.spent())).clusters) == 9
+
+
+def test_a_cap_on_cost_is_never_exceeded_by_answers_as_dear_as_the_dearest(ask):
+    budget = Budget(caps(max_cost=1.0))  # an answer costs 0.12, and is estimated at 0.146
+    with pytest.raises(UserError, match=r"max_cost allows no further question: 8 answers for 0\.96 so far"):
+        ask(Script({f"prompt {n}": [Reply(json.dumps(GOOD), 60, 60)] for n in range(20)}), 20, budget=budget)
+    assert budget.cost == pytest.approx(0.96)
+    dear = Budget(caps(max_cost=1.0))
+    with pytest.raises(UserError, match=r"1 answers for 0\.90"):
+        ask(Script({"prompt 0": [Reply(json.dumps(GOOD), 800, 100)]}), 20, budget=dear)
+
+
+def test_a_cap_on_cost_that_cannot_be_kept_is_said_at_the_first_answer(ask):
+    teacher = Script({"prompt 0": [Reply(json.dumps(GOOD))]})
+    with pytest.raises(UserError, match=r"max_cost=1\.0 cannot be kept: the server does not say how many tokens"):
+        ask(teacher, 5, budget=Budget(caps(max_cost=1.0)))
+    assert len(teacher.prompts) == len(ask.cache.read()) == 1
+
+
+def test_questions_under_way_count_against_a_cap(ask):
+    together, prompts = threading.Barrier(3), []
+
+    class Together:
+        def ask(self, prompt):
+            prompts.append(prompt)
+            together.wait(10)
+            return ANSWER
+
+    with pytest.raises(UserError, match="3 answers"):
+        ask(Together(), 9, concurrency=8, budget=Budget(caps(max_questions=3)))
+    assert len(prompts) == len(ask.cache.read()) == 3
+
+
+def test_what_a_refused_answer_cost_is_counted(ask):
+    outcome = ask(Script({"prompt 0": [Refused("cut off", Reply("{", 100, 900))]}), 1)
+    assert (outcome.input_tokens, outcome.output_tokens) == (200, 920)
+    assert ask.cache.spent() == (2, 200, 920)
+
+
+def test_a_teacher_of_which_most_answers_are_rubbish_is_not_asked_to_the_end(ask):
+    good = {f"prompt {n}" for n in range(0, 300, 3)}  # a third: never many failures in a row
+
+    class Rubbish:
+        asked = 0
+
+        def ask(self, prompt):
+            self.asked += 1
+            return ANSWER if prompt in good else Reply("no JSON")
+
+    teacher = Rubbish()
+    outcome = ask(teacher, 300, max_attempts=5)
+    assert BAD_ANSWERS <= teacher.asked < 2 * BAD_ANSWERS
+    assert len(outcome.clusters) + len(outcome.failures) == 300
+    assert "answers could not be used" in outcome.failures["<a_299>"]
 
 
 def test_progress_tells_how_far_what_it_cost_and_how_long_it_takes(ask):

@@ -44,6 +44,15 @@ def test_a_second_run_asks_nothing(catalogue, settings, server, tmp_path, monkey
     assert (facts_of(tmp_path)["cached"], facts_of(tmp_path)["requests"]) == (4, 0)
 
 
+def test_a_cap_counts_what_earlier_runs_asked_and_a_higher_one_goes_on(catalogue, settings, server, tmp_path):
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"max_questions allows no further question: 3 answers .*1 questions are"):
+            describe(catalogue, dataclasses.replace(settings, max_questions=3), tmp_path, lambda line: None)
+        assert len(server.requests) == 3
+    assert len(describe(catalogue, dataclasses.replace(settings, max_questions=4), tmp_path, lambda line: None)) == 4
+    assert len(server.requests) == 4
+
+
 @pytest.mark.parametrize("change", [{"model": "other"}, {"num_keywords": 9}, {"temperature": 0.5}])
 def test_another_model_prompt_or_temperature_asks_anew(catalogue, server, tmp_path, monkeypatch, change):
     pytest.importorskip("openai")

@@ -36,7 +36,8 @@ INDEX_FILE = "sid_index.npz"
 IDENTITY = "identity.json"  # what a finished index was made with
 EMBEDDINGS = "embeddings.npy"
 LEVELS = "levels.npz"  # of an index that is being made
-LOGISTICS = ("sids", "batch_rows", "max_collision_rate", "min_code_use", "min_perplexity")  # settings that do not shape the SIDs
+# Settings that do not shape the SIDs.
+LOGISTICS = ("sids", "batch_rows", "max_collision_rate", "min_code_use", "min_perplexity")
 SHAPE_CODES = tuple(field.name for field in dataclasses.fields(IndexSettings))
 SHAPE_EMBEDDINGS = ("encoder", "text_fields", "max_tokens")
 Report = Callable[[str], None]

@@ -152,7 +152,7 @@ def _data(config: ConfigDict, base: ModelConfig, report: Callable[[str], None]) 
     known = pathlib.Path(config.model.path).exists() or "/" not in config.model.path  # a tokenizer without a download
     if dataset is not None and config.model.path and known:
         return _counted(config, dataset, report)
-    sizes = config.index.sizes or MOST_SIZES  # by the rule there are no more, below a million items
+    sizes = config.index.sizes or MOST_SIZES  # by the rule there are no more, up to four million items
     new = sum(sizes) if dataset is None else len(dataset.catalogue.tokens)
     slots = math.ceil(ASSUMED_LOSS_SHARE * config.train.sequence_length * config.train.slot_rows)
     steps = config.train.max_steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import pathlib
 
 import numpy as np
@@ -28,7 +29,7 @@ def kind_of_file(path: pathlib.Path) -> str:
 def _is_text(head: bytes) -> bool:
     """Whether the first bytes are text; a character at their end may be cut."""
     try:
-        head[:-4].decode("utf-8")
+        codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
         return False
     return b"\0" not in head
@@ -48,7 +49,7 @@ def read_embeddings(path: pathlib.Path, num_items: int) -> np.ndarray:
         x_ID = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         if "pickle" in str(error):
-            raise UserError(f"{key} holds Python objects (dtype object), not numbers; save an array of floats") from None
+            raise UserError(f"{key} holds Python objects (dtype object); save an array of floats") from None
         raise UserError(f"{key}: not a whole .npy file ({error}); write it again") from None
     if x_ID.ndim != 2 or x_ID.shape[0] != num_items or not x_ID.size or not np.issubdtype(x_ID.dtype, np.floating):
         raise UserError(

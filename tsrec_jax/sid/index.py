@@ -203,7 +203,7 @@ def load_index(path: str | os.PathLike[str]) -> SidIndex:
         kind = kind_of_file(path)
         if not kind.startswith("an .npz"):
             raise UserError(f"{path} is {kind} and not an index; {way_out}")
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays: Mapping[str, np.ndarray] = {name: file[name] for name in file.files}
         facts = json.loads(str(arrays["facts"]))
         prefix = "quantiser/"

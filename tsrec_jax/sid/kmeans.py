@@ -55,9 +55,7 @@ def improved(x_ID: jax.Array, codebook_ED: jax.Array, iterations: int) -> jax.Ar
     return jax.lax.scan(iteration, codebook_ED, None, length=iterations)[0]
 
 
-def nearest(
-    x_ID: jax.Array, codebook_ED: jax.Array, prices_E: jax.Array | float = 0.0
-) -> tuple[jax.Array, jax.Array]:
+def nearest(x_ID: jax.Array, codebook_ED: jax.Array, prices_E: jax.Array | float = 0.0) -> tuple[jax.Array, jax.Array]:
     """The nearest centre of every row (the first one of equals), in blocks of rows.
 
     Args:

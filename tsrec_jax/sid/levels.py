@@ -28,7 +28,7 @@ class LevelStore:
     def read(self) -> list[Level]:
         """The levels of an earlier run from the first one; empty where there is no file, or one of another fit."""
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            with self.path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 if str(file["fit"]) != self.fit:
                     return []
                 return [(file[f"codebook_{level}"], file[f"codes_{level}"]) for level in range(int(file["levels"]))]
@@ -44,7 +44,3 @@ class LevelStore:
         with temporary.open("wb") as file:
             np.savez(file, fit=np.array(self.fit), levels=np.array(len(levels)), **arrays)
         os.replace(temporary, self.path)
-
-    def remove(self) -> None:
-        """Forgets the levels: the fit is finished and kept elsewhere."""
-        self.path.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from tsrec_jax.errors import UserError
 LEAST_CODES, MOST_CODES = 8, 256  # of a level, by the rule
 LEVELS = 3
 MOST_SIZES = (MOST_CODES,) * LEVELS
-SIDS_AN_ITEM = 16  # possible SIDs that the rule wants for an item, since items do not spread evenly over them
+SIDS_AN_ITEM = 4  # possible SIDs that the rule wants for an item, since items do not spread evenly over them
 
 
 def fitting_sizes(items: int) -> tuple[int, ...]:
@@ -18,7 +18,7 @@ def fitting_sizes(items: int) -> tuple[int, ...]:
 
     That is the power of two nearest to the root of the number of items, from LEAST_CODES to MOST_CODES. So the first
     level names kinds of some tens of items, the second tells a few of them apart, and the third is left with nodes of
-    more than one item. Where that makes too few SIDs (a million items and more), levels are added.
+    more than one item. Where that makes too few SIDs (above four million items), levels are added.
     """
     size = 2 ** round(math.log2(math.sqrt(max(items, 1))))
     sizes = (min(max(size, LEAST_CODES), MOST_CODES),) * LEVELS

@@ -101,8 +101,11 @@ def ask_all(
 
 @contextlib.contextmanager
 def _until_told(cache: AnswerCache) -> Iterator[None]:
-    """Within, a first SIGTERM raises `errors.Stopped` in the main thread; what is under way then is not disturbed."""
-    if threading.current_thread() is not threading.main_thread():
+    """Within, a first SIGTERM raises `errors.Stopped` in the main thread; what is under way then is not disturbed.
+
+    Where JAX's preemption service has the signal, in a run of several processes, it keeps it.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is None:
         yield
         return
 
@@ -235,11 +238,11 @@ class _Asking:
     def _keep(self, question: Question, reply: Reply, fault: str) -> None:
         """Writes an answer down, and counts it."""
         self._cache.append(self._keys[question.token], question.token, reply, fault)
-        self.budget.pay(reply.input_tokens, reply.output_tokens)
         with self._lock:
             self._bad, self._good = self._bad + bool(fault), self._good + (not fault)
             self.outcome.input_tokens += reply.input_tokens
             self.outcome.output_tokens += reply.output_tokens
+        self.budget.pay(reply.input_tokens, reply.output_tokens)
 
 
 class _Progress:

@@ -1,7 +1,7 @@
 """Caps on what a teacher is asked and costs, over all runs of a workdir.
 
 A question counts as soon as its answer is on disk, usable or not, and while it is under way. What it will cost is not
-known before: it is taken as the larger of the estimate and the dearest answer so far.
+known before: it is taken as the larger of the estimate and the dearest answer of the run so far.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tsrec_jax.errors import UserError
 from tsrec_jax.teacher.cost import cost_of, estimate_tokens
 from tsrec_jax.teacher.settings import TeacherSettings
 
@@ -57,7 +58,16 @@ class Budget:
                 self._reserved -= expected
 
     def pay(self, input_tokens: int, output_tokens: int) -> None:
-        """An answer has come."""
+        """An answer has come.
+
+        Raises:
+          UserError: it states no tokens, so that a cap on cost could not be kept.
+        """
+        if self._settings.max_cost and not (input_tokens or output_tokens):
+            raise UserError(
+                f"config.describe.max_cost={self._settings.max_cost} cannot be kept: the server does not say how many "
+                "tokens an answer took; set it to 0 and use config.describe.max_questions"
+            )
         cost = self._cost(input_tokens, output_tokens)
         with self._lock:
             self.answers += 1
