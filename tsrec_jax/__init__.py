@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tsrec_jax.errors import UserError
+
 if TYPE_CHECKING:
     from tsrec_jax.serving.recommender import Recommender
 
 __version__ = "0.1.0"
-__all__ = ["Recommender", "__version__"]
+__all__ = ["Recommender", "UserError", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -114,7 +114,11 @@ class FakeRecommender:
         numbers = [int(item_id[1:]) if item_id[1:].isdigit() else 0 for item_id in request.history]
         shift = sum(position * number for position, number in enumerate(numbers, 1))
         ranked = [items[(shift + place) % len(items)] for place in range(min(request.k, len(items)))]
-        return Answer(tuple(recommendation(item, place) for place, item in enumerate(ranked)), exact=True)
+        return Answer(
+            tuple(recommendation(item, place) for place, item in enumerate(ranked)),
+            exact=True,
+            used=len(request.history),
+        )
 
     def warm_up(self, report, *, max_history):
         for step in range(1, self.warm_up_steps + 1):

@@ -53,8 +53,8 @@ def train_tokenizer(texts: Sequence[str], folder: str | os.PathLike[str], vocab_
     """
     if vocab_size <= FIXED_PIECES:
         raise UserError(
-            f"config.pretrain.vocab_size={vocab_size}: must be at least {FIXED_PIECES + 1}, since each byte and special "
-            "token is always there"
+            f"config.pretrain.vocab_size={vocab_size}: must be at least {FIXED_PIECES + 1}, since each byte and "
+            "special token is always there"
         )
     texts = _without_rare(texts, vocab_size - FIXED_PIECES)
     folder = pathlib.Path(folder)

@@ -98,9 +98,8 @@ def _sha256(path: pathlib.Path) -> str:
 
 def _compare(path: pathlib.Path, found: str, wanted: str) -> None:
     if found != wanted:
-        edited = (
-            "" if path.name != CATALOGUE_FILE else "; `tsrec_jax.serving.export.accept_catalogue` takes an edited one"
-        )
+        taken = "; `tsrec_jax.serving.export.accept_catalogue` takes an edited one over"
+        edited = taken if path.name == CATALOGUE_FILE else ""
         raise UserError(f"{path}: not as it was exported (see {CHECKSUMS_FILE}); {AGAIN}{edited}")
 
 

@@ -84,6 +84,7 @@ def answer_json(found: Answered, total_seconds: float) -> dict[str, Any]:
             for item in found.answer.items
         ],
         "exact": found.answer.exact,
+        "used": found.answer.used,
         "timing_ms": {
             "queue": round(1000 * found.waited, 3),
             "compute": round(1000 * found.computed, 3),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import warnings
 from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -73,10 +75,17 @@ class Recommendation:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """The items for one request, best first, and whether the search proves that no other item scores more."""
+    """The items for one request, best first.
+
+    Attributes:
+      items: at most k.
+      exact: whether the search proves that no other item scores more.
+      used: items of the history that the prompt had room for, the newest ones.
+    """
 
     items: tuple[Recommendation, ...]
     exact: bool
+    used: int
 
 
 class Recommender:
@@ -108,7 +117,15 @@ class Recommender:
         self.model, self.catalogue, self.builder = model, catalogue, builder
         self.beams, self.max_batch, self.normaliser = beams, max_batch, normaliser
         self._prefix = builder.prefix("next_sid")
+        first, size = int(catalogue.trie.token_ids[0][0]), catalogue.trie.level_sizes[0]
+        self._first_tokens = range(first, first + size)
         self._searchers: dict[int, Searcher] = {}
+
+    def __getstate__(self) -> NoReturn:
+        raise UserError(
+            "a Recommender cannot be pickled or copied: its weights lie on a device and its catalogue changes under a "
+            "lock; load it in each process with Recommender.load(folder)"
+        )
 
     @classmethod
     def load(
@@ -161,10 +178,14 @@ class Recommender:
     ) -> list[list[Recommendation]]:
         """The k best items for each history.
 
+        Whether a search proves its answer, and how much of a history it read, `answer` tells (`Answer.exact`, `.used`).
+
         Args:
-          histories: item ids, oldest first.
-          k: items wanted; fewer come back only where the catalogue, or what the filters leave of it, has fewer.
-          beams: width of the search; None: that of `load`, or k where that is more. At least k.
+          histories: item ids, oldest first. A history that is longer than the prompt has room for is read from its
+            newest end, with a warning.
+          k: items wanted, at most 512; fewer come back only where the catalogue, or what filters leave of it, has fewer.
+          beams: width of the search; None: that of `load`, or where k is more the next power of two, so that not every
+            k compiles a search of its own. At least k.
           exclude_history: leave out what the history holds.
           exclude: items to leave out.
           allow: items that alone may be recommended; None: all.
@@ -174,20 +195,31 @@ class Recommender:
           For each history the best items first; items of one SID share its score and come in catalogue order.
 
         Raises:
-          UserError: an empty history, one text in the place of a list, an unknown item, k below 1 or beams below k.
+          UserError: an empty history, something else than a list of item ids where one is wanted, an unknown item, k
+            below 1 or beams below k.
         """
+        out = _ids("exclude", exclude)
+        allowed = None if allow is None else _ids("allow", allow)
         requests = []
-        for number, history in enumerate(histories, 1):
-            if isinstance(history, str):
-                raise UserError(
-                    f"history {number} is the text {history!r}: give a list of histories, each a list of item ids"
-                )
-            if not len(history):
+        for number, history in enumerate(_listed("histories", histories, "histories, each a list of item ids"), 1):
+            ids = _ids(f"history {number}", history)
+            if not ids:
                 raise UserError(f"history {number} is empty: give at least one item id")
-            allowed = None if allow is None else tuple(allow)
-            requests.append(Request(tuple(history), k, exclude_history, tuple(exclude), allowed))
-        beams = max(k, self.beams) if beams is None else beams
-        return [list(answer.items) for answer in self.answer(requests, beams=beams, exact=exact)]
+            requests.append(Request(ids, k, exclude_history, out, allowed))
+        if beams is None:
+            k = _whole("k", k)
+            beams = self.beams if k <= self.beams else min(1 << (k - 1).bit_length(), max(k, MAX_BEAMS))
+        answers = self.answer(requests, beams=beams, exact=exact)
+        cut = [
+            number for number, (r, a) in enumerate(zip(requests, answers, strict=True), 1) if a.used < len(r.history)
+        ]
+        if cut:
+            warnings.warn(
+                f"{len(cut)} of {len(requests)} histories, number {cut[0]} first, are longer than a prompt has room for: "
+                "only their newest items are read (`answer` says how many, as `used`)",
+                stacklevel=2,
+            )
+        return [list(answer.items) for answer in answers]
 
     def answer(self, requests: Sequence[Request], *, beams: int | None = None, exact: bool = False) -> list[Answer]:
         """Answers any number of requests, in batches; the catalogue does not change meanwhile.
@@ -200,7 +232,7 @@ class Recommender:
         Raises:
           UserError: a request that `check` refuses.
         """
-        beams = self.beams if beams is None else beams
+        beams = self.beams if beams is None else _whole("beams", beams)
         with self.catalogue.held():
             for request in requests:
                 self.check(request, beams=beams)
@@ -214,32 +246,40 @@ class Recommender:
                 found = searcher.run_exact(prompts, wanted, filters)
             else:
                 found = searcher.run(prompts, filters)
-            return [self._answer(request, one) for request, one in zip(requests, found, strict=True)]
+            return [
+                self._answer(request, one, self._used(request, prompt))
+                for request, one, prompt in zip(requests, found, prompts, strict=True)
+            ]
 
     def check(self, request: Request, *, beams: int | None = None) -> None:
         """Refuses a request that cannot be answered.
 
         Raises:
-          UserError: an empty history, an unknown item, k below 1 or above the beams.
+          UserError: an empty history, something else than a list of item ids where one is wanted, an unknown item, k
+            that is no number, below 1 or above the beams.
         """
         beams = self.beams if beams is None else beams
-        if request.k < 1:
+        if _whole("k", request.k) < 1:
             raise UserError(f"k={request.k}: must be at least 1")
         if not request.k <= beams <= MAX_BEAMS:
             raise UserError(f"beams={beams}: must be at least k={request.k} and at most {MAX_BEAMS}")
         if not request.history:
             raise UserError("the history is empty: give at least one item id")
-        for item_id in (*request.history, *request.exclude, *(request.allow or ())):
+        allowed = () if request.allow is None else _ids("allow", request.allow)
+        for item_id in (*_ids("history", request.history), *_ids("exclude", request.exclude), *allowed):
             self.catalogue.item(item_id)
 
     def warm_up(self, report: Callable[[str], None], *, max_history: int) -> None:
-        """Compiles the search for every prompt length that a history of at most `max_history` items can have."""
-        (item,) = self.catalogue.find("", 1)
-        filters = [SidFilter(allowed_NC=self.catalogue.codes([item.id]))]
+        """Compiles the search for every prompt length that a history of at most `max_history` items can have.
+
+        It asks with a SID of the vocabulary, whose item there need not be: the catalogue may be empty by now.
+        """
+        sid = "".join(tokens[0] for tokens in self.catalogue.level_tokens)
+        filters = [SidFilter(allowed_NC=np.zeros((1, self.catalogue.num_levels), np.int64))]
         searcher = self._searcher(self.beams)
         done: set[int] = set()
         for length in range(1, max_history + 1):
-            (prompt,) = self._prompts([Request((item.id,) * length)])
+            (prompt,) = self.builder.prompts_next_sid([[sid] * length], self.catalogue.num_levels)
             bucket = searcher.bucket(len(prompt) - len(self._prefix))
             if bucket not in done:
                 done.add(bucket)
@@ -277,7 +317,11 @@ class Recommender:
         out = [all(item.id in excluded for item in self.catalogue.members(codes)) for codes in codes_NC.tolist()]
         return SidFilter(excluded_NC=codes_NC[out])
 
-    def _answer(self, request: Request, found: Found) -> Answer:
+    def _used(self, request: Request, prompt: Sequence[int]) -> int:
+        """Whole SIDs of a history in its prompt: one whose first token was cut is none."""
+        return min(len(request.history), sum(token in self._first_tokens for token in prompt))
+
+    def _answer(self, request: Request, found: Found, read: int) -> Answer:
         excluded = self._excluded(request)
         allowed = None if request.allow is None else set(map(str, request.allow))
         items: list[Recommendation] = []
@@ -297,4 +341,26 @@ class Recommender:
                 if item.id not in excluded and (allowed is None or item.id in allowed)
             ]
         exact = found.exact(used if len(items) >= request.k else len(found.scores_W) + 1)
-        return Answer(tuple(items[: request.k]), exact)
+        return Answer(tuple(items[: request.k]), exact, read)
+
+
+def _whole(name: str, value: Any) -> int:
+    """A whole number of any kind, as an int."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise UserError(f"{name}={value!r}: must be a whole number")
+    return int(value)
+
+
+def _listed(name: str, value: Any, wanted: str) -> Sequence[Any]:
+    """A list, tuple or array of one axis; a text is none, nor is what can be read only once."""
+    if isinstance(value, str | bytes):
+        raise UserError(f"{name} is the text {value!r}: give a list of {wanted}")
+    if not isinstance(value, Sequence) and getattr(value, "ndim", None) != 1:
+        raise UserError(
+            f"{name} is {'None' if value is None else f'a {type(value).__name__}'}: give a list of {wanted}"
+        )
+    return value
+
+
+def _ids(name: str, value: Any) -> tuple[str, ...]:
+    return tuple(_listed(name, value, "item ids"))
