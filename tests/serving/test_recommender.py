@@ -1,9 +1,12 @@
+import copy as copy_module
 import json
+import pickle
 import shutil
 
 import numpy as np
 import pytest
 
+import tsrec_jax
 from tsrec_jax.decoding.beam_search import beam_search
 from tsrec_jax.decoding.generate import search_all
 from tsrec_jax.errors import UserError
@@ -38,7 +41,7 @@ def test_a_loaded_export_recommends_what_the_trained_model_finds(trained, normal
 
 
 def test_an_export_that_names_no_normaliser_is_searched_over_the_vocabulary(exported, trained, tmp_path):
-    folder = copy(exported, tmp_path)
+    folder = older(exported, tmp_path)
     facts = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
     del facts["normaliser"]
     (folder / "prompts.json").write_text(json.dumps(facts), encoding="utf-8")
@@ -85,15 +88,96 @@ def test_a_history_alone_or_among_others_gives_the_same(recommender):
         (["B000"], {}, "history 1 is the text 'B000'"),
         ([["B000"]], {"k": 0}, "k=0"),
         ([["B000"]], {"k": 10, "beams": 5}, "beams=5: must be at least k=10"),
+        ([["B000"]], {"k": 513}, "beams=513: must be at least k=513 and at most 512"),
+        ([["B000"]], {"k": 1.5}, "k=1.5: must be a whole number"),
+        ([["B000"]], {"k": "3"}, "k='3': must be a whole number"),
+        ([["B000"]], {"k": None}, "k=None: must be a whole number"),
+        ([["B000"]], {"k": True}, "k=True: must be a whole number"),
+        ([["B000"]], {"beams": 20.0}, "beams=20.0: must be a whole number"),
+        (None, {}, "histories is None: give a list of histories, each a list of item ids"),
+        ("B000", {}, "histories is the text 'B000': give a list of histories"),
+        ((["B000"] for _ in range(1)), {}, "histories is a generator: give a list"),
+        ({"B000": 1}, {}, "histories is a dict"),
+        ([["B000"], None], {}, "history 2 is None: give a list of item ids"),
+        ([(item for item in ["B000"])], {}, "history 1 is a generator: give a list of item ids"),
+        ([{"B000"}], {}, "history 1 is a set"),
+        ([[None]], {}, "item None is not in the catalogue"),
+        ([["B000"]], {"exclude": "B001"}, "exclude is the text 'B001': give a list of item ids"),
+        ([["B000"]], {"exclude": None}, "exclude is None: give a list"),
+        ([["B000"]], {"allow": b"B001"}, "allow is the text b'B001'"),
+        ([["B000"]], {"allow": 3}, "allow is a int"),
     ],
 )
-def test_bad_requests_are_explained(recommender, histories, options, message):
+def test_bad_requests_are_explained_before_anything_is_searched(recommender, histories, options, message, monkeypatch):
+    monkeypatch.setattr(recommender, "_searcher", lambda beams: pytest.fail("searched"))
     with pytest.raises(UserError, match=message):
         recommender.recommend(histories, **options)
 
 
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (Request("B000"), "history is the text 'B000'"),
+        (Request(None), "history is None"),
+        (Request(("B000",), exclude="B001"), "exclude is the text"),
+        (Request(("B000",), allow="B001"), "allow is the text"),
+        (Request(("B000",), k="3"), "k='3'"),
+    ],
+)
+def test_requests_of_other_kinds_are_explained_too(recommender, request_, message):
+    with pytest.raises(UserError, match=message):
+        recommender.answer([request_])
+
+
+def test_ids_and_numbers_may_come_as_arrays(recommender):
+    wanted = recommender.recommend(HISTORIES, k=3, exclude=["B001"])
+    found = recommender.recommend([np.array(row) for row in HISTORIES], k=np.int64(3), exclude=np.array(["B001"]))
+    assert found == wanted
+
+
+def test_a_history_beyond_the_prompt_is_read_from_its_newest_end_and_said_to_be(recommender):
+    """64 tokens: of the prompt's room, 4 a SID with its separator."""
+    long = [f"B{number % 30:03d}" for number in range(400)]
+    short, cut = recommender.answer([Request(("B000", "B005")), Request(tuple(long))])
+    assert short.used == 2
+    assert 5 < cut.used < 20
+    (newest,) = recommender.answer([Request(tuple(long[-cut.used :]))])
+    assert newest.used == cut.used
+    with pytest.warns(UserWarning, match="1 of 2 histories, number 2 first, are longer than a prompt has room for"):
+        _, found = recommender.recommend([["B000"], long])
+    assert tuple(found) == cut.items
+
+
+def test_widths_above_that_of_loading_share_their_programs(exported):
+    recommender = Recommender.load(exported, beams=3, max_batch=2)
+    recommender.recommend([["B000"]], k=17)
+    size = beam_search._cache_size()
+    for k in (18, 20, 25, 31, 32):
+        assert len(recommender.recommend([["B000"]], k=k)[0]) == min(k, 30)
+    assert beam_search._cache_size() == size
+    assert recommender.recommend([["B000"]], k=3) == [recommender.recommend([["B000"]], k=3, beams=3)[0]]
+
+
+def test_a_recommender_says_that_it_is_loaded_in_each_process(recommender):
+    for copied in (pickle.dumps, copy_module.copy, copy_module.deepcopy):
+        with pytest.raises(UserError, match=r"load it in each process with Recommender\.load"):
+            copied(recommender)
+
+
+def test_the_error_is_part_of_the_package():
+    assert tsrec_jax.UserError is UserError
+    assert {"Recommender", "UserError"} <= set(tsrec_jax.__all__)
+
+
 def copy(exported, tmp_path):
     return shutil.copytree(exported, tmp_path / "copy")
+
+
+def older(exported, tmp_path):
+    """A copy as exports were before they carried checksums: nothing tells that a file was changed."""
+    folder = copy(exported, tmp_path)
+    (folder / "checksums.json").unlink()
+    return folder
 
 
 def test_a_missing_folder_is_named(tmp_path):
@@ -129,7 +213,7 @@ def test_a_catalogue_of_another_model_is_refused(exported, tmp_path):
 
 
 def test_weights_of_another_vocabulary_are_refused(exported, make_trained, tmp_path):
-    folder = copy(exported, tmp_path)
+    folder = older(exported, tmp_path)
     facts = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(facts | {"vocab_size": facts["vocab_size"] - 1}))
     with pytest.raises(UserError, match="has shape"):
@@ -245,7 +329,19 @@ def test_warming_up_compiles_every_length_that_a_history_can_have(exported):
     assert beam_search._cache_size() == size
 
 
-@pytest.mark.parametrize("options", [{"beams": 0}, {"beams": 513}, {"max_batch": 0}])
+def test_warming_up_needs_no_item(exported):
+    recommender = Recommender.load(exported, beams=3, max_batch=2)
+    items = recommender.catalogue.find("", 100)
+    for item in items:
+        recommender.catalogue.remove(item.id)
+    recommender.warm_up(lambda line: None, max_history=2)
+    size = beam_search._cache_size()
+    recommender.catalogue.put("NEW", "A new thing", items[0].sid)
+    assert [found.item_id for found in recommender.recommend([["NEW"]], k=3)[0]] == ["NEW"]
+    assert beam_search._cache_size() == size
+
+
+@pytest.mark.parametrize("options", [{"beams": 0}, {"beams": 513}, {"max_batch": 0}, {"dtype": "x"}, {"beams": "3"}])
 def test_widths_that_cannot_be_are_refused(exported, options):
     with pytest.raises(UserError, match=next(iter(options))):
         Recommender.load(exported, **options)

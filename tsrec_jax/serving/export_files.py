@@ -49,17 +49,17 @@ def verified(folder: pathlib.Path, but: tuple[str, ...] = ()) -> Iterator[None]:
     Raises:
       UserError: a file is not as it was exported, or is not among those that were (for weights when the context ends).
     """
+    there = sorted(path for path in folder.iterdir() if path.name.endswith(_READ))
+    for path in there:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise UserError(f"{path}: not a file; {AGAIN}")
     wanted = _wanted(folder)
     if wanted is None:
         yield
         return
-    strange = sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.name.endswith(_READ) and path.name not in wanted and path.name not in _FREE
-    )
-    if strange:
-        raise UserError(f"{folder / strange[0]}: not among the files in {CHECKSUMS_FILE}; take it out, or {AGAIN}")
+    for path in there:
+        if path.name not in wanted and path.name not in _FREE:
+            raise UserError(f"{path}: not among the files in {CHECKSUMS_FILE}; take it out, or {AGAIN}")
     names = [name for name in wanted if name not in but]
     with ThreadPoolExecutor() as pool:
         sums = {name: pool.submit(_sha256, folder / name) for name in names if name.endswith(_WEIGHTS)}
@@ -74,7 +74,7 @@ def verified(folder: pathlib.Path, but: tuple[str, ...] = ()) -> Iterator[None]:
 def _wanted(folder: pathlib.Path) -> dict[str, str] | None:
     """{file name: SHA-256 in hexadecimal}; None where there is no file of checksums."""
     path = folder / CHECKSUMS_FILE
-    if not path.is_file() and not path.is_symlink():
+    if not path.exists() and not path.is_symlink():
         return None
     facts = read_json(path, AGAIN)
     sums = facts.get("sha256") if isinstance(facts, dict) else None
@@ -87,8 +87,6 @@ def _wanted(folder: pathlib.Path) -> dict[str, str] | None:
 
 
 def _sha256(path: pathlib.Path) -> str:
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: not a file; {AGAIN}")
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

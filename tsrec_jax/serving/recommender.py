@@ -110,9 +110,9 @@ class Recommender:
         max_batch: int,
         normaliser: str,
     ):
-        if not 1 <= beams <= MAX_BEAMS:
+        if not 1 <= _whole("beams", beams) <= MAX_BEAMS:
             raise UserError(f"beams={beams}: must be from 1 to {MAX_BEAMS}")
-        if max_batch < 1:
+        if _whole("max_batch", max_batch) < 1:
             raise UserError(f"max_batch={max_batch}: must be at least 1")
         self.model, self.catalogue, self.builder = model, catalogue, builder
         self.beams, self.max_batch, self.normaliser = beams, max_batch, normaliser
@@ -183,7 +183,7 @@ class Recommender:
         Args:
           histories: item ids, oldest first. A history that is longer than the prompt has room for is read from its
             newest end, with a warning.
-          k: items wanted, at most 512; fewer come back only where the catalogue, or what filters leave of it, has fewer.
+          k: items wanted, at most 512; fewer come back only where the catalogue, or what filters leave, has fewer.
           beams: width of the search; None: that of `load`, or where k is more the next power of two, so that not every
             k compiles a search of its own. At least k.
           exclude_history: leave out what the history holds.
@@ -215,8 +215,8 @@ class Recommender:
         ]
         if cut:
             warnings.warn(
-                f"{len(cut)} of {len(requests)} histories, number {cut[0]} first, are longer than a prompt has room for: "
-                "only their newest items are read (`answer` says how many, as `used`)",
+                f"{len(cut)} of {len(requests)} histories, number {cut[0]} first, are longer than a prompt has room "
+                "for: only their newest items are read (`answer` says how many, as `used`)",
                 stacklevel=2,
             )
         return [list(answer.items) for answer in answers]
@@ -263,10 +263,10 @@ class Recommender:
             raise UserError(f"k={request.k}: must be at least 1")
         if not request.k <= beams <= MAX_BEAMS:
             raise UserError(f"beams={beams}: must be at least k={request.k} and at most {MAX_BEAMS}")
-        if not request.history:
+        history, excluded = _ids("history", request.history), _ids("exclude", request.exclude)
+        if not history:
             raise UserError("the history is empty: give at least one item id")
-        allowed = () if request.allow is None else _ids("allow", request.allow)
-        for item_id in (*_ids("history", request.history), *_ids("exclude", request.exclude), *allowed):
+        for item_id in (*history, *excluded, *(() if request.allow is None else _ids("allow", request.allow))):
             self.catalogue.item(item_id)
 
     def warm_up(self, report: Callable[[str], None], *, max_history: int) -> None:
