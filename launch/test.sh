@@ -10,10 +10,22 @@ usage() {
 usage: bash launch/test.sh [options] [pytest arguments, such as tests/data or -k beam]
 
   --python=VERSION|PROGRAM  the Python to use, e.g. 3.12 (then the environment is .venv-3.12 instead of .venv)
-  --peers                   install torch and k-means-constrained too, for the tests that compare with transformers'
-                            models and with size-constrained k-means (they skip without)
+  --peers                   install torch, k-means-constrained and, in an environment of its own, transformers 4.57, for
+                            the tests that compare with them (they skip without)
   --help                    this text
 TEXT
+}
+
+# older_transformers VENV: a Python that sees transformers 4.57 before all that VENV holds (torch among it); names it to
+# the tests in TSREC_TRANSFORMERS_4.
+older_transformers() {
+    local venv="$1" folder="$1/transformers4" requirement
+    for requirement in "transformers==4.57.6" "huggingface_hub==0.36.2" "tokenizers==0.22.2"; do
+        install "$venv" "$requirement" --no-deps --target="$folder"
+    done
+    printf '#!/bin/sh\nPYTHONPATH="%s" exec "%s" "$@"\n' "$folder" "$VENV_PYTHON" >"$folder/python"
+    chmod +x "$folder/python"
+    export TSREC_TRANSFORMERS_4="$folder/python"
 }
 
 python="" peers=false
@@ -33,6 +45,7 @@ if "$peers"; then
     install "$venv" ".[peers]" --editable
     install "$venv" "ortools==9.15.6755" --no-deps
     install "$venv" "k-means-constrained==0.9.1" --no-deps
+    older_transformers "$venv"
 fi
 
 started="$SECONDS"

@@ -95,6 +95,12 @@ def test_the_page_of_the_service_is_shipped():
     assert {"index.html", "page.css", "page.js", "icon.svg"} == found == {path.name for path in page.iterdir()}
 
 
+def test_type_checkers_are_told_of_the_hints():
+    shipped = setup_cfg()["options.package_data"]["tsrec_jax"].split()
+    assert shipped == ["py.typed"]
+    assert (ROOT / "tsrec_jax" / "py.typed").is_file()
+
+
 def test_tsrec_command_is_the_entry_point_of_the_command_line():
     (command,) = importlib.metadata.entry_points(group="console_scripts", name="tsrec")
     assert command.value == "tsrec_jax.main:run"

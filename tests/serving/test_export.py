@@ -1,15 +1,23 @@
+import ast
+import dataclasses
 import json
+import os
+import re
+import subprocess
 
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors import safe_open
 
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.prompts import Templates
 from tsrec_jax.decoding.generate import search_all
 from tsrec_jax.errors import UserError
+from tsrec_jax.models.config import special_ids
 from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.tokenizer import load_tokenizer
+from tsrec_jax.serving.recommender import Recommender
 
 FAMILIES = [("llama", True), ("llama", False), ("qwen2", True), ("qwen3", False)]
 
@@ -61,6 +69,103 @@ def test_the_card_states_the_facts(exported):
 def test_the_card_warns_where_transformers_ranks_otherwise(trained, tmp_path, normaliser):
     folder = trained.export(tmp_path / "export", normaliser=normaliser)
     assert "The beam search of `transformers` does so over" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_files_follow_the_umask(trained, tmp_path):
+    before = os.umask(0o027)
+    try:
+        folder = trained.export(tmp_path / "export")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o640}
+
+
+END = 280  # of the trained tokenizer
+
+
+@pytest.mark.parametrize(
+    ("base", "stated"),
+    [(None, END), (7, END), ([7, 5], [END, 7, 5]), ([7, END], [END, 7]), ([END], [END])],
+)
+def test_all_files_state_one_end_which_is_that_of_completions(trained, tmp_path, base, stated):
+    ids = {"pad_token_id": 3} | ({} if base is None else {"eos_token_id": base})
+    graphdef, state = nnx.split(trained.model)
+    model = nnx.merge(graphdef, state)
+    model.config = dataclasses.replace(trained.model.config, special_ids=special_ids(ids))
+    folder = dataclasses.replace(trained, model=model).export(tmp_path / "export")
+    config, generation = (json.loads((folder / f"{name}.json").read_text()) for name in ("config", "generation_config"))
+    assert config["eos_token_id"] == generation["eos_token_id"] == stated
+    assert config["pad_token_id"] == generation["pad_token_id"] == 3, "the base's, where the tokenizer names none"
+    assert Recommender.load(folder).builder.end[-1] == trained.builder.end[-1] == END
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"ends with a newline and the token {END}, the tokenizer's `eos_token`" in card
+    assert ("texts also end with 7" in card) == (isinstance(stated, list) and 7 in stated)
+
+
+HISTORIES = [["B000", "B005", "B009"], ["B003"], [f"B{number:03d}" for number in range(25)]]
+
+
+def card_block(folder):
+    """The block of the card that recommends by transformers alone, for several histories."""
+    block = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    shown = json.dumps(HISTORIES[0])
+    assert f"histories, beams = [{shown}], 20" in block
+    return block.replace(f"[{shown}], 20", f"{HISTORIES!r}, 20")
+
+
+def check_lists(folder, printed):
+    """What the block printed is what the recommender answers; the third history is longer than a prompt."""
+    with pytest.warns(UserWarning, match="1 of 3 histories, number 3 first"):
+        wanted = Recommender.load(folder).recommend(HISTORIES, k=10)
+    for found, row in zip(ast.literal_eval(printed), wanted, strict=True):
+        scores = [one.score for one in row]
+        assert min(-np.diff(scores)) > 1e-4 or len(set(scores)) < 10, "the test needs distinct scores"
+        assert [item for item, _ in found] == [one.item_id for one in row]
+        np.testing.assert_allclose([score for _, score in found], scores, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def carded(make_trained, tmp_path_factory):
+    """Exports of each kind of card."""
+    folder = tmp_path_factory.mktemp("cards")
+    return {
+        (family, normaliser): make_trained(family).export(folder / family, normaliser=normaliser, history=HISTORIES[0])
+        for family, normaliser in CARDS
+    }
+
+
+CARDS = [("llama", "vocab"), ("qwen2", "catalogue")]
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_the_block_of_the_card_gives_the_recommenders_lists(carded, card, monkeypatch, capsys):
+    pytest.importorskip("torch", reason="the card's block needs torch, a test-only extra")
+    folder = carded[card]
+    monkeypatch.chdir(folder)
+    exec(compile(card_block(folder), "README.md", "exec"), {})
+    check_lists(folder, capsys.readouterr().out.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_the_block_of_the_card_does_so_in_the_older_transformers(carded, card):
+    python = os.environ.get("TSREC_TRANSFORMERS_4")
+    if not python:
+        pytest.skip("needs TSREC_TRANSFORMERS_4, a Python with transformers 4.57 and torch")
+    folder = carded[card]
+    script = "import transformers\nassert transformers.__version__.startswith('4.57')\n" + card_block(folder)
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([python, "-c", script], cwd=folder, env=clean, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    check_lists(folder, done.stdout.strip().splitlines()[-1])
+
+
+def test_the_card_shows_the_prompt_of_a_history(trained, carded):
+    card = (carded[CARDS[0]] / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"```text\n(.*?)\n```", card, re.DOTALL).group(1)
+    sids = [trained.catalogue.sid(trained.catalogue.item_index(item)) for item in HISTORIES[0]]
+    (prompt,) = trained.builder.prompts_next_sid([sids], 3)
+    assert trained.tokenizer(shown, add_special_tokens=False)["input_ids"] == prompt
+    assert "tsrec serve --export" in card
 
 
 def test_an_older_export_is_replaced_whole(trained, tmp_path):

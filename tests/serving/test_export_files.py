@@ -85,8 +85,12 @@ def refused(folder, words=None):
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_every_damage_is_seen_by_its_checksum(folder, name, kind, monkeypatch):
-    monkeypatch.setattr(module, "load_hf", lambda *args, **options: pytest.fail("loaded") if ".s" not in name else None)
-    monkeypatch.setattr(module.InferenceModel, "of", lambda model: None)
+    """The weights are compared while they are loaded, all else before."""
+    if name == "model.safetensors":
+        monkeypatch.setattr(module, "load_hf", lambda *args, **options: None)
+        monkeypatch.setattr(module.InferenceModel, "of", lambda model: None)
+    else:
+        monkeypatch.setattr(module, "read_catalogue", lambda folder: pytest.fail("read"))
     damage(folder, name, kind)
     refused(folder, name.replace(".", r"\."))
 
@@ -258,6 +262,13 @@ def test_a_catalogue_of_another_model_is_not_accepted(folder):
     edited(folder, item(sid=["<a_1>", "<b_1>", "<c_99>"]))
     with pytest.raises(UserError, match="its tokens are not those of its items"):
         accept_catalogue(folder)
+
+
+def test_a_folder_that_may_not_be_read_is_said_to_be_that(folder, as_somebody_else):
+    folder.chmod(0)
+    with as_somebody_else():
+        refused(folder, "Permission denied|no such folder")
+    folder.chmod(0o755)
 
 
 @pytest.mark.parametrize("name", FILES)

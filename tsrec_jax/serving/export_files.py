@@ -49,7 +49,10 @@ def verified(folder: pathlib.Path, but: tuple[str, ...] = ()) -> Iterator[None]:
     Raises:
       UserError: a file is not as it was exported, or is not among those that were (for weights when the context ends).
     """
-    there = sorted(path for path in folder.iterdir() if path.name.endswith(_READ))
+    try:
+        there = sorted(path for path in folder.iterdir() if path.name.endswith(_READ))
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}") from None
     for path in there:
         if path.exists() and not path.is_file():  # reading a pipe would wait for ever
             raise UserError(f"{path}: not a file; {AGAIN}")
