@@ -1,4 +1,6 @@
 import json
+import os
+import subprocess
 
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -101,6 +103,34 @@ def test_special_tokens_of_a_list_stay_whole_and_are_written_for_both_versions_o
     again = load_tokenizer(tmp_path / "saved")
     assert set(again.all_special_tokens) == {"<|end|>", "<|image|>", "<|sound|>"}
     assert again.tokenize("a<|sound|>b") == ["a", "<|sound|>", "b"]
+
+
+def test_the_older_transformers_reads_what_is_written_with_the_same_ids(tmp_path):
+    python = os.environ.get("TSREC_TRANSFORMERS_4")
+    if not python:
+        pytest.skip("needs TSREC_TRANSFORMERS_4, a Python with transformers 4.57")
+    backend = numbers_by_three()
+    backend.add_special_tokens([AddedToken("<|image|>", normalized=False)])
+    text, wanted = "price 123 456<a_1><b_2>,<|image|><|end|>\n", []
+    for model_type in ("llama", "qwen2"):
+        listed = {"extra_special_tokens": ["<|image|>"]}
+        tokenizer = load_tokenizer(write_base(tmp_path / f"{model_type}-base", backend, model_type, **listed))
+        tokenizer.add_tokens(["<a_1>", "<b_2>"])
+        save_tokenizer(tokenizer, tmp_path / model_type)
+        (tmp_path / model_type / "config.json").write_text(json.dumps({"model_type": model_type}))
+        wanted.append([tokenizer(text, add_special_tokens=False)["input_ids"], len(tokenizer), "left"])
+    script = (
+        "import json, transformers\nassert transformers.__version__.startswith('4.57')\nfound = []\n"
+        "for name in ('llama', 'qwen2'):\n"
+        "    read = transformers.AutoTokenizer.from_pretrained(name)\n"
+        f"    ids = read({text!r}, add_special_tokens=False)['input_ids']\n"
+        "    found.append([ids, len(read), read.padding_side])\n"
+        "print(json.dumps(found))"
+    )
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([python, "-c", script], cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.strip().splitlines()[-1]) == wanted
 
 
 def test_a_class_that_holds_exactly_is_kept(tmp_path):

@@ -170,21 +170,22 @@ def _check_facts(facts: Any) -> None:
     if not isinstance(entries, list) or not entries:
         raise ValueError("items is not a list with at least one item")
     for number, entry in enumerate(entries, 1):
-        if not isinstance(entry, Mapping) or not {"id", "title", "sid"} <= entry.keys():
-            raise ValueError(f"item {number} needs id, title and sid")
-        for key in ("id", "title"):
-            if not isinstance(entry[key], str) or not entry[key]:
-                raise ValueError(f"item {number}: {key}={entry[key]!r} is not a text, or an empty one")
-        sid = entry["sid"]
-        if not isinstance(sid, list) or len(sid) != levels or not all(isinstance(token, str) for token in sid):
+        try:
+            item_id, title, sid = entry["id"], entry["title"], entry["sid"]
+        except (KeyError, TypeError):
+            raise ValueError(f"item {number} needs id, title and sid") from None
+        for key, text in (("id", item_id), ("title", title)):
+            if not isinstance(text, str) or not text:
+                raise ValueError(f"item {number}: {key}={text!r} is not a text, or an empty one")
+        if not isinstance(sid, list) or len(sid) != levels or set(map(type, sid)) != {str}:
             raise ValueError(f"item {number}: sid={sid!r} is not a list of {levels} tokens")
     if len({entry["id"] for entry in entries}) < len(entries):
         raise ValueError("two items have the same id")
-    on_levels = [{entry["sid"][level] for entry in entries} for level in range(levels)]
+    on_levels = list(map(set, zip(*(entry["sid"] for entry in entries), strict=True)))
     if len(set().union(*on_levels)) < sum(map(len, on_levels)):
         raise ValueError("a token stands on two levels")
     try:
-        "".join(text for entry in entries for text in (entry["id"], entry["title"], *entry["sid"])).encode()
+        "".join([text for entry in entries for text in (entry["id"], entry["title"], *entry["sid"])]).encode()
     except UnicodeEncodeError:
         raise ValueError("a text holds half of a pair of surrogates") from None
 

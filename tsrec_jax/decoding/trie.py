@@ -302,8 +302,8 @@ class Trie:
           UserError: there is no such file, or it is not a trie.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
+            with pathlib.Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                arrays = dict(stored)
             facts = json.loads(str(arrays["facts"]))
             if facts["format"] != _FORMAT:
                 raise ValueError(f"format {facts['format']}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,9 @@ def write_checksums(folder: pathlib.Path) -> None:
     """Writes the SHA-256 of every file of a folder but the card and `generation_config.json`."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in _FREE)
     facts = {"sha256": {name: _sha256(folder / name) for name in names}}
-    (folder / CHECKSUMS_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    temporary = folder / f"{CHECKSUMS_FILE}.tmp"
+    temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / CHECKSUMS_FILE)
 
 
 @contextlib.contextmanager
