@@ -100,8 +100,7 @@ def test_every_benchmark_has_a_row_here():
     assert sorted([*TINY, *ELSEWHERE]) == list(BENCHMARKS), f"give each benchmark tiny flags in TINY of {__file__}"
     for name, test in ELSEWHERE.items():
         file, _, function = test.partition("::")
-        text = (ROOT / file).read_text()
-        assert f"def {function}(" in text and f"import {name.removesuffix('.py')}\n" in text.replace(" as load", "")
+        assert f"def {function}(" in (ROOT / file).read_text(), name
 
 
 @pytest.mark.filterwarnings("ignore")  # torch and transformers warn about themselves

@@ -9,7 +9,9 @@ import configparser
 import json
 import os
 import re
+import shlex
 import subprocess
+import sys
 
 import pytest
 
@@ -26,11 +28,14 @@ from tests.document_commands import (
 )
 from tests.test_document_benchmarks import flags_of_benchmarks
 from tsrec_jax import configuration, processes
+from tsrec_jax.data.dataset import write_dataset
+from tsrec_jax.data.shop import make_shop
 from tsrec_jax.main import VERBS, main
+from tsrec_jax.pipeline.workdir import command as recorded_command
 
 ALL = [command for path in (*DOCUMENTS, *SCRIPTS, *REPORTS) for command in commands_of(path)]
 TODAY = [command for command in ALL if not command.commit]
-# What a document leaves to its reader, and what the check takes instead.
+# What a document leaves to its reader, and what the check takes instead; FOLDER is a dataset folder of the test's.
 FILLED_IN = {
     "--config=...": "--config=configs/quickstart.py",
     "--workdir=...": "--workdir=runs/quickstart",
@@ -56,8 +61,17 @@ def by_document(commands):
     return [pytest.param(list(texts.values()), id=name) for name, texts in sorted(found.items())]
 
 
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A dataset folder."""
+    made = make_shop(0, num_items=70, num_users=40)
+    folder = tmp_path_factory.mktemp("documents") / "shop"
+    write_dataset("shop", made.catalogue, made.splits, made.clusters, folder)
+    return folder
+
+
 @pytest.fixture
-def parse(monkeypatch, capsys):
+def parse(monkeypatch, capsys, shop):
     """parse(arguments): the words on stderr of a verb that does nothing but check its flags and its config."""
 
     def checked(values, _workdir):
@@ -83,7 +97,7 @@ def parse(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
 
     def run(arguments):
-        arguments = [FILLED_IN.get(word, word) for word in arguments]
+        arguments = [(FILLED_IN | {"FOLDER": str(shop)}).get(word, word) for word in arguments]
         if len(arguments) == 1 and arguments[0] in VERBS:  # a verb that is spoken of
             return ""
         code = main(arguments)
@@ -114,6 +128,12 @@ def test_the_check_finds_a_command_that_no_longer_runs(parse):
         (["study", "--config=configs/studies/smoke.py", "--workdir=runs/x", "--arms=tsrek"], "the study has"),
     ):
         assert words in parse(wrong)
+
+
+def test_the_command_that_a_report_states_can_be_typed_again(monkeypatch):
+    arguments = ["study", "--arms=recent popularity,tsrec", "--config.model.path=my model", "--k=5"]
+    monkeypatch.setattr(sys, "argv", ["tsrec", *arguments])
+    assert shlex.split(recorded_command()) == ["python", "-m", "tsrec_jax", *arguments]
 
 
 def test_every_command_is_checked_by_some_test():

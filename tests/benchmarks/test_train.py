@@ -51,6 +51,13 @@ def test_slots_at_every_token_give_the_loss_of_loss_slots(problem):
     assert found[0][1] == pytest.approx(found[1][1], abs=1e-5)
 
 
+def test_an_epoch_shows_a_task_as_often_as_its_rate_says(problem):
+    mix = dataclasses.replace(problem.data.mix, rates={"next_sid": 1.0, "next_title": 0.25})
+    epoch = dataclasses.replace(problem, data=dataclasses.replace(problem.data, mix=mix)).epoch()
+    shown = {task: len({row.key for row in rows}) for task, rows in epoch.items()}
+    assert shown == {"next_sid": 400, "next_title": 100}
+
+
 def with_axis(batch):
     return {name: value[None] for name, value in batch.items()}
 
