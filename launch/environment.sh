@@ -26,7 +26,7 @@ find_python() {
     local wanted="$1" candidate found
     local -a candidates
     if [[ -z "$wanted" ]]; then
-        candidates=(python3.11 python3.12 python3 python)
+        candidates=(python3.11 python3.12 python3.13 python3 python)
     elif [[ "$wanted" =~ ^[0-9]+\.[0-9]+$ ]]; then
         candidates=("python$wanted" python3 python "${PYENV_ROOT:-$HOME/.pyenv}/versions/$wanted".*/bin/python)
     else

@@ -10,8 +10,6 @@ set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 STATE="$(dirname -- "$ROOT")"
-# Where the hosts meet. Google's firewall rule for slices lets this port through; JAX's own, 8482, is outside of it.
-COORDINATOR_PORT=8476
 
 # make_environment PYTHON EXTRAS: the images of the TPU runtimes may hold an older Python; then uv brings one.
 make_environment() {
@@ -48,6 +46,8 @@ supervise() {
         shift
     done
     shift
+    # Where the hosts meet: Google's firewall rule for slices lets this port through; JAX's own, 8482, is outside of it.
+    export JAX_COORDINATOR_PORT="${JAX_COORDINATOR_PORT:-8476}"
     if [[ -f "$STATE/secrets" ]]; then
         # shellcheck source=/dev/null
         source "$STATE/secrets"
@@ -56,7 +56,7 @@ supervise() {
     trap 'going_down=true' TERM # at a shutdown every process gets the signal: the run saves, and has not ended by itself
     printf -- '--- %s: tsrec %s\n' "$(date -u '+%F %T UTC')" "$*"
     cd -- "$ROOT"
-    env "JAX_COORDINATOR_PORT=${JAX_COORDINATOR_PORT:-$COORDINATOR_PORT}" ${variables[@]+"${variables[@]}"} "$(cat -- "$STATE/python")" -m tsrec_jax "$@" &
+    env ${variables[@]+"${variables[@]}"} "$(cat -- "$STATE/python")" -m tsrec_jax "$@" &
     child=$!
     printf '%s\n' "$child" >"$STATE/pid"
     wait "$child" || code=$?

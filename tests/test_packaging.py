@@ -84,7 +84,8 @@ def test_extras_hold_what_the_defaults_leave_out():
     assert {r.name for r in requirements(extras["test"])} == tools | teachers | service
     assert {r.name for r in requirements(extras["serve"])} == service
     assert {r.name for name in ("gemini", "openai") for r in requirements(extras[name])} == teachers
-    assert {str(r) for r in requirements(extras["tpu"])} == {"jax[tpu]"}
+    for device in ("tpu", "cuda12", "cuda13"):
+        assert {str(r) for r in requirements(extras[device])} == {f"jax[{device}]"}
     assert {r.name for r in requirements(extras["gcs"])} == {"gcsfs"}
     assert {r.name for r in requirements(extras["gemini_legacy"])} == {"google-generativeai"}
     assert {r.name for r in requirements(extras["wandb"])} == {"wandb"}

@@ -79,7 +79,7 @@ def default_config() -> ConfigDict:
     config.model.random = False  # weights of that shape drawn anew: nothing of the pretraining but the tokenizer
     config.model.dtype = "float32"  # compute type; parameters and moments stay float32 in training
     config.model.remat = True  # recompute a layer's activations in the backward pass
-    config.model.attention = "auto"  # auto | xla | cudnn | splash | pallas: what computes it (docs/accelerators.md)
+    config.model.attention = "auto"  # auto | xla | cudnn | splash | pallas: what computes it (docs/training.md)
 
     config.pretrain = ConfigDict()  # the small language model (only when model.path is empty)
     config.pretrain.vocab_size = 1500

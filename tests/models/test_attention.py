@@ -13,6 +13,7 @@ from tsrec_jax.configuration import CHOICES
 from tsrec_jax.models import attention
 from tsrec_jax.models.attention import KERNELS, SETTINGS, causal_attention, choose, largest_difference
 from tsrec_jax.models.config import ModelConfig
+from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.inference import InferenceModel, make_prefix, prefill
 from tsrec_jax.models.sharding import make_mesh
 
@@ -146,6 +147,13 @@ def test_a_kernel_that_lets_segments_see_each_other_is_not_used(caplog, on_a):
     assert choose("auto", CONFIG, "bfloat16") == "xla"
     (line,) = lines(caplog)
     assert "not by cudnn: RuntimeError: no such driver; not by pallas: its results are" in line
+
+
+def test_a_trial_is_made_outside_of_the_mesh_and_the_trace_that_are_around(on_a):
+    on_a("gpu", cudnn=KERNELS["cudnn"])
+    with jax.set_mesh(make_mesh(2, 2, 2)):
+        model = nnx.eval_shape(lambda: Decoder(CONFIG, dtype="bfloat16", rngs=nnx.Rngs(0)))
+    assert model.attention == InferenceModel.of(Decoder(CONFIG, dtype="bfloat16")).attention == "cudnn"
 
 
 def test_a_kernel_that_gives_nan_is_not_used(on_a):

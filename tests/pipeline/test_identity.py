@@ -2,12 +2,14 @@
 
 import json
 import pathlib
+import types
 
 import pytest
 
 from tsrec_jax.configuration import default_config, load_saved
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline.identity import differences, refuse_differences
+from tsrec_jax.pipeline.run import training_identity
 from tsrec_jax.training.checkpoints import LISTED
 
 
@@ -39,3 +41,12 @@ def test_a_run_older_than_a_setting_goes_on_as_it_began(tmp_path):
     config = load_saved(tmp_path)
     assert (config.seed, config.sid_init.centred) == (5, False)
     assert default_config().sid_init.centred
+
+
+def test_how_a_layer_is_computed_may_change_between_two_starts_and_in_which_type_may_not():
+    dataset = types.SimpleNamespace(data_hash="ab", catalogue=types.SimpleNamespace(tokens=("<a_0>",)))
+    begun = training_identity(default_config(), dataset)
+    for key, value, same in (("attention", "xla", True), ("remat", False, True), ("dtype", "bfloat16", False)):
+        config = default_config()
+        config.model[key] = value
+        assert (training_identity(config, dataset) == begun) == same, key

@@ -12,15 +12,16 @@ import functools
 import logging
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, AxisType
 
 from tsrec_jax.models import attention_kernels
 from tsrec_jax.models.attention_kernels import Kernel
 from tsrec_jax.models.config import ModelConfig
-from tsrec_jax.models.sharding import RULES, one_device, parts_of
+from tsrec_jax.models.sharding import MESH_AXES, RULES, parts_of
 
 SETTINGS = ("auto", "xla", "cudnn", "splash", "pallas")
 MASKED = jnp.finfo(jnp.float32).min  # attention only; the constraint of a beam search is -inf
@@ -119,7 +120,7 @@ def _divided(mesh: AbstractMesh, logical: str, size: int) -> str | None:
 def choose(setting: str, config: ModelConfig, dtype: str) -> str:
     """The backend that runs here. What cannot be had is replaced by the next or XLA, which a line in the log says once.
 
-    A kernel is had where it is of the platform and, in a trial on the device, gives what XLA gives for a packed row,
+    A kernel is had where it is of the platform and, in a trial on the devices, gives what XLA gives for a packed row,
     forward and backward.
 
     Args:
@@ -152,10 +153,18 @@ def _fault(backend: str, heads: int, kv_heads: int, head_dim: int, dtype: str) -
     if backend == "cudnn" and dtype == "float32":
         return "it does not compute in float32"
     try:
-        off = largest_difference(backend, heads, kv_heads, head_dim, dtype)
+        with ThreadPoolExecutor(1) as thread:  # one that has neither the mesh nor the trace that may be around here
+            off = thread.submit(_on_local_devices, backend, heads, kv_heads, head_dim, dtype).result()
     except Exception as error:  # whatever a driver, a library or a compiler raises
         return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"
     return "" if off <= _NEAR else f"its results are {off:.2g} of the largest value off"
+
+
+def _on_local_devices(*case: str | int) -> float:
+    """`largest_difference` as a mesh of this process's devices computes it, where there are several."""
+    sizes, axis_types = (jax.local_device_count(), 1, 1), (AxisType.Auto,) * len(MESH_AXES)
+    with jax.set_mesh(jax.make_mesh(sizes, MESH_AXES, axis_types=axis_types, devices=jax.local_devices())):
+        return largest_difference(*case)
 
 
 def largest_difference(backend: str, heads: int, kv_heads: int, head_dim: int, dtype: str) -> float:
@@ -177,7 +186,6 @@ def largest_difference(backend: str, heads: int, kv_heads: int, head_dim: int, d
     def share(wanted: jax.Array, got: jax.Array) -> jax.Array:
         return jnp.max(jnp.abs(wanted - got)) / jnp.max(jnp.abs(wanted))
 
-    with one_device():
-        wanted, got = (jax.jit(results, static_argnums=0)(name) for name in ("xla", backend))
-        largest = float(jnp.max(jnp.stack(jax.tree.map(share, wanted, got))))
+    wanted, got = (jax.jit(results, static_argnums=0)(name) for name in ("xla", backend))
+    largest = float(jnp.max(jnp.stack(jax.tree.map(share, wanted, got))))
     return float("inf") if math.isnan(largest) else largest

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from tsrec_jax.models.attention import Attend, causal_attention
+from tsrec_jax.models.attention import Attend, causal_attention, choose
 from tsrec_jax.models.config import Llama3Scaling, ModelConfig
 from tsrec_jax.models.sharding import constrain, named_sharding
 
@@ -107,11 +107,12 @@ class Decoder(nnx.Module):
       rngs: for random weights (normal, 0.02; norms 1, biases 0); not used when `weights` is given.
       mesh: parameters are laid out on it by `sharding.RULES`; None for one device.
       remat: recompute a layer's activations in the backward pass.
-      attention: what computes it, as `attention.choose` gives it.
+      attention: what is to compute it, a name in `attention.SETTINGS`.
       weights: parameters by the names of `parameter_shapes`, taken as they are.
 
     Attributes:
       num_tokens: ids in use; logits of the rows beyond are -inf. None before the vocabulary is extended: all rows.
+      attention: what computes it here, as `attention.choose` gives it.
     """
 
     def __init__(
@@ -123,14 +124,14 @@ class Decoder(nnx.Module):
         rngs: nnx.Rngs | None = None,
         mesh: Mesh | None = None,
         remat: bool = True,
-        attention: str = "xla",
+        attention: str = "auto",
         weights: Mapping[str, jax.Array] | None = None,
         num_tokens: int | None = None,
     ):
         self.config = config
         self.dtype = str(jnp.dtype(dtype))
         self.remat = remat
-        self.attention = attention
+        self.attention = choose(attention, config, self.dtype)
         self.num_tokens = num_tokens
         if weights is None:
             weights = random_weights(config, param_dtype, rngs or nnx.Rngs(0), mesh)

@@ -24,7 +24,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.models.attention import choose
 from tsrec_jax.models.config import ModelConfig, read_json
 from tsrec_jax.models.decoder import Decoder, parameter_shapes
 from tsrec_jax.models.gguf import GgufFile, gguf_path
@@ -127,8 +126,7 @@ def load_hf(
       num_layers: keep the first n layers; None: all.
       param_dtype: type of the stored parameters; None: as `dtype`.
       mesh: lays the parameters out on it.
-      remat: as in `Decoder`.
-      attention: a setting of `attention.choose`.
+      remat, attention: as in `Decoder`.
       rngs: draws the weights anew instead of reading them: a model of that shape, from scratch.
 
     Returns:
@@ -154,8 +152,7 @@ def load_hf(
     config = dataclasses.replace(config, vocab_rows=rounded_rows(rows, mesh))
     check_fits(parameter_shapes(config), mesh)
     used = None if config.vocab_rows == rows else rows
-    chosen = choose(attention, config, dtype)
-    settings = {"dtype": dtype, "mesh": mesh, "remat": remat, "attention": chosen, "num_tokens": used}
+    settings = {"dtype": dtype, "mesh": mesh, "remat": remat, "attention": attention, "num_tokens": used}
     if rngs is not None:
         stored = param_dtype or dtype
         return Decoder(config, param_dtype=stored, rngs=rngs, **settings)

@@ -25,7 +25,6 @@ from tsrec_jax.data.tasks import Example
 from tsrec_jax.data.text_folder import TextFolder, read_texts
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.metrics import ranked_by_scores, score
-from tsrec_jax.models import attention
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
@@ -219,7 +218,7 @@ def pretrain(
         rngs=nnx.Rngs(config.seed),
         mesh=mesh,
         remat=config.model.remat,
-        attention=attention.choose(config.model.attention, shape, config.model.dtype),
+        attention=config.model.attention,
         num_tokens=shape.vocab_rows,
     )
 
