@@ -14,7 +14,8 @@ from packaging.requirements import Requirement
 import tsrec_jax
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SCRIPTS = (*(f"launch/{name}.sh" for name in ("environment", "local", "pack", "packed_run", "test", "tpu", "tpu_worker")), ".ci/run")
+LAUNCH = ("environment", "local", "pack", "packed_run", "test", "tpu", "tpu_worker")
+SCRIPTS = (*(f"launch/{name}.sh" for name in LAUNCH), ".ci/run")
 
 
 def requirements(text):
