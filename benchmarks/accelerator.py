@@ -21,7 +21,6 @@ if __name__ == "__main__":  # as a script it stands in its own folder, not in th
 from benchmarks.device.cells import PARTS, all_cells
 from benchmarks.device.runner import Options, run
 from benchmarks.device.store import TABLES, Store
-from benchmarks.device.study import weights_missing
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline.workdir import commit
 
@@ -47,6 +46,8 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         parser.error(f"--data={given.data}: no such folder")
     missing = {}
     if not given.tiny:
+        from benchmarks.device.study import weights_missing  # and with it most of the package
+
         why = "no dataset folder (--data)" if given.data is None else weights_missing()
         missing = {"study": why} if why else {}
     out = given.out.absolute()

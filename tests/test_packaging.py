@@ -17,7 +17,8 @@ from packaging.requirements import Requirement
 import tsrec_jax
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SCRIPTS = (*(f"launch/{name}.sh" for name in ("environment", "local", "test", "tpu", "tpu_worker")), ".ci/run")
+LAUNCH = ("environment", "local", "pack", "packed_run", "test", "tpu", "tpu_worker")
+SCRIPTS = (*(f"launch/{name}.sh" for name in LAUNCH), ".ci/run")
 
 
 def requirements(text):
@@ -188,7 +189,7 @@ def test_script_is_valid_bash(script):
     assert (result.returncode, result.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("script", ["launch/local.sh", "launch/test.sh", "launch/tpu.sh"])
+@pytest.mark.parametrize("script", ["launch/local.sh", "launch/pack.sh", "launch/test.sh", "launch/tpu.sh"])
 def test_help_prints_usage_from_any_folder_and_makes_nothing(script, tmp_path):
     before = sorted(os.listdir(ROOT))
     result = subprocess.run(

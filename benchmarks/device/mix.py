@@ -53,8 +53,8 @@ def training_mix(data: str, words: int, tiny: bool, kept: pathlib.Path) -> Mix:
         except UserError as error:
             mix = _generated(words, ROWS, LENGTHS, COMPLETION)
             return dataclasses.replace(mix, source=f"{mix.source}, since {error}")
-        _keep(_tokenised(read_dataset(data), tokenizer), kept)
-    return Mix(_read(kept), f"{pathlib.Path(data).name}, first {ROWS} rows of train, in SmolLM2's spelling")
+        keep_rows(_tokenised(read_dataset(data), tokenizer), kept)
+    return Mix(kept_rows(kept), f"{pathlib.Path(data).name}, first {ROWS} rows of train, in SmolLM2's spelling")
 
 
 def _tokenised(dataset: Dataset, tokenizer: Any) -> dict[str, list[Example]]:
@@ -79,7 +79,8 @@ def _generated(words: int, rows: int, lengths: tuple[int, int], completion: tupl
     return Mix(examples, f"generated rows of {lengths[0]} to {lengths[1] - 1} tokens")
 
 
-def _keep(examples: Mapping[str, list[Example]], path: pathlib.Path) -> None:
+def keep_rows(examples: Mapping[str, list[Example]], path: pathlib.Path) -> None:
+    """Writes the rows to a file that appears whole; their keys are not kept."""
     rows = [(task, row) for task, part in examples.items() for row in part]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"writing-{path.name}")
@@ -93,7 +94,8 @@ def _keep(examples: Mapping[str, list[Example]], path: pathlib.Path) -> None:
     temporary.replace(path)
 
 
-def _read(path: pathlib.Path) -> dict[str, list[Example]]:
+def kept_rows(path: pathlib.Path) -> dict[str, list[Example]]:
+    """The rows of `keep_rows`."""
     found = np.load(path)
     starts = np.cumsum(found["length"])[:-1]
     examples: dict[str, list[Example]] = {}

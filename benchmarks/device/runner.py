@@ -57,6 +57,7 @@ class Worker:
             "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
             # Two frameworks share the device.
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92",
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "MPLBACKEND": "Agg",
@@ -153,17 +154,20 @@ class _Run:
 
     def go(self, cells: Sequence[Cell]) -> None:
         """Measures what fits into the minutes."""
+        late = 0
         try:
             for cell in cells:
                 starts = self._worker is None or self._worker.name != cell.process
                 needed = estimate(cell, self._store.seconds(cell.part)) + (self._start if starts else 0.0)
                 if needed > self._left():
-                    self._say(cell, f"not begun: it takes about {needed:.0f} s, and {self._left():.0f} are left")
+                    late += 1
                     continue
                 if not self._measure(cell, starts):
                     self._end(at_once=True)
         finally:
             self._end(at_once=True)
+        if late:
+            self._tell(f"{late} cells were not begun, since they would not have ended in time")
 
     def _left(self) -> float:
         return max(0.0, self._deadline - time.monotonic())
@@ -211,8 +215,11 @@ class _Run:
         }
 
     def _say(self, cell: Cell, words: str) -> None:
+        self._tell(f"{cell.part}, {cell.key}: {words}")
+
+    def _tell(self, line: str) -> None:
         for stream in (sys.stdout, self._log):
-            print(f"{cell.part}, {cell.key}: {words}", file=stream, flush=True)
+            print(line, file=stream, flush=True)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 
 import jax
@@ -59,16 +60,21 @@ def random_decoder(name: str, dtype: str, param_dtype: str, *, remat: bool = Fal
       remat: as in `Decoder`.
     """
     words, config = SHAPES[name]
-    key = jax.random.key(zlib.crc32(name.encode()))
-    weights = {}
-    for number, (label, (shape, _)) in enumerate(parameter_shapes(config).items()):
-        if label.endswith("norm"):
-            weights[label] = jnp.ones(shape, param_dtype)
-            continue
-        spread = 0.1 if label == "embedding" else 0.02
-        weights[label] = spread * jax.random.normal(jax.random.fold_in(key, number), shape, param_dtype)
+    weights = _random_weights(jax.random.key(zlib.crc32(name.encode())), config, param_dtype)
     codes = TINY_CODES if name == TINY else CODES
     return Decoder(config, dtype=dtype, remat=remat, weights=weights, num_tokens=words + sum(codes))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _random_weights(key: jax.Array, config: ModelConfig, param_dtype: str) -> dict[str, jax.Array]:
+    weights = {}
+    for number, (name, (shape, _)) in enumerate(parameter_shapes(config).items()):
+        if name.endswith("norm"):
+            weights[name] = jnp.ones(shape, param_dtype)
+            continue
+        spread = jnp.asarray(0.1 if name == "embedding" else 0.02, param_dtype)
+        weights[name] = spread * jax.random.normal(jax.random.fold_in(key, number), shape, param_dtype)
+    return weights
 
 
 def decoding_problem(name: str, model: Decoder, context: int, batch: int) -> Problem:

@@ -23,10 +23,10 @@ METRICS = ("HR@1", "HR@10", "NDCG@10")
 CELLS = "study_cells.tar.gz"  # the finished cells, to go on from elsewhere
 # The same stages and files with a model and a training of seconds.
 TINY = {
-    "model": {"path": "", "dtype": "float32"},
+    "model": {"path": "", "dtype": "float32", "num_layers": 1},
     "pretrain": {"vocab_size": 500, "max_steps": 2, "batch_tokens": 512},
     "train": {"max_steps": 3, "batch_tokens": 512, "slot_rows": 2, "validations": 1, "valid_rows": 16,
-              "valid_beam_rows": 8},
+              "valid_beam_rows": 0, "select_by": "loss"},
     "eval": {"max_rows": 16, "beams": 10, "batch_size": 16, "bootstrap": 10},
 }  # fmt: skip
 

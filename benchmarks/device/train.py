@@ -56,7 +56,7 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     """JSON facts of a cell, in a process that has trained nothing yet: the device counts one peak.
 
     Args:
-      request: `shape`; `system`, OURS or PEER; `examples` of a step, 0 for as many as the device holds; `seconds` of
+      request: `shape`; `system`, OURS or PEER; `examples` of a step, 0 for a large one (`choose_step`); `seconds` of
         timed steps; `data`, a dataset folder or empty; `kept`, as in `training_mix`; `tiny`.
     """
     words, _ = SHAPES[request["shape"]]
@@ -132,9 +132,9 @@ def choose_step(
     wanted: int,
     memory: float,
 ) -> StepShape:
-    """The step that holds about `wanted` examples, or of 0 the largest one, by the planner's estimate.
+    """The step that holds about `wanted` examples, or for 0 the largest one, by the planner's estimate.
 
-    Layers are recomputed only where the step does not fit otherwise.
+    Layers are recomputed only where it does not fit otherwise, of the large ones where not even 16 rows do.
     """
     mean = mean_tokens(examples)
 
@@ -153,7 +153,7 @@ def choose_step(
         rows = max(1, round(wanted * mean / (0.98 * sizes.length * sizes.group))) * sizes.group
         candidates = [shape(rows, False), shape(rows, True)]
     else:
-        candidates = [shape(rows, remat) for rows in (64, 32, 16, 8, 4) for remat in (False, True)]
+        candidates = [shape(rows, False) for rows in (64, 32, 16)] + [shape(rows, True) for rows in (64, 32, 16, 8, 4)]
     fitting = [each for each in candidates if step_memory(config, each, MeshShape()).total <= ROOM * memory]
     return fitting[0] if fitting else candidates[-1]
 
