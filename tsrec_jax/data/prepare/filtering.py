@@ -48,16 +48,25 @@ def encode(interactions: pl.LazyFrame) -> tuple[pl.Series, pl.Series, Log, bool]
     users, items = (interactions.select(pl.col(c).unique()).collect(engine="streaming")[c] for c in ("user", "item"))
     users, items = users.sort(), items.sort()
     numbers = (
-        interactions.join(pl.LazyFrame([users]).with_row_index("user_number"), on="user", maintain_order="left")
-        .join(pl.LazyFrame([items]).with_row_index("item_number"), on="item", maintain_order="left")
-        .select("user_number", "item_number", "timestamp")
+        interactions.with_row_index("line")
+        .join(pl.LazyFrame([users]).with_row_index("user_number"), on="user")
+        .join(pl.LazyFrame([items]).with_row_index("item_number"), on="item")
+        .select("line", "user_number", "item_number", "timestamp")
         .collect(engine="streaming")
     )
-    log = Log(*(numbers[column].to_numpy() for column in ("user_number", "item_number", "timestamp")))
+    lines = numbers["line"].to_numpy()  # joins keep no order
+    log = Log(*(_at(lines, numbers[name].to_numpy()) for name in ("user_number", "item_number", "timestamp")))
     backwards = is_newest_first(log.times)
     if backwards:
         log = log.where(slice(None, None, -1))
     return users, items, log.where(np.lexsort((log.times, log.users))), backwards  # a stable sort
+
+
+def _at(places: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The values, each at its place."""
+    arranged = np.empty_like(values)
+    arranged[places] = values
+    return arranged
 
 
 def in_window(log: Log, start: int | None, end: int | None) -> Log:
