@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from tests.models.reference import tiny_facts, tiny_tokens
 from tsrec_jax.configuration import CHOICES
@@ -15,7 +16,7 @@ from tsrec_jax.models.attention import KERNELS, SETTINGS, causal_attention, choo
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.inference import InferenceModel, make_prefix, prefill
-from tsrec_jax.models.sharding import make_mesh
+from tsrec_jax.models.sharding import MESH_AXES, make_mesh
 
 CONFIG = ModelConfig.from_hf(tiny_facts("llama_tied"))
 
@@ -44,6 +45,25 @@ def lines(caplog):
 def test_kernels_give_the_outputs_and_gradients_of_xla(backend):
     # Three query heads a key head, features that no vector and positions that no block divides into.
     assert largest_difference(backend, heads=6, kv_heads=2, head_dim=10, dtype="float32") < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("backend", "platform", "device"),
+    [("pallas", "cuda", ("NVIDIA H100 80GB HBM3", None, "gpu")), ("splash", "tpu", ("TPU v5p", 1, "tpu"))],
+)
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim", "length"), [(9, 3, 64, 160), (4, 2, 6, 12)])
+def test_kernels_are_lowered_for_devices_that_are_not_here(
+    backend, platform, device, heads, kv_heads, head_dim, length
+):
+    def gradients(q, k, v, ids):
+        out, gradient = jax.vjp(lambda q, k, v: KERNELS[backend](q, k, v, ids), q, k, v)
+        return gradient(out)
+
+    arrays = [jax.ShapeDtypeStruct((2, length, count, head_dim), "bfloat16") for count in (heads, kv_heads, kv_heads)]
+    ids = jax.ShapeDtypeStruct((2, length), "int32")
+    with use_abstract_mesh(AbstractMesh((1, 1, 1), MESH_AXES, abstract_device=AbstractDevice(*device))):
+        lowered = jax.jit(gradients).trace(*arrays, ids).lower(lowering_platforms=(platform,))
+    assert "custom_call" in lowered.as_text()
 
 
 @pytest.mark.parametrize("backend", ("xla", *KERNELS))
