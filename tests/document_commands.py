@@ -15,7 +15,18 @@ SCRIPTS = sorted(path for folder in ("benchmarks", "configs") for path in (ROOT 
 REPORTS = sorted((ROOT / "docs" / "results").glob("*.json"))
 
 OURS = ("tsrec", "python", "bash", "source")
-OTHERS = ("pip", "curl", "gcloud", "export", "eval", "ssh-add", "tensorboard", "sha256sum")
+OTHERS = (
+    "pip",
+    "curl",
+    "gcloud",
+    "export",
+    "eval",
+    "ssh-add",
+    "tensorboard",
+    "sha256sum",
+    "python3.12",
+    "image/bin/pip",
+)
 WRAPPERS = {"nice": ("-n",), "taskset": ("-c",), "env": (), "exec": ()}  # programs that start another, with their flags
 ENDS = ("&&", "||", "|", ";", "&")
 SHELLS = ("", "bash", "sh", "console")  # languages of code blocks that hold commands
@@ -106,7 +117,10 @@ def _of_shell(place: str, text: str, known_only: bool, first: int = 0) -> Iterat
     for number, line in _whole_lines(text):
         here = f"{place}:{first + number}" if first else place
         for variables, words in _simple_commands(line):
+            words = (words[0].removeprefix(".venv/bin/"), *words[1:])
             program = words[0]
+            if known_only and program.endswith(".sh") and "/" not in program:
+                continue  # a script that is spoken of
             if program.endswith(".sh"):
                 words = ("bash", *words)
             elif program.startswith("benchmarks/") and program.endswith(".py"):

@@ -42,6 +42,8 @@ FILLED_IN = {
     "--workdir=gs://BUCKET/FOLDER": "--workdir=runs/quickstart",
     "--coordinator=HOST:PORT": "--coordinator=localhost:8476",
 }
+SCRIPTS_OF_LAUNCH = tuple(f"launch/{name}.sh" for name in ("local", "test", "tpu", "pack", "packed_run"))
+MADE = {"pack/run.sh": "launch/packed_run.sh"}  # scripts that others make, with what they make them of
 HANDLED_HERE = ("bash", "source", *OTHERS)
 
 
@@ -160,11 +162,11 @@ def usage(script):
 
 
 def test_scripts_that_documents_call_are_there_and_explain_themselves():
-    called = sorted({command.words[1] for command in TODAY if command.words[0] == "bash"})
+    called = sorted({MADE.get(c.words[1], c.words[1]) for c in TODAY if c.words[0] == "bash"})
     assert "launch/local.sh" in called and "launch/tpu.sh" in called
     for script in called:
         assert (ROOT / script).is_file(), script
-        assert f"usage: bash {script}" in usage(script)
+        assert re.search(rf"usage: bash ({re.escape(script)}|run\.sh)", usage(script))
 
 
 def test_flags_of_the_scripts_are_their_own_or_those_of_tsrec(parse):
@@ -208,7 +210,7 @@ def test_what_is_to_be_installed_is_what_setup_cfg_names():
         if command.words[0] != "pip":
             continue
         for word in command.words[2:]:
-            if extra := re.fullmatch(r"tsrec_jax\[(\w+)\]", word):
+            if extra := re.fullmatch(r"(?:tsrec_jax|\.)\[(\w+)\]", word):
                 assert setup.has_option("options.extras_require", extra[1]), f"{command.place}: no extra {extra[1]!r}"
             elif not word.startswith("-") and not word.startswith("faiss-cpu=="):  # of one benchmark alone
                 assert word in text, f"{command.place}: {word}"
@@ -262,7 +264,7 @@ def test_settings_that_a_document_names_exist(document):
     historical = {word for c in commands_of(document) if c.commit for word in re.findall(r"config\.([\w.]+)", c.text)}
     named = {(found[1], None) for found in re.finditer(r"(?<![\w/])config\.([a-z_]+(?:\.[a-z_0-9]+)+)", text)}
     named |= {(found[1], line) for line, span in spans(document) if (found := SETTING.fullmatch(span))}
-    files = ("csv", "json", "lock", "md", "py", "tex")
+    files = ("csv", "json", "lock", "md", "py", "sh", "tex")
     missing = sorted(
         f"{document.name}{f':{line}' if line else ''}: {name}"
         for name, line in named
@@ -274,7 +276,7 @@ def test_settings_that_a_document_names_exist(document):
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_flags_that_a_document_names_exist(document, capsys):
     assert main(["--help"]) == 0
-    texts = [capsys.readouterr().out, *map(usage, ("launch/local.sh", "launch/test.sh", "launch/tpu.sh"))]
+    texts = [capsys.readouterr().out, *map(usage, SCRIPTS_OF_LAUNCH)]
     known = {flag for text in texts for flag in re.findall(r"--([a-zA-Z][\w-]*)", text)} | flags_of_benchmarks()
     named = [(line, found[1]) for line, span in spans(document) for found in re.finditer(r"^--([\w-]+)", span)]
     missing = [f"{document.name}:{line}: --{flag}" for line, flag in named if flag not in known]
