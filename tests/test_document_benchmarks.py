@@ -34,7 +34,8 @@ TINY = {
 }
 # Run from end to end by another test.
 ELSEWHERE = {
-    "accelerator.py": "tests/launch/test_pack.py::test_a_bare_machine_measures_all_parts_and_goes_on_where_it_was_killed",
+    "accelerator.py": "tests/launch/test_pack.py::"
+    "test_a_bare_machine_measures_all_parts_and_goes_on_where_it_was_killed",
     "decode.py": "tests/benchmarks/test_decode.py::test_the_whole_benchmark_reports_and_goes_on_after_a_cut",
     "serve.py": "tests/serving/test_real_service.py::test_the_benchmark_of_the_service_reports_from_end_to_end",
 }
