@@ -9,10 +9,12 @@ tokenizer gives them.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from tsrec_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def encode_outside(
