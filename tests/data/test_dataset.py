@@ -504,6 +504,13 @@ def test_titles_that_stand_for_none_are_noted(folder, title):
     assert note.startswith(f"{folder / ITEM}: 1 of 5 titles are what programs write where there is none")
 
 
+@pytest.mark.parametrize("title", ["Nan", "NAN", "Nat"])
+def test_titles_that_may_be_names_are_noted_no_more_than_preparing_drops_them(folder, title):
+    edit_json(folder / ITEM, lambda items: items["p2"].update(title=title))
+    (folder / INFO).write_text((folder / INFO).read_text().replace("Blue saw", title))
+    assert not read_dataset(folder).notes
+
+
 def test_histories_written_newest_first_are_refused(tmp_path, catalogue, splits):
     bought = {f"u{user}": [(user + step * step) % 5 for step in range(6)] for user in range(3)}
     rows = [(user, items[:k], items[k]) for user, items in bought.items() for k in range(1, 6)]

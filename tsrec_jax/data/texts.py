@@ -1,4 +1,4 @@
-"""Texts from outside: what cannot be read, what is read as a space, and titles that only stand for a missing one."""
+"""Texts from outside: what cannot be read, what is read as a space, and what only stands for a missing text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import re
 # All control characters but tab and the ends of lines; shops' pages carry them, and they mean nothing in a text.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _HALF = re.compile(r"[\ud800-\udfff]")
-_NOTHING = frozenset(("nan", "none", "null", "n/a", "<na>", "nat"))  # what programs write where a value is missing
+# What programs write where a value is missing; `Nan` and `NAN` may be names.
+_NOTHING = ("nan", "NaN", "NA", "NaT", "-nan", "-NaN", "#NA")
+_NOTHING_IN_ANY_CASE = ("none", "null", "n/a", "#n/a", "<na>", "<null>", "(null)", "undefined", "[]", "{}")
+_LONGEST_NOTHING = max(map(len, (*_NOTHING, *_NOTHING_IN_ANY_CASE)))
 
 
 def has_control(text: str) -> bool:
@@ -25,6 +28,7 @@ def has_half(text: str) -> bool:
     return _HALF.search(text) is not None
 
 
-def stands_for_nothing(title: str) -> bool:
-    """Whether a title is what programs write where there is none, as in `nan` or `N/A`."""
-    return title.strip().casefold() in _NOTHING
+def stands_for_nothing(text: str) -> bool:
+    """Whether a text is what programs write where there is none, such as `nan` or `N/A`."""
+    text = text.strip()
+    return len(text) <= _LONGEST_NOTHING and (text in _NOTHING or text.lower() in _NOTHING_IN_ANY_CASE)

@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from tsrec_jax.data.prepare.raw_files import PARQUET, encoding_of, open_raw, read_head
-from tsrec_jax.data.prepare.titles import is_nothing
+from tsrec_jax.data.texts import stands_for_nothing
 from tsrec_jax.errors import UserError
 
 INTERACTION_SCHEMA = {"user": pl.String, "item": pl.String, "timestamp": pl.Int64}
@@ -181,8 +181,8 @@ def text_of(value: Any, separator: str = " ") -> str:
     if value is None:
         return ""
     if isinstance(value, list):
-        value = separator.join(text for part in value if part and not is_nothing(text := str(part)))
+        value = separator.join(text for part in value if part and not stands_for_nothing(text := str(part)))
     text = str(value)
-    if is_nothing(text):
+    if stands_for_nothing(text):
         return ""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

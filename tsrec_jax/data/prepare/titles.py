@@ -26,16 +26,7 @@ _SCRIPT = re.compile(
     r"|\{[^{}:]*:[^{};]*;",
     re.IGNORECASE,
 )
-_NOTHING = ("nan", "NaN", "NA", "NaT", "-nan", "-NaN", "#NA")
-_NOTHING_IN_ANY_CASE = ("none", "null", "n/a", "#n/a", "<na>", "<null>", "(null)", "undefined", "[]", "{}")
-_LONGEST_NOTHING = max(map(len, (*_NOTHING, *_NOTHING_IN_ANY_CASE)))
 _ESCAPED_TWICE = 2  # `&amp;quot;` is common in scraped pages
-
-
-def is_nothing(text: str) -> bool:
-    """Whether a text is what programs write where there is none, such as `nan`; `Nan` and `NAN` may be names."""
-    text = text.strip()
-    return len(text) <= _LONGEST_NOTHING and (text in _NOTHING or text.lower() in _NOTHING_IN_ANY_CASE)
 
 
 def plain_space(text: str) -> str:
