@@ -44,7 +44,7 @@ def test_a_folder_without_sids_is_described_with_repeats_overlaps_cold_targets_a
     for split, rows in splits.items():
         with (tmp_path / f"{split}.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("user_id", "history_item_id", "item_id"), *((u, [h], t) for u, h, t in rows)])
-    summary = {"splits": [{"name": "train", "tied": 0.25}, {"name": "valid", "tied": 0.0}]}
+    summary = {"ties": {"order": "file"}, "splits": [{"name": "train", "tied": 0.25}, {"name": "valid", "tied": 0.0}]}
     (tmp_path / "prepare.json").write_text(json.dumps(summary))
     faults, text = said(tmp_path)
     assert faults == 0

@@ -58,17 +58,17 @@ def parse_clusters(
             continue
         token = entry["token"]
         if not isinstance(token, str) or token not in known:
-            if isinstance(token, str) and token in optional:
-                continue
-            faults.add(path, place, f"token {token!r} is carried by no item")
-        elif token in seen:
+            if not isinstance(token, str) or token not in optional:
+                faults.add(path, place, f"token {token!r} is carried by no item")
+            continue
+        if token in seen:
             faults.add(path, place, f"token {token} stands twice")
         elif fault := _fault(token, entry["description"], entry["keywords"]):
             faults.add(path, place, fault)
         else:
             description = without_control(entry["description"]).strip()
             clusters[token] = Cluster(token, description, tuple(map(without_control, entry["keywords"])))
-        seen.add(token if isinstance(token, str) else "")
+        seen.add(token)
     for token in tokens:
         if token not in seen and token not in optional:
             faults.add(path, "", f"token {token} has no entry")

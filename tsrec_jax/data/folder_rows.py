@@ -59,7 +59,7 @@ def _compare(
     if not shared:
         return
     first = shared[0]
-    row = f"user {rows.users[first]!r} with {items_words(len(rows.histories[first]))}"
+    row = f"user {rows.users[first]!r} with {_items(len(rows.histories[first]))} before"
     words = f"{len(shared)} of {len(rows)} rows stand in {one}.csv too, with user, history and item (the first: {row})"
     path = folder / f"{other}.csv"
     if overlaps == "refuse":
@@ -68,6 +68,5 @@ def _compare(
         faults.note(path, f"{words}; config.dataset.overlaps=refuse makes that a fault")
 
 
-def items_words(count: int) -> str:
-    """A history of so many items, in words."""
-    return f"{count} item{'s' * (count != 1)} before"
+def _items(count: int) -> str:
+    return f"{count} item{'s' * (count != 1)}"

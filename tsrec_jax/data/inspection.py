@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -15,9 +14,8 @@ from tsrec_jax.data.folder_files import AS_IT_IS, Reading, find_name, parse_item
 from tsrec_jax.data.folder_rows import read_splits
 from tsrec_jax.data.folder_sids import FolderSids
 from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.data.prepare.summary import SUMMARY, tied_targets
 from tsrec_jax.data.row_facts import direction, out_of_time, repeats
-
-PREPARED = "prepare.json"  # the summary that `prepare` leaves in a folder
 
 
 def inspect_folder(
@@ -74,8 +72,8 @@ def _contents(
 
 def _facts(folder: pathlib.Path, contents: Contents) -> list[str]:
     splits, items = contents.splits, contents.items
-    lines = [_items_line(items_had(splits.values(), len(items)), contents)]
-    train = items_had([splits["train"]] if "train" in splits else [], len(items))
+    lines = [_items_line(_items_had(splits.values(), len(items)), contents)]
+    train = _items_had([splits["train"]] if "train" in splits else [], len(items))
     header = ("split", "rows", "users", "targets", "cold targets", "repeats", "history: least", "median", "most")
     rows = [header, *(_split_row(split, rows, train) for split, rows in splits.items())]
     lines += _aligned(rows)
@@ -85,10 +83,10 @@ def _facts(folder: pathlib.Path, contents: Contents) -> list[str]:
             f"words: {len(contents.clusters):,} tokens ({CLUSTERS[1:]})" if contents.clusters else "words: none"
         )
     lines += _order_lines(splits)
-    return [*lines, *_tie_lines(folder / PREPARED)]
+    return [*lines, *_tie_lines(folder)]
 
 
-def items_had(splits: Sequence[Interactions], num_items: int) -> np.ndarray:
+def _items_had(splits: Iterable[Interactions], num_items: int) -> np.ndarray:
     """bool (items): whether an item stands in a row, be it history or target."""
     had_I = np.zeros(num_items, bool)
     for rows in splits:
@@ -107,7 +105,7 @@ def _items_line(had_I: np.ndarray, contents: Contents) -> str:
 
 
 def _split_row(split: str, rows: Interactions, train_I: np.ndarray) -> tuple[str, ...]:
-    """`cold`: rows whose target stands nowhere in train."""
+    """The figures of a split; a target is cold where it stands nowhere in train."""
     lengths = [len(history) for history in rows.histories] or [0]
     cold = "" if split == "train" else f"{np.sum(~train_I[rows.targets]):,}"
     counts = (len(rows), len(set(rows.users)), len(np.unique(rows.targets)))
@@ -147,13 +145,13 @@ def _order_lines(splits: Mapping[str, Interactions]) -> list[str]:
     return lines
 
 
-def _tie_lines(path: pathlib.Path) -> list[str]:
+def _tie_lines(folder: pathlib.Path) -> list[str]:
     """What `prepare` counted of interactions that share user and second; nothing where it says nothing of them."""
-    if not path.is_file():
-        return []
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        shares = [f"{split['tied']:.1%} of {split['name']}" for split in summary["splits"]]
-        return [f"ties ({path.name}): {', '.join(shares)} have a target that shares its second with another item"]
-    except (KeyError, TypeError, ValueError):
+        tied = tied_targets(folder)
+        if tied is None:
+            return []
+        shares = [f"{share:.1%} of {split}" for split, share in tied.items() if split != "order"]
+    except (OSError, KeyError, TypeError, ValueError):  # a file of that name which `prepare` did not write
         return []
+    return [f"ties ({SUMMARY}): {', '.join(shares)} have a target that shares its second with another item"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import pathlib
@@ -13,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from transformers import PreTrainedTokenizerFast
 
 from tsrec_jax.data.catalogue import Catalogue
+from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.data.prompts import PromptBuilder, Templates
 from tsrec_jax.decoding.beam_search import SearchSettings
 from tsrec_jax.decoding.trie import Trie
@@ -94,8 +94,7 @@ def _wanted(folder: pathlib.Path) -> dict[str, str] | None:
 
 def _sha256(path: pathlib.Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; {AGAIN}") from None
 
