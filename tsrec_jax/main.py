@@ -206,13 +206,13 @@ def _dispatch(arguments: Sequence[str]) -> int:
     verb = rest[0] if rest else ""
     if verb not in VERBS:
         raise UserError(f"no such verb: {verb!r}; it is one of {', '.join(VERBS)}")
-    if verb == "check":
-        return _check(values, _checked_folder(values, rest[1:]))
-    if len(rest) > 1:
+    if len(rest) > 1 and verb != "check":
         raise UserError(f"{verb}: unexpected argument {rest[1]!r}; settings are given as --config.a.b=value")
     for flag, verbs in ONLY_FOR.items():
         if values[flag].present and verb not in verbs:
             raise UserError(f"--{flag} is for the verb {' or '.join(verbs)}, not for {verb}")
+    if verb == "check":
+        return _check(values, _checked_folder(values, rest[1:]))
     if not values.workdir and not values.export and not (verb == "plan" and values.config is not None):
         config = "" if verb in NO_CONFIG or values.config is not None else f" and, the first time, {configuration.GIVE}"
         raise UserError(f"{verb} needs --workdir=DIR{INSTEAD.get(verb, '')}{config}")

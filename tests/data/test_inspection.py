@@ -113,6 +113,8 @@ def test_the_verb_takes_the_settings_of_a_config(folder, tmp_path, capsys):
     assert main(given) == 0
     assert main([*given, "--config.dataset.overlaps=refuse"]) == 2
     assert "fault: " in capsys.readouterr().out
+    assert main(["check", str(folder), "--k=3"]) == 2
+    assert "--k is for the verb recommend, not for check" in capsys.readouterr().err
     for arguments in (["check"], [*given, str(folder)], ["check", "a", "b"]):
         assert main(arguments) == 2
         assert "check takes one folder" in capsys.readouterr().err
