@@ -13,7 +13,7 @@ CONFIGURED = ("ml_collections",)  # of the pipeline, which stages share
 LIBRARY = ("tsrec_jax.decoding.generate", "tsrec_jax.serving.recommender", "tsrec_jax.training.loop")
 STAGES = ("tsrec_jax.pipeline.run", "tsrec_jax.pipeline.study")
 PROGRAM = """
-import importlib, json, logging, pathlib, sys
+import importlib, json, pathlib, sys
 
 absent, configured, library, stages, folder = json.loads(sys.argv[1])
 sys.modules.update(dict.fromkeys([*absent, *configured]))  # None there is what makes an import fail
