@@ -189,6 +189,7 @@ def test_weights_larger_than_a_piece_travel_in_pieces_of_one_size(tmp_path):
     [
         ((), "give --out=DIR"),
         (("--out=x", "--data=nowhere"), "--data=nowhere: no such folder"),
+        (("--out=x", "--data=."), "--data=. holds no NAME.item.json"),
         (("--out=x", "--python=three"), "give a version such as 3.12"),
         (("--out=.",), "holds something else"),
         (("--out=x", "--colour"), "unknown option --colour"),
