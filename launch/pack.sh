@@ -38,6 +38,7 @@ done
 [[ -n "$out" ]] || fail "give --out=DIR, a folder for the pieces"
 [[ "$python" =~ ^[0-9]+\.[0-9]+$ ]] || fail "--python=$python: give a version such as 3.12"
 [[ -z "$data" || -d "$data" ]] || fail "--data=$data: no such folder"
+[[ -z "$data" || -n "$(compgen -G "$data/*.item.json")" ]] || fail "--data=$data holds no NAME.item.json: no dataset folder"
 [[ -z "$wheels" || -d "$wheels" ]] || fail "--wheels=$wheels: no such folder"
 if [[ -d "$out" && -n "$(ls -A -- "$out")" && ! -e "$out/SHA256SUMS" ]]; then fail "--out=$out holds something else"; fi
 
@@ -65,6 +66,12 @@ pip_for_image() { # arguments of pip download, for the image's Python
         --only-binary=:all: --python-version="$python" --implementation=cp "${platforms[@]}" "$@"
 }
 
+build_wheel() { # NAME: of a package that is published as source alone; what is built here fits every machine if it is pure
+    "$packer" -m pip wheel --quiet --quiet --disable-pip-version-check --no-deps --wheel-dir="$scratch/built" "$1" ||
+        fail "$1: neither a wheel for Python $python nor a source to build ($(tail -n 1 -- "$scratch/errors"))"
+    mv -- "$scratch"/built/*-none-any.whl "$scratch/wheels" || fail "$1: no wheel for Python $python, and its source is not pure"
+}
+
 collect_wheels() {
     local name
     mkdir "$scratch/wheels"
@@ -75,10 +82,7 @@ collect_wheels() {
     packer="$(find_python "")"
     grep -v '^#' "$ROOT/launch/pack_wheels.txt" >"$scratch/names"
     while read -r name; do
-        # One that is published as source alone is built here, which only gives a wheel for every machine if it is pure.
-        pip_for_image --constraint="$ROOT/requirements.txt" "$name" 2>"$scratch/errors" ||
-            "$packer" -m pip wheel --quiet --quiet --disable-pip-version-check --no-deps --wheel-dir="$scratch/wheels" "$name" ||
-            fail "$name: neither a wheel for Python $python nor a source to build ($(tail -n 1 -- "$scratch/errors"))"
+        pip_for_image --constraint="$ROOT/requirements.txt" "$name" 2>"$scratch/errors" || build_wheel "$name"
     done <"$scratch/names"
     if "$weights"; then
         mkdir "$scratch/weights"

@@ -49,7 +49,7 @@ unpack() {
     fi
     rm -rf -- "${into:?}/$name" "${into:?}/$name.new"
     mkdir -p -- "$into/$name.new"
-    cat -- "${pieces[@]}" | tar -xzf - -C "$into/$name.new"
+    cat -- "${pieces[@]}" | tar -xzf - -C "$into/$name.new" || { say "missing: $name could not be unpacked" && return 1; }
     printf '%s\n' "$sums" >"$into/$name.new/.sums"
     mv -- "$into/$name.new" "$into/$name"
     say "$name unpacked"

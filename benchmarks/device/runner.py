@@ -132,7 +132,9 @@ def run(options: Options, cells: Sequence[Cell], store: Store) -> int:
       How many cells of the chosen parts are still not measured.
     """
     options.work.mkdir(parents=True, exist_ok=True)
-    wanted = [cell for cell in cells if cell.part in options.parts]
+    # The floor of decoding is made of the rates that `facts` finds.
+    parts = {*options.parts, *(["facts"] if "decode" in options.parts else [])}
+    wanted = [cell for cell in cells if cell.part in parts]
     with (options.out / LOG).open("a", encoding="utf-8") as log, _signals():
         _Run(options, store, log).go([cell for cell in wanted if _is_open(cell, options, store)])
     return sum(_is_open(cell, options, store) for cell in wanted)

@@ -4,8 +4,8 @@
     python -m tsrec_jax study --config=configs/studies/accelerator.py \
         --config.dataset.path=../shared/data/amazon/Industrial_rebuilt --workdir=runs/accelerator_study
 
-Sized for one current data-centre GPU: an arm with one seed is meant to take one to two minutes there (a guess before
-any was at hand: about 165,000 tokens an epoch, 16 epochs of 4,096 tokens a step, nine looks at valid, one at test).
+Sized for one current data-centre GPU, before any was at hand: 16 epochs are 828 steps of 4,096 tokens by `tsrec plan`,
+with eight looks at valid and one at test. That an arm with one seed takes one to two minutes there is a guess.
 `benchmarks/accelerator.py` makes the arms' cells on the GPU; the baselines need none, and the verb adds them elsewhere.
 The comparisons were named before anything ran. One learning rate for all arms: whoever finds on valid that a start
 wants another one says so beside its row. Not run yet.

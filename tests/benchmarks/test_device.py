@@ -93,13 +93,13 @@ def world(monkeypatch, tmp_path):
     monkeypatch.setattr(runner, "Worker", Worker)
     answers = {}
 
-    def go(wanted, minutes, again=False, **given):
+    def go(wanted, minutes, again=False, parts=cells.PARTS, **given):
         answers.clear()
         answers.update(given)
         del started[:]
         out = tmp_path / "out"
         out.mkdir(exist_ok=True)
-        options = runner.Options(minutes, out, tmp_path / "work", tiny=True, again=again)
+        options = runner.Options(minutes, out, tmp_path / "work", parts, tiny=True, again=again)
         kept = Store(out, ABOUT)
         monkeypatch.setattr(store, "page", lambda parts: "page")
         left = runner.run(options, wanted, kept)
@@ -133,6 +133,11 @@ def test_a_cell_that_fails_is_kept_and_the_next_one_has_a_new_process(world):
     assert started == ["p", "end of p", "p", "end of p", "q", "end of q"]
     assert world(wanted, 5.0)[2] == []  # neither what is done nor what failed is tried again
     assert world(wanted, 5.0, again=True, a=(1, DONE))[1]["a"] == "done"
+
+
+def test_decoding_alone_brings_the_rates_of_its_floor_along(world):
+    wanted = [cell("f", part="facts"), cell("d"), cell("t", part="train")]
+    assert world(wanted, 5.0, parts=("decode",), f=(1, DONE), d=(1, DONE))[1] == {"f": "done", "d": "done"}
 
 
 def test_a_cell_that_outlives_the_minutes_is_cut_off_and_tried_by_the_next_run(world):

@@ -111,10 +111,10 @@ def check_figures(machine):
 
 def check_peers(machine):
     for key, cell in cells(machine, "decode").items():
-        assert 0 < cell["facts"]["floor_share"] < 1
+        assert cell["facts"]["floor_share"] > 0
         for parity in cell["facts"]["parity"].values():
             assert parity["agreeing"] == parity["lists"] or "bfloat16" in key
-            assert parity["overlap"] >= 0.75
+            assert parity["overlap"] >= 0.5
         assert set(cell["facts"]["parity"]) == {"expert HF", "generate"}
     assert len(cells(machine, "train")) == 2
 
@@ -189,6 +189,7 @@ def test_weights_larger_than_a_piece_travel_in_pieces_of_one_size(tmp_path):
     [
         ((), "give --out=DIR"),
         (("--out=x", "--data=nowhere"), "--data=nowhere: no such folder"),
+        (("--out=x", "--data=."), "--data=. holds no NAME.item.json"),
         (("--out=x", "--python=three"), "give a version such as 3.12"),
         (("--out=.",), "holds something else"),
         (("--out=x", "--colour"), "unknown option --colour"),
