@@ -55,7 +55,7 @@ def default_config() -> ConfigDict:
     config.prepare.interactions_file = ""  # tables: CSV or Parquet with user, item, timestamp (seconds or ISO 8601)
     config.prepare.items_file = ""  # tables: CSV or Parquet with item, title and, if there are any, the other texts
     config.prepare.columns = ""  # tables: what they call these, "user=userId,item=movieId,items.item=id"; empty: that
-    config.prepare.encoding = ""  # tables: of CSV files, as cp1252; empty: what their mark says, else UTF-8
+    config.prepare.encoding = ""  # tables: of CSV files that are not UTF-8, as cp1252; a mark is stronger
     config.prepare.max_unreadable = 0.05  # share of a raw file's lines that may be lost; more are refused
     config.prepare.max_unmatched = 0.2  # share of the interactions whose item may lack an entry or a usable title
     config.prepare.k_core = 5  # users and items with fewer interactions are left out, until none is left

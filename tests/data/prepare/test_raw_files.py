@@ -156,6 +156,13 @@ def test_a_mark_is_stronger_than_the_setting(tmp_path):
     assert read(tmp_path, LOG.encode("utf-8-sig"), ITEMS.encode("utf-16"), encoding="cp1252")[0] == ROWS
 
 
+def test_the_setting_is_for_the_files_that_are_not_utf_8(tmp_path):
+    items = "item,title\n" + "".join(f"i{n},Tür {n}\n" for n in range(12))
+    log = LOG.replace("木", "i1").encode("cp1252")
+    rows, read_items, _ = read(tmp_path, log, items, encoding="cp1252")
+    assert read_items["title"][0] == "Tür 0" and rows[0] == ("Jürgen", "i1", 5)
+
+
 def test_bytes_that_an_encoding_does_not_have_cost_their_row(tmp_path):
     rows, _, count = read(tmp_path, LOG.encode("utf-8").replace(b"u2", b"\x81"), encoding="cp1252")
     assert len(rows) == 1 and count.reasons == {"not CP1252": 1}
@@ -174,9 +181,10 @@ def test_amazon_files_are_utf_8(tmp_path):
         read(tmp_path, as_lines([REVIEW_2023]).decode().encode("utf-16"), as_lines([META_2023]), "amazon2023")
 
 
-def test_encodings_that_do_not_exist(tmp_path):
-    with pytest.raises(UserError, match=r"encoding='ansi-8' is not known; use a name as utf-8, utf-16, cp1252"):
-        RawSource("tables", "a", "b", encoding="ansi-8")
+@pytest.mark.parametrize("encoding", ["ansi-8", "rot13", "base64", "idna"])
+def test_encodings_that_do_not_exist_or_are_none_of_texts(encoding):
+    with pytest.raises(UserError, match=rf"encoding='{encoding}' is not known; use a name as utf-8, utf-16, cp1252"):
+        RawSource("tables", "a", "b", encoding=encoding)
 
 
 # --- separators, headers and columns ---

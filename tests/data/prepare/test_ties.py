@@ -110,11 +110,22 @@ def test_files_from_new_to_old_are_read_from_the_end(tmp_path):
     assert any("from the last line to the first" in line for line in lines)
 
 
-def test_users_one_after_the_other_do_not_look_like_a_file_from_new_to_old():
-    times = np.arange(3)
-    assert not is_newest_first(np.tile(times, 1000))
-    assert is_newest_first(np.tile(times[::-1], 1000))
-    assert not is_newest_first(np.zeros(1000, np.int64)) and not is_newest_first(times[:0])
+def test_users_one_after_the_other_from_new_to_old_are_read_from_the_end(tmp_path):
+    log = [(f"u{user:02}", item, day + user * DAY) for user in range(40) for _, item, day in baskets(3, seed=user)]
+    users = sorted({row[0] for row in log})
+    found, ties, _ = prepared(tmp_path, [row for user in users for row in log[::-1] if row[0] == user])
+    assert found == in_file_order(log)
+    assert ties["backwards"]
+
+
+def test_the_order_of_files_is_told_by_each_user_and_else_by_all_lines():
+    times, users = np.tile(np.arange(2), 1000), np.repeat(np.arange(1000), 2)
+    assert not is_newest_first(users, times)
+    assert is_newest_first(users, 1 - times)
+    assert not is_newest_first(users, times - 5 * users), "the users come from new to old, their own lines do not"
+    assert is_newest_first(np.arange(1000), -np.arange(1000))
+    assert not is_newest_first(np.arange(1000), np.zeros(1000, np.int64))
+    assert not is_newest_first(users[:0], times[:0])
 
 
 def test_the_setting_chooses(tmp_path):

@@ -56,7 +56,7 @@ def encode(interactions: pl.LazyFrame) -> tuple[pl.Series, pl.Series, Log, bool]
     )
     lines = numbers["line"].to_numpy()  # joins keep no order
     log = Log(*(_at(lines, numbers[name].to_numpy()) for name in ("user_number", "item_number", "timestamp")))
-    backwards = is_newest_first(log.times)
+    backwards = is_newest_first(log.users, log.times)
     if backwards:
         log = log.where(slice(None, None, -1))
     return users, items, log.where(np.lexsort((log.times, log.users))), backwards  # a stable sort

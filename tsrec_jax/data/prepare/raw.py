@@ -59,7 +59,7 @@ class RawSource:
         title counts.
       columns: tables: what the files call their columns, as {"user": "userId"}; "items.item" and "interactions.item"
         where the two tables call it differently.
-      encoding: tables: of the CSV files; empty: told by the files.
+      encoding: tables: of the CSV files that are not UTF-8; empty: told by the files.
 
     Raises:
       UserError: an unknown kind, column or encoding, or no files.

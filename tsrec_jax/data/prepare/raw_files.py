@@ -109,7 +109,9 @@ def read_head(path: pathlib.Path) -> bytes:
 
 
 def encoding_of(path: pathlib.Path, head: bytes, wanted: str) -> str:
-    """The name of a text file's encoding: what its byte order mark says, else `wanted`, else UTF-8.
+    """The name of a text file's encoding: by its byte order mark, else UTF-8 where its letters are, else `wanted`.
+
+    Letters beyond ASCII that are sound UTF-8 are nothing else: where one of two files is cp1252, the other may not be.
 
     Raises:
       UserError: no encoding is wanted, and the file is in none that tells its name.
@@ -118,7 +120,7 @@ def encoding_of(path: pathlib.Path, head: bytes, wanted: str) -> str:
         if head.startswith(mark):
             return name
     if wanted:
-        return wanted
+        return "utf-8" if _is_utf_8(head) else wanted
     start = head[:64]
     if 4 * start.count(b"\0") >= len(start):  # a header has letters of ASCII
         order = "le" if start[1::2].count(b"\0") > start[::2].count(b"\0") else "be"
@@ -135,15 +137,25 @@ def encoding_of(path: pathlib.Path, head: bytes, wanted: str) -> str:
     return "utf-8"
 
 
+def _is_utf_8(head: bytes) -> bool:
+    """Whether the beginning of a text, which may end within a letter, is UTF-8 with more than a few letters of it."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return not text.isascii() and len(text) - sum(map(str.isascii, text)) > _FEW
+
+
 def check_encoding(name: str) -> None:
-    """Refuses the name of an encoding that does not exist; an empty name is none.
+    """Refuses the name of an encoding that does not exist, or that is none of texts; an empty name is none.
 
     Raises:
       UserError: it is not known.
     """
     try:
-        codecs.lookup(name or "utf-8")
-    except LookupError:
+        b"".decode(name or "utf-8", "ignore")
+        "".encode(name or "utf-8", "surrogateescape")
+    except (LookupError, UnicodeError):
         raise UserError(
             f"config.prepare.encoding={name!r} is not known; use a name as utf-8, utf-16, cp1252 or latin-1"
         ) from None

@@ -82,11 +82,18 @@ def settle(
     return dataclasses.replace(log, items=arranged), ties
 
 
-def is_newest_first(times: np.ndarray) -> bool:
-    """Whether the files run from new to old: most neighbours in them do, whether they are of one user or not."""
-    rising, falling = int(np.sum(times[1:] > times[:-1])), int(np.sum(times[1:] < times[:-1]))
-    pairs = rising + falling
-    return pairs > 0 and _exceeds_chance(pairs, falling / pairs)
+def is_newest_first(users: np.ndarray, times: np.ndarray) -> bool:
+    """Whether the files run from new to old: by the neighbours of each user, else by those of all lines.
+
+    A file may hold one user after the other, each from new to old; and users of a single day say nothing themselves.
+    """
+    order = np.argsort(users, kind="stable")
+    own = np.diff(times[order])[users[order][1:] == users[order][:-1]]
+    for steps in (own, np.diff(times)):
+        falling, pairs = int(np.sum(steps < 0)), int(np.count_nonzero(steps))
+        if pairs and _exceeds_chance(pairs, max(falling, pairs - falling) / pairs):
+            return 2 * falling > pairs
+    return False
 
 
 def is_tied(log: Log) -> np.ndarray:
