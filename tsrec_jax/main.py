@@ -58,7 +58,7 @@ several processes as one run, over all their devices (run, pretrain, train, eval
   --coordinator=HOST:PORT --num_processes=N --process_id=I   elsewhere; process 0 answers at HOST:PORT
   --heartbeat_seconds=60     silence after which a process is taken for dead, which ends the others
 
-NAME is an experiment that comes along, such as quickstart or studies/smoke; a name that is none lists them all.
+NAME is an experiment of the package, such as quickstart or studies/smoke; an unknown name lists them all.
 After `train` or `run` a workdir knows its config: --config may then be left out.
 A workdir may be an address, such as gs://BUCKET/FOLDER; the run then works in a folder of this machine.
 Example: python -m tsrec_jax run --config=quickstart --workdir=runs/quickstart"""
