@@ -188,9 +188,6 @@ INSTEAD = {"serve": " or --export=FOLDER", "plan": " or --config=FILE.py"}  # of
 NO_CONFIG = ("recommend", "serve")  # what they need is in the exported folder
 # Flags that only some verbs take.
 ONLY_FOR = {
-    **dict.fromkeys(("history", "item", "k"), ("recommend",)),
-    **dict.fromkeys(("export", "host", "port", "beams", "max_batch", "queue"), ("serve",)),
-    **dict.fromkeys(("batch_wait_ms", "deadline_ms", "keep_alive"), ("serve",)),
     "dry_run": ("describe",),
     "profile": ("train", "run"),
     "arms": ("study",),
@@ -198,6 +195,9 @@ ONLY_FOR = {
     "chip": ("plan",),
     "devices": ("plan",),
     "mfu": ("plan",),
+    **dict.fromkeys(("history", "item", "k"), ("recommend",)),
+    **dict.fromkeys(("export", "host", "port", "beams", "max_batch", "queue"), ("serve",)),
+    **dict.fromkeys(("batch_wait_ms", "deadline_ms", "keep_alive"), ("serve",)),
 }
 
 
