@@ -72,7 +72,7 @@ def _remove_broken(folder: pathlib.Path) -> None:
 
 
 def _unpacks(content: bytes) -> bool:
-    """Whether an entry is whole; one that nothing here unpacks is not for this Python's JAX, and counts as whole."""
+    """Whether an entry is whole; one of a kind that this Python cannot unpack is not its JAX's, and counts as whole."""
     try:
         (_zstandard() if content.startswith(_ZSTANDARD) else zlib.decompress)(content)
     except ImportError:

@@ -21,7 +21,7 @@ def define_flags() -> flags.FlagValues:
     config_flags.DEFINE_config_file(
         "config",
         None,
-        "experiment file, or the name of one that comes along; --config.a.b=VALUE changes a key",
+        "experiment file, or the name of one of the package; --config.a.b=VALUE changes a key",
         lock_config=True,
         flag_values=values,
     )
@@ -30,7 +30,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_list("seeds", [], "study: seeds to work on; none: all", flag_values=values)
     flags.DEFINE_string("history", None, "item ids, oldest first, separated by commas", flag_values=values)
     flags.DEFINE_multi_string(
-        "item", [], "one id of the history as it stands, commas and blanks included; once for each", flag_values=values
+        "item", [], "one id of the history as it is, commas and blanks included; repeat it for each", flag_values=values
     )
     flags.DEFINE_boolean("multi_host", False, "one of several processes that JAX can find itself", flag_values=values)
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0", flag_values=values)

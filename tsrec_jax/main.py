@@ -58,7 +58,7 @@ several processes as one run, over all their devices (run, pretrain, train, eval
   --coordinator=HOST:PORT --num_processes=N --process_id=I   elsewhere; process 0 answers at HOST:PORT
   --heartbeat_seconds=60     silence after which a process is taken for dead, which ends the others
 
-NAME is an experiment that comes along, such as quickstart or studies/smoke; a name that is none lists them all.
+NAME is an experiment of the package, such as quickstart or studies/smoke; an unknown name lists them all.
 After `train` or `run` a workdir knows its config: --config may then be left out.
 A workdir may be an address, such as gs://BUCKET/FOLDER; the run then works in a folder of this machine.
 Example: python -m tsrec_jax run --config=quickstart --workdir=runs/quickstart"""
@@ -188,9 +188,6 @@ INSTEAD = {"serve": " or --export=FOLDER", "plan": " or --config=FILE.py"}  # of
 NO_CONFIG = ("recommend", "serve")  # what they need is in the exported folder
 # Flags that only some verbs take.
 ONLY_FOR = {
-    **dict.fromkeys(("history", "item", "k"), ("recommend",)),
-    **dict.fromkeys(("export", "host", "port", "beams", "max_batch", "queue"), ("serve",)),
-    **dict.fromkeys(("batch_wait_ms", "deadline_ms", "keep_alive"), ("serve",)),
     "dry_run": ("describe",),
     "profile": ("train", "run"),
     "arms": ("study",),
@@ -198,6 +195,9 @@ ONLY_FOR = {
     "chip": ("plan",),
     "devices": ("plan",),
     "mfu": ("plan",),
+    **dict.fromkeys(("history", "item", "k"), ("recommend",)),
+    **dict.fromkeys(("export", "host", "port", "beams", "max_batch", "queue"), ("serve",)),
+    **dict.fromkeys(("batch_wait_ms", "deadline_ms", "keep_alive"), ("serve",)),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 from typing import TYPE_CHECKING
 
 import jax
@@ -56,8 +57,6 @@ def torch_device() -> str:
 
 def free_bytes() -> int:
     """Memory that torch could still take."""
-    import os
-
     import torch
 
     if torch.cuda.is_available():

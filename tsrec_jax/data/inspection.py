@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from tsrec_jax.data.folder_sids import FolderSids
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.prepare.summary import SUMMARY, tied_targets
 from tsrec_jax.data.row_facts import direction, out_of_time, repeats
+from tsrec_jax.text_table import aligned
 
 
 def inspect_folder(
@@ -76,7 +77,7 @@ def _facts(folder: pathlib.Path, contents: Contents) -> list[str]:
     train = _items_had([splits["train"]] if "train" in splits else [], len(items))
     header = ("split", "rows", "users", "targets", "cold targets", "repeats", "history: least", "median", "most")
     rows = [header, *(_split_row(split, rows, train) for split, rows in splits.items())]
-    lines += _aligned(rows)
+    lines += aligned(rows)
     if contents.sids.read:
         lines += _sid_lines(contents.sids.read)
         lines.append(
@@ -111,11 +112,6 @@ def _split_row(split: str, rows: Interactions, train_I: np.ndarray) -> tuple[str
     counts = (len(rows), len(set(rows.users)), len(np.unique(rows.targets)))
     figures = (repeats(rows), min(lengths), int(np.median(lengths)), max(lengths))
     return (split, *(f"{count:,}" for count in counts), cold, *(f"{figure:,}" for figure in figures))
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def _sid_lines(sids: Mapping[str, tuple[str, ...]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the rows of a folder say of themselves: repeats, rows of two splits, which end is the newest, and their order.
+"""What the rows of a folder tell: repeats, rows of two splits, which end of a history is the newest, and their order.
 
 A row continues another one of its user when its history is the other's history and then its target, or the newest
 part of that where histories are cut to a length. There are no times in a folder; this is what tells the order.
@@ -98,7 +98,7 @@ def out_of_time(rows: Interactions) -> str:
 
 
 def _behind(history: tuple[int, ...], target: int) -> list[tuple[int, ...]]:
-    """The histories that the row after this one may have: whole, and cut to the length of this one's if not to one."""
+    """The histories that the next row may have: whole, and, of more than one item, cut to the length of this one's."""
     whole = (*history, target)
     return [whole, whole[1:]] if len(history) > 1 else [whole]
 

@@ -118,13 +118,13 @@ def _divided(mesh: AbstractMesh, logical: str, size: int) -> str | None:
 
 
 def choose(setting: str, config: ModelConfig, dtype: str) -> str:
-    """The backend that runs here. What cannot be had is replaced by the next or XLA, which a line in the log says once.
+    """The backend that runs here. One that is not available is replaced by the next or by XLA, which is logged once.
 
-    A kernel is had where it is of the platform and, in a trial on the devices, gives what XLA gives for a packed row,
-    forward and backward.
+    A kernel is available where it is made for the platform and, in a trial on the devices, gives what XLA gives for a
+    packed row, forward and backward.
 
     Args:
-      setting: a name in SETTINGS. `auto`: the first kernel of the platform that can be had, and XLA on a CPU.
+      setting: a name in SETTINGS. `auto`: the first kernel of the platform that is available, and XLA on a CPU.
       config, dtype: of the model.
     """
     tried = _AUTO.get((jax.default_backend(), dtype), ()) if setting == "auto" else (setting,)
@@ -147,13 +147,13 @@ def _say_once(line: str) -> None:
 
 @functools.cache
 def _fault(backend: str, heads: int, kv_heads: int, head_dim: int, dtype: str) -> str:
-    """Why a kernel cannot be had on this machine; empty where it can."""
+    """Why a kernel is not available on this machine; empty where it is."""
     if jax.default_backend() != _PLATFORMS[backend]:
         return f"it needs a {_PLATFORMS[backend].upper()}"
     if backend == "cudnn" and dtype == "float32":
         return "it does not compute in float32"
     try:
-        with ThreadPoolExecutor(1) as thread:  # one that has neither the mesh nor the trace that may be around here
+        with ThreadPoolExecutor(1) as thread:  # which neither the mesh nor the trace of the caller reaches
             off = thread.submit(_on_local_devices, backend, heads, kv_heads, head_dim, dtype).result()
     except Exception as error:  # whatever a driver, a library or a compiler raises
         return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"

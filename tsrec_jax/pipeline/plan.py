@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
@@ -24,6 +24,7 @@ from tsrec_jax.pipeline.batches import batches_of, training_data
 from tsrec_jax.pipeline.estimate import estimate_lines, step_shape
 from tsrec_jax.pipeline.upstream import open_texts, what_to_make
 from tsrec_jax.sid.sizes import MOST_SIZES
+from tsrec_jax.text_table import aligned
 from tsrec_jax.training.accounting import MeshShape, step_flops
 from tsrec_jax.training.chips import CHIPS
 from tsrec_jax.training.feasibility import Setup, refuse_memory, refuse_mesh
@@ -108,12 +109,7 @@ def _table(setup: Setup, steps: int, options: PlanOptions) -> str:
                 _duration(seconds * steps) if steps else "?",
             )
         )
-    return _aligned([header, *rows])
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(aligned([header, *rows]))
 
 
 def _duration(seconds: float) -> str:

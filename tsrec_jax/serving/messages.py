@@ -27,7 +27,7 @@ _NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufffd\ud
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text holds nothing that is no character of a name: control characters, broken ones, turned text."""
+    """Whether a text is free of what belongs in no name: control characters, broken ones, changes of direction."""
     return not _NOT_PLAIN.search(text)
 
 

@@ -318,7 +318,7 @@ class Recommender:
         return SidFilter(excluded_NC=codes_NC[out])
 
     def _used(self, request: Request, prompt: Sequence[int]) -> int:
-        """Whole SIDs of a history in its prompt: one whose first token was cut is none."""
+        """Whole SIDs of a history in its prompt: one whose first token was cut off does not count."""
         return min(len(request.history), sum(token in self._first_tokens for token in prompt))
 
     def _answer(self, request: Request, found: Found, read: int) -> Answer:
@@ -352,7 +352,7 @@ def _whole(name: str, value: Any) -> int:
 
 
 def _listed(name: str, value: Any, wanted: str) -> Sequence[Any]:
-    """A list, tuple or array of one axis; a text is none, nor is what can be read only once."""
+    """A list, tuple or array of one axis; neither a text nor what can be read only once."""
     if isinstance(value, str | bytes):
         raise UserError(f"{name} is the text {value!r}: give a list of {wanted}")
     if not isinstance(value, Sequence) and getattr(value, "ndim", None) != 1:

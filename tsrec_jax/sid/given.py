@@ -1,4 +1,4 @@
-"""Embeddings that the user brings, and what else may stand in the place of a file of NumPy's."""
+"""Embeddings that the user supplies, and what a file is that was taken for one of NumPy's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def kind_of_file(path: pathlib.Path) -> str:
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether the first bytes are text; a character at their end may be cut."""
+    """Whether the first bytes are text; the last character may be cut in two."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
@@ -39,7 +39,7 @@ def read_embeddings(path: pathlib.Path, num_items: int) -> np.ndarray:
     """float32 x_ID from a user's .npy file.
 
     Raises:
-      UserError: it is no such file, or its array has another shape or type or holds what is not finite.
+      UserError: it is no such file, or its array has another shape or type or holds values that are not finite.
     """
     key = f"config.index.embeddings={str(path)!r}"
     kind = kind_of_file(path)

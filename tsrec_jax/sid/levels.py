@@ -15,7 +15,7 @@ Level = tuple[np.ndarray, np.ndarray]  # float32 codebook_ED, int32 codes_I
 
 @dataclasses.dataclass(frozen=True)
 class LevelStore:
-    """The levels in one file, which is of use to the same fit alone.
+    """The levels in one file, which is of use only to the same fit.
 
     Attributes:
       path: of the file.

@@ -14,11 +14,11 @@ SIDS_AN_ITEM = 4  # possible SIDs that the rule wants for an item, since items d
 
 
 def fitting_sizes(items: int) -> tuple[int, ...]:
-    """Sizes for a catalogue: three levels of about as many codes as a code of the first level then has items.
+    """Sizes for a catalogue: three levels, each with about as many codes as a code of the first level has items.
 
     That is the power of two nearest to the root of the number of items, from LEAST_CODES to MOST_CODES. So the first
-    level names kinds of some tens of items, the second tells a few of them apart, and the third is left with nodes of
-    more than one item. Where that makes too few SIDs (above four million items), levels are added.
+    level names kinds of some tens of items, the second splits them into a few, and the third still has nodes of more
+    than one item to tell apart. Where that makes too few SIDs (above four million items), levels are added.
     """
     size = 2 ** round(math.log2(math.sqrt(max(items, 1))))
     sizes = (min(max(size, LEAST_CODES), MOST_CODES),) * LEVELS

@@ -1,4 +1,4 @@
-"""Raw files as they lie about: their compression and encoding are told by what they hold, not by their names."""
+"""Opening raw files: their compression and encoding are recognised by what they hold, not by their names."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tsrec_jax.errors import UserError
 PARQUET = b"PAR1"
 _LAYERS = 3  # a file that was compressed twice is a mistake that happens
 _HEAD = 1 << 20  # bytes by which an encoding is told
-# A few bad bytes are damage, which costs their lines (or a letter that the head's end cuts); more of them than of sound
-# letters are another encoding.
+# A few bad bytes are damage, which costs their lines (or a character that the end of the head cuts in two); more bad
+# bytes than sound letters are another encoding.
 _FEW = 3
 _COMPRESSED = {b"\x1f\x8b": ("gzip", gzip.open), b"BZh": ("bzip2", bz2.open), b"\xfd7zXZ\x00": ("xz", lzma.open)}
 # What a file begins with that no reader here can use, what it is, and the way out.

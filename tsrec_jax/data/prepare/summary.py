@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tsrec_jax.data.prepare.ties import FILE, ITEM, SHUFFLED, Ties
 
 if TYPE_CHECKING:
-    from tsrec_jax.data.prepare.raw import FileCount  # with polars, which a summary needs nothing of
+    from tsrec_jax.data.prepare.raw import FileCount  # which imports polars; a summary does without
 
 SUMMARY = "prepare.json"  # in a folder that `prepare` made, and in what is made of it
 
