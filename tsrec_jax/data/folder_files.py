@@ -46,7 +46,11 @@ def find_name(folder: pathlib.Path, name: str = "") -> str:
         return name
     names = sorted(file.name.removesuffix(".item.json") for file in folder.glob("*.item.json"))
     if len(names) != 1:
-        found = f"several ({', '.join(names)}); set dataset.name" if names else "none"
+        found = (
+            f"several ({', '.join(names)}); set dataset.name"
+            if names
+            else ("none (docs/dataset.md shows a folder; tsrec prepare makes one of tables and raw reviews)")
+        )
         raise DatasetError(f"{folder}: expected one NAME.item.json, found {found}")
     return names[0]
 
