@@ -249,6 +249,13 @@ FAULTS = {
         "item 'p5'",
         "has 4 levels where the first item has 3; set config.dataset.ragged_sids=fill (",
     ),
+    "two tokens more": (
+        in_json(INDEX, lambda v: v["p5"].extend(["<d_0>", "<e_0>"])),
+        INDEX,
+        "item 'p5'",
+        "has 5 levels where the first item has 3; make other SIDs with config.index.sids=make",
+    ),
+    "no user": (cell("train.csv", 3, "user_id", " "), "train.csv", "row 3", "user_id is empty"),
     "half of a character in a title": (
         in_json(ITEM, lambda v: v["p2"].update(title="Saw \ud83d")),
         ITEM,
@@ -437,6 +444,12 @@ def test_sids_of_which_some_have_one_token_more_are_refused_filled_or_cut(ragged
     assert set(cut.clusters) == set(cut.catalogue.tokens)
     assert "is left out of 2 of 5 SIDs; 2 items share a SID now" in cut.notes[0]
     assert len({found.data_hash for found in (filled, cut)}) == 2
+
+
+def test_tokens_without_a_number_cannot_be_filled_up(ragged):
+    edit_json(ragged / INDEX, lambda index: index["p5"].append(index["p5"].pop().replace("4", "x")))
+    with pytest.raises(DatasetError, match=r"'p2': has 4 levels .* has no number to go on from, so set .*=drop"):
+        read_dataset(ragged, reading=Reading(ragged_sids="fill"))
 
 
 def test_a_token_that_filling_adds_needs_no_words(ragged):

@@ -88,7 +88,7 @@ def test_an_item_file_that_cannot_be_read_is_one_fault(folder):
 
 
 def test_a_folder_without_an_item_file_is_refused(tmp_path):
-    with pytest.raises(DatasetError, match=r"expected one NAME\.item\.json, found none"):
+    with pytest.raises(DatasetError, match=r"expected one NAME\.item\.json, found none .*; tsrec prepare makes one"):
         inspect_folder(tmp_path, print)
 
 

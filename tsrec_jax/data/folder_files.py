@@ -14,6 +14,7 @@ from tsrec_jax.data.catalogue import Item
 from tsrec_jax.data.faults import DatasetError, Faults, named
 from tsrec_jax.data.texts import has_control, has_half, stands_for_nothing, without_control
 
+_NO_FOLDER = "docs/dataset.md shows a folder; tsrec prepare makes one of tables and raw reviews"
 HALF = "holds half of a surrogate pair, which no file can hold; write the whole character or leave it out"
 
 
@@ -46,7 +47,7 @@ def find_name(folder: pathlib.Path, name: str = "") -> str:
         return name
     names = sorted(file.name.removesuffix(".item.json") for file in folder.glob("*.item.json"))
     if len(names) != 1:
-        found = f"several ({', '.join(names)}); set dataset.name" if names else "none"
+        found = f"several ({', '.join(names)}); set dataset.name" if names else f"none ({_NO_FOLDER})"
         raise DatasetError(f"{folder}: expected one NAME.item.json, found {found}")
     return names[0]
 

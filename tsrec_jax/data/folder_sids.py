@@ -103,11 +103,15 @@ def _even(path: pathlib.Path, sids: Mapping[str, Sid], ragged: str, faults: Faul
         )
         return filled
     first = len(next(iter(sids.values())))
+    way = "make other SIDs with config.index.sids=make"
+    if one_more and ragged == "fill":
+        way = "its last token has no number to go on from, so set config.dataset.ragged_sids=drop (it is left out)"
+    elif one_more:
+        way = "set config.dataset.ragged_sids=fill (the others get one more) or drop (it is left out)"
     for item_id, tokens in sids.items():
         if len(tokens) != first:
-            fault = f"has {len(tokens)} levels where the first item has {first}"
-            way = "; set config.dataset.ragged_sids=fill (the others get one more) or drop (it is left out)"
-            faults.add(path, f"item {item_id!r}", fault + way * one_more)
+            fault = f"has {len(tokens)} levels where the first item has {first}; {way}"
+            faults.add(path, f"item {item_id!r}", fault)
     return {item_id: tokens for item_id, tokens in sids.items() if len(tokens) == first}
 
 

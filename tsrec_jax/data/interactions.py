@@ -104,6 +104,9 @@ def read_interactions(
         if None in row or any(row[column] is None for column in columns):
             faults.add(path, number, "has another number of fields than the header")
             continue
+        if not row["user_id"].strip():  # all such rows would be those of one user
+            faults.add(path, number, "user_id is empty; a row needs the user whose history it is")
+            continue
         history = _history(path, number, row, index, sids, faults)
         target = _indexed(path, number, [row["item_id"]], [row.get("item_sid")], index, sids, faults)
         if history and target:

@@ -132,6 +132,12 @@ def test_no_history_holds_what_came_after_its_target(tmp_path, seed):
             assert times == sorted(times)
 
 
+def test_leave_one_out_of_short_users_says_how_many_interactions_it_needs(tmp_path):
+    log = [(f"u{user}", f"i{user + n}", user * 9 + n) for user in range(9) for n in range(2)]
+    with pytest.raises(UserError, match=r"\(train 0, valid 0, test 9\); .* only users with four interactions have one"):
+        run(tmp_path, log, PrepareSettings(k_core=1, split="leave_one_out"))
+
+
 def test_leave_one_out_gives_each_user_a_test_row_then_a_valid_row(tmp_path):
     log = [*in_a_line(5), ("v", "i1", 1), ("v", "i2", 2), ("v", "i3", 3), ("w", "i1", 1), ("w", "i2", 2)]
     _, splits, _ = run(tmp_path, log, PrepareSettings(k_core=1, split="leave_one_out"))

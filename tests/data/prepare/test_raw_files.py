@@ -92,6 +92,8 @@ def tarred(data):
         (b"\n<!DOCTYPE html><title>Not found", "is an HTML page, perhaps what a server said"),
         (gzip.compress(b"<html>"), "is an HTML page"),
         (b'{"user": "u"}\n', "holds JSON; tables are CSV or Parquet"),
+        (gzip.compress(b"PAR1" + bytes(20)), "is a Parquet file that was compressed once more; unpack it"),
+        (b"\xef\xbb\xbf\n", "holds no header; its first line must name the columns"),
         (b"", "is empty"),
         (gzip.compress(b""), "is empty"),
         (gzip.compress(LOG.encode() * 999)[:-40], "the gzip stream ends early, after line"),
@@ -199,6 +201,12 @@ def test_the_separator_is_the_one_that_gives_the_columns(tmp_path, separator):
     assert read(tmp_path, buffer.getvalue(), ITEMS.replace(",", separator))[0] == [("u;1", "i|1", 5)]
 
 
+@pytest.mark.parametrize("line", ["sep=;", '"sep=;"', "\ufeffsep=;"])
+def test_the_line_that_names_the_separator_to_excel_is_no_header(tmp_path, line):
+    rows, _, count = read(tmp_path, f"{line}\n{LOG.replace(',', ';')}")
+    assert (rows, count.lines) == (ROWS, 2)
+
+
 def test_lines_of_nothing_but_separators_are_empty(tmp_path):
     rows, _, count = read(tmp_path, ",,\n" + LOG + ",,\n , ,\n" * 50)
     assert (rows, count.lines, count.malformed) == (ROWS, 2, 0)
@@ -236,6 +244,19 @@ def test_columns_that_are_not_there_are_named_with_the_way_out(tmp_path):
     (tmp_path / "brand").mkdir()
     with pytest.raises(UserError, match=r"items\.csv: column maker is missing; its columns are: item, title"):
         read(tmp_path / "brand", LOG, columns={"brand": "maker"})
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match=r"items\.csv: column movie is missing; .*columns='items\.item=NAME'"):
+        read(tmp_path / "other", LOG.replace("item", "movie"), columns={"item": "movie"})
+
+
+def test_what_is_said_of_one_table_is_stronger_than_what_is_said_of_both(tmp_path):
+    columns = columns_of("items.item=item,item=movie")
+    assert read(tmp_path, LOG.replace("item", "movie"), columns=columns)[0] == ROWS
+
+
+def test_a_column_that_is_named_for_two_things(tmp_path):
+    with pytest.raises(UserError, match=r"log\.csv: column item is named for two things in config\.prepare\.columns"):
+        read(tmp_path, LOG, columns=columns_of("user=item"))
 
 
 @pytest.mark.parametrize("text", ["user", "user=", "=x", "user=a,user=b"])
@@ -244,9 +265,10 @@ def test_column_settings_that_say_nothing(text):
         columns_of(text)
 
 
-def test_columns_that_no_table_has():
-    with pytest.raises(UserError, match=r"'items\.price' is not one of user, item, timestamp, title, descr"):
-        RawSource("tables", "a", "b", columns_of("items.price=cost"))
+@pytest.mark.parametrize("name", ["price", "items.price", "items.user", "interactions.title"])
+def test_columns_that_no_table_has(name):
+    with pytest.raises(UserError, match=rf"'{name}' is not one of user, item, timestamp, title, descr"):
+        RawSource("tables", "a", "b", columns_of(f"{name}=cost"))
 
 
 # --- cells ---

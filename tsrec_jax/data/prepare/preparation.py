@@ -285,7 +285,7 @@ def _split(log: Log, rows: Rows, settings: PrepareSettings) -> dict[str, Rows]:
         shown = ", ".join(f"prepare.{key}={getattr(settings, key)!r}" for key in keys)
     else:
         splits = splitting.split_leave_one_out(log, rows)
-        shown = "prepare.split='leave_one_out'"
+        shown, way_out = "prepare.split='leave_one_out'", splitting.LEAVE_ONE_OUT_NEEDS
     splitting.check_splits(splits, shown, way_out)
     return splits
 

@@ -34,7 +34,7 @@ from tsrec_jax.data.prepare.raw_rows import (
     metadata_lines,
     review_lines,
 )
-from tsrec_jax.data.prepare.raw_tables import COLUMNS, INTERACTIONS, ITEMS, table_lines
+from tsrec_jax.data.prepare.raw_tables import COLUMNS, INTERACTIONS, ITEMS, NEEDED, OPTIONAL, table_lines
 from tsrec_jax.errors import UserError
 
 KINDS = ("amazon2018", "amazon2023", "tables")
@@ -73,10 +73,13 @@ class RawSource:
 
     def __post_init__(self) -> None:
         check_encoding(self.encoding)
-        unknown = [name for name in self.columns if name.removeprefix("items.").removeprefix("interactions.")
-                   not in COLUMNS]  # fmt: skip
+        of_tables = (f"{table}.{name}" for table in NEEDED for name in (*NEEDED[table], *OPTIONAL[table]))
+        unknown = set(self.columns).difference(COLUMNS, of_tables)
         if unknown:
-            raise UserError(f"config.prepare.columns: {unknown[0]!r} is not one of {', '.join(COLUMNS)}")
+            raise UserError(
+                f"config.prepare.columns: {min(unknown)!r} is not one of {', '.join(COLUMNS)}, alone or behind the "
+                "table that has it, as in items.item"
+            )
         if self.kind not in KINDS:
             raise UserError(f"raw data of kind {self.kind!r} are not known; use one of: {', '.join(KINDS)}")
         for field in ("interactions", "items"):
@@ -89,8 +92,9 @@ class RawSource:
     def lines(self, table: str, path: pathlib.Path) -> Lines:
         """The lines of one file, INTERACTIONS or ITEMS."""
         if self.kind == "tables":
-            own = {name.removeprefix(f"{table}."): column for name, column in self.columns.items()}
-            return table_lines(table, path, own, self.encoding)
+            own = {name.partition(".")[2]: column for name, column in self.columns.items()
+                   if name.startswith(f"{table}.")}  # fmt: skip
+            return table_lines(table, path, {**self.columns, **own}, self.encoding)
         return (review_lines if table == INTERACTIONS else metadata_lines)(self.kind, path)
 
 

@@ -50,6 +50,9 @@ def table_lines(table: str, path: pathlib.Path, columns: Mapping[str, str], enco
     row_of = {INTERACTIONS: _row_of_interaction, ITEMS: _row_of_item}[table]
     head = read_head(path)
     if head.startswith(PARQUET):
+        with path.open("rb") as file:
+            if file.read(len(PARQUET)) != PARQUET:
+                raise UserError(f"{path}: is a Parquet file that was compressed once more; unpack it")
         return _parquet_rows(table, path, columns, row_of)
     return _csv_rows(table, path, columns, encoding_of(path, head, encoding), head, row_of)
 
@@ -67,16 +70,23 @@ def _names(table: str, path: pathlib.Path, columns: Mapping[str, str], found: Se
     """{column: its name in the file} of the columns that are there.
 
     Raises:
-      UserError: a column that is needed, or that the settings name, is not there or stands twice.
+      UserError: a column that is needed, or that the settings name, is not there, stands twice or counts twice.
     """
+    if not found:
+        raise UserError(f"{path}: holds no header; its first line must name the columns")
     wanted = {column: columns.get(column, column) for column in (*NEEDED[table], *OPTIONAL[table])}
-    missing = [name for column, name in wanted.items() if (column in NEEDED[table] or column in columns)
+    missing = [column for column, name in wanted.items() if (column in NEEDED[table] or column in columns)
                and name not in found]  # fmt: skip
     if missing:
+        setting = f"{table}." * (missing[0] in columns) + missing[0]  # where the other table is called otherwise
         raise UserError(
-            f"{path}: column {', '.join(missing)} is missing; its columns are: {', '.join(found)}. Where they have "
-            f"other names, say so: --config.prepare.columns='{missing[0]}=NAME'"
+            f"{path}: column {', '.join(wanted[column] for column in missing)} is missing; its columns are: "
+            f"{', '.join(found)}. Where they have other names, say so: --config.prepare.columns='{setting}=NAME'"
         )
+    needed = [wanted[column] for column in NEEDED[table]]
+    both = [name for name in needed if needed.count(name) > 1]
+    if both:
+        raise UserError(f"{path}: column {both[0]} is named for two things in config.prepare.columns")
     twice = [name for name in wanted.values() if found.count(name) > 1]
     if twice:
         raise UserError(f"{path}: column {twice[0]} stands twice in the header; take one of them out")
@@ -121,7 +131,7 @@ def _csv_rows(
                 if not any(cell and not cell.isspace() for cell in cells):  # spreadsheets end in lines of separators
                     continue
                 if is_header:
-                    is_header = False
+                    is_header = _names_separator(cells, separator)
                     continue
                 make_row = functools.partial(_row_of_cells, header, places, cells, encoding, row_of)
             lines = reader.line_num - start + 1
@@ -140,12 +150,19 @@ def _header(path: pathlib.Path, text: str, needed: Collection[str]) -> tuple[str
     for separator in _SEPARATORS:
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
         try:
-            cells = next((row for row in rows if any(cell.strip() for cell in row)), [])
+            cells = next(
+                (r for r in rows if any(cell.strip() for cell in r) and not _names_separator(r, separator)), []
+            )
         except csv.Error:
             cells = []
         columns = [column.strip() for column in cells]
         found.append((len(set(columns) & set(needed)), len(columns), separator, columns))
     return max(found, key=lambda each: each[:2])[2:]
+
+
+def _names_separator(cells: Sequence[str], separator: str) -> bool:
+    """Whether a line is the one that Excel reads the separator from, as in `sep=;`."""
+    return re.fullmatch("sep=.", separator.join(cells).strip(), re.DOTALL) is not None
 
 
 @contextlib.contextmanager
@@ -205,9 +222,10 @@ def _parquet_rows(
     for column in ("user", "item"):
         # A whole number stored as a float would be the id "7.0" here and "7" in another table.
         if column in names and not (schema[names[column]] == pl.String or schema[names[column]].is_integer()):
+            kind = schema[names[column]]
             raise UserError(
-                f"{path}: column {names[column]} is {schema[names[column]]}; ids are text or whole numbers: cast it "
-                "(in pandas to 'Int64')"
+                f"{path}: column {names[column]} is {kind}; ids are text or whole numbers: cast it (in pandas to "
+                f"'{'Int64' if kind.is_numeric() else 'string'}')"
             )
     frame = frame.select(pl.col(name).alias(column) for column, name in names.items())
     height = frame.select(pl.len()).collect().item()

@@ -22,6 +22,10 @@ SPLITS = ("train", "valid", "test")
 COLUMNS = ("user_id", "history_item_id", "item_id")
 _ROUNDING = 1e-6  # rows: nine tenths of ten rows are nine, whatever the floats say
 _MANY_OF_A_SECOND = 0.1  # share of the targets: as much as a small split has
+LEAVE_ONE_OUT_NEEDS = (
+    "a user's last row is for test, the one before for valid: only users with four interactions have one for train; "
+    "keep more interactions with a wider window, or split by ratio or date"
+)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
