@@ -243,13 +243,16 @@ def load_saved(workdir: pathlib.Path) -> ConfigDict:
     """
     path = pathlib.Path(workdir) / "config.json"
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))["config"]
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        saved = facts.get("config") if isinstance(facts, dict) else None
     except FileNotFoundError:
         raise UserError(
             f"{path}: not there; give {GIVE}, or a --workdir in which `train` or `run` was started"
         ) from None
-    except (ValueError, KeyError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a config that this program wrote ({error}); give --config=FILE.py") from None
+    if not isinstance(saved, dict):
+        raise UserError(f"{path}: holds no config that this program wrote; give --config=FILE.py")
     config = config_at_first()
     update(config, saved)
     return config
@@ -263,6 +266,8 @@ def update(config: ConfigDict, changes: dict | ConfigDict, prefix: str = "") -> 
     """
     for key, value in changes.items():
         name = f"{prefix}{key}"
+        if isinstance(config.get(key), ConfigDict) and not isinstance(value, Mapping | ConfigDict):
+            raise UserError(f"config key {name!r}: {value!r} is not a section of settings")
         if name in ARMS:
             config.arms = ConfigDict(dict(value))
             continue
@@ -286,6 +291,7 @@ def arm_config(config: ConfigDict, name: str) -> ConfigDict:
       UserError: the arm changes a key that does not exist, or one that the whole run shares.
     """
     changes = config.run.arms[name]
+    arm = changed(config, changes)
     shared = [key for key in changes if key in SHARED_BY_ARMS]
     shared += [f"{part}.{key}" for part, key in SHARED_KEYS if key in changes.get(part, {})]
     if shared:
@@ -293,7 +299,7 @@ def arm_config(config: ConfigDict, name: str) -> ConfigDict:
             f"config.run.arms.{name}: {shared[0]!r} is the same for all arms of a run; "
             "use another --workdir for another one"
         )
-    return changed(config, changes)
+    return arm
 
 
 def study_arm_config(config: ConfigDict, name: str) -> ConfigDict:
@@ -373,12 +379,19 @@ def validate(config: ConfigDict) -> None:
     for name in config.run.arms:
         if not re.fullmatch(r"[\w-]+", name):
             raise UserError(f"config.run.arms: {name!r} names a folder; use letters, digits, '_' and '-'")
+        _refuse_no_settings("run", name, config.run.arms[name])
         try:
             _validate_values(arm_config(config, name))
         except UserError as error:
             raise UserError(f"{error} (in the arm {name!r})") from None
     if config.study.arms:
         _validate_study(config)
+
+
+def _refuse_no_settings(of: str, name: str, changes: Any) -> None:
+    """Refuses an arm that is a single value."""
+    if not isinstance(changes, ConfigDict):
+        raise UserError(f"config.{of}.arms.{name}={changes!r} must be settings, such as {{'train': {{'epochs': 3.0}}}}")
 
 
 def _validate_study(config: ConfigDict) -> None:
@@ -391,6 +404,7 @@ def _validate_study(config: ConfigDict) -> None:
     for name in study.arms:
         if not re.fullmatch(r"[\w-]+", name):
             raise UserError(f"config.study.arms: {name!r} names a folder; use letters, digits, '_' and '-'")
+        _refuse_no_settings("study", name, study.arms[name])
         try:
             arm = study_arm_config(config, name)
             _validate_values(arm)

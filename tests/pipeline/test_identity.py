@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from tsrec_jax.configuration import default_config, load_saved
+from tsrec_jax.configuration import default_config, load_saved, validate
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline.identity import differences, refuse_differences
 from tsrec_jax.pipeline.run import training_identity
@@ -41,6 +41,18 @@ def test_a_run_older_than_a_setting_goes_on_as_it_began(tmp_path):
     config = load_saved(tmp_path)
     assert (config.seed, config.sid_init.centred) == (5, False)
     assert default_config().sid_init.centred
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["null", "3", "[]", "{}", "[" * 100_000, '{"config": 3}', '{"config": {"train": 3}}', '{"config": {"index": null}}',
+     '{"config": {"run": {"arms": 3}}}', '{"config": {"run": {"arms": {"a": 3}}}}',
+     '{"config": {"run": {"arms": {"a": {"train": 3}}}}}', '{"config": {"study": {"arms": {"a": null}}}}'],
+)  # fmt: skip
+def test_a_record_of_the_wrong_kind_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match="config"):
+        validate(load_saved(tmp_path))
 
 
 def test_how_a_layer_is_computed_may_change_between_two_starts_and_in_which_type_may_not():
