@@ -67,7 +67,7 @@ def test_what_is_odd_about_a_folder_is_said_by_every_stage_that_reads_it(bare, g
         (folder / "train.csv").write_text("".join([*rows, rows[1]]))
         (folder / "test.csv").write_text("".join([rows[0], rows[2]]))
         config = default_config()
-        index = {"embeddings": str(embeddings), "sizes": (8, 4), "method": "rq_kmeans", "iterations": 3, "whiten": 6}
+        index = {"embeddings": str(embeddings), "sizes": (8, 16), "method": "rq_kmeans", "iterations": 3, "whiten": 6}
         update(config, {"dataset": {"path": str(folder)}, "model": {"path": "smollm2"}, "index": index})
         if verb == "train":
             make_inputs(config, tmp_path / "inputs")
@@ -408,9 +408,9 @@ def test_words_can_be_made_for_given_sids_and_a_dry_run_makes_none(given, tmp_pa
         (("--config.index.min_perplexity=2.0",), "config.index.min_perplexity=2.0 must lie between 0 and 1"),
         (("--config.describe.max_cost=5.0",), "config.describe.max_cost=5.0 needs the prices"),
         (("--config.index.text_fields=('name',)",), "config.index.text_fields"),
-        (("--config.index.max_collision_rate=nan",), "config.index.max_collision_rate=nan must lie between 0 and 1"),
+        (("--config.index.max_collision_rate=nan",), "config.index.max_collision_rate=nan: must be a finite number"),
         (("--config.index.min_code_use=95.0",), "config.index.min_code_use=95.0 must lie between 0 and 1"),
-        (("--config.train.learning_rate=nan",), "config.train.learning_rate=nan must be above 0"),
+        (("--config.train.learning_rate=nan",), "config.train.learning_rate=nan: must be a finite number"),
         (("--config.index.encoder=sentence_transformers",), "needs config.index.model"),
         (("--config.describe.backend=oofline",), "did you mean 'offline'"),
         (("--config.prepare.source=tables", "--config.prepare.split=date"), "prepare.split='date'"),

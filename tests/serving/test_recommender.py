@@ -101,7 +101,7 @@ def test_a_history_alone_or_among_others_gives_the_same(recommender):
         ([["B000"], None], {}, "history 2 is None: give a list of item ids"),
         ([(item for item in ["B000"])], {}, "history 1 is a generator: give a list of item ids"),
         ([{"B000"}], {}, "history 1 is a set"),
-        ([[None]], {}, "item None is not in the catalogue"),
+        ([[None]], {}, "item 'None' is not in the catalogue"),
         ([["B000"]], {"exclude": "B001"}, "exclude is the text 'B001': give a list of item ids"),
         ([["B000"]], {"exclude": None}, "exclude is None: give a list"),
         ([["B000"]], {"allow": b"B001"}, "allow is the text b'B001'"),

@@ -87,7 +87,7 @@ def ask_all(
     """
     asking = _Asking(keys, teacher, cache, manner, clock or Clock(), budget or Budget(TeacherSettings()))
     try:
-        with _until_told(cache):
+        with _told_by_sigterm(asking.pace.stop) as told:
             _ask(questions, asking, manner, report)
     except CapReached as cap:
         spent, left = asking.budget, len(questions) - len(asking.outcome.clusters)
@@ -96,26 +96,29 @@ def ask_all(
             f"{f' for {spent.cost:.2f}' if spent.cost else ''} so far, all kept in {cache.path}; {left} questions are "
             "left; raise it and give the same command again"
         ) from None
+    if told:
+        raise errors.Stopped(f"stopped by SIGTERM; the answers are kept in {cache.path}, and the same command goes on")
     return asking.outcome
 
 
 @contextlib.contextmanager
-def _until_told(cache: AnswerCache) -> Iterator[None]:
-    """Within, a first SIGTERM raises `errors.Stopped` in the main thread; what is under way then is not disturbed.
+def _told_by_sigterm(stop: Callable[[], None]) -> Iterator[list[int]]:
+    """Within, SIGTERM calls `stop` and is noted in the list; it raises nothing, wherever the main thread is just then.
 
     Where JAX's preemption service has the signal, in a run of several processes, it keeps it.
     """
+    told: list[int] = []
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is None:
-        yield
+        yield told
         return
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise errors.Stopped(f"stopped by SIGTERM; the answers are kept in {cache.path}, and the same command goes on")
+    def tell(number: int, _frame: FrameType | None) -> None:
+        told.append(number)
+        threading.Thread(target=stop).start()  # the main thread may hold a lock that it takes
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGTERM, tell)
     try:
-        yield
+        yield told
     finally:
         signal.signal(signal.SIGTERM, before)
 
