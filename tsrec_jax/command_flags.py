@@ -44,7 +44,9 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "chip", "", "plan: v4, v5e, v5p, v6e, a100, h100 or h200; none: all of them", flag_values=values
     )
-    flags.DEFINE_integer("devices", 0, "plan: chips of the machine; 0: what the mesh names", flag_values=values)
+    flags.DEFINE_integer(
+        "devices", 0, "plan: chips of the machine; 0: what the mesh names", lower_bound=0, flag_values=values
+    )
     flags.DEFINE_float("mfu", 0.4, "plan: share of the peak that a step is taken to reach", flag_values=values)
     flags.DEFINE_integer("k", 10, "number of items to recommend", lower_bound=1, flag_values=values)
     flags.DEFINE_string("export", None, "serve: an exported folder, instead of a workdir's", flag_values=values)

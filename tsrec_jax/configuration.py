@@ -358,12 +358,17 @@ POSITIVE = ("train.batch_tokens", "train.sequence_length", "train.slot_rows", "t
             "index.max_tokens", "index.batch_rows",
             "tasks.varied_sid.copies", "tasks.similar_sid.copies", "tasks.similar_sid.history",
             "tasks.similar_sid.nearest", "tasks.distilled_sid.copies", "tasks.distilled_sid.history",
-            "tasks.distilled_sid.targets")  # fmt: skip
+            "tasks.distilled_sid.targets", "tasks.similar_sid.sharpness",
+            "pretrain.vocab_size", "pretrain.max_steps", "pretrain.batch_tokens", "pretrain.sequence_length",
+            "pretrain.learning_rate", "shop.num_items", "shop.num_users")  # fmt: skip
 NOT_NEGATIVE = ("train.max_steps", "train.epochs", "train.warmup_steps", "train.validations", "train.patience",
                 "train.checkpoint_every", "train.explode_factor", "train.valid_rows", "train.valid_beam_rows",
                 "eval.max_rows", "eval.prior_rows", "eval.bootstrap", "model.num_layers",
                 "ts_align.weight", "ts_align.rate", "sid_init.target_norm", "index.whiten",
-                "index.rows_per_code")  # fmt: skip
+                "index.rows_per_code", "train.clip_norm", "train.weight_decay", "train.loss_chunk", "seed",
+                *(f"tasks.{task}.{key}" for key in ("weight", "rate")
+                  for task in ("next_sid", "next_title", "title_sid", "varied_sid", "similar_sid", "distilled_sid"))
+                )  # fmt: skip
 COMPARED_AT = 10  # places of a ranking
 SHARES = ("index.max_collision_rate", "index.min_code_use", "index.min_perplexity", "train.held_out",
           "tasks.distilled_sid.any_item")  # fmt: skip
@@ -471,6 +476,9 @@ def _validate_values(config: ConfigDict) -> None:
             f"config.index.sizes={config.index.sizes} must name levels of at least 1 code each, or be () for sizes "
             "that fit the number of items"
         )
+    for axis, size in config.mesh.items():
+        if size < 1 and (size != -1 or list(config.mesh.values()).count(-1) > 1):
+            raise UserError(f"config.mesh.{axis}={size} must be above 0, or for one axis -1: the devices that are left")
     unknown = [field for field in config.index.text_fields if field not in TEXT_FIELDS]
     if unknown or not config.index.text_fields:
         raise UserError(f"config.index.text_fields={config.index.text_fields} must be some of {', '.join(TEXT_FIELDS)}")

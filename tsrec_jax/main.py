@@ -216,8 +216,8 @@ def _dispatch(arguments: Sequence[str]) -> int:
     if not values.workdir and not values.export and not (verb == "plan" and values.config is not None):
         config = "" if verb in NO_CONFIG or values.config is not None else f" and, the first time, {configuration.GIVE}"
         raise UserError(f"{verb} needs --workdir=DIR{INSTEAD.get(verb, '')}{config}")
-    if values.workdir and pathlib.Path(values.workdir).is_file():
-        raise UserError(f"--workdir={values.workdir} is a file; give a folder")
+    if values.workdir and "://" not in values.workdir:
+        _refuse_no_folder(pathlib.Path(values.workdir))
     if verb == "study" and "://" in values.workdir:
         raise UserError(f"--workdir={values.workdir}: a study works in a folder; run it in one and copy what it wrote")
     if unusable := mend_compiled_programs():
@@ -238,6 +238,20 @@ def _checked_folder(values: flags.FlagValues, places: Sequence[str]) -> pathlib.
             f"check takes one folder, as in `tsrec check FOLDER`, or --config.dataset.path; has {len(given)}"
         )
     return pathlib.Path(given[0])
+
+
+def _refuse_no_folder(workdir: pathlib.Path) -> None:
+    """Refuses a workdir that is no folder and cannot become one."""
+    for place in (workdir, *workdir.parents):
+        try:
+            if not place.is_symlink() and not place.exists():
+                continue
+            is_folder = place.is_dir()
+        except OSError as error:
+            raise UserError(f"--workdir={workdir}: {error.strerror}; give a folder") from None
+        if not is_folder:
+            what = "is a link to nothing" if place.is_symlink() and not place.exists() else "is a file"
+            raise UserError(f"--workdir={workdir}: {place} {what}; give a folder")
 
 
 def _join(verb: str, values: flags.FlagValues) -> Group | None:

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tsrec_jax.command_flags import define_flags, help_lines, parse
+from tsrec_jax.configuration import default_config, flat
 from tsrec_jax.experiments import experiment_file
 from tsrec_jax.main import ONLY_FOR, TOGETHER, TOGETHER_FLAGS, VERBS, main
 
@@ -204,11 +205,34 @@ def study_file(folder, settings, more=""):
     return file
 
 
-def test_a_workdir_that_is_a_file_is_refused(tmp_path, capsys):
+def test_a_workdir_that_is_no_folder_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
-    assert main(["train", QUICKSTART, f"--workdir={tmp_path / 'file'}"]) == 2
-    assert "is a file" in capsys.readouterr().err
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+    for name, words in (
+        ("file", "is a file"),
+        ("file/below", "is a file"),
+        ("link", "is a link to nothing"),
+        ("a" * 300, "File name too long"),
+    ):
+        assert main(["train", QUICKSTART, f"--workdir={tmp_path / name}"]) == 2
+        assert words in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_every_number_has_a_least_value(tmp_path, capsys):
+    """Below it, it is refused by name. Only the teacher's temperature means something there."""
+    config = default_config()
+    numbers = [key for key, value in flat(config.to_dict()).items() if type(value) in (int, float)]
+    assert len(numbers) > 70
+    for key in numbers:
+        changed = [f"--config.{key}=-7", *(["--config.prepare.source=tables"] if key.startswith("prepare.") else [])]
+        code = main(["plan", QUICKSTART, *changed])
+        said = capsys.readouterr().err
+        if key == "describe.temperature":
+            continue
+        assert code == 2 and key in said, f"{key}: {said}"
+    assert main(["plan", QUICKSTART, "--config.mesh.data=0"]) == 2
+    assert main(["plan", QUICKSTART, "--devices=-1"]) == 2
 
 
 def test_a_batch_that_the_mesh_does_not_divide_is_refused_with_one_that_it_does(tmp_path, capsys):
