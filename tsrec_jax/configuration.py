@@ -131,7 +131,7 @@ def default_config() -> ConfigDict:
     config.describe.max_questions = 0  # over all runs of a workdir, repetitions too; 0: no limit
     config.describe.max_cost = 0.0  # of them, in the currency of the prices; 0: no limit
 
-    config.mesh = ConfigDict()  # devices per axis; data = -1 takes what is left
+    config.mesh = ConfigDict()  # devices per axis; one may be -1: the devices that are left
     config.mesh.data = -1
     config.mesh.fsdp = 1
     config.mesh.tensor = 1
