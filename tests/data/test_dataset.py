@@ -539,6 +539,8 @@ def test_histories_written_newest_first_are_refused(tmp_path, catalogue, splits)
 def test_a_folder_that_is_not_there_or_holds_no_or_two_datasets(folder, tmp_path):
     with pytest.raises(DatasetError, match=r"dataset.path='.*absent': no such folder"):
         read_dataset(tmp_path / "absent", "Shop")
+    with pytest.raises(DatasetError, match=r"item.json': is a file; name the folder that holds it"):
+        read_dataset(next(folder.glob("*.item.json")), "Shop")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match=r"expected one NAME.item.json, found none"):
         read_dataset(tmp_path / "empty")

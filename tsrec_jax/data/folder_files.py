@@ -42,7 +42,8 @@ def find_name(folder: pathlib.Path, name: str = "") -> str:
       DatasetError: no such folder, or no name is given and it does not hold exactly one.
     """
     if not folder.is_dir():
-        raise DatasetError(f"dataset.path={str(folder)!r}: no such folder")
+        what = "is a file; name the folder that holds it" if folder.exists() else "no such folder"
+        raise DatasetError(f"dataset.path={str(folder)!r}: {what}")
     if name:
         return name
     names = sorted(file.name.removesuffix(".item.json") for file in folder.glob("*.item.json"))
