@@ -115,6 +115,18 @@ def test_one_flipped_bit_in_any_file_falls_back_to_the_state_before_and_is_named
         shutil.rmtree(whole)
 
 
+@pytest.mark.parametrize("bit", range(8))
+@pytest.mark.parametrize("series", ["latest", "best"])
+def test_a_flipped_bit_in_the_last_line_end_of_the_sums_is_found(folder, series, bit):
+    sums = folder / series / "4" / "SHA256SUMS"
+    content = bytearray(sums.read_bytes())
+    content[-1] ^= 1 << bit  # one of these bits makes another kind of line end
+    sums.write_bytes(content)
+    state, _, [line] = restored(folder)
+    assert int(state.step) == 2
+    assert "is not as it was written" in line or "is missing" in line, line
+
+
 def test_a_truncated_file_and_a_missing_one_are_found(folder):
     largest = max(files_of(folder / "latest" / "4"), key=lambda path: path.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-1])

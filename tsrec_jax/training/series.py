@@ -75,9 +75,8 @@ class Series:
     def _seal(self, step: int, response: ocp.AsyncResponse[None]) -> None:
         response.result()
         if first():
-            sums = "".join(f"{digest}  {name}\n" for name, digest in sorted(_digests(self.path(step)).items()))
             temporary = self.path(step) / f"{SUMS}.tmp"
-            temporary.write_text(sums)
+            temporary.write_text(_sums(_digests(self.path(step))))
             temporary.replace(self.path(step) / SUMS)
 
     def finish(self) -> None:
@@ -115,15 +114,15 @@ class Series:
 
     def damage(self, step: int) -> str:
         """The first file of a whole checkpoint that is not as it was written, in words; empty where all are."""
-        lines = (self.path(step) / SUMS).read_bytes().decode("utf-8", errors="replace").splitlines()
-        expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        sums = (self.path(step) / SUMS).read_bytes().decode("utf-8", errors="replace")
+        expected = {name: digest for digest, _, name in (line.partition("  ") for line in sums.split("\n") if line)}
         found = _digests(self.path(step))
         for name in sorted(expected.keys() | found.keys()):
             if name not in found:
                 return f"{name} is missing"
             if expected.get(name) != found[name]:
                 return f"{name} is not as it was written"
-        return ""
+        return "" if sums == _sums(found) else f"{SUMS} is not as it was written"
 
     def facts(self, step: int) -> dict[str, Any]:
         """The facts that were saved with a checkpoint."""
@@ -166,6 +165,11 @@ def _digests(folder: epath.Path) -> dict[str, str]:
                     digest.update(block)
             digests[path.relative_to(folder).as_posix()] = digest.hexdigest()
     return digests
+
+
+def _sums(digests: Mapping[str, str]) -> str:
+    """The text of the file of sums, in the form that `sha256sum --check` reads."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
 
 
 def _files(folder: epath.Path) -> Iterator[epath.Path]:
