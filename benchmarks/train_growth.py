@@ -23,7 +23,7 @@ from benchmarks.decoding.threads import pin_to_one_core
 from benchmarks.facts import backend_and_machine, command
 from benchmarks.growth.cell import Cell, measure
 from tsrec_jax.pipeline.workdir import commit, versions, write_json
-from tsrec_jax.training.accounting import StepShape
+from tsrec_jax.planning.accounting import StepShape
 
 SMALL = {
     "model_type": "llama",

@@ -74,6 +74,7 @@ def test_extras_hold_what_the_defaults_leave_out():
         "pytest",
         "pytest-xdist",
         "hypothesis",
+        "mypy",
         "ruff",
         "gguf",
         "packaging",

@@ -487,9 +487,9 @@ def _validate_values(config: ConfigDict) -> None:
     section(config, "describe", TeacherSettings)  # it refuses what it cannot use
     if config.prepare.source:
         # With polars: only where raw data is read.
-        from tsrec_jax.data.prepare.preparation import PrepareSettings
-        from tsrec_jax.data.prepare.raw import columns_of
-        from tsrec_jax.data.prepare.raw_files import check_encoding
+        from tsrec_jax.prepare.preparation import PrepareSettings
+        from tsrec_jax.prepare.raw import columns_of
+        from tsrec_jax.prepare.raw_files import check_encoding
 
         section(config, "prepare", PrepareSettings)
         columns = columns_of(config.prepare.columns)

@@ -19,7 +19,7 @@ from benchmarks.decoding.timing import Timing, take_turns, timed
 from benchmarks.device.shapes import decoding_problem, random_decoder
 from benchmarks.device.torch_copy import free_bytes, torch_copy, why_no_torch
 from tsrec_jax.models.config import ModelConfig
-from tsrec_jax.training.accounting import parameter_count
+from tsrec_jax.planning.accounting import parameter_count
 
 EXPERT, GENERATE = "expert HF", "generate"
 ROOM = 0.8  # of the free memory that a peer may need by our count of it

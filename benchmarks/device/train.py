@@ -20,8 +20,8 @@ from benchmarks.training.problem import CLIP_NORM, HORIZON, LEARNING_RATE, WARMU
 from tsrec_jax.data.input import choose_loss_slots, train_batches
 from tsrec_jax.data.tasks import TASKS, Example
 from tsrec_jax.models.config import ModelConfig
-from tsrec_jax.training.accounting import MeshShape, StepShape, flops_utilisation, step_flops, step_memory
-from tsrec_jax.training.chips import GIB, chip_of
+from tsrec_jax.planning.accounting import MeshShape, StepShape, flops_utilisation, step_flops, step_memory
+from tsrec_jax.planning.chips import GIB, chip_of
 from tsrec_jax.training.host_memory import forget_peak, peak_bytes
 from tsrec_jax.training.loop import put_batch
 from tsrec_jax.training.loss import LossSettings

@@ -16,8 +16,8 @@ from flax import nnx
 
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder, parameter_shapes
-from tsrec_jax.training.accounting import StepShape, flops_utilisation, step_flops, step_memory
-from tsrec_jax.training.chips import chip_of
+from tsrec_jax.planning.accounting import StepShape, flops_utilisation, step_flops, step_memory
+from tsrec_jax.planning.chips import chip_of
 from tsrec_jax.training.loop import put_batch
 from tsrec_jax.training.loss import LossSettings
 from tsrec_jax.training.meter import peak_memory

@@ -13,7 +13,7 @@ from tsrec_jax.baselines.counts import (
 )
 from tsrec_jax.baselines.ranking import rank_sids
 from tsrec_jax.data.interactions import Interactions
-from tsrec_jax.data.shop import make_shop
+from tsrec_jax.shop.shop import make_shop
 
 # Items 0 and 4 share a SID: its counts add up.
 CATALOGUE = catalogue_of("abcde", codes=[0, 1, 2, 3, 0])

@@ -3,7 +3,7 @@ import numpy as np
 from tests.baselines.catalogues import catalogue_of, quiet, rows_of
 from tsrec_jax.baselines.ranking import rank_sids
 from tsrec_jax.baselines.text import fit_text
-from tsrec_jax.teacher.likeness import text_features
+from tsrec_jax.text.likeness import text_features
 
 CATALOGUE = catalogue_of(["red drill", "red saw", "blue saw", "blue drill", "red zebra", "wombat"])
 

@@ -15,7 +15,7 @@ from benchmarks.device.store import Store
 from tsrec_jax.data.tasks import TASKS, Example
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
-from tsrec_jax.training.accounting import parameter_count, step_memory
+from tsrec_jax.planning.accounting import parameter_count, step_memory
 
 ABOUT = {"command": "python benchmarks/accelerator.py", "commit": "abc", "tiny": True}
 FACTS = {"product_rates": {"bfloat16": 1e12, "float32": 1e11}, "copy_bandwidth": 1e9}

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import train_growth
 from benchmarks.growth.cell import Cell, measure, packed_batch
 from tests.training.conftest import tiny_config
-from tsrec_jax.training.accounting import StepShape, step_memory
+from tsrec_jax.planning.accounting import StepShape, step_memory
 
 STEP = StepShape(rows=2, sequence_length=128, loss_slots=16)
 

@@ -4,8 +4,8 @@ import pytest
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.held_out import hold_out_users, selection_split
 from tsrec_jax.data.interactions import Interactions
-from tsrec_jax.data.shop import make_shop
 from tsrec_jax.errors import UserError
+from tsrec_jax.shop.shop import make_shop
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 
 from tsrec_jax.data.interactions import Interactions, spread
 from tsrec_jax.data.row_facts import Direction, also_in, direction, out_of_time, repeats
-from tsrec_jax.data.shop import make_shop
+from tsrec_jax.shop.shop import make_shop
 
 
 def rows_of(*rows):

@@ -8,8 +8,8 @@ import pytest
 
 from tsrec_jax.data.dataset import read_dataset, write_dataset
 from tsrec_jax.data.faults import DatasetError
-from tsrec_jax.data.shop import make_shop
 from tsrec_jax.data.text_folder import read_texts
+from tsrec_jax.shop.shop import make_shop
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from tsrec_jax.data.dataset import write_dataset
-from tsrec_jax.data.shop import make_shop
+from tsrec_jax.shop.shop import make_shop
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PIECE = 60 * 2**20

@@ -8,11 +8,11 @@ from tests.training.conftest import tiny_config
 from tsrec_jax.configuration import default_config
 from tsrec_jax.data.catalogue import Catalogue, Cluster, Item
 from tsrec_jax.data.dataset import Dataset
-from tsrec_jax.data.shop_lm import train_tokenizer
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.assemble import base_model, keyword_ids
+from tsrec_jax.shop.shop_lm import train_tokenizer
 
 
 def weights(model):

@@ -7,10 +7,10 @@ import pytest
 from tsrec_jax.configuration import default_config
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.prompts import PromptBuilder, Templates
-from tsrec_jax.data.shop import make_shop
-from tsrec_jax.data.shop_lm import item_texts, train_tokenizer
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline import fit
+from tsrec_jax.shop.shop import make_shop
+from tsrec_jax.shop.shop_lm import item_texts, train_tokenizer
 
 
 @pytest.mark.parametrize(("loss_rows", "searched"), [(5, 7), (0, 10**6)])

@@ -15,13 +15,13 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from tsrec_jax.data.shop import make_shop
-from tsrec_jax.data.shop_lm import item_texts, lm_config, train_tokenizer
 from tsrec_jax.main import main
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
 from tsrec_jax.models.tokenizer import load_tokenizer
+from tsrec_jax.shop.shop import make_shop
+from tsrec_jax.shop.shop_lm import item_texts, lm_config, train_tokenizer
 from tsrec_jax.training.metrics_log import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

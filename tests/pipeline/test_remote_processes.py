@@ -10,12 +10,12 @@ import sys
 from flax import nnx
 
 from tsrec_jax.data.dataset import read_dataset
-from tsrec_jax.data.shop import make_shop
-from tsrec_jax.data.shop_lm import item_texts, lm_config, train_tokenizer
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
 from tsrec_jax.models.tokenizer import load_tokenizer
+from tsrec_jax.shop.shop import make_shop
+from tsrec_jax.shop.shop_lm import item_texts, lm_config, train_tokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SETTINGS = [

@@ -11,10 +11,10 @@ import pytest
 
 from tsrec_jax.configuration import default_config, update
 from tsrec_jax.data.dataset import read_dataset, write_dataset
-from tsrec_jax.data.shop import make_shop
 from tsrec_jax.main import main
 from tsrec_jax.pipeline.run import make_inputs
 from tsrec_jax.pipeline.upstream import make_catalogue
+from tsrec_jax.shop.shop import make_shop
 from tsrec_jax.sid.index import load_index
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -8,12 +8,12 @@ from flax import nnx
 
 from tsrec_jax.data.catalogue import Item
 from tsrec_jax.data.outside_text import encode_outside
-from tsrec_jax.data.shop import make_shop
-from tsrec_jax.data.shop_lm import item_texts, lm_config, train_tokenizer
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import make_mesh
 from tsrec_jax.models.tokenizer import load_tokenizer
+from tsrec_jax.shop.shop import make_shop
+from tsrec_jax.shop.shop_lm import item_texts, lm_config, train_tokenizer
 from tsrec_jax.sid import embed as module
 from tsrec_jax.sid.embed import embed_texts, item_text
 

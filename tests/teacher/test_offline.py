@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tsrec_jax.data.catalogue import Catalogue, Item
-from tsrec_jax.data.shop import FINISHES, make_shop
+from tsrec_jax.shop.shop import FINISHES, make_shop
 from tsrec_jax.teacher import offline
 from tsrec_jax.teacher.answers import parse_answer
 from tsrec_jax.teacher.offline import offline_clusters
-from tsrec_jax.teacher.terms import item_terms
+from tsrec_jax.text.terms import item_terms
 
 
 def keywords_of(catalogue, num_keywords=20):

@@ -15,7 +15,7 @@ from tsrec_jax.baselines.text import TextSimilarity
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
-from tsrec_jax.teacher.likeness import text_features
+from tsrec_jax.text.likeness import text_features
 
 START = {"history_decay": 0.5, "transitions": 6.0, "popularity": 0.1, "log_popularity": 0.1, "seen": -0.5}
 GRIDS = {

@@ -22,7 +22,7 @@ from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.chains import chains
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
-from tsrec_jax.teacher.likeness import text_features
+from tsrec_jax.text.likeness import text_features
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tsrec_jax.baselines.counts import history_weights
 from tsrec_jax.baselines.ranking import best_settings, ndcg
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
-from tsrec_jax.teacher.likeness import text_features
+from tsrec_jax.text.likeness import text_features
 
 DECAYS = (0.0, 0.2, 0.3, 0.5, 0.7, 0.85)
 

@@ -14,8 +14,8 @@ from tsrec_jax.data.folder_files import AS_IT_IS, Reading, find_name, parse_item
 from tsrec_jax.data.folder_rows import read_splits
 from tsrec_jax.data.folder_sids import FolderSids
 from tsrec_jax.data.interactions import Interactions
-from tsrec_jax.data.prepare.summary import SUMMARY, tied_targets
 from tsrec_jax.data.row_facts import direction, out_of_time, repeats
+from tsrec_jax.prepare.summary import SUMMARY, tied_targets
 from tsrec_jax.text_table import aligned
 
 

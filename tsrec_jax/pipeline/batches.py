@@ -18,7 +18,7 @@ from tsrec_jax.data.input import TrainBatches, choose_loss_slots, train_batches
 from tsrec_jax.data.prompts import PromptBuilder
 from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.data.tasks import TASKS, ChainSettings, Example, build_examples
-from tsrec_jax.teacher.likeness import nearest_items
+from tsrec_jax.text.likeness import nearest_items
 
 PLACES = 20  # of a teacher's ranking that `distilled_sid` learns
 

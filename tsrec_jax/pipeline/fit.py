@@ -29,14 +29,14 @@ from tsrec_jax.models.own import on_own_devices
 from tsrec_jax.models.sharding import MESH_AXES, mesh_of, process_rows
 from tsrec_jax.pipeline.assemble import Assembly
 from tsrec_jax.pipeline.batches import TrainingData, batches_of, training_data
-from tsrec_jax.pipeline.estimate import estimate_lines, step_shape
 from tsrec_jax.pipeline.identity import settings_at_first
 from tsrec_jax.pipeline.workdir import Workdir
+from tsrec_jax.planning.accounting import MeshShape, parameter_count, step_flops
+from tsrec_jax.planning.chips import GIB
+from tsrec_jax.planning.estimate import estimate_lines, step_shape
+from tsrec_jax.planning.feasibility import Setup
 from tsrec_jax.processes import first, first_makes
-from tsrec_jax.training.accounting import MeshShape, parameter_count, step_flops
-from tsrec_jax.training.chips import GIB
 from tsrec_jax.training.drift import Drift
-from tsrec_jax.training.feasibility import Setup
 from tsrec_jax.training.loop import LoopSettings, TrainResult, Validate, put_batch, train
 from tsrec_jax.training.loss import LossSettings, batch_nll, loss_tasks
 from tsrec_jax.training.meter import peak_memory

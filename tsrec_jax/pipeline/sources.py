@@ -19,8 +19,6 @@ from tsrec_jax.data.dataset import Dataset, write_dataset
 from tsrec_jax.data.input import packed_batches, train_batches
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.outside_text import encode_outside
-from tsrec_jax.data.shop import Shop, make_shop
-from tsrec_jax.data.shop_lm import item_texts, lm_config, train_tokenizer
 from tsrec_jax.data.tasks import Example
 from tsrec_jax.data.text_folder import TextFolder, read_texts
 from tsrec_jax.errors import UserError
@@ -35,12 +33,14 @@ from tsrec_jax.pipeline.fit import validation_loss
 from tsrec_jax.pipeline.identity import refuse_differences, settings_at_first
 from tsrec_jax.pipeline.workdir import Workdir, input_facts, write_json
 from tsrec_jax.processes import first
+from tsrec_jax.shop.shop import Shop, make_shop
+from tsrec_jax.shop.shop_lm import item_texts, lm_config, train_tokenizer
 from tsrec_jax.training.loop import LoopSettings, train
 from tsrec_jax.training.loss import LossSettings
 from tsrec_jax.training.step import OptimiserSettings
 
 if TYPE_CHECKING:
-    from tsrec_jax.data.prepare.raw import RawSource
+    from tsrec_jax.prepare.raw import RawSource
 
 SHOP_NAME = "shop"
 PREPARED = "prepared.json"  # in the workdir: what `prepared/` was made with
@@ -92,9 +92,9 @@ def prepared_folder(config: ConfigDict, workdir: pathlib.Path, report: Callable[
     Raises:
       UserError: no source is named, raw files are missing or broken, nothing is left, or it was made otherwise.
     """
-    from tsrec_jax.data.prepare.preparation import PrepareSettings, prepare  # with polars, which nothing else needs
-    from tsrec_jax.data.prepare.raw import RawSource, columns_of
-    from tsrec_jax.data.prepare.summary import summary_tables
+    from tsrec_jax.prepare.preparation import PrepareSettings, prepare  # with polars, which nothing else needs
+    from tsrec_jax.prepare.raw import RawSource, columns_of
+    from tsrec_jax.prepare.summary import summary_tables
 
     settings = config.prepare
     if not settings.source:
@@ -128,7 +128,7 @@ def download_raw(config: ConfigDict, report: Callable[[str], None]) -> RawSource
       UserError: the settings name no category or folder, or the files cannot be had; the message says where from and
         where to they can be brought by hand.
     """
-    from tsrec_jax.data.prepare.download import download  # with polars
+    from tsrec_jax.prepare.download import download  # with polars
 
     settings = config.prepare
     if not settings.source.startswith("amazon"):

@@ -24,7 +24,6 @@ from tsrec_jax.data.faults import Faults
 from tsrec_jax.data.folder_files import Reading, find_name, hash_of, read_files
 from tsrec_jax.data.folder_rows import SPLITS
 from tsrec_jax.data.held_out import hold_out_users, refuse_selection, selection_split
-from tsrec_jax.data.prepare.summary import tied_targets
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.compare import read_predictions
 from tsrec_jax.evaluation.metrics import places
@@ -54,6 +53,7 @@ from tsrec_jax.pipeline.workdir import (
     versions,
     write_json,
 )
+from tsrec_jax.prepare.summary import tied_targets
 from tsrec_jax.training.host_memory import forget_peak, peak_bytes
 from tsrec_jax.training.metrics_log import read_metrics
 

@@ -16,12 +16,12 @@ from tsrec_jax.data.clusters import read_clusters, write_clusters
 from tsrec_jax.data.dataset import CLUSTERS, Dataset, read_dataset, write_dataset
 from tsrec_jax.data.folder_files import Reading
 from tsrec_jax.data.folder_rows import SPLITS
-from tsrec_jax.data.prepare.summary import SUMMARY
 from tsrec_jax.data.text_folder import TextFolder, read_texts, texts_of
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline.identity import refuse_differences
 from tsrec_jax.pipeline.indexing import Base, Report, make_index
 from tsrec_jax.pipeline.workdir import input_facts, write_json
+from tsrec_jax.prepare.summary import SUMMARY
 from tsrec_jax.teacher.cost import Plan
 from tsrec_jax.teacher.describe import describe, plan
 from tsrec_jax.teacher.settings import TeacherSettings

@@ -24,7 +24,7 @@ import numpy as np
 from scipy import sparse
 
 from tsrec_jax.data.catalogue import Catalogue, Cluster
-from tsrec_jax.teacher.terms import Terms, item_terms, title_terms
+from tsrec_jax.text.terms import Terms, item_terms, title_terms
 
 PRIOR_ITEMS = 4.0
 ENOUGH_ITEMS = 3  # from this many items on, a keyword stands in at least two of them

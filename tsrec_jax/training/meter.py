@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from tsrec_jax.training.accounting import flops_utilisation
-from tsrec_jax.training.chips import GIB, chip_of
+from tsrec_jax.planning.accounting import flops_utilisation
+from tsrec_jax.planning.chips import GIB, chip_of
 from tsrec_jax.training.metrics_log import clock
 
 

@@ -9,9 +9,9 @@ import threading
 import pytest
 
 from tsrec_jax.data.folder_files import sha256_of
-from tsrec_jax.data.prepare import download as module
-from tsrec_jax.data.prepare.download import Patience, download
 from tsrec_jax.errors import UserError
+from tsrec_jax.prepare import download as module
+from tsrec_jax.prepare.download import Patience, download
 
 REVIEWS, METADATA = "Toys.jsonl.gz", "meta_Toys.jsonl.gz"
 BODIES = {REVIEWS: bytes(range(256)) * 2000, METADATA: b"metadata"}

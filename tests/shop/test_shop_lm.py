@@ -8,10 +8,10 @@ import sentencepiece
 from transformers import AutoTokenizer
 
 from tsrec_jax.data.prompts import Templates
-from tsrec_jax.data.shop import make_shop
-from tsrec_jax.data.shop_lm import _without_rare, item_texts, lm_config, train_tokenizer
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.config import ModelConfig
+from tsrec_jax.shop.shop import make_shop
+from tsrec_jax.shop.shop_lm import _without_rare, item_texts, lm_config, train_tokenizer
 
 
 @pytest.fixture(scope="module")

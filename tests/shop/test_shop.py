@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tsrec_jax.data.dataset import read_dataset, write_dataset
-from tsrec_jax.data.shop import FINISHES, KINDS, SHARES, TASTE, make_shop
+from tsrec_jax.shop.shop import FINISHES, KINDS, SHARES, TASTE, make_shop
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from typing import Any
 
 import polars as pl
 
-from tsrec_jax.data.prepare.raw_files import PARQUET, encoding_of, open_raw, read_head
 from tsrec_jax.data.texts import stands_for_nothing
 from tsrec_jax.errors import UserError
+from tsrec_jax.prepare.raw_files import PARQUET, encoding_of, open_raw, read_head
 
 INTERACTION_SCHEMA = {"user": pl.String, "item": pl.String, "timestamp": pl.Int64}
 TEXT_COLUMNS = ("title", "description", "brand", "categories")

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from tsrec_jax.data.catalogue import Item
 from tsrec_jax.errors import UserError
-from tsrec_jax.teacher.terms import item_terms
+from tsrec_jax.text.terms import item_terms
 
 BLOCK = 1024  # items whose cosines with all others exist at one time
 

@@ -5,7 +5,7 @@ import pytest
 
 from tsrec_jax.data.catalogue import Item
 from tsrec_jax.errors import UserError
-from tsrec_jax.teacher.likeness import nearest_items, text_features
+from tsrec_jax.text.likeness import nearest_items, text_features
 
 ITEMS = [Item(str(n), title) for n, title in enumerate(["red drill", "red drill", "red saw", "blue saw", "green lamp"])]
 

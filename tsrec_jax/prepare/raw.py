@@ -24,8 +24,9 @@ from typing import Any
 import polars as pl
 
 from tsrec_jax.data.folder_files import sha256_of
-from tsrec_jax.data.prepare.raw_files import check_encoding, check_file
-from tsrec_jax.data.prepare.raw_rows import (
+from tsrec_jax.errors import UserError
+from tsrec_jax.prepare.raw_files import check_encoding, check_file
+from tsrec_jax.prepare.raw_rows import (
     INTERACTION_SCHEMA,
     ITEM_SCHEMA,
     Lines,
@@ -34,8 +35,7 @@ from tsrec_jax.data.prepare.raw_rows import (
     metadata_lines,
     review_lines,
 )
-from tsrec_jax.data.prepare.raw_tables import COLUMNS, INTERACTIONS, ITEMS, NEEDED, OPTIONAL, table_lines
-from tsrec_jax.errors import UserError
+from tsrec_jax.prepare.raw_tables import COLUMNS, INTERACTIONS, ITEMS, NEEDED, OPTIONAL, table_lines
 
 KINDS = ("amazon2018", "amazon2023", "tables")
 SHOWN_LINES = 5

@@ -9,10 +9,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tsrec_jax.data.prepare.ties import FILE, ITEM, SHUFFLED, Ties
+from tsrec_jax.prepare.ties import FILE, ITEM, SHUFFLED, Ties
 
 if TYPE_CHECKING:
-    from tsrec_jax.data.prepare.raw import FileCount  # which imports polars; a summary does without
+    from tsrec_jax.prepare.raw import FileCount  # which imports polars; a summary does without
 
 SUMMARY = "prepare.json"  # in a folder that `prepare` made, and in what is made of it
 

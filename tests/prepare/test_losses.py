@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from tests.data.prepare.test_preparation import in_a_line, read_splits, write_source
-from tsrec_jax.data.prepare.preparation import PrepareSettings, prepare
+from tests.prepare.test_preparation import in_a_line, read_splits, write_source
 from tsrec_jax.errors import UserError
+from tsrec_jax.prepare.preparation import PrepareSettings, prepare
 
 STRICT = PrepareSettings(k_core=1)
 

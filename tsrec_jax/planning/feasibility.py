@@ -13,8 +13,8 @@ from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import parameter_shapes
 from tsrec_jax.models.sharding import MESH_AXES, check_fits, parts_of
 from tsrec_jax.models.vocabulary import table_rows
-from tsrec_jax.training.accounting import MeshShape, StepMemory, StepShape, step_memory
-from tsrec_jax.training.chips import GIB, Chip
+from tsrec_jax.planning.accounting import MeshShape, StepMemory, StepShape, step_memory
+from tsrec_jax.planning.chips import GIB, Chip
 
 USABLE = 0.9  # of a chip's memory: the estimate may be short, and the runtime keeps some for itself
 MOST_DEVICES = 4096

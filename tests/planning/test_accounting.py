@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.growth.cell import abstract_step
 from tsrec_jax.models.config import ModelConfig
-from tsrec_jax.training.accounting import (
+from tsrec_jax.planning.accounting import (
     MeshShape,
     StepShape,
     flops_utilisation,
@@ -17,7 +17,7 @@ from tsrec_jax.training.accounting import (
     step_flops,
     step_memory,
 )
-from tsrec_jax.training.chips import CHIPS, chip_of
+from tsrec_jax.planning.chips import CHIPS, chip_of
 
 
 def shape_of(layers=6, vocabulary=49_152, tied=True):

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tsrec_jax.data.prepare.splitting import Log
+from tsrec_jax.prepare.splitting import Log
 
 FILE, SHUFFLED, ITEM, AUTO = "file", "shuffled", "item", "auto"
 TIES = (AUTO, FILE, SHUFFLED, ITEM)

@@ -11,9 +11,9 @@ import zipfile
 import polars as pl
 import pytest
 
-from tests.data.prepare.test_raw import META_2023, REVIEW_2023, as_lines
-from tsrec_jax.data.prepare.raw import RawSource, columns_of, read_raw
+from tests.prepare.test_raw import META_2023, REVIEW_2023, as_lines
 from tsrec_jax.errors import UserError
+from tsrec_jax.prepare.raw import RawSource, columns_of, read_raw
 
 LOG = "user,item,timestamp\nJürgen,木,5\nu2,B2,6\n"
 ITEMS = "item,title\n木,Säge\nB2,Bohrer\n"

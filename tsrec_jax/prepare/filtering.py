@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import polars as pl
 
-from tsrec_jax.data.prepare.splitting import Log
-from tsrec_jax.data.prepare.ties import is_newest_first, is_tied
-from tsrec_jax.data.prepare.titles import MARKUP, NO_TITLE, TOO_LONG, fault_of_title, plain_space, plain_text
+from tsrec_jax.prepare.splitting import Log
+from tsrec_jax.prepare.ties import is_newest_first, is_tied
+from tsrec_jax.prepare.titles import MARKUP, NO_TITLE, TOO_LONG, fault_of_title, plain_space, plain_text
 
 NO_ENTRY = "item is not in the item files"
 FAULTS = ("", NO_ENTRY, NO_TITLE, MARKUP, TOO_LONG)

@@ -6,11 +6,11 @@ import re
 import pytest
 
 from tests.training.conftest import tiny_config
-from tests.training.test_accounting import shape_of
+from tests.planning.test_accounting import shape_of
 from tsrec_jax.errors import UserError
-from tsrec_jax.training.accounting import MeshShape, StepShape
-from tsrec_jax.training.chips import CHIPS, GIB
-from tsrec_jax.training.feasibility import Setup, mesh_faults, refuse_memory, refuse_mesh
+from tsrec_jax.planning.accounting import MeshShape, StepShape
+from tsrec_jax.planning.chips import CHIPS, GIB
+from tsrec_jax.planning.feasibility import Setup, mesh_faults, refuse_memory, refuse_mesh
 
 STEP = StepShape(rows=8, sequence_length=512, loss_slots=128)
 

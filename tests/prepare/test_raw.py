@@ -8,9 +8,9 @@ import json
 import polars as pl
 import pytest
 
-from tsrec_jax.data.prepare import raw, raw_rows, raw_tables
-from tsrec_jax.data.prepare.raw import RawSource, read_raw
 from tsrec_jax.errors import UserError
+from tsrec_jax.prepare import raw, raw_rows, raw_tables
+from tsrec_jax.prepare.raw import RawSource, read_raw
 
 REVIEW_2018 = {"reviewerID": "U1", "asin": "B1", "unixReviewTime": 1_400_000_000, "reviewText": "good", "overall": 5.0}
 REVIEW_2023 = {"user_id": "U1", "asin": "B1x", "parent_asin": "B1", "timestamp": 1_400_000_000_999, "text": "good"}

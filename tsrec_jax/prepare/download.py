@@ -22,8 +22,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from tsrec_jax.data.folder_files import sha256_of
-from tsrec_jax.data.prepare.raw import RawSource
 from tsrec_jax.errors import UserError
+from tsrec_jax.prepare.raw import RawSource
 
 # kind: (base URL, review file, metadata file) of a category
 _PLACES = {

@@ -6,9 +6,9 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from tsrec_jax.training.accounting import StepShape, parameter_count, step_flops
-from tsrec_jax.training.chips import GIB
-from tsrec_jax.training.feasibility import Setup
+from tsrec_jax.planning.accounting import StepShape, parameter_count, step_flops
+from tsrec_jax.planning.chips import GIB
+from tsrec_jax.planning.feasibility import Setup
 
 FLOP_UNITS = (("P", 1e15), ("T", 1e12), ("G", 1e9))
 

@@ -14,20 +14,20 @@ from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.data.folder_files import Reading, find_name
 from tsrec_jax.data.held_out import hold_out_users
 from tsrec_jax.data.prompts import PromptBuilder
-from tsrec_jax.data.shop_lm import lm_shape
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.hf import read_config
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.assemble import add_sid_tokens, prompt_templates
 from tsrec_jax.pipeline.batches import batches_of, training_data
-from tsrec_jax.pipeline.estimate import estimate_lines, step_shape
 from tsrec_jax.pipeline.upstream import open_texts, what_to_make
+from tsrec_jax.planning.accounting import MeshShape, step_flops
+from tsrec_jax.planning.chips import CHIPS
+from tsrec_jax.planning.estimate import estimate_lines, step_shape
+from tsrec_jax.planning.feasibility import Setup, refuse_memory, refuse_mesh
+from tsrec_jax.shop.shop_lm import lm_shape
 from tsrec_jax.sid.sizes import MOST_SIZES
 from tsrec_jax.text_table import aligned
-from tsrec_jax.training.accounting import MeshShape, step_flops
-from tsrec_jax.training.chips import CHIPS
-from tsrec_jax.training.feasibility import Setup, refuse_memory, refuse_mesh
 
 ASSUMED_MFU = 0.4
 ASSUMED_LOSS_SHARE = 0.25  # of a row's tokens, where the rows are not here to be counted

@@ -1,0 +1,1 @@
+"""What a training will take: memory, FLOPs and time, by arithmetic alone."""

@@ -1,0 +1,1 @@
+"""The embedded shop: items, users and texts that need no download."""
