@@ -103,7 +103,9 @@ def main() -> None:
         for metric in ("NDCG@10",)
     }
     overlaps = {
-        name: keyword_overlap(first.dataset.catalogue, runs[name].dataset.clusters, first.dataset.clusters)
+        name: keyword_overlap(
+            first.dataset.catalogue, runs[name].dataset.token_descriptions, first.dataset.token_descriptions
+        )
         for name in names[1:]
         if runs[name].dataset.catalogue.sids == first.dataset.catalogue.sids
     }

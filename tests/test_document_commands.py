@@ -68,7 +68,7 @@ def shop(tmp_path_factory):
     """A dataset folder."""
     made = make_shop(0, num_items=70, num_users=40)
     folder = tmp_path_factory.mktemp("documents") / "shop"
-    write_dataset("shop", made.catalogue, made.splits, made.clusters, folder)
+    write_dataset("shop", made.catalogue, made.splits, made.token_descriptions, folder)
     return folder
 
 

@@ -62,7 +62,7 @@ def _tokenised(dataset: Dataset, tokenizer: Any) -> dict[str, list[Example]]:
     part = train.take(range(min(ROWS, len(train))))
     add_sid_tokens(tokenizer, dataset.catalogue.tokens)
     builder = PromptBuilder(tokenizer, Templates(), 512)
-    tasks = [task for task in MIX if task != "ts_align" or dataset.clusters]
+    tasks = [task for task in MIX if task != "ts_align" or dataset.token_descriptions]
     return build_examples(dataclasses.replace(dataset, splits={"train": part}), "train", builder, tasks)
 
 

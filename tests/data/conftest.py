@@ -1,11 +1,11 @@
-"""A catalogue of five items, its interactions and clusters, and a byte-level tokenizer that knows its SID tokens."""
+"""A catalogue of five items, interactions, descriptions, and a byte-level tokenizer that knows the SID tokens."""
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tsrec_jax.data.catalogue import Catalogue, Cluster, Item
+from tsrec_jax.data.catalogue import Catalogue, Item, TokenDescription
 from tsrec_jax.data.dataset import Dataset, write_dataset
 from tsrec_jax.data.interactions import Interactions
 
@@ -43,22 +43,22 @@ def splits():
 
 
 @pytest.fixture
-def clusters(catalogue):
+def token_descriptions(catalogue):
     return {
-        token: Cluster(token, f"things of kind {number}", (f"word{number}", "two words"))
+        token: TokenDescription(token, f"things of kind {number}", (f"word{number}", "two words"))
         for number, token in enumerate(catalogue.tokens)
     }
 
 
 @pytest.fixture
-def dataset(tmp_path, catalogue, splits, clusters):
-    return Dataset("Shop", tmp_path / "none", catalogue, splits, clusters, "0" * 64)
+def dataset(tmp_path, catalogue, splits, token_descriptions):
+    return Dataset("Shop", tmp_path / "none", catalogue, splits, token_descriptions, "0" * 64)
 
 
 @pytest.fixture
-def folder(tmp_path, catalogue, splits, clusters):
+def folder(tmp_path, catalogue, splits, token_descriptions):
     """A correct dataset folder."""
-    write_dataset("Shop", catalogue, splits, clusters.values(), tmp_path / "shop")
+    write_dataset("Shop", catalogue, splits, token_descriptions.values(), tmp_path / "shop")
     return tmp_path / "shop"
 
 

@@ -19,12 +19,12 @@ from tsrec_jax.data.row_facts import keys, repeats
 from tsrec_jax.errors import UserError
 
 
-def test_a_written_folder_reads_back_equal(folder, catalogue, splits, clusters):
+def test_a_written_folder_reads_back_equal(folder, catalogue, splits, token_descriptions):
     found = read_dataset(folder)
     assert found.name == "Shop"
     assert found.path == folder
     assert found.catalogue == catalogue
-    assert found.clusters == clusters
+    assert found.token_descriptions == token_descriptions
     assert list(found.splits) == ["train", "valid", "test"]
     for split, rows in splits.items():
         assert found.splits[split].users == rows.users
@@ -36,12 +36,12 @@ def test_the_keyword_file_and_the_test_split_may_be_absent(tmp_path, catalogue, 
     del splits["test"]
     write_dataset("Shop", catalogue, splits, (), tmp_path / "shop")
     found = read_dataset(tmp_path / "shop")
-    assert found.clusters == {}
+    assert found.token_descriptions == {}
     assert list(found.splits) == ["train", "valid"]
 
 
-def test_the_hash_depends_on_the_contents_and_not_on_the_place(folder, tmp_path, catalogue, splits, clusters):
-    write_dataset("Shop", catalogue, splits, clusters.values(), tmp_path / "again")
+def test_the_hash_depends_on_the_contents_and_not_on_the_place(folder, tmp_path, catalogue, splits, token_descriptions):
+    write_dataset("Shop", catalogue, splits, token_descriptions.values(), tmp_path / "again")
     before = read_dataset(folder).data_hash
     assert read_dataset(tmp_path / "again").data_hash == before
     edit_json(folder / "Shop.item.json", lambda items: items["p2"].update(brand="Other"))
@@ -437,11 +437,11 @@ def test_sids_of_which_some_have_one_token_more_are_refused_filled_or_cut(ragged
     assert [sid[3] for sid in filled.catalogue.sids] == ["<d_0>", "<d_0>", "<d_0>", "<d_0>", "<d_4>"]
     assert len(filled.catalogue.items_of_sid) == 5
     assert filled.splits["train"] == splits["train"]
-    assert set(filled.clusters) == set(filled.catalogue.tokens)
+    assert set(filled.token_descriptions) == set(filled.catalogue.tokens)
     assert "3 of 5 SIDs have got a token 4, <d_0>" in filled.notes[0]
     cut = read_dataset(ragged, reading=Reading(ragged_sids="drop"))
     assert cut.catalogue.num_levels == 3
-    assert set(cut.clusters) == set(cut.catalogue.tokens)
+    assert set(cut.token_descriptions) == set(cut.catalogue.tokens)
     assert "is left out of 2 of 5 SIDs; 2 items share a SID now" in cut.notes[0]
     assert len({found.data_hash for found in (filled, cut)}) == 2
 
@@ -465,7 +465,7 @@ def test_a_token_that_filling_adds_needs_no_words(ragged):
         read_dataset(ragged, reading=Reading(ragged_sids="fill"))
     edit_json(ragged / WORDS, lambda words: words.append({**words[0], "token": "<d_4>"}))
     found = read_dataset(ragged, reading=Reading(ragged_sids="fill"))
-    assert set(found.catalogue.tokens) - set(found.clusters) == {"<d_0>"}
+    assert set(found.catalogue.tokens) - set(found.token_descriptions) == {"<d_0>"}
 
 
 def test_a_filled_token_is_one_that_no_other_item_has(ragged):
@@ -493,7 +493,7 @@ def test_the_odd_ends_and_marks_that_programs_write_change_nothing(folder):
     for name in (ITEM, INDEX, WORDS):
         (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
     found = read_dataset(folder)
-    assert (found.catalogue, found.clusters, found.notes) == (before.catalogue, before.clusters, ())
+    assert (found.catalogue, found.token_descriptions, found.notes) == (before.catalogue, before.token_descriptions, ())
     assert found.splits == before.splits
 
 
@@ -504,7 +504,7 @@ def test_control_characters_in_texts_are_read_as_spaces_and_counted(folder):
     found = read_dataset(folder)
     item = found.catalogue.items[1]
     assert (item.title, item.description) == ("Blue saw", "Cuts wood\n\tfast")
-    words = found.clusters[found.catalogue.tokens[0]]
+    words = found.token_descriptions[found.catalogue.tokens[0]]
     assert (words.description, words.keywords) == ("a b", ("c d",))
     assert found.notes == (f"{folder / ITEM}: control characters in the texts of 1 item(s) are read as spaces ('p2')",)
 
@@ -556,7 +556,7 @@ def test_the_real_industrial_data_has_the_published_shape(shared_data):
     assert (catalogue.num_items, len(catalogue.items_of_sid), len(catalogue.tokens)) == (3686, 3670, 560)
     assert [len(tokens) for tokens in catalogue.level_tokens] == [48, 256, 256]
     assert (len(found.splits["valid"]), len(found.splits["test"])) == (4532, 4533)
-    assert set(found.clusters) == set(catalogue.tokens)
+    assert set(found.token_descriptions) == set(catalogue.tokens)
     assert max(len(history) for rows in found.splits.values() for history in rows.histories) == 10
 
 
@@ -565,7 +565,7 @@ def test_the_real_office_data_reads_without_a_test_split_and_keywords(shared_dat
     catalogue = found.catalogue
     assert (catalogue.num_items, len(catalogue.items_of_sid), len(catalogue.tokens)) == (3459, 3444, 600)
     assert [len(tokens) for tokens in catalogue.level_tokens] == [88, 256, 256]
-    assert (list(found.splits), len(found.splits["valid"]), found.clusters) == (["train", "valid"], 4866, {})
+    assert (list(found.splits), len(found.splits["valid"]), found.token_descriptions) == (["train", "valid"], 4866, {})
 
 
 def test_the_whole_train_split_of_industrial_reads_with_its_repeats(shared_data):

@@ -28,7 +28,7 @@ def test_the_files_that_are_shown_are_a_complete_folder_without_a_fault(folder):
     assert found.catalogue.items_of_sid["<a_0><b_0><c_0>"] == (0, 3)
     assert found.splits["train"].histories == ((0,), (2,), (0, 1), (2, 2))
     assert found.splits["valid"].targets.tolist() == [3]
-    assert set(found.clusters) == set(found.catalogue.tokens)
+    assert set(found.token_descriptions) == set(found.catalogue.tokens)
     assert found.notes == () and out_of_time(found.splits["train"]) == ""
     assert inspect_folder(folder, lambda _line: None) == 0
 

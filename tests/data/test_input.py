@@ -305,7 +305,7 @@ def test_ranked_sids_share_the_places_of_those_drawn_from_them_when_they_begin_a
         for ranked in (np.zeros(0, np.int32), tokens[np.array(rankings)].reshape(-1))
     )
     (batch,) = packed_batches([hard, soft], T, 1, 8, paths=paths, choices=len(order))
-    target_TK, share_TK = batch["sid_target_BTK"][0], batch["sid_share_BTK"][0]
+    target_TK, share_TK = batch["sid_target_BTK"][0], batch["sid_target_probs_BTK"][0]
     levels = catalogue.num_levels
     learned = np.flatnonzero(batch["sid_task_BT"][0] >= 0)
     assert len(learned) == 4 * levels
@@ -336,6 +336,6 @@ def test_a_token_under_which_nothing_is_ranked_is_not_learned(catalogue):
     (batch,) = packed_batches([example], T, 1, 8, paths=paths, choices=len(others))
     first, *deeper = range(catalogue.num_levels)
     assert batch["sid_task_BT"][0, first] == 0
-    np.testing.assert_allclose(batch["sid_share_BTK"][0, first].sum(), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(batch["sid_target_probs_BTK"][0, first].sum(), 1.0, rtol=1e-6)
     assert tokens[given, 0] not in batch["sid_target_BTK"][0, first]
-    assert (batch["sid_task_BT"][0, deeper] == -1).all() and not batch["sid_share_BTK"][0, deeper].any()
+    assert (batch["sid_task_BT"][0, deeper] == -1).all() and not batch["sid_target_probs_BTK"][0, deeper].any()

@@ -94,7 +94,7 @@ def test_a_completion_longer_than_the_limit_keeps_one_token_to_start_from(datase
 
 
 def test_tokens_without_words_make_no_alignment_rows(dataset, builder):
-    del dataset.clusters["<a_9>"]
+    del dataset.token_descriptions["<a_9>"]
     rows = build_examples(dataset, "train", builder, ("ts_align",))["ts_align"]
     assert len(rows) == 16
     assert not any("<a_9>" in row.key for row in rows)

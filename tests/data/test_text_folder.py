@@ -36,7 +36,7 @@ def test_texts_and_interactions_are_read_in_file_order(folder):
 
 def test_a_dataset_folder_is_read_without_its_sids_even_if_the_rows_disagree_with_them(tmp_path):
     shop = make_shop(0, num_items=80, num_users=20)
-    write_dataset("shop", shop.catalogue, shop.splits, shop.clusters, tmp_path / "shop")
+    write_dataset("shop", shop.catalogue, shop.splits, shop.token_descriptions, tmp_path / "shop")
     for name in ("shop.index.json", "shop.info.txt", "shop.description_keywords.json"):
         (tmp_path / "shop" / name).unlink()
     texts = read_texts(tmp_path / "shop")

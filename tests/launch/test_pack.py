@@ -32,7 +32,7 @@ def data(tmp_path_factory):
     """A small dataset folder with SIDs and words, and a file that no part reads."""
     folder = tmp_path_factory.mktemp("data") / "Small"
     shop = make_shop(seed=1, num_items=70, num_users=40)
-    write_dataset("shop", shop.catalogue, shop.splits, shop.clusters, folder)
+    write_dataset("shop", shop.catalogue, shop.splits, shop.token_descriptions, folder)
     (folder / "notes.txt").write_text("mine")
     return folder
 

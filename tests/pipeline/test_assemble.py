@@ -6,7 +6,7 @@ from flax import nnx
 
 from tests.training.conftest import tiny_config
 from tsrec_jax.configuration import default_config
-from tsrec_jax.data.catalogue import Catalogue, Cluster, Item
+from tsrec_jax.data.catalogue import Catalogue, Item, TokenDescription
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
@@ -47,8 +47,8 @@ def test_a_keyword_never_gives_a_row_the_embedding_of_a_control_token(tmp_path):
     tokenizer = load_tokenizer(tmp_path)
     catalogue = Catalogue((Item("p", "pan"),), (("<a_0>", "<b_0>"),))
     clusters = {
-        "<a_0>": Cluster("<a_0>", "pans", (f"pan{tokenizer.eos_token}", "lid")),
-        "<b_0>": Cluster("<b_0>", "lids", ("steel lid", "pan")),
+        "<a_0>": TokenDescription("<a_0>", "pans", (f"pan{tokenizer.eos_token}", "lid")),
+        "<b_0>": TokenDescription("<b_0>", "lids", ("steel lid", "pan")),
     }
     dataset = Dataset("Toy", tmp_path, catalogue, {}, clusters, "")
     odd, plain = keyword_ids(default_config(), dataset, tokenizer)

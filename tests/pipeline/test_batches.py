@@ -22,7 +22,7 @@ from tsrec_jax.shop.shop_lm import item_texts, train_tokenizer
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shop") / "shop"
     shop = make_shop(seed=1, num_items=70, num_users=40)
-    write_dataset("shop", shop.catalogue, shop.splits, shop.clusters, folder)
+    write_dataset("shop", shop.catalogue, shop.splits, shop.token_descriptions, folder)
     return read_dataset(folder)
 
 
@@ -71,9 +71,9 @@ def test_a_ranking_that_is_learned_as_a_whole_has_room_in_the_batches(dataset, p
     data = training_data(config, dataset, builder, old_size, print)
     assert data.choices == PLACES
     batch = batches_of(config, data, data.examples, rows=4).batch(1)
-    assert batch["sid_share_BTK"].shape == (1, 4, 64, PLACES)
-    np.testing.assert_allclose(batch["sid_share_BTK"][batch["sid_task_BT"] >= 0].sum(axis=-1), 1.0, rtol=1e-6)
-    assert ((batch["sid_share_BTK"] > 0).sum(axis=-1) == PLACES).any()
+    assert batch["sid_target_probs_BTK"].shape == (1, 4, 64, PLACES)
+    np.testing.assert_allclose(batch["sid_target_probs_BTK"][batch["sid_task_BT"] >= 0].sum(axis=-1), 1.0, rtol=1e-6)
+    assert ((batch["sid_target_probs_BTK"] > 0).sum(axis=-1) == PLACES).any()
 
 
 def test_a_teacher_that_cannot_be_fitted_is_refused(dataset, prompts):

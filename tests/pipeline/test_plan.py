@@ -95,7 +95,7 @@ def test_the_embedded_default_is_planned_without_anything(capsys):
 
 def test_rows_are_counted_where_the_dataset_and_the_tokenizer_are_here(tmp_path, capsys):
     shop = make_shop(seed=1, num_items=70, num_users=40)
-    write_dataset("shop", shop.catalogue, shop.splits, shop.clusters, tmp_path / "shop")
+    write_dataset("shop", shop.catalogue, shop.splits, shop.token_descriptions, tmp_path / "shop")
     model = tmp_path / "model"
     train_tokenizer(item_texts(shop.catalogue.items), model, vocab_size=600)
     (model / "config.json").write_text(json.dumps({**QWEN, "model_type": "llama", "vocab_size": 600}))

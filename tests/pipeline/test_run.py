@@ -50,7 +50,7 @@ def test_sids_and_words_are_made_of_the_texts(workdir):
     made, given = read_dataset(workdir / "dataset"), read_dataset(workdir / "shop")
     assert made.catalogue.items == given.catalogue.items
     assert made.catalogue.sids != given.catalogue.sids
-    assert set(made.clusters) == set(made.catalogue.tokens)
+    assert set(made.token_descriptions) == set(made.catalogue.tokens)
     for name in ("index/report.md", "index/plots/codes.png", "index/sid_index.npz", "describe/teacher.json"):
         assert (workdir / name).stat().st_size > 0, name
 

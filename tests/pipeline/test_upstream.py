@@ -25,7 +25,7 @@ SHOP = make_shop(0, num_items=80, num_users=30)
 def given(tmp_path_factory):
     """A full dataset folder."""
     folder = tmp_path_factory.mktemp("data") / "shop"
-    write_dataset("shop", SHOP.catalogue, SHOP.splits, SHOP.clusters, folder)
+    write_dataset("shop", SHOP.catalogue, SHOP.splits, SHOP.token_descriptions, folder)
     return folder
 
 
@@ -89,7 +89,7 @@ def test_a_bare_folder_becomes_a_dataset_folder_with_a_report(indexed):
     dataset = read_dataset(indexed / "dataset")
     assert dataset.catalogue.items == SHOP.catalogue.items
     assert dataset.catalogue.num_levels == 2
-    assert set(dataset.clusters) == set(dataset.catalogue.tokens)
+    assert set(dataset.token_descriptions) == set(dataset.catalogue.tokens)
     for split, rows in SHOP.splits.items():
         assert dataset.splits[split].histories == rows.histories
     report = json.loads((indexed / "index" / "report.json").read_text())
@@ -238,7 +238,7 @@ def test_what_did_not_finish_may_be_started_again_with_other_settings(bare, embe
     assert calls == [32], "the embeddings were made again"
     settings += ["--config.index.sizes=(8,10)", "--config.describe.num_keywords=5"]
     assert main(command("describe", bare, tmp_path / "run", *settings)) == 0
-    assert max(len(c.keywords) for c in read_dataset(tmp_path / "run" / "dataset").clusters.values()) == 5
+    assert max(len(c.keywords) for c in read_dataset(tmp_path / "run" / "dataset").token_descriptions.values()) == 5
     assert main(command("index", bare, tmp_path / "two", *settings[:1], "--config.index.max_tokens=16")) == 0
     assert calls == [32, 16]
 
@@ -286,7 +286,7 @@ def stubbed(monkeypatch):
 def test_an_index_is_extended_with_its_own_settings_and_encoder_alone(bare, grown, stubbed, tmp_path, capsys):
     assert main(command("describe", bare, tmp_path / "old", "--config.index.collisions=extra_level")) == 0
     made = read_dataset(tmp_path / "old" / "dataset")
-    assert made.clusters["<c_0>"].keywords == ("1st item",)
+    assert made.token_descriptions["<c_0>"].keywords == ("1st item",)
     old = tmp_path / "old" / "index" / "sid_index.npz"
     settings = [f"--config.index.extend={old}", "--config.index.collisions=extra_level"]
     model = f"--config.index.model={tmp_path / 'old' / 'pretrained'}"
@@ -394,7 +394,7 @@ def test_words_can_be_made_for_given_sids_and_a_dry_run_makes_none(given, tmp_pa
     assert main(command("describe", given, tmp_path / "run", *settings)) == 0
     dataset = read_dataset(tmp_path / "run" / "dataset")
     assert dataset.catalogue.sids == SHOP.catalogue.sids
-    assert tuple(dataset.clusters.values()) != tuple(SHOP.clusters)
+    assert tuple(dataset.token_descriptions.values()) != tuple(SHOP.token_descriptions)
 
 
 @pytest.mark.parametrize(

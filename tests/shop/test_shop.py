@@ -14,7 +14,7 @@ def shop():
 
 def test_equal_arguments_give_equal_shops_and_other_seeds_others():
     shops = [make_shop(seed, num_items=80, num_users=30) for seed in (3, 3, 4)]
-    same, again, other = ([shop.catalogue, shop.splits["train"].histories, shop.clusters] for shop in shops)
+    same, again, other = ([shop.catalogue, shop.splits["train"].histories, shop.token_descriptions] for shop in shops)
     assert same == again
     assert same[0] != other[0] and same[1] != other[1]
 
@@ -22,11 +22,11 @@ def test_equal_arguments_give_equal_shops_and_other_seeds_others():
 @pytest.mark.parametrize(("items", "users"), [(67, 10), (300, 900), (333, 40)])
 def test_a_shop_is_a_correct_dataset_folder(items, users, tmp_path):
     shop = make_shop(1, num_items=items, num_users=users)
-    write_dataset("shop", shop.catalogue, shop.splits, shop.clusters, tmp_path / "shop")
+    write_dataset("shop", shop.catalogue, shop.splits, shop.token_descriptions, tmp_path / "shop")
     dataset = read_dataset(tmp_path / "shop")
     assert dataset.catalogue == shop.catalogue
     assert dataset.catalogue.num_items == items
-    assert set(dataset.catalogue.tokens) == set(dataset.clusters)
+    assert set(dataset.catalogue.tokens) == set(dataset.token_descriptions)
     for name, rows in shop.splits.items():
         assert dataset.splits[name].histories == rows.histories
         np.testing.assert_array_equal(dataset.splits[name].targets, rows.targets)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tsrec_jax.data.catalogue import Cluster
+from tsrec_jax.data.catalogue import TokenDescription
 from tsrec_jax.teacher.answers import BadAnswer, parse_answer
 
 GOOD = {"description": "Tools.", "keywords": ["drill", "saw"]}
@@ -16,12 +16,12 @@ GOOD = {"description": "Tools.", "keywords": ["drill", "saw"]}
     f"Sure:\n```\n{json.dumps(GOOD, indent=2)}\n```\nAnything else?",
 ])  # fmt: skip
 def test_bare_and_fenced_json_is_taken(text):
-    assert parse_answer(text, "<a_1>") == Cluster("<a_1>", "Tools.", ("drill", "saw"))
+    assert parse_answer(text, "<a_1>") == TokenDescription("<a_1>", "Tools.", ("drill", "saw"))
 
 
 def test_keywords_are_stripped_and_repeats_left_out():
     text = json.dumps({"description": " Two\n words ", "keywords": [" drill  bit", "Drill bit", "", "saw "]})
-    assert parse_answer(text, "<a_1>") == Cluster("<a_1>", "Two words", ("drill bit", "saw"))
+    assert parse_answer(text, "<a_1>") == TokenDescription("<a_1>", "Two words", ("drill bit", "saw"))
 
 
 FAULTS = {

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from tests.teacher.server import GOOD, SECRET, network_settings
-from tsrec_jax.data.catalogue import Catalogue, Cluster
+from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 from tsrec_jax.data.faults import DatasetError
 from tsrec_jax.errors import UserError
 from tsrec_jax.teacher.answers import parse_answer
@@ -27,7 +27,9 @@ def facts_of(folder):
 def test_a_model_describes_every_token(catalogue, settings, server, tmp_path, virtual_time):
     lines = []
     clusters = describe(catalogue, settings, tmp_path, lines.append, virtual_time.clock)
-    assert clusters == tuple(Cluster(t, GOOD["description"], tuple(GOOD["keywords"])) for t in catalogue.tokens)
+    assert clusters == tuple(
+        TokenDescription(t, GOOD["description"], tuple(GOOD["keywords"])) for t in catalogue.tokens
+    )
     assert len(server.requests) == 4
     facts = facts_of(tmp_path)
     assert (facts["backend"], facts["model"], facts["server"]) == (settings.backend, "some-model", "127.0.0.1")

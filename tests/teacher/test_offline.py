@@ -131,7 +131,7 @@ def test_the_real_data_gives_distinct_keywords_on_every_level(shared_data):
 
     found = read_dataset(shared_data / "Industrial_and_Scientific")
     clusters = {cluster.token: cluster for cluster in offline_clusters(found.catalogue)}
-    levels = keyword_overlap(found.catalogue, clusters, found.clusters)
+    levels = keyword_overlap(found.catalogue, clusters, found.token_descriptions)
     for level in levels:
         assert level.distinct_first > level.distinct_second
         assert level.jaccard > 2 * level.jaccard_shuffled

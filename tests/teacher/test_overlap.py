@@ -2,12 +2,12 @@
 
 import pytest
 
-from tsrec_jax.data.catalogue import Catalogue, Cluster, Item
+from tsrec_jax.data.catalogue import Catalogue, Item, TokenDescription
 from tsrec_jax.teacher.overlap import keyword_overlap, overlap_table
 
 
 def clusters_of(keywords):
-    return {token: Cluster(token, "x", tuple(words)) for token, words in keywords.items()}
+    return {token: TokenDescription(token, "x", tuple(words)) for token, words in keywords.items()}
 
 
 @pytest.fixture
@@ -48,5 +48,5 @@ def test_the_published_keywords_give_the_published_shares(shared_data):
     from tsrec_jax.data.dataset import read_dataset
 
     found = read_dataset(shared_data / "Industrial_and_Scientific")
-    levels = keyword_overlap(found.catalogue, found.clusters, found.clusters)
+    levels = keyword_overlap(found.catalogue, found.token_descriptions, found.token_descriptions)
     assert [round(level.distinct_first, 3) for level in levels] == [0.605, 0.250, 0.185]

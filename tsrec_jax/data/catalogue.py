@@ -30,7 +30,7 @@ class Item:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cluster:
+class TokenDescription:
     """What a teacher says of the items that share one SID token."""
 
     token: str

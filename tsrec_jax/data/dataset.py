@@ -20,16 +20,16 @@ import shutil
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tsrec_jax.data.catalogue import Catalogue, Cluster, Item, token_order
-from tsrec_jax.data.clusters import parse_clusters, write_clusters
+from tsrec_jax.data.catalogue import Catalogue, Item, TokenDescription, token_order
 from tsrec_jax.data.faults import Faults
 from tsrec_jax.data.folder_files import AS_IT_IS, Reading, find_name, hash_of, parse_items, read_files
 from tsrec_jax.data.folder_rows import read_splits
 from tsrec_jax.data.folder_sids import FolderSids, check_info, parse_index, refuse_own_sids
 from tsrec_jax.data.interactions import COLUMNS, Interactions
+from tsrec_jax.data.token_descriptions import parse_token_descriptions, write_token_descriptions
 from tsrec_jax.errors import UserError
 
-CLUSTERS = ".description_keywords.json"
+DESCRIPTIONS_FILE = ".description_keywords.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Dataset:
       path: the folder.
       catalogue: items and SIDs.
       splits: `train`, `valid` and, where the folder has it, `test`; `select` where users were held out.
-      clusters: SID token -> what the teacher said of it; empty when the folder has no keyword file.
+      token_descriptions: SID token -> what the teacher said of it; empty when the folder has no keyword file.
       data_hash: SHA-256 over the names and contents of the files read, in hexadecimal.
       notes: what a person should know of the folder, a line each.
     """
@@ -50,7 +50,7 @@ class Dataset:
     path: pathlib.Path
     catalogue: Catalogue
     splits: Mapping[str, Interactions]
-    clusters: Mapping[str, Cluster]
+    token_descriptions: Mapping[str, TokenDescription]
     data_hash: str
     notes: tuple[str, ...] = ()
 
@@ -77,7 +77,9 @@ def read_dataset(path: str | os.PathLike[str], name: str = "", reading: Reading 
     faults.stop_if_any()
     catalogue = Catalogue(contents.items, tuple(contents.sids.read[item.id] for item in contents.items))
     data_hash = hash_of(files, reading.ragged_sids if contents.sids.changed else "")
-    return Dataset(name, folder, catalogue, contents.splits, contents.clusters, data_hash, tuple(faults.notes))
+    return Dataset(
+        name, folder, catalogue, contents.splits, contents.token_descriptions, data_hash, tuple(faults.notes)
+    )
 
 
 def needed_files(name: str) -> tuple[str, ...]:
@@ -87,7 +89,7 @@ def needed_files(name: str) -> tuple[str, ...]:
 
 def optional_files(name: str) -> tuple[str, ...]:
     """The files that it may have."""
-    return ("test.csv", f"{name}{CLUSTERS}")
+    return ("test.csv", f"{name}{DESCRIPTIONS_FILE}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Contents:
     items: tuple[Item, ...]
     sids: FolderSids
     splits: Mapping[str, Interactions]
-    clusters: Mapping[str, Cluster]
+    token_descriptions: Mapping[str, TokenDescription]
 
 
 def parse_dataset(
@@ -116,23 +118,25 @@ def parse_dataset(
         refuse_own_sids(item_path, items, sids.written, faults)
     if f"{name}.info.txt" in files:
         check_info(folder / f"{name}.info.txt", files[f"{name}.info.txt"], items, sids.written, faults)
-    clusters: Mapping[str, Cluster] = {}
-    if f"{name}{CLUSTERS}" in files and sids.read:
+    token_descriptions: Mapping[str, TokenDescription] = {}
+    if f"{name}{DESCRIPTIONS_FILE}" in files and sids.read:
         known = token_order(sids.read.values())
         # Tokens that reading took out of the SIDs or put into them.
         optional = {token for tokens in sids.written.values() for token in tokens} ^ set(known)
-        words = files[f"{name}{CLUSTERS}"]
-        clusters = parse_clusters(folder / f"{name}{CLUSTERS}", words, known, faults, optional)
+        words = files[f"{name}{DESCRIPTIONS_FILE}"]
+        token_descriptions = parse_token_descriptions(
+            folder / f"{name}{DESCRIPTIONS_FILE}", words, known, faults, optional
+        )
     written = ["".join(sids.written.get(item.id, ())) for item in items]
     splits = read_splits(folder, files, items, reading.overlaps, faults, written)
-    return Contents(items, sids, splits, clusters)
+    return Contents(items, sids, splits, token_descriptions)
 
 
 def write_dataset(
     name: str,
     catalogue: Catalogue,
     splits: Mapping[str, Interactions],
-    clusters: Iterable[Cluster],
+    token_descriptions: Iterable[TokenDescription],
     folder: str | os.PathLike[str],
 ) -> None:
     """Writes a folder that `read_dataset` reads back equal; it appears only when it is complete.
@@ -155,9 +159,9 @@ def write_dataset(
     write_json(f"{name}.index.json", {item.id: list(sid) for item, sid in pairs})
     info = "".join(f"{''.join(sid)}\t{' '.join(item.title.split())}\t{item.id}\n" for item, sid in pairs)
     (scratch / f"{name}.info.txt").write_text(info, encoding="utf-8")
-    listed = list(clusters)
+    listed = list(token_descriptions)
     if listed:
-        write_clusters(scratch / f"{name}{CLUSTERS}", listed)
+        write_token_descriptions(scratch / f"{name}{DESCRIPTIONS_FILE}", listed)
     for split, rows in splits.items():
         with (scratch / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)

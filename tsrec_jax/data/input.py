@@ -10,7 +10,7 @@ Keys of a batch; A accumulation (training only), B rows, T tokens, G groups of r
 and, where SID tokens are learned among their siblings in the catalogue (`paths`), at every position instead of slots:
   sid_node_BT int32        the node (`data.sid_paths`) whose child comes next
   sid_target_BTK int32     which SID token that is, counted from the first one, or which K tokens it might be
-  sid_share_BTK float32    how right each of these is; they sum to 1 where a SID token is learned
+  sid_target_probs_BTK float32    how right each of these is; they sum to 1 where a SID token is learned
   sid_task_BT int32        task id, -1 where no SID token is learned
 Logits over the vocabulary are computed at the loss slots only. P is static: a row closes when its tokens are used up, a
 group when its slots are. Short rows keep attention cheap, and a group of many rows keeps slots from being wasted.
@@ -289,15 +289,15 @@ def _learned(example: Example, paths: SidPaths | None) -> _Learned:
 
 
 def _choices(example: Example, targets_S: np.ndarray, levels: int, room: int) -> tuple[np.ndarray, np.ndarray]:
-    """int32 target_SK and float32 share_SK of an example's learned SID tokens.
+    """int32 target_SK and float32 probs_SK of an example's learned SID tokens.
 
     The SID at place r of a ranking in `example.ranked` is right in proportion to 1 / r. A token of a SID shares its
     place with those of the ranked SIDs that begin like this SID; where none does, nothing is right there and all shares
     are 0. K is `room`; M are the SIDs, R those ranked for each.
     """
     target_SK = np.zeros((len(targets_S), room), np.int32)
-    share_SK = np.zeros((len(targets_S), room), np.float32)
-    target_SK[:, 0], share_SK[:, 0] = targets_S, 1.0
+    probs_SK = np.zeros((len(targets_S), room), np.float32)
+    target_SK[:, 0], probs_SK[:, 0] = targets_S, 1.0
     if len(example.ranked):
         drawn_MC = targets_S.reshape(-1, levels)
         ranked_MCR = example.ranked.reshape(len(drawn_MC), -1, levels).swapaxes(1, 2)
@@ -307,8 +307,8 @@ def _choices(example: Example, targets_S: np.ndarray, levels: int, room: int) ->
         share_MCR = alike_MCR / np.arange(1, count + 1)
         total_MC1 = share_MCR.sum(axis=2, keepdims=True)
         target_SK[:, :count] = ranked_MCR.reshape(-1, count)
-        share_SK[:, :count] = np.divide(share_MCR, total_MC1, out=share_MCR, where=total_MC1 > 0).reshape(-1, count)
-    return target_SK, share_SK
+        probs_SK[:, :count] = np.divide(share_MCR, total_MC1, out=share_MCR, where=total_MC1 > 0).reshape(-1, count)
+    return target_SK, probs_SK
 
 
 def _lengths(examples: Sequence[Example], paths: SidPaths | None) -> np.ndarray:
@@ -326,7 +326,7 @@ def _group(rows: Sequence[Sequence[Example]], layout: _Layout) -> Batch:
     length, paths = layout.sequence_length, layout.paths
     tokens_BT, segment_ids_BT, positions_BT, node_BT = np.zeros((4, layout.group, length), np.int32)
     target_BTK = np.zeros((layout.group, length, layout.choices), np.int32)
-    share_BTK = np.zeros((layout.group, length, layout.choices), np.float32)
+    probs_BTK = np.zeros((layout.group, length, layout.choices), np.float32)
     sid_task_BT = np.full((layout.group, length), -1, np.int32)
     index_P, target_P = np.zeros((2, layout.loss_slots), np.int32)
     task_P = np.full(layout.loss_slots, -1, np.int32)
@@ -346,9 +346,9 @@ def _group(rows: Sequence[Sequence[Example]], layout: _Layout) -> Batch:
                 before = start + learned.sids - 1
                 node_BT[row, before] = learned.nodes
                 targets_S = example.tokens[learned.sids] - paths.first_id
-                target_SK, share_SK = _choices(example, targets_S, paths.num_levels, layout.choices)
-                target_BTK[row, before], share_BTK[row, before] = target_SK, share_SK
-                sid_task_BT[row, before] = np.where(share_SK.any(axis=1), example.task, -1)
+                target_SK, probs_SK = _choices(example, targets_S, paths.num_levels, layout.choices)
+                target_BTK[row, before], probs_BTK[row, before] = target_SK, probs_SK
+                sid_task_BT[row, before] = np.where(probs_SK.any(axis=1), example.task, -1)
             start, slot = here.stop, there.stop
     batch = {
         "tokens_BT": tokens_BT,
@@ -362,7 +362,7 @@ def _group(rows: Sequence[Sequence[Example]], layout: _Layout) -> Batch:
         batch |= {
             "sid_node_BT": node_BT,
             "sid_target_BTK": target_BTK,
-            "sid_share_BTK": share_BTK,
+            "sid_target_probs_BTK": probs_BTK,
             "sid_task_BT": sid_task_BT,
         }
     return batch

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from tsrec_jax.data.dataset import CLUSTERS, Contents, needed_files, optional_files, parse_dataset
+from tsrec_jax.data.dataset import DESCRIPTIONS_FILE, Contents, needed_files, optional_files, parse_dataset
 from tsrec_jax.data.faults import DatasetError, Faults
 from tsrec_jax.data.folder_files import AS_IT_IS, Reading, find_name, parse_items, read_files
 from tsrec_jax.data.folder_rows import read_splits
@@ -81,7 +81,9 @@ def _facts(folder: pathlib.Path, contents: Contents) -> list[str]:
     if contents.sids.read:
         lines += _sid_lines(contents.sids.read)
         lines.append(
-            f"words: {len(contents.clusters):,} tokens ({CLUSTERS[1:]})" if contents.clusters else "words: none"
+            f"words: {len(contents.token_descriptions):,} tokens ({DESCRIPTIONS_FILE[1:]})"
+            if contents.token_descriptions
+            else "words: none"
         )
     lines += _order_lines(splits)
     return [*lines, *_tie_lines(folder)]

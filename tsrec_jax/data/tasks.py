@@ -83,7 +83,7 @@ def build_examples(
     """Tokenises the rows of some tasks.
 
     Args:
-      dataset: the data; `title_sid` reads its catalogue, `ts_align` its clusters, whatever the split.
+      dataset: the data; `title_sid` reads its catalogue, `ts_align` its descriptions, whatever the split.
       split: `train`, `valid`, `test` or `select`, for `next_sid` and `next_title`.
       builder: the prompts.
       tasks: names out of TASKS.
@@ -97,7 +97,9 @@ def build_examples(
     keys = [f"{split}/{row}" for row in range(len(rows))]
     titles = [item.title for item in catalogue.items]
     sids = [catalogue.sid(item) for item in range(catalogue.num_items)]
-    clusters = [dataset.clusters[token] for token in catalogue.tokens if token in dataset.clusters]
+    descriptions = [
+        dataset.token_descriptions[token] for token in catalogue.tokens if token in dataset.token_descriptions
+    ]
     sources = {
         "next_sid": [("next_sid", histories, [sids[item] for item in rows.targets], keys)],
         "next_title": [("next_title", histories, [titles[item] for item in rows.targets], keys)],
@@ -108,15 +110,15 @@ def build_examples(
         "ts_align": [
             (
                 "token_to_description",
-                [cluster.token for cluster in clusters],
-                [cluster.description for cluster in clusters],
-                [f"token/{cluster.token}/to_description" for cluster in clusters],
+                [entry.token for entry in descriptions],
+                [entry.description for entry in descriptions],
+                [f"token/{entry.token}/to_description" for entry in descriptions],
             ),
             (
                 "description_to_token",
-                [cluster.description for cluster in clusters],
-                [cluster.token for cluster in clusters],
-                [f"token/{cluster.token}/from_description" for cluster in clusters],
+                [entry.description for entry in descriptions],
+                [entry.token for entry in descriptions],
+                [f"token/{entry.token}/from_description" for entry in descriptions],
             ),
         ],
     }

@@ -157,11 +157,11 @@ def keyword_ids(config: ConfigDict, dataset: Dataset, tokenizer: PreTrainedToken
     """
     if config.sid_init.mode not in ("sa", "sa_shuffled"):
         return [[] for _ in dataset.catalogue.tokens]
-    missing = [token for token in dataset.catalogue.tokens if token not in dataset.clusters]
+    missing = [token for token in dataset.catalogue.tokens if token not in dataset.token_descriptions]
     if missing:
         raise UserError(
             f"{dataset.path}/{dataset.name}.description_keywords.json: no keywords for {len(missing)} SID token(s), "
             f"{missing[0]} first; SA-Init needs them (or set config.sid_init.mode=mean and config.ts_align.weight=0)"
         )
-    texts = [" ".join(dataset.clusters[token].keywords) for token in dataset.catalogue.tokens]
+    texts = [" ".join(dataset.token_descriptions[token].keywords) for token in dataset.catalogue.tokens]
     return encode_outside(tokenizer, texts)

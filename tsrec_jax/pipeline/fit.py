@@ -82,7 +82,7 @@ def fit(
 
     dataset, settings = assembly.dataset, config.train
     data = training_data(config, dataset, assembly.builder, assembly.old_size, report)
-    if "ts_align" in data.examples and not dataset.clusters:
+    if "ts_align" in data.examples and not dataset.token_descriptions:
         raise UserError(
             f"{dataset.path}/{dataset.name}.description_keywords.json is not there: TS-Align needs its descriptions "
             "(or set config.ts_align.weight=0)"

@@ -79,7 +79,7 @@ def open_folder(config: ConfigDict, workdir: pathlib.Path, report: Callable[[str
     folder = workdir / "shop"
     shop = embedded_shop(config)
     if not folder.exists():
-        write_dataset(SHOP_NAME, shop.catalogue, shop.splits, shop.clusters, folder)
+        write_dataset(SHOP_NAME, shop.catalogue, shop.splits, shop.token_descriptions, folder)
     there = read_texts(folder)
     if there.items != shop.catalogue.items or there.splits != shop.splits:
         raise UserError(f"{folder}: a shop of another seed, num_items or num_users; give another --workdir")

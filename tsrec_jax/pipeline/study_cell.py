@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from tsrec_jax.baselines.names import BASELINES, SEEDED
 from tsrec_jax.baselines.run import run_baseline
 from tsrec_jax.configuration import flat, section, study_arm_config, update
-from tsrec_jax.data.dataset import CLUSTERS, Dataset, read_dataset
+from tsrec_jax.data.dataset import DESCRIPTIONS_FILE, Dataset, read_dataset
 from tsrec_jax.data.faults import Faults
 from tsrec_jax.data.folder_files import Reading, find_name, hash_of, read_files
 from tsrec_jax.data.folder_rows import SPLITS
@@ -135,7 +135,7 @@ def _data_digest(config: ConfigDict) -> str:
     if config.dataset.path:
         folder = pathlib.Path(config.dataset.path)
         name = find_name(folder, config.dataset.name)
-        files = [f"{name}.item.json", f"{name}.index.json", f"{name}.info.txt", f"{name}{CLUSTERS}"]
+        files = [f"{name}.item.json", f"{name}.index.json", f"{name}.info.txt", f"{name}{DESCRIPTIONS_FILE}"]
         faults = Faults()
         digest = hash_of(read_files(folder, (), [*files, *(f"{split}.csv" for split in SPLITS)], faults))
         faults.stop_if_any()
@@ -266,7 +266,12 @@ def with_inputs(wanted: Wanted, workdir: pathlib.Path, report: Report) -> Config
         if not (folder / MADE).exists():
             with on_mesh(config):
                 dataset, base = make_inputs(config, folder)
-            made = {"dataset": str(dataset.path), "name": dataset.name, "base": base, "words": bool(dataset.clusters)}
+            made = {
+                "dataset": str(dataset.path),
+                "name": dataset.name,
+                "base": base,
+                "words": bool(dataset.token_descriptions),
+            }
             own = {key: str(pathlib.Path(made[key]).relative_to(folder)) for key in ("dataset", "base")
                    if pathlib.Path(made[key]).is_relative_to(folder)}  # fmt: skip
             write_json(folder / MADE, {"made": {**made, **own}, "own": sorted(own), "settings": facts})

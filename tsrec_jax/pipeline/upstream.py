@@ -11,12 +11,12 @@ import shutil
 from ml_collections import ConfigDict
 
 from tsrec_jax.configuration import section
-from tsrec_jax.data.catalogue import Catalogue, Cluster
-from tsrec_jax.data.clusters import read_clusters, write_clusters
-from tsrec_jax.data.dataset import CLUSTERS, Dataset, read_dataset, write_dataset
+from tsrec_jax.data.catalogue import Catalogue, TokenDescription
+from tsrec_jax.data.dataset import DESCRIPTIONS_FILE, Dataset, read_dataset, write_dataset
 from tsrec_jax.data.folder_files import Reading
 from tsrec_jax.data.folder_rows import SPLITS
 from tsrec_jax.data.text_folder import TextFolder, read_texts, texts_of
+from tsrec_jax.data.token_descriptions import read_token_descriptions, write_token_descriptions
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline.identity import refuse_differences
 from tsrec_jax.pipeline.indexing import Base, Report, make_index
@@ -58,7 +58,7 @@ def what_to_make(config: ConfigDict, folder: pathlib.Path, name: str) -> Upstrea
       UserError: something is to be given that the folder has not, or given words are for other SIDs than the run makes.
     """
     has_sids = (folder / f"{name}.index.json").is_file()
-    has_words = (folder / f"{name}{CLUSTERS}").is_file()
+    has_words = (folder / f"{name}{DESCRIPTIONS_FILE}").is_file()
     if config.index.sids == "given" and not has_sids:
         raise UserError(f"{folder}/{name}.index.json is not there; set config.index.sids=make, or auto")
     make_sids = config.index.sids == "make" or not has_sids
@@ -79,7 +79,7 @@ def make_dataset(
       UserError: a gate of the SID report, the teacher's failures, or a workdir with results of other settings.
     """
     catalogue, texts = make_catalogue(config, workdir, folder, name, base, report)
-    clusters: tuple[Cluster, ...] = ()
+    clusters: tuple[TokenDescription, ...] = ()
     wanted = what_to_make(config, folder, name)
     if wanted.make_words:
         clusters = make_words(config, workdir, catalogue, wanted.numbered, report)
@@ -91,7 +91,7 @@ def make_dataset(
     dataset = read_dataset(made, name)
     parts = {
         "items or SIDs": dataset.catalogue != catalogue,
-        "words": tuple(dataset.clusters.values()) != clusters,
+        "words": tuple(dataset.token_descriptions.values()) != clusters,
         **{f"{split}.csv": dataset.splits.get(split) != texts.splits.get(split) for split in SPLITS},
     }
     changed = [part for part, differs in parts.items() if differs]
@@ -132,12 +132,12 @@ def report_notes(texts: TextFolder, report: Report) -> None:
 
 def make_words(
     config: ConfigDict, workdir: pathlib.Path, catalogue: Catalogue, numbered: bool, report: Report
-) -> tuple[Cluster, ...]:
+) -> tuple[TokenDescription, ...]:
     """The stage `describe`: `describe/` in the workdir, with the teacher's answers and the keyword file."""
     folder = workdir / "describe"
     files = ("path",) if config.describe.backend == "file" else ()
     identity = {"data": _catalogue_hash(catalogue), **input_facts(config, "describe", files, LOGISTICS)}
-    file = folder / CLUSTERS.lstrip(".")
+    file = folder / DESCRIPTIONS_FILE.lstrip(".")
     if file.exists():
         refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
         report("describe: finished before, skipped")
@@ -145,8 +145,8 @@ def make_words(
         settings = section(config, "describe", TeacherSettings)
         clusters = describe(catalogue, settings, folder, report, numbered=numbered)
         write_json(folder / IDENTITY, identity)
-        write_clusters(file, clusters)
-    return tuple(read_clusters(file, catalogue).values())
+        write_token_descriptions(file, clusters)
+    return tuple(read_token_descriptions(file, catalogue).values())
 
 
 def plan_words(config: ConfigDict, workdir: pathlib.Path, catalogue: Catalogue, numbered: bool) -> Plan:

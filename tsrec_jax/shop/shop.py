@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tsrec_jax.data.catalogue import Catalogue, Cluster, Item
+from tsrec_jax.data.catalogue import Catalogue, Item, TokenDescription
 from tsrec_jax.data.interactions import Interactions
 
 KINDS = {
@@ -60,7 +60,7 @@ class Shop:
     """A generated data set with the process behind it.
 
     Attributes:
-      catalogue, splits, clusters: as in a dataset folder.
+      catalogue, splits, token_descriptions: as in a dataset folder.
       kinds_I, categories_I, finishes_I: int attribute of each item, as numbered in KINDS and FINISHES.
       goes_with: for each kind the kind that goes with it.
       popularity_I: float64, sums to 1.
@@ -68,7 +68,7 @@ class Shop:
 
     catalogue: Catalogue
     splits: Mapping[str, Interactions]
-    clusters: Sequence[Cluster]
+    token_descriptions: Sequence[TokenDescription]
     kinds_I: np.ndarray
     categories_I: np.ndarray
     finishes_I: np.ndarray
@@ -160,7 +160,7 @@ def make_shop(seed: int, num_items: int = 300, num_users: int = 900) -> Shop:
     shop = Shop(
         catalogue=Catalogue(items, sids),
         splits={},
-        clusters=_clusters(kind_names, goes_with, set(finishes_I.tolist())),
+        token_descriptions=_descriptions(kind_names, goes_with, set(finishes_I.tolist())),
         kinds_I=kinds_I,
         categories_I=categories_I,
         finishes_I=finishes_I,
@@ -201,20 +201,24 @@ def _items(
     return tuple(items)
 
 
-def _clusters(kind_names: Sequence[tuple[str, str]], goes_with: np.ndarray, finishes: set[int]) -> list[Cluster]:
-    clusters = []
+def _descriptions(
+    kind_names: Sequence[tuple[str, str]], goes_with: np.ndarray, finishes: set[int]
+) -> list[TokenDescription]:
+    descriptions = []
     for number, (category, kinds) in enumerate(KINDS.items()):
         description = f"Things for the {category}: {', '.join(kinds)}."
-        clusters.append(Cluster(f"<a_{number}>", description, (category, f"for the {category}", *kinds)))
+        descriptions.append(TokenDescription(f"<a_{number}>", description, (category, f"for the {category}", *kinds)))
     for kind, (category, name) in enumerate(kind_names):
         partner = kind_names[goes_with[kind]][1]
         description = f"Every {name} for the {category}. It goes well with a {partner}."
-        clusters.append(Cluster(f"<b_{kind}>", description, (name, category, f"goes well with a {partner}")))
+        descriptions.append(
+            TokenDescription(f"<b_{kind}>", description, (name, category, f"goes well with a {partner}"))
+        )
     for number, (material, feel) in enumerate(FINISHES.items()):
         if number in finishes:
             description = f"Things made of {material}, {feel}."
-            clusters.append(Cluster(f"<c_{number}>", description, (material, f"made of {material}", feel)))
-    return clusters
+            descriptions.append(TokenDescription(f"<c_{number}>", description, (material, f"made of {material}", feel)))
+    return descriptions
 
 
 def _histories(shop: Shop, num_users: int, rng: np.random.Generator) -> dict[str, Interactions]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from tsrec_jax.data.catalogue import Cluster
+from tsrec_jax.data.catalogue import TokenDescription
 
 ANSWER_SCHEMA = {
     "type": "object",
@@ -25,7 +25,7 @@ class BadAnswer(Exception):
     """An answer that cannot be used; the message says why."""
 
 
-def parse_answer(text: str, token: str) -> Cluster:
+def parse_answer(text: str, token: str) -> TokenDescription:
     """Reads the answer to a token's question: a JSON object, bare or inside a code fence.
 
     Keywords are stripped, and what repeats an earlier one but for case is left out.
@@ -56,7 +56,7 @@ def parse_answer(text: str, token: str) -> Cluster:
         "".join((description, *kept)).encode("utf-8")
     except UnicodeEncodeError:
         raise BadAnswer("the answer holds one half of a surrogate pair, which is no character") from None
-    return Cluster(token, description, kept)
+    return TokenDescription(token, description, kept)
 
 
 def _read_json(text: str) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 
 from tsrec_jax import errors
-from tsrec_jax.data.catalogue import Cluster
+from tsrec_jax.data.catalogue import TokenDescription
 from tsrec_jax.teacher.answers import BadAnswer, parse_answer
 from tsrec_jax.teacher.backends import Refused, Rejected, Reply, Retryable, Teacher
 from tsrec_jax.teacher.budget import Budget, CapReached
@@ -49,7 +49,7 @@ class Outcome:
       input_tokens, output_tokens: of this run's answers, the unusable ones included, as the server counted them.
     """
 
-    clusters: dict[str, Cluster] = dataclasses.field(default_factory=dict)
+    clusters: dict[str, TokenDescription] = dataclasses.field(default_factory=dict)
     failures: dict[str, str] = dataclasses.field(default_factory=dict)
     requests: int = 0
     input_tokens: int = 0
@@ -174,7 +174,7 @@ class _Asking:
             self.pace.stop()  # at once, before this thread takes its next question
             raise
         with self._lock:
-            if isinstance(found, Cluster):
+            if isinstance(found, TokenDescription):
                 self.outcome.clusters[question.token] = found
                 self._failed_in_a_row = 0
             else:
@@ -189,7 +189,7 @@ class _Asking:
             return f"{self._bad} of {self._bad + self._good} answers could not be used; another model may do better"
         return ""
 
-    def _answer(self, question: Question) -> Cluster | str:
+    def _answer(self, question: Question) -> TokenDescription | str:
         """The answer to a question, or why there is none after the last attempt."""
         prompt, reason = question.prompt, ""
         for attempt in range(1, self._attempts + 1):
@@ -216,7 +216,7 @@ class _Asking:
                 return f"{error}; see config.describe.answer_format, temperature and items_per_token"
         return f"{reason} (attempt {self._attempts} of {self._attempts})"
 
-    def _request(self, question: Question, prompt: str) -> Cluster:
+    def _request(self, question: Question, prompt: str) -> TokenDescription:
         with self.budget.question(prompt):
             with self._lock:
                 self.outcome.requests += 1
@@ -227,7 +227,7 @@ class _Asking:
                     self._keep(question, error.reply, str(error))
                 raise
 
-    def _checked(self, question: Question, reply: Reply) -> Cluster:
+    def _checked(self, question: Question, reply: Reply) -> TokenDescription:
         fault = "not checked"
         try:
             cluster, fault = parse_answer(reply.text, question.token), ""

@@ -11,7 +11,7 @@ import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tsrec_jax.data.catalogue import Catalogue, Cluster
+from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 from tsrec_jax.errors import UserError
 from tsrec_jax.teacher.answers import ANSWER_SCHEMA, BadAnswer, parse_answer
 from tsrec_jax.teacher.ask import Manner, Outcome, ask_all
@@ -38,7 +38,7 @@ def describe(
     clock: Clock | None = None,
     *,
     numbered: bool = False,
-) -> tuple[Cluster, ...]:
+) -> tuple[TokenDescription, ...]:
     """What the teacher says of every token, in the order of `catalogue.tokens`.
 
     Where the last level is `numbered` (it only counts the items of one code), its tokens get the words of
@@ -79,7 +79,7 @@ def plan(catalogue: Catalogue, settings: TeacherSettings, folder: pathlib.Path, 
     return Plan(settings.backend, settings.model, len(questions), len(known), *tokens, cost)
 
 
-def _local_clusters(catalogue: Catalogue, settings: TeacherSettings, numbered: bool) -> tuple[Cluster, ...]:
+def _local_clusters(catalogue: Catalogue, settings: TeacherSettings, numbered: bool) -> tuple[TokenDescription, ...]:
     if settings.backend == "file":
         return file_clusters(settings.path, catalogue)
     if not numbered:
@@ -95,7 +95,7 @@ def _ask_model(
     report: Callable[[str], None],
     clock: Clock | None,
     numbered: bool,
-) -> tuple[tuple[Cluster, ...], Mapping[str, str], dict[str, Any]]:
+) -> tuple[tuple[TokenDescription, ...], Mapping[str, str], dict[str, Any]]:
     """The clusters, the tokens without one with their reasons, and the facts of the run."""
     questions = _questions(catalogue, settings, numbered)
     keys, cache = _keys(questions, settings), AnswerCache(folder / CACHE_NAME)
@@ -174,7 +174,7 @@ def _keys(questions: Sequence[Question], settings: TeacherSettings) -> dict[str,
     }
 
 
-def _known(questions: Sequence[Question], keys: Mapping[str, str], cache: AnswerCache) -> dict[str, Cluster]:
+def _known(questions: Sequence[Question], keys: Mapping[str, str], cache: AnswerCache) -> dict[str, TokenDescription]:
     """What the cache answers; an answer that does not pass today's checks is asked again."""
     replies = cache.read()
     known = {}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pathlib
 
-from tsrec_jax.data.catalogue import Catalogue, Cluster
-from tsrec_jax.data.clusters import read_clusters
+from tsrec_jax.data.catalogue import Catalogue, TokenDescription
+from tsrec_jax.data.token_descriptions import read_token_descriptions
 from tsrec_jax.errors import UserError
 
 
-def file_clusters(path: str, catalogue: Catalogue) -> tuple[Cluster, ...]:
+def file_clusters(path: str, catalogue: Catalogue) -> tuple[TokenDescription, ...]:
     """The file's clusters in the order of `catalogue.tokens`.
 
     Raises:
@@ -18,5 +18,5 @@ def file_clusters(path: str, catalogue: Catalogue) -> tuple[Cluster, ...]:
     """
     if not pathlib.Path(path).is_file():
         raise UserError(f"config.describe.path={path!r}: no such file")
-    found = read_clusters(pathlib.Path(path), catalogue)
+    found = read_token_descriptions(pathlib.Path(path), catalogue)
     return tuple(found[token] for token in catalogue.tokens)

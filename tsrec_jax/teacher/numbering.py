@@ -6,16 +6,16 @@ found in them would be chance, so they get the same plain ones from every teache
 
 from __future__ import annotations
 
-from tsrec_jax.data.catalogue import Catalogue, Cluster
+from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 
 
-def numbering_clusters(catalogue: Catalogue) -> tuple[Cluster, ...]:
+def numbering_clusters(catalogue: Catalogue) -> tuple[TokenDescription, ...]:
     """What there is to say of the last level's tokens, `<d_0>` being the first item's, in the order of their level."""
     clusters = []
     for token in catalogue.level_tokens[-1]:
         place = _ordinal(int(token.rpartition("_")[2].removesuffix(">")) + 1)
         clusters.append(
-            Cluster(token, f"The {place} of the items that share every token before it.", (f"{place} item",))
+            TokenDescription(token, f"The {place} of the items that share every token before it.", (f"{place} item",))
         )
     return tuple(clusters)
 

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 
-from tsrec_jax.data.catalogue import Catalogue, Cluster
+from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 from tsrec_jax.text.terms import Terms, item_terms, title_terms
 
 PRIOR_ITEMS = 4.0
@@ -33,7 +33,9 @@ CELLS = 1 << 21  # items times terms that are held densely at once
 PHRASE_BONUS = {2: 1.25}  # factor on the score by the number of words; three in a row are often a repeated slogan
 
 
-def offline_clusters(catalogue: Catalogue, num_keywords: int = 20, levels: int | None = None) -> tuple[Cluster, ...]:
+def offline_clusters(
+    catalogue: Catalogue, num_keywords: int = 20, levels: int | None = None
+) -> tuple[TokenDescription, ...]:
     """A description and at most `num_keywords` keywords for every token, in the order of `catalogue.tokens`.
 
     With `levels`, for the tokens of that many levels from the first on.
@@ -48,7 +50,7 @@ def offline_clusters(catalogue: Catalogue, num_keywords: int = 20, levels: int |
         for code, token in enumerate(tokens):
             keywords = _keywords(catalogue, terms, groups, code, num_keywords)
             text = _description(catalogue, groups.members[code], keywords, level).replace(token, "")
-            clusters.append(Cluster(token, text, keywords))
+            clusters.append(TokenDescription(token, text, keywords))
     return tuple(clusters)
 
 

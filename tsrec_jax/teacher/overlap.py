@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tsrec_jax.data.catalogue import Catalogue, Cluster
+from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 
 _Measure = Callable[[frozenset[str], frozenset[str]], float]
 
@@ -40,7 +40,7 @@ class LevelOverlap:
 
 
 def keyword_overlap(
-    catalogue: Catalogue, first: Mapping[str, Cluster], second: Mapping[str, Cluster], seed: int = 42
+    catalogue: Catalogue, first: Mapping[str, TokenDescription], second: Mapping[str, TokenDescription], seed: int = 42
 ) -> tuple[LevelOverlap, ...]:
     """Compares two sets of clusters ({token: cluster}, one for every token of the catalogue).
 
@@ -85,7 +85,7 @@ def overlap_table(levels: Sequence[LevelOverlap], first: str, second: str) -> st
     return "\n".join(rows) + "\n"
 
 
-def _keywords(cluster: Cluster) -> frozenset[str]:
+def _keywords(cluster: TokenDescription) -> frozenset[str]:
     return frozenset(" ".join(keyword.lower().split()) for keyword in cluster.keywords)
 
 

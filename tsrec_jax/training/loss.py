@@ -130,7 +130,7 @@ def catalogue_nll(x_BTD: jax.Array, table_VD: jax.Array, batch: Mapping[str, jax
     Args:
       x_BTD: hidden states after the final norm, in the compute dtype.
       table_VD: output table, whose rows from `paths.first_id` on are the SID tokens'.
-      batch: `sid_node_BT`, `sid_target_BTK` and `sid_share_BTK`.
+      batch: `sid_node_BT`, `sid_target_BTK` and `sid_target_probs_BTK`.
       paths: the catalogue's.
 
     Returns:
@@ -145,7 +145,7 @@ def catalogue_nll(x_BTD: jax.Array, table_VD: jax.Array, batch: Mapping[str, jax
         logits_BTn = jnp.einsum("btd,nd->btn", x_BTD, rows_nD, preferred_element_type=jnp.float32)
         allowed_BTn = jnp.take(allowed_Nn, batch["sid_node_BT"], axis=0)
         picked_BTK = jnp.take_along_axis(logits_BTn, batch["sid_target_BTK"], axis=-1)
-        right_BT = jnp.sum(picked_BTK * batch["sid_share_BTK"], axis=-1)
+        right_BT = jnp.sum(picked_BTK * batch["sid_target_probs_BTK"], axis=-1)
         return jax.nn.logsumexp(logits_BTn, axis=-1, where=allowed_BTn) - right_BT
 
     return nll(x_BTD, rows_nD)

@@ -8,14 +8,14 @@ import pathlib
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from tsrec_jax.data.catalogue import Catalogue, Cluster
+from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 from tsrec_jax.data.faults import Faults
 from tsrec_jax.data.folder_files import HALF, parse_json, read_files
 from tsrec_jax.data.texts import has_half, without_control
 
 
-def read_clusters(path: str | os.PathLike[str], catalogue: Catalogue) -> dict[str, Cluster]:
-    """Reads and checks one file: {token: cluster} of every token of the catalogue.
+def read_token_descriptions(path: str | os.PathLike[str], catalogue: Catalogue) -> dict[str, TokenDescription]:
+    """Reads and checks one file: {token: description} of every token of the catalogue.
 
     Raises:
       DatasetError: up to ten faults at once: a missing file, text that is not JSON or UTF-8, tokens without an entry or
@@ -25,15 +25,15 @@ def read_clusters(path: str | os.PathLike[str], catalogue: Catalogue) -> dict[st
     faults = Faults()
     texts = read_files(path.parent, (path.name,), (), faults)
     faults.stop_if_any()
-    clusters = parse_clusters(path, texts[path.name], catalogue.tokens, faults)
+    descriptions = parse_token_descriptions(path, texts[path.name], catalogue.tokens, faults)
     faults.stop_if_any()
-    return clusters
+    return descriptions
 
 
-def parse_clusters(
+def parse_token_descriptions(
     path: pathlib.Path, text: str, tokens: Collection[str], faults: Faults, optional: Collection[str] = ()
-) -> dict[str, Cluster]:
-    """{token: cluster} of the entries without a fault; control characters are read as spaces.
+) -> dict[str, TokenDescription]:
+    """{token: description} of the entries without a fault; control characters are read as spaces.
 
     Args:
       path: the file, for the wording of faults.
@@ -49,7 +49,7 @@ def parse_clusters(
         faults.add(path, "", "must be a JSON list of {token, description, keywords}")
         return {}
     known = set(tokens)
-    clusters: dict[str, Cluster] = {}
+    descriptions: dict[str, TokenDescription] = {}
     seen: set[str] = set()
     for row, entry in enumerate(entries, 1):
         place = f"entry {row}"
@@ -67,12 +67,12 @@ def parse_clusters(
             faults.add(path, place, fault)
         else:
             description = without_control(entry["description"]).strip()
-            clusters[token] = Cluster(token, description, tuple(map(without_control, entry["keywords"])))
+            descriptions[token] = TokenDescription(token, description, tuple(map(without_control, entry["keywords"])))
         seen.add(token)
     for token in tokens:
         if token not in seen and token not in optional:
             faults.add(path, "", f"token {token} has no entry")
-    return clusters
+    return descriptions
 
 
 def _fault(token: str, description: Any, keywords: Any) -> str:
@@ -93,9 +93,9 @@ def _fault(token: str, description: Any, keywords: Any) -> str:
     return f"the keyword {halves[0]!r} of token {token} {HALF}" if halves else ""
 
 
-def write_clusters(path: pathlib.Path, clusters: Iterable[Cluster]) -> None:
-    """Writes a file that `read_clusters` reads back equal; it appears only when it is complete."""
-    listed = [{"token": c.token, "description": c.description, "keywords": list(c.keywords)} for c in clusters]
+def write_token_descriptions(path: pathlib.Path, descriptions: Iterable[TokenDescription]) -> None:
+    """Writes a file that `read_token_descriptions` reads back equal; it appears only when it is complete."""
+    listed = [{"token": c.token, "description": c.description, "keywords": list(c.keywords)} for c in descriptions]
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(listed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
