@@ -1,0 +1,93 @@
+"""Settings of what is done: the stages of a run, the arms of a study."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from tsrec_jax.baselines.names import BASELINES
+from tsrec_jax.errors import UserError
+from tsrec_jax.section import Section, near, setting
+
+UPSTREAM = ("prepare", "index", "describe")
+STAGES = (*UPSTREAM, "train", "evaluate", "export")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings(Section, key="run"):
+    """The verb `run`."""
+
+    stages: tuple[str, ...] = setting(STAGES, f"what it does, out of {', '.join(STAGES)}")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unknown = [stage for stage in self.stages if stage not in STAGES]
+        if unknown:
+            raise UserError(f"config.run.stages: {unknown[0]!r} is not one of {', '.join(STAGES)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class StudySettings(Section, key="study"):
+    """The verb `study`: every arm with every seed, and one report (docs/studies.md)."""
+
+    arms: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+        default_factory=dict,
+        metadata={"doc": "NAME -> changes of any section but study and run, such as {'train': {'epochs': 3.0}}"},
+    )
+    seeds: tuple[int, ...] = setting((1, 2, 3), "of training; what comes before it has the seed of the config")
+    comparisons: tuple[str, ...] = setting((), "texts `ARM > OTHER`, each a paired test; either may be a baseline")
+    baselines: tuple[str, ...] = setting((), f"systems beside the arms, out of {', '.join(BASELINES)}")
+    curves: tuple[str, ...] = setting((), "arms whose curves are drawn together; empty: all")
+    keep_weights: bool = setting(False, "keep checkpoints and records of finished cells")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        seeds = self.seeds
+        if not seeds or len(set(seeds)) < len(seeds) or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
+            raise UserError(f"config.study.seeds={seeds} must be different whole numbers from 0, at least one")
+        for name, changes in self.arms.items():
+            if not re.fullmatch(r"[\w-]+", name):
+                raise UserError(f"config.study.arms: {name!r} names a folder; use letters, digits, '_' and '-'")
+            if not isinstance(changes, Mapping):
+                raise UserError(
+                    f"config.study.arms.{name}={changes!r} must be settings, such as {{'train': {{'epochs': 3.0}}}}"
+                )
+            decided = [key for key in ("study", "run", "seed") if key in changes]
+            if decided:
+                raise UserError(
+                    f"config.study.arms.{name}: {decided[0]!r} is the same for all arms of a study "
+                    "(config.study.seeds are the seeds of training); use another --workdir for another one"
+                )
+        if both := sorted(set(self.arms) & set(self.baselines)):
+            raise UserError(f"config.study: {both[0]!r} is an arm and a baseline")
+        for key, names, known in (
+            ("baselines", self.baselines, BASELINES),
+            ("curves", self.curves, tuple(self.arms)),
+        ):
+            unknown = [name for name in names if name not in known]
+            if unknown:
+                raise UserError(f"config.study.{key}: {unknown[0]!r} is not one of {', '.join(known)}")
+        self.pairs()
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """The pairs of `comparisons`, the one that is to be better first.
+
+        Raises:
+          UserError: a text that is not "ARM > OTHER", or a name that is neither an arm nor a baseline.
+        """
+        known = [*self.arms, *self.baselines]
+        pairs = []
+        for text in self.comparisons:
+            names = [name.strip() for name in text.split(">")]
+            if len(names) != 2 or names[0] == names[1]:
+                raise UserError(f"config.study.comparisons: {text!r} must be 'ARM > OTHER'")
+            for name in names:
+                if name not in known:
+                    raise UserError(
+                        f"config.study.comparisons: {name!r} is neither in config.study.arms nor in "
+                        f"config.study.baselines ({', '.join(known)}){near(name, known)}"
+                    )
+            pairs.append((names[0], names[1]))
+        return pairs

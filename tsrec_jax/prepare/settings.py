@@ -1,0 +1,132 @@
+"""Settings of the way from raw data to a folder of texts and interactions."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from typing import Literal
+
+from tsrec_jax.errors import UserError
+from tsrec_jax.section import Section, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareSettings(Section, key="prepare"):
+    """Raw data to a folder, where `dataset.path` is empty and a source is named (docs/upstream.md)."""
+
+    source: Literal["", "amazon2018", "amazon2023", "tables"] = setting("", "the kind of raw data; empty: none")
+    name: str = setting("", "NAME of the folder's files; empty: the category, else `data`")
+    category: str = setting("", "Amazon: as the site spells it, such as Industrial_and_Scientific")
+    raw: str = setting("", "Amazon: the folder of the raw files, which `download` fills")
+    base_url: str = setting("", "Amazon: a mirror; empty: the publishers' site")
+    interactions_file: str = setting("", "tables: CSV or Parquet with user, item and timestamp (seconds or ISO 8601)")
+    items_file: str = setting("", "tables: CSV or Parquet with item, title and, where there are any, the other texts")
+    columns: str = setting(
+        "", "tables: what they call these, such as `user=userId,item=movieId,items.item=id`; empty: those names"
+    )
+    encoding: str = setting(
+        "", "tables: of CSV files that are not UTF-8, such as cp1252; a byte-order mark is stronger"
+    )
+    max_unreadable: float = setting(
+        0.05, "largest share of a raw file's lines that may be lost because they cannot be read", least=0, most=1
+    )
+    max_unmatched: float = setting(
+        0.2,
+        "largest share of the interactions that may be lost because their item has no entry or no usable title "
+        "(a title that is too long is not counted)",
+        least=0,
+        most=1,
+    )
+    k_core: int = setting(
+        5, "users and items with fewer interactions, repetitions counted, are left out, until none is left", least=1
+    )
+    start: str = setting("", "first time that is kept, as ISO 8601 (UTC unless it names a zone); empty: no limit")
+    end: str = setting("", "first time that is not kept any more; empty: no limit")
+    max_history: int = setting(10, "most items in a row's history", least=1)
+    split: Literal["ratio", "date", "leave_one_out"] = setting(
+        "ratio",
+        "all rows by time, cut at `ratios` or at `valid_from` and `test_from`; or each user's last row to test and "
+        "the one before to valid",
+    )
+    ratios: tuple[float, ...] = setting((8.0, 1.0, 1.0), "split `ratio`: train, valid, test", above=0)
+    valid_from: str = setting("", "split `date`: time of the first target of valid, as ISO 8601")
+    test_from: str = setting("", "split `date`: the same of test")
+    max_title_words: int = setting(0, "items with longer titles are left out; 0: no limit", least=0)
+    clean_titles: bool = setting(
+        True, "titles lose their HTML, and items whose title is left-over markup or script are left out"
+    )
+    ties: Literal["auto", "file", "shuffled", "item"] = setting(
+        "auto",
+        "order of one user's interactions of one second: that of the file, by a hash, or by item id; `auto`: that of "
+        "the file, unless it is sorted by item, then shuffled",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.ratios) != 3:
+            raise UserError(f"config.prepare.ratios={self.ratios!r} must be three positive numbers: train, valid, test")
+        self._check_times("start", "end")
+        self._check_times("valid_from", "test_from")
+        if (self.split == "date") != bool(self.valid_from and self.test_from) or (
+            self.split != "date" and (self.valid_from or self.test_from)
+        ):
+            raise UserError(
+                f"config.prepare.split={self.split!r} with valid_from={self.valid_from!r} and "
+                f"test_from={self.test_from!r}: split='date' needs both, and the other splits neither"
+            )
+        check_encoding(self.encoding)
+        if (self.column_names() or self.encoding) and self.source not in ("tables", ""):
+            raise UserError("config.prepare.columns and config.prepare.encoding are for config.prepare.source=tables")
+
+    def column_names(self) -> dict[str, str]:
+        """The column names that `columns` gives.
+
+        Raises:
+          UserError: it is no such text.
+        """
+        found: dict[str, str] = {}
+        for part in filter(None, (part.strip() for part in self.columns.split(","))):
+            name, is_given, column = (piece.strip() for piece in part.partition("="))
+            if not (name and is_given and column) or name in found:
+                raise UserError(
+                    f"config.prepare.columns={self.columns!r}: {part!r} is not of the form user=NAME, or names it twice"
+                )
+            found[name] = column
+        return found
+
+    def _check_times(self, first: str, second: str) -> None:
+        one, other = (seconds(f"config.prepare.{name}", getattr(self, name)) for name in (first, second))
+        if one is not None and other is not None and one >= other:
+            raise UserError(
+                f"config.prepare.{first}={getattr(self, first)!r} must be before {second}={getattr(self, second)!r}"
+            )
+
+
+def seconds(name: str, text: str) -> int | None:
+    """Seconds since 1970 of an ISO 8601 date or time; None for an empty text.
+
+    Raises:
+      UserError: the text is neither; the message begins with `name`.
+    """
+    if not text:
+        return None
+    try:
+        time = datetime.datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise UserError(f"{name}={text!r} is not an ISO 8601 date, as in '2016-10-01'") from None
+    return int((time if time.tzinfo else time.replace(tzinfo=datetime.UTC)).timestamp())
+
+
+def check_encoding(name: str) -> None:
+    """Refuses the name of an encoding that does not exist, or that is none of texts; an empty name is none.
+
+    Raises:
+      UserError: it is not known.
+    """
+    try:
+        b"".decode(name or "utf-8", "ignore")
+        "".encode(name or "utf-8", "surrogateescape")
+    except (LookupError, UnicodeError):
+        raise UserError(
+            f"config.prepare.encoding={name!r} is not known; use a name as utf-8, utf-16, cp1252 or latin-1"
+        ) from None

@@ -1,0 +1,285 @@
+"""All settings: one tree of the rooms' sections, the config that users edit, and the way from one to the other.
+
+An experiment is a file in `configs/` that starts from `default_config()` and changes what it needs; the command line
+changes single keys (`--config.train.max_steps=100`). Below the command line everything takes `Settings` or a section.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import pathlib
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from tsrec_jax.baselines.names import BASELINES
+from tsrec_jax.data.prompts import Templates
+from tsrec_jax.data.settings import DatasetSettings, TasksSettings
+from tsrec_jax.errors import UserError
+from tsrec_jax.evaluation.settings import EvalSettings
+from tsrec_jax.experiments import experiments
+from tsrec_jax.models.settings import MeshSettings, ModelSettings, PretrainSettings, SidInitSettings
+from tsrec_jax.old_keys import what_became_of
+from tsrec_jax.pipeline.settings import RunSettings, StudySettings
+from tsrec_jax.prepare.settings import PrepareSettings
+from tsrec_jax.section import Section, refuse_other, section, setting
+from tsrec_jax.serving.settings import ExportSettings
+from tsrec_jax.shop.settings import ShopSettings
+from tsrec_jax.sid.settings import IndexSettings
+from tsrec_jax.teacher.settings import DescribeSettings
+from tsrec_jax.training.settings import TrainSettings
+from tsrec_jax.training.wandb_log import require_wandb
+
+GIVE = f"--config=FILE.py or --config=NAME ({', '.join(experiments())})"  # how a command names its config
+ARMS = "study.arms"  # the section whose keys the user chooses
+_WORDED = Templates()
+# What the objective decides where the config leaves it open.
+BY_OBJECTIVE: Mapping[str, Mapping[str, Any]] = {
+    "constrained": {
+        "tasks.next_sid.user_sequences": True,
+        "templates.separator": "",
+        "templates.next_sid.header": "",
+        "templates.next_sid.prompt": "{history}",
+    },
+    "vocabulary": {
+        "tasks.next_sid.user_sequences": False,
+        "templates.separator": _WORDED.separator,
+        "templates.next_sid.header": _WORDED.next_sid.header,
+        "templates.next_sid.prompt": _WORDED.next_sid.prompt,
+    },
+}
+# The recipe of the paper (arXiv 2602.22632), where it differs from the default; the rows of SA-Init stay centred.
+PAPER = {
+    "objective": "vocabulary",
+    "tasks": {
+        **{name: {"rate": 1.0} for name in ("next_sid", "next_title", "title_sid", "ts_align")},
+        **{name: {"rate": 0.0} for name in ("augmented_sid", "distilled_sid")},
+    },
+    "train": {
+        "epochs": 10.0,
+        "batch_tokens": 131072,
+        "sequence_length": 512,
+        "rows_per_group": 1,
+        "learning_rate": 3e-4,
+        "validations": 20,
+        "patience": 3,
+        "select_by": "loss",
+        "valid_beam_rows": 256,
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Section):
+    """Everything that a run or a study is told, as `settings_of` gives it.
+
+    Attributes:
+      given: what it was made of, as plain values in which what the objective decides may be None.
+    """
+
+    seed: int = setting(42, "of all that is drawn", least=0)
+    objective: Literal["constrained", "vocabulary"] = setting(
+        "constrained",
+        "what a SID token is learned and scored among: the tokens that may stand there in the catalogue, or the whole "
+        "vocabulary; it decides the form of the examples too, where `templates` and `tasks.next_sid` leave it open",
+    )
+    dataset: DatasetSettings = section(DatasetSettings)
+    prepare: PrepareSettings = section(PrepareSettings)
+    shop: ShopSettings = section(ShopSettings)
+    model: ModelSettings = section(ModelSettings)
+    pretrain: PretrainSettings = section(PretrainSettings)
+    index: IndexSettings = section(IndexSettings)
+    describe: DescribeSettings = section(DescribeSettings)
+    mesh: MeshSettings = section(MeshSettings)
+    sid_init: SidInitSettings = section(SidInitSettings)
+    tasks: TasksSettings = section(TasksSettings)
+    templates: Templates = _WORDED
+    train: TrainSettings = section(TrainSettings)
+    eval: EvalSettings = section(EvalSettings)
+    export: ExportSettings = section(ExportSettings)
+    run: RunSettings = section(RunSettings)
+    study: StudySettings = section(StudySettings)
+    given: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        tasks, distilled = self.tasks, self.tasks.distilled_sid
+        if not any(task.weight > 0 and task.rate > 0 for task in vars(tasks).values()):
+            raise UserError("every task has weight 0 or rate 0: set config.tasks.next_sid.weight above 0")
+        refuse_other("config.tasks.distilled_sid.teacher", distilled.teacher, BASELINES)
+        if distilled.weight and distilled.rate and distilled.soft_labels and not self.constrained:
+            raise UserError(
+                "config.tasks.distilled_sid.soft_labels=True needs config.objective='constrained', where several may "
+                "be right"
+            )
+        if self.train.wandb_project:
+            require_wandb()
+
+    @property
+    def constrained(self) -> bool:
+        """Whether SID tokens are learned and scored among those that may stand there."""
+        return self.objective == "constrained"
+
+    def changed(self, changes: Mapping[str, Any]) -> Settings:
+        """These settings with nested changes.
+
+        Raises:
+          UserError: a key that does not exist, or a value that cannot be meant.
+        """
+        config = default_config()
+        update(config, self.given)
+        update(config, changes)
+        return settings_of(config)
+
+    def arm(self, name: str) -> Settings:
+        """The settings of one arm of the study, which has no arms of its own.
+
+        Raises:
+          UserError: as `changed`; the message names the arm.
+        """
+        try:
+            arm = self.changed({"study": {"arms": {}, "comparisons": (), "curves": ()}, **self.study.arms[name]})
+            if arm.eval.split == "valid" and not arm.train.held_out:
+                raise UserError(
+                    "config.eval.split='valid' is what training selects by; set config.train.held_out, say to 0.1"
+                )
+        except UserError as error:
+            raise UserError(f"{error} (in the arm {name!r})") from None
+        return arm
+
+
+def default_config() -> ConfigDict:
+    """All keys with their defaults, the recipe that docs/training.md recommends, for an experiment to change."""
+    config = _config_of(Settings())
+    for key, value in BY_OBJECTIVE["vocabulary"].items():
+        place, _, name = key.rpartition(".")
+        get(config, place)[name] = placeholder(type(value))
+    return config.lock()
+
+
+def paper_config() -> ConfigDict:
+    """The recipe of the paper: all tasks on all rows, the objective `vocabulary`, prompts in words, large batches."""
+    config = default_config()
+    update(config, PAPER)
+    return config
+
+
+def settings_of(config: ConfigDict) -> Settings:
+    """The settings that a config means, checked, with those of each arm of its study.
+
+    Raises:
+      UserError: the first value that cannot work, with its key.
+    """
+    given = config.to_dict()
+    decided = config.to_dict()
+    refuse_other("config.objective", given["objective"], tuple(BY_OBJECTIVE))
+    for key, value in BY_OBJECTIVE[given["objective"]].items():
+        place, _, name = key.rpartition(".")
+        if get(decided, place)[name] is None:
+            get(decided, place)[name] = value
+    settings = dataclasses.replace(_section_of(Settings, decided), given=given)
+    for name in settings.study.arms:
+        settings.arm(name)
+    return settings
+
+
+def load_saved(workdir: pathlib.Path) -> Settings:
+    """The settings that a run recorded in its `config.json`.
+
+    Raises:
+      UserError: there are none, or they are not readable.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        saved = facts.get("config") if isinstance(facts, dict) else None
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: not there; give {GIVE}, or a --workdir in which `train` or `run` was started"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a config that this program wrote ({error}); give --config=FILE.py") from None
+    if not isinstance(saved, dict):
+        raise UserError(f"{path}: holds no config that this program wrote; give --config=FILE.py")
+    config = default_config()
+    update(config, saved)
+    return settings_of(config)
+
+
+def update(config: ConfigDict, changes: Mapping[str, Any], prefix: str = "") -> None:
+    """Applies nested changes to a locked config.
+
+    Raises:
+      UserError: a key that does not exist (names the nearest one, or what took its place) or a value of another type.
+    """
+    for key, value in changes.items():
+        name = f"{prefix}{key}"
+        if line := what_became_of(name, value):
+            raise UserError(line)
+        is_section = isinstance(config.get(key), ConfigDict)
+        if is_section and not isinstance(value, Mapping | ConfigDict):
+            raise UserError(f"config key {name!r}: {value!r} is not a section of settings")
+        if name == ARMS:
+            config.arms = ConfigDict(dict(value))
+        elif key not in config:
+            near = difflib.get_close_matches(key, list(config.keys()), n=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+            raise UserError(f"config key {name!r} does not exist{hint}")
+        elif is_section:
+            update(config[key], value, f"{name}.")
+        else:
+            try:
+                config[key] = tuple(value) if isinstance(config[key], tuple) else value
+            except TypeError:
+                kind = config.get_type(key).__name__
+                raise UserError(f"config key {name!r}: {value!r} is not of type {kind}") from None
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings, or a section of them, as {prefix + `section.key`: JSON value}."""
+    found: dict[str, Any] = {}
+    for key, value in (tree if isinstance(tree, Mapping) else dataclasses.asdict(tree)).items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def get(tree: Any, dotted: str) -> Any:
+    """A part of a nested mapping by its dotted name."""
+    for part in dotted.split("."):
+        tree = tree[part]
+    return tree
+
+
+def _config_of(part: Any) -> ConfigDict:
+    config = ConfigDict()
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if field.name != "given":
+            config[field.name] = (
+                _config_of(value)
+                if dataclasses.is_dataclass(value)
+                else ConfigDict(value)
+                if isinstance(value, dict)
+                else value
+            )
+    return config
+
+
+def _section_of(kind: type, values: Mapping[str, Any]) -> Any:
+    if kind is Templates:
+        return Templates.from_mapping(values)
+    hints = typing.get_type_hints(kind)
+    return kind(
+        **{
+            name: _section_of(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
+            for name, value in values.items()
+        }
+    )

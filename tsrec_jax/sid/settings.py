@@ -1,0 +1,58 @@
+"""Settings of the stage `index`: item texts to semantic IDs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from tsrec_jax.errors import UserError
+from tsrec_jax.section import Section, setting
+
+TEXT_FIELDS = ("title", "brand", "categories", "description")
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexSettings(Section, key="index"):
+    """Item texts to semantic IDs (docs/upstream.md)."""
+
+    sids: Literal["auto", "given", "make"] = setting("auto", "`auto`: given where the folder has them, else made")
+    method: Literal["rq_kmeans", "rq_kmeans_balanced", "rq_vae"] = setting("rq_kmeans_balanced", "the quantiser")
+    sizes: tuple[int, ...] = setting((), "codes of each level, any number of levels; empty: by the number of items")
+    collisions: Literal["none", "sinkhorn", "extra_level"] = setting(
+        "sinkhorn", "items of one SID: kept, given other codes on the last level, or counted on a level more"
+    )
+    whiten: int = setting(
+        256, "principal components of the embeddings that are kept, with one variance; 0: no whitening", least=0
+    )
+    iterations: int = setting(20, "of k-means, on each level", above=0)
+    rows_per_code: int = setting(0, "rq_kmeans: items per code that k-means looks at; 0: all", least=0)
+    hidden: tuple[int, ...] = setting(
+        (512, 256, 128), "rq_vae: widths of the encoder; the reference has (2048, 1024, 512, 256, 128, 64)", above=0
+    )
+    latent: int = setting(32, "rq_vae: width of what is quantised", above=0)
+    epochs: int = setting(100, "rq_vae: passes over the items", above=0)
+    batch_size: int = setting(256, "rq_vae: items of a step", above=0)
+    embeddings: str = setting("", ".npy of (items, features) in the folder's item order; empty: `encoder` makes them")
+    encoder: Literal["llm", "sentence_transformers"] = setting(
+        "llm", "the run's own pretrained model, or one of the extra `sentence_transformers`"
+    )
+    model: str = setting("", "another model for the encoder; empty: `model.path`, with all its layers")
+    text_fields: tuple[str, ...] = setting(TEXT_FIELDS, f"what is embedded of an item, out of {', '.join(TEXT_FIELDS)}")
+    max_tokens: int = setting(128, "of an item's text", above=0)
+    batch_rows: int = setting(16, "texts of a batch on each device", above=0)
+    extend: str = setting("", "sid_index.npz of an earlier run: its items keep their SIDs, new ones are coded by it")
+    max_collision_rate: float = setting(1.0, "a report beyond this limit fails the run", least=0, most=1)
+    min_code_use: float = setting(0.0, "the same, of each level: share of its codes in use", least=0, most=1)
+    min_perplexity: float = setting(0.0, "the same: perplexity as a share of its codes", least=0, most=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(isinstance(size, int) and size >= 1 for size in self.sizes):
+            raise UserError(
+                f"config.index.sizes={self.sizes} must name levels of at least 1 code each, or be () for sizes "
+                "that fit the number of items"
+            )
+        if not self.text_fields or set(self.text_fields) - set(TEXT_FIELDS):
+            raise UserError(f"config.index.text_fields={self.text_fields} must be some of {', '.join(TEXT_FIELDS)}")
+        if self.encoder == "sentence_transformers" and not self.model:
+            raise UserError("config.index.encoder='sentence_transformers' needs config.index.model, a folder or hub id")
