@@ -22,8 +22,10 @@ from benchmarks.facts import command
 from tsrec_jax.configuration import load_saved
 from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.data.interactions import Interactions
-from tsrec_jax.evaluation.compare import compare, read_predictions
-from tsrec_jax.evaluation.metrics import Metrics, ks_for, score
+from tsrec_jax.data.target_ranks import TargetRanks, find_targets, metric_names
+from tsrec_jax.evaluation.predictions import read_predictions
+from tsrec_jax.evaluation.report import comparison_table
+from tsrec_jax.evaluation.statistics import compare, draw_users
 from tsrec_jax.pipeline.assess import evaluated_rows
 from tsrec_jax.pipeline.workdir import write_json
 from tsrec_jax.sid.quality import measure
@@ -36,12 +38,12 @@ SHOWN = ("HR@1", "HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20")
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One workdir: its recorded facts, its data, the rows that it evaluated and its scores."""
+    """One workdir: its recorded facts, its data, the rows that it evaluated and the ranks of their targets."""
 
     results: dict[str, Any]
     dataset: Dataset
     rows: Interactions
-    metrics: Metrics
+    ranks: TargetRanks
 
 
 def read_results(workdir: pathlib.Path) -> dict[str, Any]:
@@ -55,10 +57,10 @@ def read_run(workdir: pathlib.Path) -> Run:
     made = workdir / "dataset"
     dataset = read_dataset(made if made.is_dir() else results["config"]["dataset"]["path"])
     _, rows = evaluated_rows(load_saved(workdir), dataset)
-    outputs, ranked = read_predictions(workdir / "predictions.json")
-    if outputs != [dataset.catalogue.sid(int(target)) for target in rows.targets]:
+    predictions = read_predictions(workdir / "predictions.json")
+    if predictions.targets != [dataset.catalogue.sid(int(target)) for target in rows.targets]:
         raise SystemExit(f"{workdir}: its predictions are for other rows than its dataset holds")
-    return Run(results, dataset, rows, score(ranked, rows.targets, dataset.catalogue, ks_for(results["beams"])))
+    return Run(results, dataset, rows, find_targets(predictions.lists, rows.targets, dataset.catalogue))
 
 
 def checked(runs: dict[str, Run]) -> None:
@@ -80,7 +82,7 @@ def quality_table(runs: dict[str, Run], level: str) -> str:
     """Metrics of all runs at one level."""
     lines = ["| | " + " | ".join(SHOWN) + " |", "|---|" + "---:|" * len(SHOWN)]
     for name, run in runs.items():
-        lines.append(f"| {name} | " + " | ".join(f"{getattr(run.metrics, level)[m]:.4f}" for m in SHOWN) + " |")
+        lines.append(f"| {name} | " + " | ".join(f"{run.ranks.mean(level, m):.4f}" for m in SHOWN) + " |")
     return "\n".join(lines)
 
 
@@ -97,11 +99,13 @@ def main() -> None:
     first = runs[names[0]]
     rows = len(first.rows)
     reports = {name: sid_report(run.dataset) for name, run in runs.items()}
-    comparisons = {
-        f"{name} against {names[0]}": compare(runs[name].metrics, first.metrics, metric, level="item")
+    draws = draw_users(first.rows.users)
+    ndcg_SN = {name: run.ranks.values("item", "NDCG@10")[None] for name, run in runs.items()}
+    comparisons = [
+        compare((name, names[0]), (ndcg_SN[name], ndcg_SN[names[0]]), draws, metric="NDCG@10", level="item",
+                seeds=(runs[name].results["seed"],))
         for name in names[1:]
-        for metric in ("NDCG@10",)
-    }
+    ]  # fmt: skip
     overlaps = {
         name: keyword_overlap(
             first.dataset.catalogue, runs[name].dataset.token_descriptions, first.dataset.token_descriptions
@@ -125,10 +129,8 @@ def main() -> None:
         {
             "rows": rows,
             "split": first.results["split"],
-            "systems": {
-                name: {"sid": dict(run.metrics.sid), "item": dict(run.metrics.item)} for name, run in runs.items()
-            },
-            "comparisons": {name: dataclasses.asdict(found) for name, found in comparisons.items()},
+            "systems": {name: run.ranks.means(metric_names(run.results["beams"])) for name, run in runs.items()},
+            "comparisons": [dataclasses.asdict(found) for found in comparisons],
             "sids": {name: to_json(report) for name, report in reports.items()},
             "words": {name: [dataclasses.asdict(level) for level in levels] for name, levels in overlaps.items()},
             "runs": facts,
@@ -142,13 +144,7 @@ def main() -> None:
         "## Recommendation, item level\n\n" + quality_table(runs, "item"),
         "## Recommendation, SID level\n\nA hit under colliding SIDs counts for every item of the group.\n\n"
         + quality_table(runs, "sid"),
-        "## Paired comparisons (bootstrap over rows, one seed)\n\n"
-        + "| | metric | first | second | difference | 95 % interval | p |\n|---|---|---:|---:|---:|---|---:|\n"
-        + "\n".join(
-            f"| {name} | {c.metric} | {c.first:.4f} | {c.second:.4f} | {c.difference:+.4f} | "
-            f"{c.interval[0]:+.4f} to {c.interval[1]:+.4f} | {c.p_value:.3f} |"
-            for name, c in comparisons.items()
-        ),
+        "## Paired comparisons (bootstrap over users, one seed)\n\n" + comparison_table(comparisons),
         *(
             f"## Words: {name}, beside those of {names[0]}\n\n" + overlap_table(levels, "these", "the first")
             for name, levels in overlaps.items()

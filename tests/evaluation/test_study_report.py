@@ -63,8 +63,8 @@ def test_targets_whose_place_no_clock_gave_are_said_once_for_all_cells():
     ]
     built = build_report("Study", systems_of(cells, "abc"), (), (), (), {}, resamples=20)
     said = "25.0 % of the test rows have a target that shares its second with others of its user; the order among these"
-    assert built.notes == [f"{said} is random."]
-    assert f"- {said} is random." in to_markdown(built)
+    assert built.notes == [f"{said} is shuffled by a hash of user and item."]
+    assert f"- {said} is shuffled by a hash of user and item." in to_markdown(built)
 
 
 def test_markdown_holds_every_section(report):

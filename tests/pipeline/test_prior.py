@@ -10,7 +10,7 @@ from tests.pipeline.small import SMALL
 from tsrec_jax.baselines.run import fit_baseline
 from tsrec_jax.configuration import default_config
 from tsrec_jax.data.dataset import read_dataset
-from tsrec_jax.evaluation.compare import read_predictions
+from tsrec_jax.evaluation.predictions import read_predictions
 from tsrec_jax.evaluation.study_cells import read_cell
 from tsrec_jax.main import main
 from tsrec_jax.pipeline.prior import choose_prior
@@ -65,7 +65,7 @@ def test_a_prior_that_outweighs_the_model_ranks_as_the_baseline_does(workdir):
     dataset = read_dataset(made / "dataset")
     train, valid, test = (dataset.splits[split] for split in ("train", "valid", "test"))
     fitted = fit_baseline("transitions", dataset, train, valid, 0, print)
-    lists = read_predictions(workdir / "cells/tsrec-prior/seed-1/predictions.json")[1]
+    lists = read_predictions(workdir / "cells/tsrec-prior/seed-1/predictions.json").lists
     best = {}
     for row, scores_I in enumerate(fitted.scores(test.spread(16).histories)):
         for item, score in enumerate(scores_I):

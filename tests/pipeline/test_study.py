@@ -14,9 +14,9 @@ import pytest
 from tests.pipeline.small import SMALL
 from tsrec_jax.baselines.run import BaselineResult
 from tsrec_jax.data.dataset import read_dataset
+from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.errors import UserError
-from tsrec_jax.evaluation.compare import read_predictions
-from tsrec_jax.evaluation.metrics import score
+from tsrec_jax.evaluation.predictions import read_predictions
 from tsrec_jax.evaluation.study_cells import read_cell
 from tsrec_jax.main import main
 from tsrec_jax.pipeline import batches as batches_module
@@ -85,15 +85,15 @@ def test_the_report_is_what_the_scorer_says_of_the_predictions(workdir):
     targets = dataset.splits["test"].spread(16).targets
     of_seed = []
     for seed in (1, 2):
-        lists = read_predictions(workdir / f"cells/tsrec/seed-{seed}/predictions.json")[1]
-        of_seed.append(score(lists, targets, dataset.catalogue, (10, 20)))
+        lists = read_predictions(workdir / f"cells/tsrec/seed-{seed}/predictions.json").lists
+        of_seed.append(find_targets(lists, targets, dataset.catalogue))
     rows = {row["system"]: row for row in csv.DictReader(io.StringIO((workdir / "study.csv").read_text()))}
     for metric in ("HR@10", "NDCG@20"):
         assert float(rows["tsrec"][f"sid {metric}"]) == pytest.approx(
-            np.mean([m.sid[metric] for m in of_seed]), abs=1e-5
+            np.mean([m.mean("sid", metric) for m in of_seed]), abs=1e-5
         )
         assert float(rows["tsrec"][f"item {metric}"]) == pytest.approx(
-            np.mean([m.item[metric] for m in of_seed]), abs=1e-5
+            np.mean([m.mean("item", metric) for m in of_seed]), abs=1e-5
         )
     assert list(rows) == ["plain", "tsrec", "popularity", "repeat last"]
 

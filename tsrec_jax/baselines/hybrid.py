@@ -10,10 +10,11 @@ import numpy as np
 from scipy import sparse
 
 from tsrec_jax.baselines.counts import Transitions, fit_recent_popularity, fit_transitions, history_weights
-from tsrec_jax.baselines.ranking import CHUNK, best_settings, ndcg_of_ranks, target_ranks
+from tsrec_jax.baselines.ranking import CHUNK, CUT, best_settings, target_ranks
 from tsrec_jax.baselines.text import TextSimilarity
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.data.target_ranks import ndcg_of_ranks
 from tsrec_jax.errors import UserError
 from tsrec_jax.text.likeness import text_features
 
@@ -92,7 +93,7 @@ def fit_hybrid(
             rows = slice(start, start + CHUNK)
             scores_BI = _mix(text_BI[rows], follow_BI[rows], seen_BI[rows], popularity_2I, settings)
             ranks.append(target_ranks(scores_BI, targets_B[rows], catalogue))
-        return ndcg_of_ranks(np.concatenate(ranks))
+        return float(ndcg_of_ranks(np.concatenate(ranks), CUT).mean())
 
     settings, best = best_settings(START, GRIDS, value)
     said = ", ".join(f"{name} {setting:g}" for name, setting in settings.items())

@@ -14,6 +14,7 @@ import numpy as np
 
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.data.target_ranks import ndcg_of_ranks
 from tsrec_jax.errors import UserError
 
 CHUNK = 512  # histories whose scores exist at one time
@@ -74,11 +75,6 @@ def target_ranks(scores_BI: np.ndarray, targets_B: np.ndarray, catalogue: Catalo
     return (best_BU > wanted_B1).sum(axis=1) + ties_B
 
 
-def ndcg_of_ranks(ranks_B: np.ndarray) -> float:
-    """Mean NDCG@10 of ranks from 0 (one target a row)."""
-    return float(np.where(ranks_B < CUT, 1 / np.log2(ranks_B + 2), 0).mean())
-
-
 def ndcg(scores: Callable[[Sequence[Sequence[int]]], np.ndarray], rows: Interactions, catalogue: Catalogue) -> float:
     """SID-level NDCG@10 over rows, full ranking; `scores` maps histories to scores_BI, a chunk at a time.
 
@@ -91,7 +87,7 @@ def ndcg(scores: Callable[[Sequence[Sequence[int]]], np.ndarray], rows: Interact
         target_ranks(scores(rows.histories[start : start + CHUNK]), rows.targets[start : start + CHUNK], catalogue)
         for start in range(0, len(rows), CHUNK)
     ]
-    return ndcg_of_ranks(np.concatenate(ranks))
+    return float(ndcg_of_ranks(np.concatenate(ranks), CUT).mean())
 
 
 def best_settings(

@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from tsrec_jax.evaluation.metrics import Metrics
+from tsrec_jax.evaluation.report import Report
 
 
 def save(figure: pyplot.Figure, path: pathlib.Path) -> None:
@@ -80,25 +80,22 @@ def _under(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> list[st
     return sorted({key for row in rows for key in row if key in names or key.startswith(folders)})
 
 
-def plot_metrics(
-    systems: Mapping[str, Metrics],
-    intervals: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]],
-    upper_bound: Mapping[str, float] | None,
-    path: pathlib.Path,
-    shown: Sequence[str] = ("HR@10", "NDCG@10"),
-) -> None:
-    """SID-level metrics of all systems as bars with their 95 % intervals, and the upper bound as a line."""
-    figure, axes = pyplot.subplots(1, len(shown), figsize=(5.5 * len(shown), 4))
+def plot_metrics(report: Report, path: pathlib.Path, shown: Sequence[str] = ("HR@10", "NDCG@10")) -> None:
+    """SID-level metrics of all systems as bars, best first, with 95 % intervals, and the upper bound as a line."""
+    figure, axes = pyplot.subplots(1, len(shown), figsize=(5.5 * len(shown), 1.4 + 0.4 * len(report.systems)))
     for axis, metric in zip(axes, shown, strict=True):
-        means = [metrics.sid[metric] for metrics in systems.values()]
-        bounds = [intervals[name]["sid"][metric] for name in systems]
-        below = [max(mean - low, 0.0) for mean, (low, _) in zip(means, bounds, strict=True)]
-        above = [max(high - mean, 0.0) for mean, (_, high) in zip(means, bounds, strict=True)]
-        axis.bar(list(systems), means, yerr=[below, above], capsize=4, color=[f"C{n}" for n in range(len(means))])
-        if upper_bound is not None:
-            axis.axhline(upper_bound[metric], linestyle="--", color="black", label="upper bound")
+        means = {name: means["sid"][metric] for name, means in report.systems.items()}
+        names = sorted(means, key=means.__getitem__, reverse=True)
+        bounds = [report.intervals[name]["sid"][metric] for name in names]
+        below = [max(means[name] - low, 0.0) for name, (low, _) in zip(names, bounds, strict=True)]
+        above = [max(high - means[name], 0.0) for name, (_, high) in zip(names, bounds, strict=True)]
+        colours = [f"C{list(means).index(name)}" for name in names]
+        axis.barh(names, [means[name] for name in names], xerr=[below, above], capsize=4, color=colours)
+        axis.invert_yaxis()
+        if report.upper_bound is not None:
+            axis.axvline(report.upper_bound[metric], linestyle="--", color="black", label="upper bound")
             axis.legend(fontsize=8)
         axis.set(title=f"SID-level {metric}")
-        axis.tick_params(axis="x", rotation=20)
-        axis.grid(axis="y", alpha=0.3)
+        axis.grid(axis="x", alpha=0.3)
+    figure.tight_layout()
     save(figure, path)

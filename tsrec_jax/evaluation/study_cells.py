@@ -17,8 +17,8 @@ import numpy as np
 
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.data.target_ranks import TargetRanks
 from tsrec_jax.errors import UserError
-from tsrec_jax.evaluation.metrics import Places
 
 CELL_FILE = "cell.json"
 _ROWS = ("user", "history", "count", "group")
@@ -87,9 +87,8 @@ class Cell:
     config: Mapping[str, Any]
 
     def values(self, level: str, metric: str) -> np.ndarray:
-        """float64 (N), a metric such as `HR@10` of each row at level `sid` or `item`, as `evaluation.metrics.score`."""
-        name, k = metric.split("@")
-        return Places(self.rank, self.before, self.rows.group).values(level, name, int(k))
+        """As `TargetRanks.values`."""
+        return TargetRanks(self.rank, self.before, self.rows.group).values(level, metric)
 
 
 def rows_of(catalogue: Catalogue, train: Interactions, rows: Interactions) -> Rows:
@@ -196,9 +195,11 @@ class System:
         """The evaluated rows."""
         return self.cells[0].rows
 
-    def values(self, level: str, metric: str) -> np.ndarray:
-        """values_SN, a metric of each seed and row."""
-        return np.stack([cell.values(level, metric) for cell in self.cells])
+    def values(self, level: str, metric: str, seeds: Sequence[int] | None = None) -> np.ndarray:
+        """values_SN, a metric of each seed (by default all) and row; a system that no seed changes has any seed."""
+        values_N = {cell.seed: cell.values(level, metric) for cell in self.cells}
+        wanted = self.seeds if seeds is None else seeds
+        return np.stack([values_N[seed if self.seeded else self.seeds[0]] for seed in wanted])
 
 
 def systems_of(cells: Iterable[Cell], order: Sequence[str]) -> list[System]:

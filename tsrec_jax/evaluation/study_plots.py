@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from matplotlib import pyplot
 
 from tsrec_jax.evaluation.plots import save
+from tsrec_jax.evaluation.statistics import Comparison
 from tsrec_jax.evaluation.study_report import TESTED, StudyReport, SystemResult
-from tsrec_jax.evaluation.study_statistics import Comparison
 
 COSTS = (("seconds", "seconds of training"), ("flops", "FLOPs of training"))
 

@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from tsrec_jax.evaluation.metrics import LEVELS
+from tsrec_jax.data.target_ranks import LEVELS, SHOWN, metric_names
+from tsrec_jax.evaluation.statistics import (
+    RESAMPLES,
+    Comparison,
+    Draws,
+    compare,
+    draw_users,
+    interval,
+    over_seeds,
+    resampled,
+)
 from tsrec_jax.evaluation.study_cells import System
 from tsrec_jax.evaluation.study_slices import (
     Confidence,
@@ -21,9 +31,8 @@ from tsrec_jax.evaluation.study_slices import (
     lost_levels,
     slices,
 )
-from tsrec_jax.evaluation.study_statistics import RESAMPLES, Comparison, Draws, compare, draw_users, interval, resampled
+from tsrec_jax.prepare.summary import ORDERS
 
-METRICS = ("HR@1", "HR@3", "HR@5", "HR@10", "HR@20", "NDCG@3", "NDCG@5", "NDCG@10", "NDCG@20")
 TESTED = ("NDCG@10", "HR@10")
 COSTS = ("parameters", "steps", "examples", "tokens", "seconds", "flops", "memory")
 
@@ -99,7 +108,11 @@ class StudyReport:
     @property
     def metrics(self) -> list[str]:
         """The metrics that lists of `beams` entries can fill."""
-        return [metric for metric in METRICS if int(metric.split("@")[1]) <= self.beams]
+        return _metrics(self.beams)
+
+
+def _metrics(beams: int) -> list[str]:
+    return [metric for metric in metric_names(beams) if metric in SHOWN]
 
 
 def build_report(
@@ -126,7 +139,8 @@ def build_report(
     draws: dict[str, Draws] = {}
     for system in systems:
         digest = system.rows.digest
-        draws[digest] = draws.get(digest) or draw_users(system.rows.user, resamples)
+        if digest not in draws:
+            draws[digest] = draw_users(system.rows.user.tolist(), resamples)
     said = list(notes)
     if len(draws) > 1:
         said.append("Not all systems were evaluated on the same rows; those on others cannot be compared with them.")
@@ -148,9 +162,6 @@ def build_report(
     )
 
 
-_TIED = {"file": "that of the raw files", "shuffled": "random", "item": "that of the item ids, which models learn"}
-
-
 def _tied(systems: Sequence[System]) -> list[str]:
     """How many targets have a place that no clock gave, where the data's folder says so."""
     said = []
@@ -159,7 +170,7 @@ def _tied(systems: Sequence[System]) -> list[str]:
         if share:
             said.append(
                 f"{100 * share:.1f} % of the {cell.split} rows have a target that shares its second with others of its "
-                f"user; the order among these is {_TIED[cell.facts['ties']['order']]}."
+                f"user; the order among these is {ORDERS[cell.facts['ties']['order']]}."
             )
     return list(dict.fromkeys(said))
 
@@ -179,17 +190,38 @@ def _comparisons(
         if first.rows.digest != second.rows.digest:
             refused.append(f"Not compared: {text}; they were evaluated on other rows.")
             continue
-        found = [compare(first, second, metric, draws[first.rows.digest]) for metric in TESTED]
-        made.extend(each for each in found if each is not None)
-        if None in found:
+        if not common_seeds(first, second):
             refused.append(f"Not compared: {text}; they have no finished seed in common.")
+            continue
+        made.extend(compare_systems(first, second, metric, draws[first.rows.digest]) for metric in TESTED)
     return made, refused
 
 
+def common_seeds(first: System, second: System) -> tuple[int, ...]:
+    """Seeds by which two systems are paired; one that no seed changes goes with every seed of the other."""
+    if not first.seeded:
+        return second.seeds
+    if not second.seeded:
+        return first.seeds
+    return tuple(seed for seed in first.seeds if seed in second.seeds)
+
+
+def compare_systems(first: System, second: System, metric: str, draws: Draws) -> Comparison:
+    """The paired comparison of two systems on the same rows, which have seeds in common.
+
+    Systems with other SIDs are compared at item level, since there a SID-level hit means another thing.
+    """
+    level = "sid" if first.cells[0].sids == second.cells[0].sids else "item"
+    seeds = common_seeds(first, second)
+    values = [system.values(level, metric, seeds) for system in (first, second)]
+    names = first.name, second.name
+    return compare(names, (values[0], values[1]), draws, metric=metric, level=level, seeds=seeds)
+
+
 def _result(system: System, draws: Draws, soon: Convergence | None) -> SystemResult:
-    beams = system.cells[0].beams
-    names = [metric for metric in METRICS if int(metric.split("@")[1]) <= beams]
+    names = _metrics(system.cells[0].beams)
     tested = {metric: system.values("sid", metric) for metric in TESTED}
+    means_RS = {metric: resampled(values_SN, draws) for metric, values_SN in tested.items()}
     bins = calibration(system)
     several = len(system.cells) > 1
     return SystemResult(
@@ -204,10 +236,10 @@ def _result(system: System, draws: Draws, soon: Convergence | None) -> SystemRes
         },
         intervals={
             metric: {
-                "users": interval(resampled(values_SN, draws, over_seeds=False)),
-                "seeds and users": interval(resampled(values_SN, draws, over_seeds=True)) if several else None,
+                "users": interval(means_RS[metric].mean(axis=1)),
+                "seeds and users": interval(over_seeds(means_RS[metric], draws)) if several else None,
             }
-            for metric, values_SN in tested.items()
+            for metric in TESTED
         },
         cost={key: _over_seeds(key, [cell.cost.get(key) for cell in system.cells]) for key in COSTS},
         slices=slices(system),

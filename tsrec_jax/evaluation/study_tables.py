@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from tsrec_jax.evaluation.metrics import LEVELS
-from tsrec_jax.evaluation.report import aligned
+from tsrec_jax.data.target_ranks import LEVELS
+from tsrec_jax.evaluation.report import UNKNOWN, comparison_table, p_value, relative, test_interval
+from tsrec_jax.evaluation.statistics import RESAMPLES, Comparison
 from tsrec_jax.evaluation.study_report import COSTS, TESTED, StudyReport, SystemResult
 from tsrec_jax.evaluation.study_slices import SHARE_OF_BEST, SLICED
-from tsrec_jax.evaluation.study_statistics import RESAMPLES, Comparison, Tested
+from tsrec_jax.text_table import fact_list, markdown_table
 
-UNKNOWN = "n/a"
 UNITS = (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 COST_TITLES = ("parameters", "steps", "examples", "tokens", "seconds", "FLOPs", "peak memory")
 LATEX_SIGNS = {
@@ -64,7 +64,7 @@ def to_markdown(report: StudyReport) -> str:
     parts += _slices(report)
     parts.append(_lost(report))
     parts += [section for section in (_calibration(report), _convergence(report)) if section]
-    parts.append("## How this was made\n\n" + "\n".join(f"- {key}: {_fact(v)}" for key, v in report.facts.items()))
+    parts.append("## How this was made\n\n" + fact_list(report.facts))
     return "\n\n".join(parts) + "\n"
 
 
@@ -72,7 +72,7 @@ def _quality(report: StudyReport, level: str) -> str:
     rows = [["system", "seeds", *report.metrics]]
     for system in report.systems:
         rows.append([system.name, _seeds(system), *(f"{system.means[level][name]:.4f}" for name in report.metrics)])
-    return aligned(rows)
+    return markdown_table(rows)
 
 
 def _seeds(system: SystemResult) -> str:
@@ -90,27 +90,17 @@ def _spread(report: StudyReport) -> str:
             bounds = system.intervals[metric]
             row += [_value(system.deviations[metric]), _range(bounds["users"]), _range(bounds["seeds and users"])]
         rows.append(row)
-    return f"Spread (SID level, {RESAMPLES} resamples; with one seed that of seeds is not known):\n\n" + aligned(rows)
-
-
-def _comparisons(comparisons: Sequence[Comparison]) -> str:
-    header = ["comparison", "metric", "level", "seeds", "second", "difference", "relative", "seeds with first above"]
-    header += ["95 %, users", "p, users", "95 %, seeds and users", "p, seeds and users"]
-    rows = [header]
-    for c in comparisons:
-        relative = _value(None if c.relative is None else 100 * c.relative, "+.2f")
-        row = [f"{c.first} > {c.second}", c.metric, c.level, str(len(c.seeds)), f"{c.second_mean:.4f}"]
-        row += [f"{c.difference:+.4f}", f"{relative} %", f"{c.better} of {len(c.seeds)}"]
-        rows.append(row + [cell for test in (c.users, c.seeds_and_users) for cell in _tested(test)])
-    return (
-        "## Paired tests\n\nOf the means over the seeds that both have. p is two-sided, uncorrected for the number "
-        "of tests; that over users speaks of these trained models, that over seeds and users of the method "
-        "(docs/studies.md). Systems with other SIDs are compared at item level.\n\n" + aligned(rows)
+    return f"Spread (SID level, {RESAMPLES} resamples; with one seed that of seeds is not known):\n\n" + markdown_table(
+        rows
     )
 
 
-def _tested(test: Tested | None) -> list[str]:
-    return [UNKNOWN, UNKNOWN] if test is None else [_range(test.interval, "+.4f"), f"{test.p_value:.3f}"]
+def _comparisons(comparisons: Sequence[Comparison]) -> str:
+    return (
+        "## Paired tests\n\nOf the means over the seeds that both have. p is two-sided, uncorrected for the number "
+        "of tests; that over users speaks of these trained models, that over seeds and users of the method "
+        "(docs/studies.md). Systems with other SIDs are compared at item level.\n\n" + comparison_table(comparisons)
+    )
 
 
 def _costs(report: StudyReport) -> str:
@@ -121,7 +111,7 @@ def _costs(report: StudyReport) -> str:
     return (
         "## Cost of training\n\nOf one seed, the mean over seeds. Seconds hold the validations. FLOPs are those of the "
         "matrix products of all steps, without what is computed twice; peak memory is that of the process on the host, "
-        "evaluation included, the most of all seeds.\n\n" + aligned(rows)
+        "evaluation included, the most of all seeds.\n\n" + markdown_table(rows)
     )
 
 
@@ -135,7 +125,7 @@ def _slices(report: StudyReport) -> list[str]:
         counts = ", ".join(f"{part.name}: {part.rows}" for part in parts)
         cold = " Cold: never a target in train." if kind == "target" else ""
         text = f"{title}\n\nSID level.{cold} Rows ({report.systems[0].name}): {counts}."
-        sections.append(f"## {text}\n\n{aligned(rows)}")
+        sections.append(f"## {text}\n\n{markdown_table(rows)}")
     return sections
 
 
@@ -147,7 +137,7 @@ def _lost(report: StudyReport) -> str:
         rows.append([system.name, *(_value(share, ".3f") for share in shares)])
     return (
         f"## Where the target is lost\n\nShare of rows by the first level at which none of the {report.beams} listed "
-        "SIDs goes on as the target's SID.\n\n" + aligned(rows)
+        "SIDs goes on as the target's SID.\n\n" + markdown_table(rows)
     )
 
 
@@ -163,7 +153,7 @@ def _calibration(report: StudyReport) -> str:
     errors = ", ".join(f"{system.name} {system.calibration_error:.4f}" for system in systems)
     return (
         "## Calibration\n\nThe probability that a system gives its first SID, against how often it is right, over all "
-        f"seeds. Expected calibration error: {errors}.\n\n" + aligned(rows)
+        f"seeds. Expected calibration error: {errors}.\n\n" + markdown_table(rows)
     )
 
 
@@ -179,16 +169,8 @@ def _convergence(report: StudyReport) -> str:
         rows.append([system.name, f"{found.final:.4f}", "none" if found.step is None else str(found.step), of_seeds])
     return (
         f"## Convergence\n\nThe first validation with HR@10 of {threshold:.4f} or more: {SHARE_OF_BEST:.0%} of the "
-        "best final value; `plots/curves.png`. A curve ends where the first seed stopped.\n\n" + aligned(rows)
+        "best final value; `plots/curves.png`. A curve ends where the first seed stopped.\n\n" + markdown_table(rows)
     )
-
-
-def _fact(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {entry}" for key, entry in value.items())
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(f"`{entry}`" for entry in value)
-    return f"`{value}`"
 
 
 def to_csv(report: StudyReport) -> str:
@@ -229,16 +211,8 @@ def to_latex(report: StudyReport) -> str:
     if report.comparisons:
         rows = [["Comparison", "Metric", "Seeds", "Difference", "Relative", "95 % (users)", "p", "p (seeds, users)"]]
         for c in report.comparisons:
-            relative = UNKNOWN if c.relative is None else f"{100 * c.relative:+.2f} %"
-            row = [
-                f"{c.first} > {c.second}",
-                f"{c.metric} ({c.level})",
-                str(len(c.seeds)),
-                f"{c.difference:+.4f}",
-                relative,
-            ]
-            row += [*_tested(c.users), _tested(c.seeds_and_users)[1]]
-            rows.append(row)
+            row = [f"{c.first} > {c.second}", f"{c.metric} ({c.level})", str(len(c.seeds)), f"{c.difference:+.4f}"]
+            rows.append([*row, relative(c), test_interval(c.users), p_value(c.users), p_value(c.seeds_and_users)])
         parts.append(_latex(rows, "Paired tests, bootstrap over users, and over seeds and users."))
     return "\n\n".join(parts) + "\n"
 

@@ -15,10 +15,11 @@ from tsrec_jax.baselines.run import run_baseline
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.held_out import evaluated_split
 from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.data.target_ranks import find_targets, metric_names
 from tsrec_jax.decoding.generate import Ranked, search_all
-from tsrec_jax.evaluation.compare import compare, read_predictions, write_predictions
-from tsrec_jax.evaluation.metrics import ks_for, score
-from tsrec_jax.evaluation.report import Report, format_table, intervals_of, to_json, to_markdown
+from tsrec_jax.evaluation.predictions import Predictions, read_predictions, write_predictions
+from tsrec_jax.evaluation.report import Report, format_table, to_json, to_markdown
+from tsrec_jax.evaluation.statistics import compare, draw_users, intervals
 from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.own import on_own_devices
 from tsrec_jax.pipeline import sources
@@ -72,7 +73,7 @@ def predict(
         folder.mkdir(parents=True, exist_ok=True)
         scores = (json.dumps([round(float(score), 4) for _, score in ranked]) for ranked in found)
         write_text(folder / SCORES, "[" + ",\n".join(scores) + "]\n")
-        write_predictions(folder / PREDICTIONS, targets, predictions)
+        write_predictions(folder / PREDICTIONS, Predictions(rows.users, targets, predictions))
     report(f"{label}: {len(rows)} rows in {seconds:.0f} s ({len(rows) / seconds:.1f} rows/s)")
     facts = {"rows": len(rows), "invalid": invalid, "seconds": round(seconds, 1)}
     return facts if chosen is None else {**facts, "prior": chosen.facts}
@@ -132,25 +133,32 @@ def write_report(
     """
     catalogue = dataset.catalogue
     split, rows = evaluated_rows(config, dataset)
-    ks = ks_for(config.eval.beams)
-    predictions = {name: read_predictions(folder / PREDICTIONS)[1] for name, (folder, _) in evaluations.items()}
+    lists = {name: read_predictions(folder / PREDICTIONS).lists for name, (folder, _) in evaluations.items()}
     train, valid = dataset.splits["train"], dataset.splits["valid"]
+    beams, metrics = config.eval.beams, metric_names(config.eval.beams)
     for name in BASELINES:
-        predictions[name] = run_baseline(name, dataset, train, valid, rows, max(ks), config.seed, report).lists
-    systems = {name: score(ranked, rows.targets, catalogue, ks) for name, ranked in predictions.items()}
-    main = next(iter(evaluations))
-    others = [name for name in systems if name != main]
+        lists[name] = run_baseline(name, dataset, train, valid, rows, beams, config.seed, report).lists
+    ranks = {name: find_targets(ranked, rows.targets, catalogue) for name, ranked in lists.items()}
+    draws = draw_users(rows.users, config.eval.bootstrap, config.seed)
+    ndcg_SN = {name: found.values("sid", "NDCG@10")[None] for name, found in ranks.items()}
+    main, *others = ranks
     priors = {f"prior of {name}": facts["prior"] for name, (_, facts) in evaluations.items() if "prior" in facts}
     built = Report(
         dataset=dataset.name,
         split=split,
         rows=len(rows),
-        beams=config.eval.beams,
+        users=len(set(rows.users)),
+        beams=beams,
         invalid=sum(facts["invalid"] for _, facts in evaluations.values()),
-        systems=systems,
-        intervals={name: intervals_of(m, config.eval.bootstrap, config.seed) for name, m in systems.items()},
-        comparisons={f"{main} against {name}": compare(systems[main], systems[name], "NDCG@10") for name in others},
-        upper_bound=sources.upper_bound(config, dataset, rows, ks) if sources.is_embedded(config) else None,
+        systems={name: found.means(metrics) for name, found in ranks.items()},
+        intervals={name: intervals(found, metrics, draws) for name, found in ranks.items()},
+        comparisons=[
+            compare(
+                (main, name), (ndcg_SN[main], ndcg_SN[name]), draws, metric="NDCG@10", level="sid", seeds=(config.seed,)
+            )
+            for name in others
+        ],
+        upper_bound=sources.upper_bound(config, dataset, rows, metrics) if sources.is_embedded(config) else None,
         training=training,
         facts={**run_facts(workdir), **priors},
     )
@@ -160,7 +168,7 @@ def write_report(
     from tsrec_jax.evaluation import plots  # with matplotlib
 
     plots.plot_training(curves, workdir / "plots" / "training.png")
-    plots.plot_metrics(systems, built.intervals, built.upper_bound, workdir / "plots" / "metrics.png")
+    plots.plot_metrics(built, workdir / "plots" / "metrics.png")
     report(
         f"\n{dataset.name}, {split}, {len(rows)} rows, {config.eval.beams} beams, SID level:\n{format_table(built)}\n"
     )

@@ -19,10 +19,10 @@ from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.input import packed_batches
 from tsrec_jax.data.interactions import spread
 from tsrec_jax.data.sid_paths import SidPaths
+from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.data.tasks import TASKS, ChainSettings, build_examples
 from tsrec_jax.decoding.generate import search_all
 from tsrec_jax.errors import UserError
-from tsrec_jax.evaluation.metrics import score
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.own import on_own_devices
@@ -246,7 +246,7 @@ def _validation(config: ConfigDict, assembly: Assembly, rows: int, data: Trainin
                     normaliser=config.eval.normaliser,
                 )
             predicted = [[sid for sid, _ in row] for row in found]
-            values["valid/hr@10"] = score(predicted, searched.targets, catalogue, ks=(10,)).sid["HR@10"]
+            values["valid/hr@10"] = find_targets(predicted, searched.targets, catalogue).mean("sid", "HR@10")
         return values
 
     return validate

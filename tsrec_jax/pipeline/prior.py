@@ -14,9 +14,9 @@ from tsrec_jax.baselines.run import fit_baseline
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.decoding.generate import Ranked
 from tsrec_jax.errors import UserError
-from tsrec_jax.evaluation.metrics import places
 
 ItemScores = Callable[[Sequence[int]], np.ndarray]  # from numbers of rows to float32 scores_BI
 Search = Callable[[Interactions, ItemScores | None], list[Ranked]]
@@ -64,8 +64,8 @@ def choose_prior(config: ConfigDict, dataset: Dataset, search: Search, report: C
     tried = {}
     for weight in (0.0, *config.eval.prior_weights):
         found = search(rows, _scores_of(fitted, weight, rows) if weight else None)
-        placed = places([[sid for sid, _ in ranked] for ranked in found], rows.targets, dataset.catalogue)
-        tried[weight] = float(placed.values("sid", "NDCG", 10).mean())
+        lists = [[sid for sid, _ in ranked] for ranked in found]
+        tried[weight] = find_targets(lists, rows.targets, dataset.catalogue).mean("sid", "NDCG@10")
         report(f"prior {config.eval.prior} x {weight:g}: NDCG@10 {tried[weight]:.4f} on {len(rows)} rows of selection")
     weights = config.eval.prior_weights
     weight = max(weights, key=tried.__getitem__)

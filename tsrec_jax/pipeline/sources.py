@@ -14,15 +14,16 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from tsrec_jax.baselines.ranking import rank_sids
 from tsrec_jax.configuration import section
 from tsrec_jax.data.dataset import Dataset, write_dataset
 from tsrec_jax.data.input import packed_batches, train_batches
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.outside_text import encode_outside
+from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.data.tasks import Example
 from tsrec_jax.data.text_folder import TextFolder, read_texts
 from tsrec_jax.errors import UserError
-from tsrec_jax.evaluation.metrics import ranked_by_scores, score
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
@@ -139,16 +140,14 @@ def download_raw(config: ConfigDict, report: Callable[[str], None]) -> RawSource
     return download(settings.source, settings.category, settings.raw, report, base_url=settings.base_url)
 
 
-def upper_bound(config: ConfigDict, dataset: Dataset, rows: Interactions, ks: Sequence[int]) -> dict[str, float]:
-    """SID-level metrics of the embedded shop's own process: items ranked by their true probability."""
-    shop = embedded_shop(config)
-    sids = list(dataset.catalogue.items_of_sid)
-    members = list(dataset.catalogue.items_of_sid.values())
+def upper_bound(config: ConfigDict, dataset: Dataset, rows: Interactions, metrics: Sequence[str]) -> dict[str, float]:
+    """SID-level metrics of the embedded shop's own process: SIDs ranked by their true probability."""
+    shop, numbers_I = embedded_shop(config), dataset.catalogue.sid_numbers_I
     ranked = []
     for history in rows.histories:
-        probabilities_I = shop.next_item_probabilities(history)
-        ranked.append(ranked_by_scores(sids, [probabilities_I[list(items)].sum() for items in members])[: max(ks)])
-    return dict(score(ranked, rows.targets, dataset.catalogue, ks).sid)
+        of_sids_I = np.bincount(numbers_I, weights=shop.next_item_probabilities(history))[numbers_I]
+        ranked += rank_sids(of_sids_I[None], dataset.catalogue, config.eval.beams)
+    return find_targets(ranked, rows.targets, dataset.catalogue).means(metrics)["sid"]
 
 
 def pretraining_identity(config: ConfigDict, texts: TextFolder) -> dict[str, Any]:

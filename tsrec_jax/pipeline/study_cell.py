@@ -24,9 +24,9 @@ from tsrec_jax.data.faults import Faults
 from tsrec_jax.data.folder_files import Reading, find_name, hash_of, read_files
 from tsrec_jax.data.folder_rows import SPLITS
 from tsrec_jax.data.held_out import hold_out_users, refuse_selection, selection_split
+from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.errors import UserError
-from tsrec_jax.evaluation.compare import read_predictions
-from tsrec_jax.evaluation.metrics import places
+from tsrec_jax.evaluation.predictions import read_predictions
 from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, levels_reached, read_cell, rows_of, sids_digest
 from tsrec_jax.pipeline import indexing, sources, upstream
 from tsrec_jax.pipeline.assemble import prompt_templates
@@ -314,7 +314,7 @@ def run_arm(wanted: Wanted, config: ConfigDict, report: Report) -> Cell:
     facts = {key: value for key, value in run_facts(wanted.folder).items() if key not in ("config", "seed")}
     curve = tuple((row["step"], _number(row["valid/loss"]), _number(row.get("valid/hr@10"))) for row in rows
                   if "valid/loss" in row)  # fmt: skip
-    predictions = read_predictions(wanted.folder / PREDICTIONS)[1]
+    predictions = read_predictions(wanted.folder / PREDICTIONS).lists
     # With a prior, scores are no log-probabilities.
     top = np.zeros(0) if config.eval.prior else np.array([ranked[0] for ranked in scores], np.float64)
     facts |= {"prior": evaluated["prior"]} if config.eval.prior else {}
@@ -373,7 +373,7 @@ def _cell(
 ) -> Cell:
     catalogue = dataset.catalogue
     split, rows = evaluated_rows(wanted.config, dataset)
-    placed = places(predictions, rows.targets, catalogue)
+    placed = find_targets(predictions, rows.targets, catalogue)
     return Cell(
         name=wanted.name,
         seed=wanted.seed,

@@ -137,7 +137,8 @@ def summary_tables(summary: Summary) -> str:
     return "\n".join(part for part in parts if part)
 
 
-_ORDERS = {
+# Where the order among tied interactions comes from, by `Ties.order`.
+ORDERS = {
     FILE: "that of the files",
     SHUFFLED: "shuffled by a hash of user and item",
     ITEM: "that of the item ids, which models learn",
@@ -152,7 +153,7 @@ def of_ties(ties: Ties) -> str:
     order = "that of the files from the last line to the first" if ties.backwards and ties.order == FILE else ""
     return (
         f"{text}; in the files the item ids of {_percent(ties.ascending)} of such neighbours ascend; their order here "
-        f"is {order or _ORDERS[ties.order]} (prepare.ties)"
+        f"is {order or ORDERS[ties.order]} (prepare.ties)"
     )
 
 

@@ -1,0 +1,155 @@
+"""Intervals and paired tests of runs and studies: bootstrap over users, and over seeds and users.
+
+The rows of a user stay together, since they are prefixes of one sequence. With weight w_u (how often user u was drawn),
+x_u the sum of the user's rows of a metric, averaged over seeds, and n_u their number, a resampled mean is
+sum_u w_u x_u / sum_u w_u n_u. Over seeds and users, the seeds are drawn with replacement too. Both parts of a
+comparison are resampled together. Letters: N rows, U users, S seeds, R resamples; M metrics or seeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from tsrec_jax.data.target_ranks import LEVELS, TargetRanks
+
+RESAMPLES = 2000
+_AT_ONCE = 256  # resamples whose weights are floats at one time
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Draws:
+    """Resamples of the users of some rows, drawn once and used for all systems on these rows.
+
+    Attributes:
+      user: int64 (N), number of each row's user, in order of first appearance.
+      weights_RU: uint16, how often each user was drawn.
+      rows_U: rows of each user.
+      seed: of the draws; those of the seeds follow from it too.
+    """
+
+    user: np.ndarray
+    weights_RU: np.ndarray
+    rows_U: np.ndarray
+    seed: int
+
+
+def draw_users(users: Sequence[Hashable], resamples: int = RESAMPLES, seed: int = 0) -> Draws:
+    """Draws users with replacement, as many as there are; `users` names the user of each row."""
+    numbers: dict[Hashable, int] = {}
+    user = np.array([numbers.setdefault(each, len(numbers)) for each in users])
+    rng, count = np.random.default_rng(seed), len(numbers)
+    weights_RU = np.empty((resamples, count), np.uint16)
+    for weights_U in weights_RU:
+        weights_U[:] = np.bincount(rng.integers(0, count, count), minlength=count)
+    return Draws(user, weights_RU, np.bincount(user), seed)
+
+
+def resampled(values_MN: np.ndarray, draws: Draws) -> np.ndarray:
+    """float64 means_RM of each resample of the users.
+
+    Raises:
+      ValueError: a value is not finite.
+    """
+    if not np.isfinite(values_MN).all():
+        raise ValueError("a per-row value is not finite")
+    sums_MU = np.stack([np.bincount(draws.user, weights=values_N) for values_N in values_MN])
+    columns_UM = np.vstack([sums_MU, draws.rows_U]).T
+    blocks = range(0, len(draws.weights_RU), _AT_ONCE)
+    totals_RM = np.concatenate([draws.weights_RU[n : n + _AT_ONCE].astype(np.float64) @ columns_UM for n in blocks])
+    return totals_RM[:, :-1] / totals_RM[:, -1:]
+
+
+def over_seeds(means_RS: np.ndarray, draws: Draws) -> np.ndarray:
+    """float64 (R): for each resample of the users the mean over seeds that are drawn with replacement."""
+    picks_RS = np.random.default_rng([draws.seed, means_RS.shape[1]]).integers(0, means_RS.shape[1], means_RS.shape)
+    return np.take_along_axis(means_RS, picks_RS, axis=1).mean(axis=1)
+
+
+def interval(means_R: np.ndarray) -> tuple[float, float]:
+    """95 % percentile interval."""
+    low, high = np.percentile(means_R, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def intervals(ranks: TargetRanks, metrics: Sequence[str], draws: Draws) -> dict[str, dict[str, tuple[float, float]]]:
+    """{"sid" | "item": {metric: 95 % interval over users}} of one system with one seed."""
+    found = {}
+    for level in LEVELS:
+        means_RM = resampled(np.stack([ranks.values(level, metric) for metric in metrics]), draws)
+        found[level] = {metric: interval(means_R) for metric, means_R in zip(metrics, means_RM.T, strict=True)}
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class TestResult:
+    """A resampled difference: its 95 % interval and the two-sided p-value of no difference, at least 2 / R."""
+
+    interval: tuple[float, float]
+    p_value: float
+
+    @classmethod
+    def of(cls, differences_R: np.ndarray) -> TestResult:
+        """The test of resampled differences."""
+        tail = max(min(np.mean(differences_R <= 0), np.mean(differences_R >= 0)), 1 / len(differences_R))
+        return cls(interval(differences_R), float(min(1.0, 2 * tail)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two systems on the same rows.
+
+    Attributes:
+      first, second: names, the one that is to be better first.
+      metric, level: what is compared.
+      seeds: by which they are paired.
+      first_mean, second_mean: over these seeds and all rows.
+      difference, relative: first - second, and that over second (None where second is 0).
+      better: seeds with a mean difference above 0.
+      users: test over users.
+      seeds_and_users: test over both; None with one seed.
+    """
+
+    first: str
+    second: str
+    metric: str
+    level: str
+    seeds: tuple[int, ...]
+    first_mean: float
+    second_mean: float
+    difference: float
+    relative: float | None
+    better: int
+    users: TestResult
+    seeds_and_users: TestResult | None
+
+
+def compare(
+    names: tuple[str, str],
+    pair_SN: tuple[np.ndarray, np.ndarray],
+    draws: Draws,
+    *,
+    metric: str,
+    level: str,
+    seeds: Sequence[int],
+) -> Comparison:
+    """The paired comparison of two systems by their values of each seed and row."""
+    first_SN, second_SN = pair_SN
+    difference_SN = first_SN - second_SN
+    difference, second_mean = float(difference_SN.mean()), float(second_SN.mean())
+    means_RS = resampled(difference_SN, draws)
+    return Comparison(
+        *names,
+        metric=metric,
+        level=level,
+        seeds=tuple(seeds),
+        first_mean=float(first_SN.mean()),
+        second_mean=second_mean,
+        difference=difference,
+        relative=difference / second_mean if second_mean else None,
+        better=int((difference_SN.mean(axis=1) > 0).sum()),
+        users=TestResult.of(means_RS.mean(axis=1)),
+        seeds_and_users=TestResult.of(over_seeds(means_RS, draws)) if len(seeds) > 1 else None,
+    )
