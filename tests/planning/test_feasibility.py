@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from tests.training.conftest import tiny_config
 from tests.planning.test_accounting import shape_of
+from tests.training.conftest import tiny_config
 from tsrec_jax.errors import UserError
 from tsrec_jax.planning.accounting import MeshShape, StepShape
 from tsrec_jax.planning.chips import CHIPS, GIB
