@@ -26,7 +26,8 @@ from benchmarks.decoding.comparison import measure_case, torch_runs_here
 from benchmarks.decoding.threads import all_cores, pin_to_one_core
 from benchmarks.facts import command
 from benchmarks.kept import Kept, say
-from tsrec_jax.pipeline.workdir import commit, machine, versions, write_json
+from tsrec_jax.files import write_json, write_text
+from tsrec_jax.pipeline.workdir import commit, machine, versions
 
 PARTS = ("cases", "constraint", "curves")
 CASES = ("tiny", "smollm2_short", "smollm2_long", "qwen2_5")
@@ -120,10 +121,7 @@ def write_report(found: dict[str, Any], markdown: pathlib.Path | None) -> str:
         parts.append(report.curves_report(found["curves"], images))
     text = "\n\n".join(parts) + "\n"
     if markdown is not None:
-        markdown.parent.mkdir(parents=True, exist_ok=True)
-        temporary = markdown.with_name(markdown.name + ".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(markdown)
+        write_text(markdown, text)
     return text
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import jax
 
-from tsrec_jax.pipeline.workdir import fingerprint, write_json
+from tsrec_jax.files import write_json
+from tsrec_jax.pipeline.workdir import fingerprint
 
 
 def say(line: str) -> None:

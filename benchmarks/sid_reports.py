@@ -13,7 +13,7 @@ import pathlib
 from typing import Any
 
 from benchmarks.facts import command
-from tsrec_jax.pipeline.workdir import write_json
+from tsrec_jax.files import write_json
 
 FACTS = ("dataset", "encoder", "seed", "data_hash", "commit", "machine")
 SETTINGS = ("method", "sizes", "collisions", "whiten", "iterations", "epochs", "max_tokens", "text_fields")

@@ -26,8 +26,8 @@ from tsrec_jax.data.target_ranks import TargetRanks, find_targets, metric_names
 from tsrec_jax.evaluation.predictions import read_predictions
 from tsrec_jax.evaluation.report import comparison_table
 from tsrec_jax.evaluation.statistics import compare, draw_users
+from tsrec_jax.files import write_json
 from tsrec_jax.pipeline.assess import evaluated_rows
-from tsrec_jax.pipeline.workdir import write_json
 from tsrec_jax.sid.quality import measure
 from tsrec_jax.sid.report import compare_table, to_json
 from tsrec_jax.teacher.overlap import keyword_overlap, overlap_table

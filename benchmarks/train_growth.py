@@ -22,7 +22,8 @@ from typing import Any
 from benchmarks.decoding.threads import pin_to_one_core
 from benchmarks.facts import backend_and_machine, command
 from benchmarks.growth.cell import Cell, measure
-from tsrec_jax.pipeline.workdir import commit, versions, write_json
+from tsrec_jax.files import write_json, write_text
+from tsrec_jax.pipeline.workdir import commit, versions
 from tsrec_jax.planning.accounting import StepShape
 
 SMALL = {
@@ -158,9 +159,7 @@ def main() -> None:
     print(page)
     if arguments.out:
         write_json(arguments.out.with_suffix(".json"), {**facts, "versions": versions(), "results": results})
-        temporary = arguments.out.with_suffix(".md.tmp")
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(arguments.out.with_suffix(".md"))
+        write_text(arguments.out.with_suffix(".md"), page)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import pathlib
 import zlib
 from collections.abc import Callable
 
+from tsrec_jax.files import replacing
+
 _FOLDER = "JAX_COMPILATION_CACHE_DIR"
 _ZSTANDARD = b"\x28\xb5\x2f\xfd"  # how entries begin where JAX finds Zstandard; else they are zlib's
 _CHECKED = ".tsrec-checked"  # as old as the last look at the entries
@@ -41,12 +43,10 @@ def mend_compiled_programs() -> str:
     if not place or "://" in place:
         return ""
     folder = pathlib.Path(place)
-    looking = folder / f"{_CHECKED}.{os.getpid()}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        looking.touch()
-        _remove_broken(folder)
-        os.replace(looking, folder / _CHECKED)
+        with replacing(folder / _CHECKED) as looking:
+            looking.touch()
+            _remove_broken(folder)
     except OSError as error:
         _keep_nothing()
         return (

@@ -35,6 +35,14 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
+def temporary_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """An empty folder beside `path`, under a temporary name; what is left of it at the end of the block is removed."""
+    with _temporary(path) as temporary:
+        temporary.mkdir(parents=True)
+        yield temporary
+
+
+@contextlib.contextmanager
 def new_folder(folder: pathlib.Path, *, replace: bool = False) -> Iterator[pathlib.Path]:
     """An empty temporary folder to write to; it becomes `folder` when the block ends without an error.
 
@@ -48,17 +56,16 @@ def new_folder(folder: pathlib.Path, *, replace: bool = False) -> Iterator[pathl
     """
     if folder.exists() and not replace:
         raise UserError(f"{folder}: exists already; nothing was written")
-    with _temporary(folder) as temporary:
-        temporary.mkdir(parents=True)
+    with temporary_folder(folder) as temporary:
         yield temporary
-        if folder.exists() and replace:
-            old = folder.with_name(folder.name + ".old")
+        old = folder.with_name(folder.name + ".old")
+        if replace:
             _remove(old)
-            os.replace(folder, old)
-            os.replace(temporary, folder)
+            if folder.exists():
+                os.replace(folder, old)
+        os.replace(temporary, folder)
+        if replace:
             _remove(old)
-        else:
-            os.replace(temporary, folder)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

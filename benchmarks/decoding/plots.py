@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from matplotlib import pyplot
 
 from benchmarks.decoding.comparison import OURS
 from benchmarks.decoding.curves import named
+from tsrec_jax.files import write_figure
 
 
 def plot_latency(points: Sequence[dict[str, Any]], axis: str, title: str, path: pathlib.Path) -> None:
@@ -32,8 +32,4 @@ def plot_latency(points: Sequence[dict[str, Any]], axis: str, title: str, path: 
     plot.minorticks_off()
     plot.grid(alpha=0.3)
     plot.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.stem + ".tmp.png")
-    figure.savefig(temporary, dpi=120, bbox_inches="tight")
-    pyplot.close(figure)
-    os.replace(temporary, path)
+    write_figure(path, figure)

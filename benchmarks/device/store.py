@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.device.cells import PARTS
 from benchmarks.device.tables import page
 from tsrec_jax.errors import UserError
-from tsrec_jax.pipeline.workdir import write_json, write_text
+from tsrec_jax.files import write_json, write_text
 
 DONE, FAILED, CUT = "done", "failed", "cut off"
 TABLES, LOG = "tables.md", "log.txt"

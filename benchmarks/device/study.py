@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import pathlib
 import runpy
 import tarfile
@@ -15,6 +14,7 @@ from ml_collections import ConfigDict
 from tsrec_jax.configuration import update
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.study_cells import CELL_FILE, read_cell
+from tsrec_jax.files import replacing
 from tsrec_jax.models.gguf import SMOLLM2, gguf_path
 from tsrec_jax.pipeline.study import study
 
@@ -70,11 +70,9 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def pack_cells(workdir: pathlib.Path, path: pathlib.Path) -> None:
     """Writes finished cells and the study's report into one file."""
-    temporary = path.with_name(path.name + ".tmp")
-    with tarfile.open(temporary, "w:gz") as archive:
+    with replacing(path) as temporary, tarfile.open(temporary, "w:gz") as archive:
         for file in sorted([*workdir.glob("cells/*/*/cell.json"), *workdir.glob("study.*")]):
             archive.add(file, file.relative_to(workdir))
-    os.replace(temporary, path)
 
 
 def unpack_cells(path: pathlib.Path, workdir: pathlib.Path) -> None:

@@ -8,15 +8,15 @@ from tsrec_jax.evaluation import plots
 
 def test_curves_show_what_was_logged_and_leave_out_what_was_not(tmp_path, monkeypatch):
     seen = {}
-    save = plots.save
+    write_figure = plots.write_figure
 
-    def look(figure, path):
+    def look(path, figure):
         for axis in filter(Axes.get_visible, figure.axes):
             seen[axis.get_title()] = sorted(line.get_label() for line in axis.get_lines())
             assert all(len(line.get_xdata()) == 1 for line in axis.get_lines()), "a NaN, stored by name, is no point"
-        save(figure, path)
+        write_figure(path, figure)
 
-    monkeypatch.setattr(plots, "save", look)
+    monkeypatch.setattr(plots, "write_figure", look)
     rows = [
         {"step": 1, "loss": 3.0, "loss/next_sid": 3.5, "grad_norm": 1.0, "grad_norm/new_rows": 0.5, "mfu": 0.4},
         {"step": 2, "loss": "nan", "padding_share": 0.05},

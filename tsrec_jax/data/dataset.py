@@ -13,12 +13,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import os
 import pathlib
-import shutil
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from tsrec_jax.data.catalogue import Catalogue, Item, TokenDescription, token_order
 from tsrec_jax.data.faults import Faults
@@ -27,7 +24,7 @@ from tsrec_jax.data.folder_rows import read_splits
 from tsrec_jax.data.folder_sids import FolderSids, check_info, parse_index, refuse_own_sids
 from tsrec_jax.data.interactions import COLUMNS, Interactions
 from tsrec_jax.data.token_descriptions import parse_token_descriptions, write_token_descriptions
-from tsrec_jax.errors import UserError
+from tsrec_jax.files import new_folder, write_json, write_text
 
 DESCRIPTIONS_FILE = ".description_keywords.json"
 
@@ -145,31 +142,23 @@ def write_dataset(
       UserError: the folder exists already.
     """
     folder = pathlib.Path(folder)
-    if folder.exists():
-        raise UserError(f"{folder}: exists already; nothing was written")
-    scratch = folder.with_name(folder.name + ".writing")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
     pairs = list(zip(catalogue.items, catalogue.sids, strict=True))
-
-    def write_json(file: str, value: Any) -> None:
-        (scratch / file).write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-    write_json(f"{name}.item.json", {item.id: {k: v for k, v in vars(item).items() if k != "id"} for item, _ in pairs})
-    write_json(f"{name}.index.json", {item.id: list(sid) for item, sid in pairs})
+    items = {item.id: {key: value for key, value in vars(item).items() if key != "id"} for item, _ in pairs}
     info = "".join(f"{''.join(sid)}\t{' '.join(item.title.split())}\t{item.id}\n" for item, sid in pairs)
-    (scratch / f"{name}.info.txt").write_text(info, encoding="utf-8")
-    listed = list(token_descriptions)
-    if listed:
-        write_token_descriptions(scratch / f"{name}{DESCRIPTIONS_FILE}", listed)
-    for split, rows in splits.items():
-        with (scratch / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for user, history, target in zip(rows.users, rows.histories, rows.targets, strict=True):
-                titles = [catalogue.items[i].title for i in history]
-                ids = [catalogue.items[i].id for i in history]
-                sids = [catalogue.sid(i) for i in history]
-                item = catalogue.items[target]
-                writer.writerow([user, titles, item.title, ids, item.id, sids, catalogue.sid(target)])
-    os.replace(scratch, folder)
+    with new_folder(folder) as scratch:
+        write_json(scratch / f"{name}.item.json", items, indent=1)
+        write_json(scratch / f"{name}.index.json", {item.id: list(sid) for item, sid in pairs}, indent=1)
+        write_text(scratch / f"{name}.info.txt", info)
+        listed = list(token_descriptions)
+        if listed:
+            write_token_descriptions(scratch / f"{name}{DESCRIPTIONS_FILE}", listed)
+        for split, rows in splits.items():
+            with (scratch / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(COLUMNS)
+                for user, history, target in zip(rows.users, rows.histories, rows.targets, strict=True):
+                    titles = [catalogue.items[i].title for i in history]
+                    ids = [catalogue.items[i].id for i in history]
+                    sids = [catalogue.sid(i) for i in history]
+                    item = catalogue.items[target]
+                    writer.writerow([user, titles, item.title, ids, item.id, sids, catalogue.sid(target)])

@@ -11,8 +11,6 @@ import io
 import json
 import os
 import pathlib
-import shutil
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex
 
@@ -21,6 +19,7 @@ import tensorflow_datasets as tfds
 
 from tsrec_jax.data.tasks import Example
 from tsrec_jax.errors import UserError
+from tsrec_jax.files import new_folder
 
 _FINGERPRINT = "fingerprint.json"
 
@@ -98,18 +97,17 @@ def write_records(examples: Mapping[str, Sequence[Example]], folder: str | os.Pa
     if folder.exists():
         _refuse_others(folder, facts)
         return
-    scratch = folder.with_name(f"{folder.name}.writing-{socket.gethostname()}-{os.getpid()}")
-    shutil.rmtree(scratch, ignore_errors=True)
     tfds.disable_progress_bar()
-    builder = TokenisedTasks(examples=examples, data_dir=scratch)
-    with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads, and there are none
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
-    (scratch / _FINGERPRINT).write_text(json.dumps(facts), encoding="utf-8")
     try:
-        os.replace(scratch, folder)
-    except OSError:  # another process was first
-        shutil.rmtree(scratch)
-        _refuse_others(folder, facts)
+        with new_folder(folder) as scratch:
+            builder = TokenisedTasks(examples=examples, data_dir=scratch)
+            with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads, and there are none
+                builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+            (scratch / _FINGERPRINT).write_text(json.dumps(facts), encoding="utf-8")
+    except OSError:
+        if not folder.exists():
+            raise
+        _refuse_others(folder, facts)  # another process was first
 
 
 def _refuse_others(folder: pathlib.Path, facts: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 from collections.abc import Collection, Iterable
@@ -12,6 +11,7 @@ from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 from tsrec_jax.data.faults import Faults
 from tsrec_jax.data.folder_files import HALF, parse_json, read_files
 from tsrec_jax.data.texts import has_half, without_control
+from tsrec_jax.files import write_json
 
 
 def read_token_descriptions(path: str | os.PathLike[str], catalogue: Catalogue) -> dict[str, TokenDescription]:
@@ -96,6 +96,4 @@ def _fault(token: str, description: Any, keywords: Any) -> str:
 def write_token_descriptions(path: pathlib.Path, descriptions: Iterable[TokenDescription]) -> None:
     """Writes a file that `read_token_descriptions` reads back equal; it appears only when it is complete."""
     listed = [{"token": c.token, "description": c.description, "keywords": list(c.keywords)} for c in descriptions]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(listed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_json(path, listed, indent=1)

@@ -28,6 +28,7 @@ import numpy as np
 
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.errors import UserError
+from tsrec_jax.files import write_npz
 
 DENSE_SLOTS = 1 << 24
 WORD = 32
@@ -282,17 +283,13 @@ class Trie:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes one .npz; it appears only when it is complete."""
-        path = pathlib.Path(path)
         facts = {"format": _FORMAT, "num_sids": self.num_sids, "sizes": self.level_sizes}
         facts["slots"], facts["widths"] = ([getattr(x, name) for x in self._levels] for name in ("slots", "width"))
         arrays = {f"ids{number}": ids for number, ids in enumerate(self.token_ids)}
         for number, level in enumerate(self._levels):
             parts = {"alive": level.alive, "starts": level.starts, "codes": level.codes}
             arrays |= {f"{name}{number}": part for name, part in parts.items() if part is not None}
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("wb") as file:
-            np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
-        os.replace(temporary, path)
+        write_npz(pathlib.Path(path), {"facts": np.array(json.dumps(facts)), **arrays})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trie:

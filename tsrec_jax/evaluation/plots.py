@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -12,16 +11,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from tsrec_jax.evaluation.report import Report
-
-
-def save(figure: pyplot.Figure, path: pathlib.Path) -> None:
-    """Writes a figure as PNG through a temporary name, and closes it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.stem + ".tmp.png")
-    figure.savefig(temporary, dpi=120, bbox_inches="tight")
-    pyplot.close(figure)
-    os.replace(temporary, path)
-
+from tsrec_jax.files import write_figure
 
 # What `plot_training` draws of the first system: title, unit, and the metrics, those under NAME/ with each NAME.
 PANELS = (
@@ -66,7 +56,7 @@ def plot_training(curves: Mapping[str, Sequence[Mapping[str, float]]], path: pat
     for axis in axes.flat[len(shown) :]:
         axis.set_visible(False)
     figure.tight_layout()
-    save(figure, path)
+    write_figure(path, figure)
 
 
 def _series(rows: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
@@ -98,4 +88,4 @@ def plot_metrics(report: Report, path: pathlib.Path, shown: Sequence[str] = ("HR
         axis.set(title=f"SID-level {metric}")
         axis.grid(axis="x", alpha=0.3)
     figure.tight_layout()
-    save(figure, path)
+    write_figure(path, figure)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 from collections.abc import Sequence
 
@@ -14,6 +13,7 @@ from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.statistics import Comparison, compare, draw_users
+from tsrec_jax.files import write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +26,10 @@ class Predictions:
 
 
 def write_predictions(path: pathlib.Path, predictions: Predictions) -> None:
-    """Writes [{"user": id, "output": SID, "predict": [SID, ...]}, ...] in row order, through a temporary name."""
+    """Writes [{"user": id, "output": SID, "predict": [SID, ...]}, ...] in row order."""
     columns = zip(predictions.users, predictions.targets, predictions.lists, strict=True)
     rows = [{"user": user, "output": target, "predict": list(ranked)} for user, target, ranked in columns]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(rows, indent=0) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_json(path, rows, indent=0)
 
 
 def read_predictions(path: pathlib.Path) -> Predictions:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.target_ranks import TargetRanks
 from tsrec_jax.errors import UserError
+from tsrec_jax.files import write_text
 
 CELL_FILE = "cell.json"
 _ROWS = ("user", "history", "count", "group")
@@ -129,15 +129,13 @@ def _shared(first: Sequence[str], second: Sequence[str]) -> int:
 
 
 def write_cell(path: pathlib.Path, cell: Cell) -> None:
-    """Writes a cell through a temporary name, an entry a line."""
+    """Writes a cell, one entry per line."""
     entries = {field.name: getattr(cell, field.name) for field in dataclasses.fields(cell)}
     entries["rows"] = {**{key: getattr(cell.rows, key).tolist() for key in _ROWS}, "digest": cell.rows.digest}
     for key in (*_LISTED, "top"):
         entries[key] = getattr(cell, key).tolist()
     lines = [f"{json.dumps(key)}:{json.dumps(value, separators=(',', ':'))}" for key, value in entries.items()]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def read_cell(path: pathlib.Path) -> Cell:

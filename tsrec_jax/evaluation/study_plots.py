@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from matplotlib import pyplot
 
-from tsrec_jax.evaluation.plots import save
 from tsrec_jax.evaluation.statistics import Comparison
 from tsrec_jax.evaluation.study_report import TESTED, StudyReport, SystemResult
+from tsrec_jax.files import write_figure
 
 COSTS = (("seconds", "seconds of training"), ("flops", "FLOPs of training"))
 
@@ -44,7 +44,7 @@ def _metrics(systems: Sequence[SystemResult], path: pathlib.Path) -> None:
         axis.set(title=f"SID-level {metric}, 95 %", yticks=list(places), yticklabels=[s.name for s in systems])
         axis.grid(axis="x", alpha=0.3)
     axes[0].invert_yaxis()
-    save(figure, path)
+    write_figure(path, figure)
 
 
 def _point(axis: pyplot.Axes, mean: float, bounds: tuple[float, float], place: float, colour: str) -> None:
@@ -70,7 +70,7 @@ def _comparisons(comparisons: Sequence[Comparison], path: pathlib.Path) -> None:
     axes[0].plot([], [], "o-", color="C0", label="users")
     axes[0].plot([], [], "o-", color="C1", label="seeds and users")
     axes[0].legend(fontsize=7)
-    save(figure, path)
+    write_figure(path, figure)
 
 
 def _curves(systems: Sequence[SystemResult], path: pathlib.Path) -> None:
@@ -88,7 +88,7 @@ def _curves(systems: Sequence[SystemResult], path: pathlib.Path) -> None:
         axis.set(title=f"validation, next SID: {metric}", xlabel="step")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
-    save(figure, path)
+    write_figure(path, figure)
 
 
 def _cost(systems: Sequence[SystemResult], path: pathlib.Path) -> None:
@@ -100,7 +100,7 @@ def _cost(systems: Sequence[SystemResult], path: pathlib.Path) -> None:
             axis.annotate(system.name, place, textcoords="offset points", xytext=(4, 4), fontsize=7)
         axis.set(xscale="log", xlabel=title, ylabel="NDCG@10")
         axis.grid(alpha=0.3)
-    save(figure, path)
+    write_figure(path, figure)
 
 
 def _slices(systems: Sequence[SystemResult], path: pathlib.Path) -> None:
@@ -116,7 +116,7 @@ def _slices(systems: Sequence[SystemResult], path: pathlib.Path) -> None:
         axis.set(title=f"HR@10 by {kind}")
         axis.grid(alpha=0.3)
     axes[-1].legend(fontsize=6)
-    save(figure, path)
+    write_figure(path, figure)
 
 
 def _calibration(systems: Sequence[SystemResult], path: pathlib.Path) -> None:
@@ -128,4 +128,4 @@ def _calibration(systems: Sequence[SystemResult], path: pathlib.Path) -> None:
     axis.set(xlabel="probability of the first SID", ylabel="HR@1", title="calibration")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7)
-    save(figure, path)
+    write_figure(path, figure)

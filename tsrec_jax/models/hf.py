@@ -11,7 +11,6 @@ import json
 import math
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tsrec_jax.errors import UserError
+from tsrec_jax.files import temporary_folder
 from tsrec_jax.models.config import ModelConfig, read_json
 from tsrec_jax.models.decoder import Decoder, parameter_shapes
 from tsrec_jax.models.gguf import GgufFile, gguf_path
@@ -378,9 +378,6 @@ def save_hf(
     arrays = hf_arrays(model, rows, dtype)
     if not first():
         return
-    scratch = folder / ".writing"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
     shards: list[dict[str, np.ndarray]] = [{}]
     for key, value in arrays.items():
         if shards[-1] and sum(part.nbytes for part in shards[-1].values()) + value.nbytes > SHARD_BYTES:
@@ -389,18 +386,19 @@ def save_hf(
     names = ["model.safetensors"]
     if len(shards) > 1:
         names = [f"model-{index:05d}-of-{len(shards):05d}.safetensors" for index in range(1, len(shards) + 1)]
-        places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
-        index = {"metadata": {"total_size": sum(a.nbytes for a in arrays.values())}, "weight_map": places}
-        (scratch / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
     stated = model.config.special_ids if special_ids is None else special_ids
     facts = dataclasses.replace(model.config, vocab_rows=rows, special_ids=stated).to_hf() | {"torch_dtype": dtype}
-    (scratch / "config.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    for name, shard in zip(names, shards, strict=True):
-        save_file(shard, scratch / name, metadata={"format": "pt"})
-        # Only their owner may read what safetensors writes; all other files follow the umask.
-        (scratch / name).chmod((scratch / "config.json").stat().st_mode)
-    for old in folder.glob("model*.safetensors*"):
-        old.unlink()
-    for file in scratch.iterdir():
-        os.replace(file, folder / file.name)
-    scratch.rmdir()
+    with temporary_folder(folder / "weights") as scratch:
+        if len(shards) > 1:
+            places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+            index = {"metadata": {"total_size": sum(a.nbytes for a in arrays.values())}, "weight_map": places}
+            (scratch / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+        (scratch / "config.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        for name, shard in zip(names, shards, strict=True):
+            save_file(shard, scratch / name, metadata={"format": "pt"})
+            # Only their owner may read what safetensors writes; all other files follow the umask.
+            (scratch / name).chmod((scratch / "config.json").stat().st_mode)
+        for old in folder.glob("model*.safetensors*"):
+            old.unlink()
+        for file in scratch.iterdir():
+            os.replace(file, folder / file.name)

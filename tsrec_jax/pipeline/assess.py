@@ -20,12 +20,13 @@ from tsrec_jax.decoding.generate import Ranked, search_all
 from tsrec_jax.evaluation.predictions import Predictions, read_predictions, write_predictions
 from tsrec_jax.evaluation.report import Report, format_table, to_json, to_markdown
 from tsrec_jax.evaluation.statistics import compare, draw_users, intervals
+from tsrec_jax.files import write_json, write_text
 from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.own import on_own_devices
 from tsrec_jax.pipeline import sources
 from tsrec_jax.pipeline.assemble import Assembly
 from tsrec_jax.pipeline.prior import ItemScores, choose_prior
-from tsrec_jax.pipeline.workdir import command, write_json, write_text
+from tsrec_jax.pipeline.workdir import command
 from tsrec_jax.processes import first
 from tsrec_jax.training.metrics_log import read_metrics
 

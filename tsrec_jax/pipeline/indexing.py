@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,13 +16,14 @@ from ml_collections import ConfigDict
 from tsrec_jax.configuration import changed, section, section_facts
 from tsrec_jax.data.text_folder import TextFolder
 from tsrec_jax.errors import UserError
+from tsrec_jax.files import replacing, write_json, write_text
 from tsrec_jax.models.hf import load_hf
 from tsrec_jax.models.sharding import one_device, own_mesh
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline import sources
 from tsrec_jax.pipeline.assemble import open_mesh
 from tsrec_jax.pipeline.identity import differences, refuse_differences
-from tsrec_jax.pipeline.workdir import commit, fingerprint, input_facts, machine, versions, write_json, write_text
+from tsrec_jax.pipeline.workdir import commit, fingerprint, input_facts, machine, versions
 from tsrec_jax.sid.embed import embed_texts, item_text
 from tsrec_jax.sid.given import read_embeddings, refuse_equal
 from tsrec_jax.sid.index import IndexSettings, SidIndex, build_index, load_index
@@ -189,10 +189,8 @@ def _embeddings(
     else:
         x_ID = _llm_embeddings(config, words, model, report)
     write_json(made_with, facts)
-    temporary = file.with_name(file.name + ".tmp")
-    with temporary.open("wb") as opened:
+    with replacing(file) as temporary, temporary.open("wb") as opened:
         np.save(opened, x_ID)
-    os.replace(temporary, file)
     return x_ID
 
 

@@ -29,6 +29,7 @@ from fsspec.utils import get_protocol
 from tsrec_jax.cache import user_cache
 from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.errors import UserError
+from tsrec_jax.files import replacing, write_json
 
 LINK = "remote.json"  # in the local folder: what it is the copy of, this run's name for itself, and if it has pushed
 PUSHED = "pushed.json"  # in the local folder: size and time of each file when it was last the same at the address
@@ -61,7 +62,7 @@ def fetch(url: str) -> pathlib.Path:
     local = local_folder(url)
     local.mkdir(parents=True, exist_ok=True)
     Remote(local, url.rstrip("/")).pull()
-    _write_json(local / LINK, {"url": url.rstrip("/"), "token": secrets.token_hex(8), "owns": False})
+    write_json(local / LINK, {"url": url.rstrip("/"), "token": secrets.token_hex(8), "owns": False})
     return local
 
 
@@ -125,22 +126,20 @@ class Remote:
             path = self.local / name
             if path.is_file() and path.stat().st_size == entry["size"] and sha256_of(path) == entry["sha256"]:
                 continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(path.name + ".tmp")
-            try:
-                self._fs.get_file(self._at(entry["at"]), str(temporary))
-            except FileNotFoundError:
-                temporary.write_bytes(b"")
-            if sha256_of(temporary) != entry["sha256"]:
-                where = f"{self.url}/{entry['at']}"
-                raise UserError(
-                    f"{where} is gone or not as it was written; bring back a copy, or give another --workdir"
-                )
-            os.replace(temporary, path)
+            with replacing(path) as temporary:
+                try:
+                    self._fs.get_file(self._at(entry["at"]), str(temporary))
+                except FileNotFoundError:
+                    temporary.write_bytes(b"")
+                if sha256_of(temporary) != entry["sha256"]:
+                    where = f"{self.url}/{entry['at']}"
+                    raise UserError(
+                        f"{where} is gone or not as it was written; bring back a copy, or give another --workdir"
+                    )
         for folder in sorted((each for each in self.local.rglob("*") if each.is_dir()), reverse=True):
             if not any(folder.iterdir()):
                 folder.rmdir()
-        _write_json(self.local / PUSHED, {name: _stamp(self.local / name) for name in listed})
+        write_json(self.local / PUSHED, {name: _stamp(self.local / name) for name in listed})
 
     def push(self) -> None:
         """Copies what has changed since the last pull or push; does nothing where nothing has.
@@ -168,7 +167,7 @@ class Remote:
             self._fs.rm(self._at(STAGED), recursive=True)
         for name in listed.keys() - here.keys():
             self._fs.rm_file(self._at(name))
-        _write_json(self.local / PUSHED, here)
+        write_json(self.local / PUSHED, here)
 
     def _own(self) -> None:
         """Takes the address over at the first push; later ones find out whether another run has done so since."""
@@ -178,7 +177,7 @@ class Remote:
             raise UserError(f"{self.url} was taken over by a later run, on {owner.get('host')}; this one is ended")
         if not link["owns"]:
             self._write(OWNER, {"token": link["token"], "host": socket.gethostname()})
-            _write_json(self.local / LINK, {**link, "owns": True})
+            write_json(self.local / LINK, {**link, "owns": True})
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -222,9 +221,3 @@ def _files(local: pathlib.Path) -> Iterator[str]:
 def _stamp(path: pathlib.Path) -> list[int]:
     facts = path.stat()
     return [facts.st_size, facts.st_mtime_ns]
-
-
-def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(temporary, path)

@@ -24,6 +24,7 @@ from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.data.tasks import Example
 from tsrec_jax.data.text_folder import TextFolder, read_texts
 from tsrec_jax.errors import UserError
+from tsrec_jax.files import write_json
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
@@ -32,7 +33,7 @@ from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.assemble import open_mesh, prompt_templates
 from tsrec_jax.pipeline.fit import validation_loss
 from tsrec_jax.pipeline.identity import refuse_differences, settings_at_first
-from tsrec_jax.pipeline.workdir import Workdir, input_facts, write_json
+from tsrec_jax.pipeline.workdir import Workdir, input_facts
 from tsrec_jax.processes import first
 from tsrec_jax.shop.shop import Shop, make_shop
 from tsrec_jax.shop.shop_lm import item_texts, lm_config, train_tokenizer

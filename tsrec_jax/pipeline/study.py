@@ -14,6 +14,7 @@ from tsrec_jax.errors import Stopped, UserError
 from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, systems_of, write_cell
 from tsrec_jax.evaluation.study_report import build_report, to_json
 from tsrec_jax.evaluation.study_tables import to_csv, to_latex, to_markdown
+from tsrec_jax.files import write_json, write_text
 from tsrec_jax.pipeline.lock import InUse, alone_in, alone_when_free
 from tsrec_jax.pipeline.run import report
 from tsrec_jax.pipeline.study_cell import (
@@ -27,7 +28,7 @@ from tsrec_jax.pipeline.study_cell import (
     wanted_cells,
     with_inputs,
 )
-from tsrec_jax.pipeline.workdir import command, write_json, write_text
+from tsrec_jax.pipeline.workdir import command
 
 
 def study(config: ConfigDict, workdir: pathlib.Path, names: Sequence[str] = (), seeds: Sequence[str] = ()) -> int:

@@ -28,6 +28,7 @@ from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.predictions import read_predictions
 from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, levels_reached, read_cell, rows_of, sids_digest
+from tsrec_jax.files import write_json
 from tsrec_jax.pipeline import indexing, sources, upstream
 from tsrec_jax.pipeline.assemble import prompt_templates
 from tsrec_jax.pipeline.assess import PREDICTIONS, SCORES, evaluated_rows, run_facts
@@ -51,7 +52,6 @@ from tsrec_jax.pipeline.workdir import (
     input_facts,
     machine,
     versions,
-    write_json,
 )
 from tsrec_jax.prepare.summary import tied_targets
 from tsrec_jax.training.host_memory import forget_peak, peak_bytes

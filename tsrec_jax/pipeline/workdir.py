@@ -22,6 +22,7 @@ import tsrec_jax
 from tsrec_jax.configuration import section_facts
 from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.errors import UserError
+from tsrec_jax.files import write_json
 from tsrec_jax.pipeline.identity import differences, refuse_differences
 from tsrec_jax.pipeline.remote import Remote
 from tsrec_jax.processes import Made, first, first_makes, gather, share
@@ -37,19 +38,6 @@ PACKAGES = (
     "transformers",
     "numpy",
 )
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON as `write_text` does."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text through a temporary name, so that a reader never sees half a file; its folder is made if needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def versions() -> dict[str, str]:

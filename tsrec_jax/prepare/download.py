@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.errors import UserError
+from tsrec_jax.files import write_text
 from tsrec_jax.prepare.raw import RawSource
 
 # kind: (base URL, review file, metadata file) of a category
@@ -123,17 +124,11 @@ def _check_present(path: pathlib.Path, expected: str, report: Callable[[str], No
 
 
 def _write_checksum(path: pathlib.Path, digest: str) -> None:
-    _write_whole(_beside(path, ".sha256"), f"{digest}  {path.name}\n")
+    write_text(_beside(path, ".sha256"), f"{digest}  {path.name}\n")
 
 
 def _beside(path: pathlib.Path, ending: str) -> pathlib.Path:
     return path.with_name(path.name + ending)
-
-
-def _write_whole(path: pathlib.Path, text: str) -> None:
-    scratch = _beside(path, ".writing")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
 
 
 # --- a file that is not ---
@@ -223,7 +218,7 @@ def _begin(response: http.client.HTTPResponse, url: str, path: pathlib.Path) -> 
     tag = response.headers.get("ETag", "")
     version = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
     part.unlink(missing_ok=True)
-    _write_whole(_beside(path, ".part.json"), json.dumps({"url": url, "version": version, "size": size}) + "\n")
+    write_text(_beside(path, ".part.json"), json.dumps({"url": url, "version": version, "size": size}) + "\n")
     return size
 
 

@@ -31,6 +31,7 @@ import numpy as np
 import polars as pl
 
 from tsrec_jax.errors import UserError
+from tsrec_jax.files import new_folder
 from tsrec_jax.prepare import filtering, splitting, ties
 from tsrec_jax.prepare.filtering import Titles
 from tsrec_jax.prepare.raw import RawSource, RawTables, Report, read_raw
@@ -141,7 +142,7 @@ def prepare(
       source: the raw data.
       settings: what to keep and how to split.
       name: NAME of the data set's files.
-      folder: the folder to make. Until it is done the work lies beside it, in `FOLDER.writing`.
+      folder: the folder to make. Until it is done the work lies beside it, under a temporary name.
       report: takes a line for every stage, of the form "stage: figures".
 
     Raises:
@@ -151,18 +152,10 @@ def prepare(
     folder = pathlib.Path(folder)
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"data set name {name!r}: use letters, digits, '_', '-' and '.'")
-    if folder.exists():
-        raise UserError(f"{folder}: exists already; nothing was written")
-    scratch = folder.with_name(folder.name + ".writing")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
+    with new_folder(folder) as scratch:
         tables = read_raw(source, scratch / "raw", report, settings.max_unreadable)
         summary = _prepare(tables, settings, name, scratch, report)
         shutil.rmtree(scratch / "raw")
-        os.replace(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     report(f"done: {folder}")
     return summary
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +15,7 @@ from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.prompts import Templates
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
+from tsrec_jax.files import new_folder, write_json, write_text
 from tsrec_jax.models.config import special_ids
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
@@ -66,41 +67,31 @@ def export_folder(
     folder = pathlib.Path(folder)
     if folder.exists() and not (folder / CATALOGUE_FILE).is_file() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder}: not an export, so it is not replaced; give an empty or new folder")
-    scratch = folder.with_name(folder.name + ".writing")
-    if first():
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
     ids = end_ids(model, tokenizer)
-    save_hf(model, scratch, dtype=dtype, special_ids=special_ids(ids))
-    if not first():
-        return
-    save_tokenizer(tokenizer, scratch)
-    # A base model's sampling settings and penalties must not leak into a beam search, so none is carried over.
-    generation = {"do_sample": False, "num_beams": 1, **ids}
-    _write_json(scratch / "generation_config.json", generation)
-    _write_json(scratch / CATALOGUE_FILE, catalogue.to_json())
-    prompts = {"templates": templates.to_mapping(), "max_length": max_length, "normaliser": normaliser}
-    _write_json(scratch / PROMPTS_FILE, prompts)
-    Trie.of_catalogue(catalogue, len(tokenizer) - len(catalogue.tokens)).save(scratch / TRIE_FILE)
-    tokenizer_class = json.loads((scratch / "tokenizer_config.json").read_text(encoding="utf-8"))["tokenizer_class"]
-    card = model_card(
-        catalogue,
-        templates,
-        history or (catalogue.items[0].id,),
-        tokenizer_class=tokenizer_class,
-        ends=ids["eos_token_id"],
-        max_length=max_length,
-        normaliser=normaliser,
-        facts=card_facts,
-    )
-    (scratch / "README.md").write_text(card, encoding="utf-8")
-    write_checksums(scratch)
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(scratch, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with new_folder(folder, replace=True) if first() else contextlib.nullcontext(folder) as scratch:
+        save_hf(model, scratch, dtype=dtype, special_ids=special_ids(ids))
+        if not first():
+            return
+        save_tokenizer(tokenizer, scratch)
+        # A base model's sampling settings and penalties must not leak into a beam search, so none is carried over.
+        write_json(scratch / "generation_config.json", {"do_sample": False, "num_beams": 1, **ids}, indent=1)
+        write_json(scratch / CATALOGUE_FILE, catalogue.to_json(), indent=1)
+        prompts = {"templates": templates.to_mapping(), "max_length": max_length, "normaliser": normaliser}
+        write_json(scratch / PROMPTS_FILE, prompts, indent=1)
+        Trie.of_catalogue(catalogue, len(tokenizer) - len(catalogue.tokens)).save(scratch / TRIE_FILE)
+        tokenizer_class = json.loads((scratch / "tokenizer_config.json").read_text(encoding="utf-8"))["tokenizer_class"]
+        card = model_card(
+            catalogue,
+            templates,
+            history or (catalogue.items[0].id,),
+            tokenizer_class=tokenizer_class,
+            ends=ids["eos_token_id"],
+            max_length=max_length,
+            normaliser=normaliser,
+            facts=card_facts,
+        )
+        write_text(scratch / "README.md", card)
+        write_checksums(scratch)
 
 
 def accept_catalogue(folder: str | os.PathLike[str]) -> None:
@@ -136,7 +127,3 @@ def end_ids(model: Decoder, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any
         else:
             ids[role] = [named, *(other for other in several if other != named)] if several else named
     return {role: value for role, value in ids.items() if value is not None}
-
-
-def _write_json(path: pathlib.Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

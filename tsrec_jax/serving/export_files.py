@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import pathlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +15,7 @@ from tsrec_jax.data.prompts import PromptBuilder, Templates
 from tsrec_jax.decoding.beam_search import SearchSettings
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
+from tsrec_jax.files import write_json
 from tsrec_jax.models.config import read_json
 
 CATALOGUE_FILE = "sid_catalogue.json"
@@ -34,9 +33,7 @@ def write_checksums(folder: pathlib.Path) -> None:
     """Writes the SHA-256 of every file of a folder but the card and `generation_config.json`."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in _FREE)
     facts = {"sha256": {name: _sha256(folder / name) for name in names}}
-    temporary = folder / f"{CHECKSUMS_FILE}.tmp"
-    temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / CHECKSUMS_FILE)
+    write_json(folder / CHECKSUMS_FILE, facts, indent=1)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tsrec_jax.errors import UserError
+from tsrec_jax.files import write_npz
 from tsrec_jax.sid.collisions import code_newcomers, number_collisions, reassign_last_level
 from tsrec_jax.sid.given import kind_of_file
 from tsrec_jax.sid.levels import LevelStore
@@ -121,21 +122,16 @@ class SidIndex:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes one .npz; it appears only when it is complete."""
-        path = pathlib.Path(path)
         facts = json.dumps({"method": self.method, "collisions": self.collisions, "made_with": self.made_with})
         arrays = {f"quantiser/{name}": array for name, array in self.quantiser.arrays().items()}
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("wb") as file:
-            np.savez(
-                file,
-                facts=np.array(facts),
-                item_ids=np.array(self.item_ids, dtype=np.str_),
-                codes_IC=self.codes_IC,
-                mean_D=self.whitening.mean_D,
-                projection_DK=self.whitening.projection_DK,
-                **arrays,
-            )
-        os.replace(temporary, path)
+        arrays |= {
+            "facts": np.array(facts),
+            "item_ids": np.array(self.item_ids, dtype=np.str_),
+            "codes_IC": self.codes_IC,
+            "mean_D": self.whitening.mean_D,
+            "projection_DK": self.whitening.projection_DK,
+        }
+        write_npz(pathlib.Path(path), arrays)
 
 
 def sid_token(level: int, code: int) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 import zipfile
 from collections.abc import Sequence
 
 import numpy as np
+
+from tsrec_jax.files import write_npz
 
 Level = tuple[np.ndarray, np.ndarray]  # float32 codebook_ED, int32 codes_I
 
@@ -40,7 +41,4 @@ class LevelStore:
         arrays = {}
         for level, (codebook_ED, codes_I) in enumerate(levels):
             arrays |= {f"codebook_{level}": codebook_ED, f"codes_{level}": codes_I}
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        with temporary.open("wb") as file:
-            np.savez(file, fit=np.array(self.fit), levels=np.array(len(levels)), **arrays)
-        os.replace(temporary, self.path)
+        write_npz(self.path, {"fit": np.array(self.fit), "levels": np.array(len(levels)), **arrays})

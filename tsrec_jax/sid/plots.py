@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Sequence
 
@@ -12,6 +11,7 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot
 
+from tsrec_jax.files import write_figure
 from tsrec_jax.sid.quality import SidReport
 
 
@@ -36,8 +36,4 @@ def plot_sids(report: SidReport, codes_IC: np.ndarray, sizes: Sequence[int], pat
     for axis in (left, right):
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.stem + ".tmp.png")
-    figure.savefig(temporary, dpi=120, bbox_inches="tight")
-    pyplot.close(figure)
-    os.replace(temporary, path)
+    write_figure(path, figure)

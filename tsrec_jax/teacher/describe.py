@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import pathlib
 import time
 import urllib.parse
@@ -13,6 +11,7 @@ from typing import Any
 
 from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 from tsrec_jax.errors import UserError
+from tsrec_jax.files import write_json
 from tsrec_jax.teacher.answers import ANSWER_SCHEMA, BadAnswer, parse_answer
 from tsrec_jax.teacher.ask import Manner, Outcome, ask_all
 from tsrec_jax.teacher.backends import Teacher
@@ -60,7 +59,7 @@ def describe(
         clusters, failures, facts = _local_clusters(catalogue, settings, numbered), {}, {}
     shared = {"backend": settings.backend, "questions": len(catalogue.tokens), "answers": len(clusters)}
     seconds = time.monotonic() - start
-    _write_json(folder / FACTS_NAME, {**shared, **facts, "seconds": round(seconds, 1)})
+    write_json(folder / FACTS_NAME, {**shared, **facts, "seconds": round(seconds, 1)}, indent=1)
     if failures:
         raise UserError(_failure_text(failures, len(catalogue.tokens), folder / CACHE_NAME))
     report(f"describe: {len(clusters)} tokens by the backend {settings.backend!r} in {seconds:.1f} s")
@@ -195,9 +194,3 @@ def _failure_text(failures: Mapping[str, str], count: int, cache: pathlib.Path) 
         "only for these:"
     )
     return "\n  ".join([head, *(f"{token}: {reason}" for token, reason in failures.items())])
-
-
-def _write_json(path: pathlib.Path, facts: Mapping[str, Any]) -> None:
-    scratch = path.with_name(path.name + ".writing")
-    scratch.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(scratch, path)

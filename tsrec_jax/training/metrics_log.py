@@ -7,11 +7,11 @@ import functools
 import json
 import logging
 import math
-import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tsrec_jax.files import write_text
 from tsrec_jax.processes import first
 from tsrec_jax.training.wandb_log import WandbSettings, open_run
 
@@ -64,9 +64,7 @@ class MetricsLog:
         folder.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_metrics(folder) if row["step"] <= resume_step]
         path = folder / METRICS_FILE
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._lines = path.open("a", encoding="utf-8")
         writer, purged = _event_writer(), resume_step + 1 if resume_step else None
         self._events = None if writer is None else writer(str(folder / "tensorboard"), purge_step=purged)

@@ -18,6 +18,7 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from tsrec_jax.errors import UserError, no_space
+from tsrec_jax.files import write_text
 from tsrec_jax.processes import first, share
 
 SUMS = "SHA256SUMS"
@@ -75,9 +76,7 @@ class Series:
     def _seal(self, step: int, response: ocp.AsyncResponse[None]) -> None:
         response.result()
         if first():
-            temporary = self.path(step) / f"{SUMS}.tmp"
-            temporary.write_text(_sums(_digests(self.path(step))))
-            temporary.replace(self.path(step) / SUMS)
+            write_text(self.path(step) / SUMS, _sums(_digests(self.path(step))))
 
     def finish(self) -> None:
         """Waits until what is being written is whole.

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tsrec_jax.errors import UserError
+from tsrec_jax.files import write_text
 
 RUN_ID = "wandb_run_id"  # in the training's folder
 
@@ -57,7 +58,5 @@ def open_run(settings: WandbSettings, folder: pathlib.Path) -> Any:
         resume="allow",
     )
     if known is None:
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(run.id + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_text(path, run.id + "\n")
     return run

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import math
-import os
 import pathlib
 import statistics
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import jax
-import numpy as np
 
 from tsrec_jax.data.input import TrainBatches
 from tsrec_jax.errors import UserError
+from tsrec_jax.files import write_json, write_npz
 from tsrec_jax.processes import first, several
 
 WINDOW = 50  # losses whose median is the measure
@@ -86,12 +83,9 @@ def refusal(trouble: Trouble, folder: pathlib.Path, batches: TrainBatches, label
     keys = batches.keys(trouble.step)
     name = f"bad_batch_step_{trouble.step}"
     part = f".process_{jax.process_index()}" if several() else ""
-    with _renamed(folder / f"{name}{part}.npz") as path, path.open("wb") as file:
-        np.savez_compressed(file, **batches.batch(trouble.step))
+    write_npz(folder / f"{name}{part}.npz", batches.batch(trouble.step), compressed=True)
     if first():
-        with _renamed(folder / f"{name}.json") as path:
-            facts = {"trouble": trouble.words, "step": trouble.step, "examples": keys}
-            path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(folder / f"{name}.json", {"trouble": trouble.words, "step": trouble.step, "examples": keys})
     named = ", ".join(keys[:NAMED]) + (f" and {len(keys) - NAMED} more" if len(keys) > NAMED else "")
     return UserError(
         f"{label}: {trouble.words}; the batch of step {trouble.step} holds {named} (all in {folder / name}.json, the "
@@ -99,11 +93,3 @@ def refusal(trouble: Trouble, folder: pathlib.Path, batches: TrainBatches, label
         "helps if the machine was at fault; otherwise mend these examples, or train in a new --workdir with a lower "
         "train.learning_rate or train.clip_norm"
     )
-
-
-@contextlib.contextmanager
-def _renamed(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary name to write to, which becomes `path` in the end."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    yield temporary
-    os.replace(temporary, path)
