@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.facts import command
+from benchmarks.keyword_overlap import keyword_overlap, overlap_table
 from tsrec_jax.configuration import load_saved
 from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.data.interactions import Interactions
@@ -30,7 +31,6 @@ from tsrec_jax.files import write_json
 from tsrec_jax.pipeline.assess import evaluated_rows
 from tsrec_jax.sid.quality import measure
 from tsrec_jax.sid.report import compare_table, to_json
-from tsrec_jax.teacher.overlap import keyword_overlap, overlap_table
 
 FOLDERS = ("dataset", "prepare")  # sections that name folders of the machine of the run
 SHOWN = ("HR@1", "HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20")

@@ -9,10 +9,10 @@ import pytest
 
 from tests.teacher.server import GOOD
 from tsrec_jax.errors import Stopped, UserError
-from tsrec_jax.teacher.ask import BAD_ANSWERS, FAILED_IN_A_ROW, Manner, ask_all
-from tsrec_jax.teacher.backends import Refused, Rejected, Reply, Retryable
-from tsrec_jax.teacher.budget import Budget
+from tsrec_jax.teacher.ask import BAD_ANSWERS, FAILED_IN_A_ROW, ask_all
+from tsrec_jax.teacher.backends.protocol import Refused, Rejected, Reply, Retryable
 from tsrec_jax.teacher.cache import AnswerCache
+from tsrec_jax.teacher.cost import Budget
 from tsrec_jax.teacher.questions import Question
 from tsrec_jax.teacher.settings import TeacherSettings
 
@@ -39,36 +39,36 @@ class Script:
 
 @pytest.fixture
 def ask(tmp_path, virtual_time):
-    def run(teacher, count=3, *, concurrency=1, max_attempts=3, report=lambda line: None, budget=None, **manner):
+    def run(teacher, count=3, *, concurrency=1, max_attempts=3, report=lambda line: None, budget=None, **changes):
         questions = [Question(f"<a_{n}>", 0, 1, (), f"prompt {n}") for n in range(count)]
         keys = {question.token: f"key {question.token}" for question in questions}
         cache = AnswerCache(tmp_path / "answers.jsonl")
-        manner = Manner(concurrency, manner.pop("requests_per_minute", 0), max_attempts, **manner)
-        return ask_all(questions, keys, teacher, cache, manner, report, virtual_time.clock, budget)
+        settings = TeacherSettings(concurrency=concurrency, max_attempts=max_attempts, **changes)
+        return ask_all(questions, keys, teacher, cache, settings, report, virtual_time.clock, budget)
 
     run.cache = AnswerCache(tmp_path / "answers.jsonl")
     return run
 
 
 def test_all_questions_are_answered_and_on_disk(ask):
-    outcome = ask(Script({}), 5)
-    assert sorted(outcome.clusters) == [f"<a_{n}>" for n in range(5)]
-    assert (outcome.failures, outcome.requests) == ({}, 5)
-    assert (outcome.input_tokens, outcome.output_tokens) == (500, 100)
+    result = ask(Script({}), 5)
+    assert sorted(result.descriptions) == [f"<a_{n}>" for n in range(5)]
+    assert (result.failures, result.requests) == ({}, 5)
+    assert (result.input_tokens, result.output_tokens) == (500, 100)
     assert sorted(ask.cache.read()) == [f"key <a_{n}>" for n in range(5)]
 
 
 @pytest.mark.parametrize("fault", [Retryable("HTTP 500"), Refused("blocked"), Reply("no JSON"), Reply('{"a": 1}')])
 def test_a_question_that_fails_is_asked_again(ask, fault):
-    outcome = ask(Script({"prompt 1": [fault, fault]}))
-    assert len(outcome.clusters) == 3
-    assert (outcome.failures, outcome.requests) == ({}, 5)
+    result = ask(Script({"prompt 1": [fault, fault]}))
+    assert len(result.descriptions) == 3
+    assert (result.failures, result.requests) == ({}, 5)
 
 
 def test_after_the_last_attempt_the_token_is_listed_with_its_last_reason(ask):
-    outcome = ask(Script({"prompt 1": [Retryable("HTTP 500"), Refused("blocked"), Reply('{"keywords": []}')]}))
-    assert sorted(outcome.clusters) == ["<a_0>", "<a_2>"]
-    assert outcome.failures == {"<a_1>": "the key 'description' is missing (attempt 3 of 3)"}
+    result = ask(Script({"prompt 1": [Retryable("HTTP 500"), Refused("blocked"), Reply('{"keywords": []}')]}))
+    assert sorted(result.descriptions) == ["<a_0>", "<a_2>"]
+    assert result.failures == {"<a_1>": "the key 'description' is missing (attempt 3 of 3)"}
     assert sorted(ask.cache.read()) == ["key <a_0>", "key <a_2>"]
 
 
@@ -98,8 +98,8 @@ def test_a_named_waiting_time_is_kept(ask, virtual_time):
 
 
 def test_a_server_that_asks_to_wait_for_hours_is_not_waited_for(ask, virtual_time):
-    outcome = ask(Script({"prompt 0": [Retryable("HTTP 429", 7200.0)]}), 1)
-    assert "asks to wait 7200 s" in outcome.failures["<a_0>"]
+    result = ask(Script({"prompt 0": [Retryable("HTTP 429", 7200.0)]}), 1)
+    assert "asks to wait 7200 s" in result.failures["<a_0>"]
     assert virtual_time.seconds < 1
 
 
@@ -122,20 +122,20 @@ def test_as_many_questions_are_under_way_as_stated_and_no_more(ask):
                 under_way.remove(prompt)
             return ANSWER
 
-    assert len(ask(Together(), 12, concurrency=4).clusters) == 12
+    assert len(ask(Together(), 12, concurrency=4).descriptions) == 12
     assert max(most) == 4
 
 
 def test_a_request_the_server_finds_wrong_is_not_repeated(ask):
-    outcome = ask(Script({"prompt 1": [Rejected("HTTP 400: too long")]}))
-    assert outcome.failures["<a_1>"].startswith("HTTP 400: too long; see config.describe.answer_format")
-    assert (len(outcome.clusters), outcome.requests) == (2, 3)
+    result = ask(Script({"prompt 1": [Rejected("HTTP 400: too long")]}))
+    assert result.failures["<a_1>"].startswith("HTTP 400: too long; see config.describe.answer_format")
+    assert (len(result.descriptions), result.requests) == (2, 3)
 
 
 def test_requests_that_are_all_wrong_are_listed_and_none_ends_the_run(ask):
     teacher = Script({f"prompt {n}": [Rejected("HTTP 400: unknown parameter")] for n in range(30)})
-    outcome = ask(teacher, 30)
-    assert list(outcome.failures) == [f"<a_{n}>" for n in range(30)]
+    result = ask(teacher, 30)
+    assert list(result.failures) == [f"<a_{n}>" for n in range(30)]
     assert len(teacher.prompts) == FAILED_IN_A_ROW
 
 
@@ -161,10 +161,10 @@ def test_a_wrong_key_ends_the_run_at_once_and_keeps_what_was_answered(ask):
 def test_when_many_fail_in_a_row_the_rest_is_listed_and_not_asked(ask):
     steps = {f"prompt {n}": [Refused("blocked")] * 3 for n in range(100)}
     teacher = Script(steps)
-    outcome = ask(teacher, 100)
-    assert len(outcome.failures) == 100
+    result = ask(teacher, 100)
+    assert len(result.failures) == 100
     assert len(teacher.prompts) == 3 * FAILED_IN_A_ROW
-    assert "not asked" in outcome.failures["<a_99>"]
+    assert "not asked" in result.failures["<a_99>"]
 
 
 def test_an_interrupt_keeps_the_answers_under_way(ask, monkeypatch):
@@ -230,7 +230,7 @@ def test_a_cap_on_questions_is_kept_over_runs_and_repetitions(ask):
     with pytest.raises(UserError, match="max_questions"):
         ask(teacher, 9, budget=Budget(caps(max_questions=4), *ask.cache.spent()))
     assert len(teacher.prompts) == 4, "nothing is asked again before the cap is raised"
-    assert len(ask(teacher, 9, budget=Budget(caps(max_questions=20), *ask.cache.spent())).clusters) == 9
+    assert len(ask(teacher, 9, budget=Budget(caps(max_questions=20), *ask.cache.spent())).descriptions) == 9
 
 
 def test_a_cap_on_cost_is_never_exceeded_by_answers_as_dear_as_the_dearest(ask):
@@ -265,8 +265,8 @@ def test_questions_under_way_count_against_a_cap(ask):
 
 
 def test_what_a_refused_answer_cost_is_counted(ask):
-    outcome = ask(Script({"prompt 0": [Refused("cut off", Reply("{", 100, 900))]}), 1)
-    assert (outcome.input_tokens, outcome.output_tokens) == (200, 920)
+    result = ask(Script({"prompt 0": [Refused("cut off", Reply("{", 100, 900))]}), 1)
+    assert (result.input_tokens, result.output_tokens) == (200, 920)
     assert ask.cache.spent() == (2, 200, 920)
 
 
@@ -281,10 +281,10 @@ def test_a_teacher_of_which_most_answers_are_rubbish_is_not_asked_to_the_end(ask
             return ANSWER if prompt in good else Reply("no JSON")
 
     teacher = Rubbish()
-    outcome = ask(teacher, 300, max_attempts=5)
+    result = ask(teacher, 300, max_attempts=5)
     assert BAD_ANSWERS <= teacher.asked < 2 * BAD_ANSWERS
-    assert len(outcome.clusters) + len(outcome.failures) == 300
-    assert "answers could not be used" in outcome.failures["<a_299>"]
+    assert len(result.descriptions) + len(result.failures) == 300
+    assert "answers could not be used" in result.failures["<a_299>"]
 
 
 def test_progress_tells_how_far_what_it_cost_and_how_long_it_takes(ask):

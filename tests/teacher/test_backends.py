@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import subprocess
 import sys
 import time
@@ -10,24 +11,28 @@ import traceback
 import pytest
 
 from tests.teacher.server import GOOD, MODULES, ODD_BODIES, SECRET, network_settings
+from tsrec_jax.data.catalogue import TokenDescription
 from tsrec_jax.errors import UserError
-from tsrec_jax.teacher import describe
 from tsrec_jax.teacher.answers import BadAnswer, parse_answer
-from tsrec_jax.teacher.backends import (
+from tsrec_jax.teacher.backends import BACKENDS, Backend
+from tsrec_jax.teacher.backends.protocol import (
     Key,
     Refused,
     Rejected,
+    Reply,
     Retryable,
     failure_of_status,
     retry_after_seconds,
 )
+from tsrec_jax.teacher.describe import describe, plan
+from tsrec_jax.teacher.settings import TeacherSettings
 
 
 @pytest.fixture
 def connect():
     """Connects as `describe` does, and closes what was connected."""
     with contextlib.ExitStack() as stack:
-        yield lambda settings: stack.enter_context(contextlib.closing(describe.connect(settings)))
+        yield lambda settings: stack.enter_context(contextlib.closing(BACKENDS[settings.backend].load()(settings)))
 
 
 def test_a_good_answer_comes_with_its_tokens_and_the_request_says_what_is_wanted(connect, settings, server):
@@ -162,8 +167,8 @@ def test_a_missing_sdk_names_what_to_install(connect, backend, module, words, se
 
 def test_no_sdk_is_imported_before_it_is_needed():
     code = (
-        "import sys, tsrec_jax.teacher.describe, tsrec_jax.teacher.gemini_legacy, tsrec_jax.teacher.openai, "
-        "tsrec_jax.teacher.gemini\n"
+        "import sys, tsrec_jax.teacher.describe\n"
+        "from tsrec_jax.teacher.backends import gemini, gemini_legacy, openai\n"
         "print([m for m in ('google.genai', 'google.generativeai', 'openai') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -192,3 +197,44 @@ def test_retry_after_is_read_as_seconds_or_a_date():
     assert retry_after_seconds({"retry-after": "2.5"}) == 2.5
     assert 50 < retry_after_seconds({"retry-after": date}) <= 60
     assert [retry_after_seconds(headers) for headers in (None, {}, {"retry-after": "soon"})] == [0.0] * 3
+
+
+class ToyTeacher:
+    """All that a new backend that asks a model has to bring."""
+
+    def __init__(self, settings):
+        self.text = json.dumps({**GOOD, "description": f"By {settings.model}."})
+
+    def ask(self, prompt):
+        return Reply(self.text, 10, 5)
+
+    def close(self):
+        pass
+
+
+def toy_descriptions(catalogue, settings, levels):
+    """All that a new backend that asks nobody has to bring."""
+    return [TokenDescription(token, "toy", ("toy",)) for tokens in catalogue.level_tokens[:levels] for token in tokens]
+
+
+def test_a_new_backend_that_asks_a_model_is_one_class_and_one_row(catalogue, tmp_path, monkeypatch):
+    row = Backend(f"{__name__}:ToyTeacher", asks_a_model=True, needs=("model", "the name of a toy"))
+    monkeypatch.setitem(BACKENDS, "toy", row)
+    with pytest.raises(UserError, match=r"config\.describe\.model is empty; the backend 'toy' needs the name of a toy"):
+        TeacherSettings(backend="toy")
+    settings = TeacherSettings(backend="toy", model="abacus", output_price=1e6)
+    assert plan(catalogue, settings, tmp_path).questions == 4
+    found = describe(catalogue, settings, tmp_path, lambda line: None)
+    assert [words.description for words in found] == ["By abacus."] * 4
+    assert plan(catalogue, settings, tmp_path).cached == 4
+    facts = json.loads((tmp_path / "teacher.json").read_text())
+    assert (facts["backend"], facts["cost"]) == ("toy", 20.0)
+
+
+def test_a_new_backend_that_asks_nobody_is_one_function_and_one_row(catalogue, tmp_path, monkeypatch):
+    monkeypatch.setitem(BACKENDS, "toy", Backend(f"{__name__}:toy_descriptions"))
+    settings = TeacherSettings(backend="toy")
+    assert "costs nothing" in str(plan(catalogue, settings, tmp_path))
+    found = describe(catalogue, settings, tmp_path, lambda line: None, numbered=True)
+    assert [words.token for words in found] == list(catalogue.tokens)
+    assert [words.keywords for words in found] == [("toy",), ("toy",), ("2nd item",), ("3rd item",)]

@@ -2,7 +2,7 @@
 
 import concurrent.futures
 
-from tsrec_jax.teacher.backends import Reply
+from tsrec_jax.teacher.backends.protocol import Reply
 from tsrec_jax.teacher.cache import AnswerCache, answer_key
 
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from tsrec_jax.teacher.pace import LONGEST_WAIT, Clock, Pace, Stopped
+from tsrec_jax.teacher.pace import LONGEST_WAIT, Clock, Pace, PaceEnded
 
 
 def test_no_minute_holds_more_requests_than_allowed(virtual_time):
@@ -69,7 +69,7 @@ def test_a_stop_ends_every_wait():
     ended = []
 
     def work(wait):
-        with pytest.raises(Stopped):
+        with pytest.raises(PaceEnded):
             wait()
         ended.append(1)
 

@@ -4,13 +4,12 @@ import dataclasses
 
 from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.teacher.questions import evenly_spaced, make_questions
+from tsrec_jax.teacher.settings import TeacherSettings
 
 
 def questions_of(catalogue, items_per_token=40, description_chars=300):
-    found = make_questions(
-        catalogue, items_per_token=items_per_token, num_keywords=20, description_chars=description_chars
-    )
-    return {question.token: question for question in found}
+    settings = TeacherSettings(items_per_token=items_per_token, description_chars=description_chars)
+    return {question.token: question for question in make_questions(catalogue, settings)}
 
 
 def test_every_token_has_one_question_in_catalogue_order(catalogue):

@@ -13,11 +13,10 @@ from types import FrameType
 from tsrec_jax import errors
 from tsrec_jax.data.catalogue import TokenDescription
 from tsrec_jax.teacher.answers import BadAnswer, parse_answer
-from tsrec_jax.teacher.backends import Refused, Rejected, Reply, Retryable, Teacher
-from tsrec_jax.teacher.budget import Budget, CapReached
+from tsrec_jax.teacher.backends.protocol import Refused, Rejected, Reply, Retryable, Teacher
 from tsrec_jax.teacher.cache import AnswerCache
-from tsrec_jax.teacher.cost import cost_of
-from tsrec_jax.teacher.pace import Clock, Pace, Stopped
+from tsrec_jax.teacher.cost import Budget, CapReached, cost_of
+from tsrec_jax.teacher.pace import Clock, Pace, PaceEnded
 from tsrec_jax.teacher.questions import Question
 from tsrec_jax.teacher.settings import TeacherSettings
 
@@ -27,29 +26,18 @@ LONGEST_PAUSE = 600.0  # seconds a server may ask for before its question counts
 REPORT_SECONDS = 5.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Manner:
-    """How questions are asked; the fields are those of `TeacherSettings`."""
-
-    concurrency: int
-    requests_per_minute: float
-    max_attempts: int
-    input_price: float = 0.0
-    output_price: float = 0.0
-
-
 @dataclasses.dataclass
-class Outcome:
-    """What came of the questions; every one is in `clusters` or in `failures`.
+class AskResult:
+    """What came of the questions; every one is in `descriptions` or in `failures`.
 
     Attributes:
-      clusters: {token: what the model said}.
+      descriptions: {token: what the model said}.
       failures: {token: why there is no answer}.
       requests: sent in this run.
       input_tokens, output_tokens: of this run's answers, the unusable ones included, as the server counted them.
     """
 
-    clusters: dict[str, TokenDescription] = dataclasses.field(default_factory=dict)
+    descriptions: dict[str, TokenDescription] = dataclasses.field(default_factory=dict)
     failures: dict[str, str] = dataclasses.field(default_factory=dict)
     requests: int = 0
     input_tokens: int = 0
@@ -61,11 +49,11 @@ def ask_all(
     keys: Mapping[str, str],
     teacher: Teacher,
     cache: AnswerCache,
-    manner: Manner,
+    settings: TeacherSettings,
     report: Callable[[str], None],
     clock: Clock | None = None,
     budget: Budget | None = None,
-) -> Outcome:
+) -> AskResult:
     """Asks every question; an answer is on disk before it is counted.
 
     However it ends (but by SIGKILL), requests under way are awaited, each as long as its own time-out, and their
@@ -76,21 +64,21 @@ def ask_all(
       keys: {token: key of its answer in the cache}.
       teacher: the model.
       cache: where answers go.
-      manner: rate, attempts and prices.
+      settings: rate, attempts, prices and caps.
       report: takes lines of progress.
       clock: None: the real one.
-      budget: what earlier runs asked, and the caps; None: there are none.
+      budget: what earlier runs asked, and the caps; None: nothing was asked.
 
     Raises:
       UserError: no question can be answered (a wrong key, model or address), or a cap is reached.
       errors.Stopped: SIGTERM came.
     """
-    asking = _Asking(keys, teacher, cache, manner, clock or Clock(), budget or Budget(TeacherSettings()))
+    asking = _Asking(keys, teacher, cache, settings, clock or Clock(), budget or Budget(settings))
     try:
         with _told_by_sigterm(asking.pace.stop) as told:
-            _ask(questions, asking, manner, report)
+            _ask(questions, asking, settings.concurrency, report)
     except CapReached as cap:
-        spent, left = asking.budget, len(questions) - len(asking.outcome.clusters)
+        spent, left = asking.budget, len(questions) - len(asking.result.descriptions)
         raise errors.UserError(
             f"config.describe.{cap} allows no further question: {spent.answers} answers"
             f"{f' for {spent.cost:.2f}' if spent.cost else ''} so far, all kept in {cache.path}; {left} questions are "
@@ -98,7 +86,7 @@ def ask_all(
         ) from None
     if told:
         raise errors.Stopped(f"stopped by SIGTERM; the answers are kept in {cache.path}, and the same command goes on")
-    return asking.outcome
+    return asking.result
 
 
 @contextlib.contextmanager
@@ -123,9 +111,9 @@ def _told_by_sigterm(stop: Callable[[], None]) -> Iterator[list[int]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _ask(questions: Sequence[Question], asking: _Asking, manner: Manner, report: Callable[[str], None]) -> None:
-    progress = _Progress(len(questions), manner, report, asking)
-    pool = concurrent.futures.ThreadPoolExecutor(manner.concurrency, thread_name_prefix="teacher")
+def _ask(questions: Sequence[Question], asking: _Asking, concurrency: int, report: Callable[[str], None]) -> None:
+    progress = _Progress(len(questions), asking, report)
+    pool = concurrent.futures.ThreadPoolExecutor(concurrency, thread_name_prefix="teacher")
     try:
         futures = [pool.submit(asking.settle, question) for question in questions]
         for future in concurrent.futures.as_completed(futures):
@@ -146,39 +134,39 @@ class _Asking:
         keys: Mapping[str, str],
         teacher: Teacher,
         cache: AnswerCache,
-        manner: Manner,
+        settings: TeacherSettings,
         clock: Clock,
         budget: Budget,
     ) -> None:
-        self.outcome = Outcome()
+        self.result = AskResult()
         self.clock = clock
-        self.pace = Pace(manner.requests_per_minute, clock)
+        self.pace = Pace(settings.requests_per_minute, clock)
         self.budget = budget
         self._keys, self._teacher, self._cache = keys, teacher, cache
-        self._attempts = manner.max_attempts
+        self.settings, self._attempts = settings, settings.max_attempts
         self._lock = threading.Lock()
         self._failed_in_a_row = self._good = self._bad = 0
 
     def settle(self, question: Question) -> None:
-        """Puts a question's answer, or the reason why it has none, into the outcome."""
+        """Puts a question's answer, or the reason why it has none, into the result."""
         with self._lock:
             lost = self._lost()
             if lost:
-                self.outcome.failures[question.token] = f"not asked, because {lost}"
+                self.result.failures[question.token] = f"not asked, because {lost}"
                 return
         try:
             found = self._answer(question)
-        except Stopped:
+        except PaceEnded:
             return
         except BaseException:
             self.pace.stop()  # at once, before this thread takes its next question
             raise
         with self._lock:
             if isinstance(found, TokenDescription):
-                self.outcome.clusters[question.token] = found
+                self.result.descriptions[question.token] = found
                 self._failed_in_a_row = 0
             else:
-                self.outcome.failures[question.token] = found
+                self.result.failures[question.token] = found
                 self._failed_in_a_row += 1
 
     def _lost(self) -> str:
@@ -219,7 +207,7 @@ class _Asking:
     def _request(self, question: Question, prompt: str) -> TokenDescription:
         with self.budget.question(prompt):
             with self._lock:
-                self.outcome.requests += 1
+                self.result.requests += 1
             try:
                 return self._checked(question, self._teacher.ask(prompt))
             except Refused as error:
@@ -243,16 +231,16 @@ class _Asking:
         self._cache.append(self._keys[question.token], question.token, reply, fault)
         with self._lock:
             self._bad, self._good = self._bad + bool(fault), self._good + (not fault)
-            self.outcome.input_tokens += reply.input_tokens
-            self.outcome.output_tokens += reply.output_tokens
+            self.result.input_tokens += reply.input_tokens
+            self.result.output_tokens += reply.output_tokens
         self.budget.pay(reply.input_tokens, reply.output_tokens)
 
 
 class _Progress:
     """A line now and then: how far, what it cost, how long it will take."""
 
-    def __init__(self, total: int, manner: Manner, report: Callable[[str], None], asking: _Asking) -> None:
-        self._total, self._manner, self._report, self._asking = total, manner, report, asking
+    def __init__(self, total: int, asking: _Asking, report: Callable[[str], None]) -> None:
+        self._total, self._asking, self._report = total, asking, report
         self._start = self._shown = asking.clock.now()
 
     def show(self, last: bool = False) -> None:
@@ -260,12 +248,12 @@ class _Progress:
         if not last and now - self._shown < REPORT_SECONDS:
             return
         self._shown = now
-        outcome = self._asking.outcome
-        done = len(outcome.clusters) + len(outcome.failures)
-        cost = cost_of(outcome.input_tokens, outcome.output_tokens, self._manner.input_price, self._manner.output_price)
+        result = self._asking.result
+        done = len(result.descriptions) + len(result.failures)
+        cost = cost_of(self._asking.settings, result.input_tokens, result.output_tokens)
         left = (now - self._start) / max(done, 1) * (self._total - done)
         self._report(
-            f"describe: {done} of {self._total} questions done, {len(outcome.failures)} failed; "
-            f"{outcome.input_tokens:,} input and {outcome.output_tokens:,} output tokens"
+            f"describe: {done} of {self._total} questions done, {len(result.failures)} failed; "
+            f"{result.input_tokens:,} input and {result.output_tokens:,} output tokens"
             f"{'' if cost is None else f', cost {cost:.2f}'}; {'finished' if last else f'about {left:.0f} s left'}"
         )

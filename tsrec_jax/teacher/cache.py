@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tsrec_jax.teacher.backends import Reply
+from tsrec_jax.teacher.backends.protocol import Reply
 
 
 def answer_key(backend: str, model: str, prompt: str, generation: Mapping[str, Any]) -> str:

@@ -1,14 +1,22 @@
-"""What a run will cost, estimated before any call.
+"""What a run will cost, estimated before any call, and caps on what it asks and pays over all runs of a workdir.
 
 Rules of thumb, not measurements: a token is four characters of English; an answer is 120 tokens of description, four
 for each keyword and 20 of JSON. A model that reasons before it answers is billed for that as well, which may be several
 times the answer.
+
+Against a cap a question counts as soon as its answer is on disk, usable or not, and while it is under way. What it will
+cost is not known before: it is taken as the larger of the estimate and the dearest answer of the run so far.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tsrec_jax.errors import UserError
+from tsrec_jax.teacher.settings import TeacherSettings
 
 CHARACTERS_PER_TOKEN = 4
 ANSWER_TOKENS, KEYWORD_TOKENS = 140, 4  # of an answer without its keywords, and of each keyword
@@ -52,8 +60,71 @@ def estimate_tokens(prompts: Sequence[str], num_keywords: int) -> tuple[int, int
     return -(-characters // CHARACTERS_PER_TOKEN), len(prompts) * (ANSWER_TOKENS + KEYWORD_TOKENS * num_keywords)
 
 
-def cost_of(input_tokens: int, output_tokens: int, input_price: float, output_price: float) -> float | None:
-    """Cost at prices for a million tokens; None where both are 0."""
-    if not input_price and not output_price:
+def cost_of(settings: TeacherSettings, input_tokens: int, output_tokens: int) -> float | None:
+    """Cost at the settings' prices; None where they are not given."""
+    if not settings.input_price and not settings.output_price:
         return None
-    return (input_tokens * input_price + output_tokens * output_price) / 1e6
+    return (input_tokens * settings.input_price + output_tokens * settings.output_price) / 1e6
+
+
+class CapReached(Exception):
+    """One question more might go beyond a cap; its name is the setting's."""
+
+
+class Budget:
+    """Counts answers and their cost; its methods may be called from several threads.
+
+    Args:
+      settings: caps (0: none), prices and number of keywords.
+      answers, input_tokens, output_tokens: of earlier runs.
+    """
+
+    def __init__(
+        self, settings: TeacherSettings, answers: int = 0, input_tokens: int = 0, output_tokens: int = 0
+    ) -> None:
+        self._settings = settings
+        self.answers, self.cost = answers, self._cost(input_tokens, output_tokens)
+        self._under_way, self._reserved, self._dearest = 0, 0.0, 0.0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def question(self, prompt: str) -> Iterator[None]:
+        """Within, a question is under way.
+
+        Raises:
+          CapReached: it must not be asked.
+        """
+        with self._lock:
+            expected = max(self._cost(*estimate_tokens([prompt], self._settings.num_keywords)), self._dearest)
+            if 0 < self._settings.max_questions <= self.answers + self._under_way:
+                raise CapReached("max_questions")
+            if 0 < self._settings.max_cost < self.cost + self._reserved + expected:
+                raise CapReached("max_cost")
+            self._under_way += 1
+            self._reserved += expected
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._under_way -= 1
+                self._reserved -= expected
+
+    def pay(self, input_tokens: int, output_tokens: int) -> None:
+        """An answer has come.
+
+        Raises:
+          UserError: it states no tokens, so that a cap on cost could not be kept.
+        """
+        if self._settings.max_cost and not (input_tokens or output_tokens):
+            raise UserError(
+                f"config.describe.max_cost={self._settings.max_cost} cannot be kept: the server does not say how many "
+                "tokens an answer took; set it to 0 and use config.describe.max_questions"
+            )
+        cost = self._cost(input_tokens, output_tokens)
+        with self._lock:
+            self.answers += 1
+            self.cost += cost
+            self._dearest = max(self._dearest, cost)
+
+    def _cost(self, input_tokens: int, output_tokens: int) -> float:
+        return cost_of(self._settings, input_tokens, output_tokens) or 0.0

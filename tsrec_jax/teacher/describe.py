@@ -13,14 +13,10 @@ from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import write_json
 from tsrec_jax.teacher.answers import ANSWER_SCHEMA, BadAnswer, parse_answer
-from tsrec_jax.teacher.ask import Manner, Outcome, ask_all
-from tsrec_jax.teacher.backends import Teacher
-from tsrec_jax.teacher.budget import Budget
+from tsrec_jax.teacher.ask import AskResult, ask_all
+from tsrec_jax.teacher.backends import BACKENDS
 from tsrec_jax.teacher.cache import AnswerCache, answer_key
-from tsrec_jax.teacher.cost import Plan, cost_of, estimate_tokens
-from tsrec_jax.teacher.file import file_clusters
-from tsrec_jax.teacher.numbering import numbering_clusters
-from tsrec_jax.teacher.offline import offline_clusters
+from tsrec_jax.teacher.cost import Budget, Plan, cost_of, estimate_tokens
 from tsrec_jax.teacher.pace import Clock
 from tsrec_jax.teacher.questions import SAMPLE_RULE, Question, make_questions
 from tsrec_jax.teacher.settings import TeacherSettings
@@ -41,7 +37,7 @@ def describe(
     """What the teacher says of every token, in the order of `catalogue.tokens`.
 
     Where the last level is `numbered` (it only counts the items of one code), its tokens get the words of
-    `numbering_clusters`, unless a file has them.
+    `_numbering`, unless a file has them.
 
     Writes into `folder` how it was done (FACTS_NAME) and, for backends that ask a model, each answer as it arrives
     (CACHE_NAME). A run that was killed, or in which some tokens failed, is continued by running it again: what the
@@ -53,17 +49,28 @@ def describe(
     """
     folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
+    failures: Mapping[str, str] = {}
+    facts: dict[str, Any] = {}
     if settings.asks_a_model:
-        clusters, failures, facts = _ask_model(catalogue, settings, folder, report, clock, numbered)
+        found, failures, facts = _ask_model(catalogue, settings, folder, report, clock, numbered)
     else:
-        clusters, failures, facts = _local_clusters(catalogue, settings, numbered), {}, {}
-    shared = {"backend": settings.backend, "questions": len(catalogue.tokens), "answers": len(clusters)}
+        local = BACKENDS[settings.backend].load()(catalogue, settings, _levels(catalogue, numbered))
+        found = {words.token: words for words in local}
+    if numbered:
+        found = {words.token: words for words in _numbering(catalogue)} | found
+    descriptions = tuple(found[token] for token in catalogue.tokens if token in found)
+    shared = {"backend": settings.backend, "questions": len(catalogue.tokens), "answers": len(descriptions)}
     seconds = time.monotonic() - start
     write_json(folder / FACTS_NAME, {**shared, **facts, "seconds": round(seconds, 1)}, indent=1)
     if failures:
-        raise UserError(_failure_text(failures, len(catalogue.tokens), folder / CACHE_NAME))
-    report(f"describe: {len(clusters)} tokens by the backend {settings.backend!r} in {seconds:.1f} s")
-    return clusters
+        lines = [f"{token}: {failures[token]}" for token in catalogue.tokens if token in failures]
+        head = (
+            f"{len(failures)} of {len(catalogue.tokens)} tokens have no answer; the others are kept in "
+            f"{folder / CACHE_NAME}, and the same command asks only for these:"
+        )
+        raise UserError("\n  ".join([head, *lines]))
+    report(f"describe: {len(descriptions)} tokens by the backend {settings.backend!r} in {seconds:.1f} s")
+    return descriptions
 
 
 def plan(catalogue: Catalogue, settings: TeacherSettings, folder: pathlib.Path, *, numbered: bool = False) -> Plan:
@@ -72,19 +79,7 @@ def plan(catalogue: Catalogue, settings: TeacherSettings, folder: pathlib.Path, 
         return Plan(settings.backend, "", len(catalogue.tokens), 0, 0, 0, None)
     questions = _questions(catalogue, settings, numbered)
     known = _known(questions, _keys(questions, settings), AnswerCache(folder / CACHE_NAME))
-    prompts = [question.prompt for question in questions if question.token not in known]
-    tokens = estimate_tokens(prompts, settings.num_keywords)
-    cost = cost_of(*tokens, settings.input_price, settings.output_price)
-    return Plan(settings.backend, settings.model, len(questions), len(known), *tokens, cost)
-
-
-def _local_clusters(catalogue: Catalogue, settings: TeacherSettings, numbered: bool) -> tuple[TokenDescription, ...]:
-    if settings.backend == "file":
-        return file_clusters(settings.path, catalogue)
-    if not numbered:
-        return offline_clusters(catalogue, settings.num_keywords)
-    coded = offline_clusters(catalogue, settings.num_keywords, catalogue.num_levels - 1)
-    return coded + numbering_clusters(catalogue)
+    return _plan(questions, known, settings)
 
 
 def _ask_model(
@@ -94,27 +89,18 @@ def _ask_model(
     report: Callable[[str], None],
     clock: Clock | None,
     numbered: bool,
-) -> tuple[tuple[TokenDescription, ...], Mapping[str, str], dict[str, Any]]:
-    """The clusters, the tokens without one with their reasons, and the facts of the run."""
+) -> tuple[dict[str, TokenDescription], Mapping[str, str], dict[str, Any]]:
+    """{token: description}, {token: why it has none}, and the facts of the run."""
     questions = _questions(catalogue, settings, numbered)
     keys, cache = _keys(questions, settings), AnswerCache(folder / CACHE_NAME)
     known = _known(questions, keys, cache)
     missing = [question for question in questions if question.token not in known]
-    report(f"{plan(catalogue, settings, folder, numbered=numbered)}")
-    outcome = Outcome()
+    report(f"{_plan(questions, known, settings)}")
+    result = AskResult()
     if missing:
-        manner = Manner(
-            settings.concurrency,
-            settings.requests_per_minute,
-            settings.max_attempts,
-            settings.input_price,
-            settings.output_price,
-        )
-        with contextlib.closing(connect(settings)) as teacher:
-            outcome = ask_all(missing, keys, teacher, cache, manner, report, clock, Budget(settings, *cache.spent()))
-    found = known | outcome.clusters
-    if numbered:
-        found |= {cluster.token: cluster for cluster in numbering_clusters(catalogue)}
+        with contextlib.closing(BACKENDS[settings.backend].load()(settings)) as teacher:
+            budget = Budget(settings, *cache.spent())
+            result = ask_all(missing, keys, teacher, cache, settings, report, clock, budget)
     facts = {
         "questions": len(questions),
         "model": settings.model,
@@ -124,45 +110,30 @@ def _ask_model(
         "sample": SAMPLE_RULE,
         "num_keywords": settings.num_keywords,
         "cached": len(known),
-        "failed": len(outcome.failures),
-        "requests": outcome.requests,
-        "input_tokens": outcome.input_tokens,
-        "output_tokens": outcome.output_tokens,
-        "cost": cost_of(outcome.input_tokens, outcome.output_tokens, settings.input_price, settings.output_price),
+        "failed": len(result.failures),
+        "requests": result.requests,
+        "input_tokens": result.input_tokens,
+        "output_tokens": result.output_tokens,
+        "cost": cost_of(settings, result.input_tokens, result.output_tokens),
     }
-    failures = {token: outcome.failures[token] for token in catalogue.tokens if token in outcome.failures}
-    return tuple(found[token] for token in catalogue.tokens if token in found), failures, facts
+    return known | result.descriptions, result.failures, facts
 
 
-def connect(settings: TeacherSettings) -> Teacher:
-    """The network backend of the settings; imports its SDK and reads its key from the environment.
-
-    Raises:
-      UserError: the SDK is not installed or the key is not set.
-    """
-    if settings.backend == "gemini":
-        from tsrec_jax.teacher.gemini import GeminiTeacher
-
-        return GeminiTeacher(settings)
-    if settings.backend == "gemini_legacy":
-        from tsrec_jax.teacher.gemini_legacy import GeminiLegacyTeacher
-
-        return GeminiLegacyTeacher(settings)
-    from tsrec_jax.teacher.openai import OpenAITeacher
-
-    return OpenAITeacher(settings)
+def _levels(catalogue: Catalogue, numbered: bool) -> int:
+    """Levels whose tokens are more than numbers."""
+    return catalogue.num_levels - numbered
 
 
 def _questions(catalogue: Catalogue, settings: TeacherSettings, numbered: bool) -> tuple[Question, ...]:
-    """What to ask: of every token, or of those that are not mere numbers."""
-    levels = catalogue.num_levels - 1 if numbered else catalogue.num_levels
-    questions = make_questions(
-        catalogue,
-        items_per_token=settings.items_per_token,
-        num_keywords=settings.num_keywords,
-        description_chars=settings.description_chars,
-    )
-    return tuple(question for question in questions if question.level < levels)
+    """What to ask: of every token, or of those that are more than numbers."""
+    levels = _levels(catalogue, numbered)
+    return tuple(question for question in make_questions(catalogue, settings) if question.level < levels)
+
+
+def _plan(questions: Sequence[Question], known: Mapping[str, TokenDescription], settings: TeacherSettings) -> Plan:
+    prompts = [question.prompt for question in questions if question.token not in known]
+    tokens = estimate_tokens(prompts, settings.num_keywords)
+    return Plan(settings.backend, settings.model, len(questions), len(known), *tokens, cost_of(settings, *tokens))
 
 
 def _keys(questions: Sequence[Question], settings: TeacherSettings) -> dict[str, str]:
@@ -188,9 +159,20 @@ def _known(questions: Sequence[Question], keys: Mapping[str, str], cache: Answer
     return known
 
 
-def _failure_text(failures: Mapping[str, str], count: int, cache: pathlib.Path) -> str:
-    head = (
-        f"{len(failures)} of {count} tokens have no answer; the others are kept in {cache}, and the same command asks "
-        "only for these:"
-    )
-    return "\n  ".join([head, *(f"{token}: {reason}" for token, reason in failures.items())])
+def _numbering(catalogue: Catalogue) -> tuple[TokenDescription, ...]:
+    """Words for a last level that only numbers the items of one code (the collision policy `extra_level`).
+
+    Its tokens say nothing of their items: a code's second item is second because it stands later in the item file.
+    Words found in them would be chance, so they get the same plain ones from every teacher, and no model is asked.
+    """
+    descriptions = []
+    for token in catalogue.level_tokens[-1]:
+        place = _ordinal(int(token.rpartition("_")[2].removesuffix(">")) + 1)
+        text = f"The {place} of the items that share every token before it."
+        descriptions.append(TokenDescription(token, text, (f"{place} item",)))
+    return tuple(descriptions)
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds, of the waits after failures
 
 
-class Stopped(Exception):
+class PaceEnded(Exception):
     """The run ends; nobody waits any longer."""
 
 
@@ -46,7 +46,7 @@ class Pace:
         """Returns when a request may start.
 
         Raises:
-          Stopped: the run ends.
+          PaceEnded: the run ends.
         """
         while True:
             with self._lock:
@@ -54,7 +54,7 @@ class Pace:
                 if left <= 0:
                     self._next = self._clock.now() + self._gap
             if self._stop.is_set():
-                raise Stopped
+                raise PaceEnded
             if left <= 0:
                 return
             self._clock.wait(self._stop, left)
@@ -70,12 +70,12 @@ class Pace:
         The spread keeps questions that failed together from coming back together.
 
         Raises:
-          Stopped: the run ends.
+          PaceEnded: the run ends.
         """
         wait = min(FIRST_WAIT * 2 ** (failures - 1), LONGEST_WAIT) * random.uniform(2 / 3, 4 / 3)
         self._clock.wait(self._stop, wait)
         if self._stop.is_set():
-            raise Stopped
+            raise PaceEnded
 
     def stop(self) -> None:
         """Ends every wait."""

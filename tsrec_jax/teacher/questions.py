@@ -16,6 +16,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from tsrec_jax.data.catalogue import Catalogue, Item
+from tsrec_jax.teacher.settings import TeacherSettings
 
 NEIGHBOURS = 2
 SAMPLE_RULE = "evenly spaced over the cluster's items in the order of SID, then id"
@@ -53,9 +54,7 @@ class Question:
         return tuple(item for family in self.families for item in family.items)
 
 
-def make_questions(
-    catalogue: Catalogue, *, items_per_token: int, num_keywords: int, description_chars: int
-) -> tuple[Question, ...]:
+def make_questions(catalogue: Catalogue, settings: TeacherSettings) -> tuple[Question, ...]:
     """The questions of all tokens, in the order of `catalogue.tokens`."""
     order = sorted(range(catalogue.num_items), key=lambda i: (catalogue.sids[i], catalogue.items[i].id))
     members: dict[str, list[int]] = collections.defaultdict(list)
@@ -66,9 +65,9 @@ def make_questions(
             below[catalogue.sids[item][:level]].append(item)
     questions = []
     for token, level in zip(catalogue.tokens, catalogue.token_levels.tolist(), strict=True):
-        sample = evenly_spaced(members[token], items_per_token)
+        sample = evenly_spaced(members[token], settings.items_per_token)
         families = _families(catalogue, below, sample, level)
-        prompt = _prompt(catalogue, families, level, len(members[token]), num_keywords, description_chars)
+        prompt = _prompt(catalogue, families, level, len(members[token]), settings)
         questions.append(Question(token, level, len(members[token]), families, prompt))
     return tuple(questions)
 
@@ -105,15 +104,13 @@ def _neighbours(
     return ()
 
 
-def _prompt(
-    catalogue: Catalogue, families: Sequence[Family], level: int, size: int, num_keywords: int, description_chars: int
-) -> str:
+def _prompt(catalogue: Catalogue, families: Sequence[Family], level: int, size: int, settings: TeacherSettings) -> str:
     shown = sum(len(family.items) for family in families)
     count = f"all {size} of its products" if shown == size else f"{shown} of its {size} products, evenly spread"
     task = _FIRST_LEVEL_TASK if level == 0 else _DEEP_LEVEL_TASK
-    blocks = [task.format(count=count), _RULES.format(num_keywords=num_keywords)]
+    blocks = [task.format(count=count), _RULES.format(num_keywords=settings.num_keywords)]
     for number, family in enumerate(families, 1):
-        lines = [_line(catalogue.items[item], description_chars) for item in family.items]
+        lines = [_line(catalogue.items[item], settings.description_chars) for item in family.items]
         heading = "Products of the group:" if level == 0 else f"Family {number}, in the group:"
         blocks.append("\n".join([heading, *lines]))
         if family.neighbours:

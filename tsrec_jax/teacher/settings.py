@@ -6,9 +6,8 @@ import dataclasses
 from typing import Literal
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.section import Section, setting
-
-NETWORK_BACKENDS = ("gemini", "gemini_legacy", "openai")
+from tsrec_jax.section import Section, refuse_other, setting
+from tsrec_jax.teacher.backends import BACKENDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,8 +17,9 @@ class DescribeSettings(Section, key="describe"):
     words: Literal["auto", "given", "make", "none"] = setting(
         "auto", "`auto`: given where the folder has them and its SIDs are used, else made"
     )
-    backend: Literal["offline", "file", "gemini", "gemini_legacy", "openai"] = setting(
-        "offline", "the teacher: frequent terms of the items' texts, a file, or a model over the network"
+    backend: str = setting(
+        "offline",
+        f"the teacher: telling terms of the items' texts, a file, or a model over the network ({', '.join(BACKENDS)})",
     )
     model: str = setting("", "its name at the provider")
     base_url: str = setting("", "of the server; empty: the SDK's own")
@@ -46,20 +46,20 @@ class DescribeSettings(Section, key="describe"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        refuse_other(self.config_key("backend"), self.backend, tuple(BACKENDS))
         if self.max_cost and not (self.input_price or self.output_price):
             raise UserError(
                 f"config.describe.max_cost={self.max_cost} needs the prices: set config.describe.input_price and "
                 "output_price, for a million tokens"
             )
-        if self.backend in NETWORK_BACKENDS and not self.model:
-            raise UserError(f"config.describe.model is empty; the backend {self.backend!r} needs the name of a model")
-        if self.backend == "file" and not self.path:
-            raise UserError("config.describe.path is empty; the backend 'file' needs a description_keywords.json")
+        needs = BACKENDS[self.backend].needs
+        if needs and not getattr(self, needs[0]):
+            raise UserError(f"config.describe.{needs[0]} is empty; the backend {self.backend!r} needs {needs[1]}")
 
     @property
     def asks_a_model(self) -> bool:
         """Whether the backend sends questions over the network."""
-        return self.backend in NETWORK_BACKENDS
+        return BACKENDS[self.backend].asks_a_model
 
 
 TeacherSettings = DescribeSettings

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.teacher.backends import (
+from tsrec_jax.teacher.backends.protocol import (
     Key,
     Refused,
     Reply,
@@ -52,7 +52,7 @@ class GeminiLegacyTeacher:
         self._options = {"timeout": settings.timeout_seconds, "retry": None}
 
     def ask(self, prompt: str) -> Reply:
-        """See `backends.Teacher`."""
+        """See `Teacher`."""
         try:
             with reading_reply(self._key):
                 return self._reply(self._model.generate_content(prompt, request_options=self._options))

@@ -2,8 +2,8 @@
 
 import pytest
 
+from benchmarks.keyword_overlap import keyword_overlap, overlap_table
 from tsrec_jax.data.catalogue import Catalogue, Item, TokenDescription
-from tsrec_jax.teacher.overlap import keyword_overlap, overlap_table
 
 
 def clusters_of(keywords):

@@ -7,7 +7,7 @@ from typing import Any
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.teacher.answers import ANSWER_SCHEMA
-from tsrec_jax.teacher.backends import (
+from tsrec_jax.teacher.backends.protocol import (
     Key,
     Refused,
     Reply,
@@ -56,11 +56,11 @@ class GeminiTeacher:
         )
 
     def ask(self, prompt: str) -> Reply:
-        """See `backends.Teacher`."""
-        request = {"model": self._model, "contents": prompt, "config": self._config}
+        """See `Teacher`."""
         try:
             with reading_reply(self._key):
-                return self._reply(self._client.models.generate_content(**request))
+                answer = self._client.models.generate_content(model=self._model, contents=prompt, config=self._config)
+                return self._reply(answer)
         except self._errors.APIError as error:
             retry_after = retry_after_seconds(getattr(error.response, "headers", None)) or _delay(error.details)
             raise failure_of_status(error.code, str(error.message or error), self._key, retry_after) from None
@@ -68,7 +68,7 @@ class GeminiTeacher:
             raise Retryable(self._key.scrub_line(f"{type(error).__name__}: {error}")) from None
 
     def close(self) -> None:
-        """See `backends.Teacher`."""
+        """See `Teacher`."""
         self._client.close()
 
     def _reply(self, answer: Any) -> Reply:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.teacher.answers import ANSWER_SCHEMA
-from tsrec_jax.teacher.backends import (
+from tsrec_jax.teacher.backends.protocol import (
     Key,
     Refused,
     Reply,
@@ -53,11 +53,11 @@ class OpenAITeacher:
             self._request["response_format"] = _FORMATS[settings.answer_format]
 
     def ask(self, prompt: str) -> Reply:
-        """See `backends.Teacher`."""
-        messages = [{"role": "user", "content": prompt}]
+        """See `Teacher`."""
+        request = {**self._request, "messages": [{"role": "user", "content": prompt}]}
         try:
             with reading_reply(self._key):
-                return self._reply(self._client.chat.completions.create(messages=messages, **self._request))
+                return self._reply(self._client.chat.completions.create(**request))
         except self._openai.APIStatusError as error:
             retry_after = retry_after_seconds(error.response.headers)
             code = str(error.code or "")
@@ -70,7 +70,7 @@ class OpenAITeacher:
             raise Retryable(self._key.scrub_line(f"the server's reply is not readable: {error}")) from None
 
     def close(self) -> None:
-        """See `backends.Teacher`."""
+        """See `Teacher`."""
         self._client.close()
 
     def _reply(self, answer: Any) -> Reply:

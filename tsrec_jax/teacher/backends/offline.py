@@ -24,6 +24,7 @@ import numpy as np
 from scipy import sparse
 
 from tsrec_jax.data.catalogue import Catalogue, TokenDescription
+from tsrec_jax.teacher.settings import TeacherSettings
 from tsrec_jax.text.terms import Terms, item_terms, title_terms
 
 PRIOR_ITEMS = 4.0
@@ -33,12 +34,10 @@ CELLS = 1 << 21  # items times terms that are held densely at once
 PHRASE_BONUS = {2: 1.25}  # factor on the score by the number of words; three in a row are often a repeated slogan
 
 
-def offline_clusters(
-    catalogue: Catalogue, num_keywords: int = 20, levels: int | None = None
+def describe_tokens(
+    catalogue: Catalogue, settings: TeacherSettings, levels: int | None = None
 ) -> tuple[TokenDescription, ...]:
-    """A description and at most `num_keywords` keywords for every token, in the order of `catalogue.tokens`.
-
-    With `levels`, for the tokens of that many levels from the first on.
+    """A description and at most `settings.num_keywords` keywords for every token of the first `levels` levels.
 
     Only the catalogue is read; the same catalogue gives the same answer. Keywords come best first. Terms of the cluster
     fill up from its titles where too few stand in two items.
@@ -48,7 +47,7 @@ def offline_clusters(
     for level, tokens in enumerate(catalogue.level_tokens[:levels]):
         groups = _Groups.of(catalogue, terms, level)
         for code, token in enumerate(tokens):
-            keywords = _keywords(catalogue, terms, groups, code, num_keywords)
+            keywords = _keywords(catalogue, terms, groups, code, settings.num_keywords)
             text = _description(catalogue, groups.members[code], keywords, level).replace(token, "")
             clusters.append(TokenDescription(token, text, keywords))
     return tuple(clusters)
