@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 
-from tsrec_jax.teacher.settings import TeacherSettings
+from tsrec_jax.teacher.settings import DescribeSettings
 
 SECRET = "k3y/that+nobody=may-see"
 GOOD = {"description": "Tools that cut or drill.", "keywords": ["drill", "saw blade", "steel"]}
@@ -190,4 +190,4 @@ def network_settings(backend, server, monkeypatch, **changes):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("OPENAI_API_KEY" if backend == "openai" else "GEMINI_API_KEY", SECRET)
     given = {"model": "some-model", "base_url": server.url, "concurrency": 1, "timeout_seconds": 10.0}
-    return TeacherSettings(backend=backend, **(given | changes))
+    return DescribeSettings(backend=backend, **(given | changes))

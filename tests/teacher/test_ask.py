@@ -14,7 +14,7 @@ from tsrec_jax.teacher.backends.protocol import Refused, Rejected, Reply, Retrya
 from tsrec_jax.teacher.cache import AnswerCache
 from tsrec_jax.teacher.cost import Budget
 from tsrec_jax.teacher.questions import Question
-from tsrec_jax.teacher.settings import TeacherSettings
+from tsrec_jax.teacher.settings import DescribeSettings
 
 ANSWER = Reply(json.dumps(GOOD), 100, 20)
 
@@ -43,7 +43,7 @@ def ask(tmp_path, virtual_time):
         questions = [Question(f"<a_{n}>", 0, 1, (), f"prompt {n}") for n in range(count)]
         keys = {question.token: f"key {question.token}" for question in questions}
         cache = AnswerCache(tmp_path / "answers.jsonl")
-        settings = TeacherSettings(concurrency=concurrency, max_attempts=max_attempts, **changes)
+        settings = DescribeSettings(concurrency=concurrency, max_attempts=max_attempts, **changes)
         return ask_all(questions, keys, teacher, cache, settings, report, virtual_time.clock, budget)
 
     run.cache = AnswerCache(tmp_path / "answers.jsonl")
@@ -216,7 +216,7 @@ def test_sigterm_keeps_the_answers_under_way_and_asks_nothing_more(ask):
 
 
 def caps(**settings):
-    return TeacherSettings(input_price=1000.0, output_price=1000.0, num_keywords=1, **settings)
+    return DescribeSettings(input_price=1000.0, output_price=1000.0, num_keywords=1, **settings)
 
 
 def test_a_cap_on_questions_is_kept_over_runs_and_repetitions(ask):

@@ -25,7 +25,7 @@ from tsrec_jax.teacher.backends.protocol import (
     retry_after_seconds,
 )
 from tsrec_jax.teacher.describe import describe, plan
-from tsrec_jax.teacher.settings import TeacherSettings
+from tsrec_jax.teacher.settings import DescribeSettings
 
 
 @pytest.fixture
@@ -221,8 +221,8 @@ def test_a_new_backend_that_asks_a_model_is_one_class_and_one_row(catalogue, tmp
     row = Backend(f"{__name__}:ToyTeacher", asks_a_model=True, needs=("model", "the name of a toy"))
     monkeypatch.setitem(BACKENDS, "toy", row)
     with pytest.raises(UserError, match=r"config\.describe\.model is empty; the backend 'toy' needs the name of a toy"):
-        TeacherSettings(backend="toy")
-    settings = TeacherSettings(backend="toy", model="abacus", output_price=1e6)
+        DescribeSettings(backend="toy")
+    settings = DescribeSettings(backend="toy", model="abacus", output_price=1e6)
     assert plan(catalogue, settings, tmp_path).questions == 4
     found = describe(catalogue, settings, tmp_path, lambda line: None)
     assert [words.description for words in found] == ["By abacus."] * 4
@@ -233,7 +233,7 @@ def test_a_new_backend_that_asks_a_model_is_one_class_and_one_row(catalogue, tmp
 
 def test_a_new_backend_that_asks_nobody_is_one_function_and_one_row(catalogue, tmp_path, monkeypatch):
     monkeypatch.setitem(BACKENDS, "toy", Backend(f"{__name__}:toy_descriptions"))
-    settings = TeacherSettings(backend="toy")
+    settings = DescribeSettings(backend="toy")
     assert "costs nothing" in str(plan(catalogue, settings, tmp_path))
     found = describe(catalogue, settings, tmp_path, lambda line: None, numbered=True)
     assert [words.token for words in found] == list(catalogue.tokens)

@@ -3,7 +3,7 @@
 import pytest
 
 from tsrec_jax.teacher.cost import Plan, cost_of, estimate_tokens
-from tsrec_jax.teacher.settings import TeacherSettings
+from tsrec_jax.teacher.settings import DescribeSettings
 
 
 def test_tokens_follow_the_rule_of_thumb():
@@ -12,8 +12,8 @@ def test_tokens_follow_the_rule_of_thumb():
 
 
 def test_prices_are_for_a_million_tokens_and_unknown_ones_give_no_cost():
-    assert cost_of(TeacherSettings(input_price=0.1, output_price=0.4), 2_000_000, 500_000) == pytest.approx(0.4)
-    assert cost_of(TeacherSettings(), 2_000_000, 500_000) is None
+    assert cost_of(DescribeSettings(input_price=0.1, output_price=0.4), 2_000_000, 500_000) == pytest.approx(0.4)
+    assert cost_of(DescribeSettings(), 2_000_000, 500_000) is None
 
 
 def test_the_plan_reads_as_a_sentence():

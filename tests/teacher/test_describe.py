@@ -17,7 +17,7 @@ from tsrec_jax.data.faults import DatasetError
 from tsrec_jax.errors import UserError
 from tsrec_jax.teacher.answers import parse_answer
 from tsrec_jax.teacher.describe import CACHE_NAME, FACTS_NAME, describe, plan
-from tsrec_jax.teacher.settings import TeacherSettings
+from tsrec_jax.teacher.settings import DescribeSettings
 
 
 def facts_of(folder):
@@ -99,8 +99,8 @@ KILLED_RUN = """
 import pathlib, sys
 from tests.teacher.test_describe import large_catalogue
 from tsrec_jax.teacher.describe import describe
-from tsrec_jax.teacher.settings import TeacherSettings
-settings = TeacherSettings(backend="openai", model="some-model", base_url=sys.argv[1], concurrency=1)
+from tsrec_jax.teacher.settings import DescribeSettings
+settings = DescribeSettings(backend="openai", model="some-model", base_url=sys.argv[1], concurrency=1)
 describe(large_catalogue(), settings, pathlib.Path(sys.argv[2]), print)
 """
 
@@ -181,11 +181,11 @@ def test_a_cached_answer_that_no_longer_passes_is_asked_again(catalogue, setting
 def test_the_offline_backend_asks_nobody(catalogue, tmp_path):
     pytest.importorskip("sklearn")
     lines = []
-    clusters = describe(catalogue, TeacherSettings(), tmp_path, lines.append)
+    clusters = describe(catalogue, DescribeSettings(), tmp_path, lines.append)
     assert tuple(cluster.token for cluster in clusters) == catalogue.tokens
     assert (facts_of(tmp_path)["backend"], facts_of(tmp_path)["answers"]) == ("offline", 4)
     assert sorted(path.name for path in tmp_path.iterdir()) == [FACTS_NAME]
-    assert "costs nothing" in str(plan(catalogue, TeacherSettings(), tmp_path))
+    assert "costs nothing" in str(plan(catalogue, DescribeSettings(), tmp_path))
     assert len(lines) == 1
 
 
@@ -199,11 +199,11 @@ def test_a_level_that_only_numbers_gets_plain_words_and_no_model_is_asked_for_th
     settings = network_settings("openai", server, monkeypatch)
     assert plan(counted, settings, tmp_path, numbered=True).questions == 4
     asked = describe(counted, settings, tmp_path, lambda line: None, numbered=True)
-    found = describe(counted, TeacherSettings(), tmp_path, lambda line: None, numbered=True)
+    found = describe(counted, DescribeSettings(), tmp_path, lambda line: None, numbered=True)
     assert len(server.requests) == 4
     assert asked[-2:] == found[-2:]
     assert [(c.token, c.keywords) for c in found[-2:]] == [("<c_0>", ("1st item",)), ("<c_1>", ("2nd item",))]
-    assert found[:-2] == describe(catalogue, TeacherSettings(), tmp_path, lambda line: None)
+    assert found[:-2] == describe(catalogue, DescribeSettings(), tmp_path, lambda line: None)
     for cluster in found:
         text = json.dumps({"description": cluster.description, "keywords": cluster.keywords})
         assert parse_answer(text, cluster.token) == cluster
@@ -212,7 +212,7 @@ def test_a_level_that_only_numbers_gets_plain_words_and_no_model_is_asked_for_th
 def write_words(path, tokens):
     entries = [{"token": token, "description": f"kind {n}", "keywords": ["x"]} for n, token in enumerate(tokens)]
     path.write_text(json.dumps(entries))
-    return TeacherSettings(backend="file", path=str(path))
+    return DescribeSettings(backend="file", path=str(path))
 
 
 def test_the_file_backend_reads_what_another_teacher_wrote(catalogue, tmp_path):

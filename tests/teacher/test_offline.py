@@ -12,19 +12,19 @@ from tsrec_jax.shop.shop import FINISHES, make_shop
 from tsrec_jax.teacher.answers import parse_answer
 from tsrec_jax.teacher.backends import offline
 from tsrec_jax.teacher.backends.offline import describe_tokens
-from tsrec_jax.teacher.settings import TeacherSettings
+from tsrec_jax.teacher.settings import DescribeSettings
 from tsrec_jax.text.terms import item_terms
 
 
 def keywords_of(catalogue, num_keywords=20):
     return {
         cluster.token: cluster.keywords
-        for cluster in describe_tokens(catalogue, TeacherSettings(num_keywords=num_keywords))
+        for cluster in describe_tokens(catalogue, DescribeSettings(num_keywords=num_keywords))
     }
 
 
 def test_every_token_has_an_answer_that_passes_the_check(catalogue):
-    clusters = describe_tokens(catalogue, TeacherSettings())
+    clusters = describe_tokens(catalogue, DescribeSettings())
     assert tuple(cluster.token for cluster in clusters) == catalogue.tokens
     for cluster in clusters:
         text = json.dumps({"description": cluster.description, "keywords": cluster.keywords})
@@ -86,7 +86,7 @@ def test_a_cluster_of_nearly_all_items_is_described_in_little_memory(monkeypatch
     for cells in (offline.CELLS, 1 << 12):
         monkeypatch.setattr(offline, "CELLS", cells)
         tracemalloc.start()
-        found.append(describe_tokens(catalogue, TeacherSettings()))
+        found.append(describe_tokens(catalogue, DescribeSettings()))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert found[0] == found[1]
@@ -116,14 +116,14 @@ def test_a_single_item_gives_its_own_words():
 @pytest.mark.parametrize("titles", [("x", "x"), ("12", "!!!"), ("the", "of"), ("木", "木材"), ("<a_1>", "<b_1>")])
 def test_degenerate_texts_have_answers_too(titles):
     catalogue = Catalogue((Item("p1", titles[0]), Item("p2", titles[1])), (("<a_1>", "<b_1>"), ("<a_2>", "<b_1>")))
-    for cluster in describe_tokens(catalogue, TeacherSettings()):
+    for cluster in describe_tokens(catalogue, DescribeSettings()):
         assert cluster.description.strip() and cluster.keywords and all(k.strip() for k in cluster.keywords)
         assert cluster.token not in cluster.description
 
 
 def test_the_same_catalogue_gives_the_same_answer(catalogue):
-    assert describe_tokens(catalogue, TeacherSettings()) == describe_tokens(
-        Catalogue(catalogue.items, catalogue.sids), TeacherSettings()
+    assert describe_tokens(catalogue, DescribeSettings()) == describe_tokens(
+        Catalogue(catalogue.items, catalogue.sids), DescribeSettings()
     )
 
 
@@ -136,7 +136,7 @@ def test_the_real_data_gives_distinct_keywords_on_every_level(shared_data):
     from tsrec_jax.data.dataset import read_dataset
 
     found = read_dataset(shared_data / "Industrial_and_Scientific")
-    clusters = {cluster.token: cluster for cluster in describe_tokens(found.catalogue, TeacherSettings())}
+    clusters = {cluster.token: cluster for cluster in describe_tokens(found.catalogue, DescribeSettings())}
     levels = keyword_overlap(found.catalogue, clusters, found.token_descriptions)
     for level in levels:
         assert level.distinct_first > level.distinct_second

@@ -4,11 +4,11 @@ import dataclasses
 
 from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.teacher.questions import evenly_spaced, make_questions
-from tsrec_jax.teacher.settings import TeacherSettings
+from tsrec_jax.teacher.settings import DescribeSettings
 
 
 def questions_of(catalogue, items_per_token=40, description_chars=300):
-    settings = TeacherSettings(items_per_token=items_per_token, description_chars=description_chars)
+    settings = DescribeSettings(items_per_token=items_per_token, description_chars=description_chars)
     return {question.token: question for question in make_questions(catalogue, settings)}
 
 

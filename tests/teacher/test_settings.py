@@ -3,11 +3,11 @@
 import pytest
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.teacher.settings import TeacherSettings
+from tsrec_jax.teacher.settings import DescribeSettings
 
 
 def test_the_default_asks_no_model():
-    assert not TeacherSettings().asks_a_model
+    assert not DescribeSettings().asks_a_model
 
 
 @pytest.mark.parametrize(("changes", "words"), [
@@ -23,4 +23,4 @@ def test_the_default_asks_no_model():
 ])  # fmt: skip
 def test_a_value_that_cannot_work_is_named(changes, words):
     with pytest.raises(UserError, match=words):
-        TeacherSettings(**changes)
+        DescribeSettings(**changes)

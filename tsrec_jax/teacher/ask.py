@@ -18,7 +18,7 @@ from tsrec_jax.teacher.cache import AnswerCache
 from tsrec_jax.teacher.cost import Budget, CapReached, cost_of
 from tsrec_jax.teacher.pace import Clock, Pace, PaceEnded
 from tsrec_jax.teacher.questions import Question
-from tsrec_jax.teacher.settings import TeacherSettings
+from tsrec_jax.teacher.settings import DescribeSettings
 
 FAILED_IN_A_ROW = 20  # questions, after which the rest is not asked: the server is down or the day's quota is spent
 BAD_ANSWERS = 50  # in a run, from which it ends where more answers are unusable than usable
@@ -49,7 +49,7 @@ def ask_all(
     keys: Mapping[str, str],
     teacher: Teacher,
     cache: AnswerCache,
-    settings: TeacherSettings,
+    settings: DescribeSettings,
     report: Callable[[str], None],
     clock: Clock | None = None,
     budget: Budget | None = None,
@@ -134,7 +134,7 @@ class _Asking:
         keys: Mapping[str, str],
         teacher: Teacher,
         cache: AnswerCache,
-        settings: TeacherSettings,
+        settings: DescribeSettings,
         clock: Clock,
         budget: Budget,
     ) -> None:

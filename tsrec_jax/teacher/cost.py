@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.teacher.settings import TeacherSettings
+from tsrec_jax.teacher.settings import DescribeSettings
 
 CHARACTERS_PER_TOKEN = 4
 ANSWER_TOKENS, KEYWORD_TOKENS = 140, 4  # of an answer without its keywords, and of each keyword
@@ -60,7 +60,7 @@ def estimate_tokens(prompts: Sequence[str], num_keywords: int) -> tuple[int, int
     return -(-characters // CHARACTERS_PER_TOKEN), len(prompts) * (ANSWER_TOKENS + KEYWORD_TOKENS * num_keywords)
 
 
-def cost_of(settings: TeacherSettings, input_tokens: int, output_tokens: int) -> float | None:
+def cost_of(settings: DescribeSettings, input_tokens: int, output_tokens: int) -> float | None:
     """Cost at the settings' prices; None where they are not given."""
     if not settings.input_price and not settings.output_price:
         return None
@@ -80,7 +80,7 @@ class Budget:
     """
 
     def __init__(
-        self, settings: TeacherSettings, answers: int = 0, input_tokens: int = 0, output_tokens: int = 0
+        self, settings: DescribeSettings, answers: int = 0, input_tokens: int = 0, output_tokens: int = 0
     ) -> None:
         self._settings = settings
         self.answers, self.cost = answers, self._cost(input_tokens, output_tokens)

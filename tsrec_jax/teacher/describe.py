@@ -19,7 +19,7 @@ from tsrec_jax.teacher.cache import AnswerCache, answer_key
 from tsrec_jax.teacher.cost import Budget, Plan, cost_of, estimate_tokens
 from tsrec_jax.teacher.pace import Clock
 from tsrec_jax.teacher.questions import SAMPLE_RULE, Question, make_questions
-from tsrec_jax.teacher.settings import TeacherSettings
+from tsrec_jax.teacher.settings import DescribeSettings
 
 FACTS_NAME = "teacher.json"
 CACHE_NAME = "teacher_answers.jsonl"
@@ -27,7 +27,7 @@ CACHE_NAME = "teacher_answers.jsonl"
 
 def describe(
     catalogue: Catalogue,
-    settings: TeacherSettings,
+    settings: DescribeSettings,
     folder: pathlib.Path,
     report: Callable[[str], None],
     clock: Clock | None = None,
@@ -73,7 +73,7 @@ def describe(
     return descriptions
 
 
-def plan(catalogue: Catalogue, settings: TeacherSettings, folder: pathlib.Path, *, numbered: bool = False) -> Plan:
+def plan(catalogue: Catalogue, settings: DescribeSettings, folder: pathlib.Path, *, numbered: bool = False) -> Plan:
     """What `describe` would ask and cost; sends nothing, writes nothing and needs no key."""
     if not settings.asks_a_model:
         return Plan(settings.backend, "", len(catalogue.tokens), 0, 0, 0, None)
@@ -84,7 +84,7 @@ def plan(catalogue: Catalogue, settings: TeacherSettings, folder: pathlib.Path, 
 
 def _ask_model(
     catalogue: Catalogue,
-    settings: TeacherSettings,
+    settings: DescribeSettings,
     folder: pathlib.Path,
     report: Callable[[str], None],
     clock: Clock | None,
@@ -124,19 +124,19 @@ def _levels(catalogue: Catalogue, numbered: bool) -> int:
     return catalogue.num_levels - numbered
 
 
-def _questions(catalogue: Catalogue, settings: TeacherSettings, numbered: bool) -> tuple[Question, ...]:
+def _questions(catalogue: Catalogue, settings: DescribeSettings, numbered: bool) -> tuple[Question, ...]:
     """What to ask: of every token, or of those that are more than numbers."""
     levels = _levels(catalogue, numbered)
     return tuple(question for question in make_questions(catalogue, settings) if question.level < levels)
 
 
-def _plan(questions: Sequence[Question], known: Mapping[str, TokenDescription], settings: TeacherSettings) -> Plan:
+def _plan(questions: Sequence[Question], known: Mapping[str, TokenDescription], settings: DescribeSettings) -> Plan:
     prompts = [question.prompt for question in questions if question.token not in known]
     tokens = estimate_tokens(prompts, settings.num_keywords)
     return Plan(settings.backend, settings.model, len(questions), len(known), *tokens, cost_of(settings, *tokens))
 
 
-def _keys(questions: Sequence[Question], settings: TeacherSettings) -> dict[str, str]:
+def _keys(questions: Sequence[Question], settings: DescribeSettings) -> dict[str, str]:
     generation = {"temperature": settings.temperature, "format": settings.answer_format, "schema": ANSWER_SCHEMA}
     return {
         question.token: answer_key(settings.backend, settings.model, question.prompt, generation)

@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from tsrec_jax.data.catalogue import Catalogue, Item
-from tsrec_jax.teacher.settings import TeacherSettings
+from tsrec_jax.teacher.settings import DescribeSettings
 
 NEIGHBOURS = 2
 SAMPLE_RULE = "evenly spaced over the cluster's items in the order of SID, then id"
@@ -54,7 +54,7 @@ class Question:
         return tuple(item for family in self.families for item in family.items)
 
 
-def make_questions(catalogue: Catalogue, settings: TeacherSettings) -> tuple[Question, ...]:
+def make_questions(catalogue: Catalogue, settings: DescribeSettings) -> tuple[Question, ...]:
     """The questions of all tokens, in the order of `catalogue.tokens`."""
     order = sorted(range(catalogue.num_items), key=lambda i: (catalogue.sids[i], catalogue.items[i].id))
     members: dict[str, list[int]] = collections.defaultdict(list)
@@ -104,7 +104,7 @@ def _neighbours(
     return ()
 
 
-def _prompt(catalogue: Catalogue, families: Sequence[Family], level: int, size: int, settings: TeacherSettings) -> str:
+def _prompt(catalogue: Catalogue, families: Sequence[Family], level: int, size: int, settings: DescribeSettings) -> str:
     shown = sum(len(family.items) for family in families)
     count = f"all {size} of its products" if shown == size else f"{shown} of its {size} products, evenly spread"
     task = _FIRST_LEVEL_TASK if level == 0 else _DEEP_LEVEL_TASK

@@ -7,10 +7,10 @@ import pathlib
 from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 from tsrec_jax.data.token_descriptions import read_token_descriptions
 from tsrec_jax.errors import UserError
-from tsrec_jax.teacher.settings import TeacherSettings
+from tsrec_jax.teacher.settings import DescribeSettings
 
 
-def describe_tokens(catalogue: Catalogue, settings: TeacherSettings, levels: int) -> tuple[TokenDescription, ...]:
+def describe_tokens(catalogue: Catalogue, settings: DescribeSettings, levels: int) -> tuple[TokenDescription, ...]:
     """The file's descriptions of every token, those of levels beyond `levels` too.
 
     Raises:

@@ -17,7 +17,7 @@ from tsrec_jax.teacher.backends.protocol import (
     retry_after_seconds,
     transport_errors,
 )
-from tsrec_jax.teacher.settings import TeacherSettings
+from tsrec_jax.teacher.settings import DescribeSettings
 
 _DELAY = re.compile(r"([\d.]+)s")
 
@@ -29,7 +29,7 @@ class GeminiTeacher:
       UserError: the SDK is not installed, or GEMINI_API_KEY and GOOGLE_API_KEY are both unset.
     """
 
-    def __init__(self, settings: TeacherSettings) -> None:
+    def __init__(self, settings: DescribeSettings) -> None:
         try:
             from google import genai
             from google.genai import errors, types

@@ -18,7 +18,7 @@ from tsrec_jax.teacher.backends.protocol import (
     reading_reply,
     retry_after_seconds,
 )
-from tsrec_jax.teacher.settings import TeacherSettings
+from tsrec_jax.teacher.settings import DescribeSettings
 
 
 class GeminiLegacyTeacher:
@@ -28,7 +28,7 @@ class GeminiLegacyTeacher:
       UserError: the SDK is not installed, or GEMINI_API_KEY and GOOGLE_API_KEY are both unset.
     """
 
-    def __init__(self, settings: TeacherSettings) -> None:
+    def __init__(self, settings: DescribeSettings) -> None:
         try:
             import google.generativeai as genai
             import requests

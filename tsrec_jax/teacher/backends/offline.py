@@ -24,7 +24,7 @@ import numpy as np
 from scipy import sparse
 
 from tsrec_jax.data.catalogue import Catalogue, TokenDescription
-from tsrec_jax.teacher.settings import TeacherSettings
+from tsrec_jax.teacher.settings import DescribeSettings
 from tsrec_jax.text.terms import Terms, item_terms, title_terms
 
 PRIOR_ITEMS = 4.0
@@ -35,7 +35,7 @@ PHRASE_BONUS = {2: 1.25}  # factor on the score by the number of words; three in
 
 
 def describe_tokens(
-    catalogue: Catalogue, settings: TeacherSettings, levels: int | None = None
+    catalogue: Catalogue, settings: DescribeSettings, levels: int | None = None
 ) -> tuple[TokenDescription, ...]:
     """A description and at most `settings.num_keywords` keywords for every token of the first `levels` levels.
 

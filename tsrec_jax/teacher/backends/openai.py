@@ -15,7 +15,7 @@ from tsrec_jax.teacher.backends.protocol import (
     reading_reply,
     retry_after_seconds,
 )
-from tsrec_jax.teacher.settings import TeacherSettings
+from tsrec_jax.teacher.settings import DescribeSettings
 
 _FORMATS = {
     "schema": {
@@ -33,7 +33,7 @@ class OpenAITeacher:
       UserError: the SDK is not installed, or OPENAI_API_KEY is unset and no `base_url` is given.
     """
 
-    def __init__(self, settings: TeacherSettings) -> None:
+    def __init__(self, settings: DescribeSettings) -> None:
         try:
             import openai
         except ImportError:
