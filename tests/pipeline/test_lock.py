@@ -1,5 +1,6 @@
 """One run at a time in a working directory, whatever became of the one before."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ import pytest
 from tsrec_jax.errors import UserError
 from tsrec_jax.main import main
 from tsrec_jax.pipeline import lock as lock_module
-from tsrec_jax.pipeline.lock import alone_in, alone_when_free
+from tsrec_jax.pipeline.lock import InUse, alone_in, alone_when_free
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}"
@@ -73,3 +74,22 @@ def test_one_who_waits_for_a_folder_says_so_once_and_gets_it_when_it_is_free(tmp
     holder.join()
     assert len(said) == 1
     assert said[0].startswith("report: waiting, since")
+
+
+def test_a_lock_that_changes_hands_all_the_time_is_held_by_one_at_a_time(tmp_path):
+    inside, taken, clashes = [], [], []
+
+    def run(_number):
+        while len(taken) < 60:
+            try:
+                with alone_in(tmp_path / "workdir", "run"):
+                    inside.append(1)
+                    clashes.extend(inside[1:])
+                    inside.pop()
+                    taken.append(1)
+            except InUse:
+                pass
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(run, range(3))) == [None] * 3
+    assert not clashes

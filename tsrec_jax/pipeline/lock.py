@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import json
 import os
 import pathlib
@@ -12,11 +11,14 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 
+from filelock import FileLock, Timeout
+
 from tsrec_jax.errors import UserError
 from tsrec_jax.processes import first
 
 LOCK_FILE = "run.lock"
 WAIT_SECONDS = 2.0  # between two looks at a lock that another run holds
+PATIENCE = 0.2  # seconds after which a lock counts as held: it may be the one that is just being given back
 
 
 class InUse(UserError):
@@ -41,7 +43,11 @@ def alone_in(workdir: pathlib.Path, verb: str) -> Iterator[None]:
     made = [each for each in (workdir, *workdir.parents) if not each.exists()]
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / LOCK_FILE
-    file = _taken(path)
+    lock = FileLock(path, fallback_to_soft=False)
+    try:
+        lock.acquire(PATIENCE)
+    except (Timeout, FileNotFoundError):  # the second: whoever held it has just removed the folder
+        raise InUse(_refusal(path)) from None
     try:
         holder = {
             "pid": os.getpid(),
@@ -49,12 +55,11 @@ def alone_in(workdir: pathlib.Path, verb: str) -> Iterator[None]:
             "since": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "verb": verb,
         }
-        os.truncate(file, 0)
-        os.pwrite(file, json.dumps(holder).encode(), 0)
+        path.write_text(json.dumps(holder), encoding="utf-8")
         yield
     finally:
         path.unlink(missing_ok=True)
-        os.close(file)
+        lock.release()
         with contextlib.suppress(OSError):  # not empty: the run has left something
             for folder in made:
                 folder.rmdir()
@@ -77,30 +82,11 @@ def alone_when_free(workdir: pathlib.Path, verb: str, report: Callable[[str], No
         yield
 
 
-def _taken(path: pathlib.Path) -> int:
-    """A descriptor of the locked file at `path`."""
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its last holder removes the file: a lock on one that is gone keeps nobody out.
-            if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
-                return file
-        except BlockingIOError:
-            holder = os.pread(file, 4096, 0).decode("utf-8", errors="replace")
-            os.close(file)
-            raise InUse(_refusal(path, holder)) from None
-        except BaseException:
-            os.close(file)
-            raise
-        os.close(file)
-
-
-def _refusal(path: pathlib.Path, holder: str) -> str:
+def _refusal(path: pathlib.Path) -> str:
     try:
-        facts = json.loads(holder)
+        facts = json.loads(path.read_text(encoding="utf-8"))
         who = f"`{facts['verb']}`, process {facts['pid']} on {facts['host']} since {facts['since']}"
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         who = "a run that is just starting"
     return (
         f"{path.parent} is in use by {who}; wait for it or end it, or give another --workdir (on a shared file system, "
