@@ -509,7 +509,7 @@ def test_control_characters_in_texts_are_read_as_spaces_and_counted(folder):
     assert found.notes == (f"{folder / ITEM}: control characters in the texts of 1 item(s) are read as spaces ('p2')",)
 
 
-@pytest.mark.parametrize("title", ["nan", "None", "NULL", "N/A", " NaN "])
+@pytest.mark.parametrize("title", ["nan", "None", "NULL", "N/A", " NaN ", r"\N", "N.A."])
 def test_titles_that_stand_for_none_are_noted(folder, title):
     edit_json(folder / ITEM, lambda items: items["p2"].update(title=title))
     (folder / INFO).write_text((folder / INFO).read_text().replace("Blue saw", title))

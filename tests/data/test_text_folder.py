@@ -55,6 +55,11 @@ def test_a_dataset_folder_is_read_without_its_sids_even_if_the_rows_disagree_wit
         ("['B1']", "['B1'", "row 2: history_item_id is not a Python list"),
         ("['B1']", "[]", "row 2: the history is empty"),
         ("history_item_id", "history", "columns are missing: history_item_id"),
+        (
+            "user_id,history_item_id,item_id",
+            "user_id;history_item_id;item_id",
+            "its columns are 'user_id;history_item_id;item_id'; it separates them by ';', write it with commas",
+        ),
     ],
 )
 def test_a_fault_is_named_with_its_row(folder, old, new, words):
@@ -64,6 +69,18 @@ def test_a_fault_is_named_with_its_row(folder, old, new, words):
     file.write_text(text.replace(old, new))
     with pytest.raises(DatasetError, match=words.replace("[", r"\[")):
         read_texts(folder)
+
+
+@pytest.mark.parametrize("word", ["nan", "N/A", r"\N"])
+def test_rows_without_a_user_are_not_those_of_one_user(folder, word):
+    with (folder / "train.csv").open("a", newline="") as file:
+        csv.writer(file).writerows([(word, ["B1"], "B'2"), (word, ["B1", "B'2"], "B1")])
+    (folder / "valid.csv").write_text((folder / "valid.csv").read_text().replace("U1", word))
+    texts = read_texts(folder)
+    users = [user for rows in texts.splits.values() for user in rows.users]
+    assert len(set(users)) == len(users) == 4 and users[1] == f"{word} (train, row 3)"
+    assert [note.partition(": ")[2].partition(" have")[0] for note in texts.notes] == ["2 of 3 rows", "1 of 1 rows"]
+    assert all(note.endswith("each is read as the row of a user of its own") for note in texts.notes)
 
 
 def test_the_hash_follows_the_contents_and_missing_files_are_named(folder):

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from tsrec_jax.data.catalogue import Catalogue, Item, TokenDescription, token_order
 from tsrec_jax.data.faults import Faults
 from tsrec_jax.data.folder_files import AS_IT_IS, Reading, find_name, hash_of, parse_items, read_files
-from tsrec_jax.data.folder_rows import read_splits
+from tsrec_jax.data.folder_rows import FolderRows, read_rows
 from tsrec_jax.data.folder_sids import FolderSids, check_info, parse_index, refuse_own_sids
 from tsrec_jax.data.interactions import COLUMNS, Interactions
 from tsrec_jax.data.token_descriptions import parse_token_descriptions, write_token_descriptions
@@ -68,65 +68,66 @@ def read_dataset(path: str | os.PathLike[str], name: str = "", reading: Reading 
     folder = pathlib.Path(path)
     name = find_name(folder, name)
     faults = Faults()
-    files = read_files(folder, needed_files(name), optional_files(name), faults)
-    faults.stop_if_any()
-    contents = parse_dataset(folder, name, files, reading, faults)
-    faults.stop_if_any()
-    catalogue = Catalogue(contents.items, tuple(contents.sids.read[item.id] for item in contents.items))
-    data_hash = hash_of(files, reading.ragged_sids if contents.sids.changed else "")
-    return Dataset(
-        name, folder, catalogue, contents.splits, contents.token_descriptions, data_hash, tuple(faults.notes)
-    )
-
-
-def needed_files(name: str) -> tuple[str, ...]:
-    """The files that a dataset folder must have."""
-    return (f"{name}.item.json", f"{name}.index.json", f"{name}.info.txt", "train.csv", "valid.csv")
-
-
-def optional_files(name: str) -> tuple[str, ...]:
-    """The files that it may have."""
-    return ("test.csv", f"{name}{DESCRIPTIONS_FILE}")
+    contents = parse_folder(folder, name, True, reading, faults, whole=True)
+    sids = contents.sids
+    catalogue = Catalogue(contents.items, tuple(sids.read[item.id] for item in contents.items))
+    data_hash = hash_of(contents.files, reading.ragged_sids if sids.changed else "")
+    splits, descriptions = contents.rows.splits, contents.token_descriptions
+    return Dataset(name, folder, catalogue, splits, descriptions, data_hash, tuple(faults.notes))
 
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What the files of a dataset folder hold, less what has a fault."""
+    """What the files of a folder hold, less what has a fault; without SIDs where only texts and rows were wanted."""
 
+    files: Mapping[str, str]
     items: tuple[Item, ...]
     sids: FolderSids
-    splits: Mapping[str, Interactions]
+    rows: FolderRows
     token_descriptions: Mapping[str, TokenDescription]
 
 
-def parse_dataset(
-    folder: pathlib.Path, name: str, files: Mapping[str, str], reading: Reading, faults: Faults
+def parse_folder(
+    folder: pathlib.Path, name: str, with_sids: bool, reading: Reading, faults: Faults, whole: bool = False
 ) -> Contents:
-    """Reads what there is of the files of a folder with SIDs, notes every fault and goes on behind it.
+    """Reads what there is of the files of a folder, notes every fault and goes on behind it.
+
+    Args:
+      folder: the folder.
+      name: NAME of its files.
+      with_sids: its SIDs and descriptions too; else its texts and interactions alone.
+      reading: how, where more than one way makes sense.
+      faults: takes every fault.
+      whole: a fault is an error: first of missing files, then of all others.
 
     Raises:
-      DatasetError: the item file holds no items, by which all the rest is read.
+      DatasetError: the item file holds no items, by which all the rest is read; or, with `whole`, any fault.
     """
-    item_path, index_path = folder / f"{name}.item.json", folder / f"{name}.index.json"
-    items = parse_items(item_path, files[item_path.name], faults)
+    item, index, info, described = (
+        folder / f"{name}{end}" for end in (".item.json", ".index.json", ".info.txt", DESCRIPTIONS_FILE)
+    )
+    needed = (item.name, *((index.name, info.name) if with_sids else ()), "train.csv", "valid.csv")
+    files = read_files(folder, needed, ("test.csv", *((described.name,) if with_sids else ())), faults)
+    if whole or item.name not in files:
+        faults.stop_if_any()
+    items = parse_items(item, files[item.name], faults)
     sids = FolderSids({}, {})
-    if index_path.name in files:
-        sids = parse_index(index_path, files[index_path.name], items, reading.ragged_sids, faults)
-        refuse_own_sids(item_path, items, sids.written, faults)
-    if f"{name}.info.txt" in files:
-        check_info(folder / f"{name}.info.txt", files[f"{name}.info.txt"], items, sids.written, faults)
-    token_descriptions: Mapping[str, TokenDescription] = {}
-    if f"{name}{DESCRIPTIONS_FILE}" in files and sids.read:
+    if index.name in files:
+        sids = parse_index(index, files[index.name], items, reading.ragged_sids, faults)
+        refuse_own_sids(item, items, sids.written, faults)
+    if info.name in files:
+        check_info(info, files[info.name], items, sids.written, faults)
+    descriptions: Mapping[str, TokenDescription] = {}
+    if described.name in files and sids.read:
         known = token_order(sids.read.values())
         # Tokens that reading took out of the SIDs or put into them.
         optional = {token for tokens in sids.written.values() for token in tokens} ^ set(known)
-        words = files[f"{name}{DESCRIPTIONS_FILE}"]
-        token_descriptions = parse_token_descriptions(
-            folder / f"{name}{DESCRIPTIONS_FILE}", words, known, faults, optional
-        )
-    written = ["".join(sids.written.get(item.id, ())) for item in items]
-    splits = read_splits(folder, files, items, reading.overlaps, faults, written)
-    return Contents(items, sids, splits, token_descriptions)
+        descriptions = parse_token_descriptions(described, files[described.name], known, faults, optional)
+    written = ["".join(sids.written.get(item.id, ())) for item in items] if with_sids else None
+    rows = read_rows(folder, files, items, reading.overlaps, faults, written)
+    if whole:
+        faults.stop_if_any()
+    return Contents(files, items, sids, rows, descriptions)
 
 
 def write_dataset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -9,28 +10,45 @@ from collections.abc import Mapping, Sequence
 from tsrec_jax.data.catalogue import Item
 from tsrec_jax.data.faults import Faults
 from tsrec_jax.data.interactions import Interactions, read_interactions
-from tsrec_jax.data.row_facts import also_in, direction, repeats
+from tsrec_jax.data.row_facts import Direction, also_in, direction, repeats
 
 SPLITS = ("train", "valid", "test")
 
 
-def read_splits(
+@dataclasses.dataclass(frozen=True)
+class FolderRows:
+    """The rows of a folder, less what has a fault.
+
+    Attributes:
+      splits: `train`, `valid`, `test`, as far as they are there.
+      repeats: for each split the rows that are equal to an earlier one.
+      direction: which end of the histories is the newest.
+    """
+
+    splits: Mapping[str, Interactions]
+    repeats: Mapping[str, int]
+    direction: Direction
+
+
+def read_rows(
     folder: pathlib.Path,
     files: Mapping[str, str],
     items: Sequence[Item],
     overlaps: str,
     faults: Faults,
     sids: Sequence[str] | None = None,
-) -> dict[str, Interactions]:
+) -> FolderRows:
     """The rows of every split that is there; `overlaps` as in `Reading`, `sids` as in `read_interactions`."""
     splits = {
         split: read_interactions(folder / f"{split}.csv", files[f"{split}.csv"], items, faults, sids)
         for split in SPLITS
         if f"{split}.csv" in files
     }
-    for split, rows in splits.items():
-        if again := repeats(rows):
-            faults.note(folder / f"{split}.csv", f"{again} of {len(rows)} rows repeat an earlier one; all are kept")
+    again = {split: repeats(rows) for split, rows in splits.items()}
+    for split, count in again.items():
+        if count:
+            note = f"{count} of {len(splits[split])} rows repeat an earlier one; all are kept"
+            faults.note(folder / f"{split}.csv", note)
     for one, other in itertools.combinations(splits, 2):
         _compare(folder, one, other, splits, overlaps, faults)
     found = direction(splits.values())
@@ -42,7 +60,7 @@ def read_splits(
             f"user at the beginning of the history, {found.newest} at its end; the oldest item must come first, so "
             "turn every history_* list round",
         )
-    return splits
+    return FolderRows(splits, again, found)
 
 
 def _compare(
@@ -58,15 +76,11 @@ def _compare(
     shared = also_in(rows, splits[one])
     if not shared:
         return
-    first = shared[0]
-    row = f"user {rows.users[first]!r} with {_items(len(rows.histories[first]))} before"
+    before = len(rows.histories[shared[0]])
+    row = f"user {rows.users[shared[0]]!r} with {before} item{'s' * (before != 1)} before"
     words = f"{len(shared)} of {len(rows)} rows stand in {one}.csv too, with user, history and item (the first: {row})"
     path = folder / f"{other}.csv"
     if overlaps == "refuse":
         faults.add(path, "", f"{words}; take them out of {one}.csv, or set config.dataset.overlaps=warn")
     else:
         faults.note(path, f"{words}; config.dataset.overlaps=refuse makes that a fault")
-
-
-def _items(count: int) -> str:
-    return f"{count} item{'s' * (count != 1)}"

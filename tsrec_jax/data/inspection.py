@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from tsrec_jax.data.dataset import DESCRIPTIONS_FILE, Contents, needed_files, optional_files, parse_dataset
+from tsrec_jax.data.dataset import DESCRIPTIONS_FILE, Contents, parse_folder
 from tsrec_jax.data.faults import DatasetError, Faults
-from tsrec_jax.data.folder_files import AS_IT_IS, Reading, find_name, parse_items, read_files
-from tsrec_jax.data.folder_rows import read_splits
-from tsrec_jax.data.folder_sids import FolderSids
+from tsrec_jax.data.folder_files import AS_IT_IS, Reading, find_name
+from tsrec_jax.data.folder_rows import FolderRows
 from tsrec_jax.data.interactions import Interactions
-from tsrec_jax.data.row_facts import direction, out_of_time, repeats
+from tsrec_jax.data.row_facts import out_of_time
 from tsrec_jax.prepare.summary import SUMMARY, tied_targets
 from tsrec_jax.text_table import aligned
 
@@ -44,15 +43,11 @@ def inspect_folder(
     kind = "texts, interactions and SIDs" if complete else "texts and interactions, no SIDs"
     report(f"{folder}: {name}: {kind}")
     faults = Faults()
-    needed = needed_files(name) if complete else (f"{name}.item.json", "train.csv", "valid.csv")
-    files = read_files(folder, needed, optional_files(name) if complete else ("test.csv",), faults)
-    if f"{name}.item.json" in files:
-        try:
-            contents = _contents(folder, name, files, complete, reading, faults)
-        except DatasetError:  # no item can be read; the faults say why
-            contents = None
-        for line in [] if contents is None else _facts(folder, contents):
+    try:
+        for line in _facts(folder, parse_folder(folder, name, complete, reading, faults)):
             report(line)
+    except DatasetError:  # no item can be read; the faults say why
+        pass
     for note in faults.notes:
         report(f"note: {note}")
     for line in faults.lines:
@@ -61,22 +56,12 @@ def inspect_folder(
     return len(faults.lines)
 
 
-def _contents(
-    folder: pathlib.Path, name: str, files: Mapping[str, str], complete: bool, reading: Reading, faults: Faults
-) -> Contents:
-    if complete:
-        return parse_dataset(folder, name, files, reading, faults)
-    items = parse_items(folder / f"{name}.item.json", files[f"{name}.item.json"], faults)
-    splits = read_splits(folder, files, items, reading.overlaps, faults)
-    return Contents(items, FolderSids({}, {}), splits, {})
-
-
 def _facts(folder: pathlib.Path, contents: Contents) -> list[str]:
-    splits, items = contents.splits, contents.items
+    splits, items = contents.rows.splits, contents.items
     lines = [_items_line(_items_had(splits.values(), len(items)), contents)]
     train = _items_had([splits["train"]] if "train" in splits else [], len(items))
     header = ("split", "rows", "users", "targets", "cold targets", "repeats", "history: least", "median", "most")
-    rows = [header, *(_split_row(split, rows, train) for split, rows in splits.items())]
+    rows = [header, *(_split_row(split, contents.rows, train) for split in splits)]
     lines += aligned(rows)
     if contents.sids.read:
         lines += _sid_lines(contents.sids.read)
@@ -85,7 +70,7 @@ def _facts(folder: pathlib.Path, contents: Contents) -> list[str]:
             if contents.token_descriptions
             else "words: none"
         )
-    lines += _order_lines(splits)
+    lines += _order_lines(contents.rows)
     return [*lines, *_tie_lines(folder)]
 
 
@@ -107,12 +92,13 @@ def _items_line(had_I: np.ndarray, contents: Contents) -> str:
     return f"items: {len(had_I):,}, {np.sum(~had_I):,} of them in no row; {said}"
 
 
-def _split_row(split: str, rows: Interactions, train_I: np.ndarray) -> tuple[str, ...]:
+def _split_row(split: str, found: FolderRows, train_I: np.ndarray) -> tuple[str, ...]:
     """The figures of a split; a target is cold where it stands nowhere in train."""
+    rows = found.splits[split]
     lengths = [len(history) for history in rows.histories] or [0]
     cold = "" if split == "train" else f"{np.sum(~train_I[rows.targets]):,}"
     counts = (len(rows), len(set(rows.users)), len(np.unique(rows.targets)))
-    figures = (repeats(rows), min(lengths), int(np.median(lengths)), max(lengths))
+    figures = (found.repeats[split], min(lengths), int(np.median(lengths)), max(lengths))
     return (split, *(f"{count:,}" for count in counts), cold, *(f"{figure:,}" for figure in figures))
 
 
@@ -126,8 +112,8 @@ def _sid_lines(sids: Mapping[str, tuple[str, ...]]) -> list[str]:
     ]
 
 
-def _order_lines(splits: Mapping[str, Interactions]) -> list[str]:
-    found = direction(splits.values())
+def _order_lines(rows: FolderRows) -> list[str]:
+    found, splits = rows.direction, rows.splits
     if found.backwards:
         histories = "newest first"
     else:

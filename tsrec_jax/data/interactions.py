@@ -17,6 +17,7 @@ import numpy as np
 
 from tsrec_jax.data.catalogue import Item
 from tsrec_jax.data.faults import Faults
+from tsrec_jax.data.texts import stands_for_nothing
 
 COLUMNS = (
     "user_id",
@@ -28,6 +29,7 @@ COLUMNS = (
     "item_sid",
 )
 TEXT_COLUMNS = ("user_id", "history_item_id", "item_id")  # all that a folder without SIDs needs
+_OTHER_SEPARATORS = (";", "\t", "|")
 _AS_NUMPY = ", as NumPy prints arrays; write it from a list (array.tolist())"
 _SIDE_BY_SIDE = re.compile(r"""['"]\s*['"]""")  # in a list, two texts without a comma; rarely, quotes within a text
 _NUMPY = re.compile(r"\[\s*[^\s,]+(\s+[^\s,]+)+\s*\]|.*\b(np|numpy)\.|array\(", re.DOTALL)
@@ -92,12 +94,14 @@ def read_interactions(
     users: list[str] = []
     histories: list[tuple[int, ...]] = []
     targets: list[int] = []
-    number = 1
+    nameless, number = 0, 1
     reader = csv.DictReader(io.StringIO(text, newline=""))
     there = reader.fieldnames or ()
     missing = [column for column in columns if column not in there]
     if missing:
         has = f"its columns are {', '.join(map(repr, there))}" if there else "the file is empty"
+        if separator := next((mark for mark in _OTHER_SEPARATORS if mark in "".join(there)), ""):
+            has += f"; it separates them by {separator!r}, write it with commas"
         faults.add(path, 1, f"columns are missing: {', '.join(missing)}; {has}")
         return Interactions((), (), np.zeros(0, np.int32))
     for number, row in _rows(path, reader, faults):
@@ -110,11 +114,19 @@ def read_interactions(
         history = _history(path, number, row, index, sids, faults)
         target = _indexed(path, number, [row["item_id"]], [row.get("item_sid")], index, sids, faults)
         if history and target:
-            users.append(row["user_id"])
+            unknown = stands_for_nothing(row["user_id"])
+            nameless += unknown
+            users.append(f"{row['user_id']} ({path.stem}, row {number})" if unknown else row["user_id"])
             histories.append(history)
             targets.append(target[0])
     if number == 1:
         faults.add(path, "", "holds no rows")
+    if nameless:
+        faults.note(
+            path,
+            f"{nameless} of {len(users)} rows have what programs write where there is no user_id, such as nan or N/A; "
+            "each is read as the row of a user of its own",
+        )
     return Interactions(tuple(users), tuple(histories), np.array(targets, np.int32))
 
 

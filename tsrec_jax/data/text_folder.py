@@ -15,10 +15,9 @@ import pathlib
 from collections.abc import Mapping
 
 from tsrec_jax.data.catalogue import Item
-from tsrec_jax.data.dataset import Dataset
+from tsrec_jax.data.dataset import Dataset, parse_folder
 from tsrec_jax.data.faults import Faults
-from tsrec_jax.data.folder_files import AS_IT_IS, Reading, find_name, hash_of, parse_items, read_files
-from tsrec_jax.data.folder_rows import read_splits
+from tsrec_jax.data.folder_files import AS_IT_IS, Reading, find_name, hash_of
 from tsrec_jax.data.interactions import Interactions
 
 
@@ -57,12 +56,8 @@ def read_texts(path: str | os.PathLike[str], name: str = "", reading: Reading = 
     folder = pathlib.Path(path)
     name = find_name(folder, name)
     faults = Faults()
-    texts = read_files(folder, (f"{name}.item.json", "train.csv", "valid.csv"), ("test.csv",), faults)
-    faults.stop_if_any()
-    items = parse_items(folder / f"{name}.item.json", texts[f"{name}.item.json"], faults)
-    splits = read_splits(folder, texts, items, reading.overlaps, faults)
-    faults.stop_if_any()
-    return TextFolder(name, folder, items, splits, hash_of(texts), tuple(faults.notes))
+    found = parse_folder(folder, name, False, reading, faults, whole=True)
+    return TextFolder(name, folder, found.items, found.rows.splits, hash_of(found.files), tuple(faults.notes))
 
 
 def texts_of(dataset: Dataset, path: pathlib.Path) -> TextFolder:

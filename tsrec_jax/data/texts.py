@@ -8,8 +8,8 @@ import re
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _HALF = re.compile(r"[\ud800-\udfff]")
 # What programs write where a value is missing; `Nan` and `NAN` may be names.
-_NOTHING = ("nan", "NaN", "NA", "NaT", "-nan", "-NaN", "#NA")
-_NOTHING_IN_ANY_CASE = ("none", "null", "n/a", "#n/a", "<na>", "<null>", "(null)", "undefined", "[]", "{}")
+_NOTHING = ("nan", "NaN", "NA", "NaT", "-nan", "-NaN", "#NA", "\\N")
+_NOTHING_IN_ANY_CASE = ("none", "null", "n/a", "n.a.", "#n/a", "<na>", "<null>", "(null)", "undefined", "[]", "{}")
 _LONGEST_NOTHING = max(map(len, (*_NOTHING, *_NOTHING_IN_ANY_CASE)))
 
 
