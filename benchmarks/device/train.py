@@ -24,15 +24,9 @@ from tsrec_jax.planning.accounting import MeshShape, StepShape, flops_utilisatio
 from tsrec_jax.planning.chips import GIB, chip_of
 from tsrec_jax.training.host_memory import forget_peak, peak_bytes
 from tsrec_jax.training.loop import put_batch
-from tsrec_jax.training.loss import LossSettings
+from tsrec_jax.training.loss import LossSettings, SftLoss
 from tsrec_jax.training.meter import peak_memory
-from tsrec_jax.training.step import (
-    OptimiserSettings,
-    init_state,
-    learning_rate_schedule,
-    make_optimiser,
-    make_train_step,
-)
+from tsrec_jax.training.step import OptimiserSettings, first_step_and_state
 
 OURS, PEER = "ours", "transformers"
 ROOM = 0.85  # of the device's memory that the planner's estimate may fill
@@ -74,11 +68,9 @@ def _ours(request: Mapping[str, Any], mix: Mix) -> dict[str, Any]:
     model = random_decoder(request["shape"], "bfloat16", "float32", remat=step.remat)
     step = dataclasses.replace(step, attention=model.attention)  # a kernel keeps no scores, which the estimate knows
     optimiser = OptimiserSettings(LEARNING_RATE, WARMUP, HORIZON, clip_norm=CLIP_NORM)
-    transform = make_optimiser(optimiser, words)
-    graphdef, state = init_state(model, transform, "none")
+    loss = SftLoss(TASKS, LossSettings((1.0,) * len(TASKS), chunk=step.loss_chunk))
+    train_step, state = first_step_and_state(model, loss, optimiser, words)
     del model
-    loss = LossSettings((1.0,) * len(TASKS), chunk=step.loss_chunk)
-    step_fn = make_train_step(graphdef, state, transform, loss, learning_rate_schedule(optimiser))
     batches = train_batches(
         mix.examples,
         rates=rates,
@@ -92,7 +84,7 @@ def _ours(request: Mapping[str, Any], mix: Mix) -> dict[str, Any]:
     with contextlib.closing(batches.from_step(0)) as iterator:
         batch = put_batch(next(iterator), None)
         started = time.perf_counter()
-        compiled = step_fn.lower(state, batch).compile()
+        compiled = train_step.update.lower(state, batch).compile()
         compile_seconds = time.perf_counter() - started
         forget_peak()
         seen: list[dict[str, float]] = []

@@ -19,16 +19,16 @@ from tsrec_jax.models.decoder import Decoder, parameter_shapes
 from tsrec_jax.planning.accounting import StepShape, flops_utilisation, step_flops, step_memory
 from tsrec_jax.planning.chips import chip_of
 from tsrec_jax.training.loop import put_batch
-from tsrec_jax.training.loss import LossSettings
+from tsrec_jax.training.loss import LossSettings, SftLoss
 from tsrec_jax.training.meter import peak_memory
 from tsrec_jax.training.step import (
     OptimiserSettings,
+    Step,
     TrainState,
-    TrainStep,
     init_state,
     learning_rate_schedule,
     make_optimiser,
-    make_train_step,
+    make_step,
     split_model,
 )
 
@@ -50,15 +50,13 @@ class Cell:
         return cls(facts["model"], StepShape(**facts["step"]), facts["repeats"])
 
 
-def abstract_step(
-    config: ModelConfig, step: StepShape
-) -> tuple[TrainStep, TrainState, dict[str, jax.ShapeDtypeStruct]]:
+def abstract_step(config: ModelConfig, step: StepShape) -> tuple[Step, TrainState, dict[str, jax.ShapeDtypeStruct]]:
     """The step function of a shape on one device, and its arguments as shapes: nothing is allocated."""
     graphdef, trained, frozen = jax.tree.map(_on_one_device, split_model(_abstract_model(config, step), step.freeze))
     transform = make_optimiser(_optimiser(step), config.vocab_rows - NEW_ROWS)
     moments = jax.tree.map(_on_one_device, jax.eval_shape(transform.init, trained))
-    state = TrainState(_on_one_device(jax.ShapeDtypeStruct((), jnp.int32)), trained, frozen, moments)
-    step_fn = make_train_step(graphdef, state, transform, _loss(step), learning_rate_schedule(_optimiser(step)))
+    state = TrainState(_on_one_device(jax.ShapeDtypeStruct((), jnp.int32)), trained, frozen, moments, graphdef)
+    step_fn = make_step(state, _loss(step), transform, learning_rate_schedule(_optimiser(step)))
     batch = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in packed_batch(config, step).items()}
     return step_fn, state, batch
 
@@ -80,8 +78,8 @@ def _optimiser(step: StepShape) -> OptimiserSettings:
     return OptimiserSettings(1e-4, 2, 100, freeze=step.freeze)
 
 
-def _loss(step: StepShape) -> LossSettings:
-    return LossSettings((1.0,), chunk=step.loss_chunk)
+def _loss(step: StepShape) -> SftLoss:
+    return SftLoss(("text",), LossSettings((1.0,), chunk=step.loss_chunk))
 
 
 def packed_batch(config: ModelConfig, step: StepShape, seed: int = 0) -> dict[str, np.ndarray]:
@@ -112,11 +110,12 @@ def measure(cell: Cell) -> dict[str, float]:
     config, step = ModelConfig.from_hf(cell.model), cell.step
     step_fn, abstract_state, abstract_batch = abstract_step(config, step)
     started = time.perf_counter()
-    compiled = step_fn.lower(abstract_state, abstract_batch).compile()
+    compiled = step_fn.update.lower(abstract_state, abstract_batch).compile()
     compile_seconds = time.perf_counter() - started
     before = _fresh_peak()
     model = Decoder(config, dtype=step.dtype, remat=step.remat, rngs=nnx.Rngs(0))
-    _, state = init_state(model, make_optimiser(_optimiser(step), config.vocab_rows - NEW_ROWS), step.freeze)
+    state = init_state(model, make_optimiser(_optimiser(step), config.vocab_rows - NEW_ROWS), step.freeze)
+    state = dataclasses.replace(state, graphdef=abstract_state.graphdef)
     del model
     batch = put_batch(packed_batch(config, step), None)
     seconds = []

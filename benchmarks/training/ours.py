@@ -13,16 +13,10 @@ from flax import nnx
 
 from benchmarks.training.problem import CLIP_NORM, HORIZON, LEARNING_RATE, ROW, WARMUP, Problem, shuffled
 from tsrec_jax.data.input import choose_loss_slots, packed_batches
-from tsrec_jax.data.tasks import Example
+from tsrec_jax.data.tasks import TASKS, Example
 from tsrec_jax.pipeline.batches import batches_of
-from tsrec_jax.training.loss import LossSettings, batch_nll
-from tsrec_jax.training.step import (
-    OptimiserSettings,
-    init_state,
-    learning_rate_schedule,
-    make_optimiser,
-    make_train_step,
-)
+from tsrec_jax.training.loss import LossSettings, SftLoss, batch_nll
+from tsrec_jax.training.step import OptimiserSettings, first_step_and_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,20 +50,18 @@ def make_step(problem: Problem, rows: int, layout: Layout) -> tuple[Step, Callab
       layout: see there.
     """
     optimiser = OptimiserSettings(LEARNING_RATE, WARMUP, HORIZON, clip_norm=CLIP_NORM)
-    transform = make_optimiser(optimiser, problem.old_size)
-    graphdef, state = init_state(problem.model, transform, "none")
     settings = LossSettings(problem.data.mix.weights, problem.config.train.loss_normalisation, layout.chunk)
-    step_fn = make_train_step(graphdef, state, transform, settings, learning_rate_schedule(optimiser))
+    train_step, state = first_step_and_state(problem.model, SftLoss(TASKS, settings), optimiser, problem.old_size)
     batches = _packed(problem, rows, layout) if layout.packed else _padded(problem, rows, layout)
 
     def step() -> tuple[float, int, float]:
         nonlocal state
         batch, examples = next(batches)
-        state, metrics = step_fn(state, {name: jnp.asarray(value) for name, value in batch.items()})
+        state, metrics = train_step.update(state, {name: jnp.asarray(value) for name, value in batch.items()})
         useful = np.count_nonzero(batch["segment_ids_BT"]) / batch["segment_ids_BT"].size
         return float(metrics["loss"]), examples, float(useful)
 
-    return step, step_fn._cache_size
+    return step, train_step.update._cache_size
 
 
 def loss_of(problem: Problem, examples: list[Example], rows: int) -> float:

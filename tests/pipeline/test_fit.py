@@ -27,7 +27,7 @@ def test_validation_takes_rows_from_all_over_the_split(tmp_path, monkeypatch, lo
     )
     monkeypatch.setattr(builder, "prompts_next_sid", lambda histories, _levels: taken.update(searched=histories) or [])
     dataset = Dataset("shop", tmp_path, shop.catalogue, shop.splits, {}, "")
-    assembly = types.SimpleNamespace(dataset=dataset, builder=builder, mesh=None, model=None, old_size=0)
+    assembly = types.SimpleNamespace(dataset=dataset, builder=builder, mesh=None, model=None, old_size=0, trie=None)
     config = default_config()
     config.train.valid_rows, config.train.valid_beam_rows = loss_rows, searched
     fit._validation(config, assembly, 8, types.SimpleNamespace(slots=64, paths=None))

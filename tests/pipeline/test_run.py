@@ -40,7 +40,7 @@ def test_a_run_leaves_every_artifact(workdir):
     assert list((workdir / "tensorboard").glob("events*"))
     assert (workdir / "arms/plain/plots/training.png").stat().st_size > 0, "each training draws its own curves"
     logged = {name for row in read_metrics(workdir) for name in row}
-    assert {"drift/cosine_0", "drift/norm_2", "grad_norm/new_rows", "update_norm/old_rows"} <= logged
+    assert {"drift/cosine_0", "drift/norm_2", "grad_norm/new_rows", "update_norm/pretrained_rows"} <= logged
     assert {"input_wait_share", "examples_per_second", "padding_share", "loss/next_sid"} <= logged
     assert not list(workdir.rglob("*.tmp")), "a temporary file was left behind"
     assert not list(workdir.glob("*.writing"))

@@ -22,8 +22,8 @@ IDENTITY = {"seed": 3}
 
 def state_of(step, rows=8, width=4):
     """A state with as much in it as these tests look at; its values tell its step."""
-    table = {"embedding": jnp.full((rows, width), float(step))}
-    return TrainState(jnp.int32(step), table, {"norm": jnp.arange(600.0)}, {"embedding": jnp.ones((rows, width))})
+    table, moments = {"embedding": jnp.full((rows, width), float(step))}, {"embedding": jnp.ones((rows, width))}
+    return TrainState(jnp.int32(step), table, {"norm": jnp.arange(600.0)}, moments, graphdef=None)
 
 
 def model_of(value):

@@ -10,12 +10,13 @@ from flax import nnx
 
 from tests.training.test_step import batches_of, named
 from tsrec_jax.errors import UserError
-from tsrec_jax.training.loop import LoopSettings, train
-from tsrec_jax.training.loss import LossSettings
-from tsrec_jax.training.metrics_log import ONLY_LOSSES, read_metrics
-from tsrec_jax.training.step import OptimiserSettings
+from tsrec_jax.training.loop import LoopSettings, Run, train
+from tsrec_jax.training.loss import LossSettings, SftLoss
+from tsrec_jax.training.metrics_log import read_metrics
+from tsrec_jax.training.step import OptimiserSettings, first_step_and_state
 
 IDENTITY = {"seed": 3}
+SFT = SftLoss(("a", "b"), LossSettings((1.0, 1.0)))
 
 
 def train_in(
@@ -26,26 +27,23 @@ def train_in(
     max_steps=6,
     validate=None,
     identity=IDENTITY,
-    report=None,
+    report=lambda _line: None,
     batches=None,
-    recording=ONLY_LOSSES,
+    loss=SFT,
+    run=None,
     **loop,
 ):
+    """Trains `model` in `folder`; `run` are further fields of `Run`, `loop` of `LoopSettings`."""
     values = iter(np.linspace(2.0, 1.0, 100))
     settings = {"log_every": 1, "validate_every": 2, "checkpoint_every": 2, **loop}
+    step, state = first_step_and_state(model, loss, OptimiserSettings(1e-2, warmup_steps=2, total_steps=6))
     return train(
-        model,
+        step,
+        state,
         batches or batches_of(examples),
         validate or (lambda _model: {"valid/loss": next(values)}),
-        task_names=("a", "b"),
-        old_size=0,
-        loss=LossSettings((1.0, 1.0)),
-        optimiser=OptimiserSettings(learning_rate=1e-2, warmup_steps=2, total_steps=6),
-        loop=LoopSettings(max_steps=max_steps, **settings),
-        folder=folder,
-        identity=identity,
-        report=report or (lambda _line: None),
-        recording=recording,
+        LoopSettings(max_steps=max_steps, **settings),
+        Run(folder, identity, report=report, **(run or {})),
     )
 
 

@@ -17,8 +17,8 @@ from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder, parameter_shapes
 from tsrec_jax.models.sharding import make_mesh, named_sharding
 from tsrec_jax.training.loop import put_batch
-from tsrec_jax.training.loss import LossSettings
-from tsrec_jax.training.step import init_state, learning_rate_schedule, make_optimiser, make_train_step
+from tsrec_jax.training.loss import LossSettings, SftLoss
+from tsrec_jax.training.step import first_step_and_state
 
 SHAPES = ((8, 1, 1), (1, 8, 1), (2, 4, 1), (4, 1, 2), (2, 2, 2), (1, 2, 4))
 STEPS = 20
@@ -98,12 +98,10 @@ def run(mesh, batches=batches, paths=None):
         )
         for name, (shape, axes) in parameter_shapes(CONFIG).items()
     }
-    rates = settings(learning_rate=3e-3)
-    transform = make_optimiser(rates, 0)
-    graphdef, state = init_state(Decoder(CONFIG, weights=weights), transform, "none")
-    step = make_train_step(graphdef, state, transform, LOSS, learning_rate_schedule(rates), paths=paths)
+    loss = SftLoss(("a", "b"), LOSS, paths)
+    step, state = first_step_and_state(Decoder(CONFIG, weights=weights), loss, settings(learning_rate=3e-3))
     inputs = [put_batch(batch, mesh) for batch in batches()]
-    compiled = step.lower(state, inputs[0]).compile()
+    compiled = step.update.lower(state, inputs[0]).compile()
     losses = []
     for batch in inputs:
         state, metrics = compiled(state, batch)

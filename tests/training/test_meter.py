@@ -22,8 +22,8 @@ def metrics(**more):
         "tokens": np.int32(90),
         "examples": np.int32(6),
         "padding_share": np.float32(0.1),
-        "nll_sums": np.array([30.0, 0.0], np.float32),
-        "token_counts": np.array([10.0, 0.0], np.float32),
+        "part_sums": np.array([30.0, 0.0], np.float32),
+        "part_counts": np.array([10.0, 0.0], np.float32),
         **more,
     }
 
@@ -40,7 +40,7 @@ def test_every_scalar_of_the_step_is_logged_under_its_name_and_losses_by_task():
     assert values["padding_share"] == pytest.approx(0.1)
     assert (values["loss/a"], values["loss_tokens/a"], values["loss_tokens/b"]) == (3.0, 10.0, 0.0)
     assert "loss/b" not in values
-    assert not {"nll_sums", "token_counts"} & set(values)
+    assert not {"part_sums", "part_counts"} & set(values)
 
 
 def test_rates_are_means_over_the_steps_since_the_last_row_and_leave_out_compilation_and_pauses(clock):

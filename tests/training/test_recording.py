@@ -9,7 +9,7 @@ import pytest
 from tests.training.test_loop import train_in
 from tsrec_jax.errors import UserError
 from tsrec_jax.training import wandb_log
-from tsrec_jax.training.metrics_log import MetricsLog, Recording, read_metrics
+from tsrec_jax.training.metrics_log import MetricsLog, read_metrics
 from tsrec_jax.training.profile import profiled_steps
 from tsrec_jax.training.wandb_log import WandbSettings
 
@@ -56,12 +56,12 @@ def sent(folder):
 
 def test_a_trace_is_written_and_the_run_is_unchanged(tmp_path, make_model, examples):
     drawn = []
-    recording = Recording(
-        profile=profiled_steps("2:3"),
-        after_validation=lambda: drawn.append(read_metrics(tmp_path / "traced")[-1]["step"]),
-    )
+    recorded = {
+        "profile": profiled_steps("2:3"),
+        "after_validation": lambda: drawn.append(read_metrics(tmp_path / "traced")[-1]["step"]),
+    }
     plain = train_in(tmp_path / "plain", make_model(), examples)
-    traced = train_in(tmp_path / "traced", make_model(), examples, recording=recording)
+    traced = train_in(tmp_path / "traced", make_model(), examples, run=recorded)
     assert traced.best_value == plain.best_value
     losses = [[row["loss"] for row in read_metrics(tmp_path / run) if "loss" in row] for run in ("plain", "traced")]
     assert losses[0] == losses[1]

@@ -27,11 +27,11 @@ from tsrec_jax.errors import Stopped
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import make_mesh
 from tsrec_jax.models.vocabulary import extend_vocabulary
-from tsrec_jax.training.loop import LoopSettings, TrainResult, train
-from tsrec_jax.training.loss import LossSettings
-from tsrec_jax.training.step import OptimiserSettings
+from tsrec_jax.training.loop import LoopSettings, Run, TrainResult, train
+from tsrec_jax.training.loss import LossSettings, SftLoss
+from tsrec_jax.training.step import OptimiserSettings, first_step_and_state
 
-OLD_SIZE = VOCABULARY
+BASE_VOCAB_SIZE = VOCABULARY
 
 
 class Recorded:
@@ -84,21 +84,19 @@ def run_in(
         if mesh is not None:
             stack.enter_context(jax.set_mesh(mesh))
         model = Decoder(tiny_config(), rngs=nnx.Rngs(0), mesh=mesh, remat=False)
+        step, state = first_step_and_state(
+            extend_vocabulary(model, old_size=BASE_VOCAB_SIZE, input_rows_nD=rows),
+            SftLoss(("a", "b"), LossSettings((1.0, 1.0))),
+            OptimiserSettings(learning_rate=1e-2, warmup_steps=2, total_steps=30),
+            BASE_VOCAB_SIZE,
+        )
         return train(
-            extend_vocabulary(model, old_size=OLD_SIZE, input_rows_nD=rows),
+            step,
+            state,
             Recorded(batches_of(make_examples()), folder, number, at),
             lambda model: {"valid/loss": float(model.final_norm[...].sum())},
-            task_names=("a", "b"),
-            old_size=OLD_SIZE,
-            loss=LossSettings((1.0, 1.0)),
-            optimiser=OptimiserSettings(learning_rate=1e-2, warmup_steps=2, total_steps=30),
-            loop=LoopSettings(
-                max_steps=steps, **{"log_every": 1, "checkpoint_every": every, "validate_every": 4} | loop
-            ),
-            folder=folder,
-            identity={"seed": 3},
-            mesh=mesh,
-            report=report,
+            LoopSettings(max_steps=steps, **{"log_every": 1, "checkpoint_every": every, "validate_every": 4} | loop),
+            Run(folder, {"seed": 3}, report=report),
         )
 
 

@@ -6,19 +6,14 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import nnx
 from ml_collections import ConfigDict
 
 from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.input import packed_batches
-from tsrec_jax.data.interactions import spread
-from tsrec_jax.data.sid_paths import SidPaths
+from tsrec_jax.data.interactions import Interactions, spread
 from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.data.tasks import TASKS, ChainSettings, build_examples
 from tsrec_jax.decoding.generate import search_all
@@ -26,7 +21,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.own import on_own_devices
-from tsrec_jax.models.sharding import MESH_AXES, mesh_of, process_rows
+from tsrec_jax.models.sharding import MESH_AXES, process_rows
 from tsrec_jax.pipeline.assemble import Assembly
 from tsrec_jax.pipeline.batches import TrainingData, batches_of, training_data
 from tsrec_jax.pipeline.identity import settings_at_first
@@ -37,11 +32,12 @@ from tsrec_jax.planning.estimate import estimate_lines, step_shape
 from tsrec_jax.planning.feasibility import Setup
 from tsrec_jax.processes import first, first_makes
 from tsrec_jax.training.drift import Drift
-from tsrec_jax.training.loop import LoopSettings, TrainResult, Validate, put_batch, train
-from tsrec_jax.training.loss import LossSettings, batch_nll, loss_tasks
+from tsrec_jax.training.loop import LoopSettings, Run, TrainResult, train
+from tsrec_jax.training.loss import LossSettings, SftLoss
 from tsrec_jax.training.meter import peak_memory
-from tsrec_jax.training.metrics_log import ONLY_LOSSES, Recording, read_metrics
-from tsrec_jax.training.step import OptimiserSettings
+from tsrec_jax.training.metrics_log import read_metrics
+from tsrec_jax.training.step import OptimiserSettings, first_step_and_state
+from tsrec_jax.training.validation import Validation
 from tsrec_jax.training.wandb_log import WandbSettings
 
 
@@ -99,24 +95,26 @@ def fit(
     setup = _setup(config, assembly, data)
     for line in estimate_lines(config.model.path, setup):
         report(f"{label}: {line}")
+    validation = _validation(config, assembly, rows, data)
+    loss = SftLoss(TASKS, LossSettings(data.mix.weights, settings.loss_normalisation, settings.loss_chunk), data.paths)
+    optimiser = OptimiserSettings(
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        total_steps=max_steps,
+        schedule=settings.schedule,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+        freeze=settings.freeze,
+    )
+    step, state = first_step_and_state(assembly.model, loss, optimiser, assembly.old_size)
+    flops, writes = step_flops(setup.model, setup.step).model, first()
+    project = settings.wandb_project
     result = train(
-        assembly.model,
+        step,
+        state,
         batches,
-        _validation(config, assembly, rows, data),
-        task_names=TASKS,
-        old_size=assembly.old_size,
-        loss=LossSettings(data.mix.weights, settings.loss_normalisation, settings.loss_chunk),
-        optimiser=OptimiserSettings(
-            learning_rate=settings.learning_rate,
-            warmup_steps=settings.warmup_steps,
-            total_steps=max_steps,
-            schedule=settings.schedule,
-            weight_decay=settings.weight_decay,
-            clip_norm=settings.clip_norm,
-            freeze=settings.freeze,
-            new_rows_rate=settings.new_rows_rate,
-        ),
-        loop=LoopSettings(
+        validation,
+        LoopSettings(
             max_steps=max_steps,
             log_every=settings.log_every,
             validate_every=every,
@@ -127,16 +125,19 @@ def fit(
             select_highest=select_highest,
             explode_factor=settings.explode_factor,
         ),
-        folder=folder,
-        checkpoints_at=workdir.checkpoints(folder),
-        before_save=workdir.push,
-        identity=identity,
-        at_first=settings_at_first(),
-        mesh=assembly.mesh,
-        label=label,
-        report=report,
-        recording=_recording(config, setup, folder, label, profile),
-        paths=data.paths,
+        Run(
+            folder,
+            identity,
+            settings_at_first(),
+            label,
+            report,
+            checkpoints_at=workdir.checkpoints(folder),
+            before_save=workdir.push,
+            after_validation=functools.partial(_draw, folder, label) if writes else lambda: None,
+            step_flops=flops,
+            profile=profile,
+            wandb=WandbSettings(project, f"{folder.name} {label}", config.to_dict()) if project and writes else None,
+        ),
     )
     peak = peak_memory()
     if peak is not None:
@@ -145,7 +146,7 @@ def fit(
             f"{label}: a device held {peak / GIB:.2f} GiB at most; {estimate / GIB:.2f} GiB were estimated for a step "
             f"({estimate / peak - 1:+.0%})"
         )
-    return Fitted(result, parameter_count(setup.model), step_flops(setup.model, setup.step).model)
+    return Fitted(result, parameter_count(setup.model), flops)
 
 
 def _setup(config: ConfigDict, assembly: Assembly, data: TrainingData) -> Setup:
@@ -154,17 +155,6 @@ def _setup(config: ConfigDict, assembly: Assembly, data: TrainingData) -> Setup:
     model = assembly.model
     step = step_shape(config, data.slots, data.sid_tokens, model.attention)
     return Setup(model.config, model.num_tokens, step, MeshShape(*sizes))
-
-
-def _recording(config: ConfigDict, setup: Setup, folder: pathlib.Path, label: str, profile: range) -> Recording:
-    """Process 0 sends and draws, each process traces itself."""
-    writes, project = first(), config.train.wandb_project
-    return Recording(
-        step_flops=step_flops(setup.model, setup.step).model,
-        profile=profile,
-        wandb=WandbSettings(project, f"{folder.name} {label}", config.to_dict()) if project and writes else None,
-        after_validation=functools.partial(_draw, folder, label) if writes else ONLY_LOSSES.after_validation,
-    )
 
 
 def _draw(folder: pathlib.Path, label: str) -> None:
@@ -191,31 +181,9 @@ def _rows_per_microbatch(config: ConfigDict, assembly: Assembly) -> int:
     return rows
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3, 4))
-def _loss_sums(
-    graphdef: nnx.GraphDef, weights: nnx.State, batch: Mapping[str, jax.Array], chunk: int, paths: SidPaths | None
-) -> tuple[jax.Array, jax.Array]:
-    """Sum of nll and number of loss tokens of a packed batch (next-SID rows only)."""
-    nll = batch_nll(nnx.merge(graphdef, weights), batch, chunk, paths)
-    used = jax.tree.map(lambda task: task >= 0, loss_tasks(batch))
-    sums = jax.tree.map(lambda nll, used: jnp.sum(jnp.where(used, nll, 0.0)), nll, used)
-    return sum(sums.values()), sum(jnp.sum(part) for part in used.values())
-
-
-def validation_loss(
-    model: Decoder, batches: Sequence[Mapping[str, np.ndarray]], chunk: int = 0, paths: SidPaths | None = None
-) -> float:
-    """Mean nll per loss token over packed batches, of which each process gives its rows, in nats."""
-    graphdef, weights = nnx.split(model)
-    mesh = mesh_of(weights)
-    sums = [_loss_sums(graphdef, weights, put_batch(batch, mesh, axis=0), chunk, paths) for batch in batches]
-    total, tokens = (sum(float(part[index]) for part in sums) for index in (0, 1))
-    return total / tokens
-
-
-def _validation(config: ConfigDict, assembly: Assembly, rows: int, data: TrainingData) -> Validate:
-    """The closure that the loop calls: next-SID loss on the selection split, and HR@10, over rows spread over it."""
-    settings, catalogue = config.train, assembly.dataset.catalogue
+def _validation(config: ConfigDict, assembly: Assembly, rows: int, data: TrainingData) -> Validation:
+    """Next-SID loss and HR@10 on the selection split, over rows spread over it."""
+    settings = config.train
     select_by = selection_split(assembly.dataset)
     whole = ChainSettings(whole=config.tasks.next_sid.chains)
     valid = build_examples(assembly.dataset, select_by, assembly.builder, ("next_sid",), whole)["next_sid"]
@@ -223,30 +191,33 @@ def _validation(config: ConfigDict, assembly: Assembly, rows: int, data: Trainin
     part = process_rows(assembly.mesh, rows // settings.slot_rows)
     layout = (settings.sequence_length, rows, data.slots, settings.slot_rows)
     batches = list(packed_batches(valid, *layout, part, data.paths))
+    drift = Drift(assembly.model, assembly.old_size, assembly.dataset.catalogue.token_levels)
     searched = assembly.dataset.splits[select_by].spread(settings.valid_beam_rows)
-    prompts = assembly.builder.prompts_next_sid(
+    search = _hit_rate(config, assembly, searched) if len(searched) else None
+    return Validation(batches, drift, search, settings.loss_chunk, data.paths)
+
+
+def _hit_rate(config: ConfigDict, assembly: Assembly, searched: Interactions) -> Callable[[Decoder], float]:
+    """HR@10 of a model on these rows, by the search of the evaluation."""
+    catalogue, builder = assembly.dataset.catalogue, assembly.builder
+    prompts = builder.prompts_next_sid(
         [[catalogue.sid(item) for item in history] for history in searched.histories], catalogue.num_levels
     )
+    prefix = builder.prefix("next_sid")
 
-    prefix = assembly.builder.prefix("next_sid")
-    drift = Drift(assembly.model, assembly.old_size, catalogue.token_levels)
+    def hit_rate(model: Decoder) -> float:
+        with on_own_devices(model) as own:
+            found = search_all(
+                InferenceModel.of(own),
+                assembly.trie,
+                catalogue,
+                prompts,
+                beams=config.eval.beams,
+                batch_size=config.eval.batch_size,
+                prefix=prefix,
+                normaliser=config.eval.normaliser,
+            )
+        predicted = [[sid for sid, _ in row] for row in found]
+        return find_targets(predicted, searched.targets, catalogue).mean("sid", "HR@10")
 
-    def validate(model: Decoder) -> dict[str, float]:
-        values = {"valid/loss": validation_loss(model, batches, settings.loss_chunk, data.paths), **drift(model)}
-        if prompts:
-            with on_own_devices(model) as own:
-                found = search_all(
-                    InferenceModel.of(own),
-                    assembly.trie,
-                    catalogue,
-                    prompts,
-                    beams=config.eval.beams,
-                    batch_size=config.eval.batch_size,
-                    prefix=prefix,
-                    normaliser=config.eval.normaliser,
-                )
-            predicted = [[sid for sid, _ in row] for row in found]
-            values["valid/hr@10"] = find_targets(predicted, searched.targets, catalogue).mean("sid", "HR@10")
-        return values
-
-    return validate
+    return hit_rate

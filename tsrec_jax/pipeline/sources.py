@@ -31,15 +31,15 @@ from tsrec_jax.models.hf import save_hf
 from tsrec_jax.models.sharding import parts_of, process_rows, rounded_rows
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.assemble import open_mesh, prompt_templates
-from tsrec_jax.pipeline.fit import validation_loss
 from tsrec_jax.pipeline.identity import refuse_differences, settings_at_first
 from tsrec_jax.pipeline.workdir import Workdir, input_facts
 from tsrec_jax.processes import first
 from tsrec_jax.shop.shop import Shop, make_shop
 from tsrec_jax.shop.shop_lm import item_texts, lm_config, train_tokenizer
-from tsrec_jax.training.loop import LoopSettings, train
-from tsrec_jax.training.loss import LossSettings
-from tsrec_jax.training.step import OptimiserSettings
+from tsrec_jax.training.loop import LoopSettings, Run, train
+from tsrec_jax.training.loss import LossSettings, SftLoss
+from tsrec_jax.training.step import OptimiserSettings, first_step_and_state
+from tsrec_jax.training.validation import validation_loss
 
 if TYPE_CHECKING:
     from tsrec_jax.prepare.raw import RawSource
@@ -227,23 +227,23 @@ def pretrain(
 
     tokens = sum(len(row.tokens) for row in rows)
     report(f"pretrain: {len(sentences)} texts, {tokens} tokens, vocabulary {len(tokenizer)}")
+    optimiser = OptimiserSettings(settings.learning_rate, min(20, settings.max_steps), settings.max_steps)
+    step, state = first_step_and_state(model, SftLoss(("text",), LossSettings((1.0,))), optimiser)
     result = train(
-        model,
+        step,
+        state,
         batches,
         validate,
-        task_names=("text",),
-        old_size=0,
-        loss=LossSettings((1.0,)),
-        optimiser=OptimiserSettings(settings.learning_rate, min(20, settings.max_steps), settings.max_steps),
-        loop=LoopSettings(max_steps=settings.max_steps, log_every=max(1, settings.max_steps // 10)),
-        folder=scratch,
-        checkpoints_at=place.checkpoints(scratch),
-        before_save=place.push,
-        identity=identity,
-        at_first=settings_at_first(),
-        mesh=mesh,
-        label="pretrain",
-        report=report,
+        LoopSettings(max_steps=settings.max_steps, log_every=max(1, settings.max_steps // 10)),
+        Run(
+            scratch,
+            identity,
+            settings_at_first(),
+            "pretrain",
+            report,
+            checkpoints_at=place.checkpoints(scratch),
+            before_save=place.push,
+        ),
     )
     save_hf(result.model, scratch / "model", dtype="float32")
 

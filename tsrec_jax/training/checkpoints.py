@@ -183,7 +183,8 @@ class Checkpoints:
 
     def _choose(self) -> tuple[int, list[str]]:
         """The step to resume from (or _NONE, _ALL_DAMAGED), and why the newer ones are not."""
-        reasons, any_damaged = [], False
+        reasons: list[str] = []
+        any_damaged = False
         for step in reversed(self._latest.steps()):
             reason, damaged = self._fault(step)
             if not reason:

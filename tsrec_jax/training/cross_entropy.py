@@ -86,12 +86,20 @@ _weighted_loss.defvjp(_forward, _backward)
 def _passes(x_GPD, table_VD, target_GP, weight_GP, num_tokens, chunk, gradients):
     """nll_GP, and the gradients of the weighted loss where they are asked for; on the ambient mesh, if there is one."""
     limit = table_VD.shape[0] if num_tokens is None else num_tokens
-    settings = {"limit": limit, "chunk": chunk, "gradients": gradients}
     if jax.sharding.get_abstract_mesh().empty:
-        return _local_passes(x_GPD, table_VD, target_GP, weight_GP, jnp.zeros((), jnp.int32), **settings)
+        return _local_passes(
+            x_GPD,
+            table_VD,
+            target_GP,
+            weight_GP,
+            jnp.zeros((), jnp.int32),
+            limit=limit,
+            chunk=chunk,
+            gradients=gradients,
+        )
     batch, table = RULES.spec("batch"), RULES.spec("vocabulary", None)
     call = jax.shard_map(
-        functools.partial(_mesh_passes, **settings),
+        functools.partial(_mesh_passes, limit=limit, chunk=chunk, gradients=gradients),
         in_specs=(batch, table, batch, batch),
         out_specs=(batch, batch, table) if gradients else (batch, None, None),
         check_vma=False,

@@ -1,6 +1,7 @@
 """The training loop: steps, progress, validation, early stop, checkpoints, resume, and what ends it before its time.
 
-Metrics are fetched one step late, so that the host prepares the next batch while the device works.
+It trains whatever the step that it is given minimises. Metrics are fetched one step late, so that the host prepares the
+next batch while the device works.
 """
 
 from __future__ import annotations
@@ -15,28 +16,19 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from flax import nnx
 from jax.sharding import Mesh
 
 from tsrec_jax.data.input import TrainBatches
-from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.errors import Stopped, no_space
 from tsrec_jax.models.decoder import Decoder
-from tsrec_jax.models.sharding import named_sharding
+from tsrec_jax.models.sharding import mesh_of, named_sharding
 from tsrec_jax.training.checkpoints import Checkpoints, Progress
-from tsrec_jax.training.loss import LossSettings
 from tsrec_jax.training.meter import Meter
-from tsrec_jax.training.metrics_log import ONLY_LOSSES, MetricsLog, Recording, clock
+from tsrec_jax.training.metrics_log import MetricsLog, clock
 from tsrec_jax.training.profile import Profiler
-from tsrec_jax.training.step import (
-    OptimiserSettings,
-    TrainState,
-    init_state,
-    learning_rate_schedule,
-    make_optimiser,
-    make_train_step,
-)
+from tsrec_jax.training.step import Step, TrainState
 from tsrec_jax.training.stopping import StopSignals
+from tsrec_jax.training.wandb_log import WandbSettings
 from tsrec_jax.training.watch import LossWatch, refusal
 
 Validate = Callable[[Decoder], Mapping[str, float]]
@@ -70,6 +62,42 @@ class LoopSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class Run:
+    """One training among others: where it lives, what it belongs to, and what is recorded of it beside its metrics.
+
+    Attributes:
+      folder: receives `checkpoints/`, `metrics.jsonl` and TensorBoard events.
+      identity: JSON facts that a resumed checkpoint must agree with.
+      at_first: what those of them were that a checkpoint of older code lacks.
+      label: first word of the progress lines.
+      report: receives the progress lines.
+      checkpoints_at: where the checkpoints go instead, when that is not this machine.
+      before_save: called before a checkpoint is written, so that what it belongs to is safe by then.
+      after_validation: called when a validation is in the log, to draw curves.
+      step_flops: model FLOPs of one optimiser step over all devices, for MFU; 0: not known.
+      profile: steps of which a trace is written.
+      wandb: where to send the metrics too; None: nowhere.
+    """
+
+    folder: pathlib.Path
+    identity: Mapping[str, Any]
+    at_first: Mapping[str, Any] | None = None
+    label: str = "train"
+    report: Callable[[str], None] = print
+    checkpoints_at: epath.Path | None = None
+    before_save: Callable[[], None] = lambda: None
+    after_validation: Callable[[], None] = lambda: None
+    step_flops: float = 0.0
+    profile: range = range(0)
+    wandb: WandbSettings | None = None
+
+    @property
+    def checkpoints(self) -> epath.Path:
+        """The folder of the checkpoints."""
+        return self.checkpoints_at or epath.Path(self.folder.absolute() / "checkpoints")
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainResult:
     """How a training run ended.
 
@@ -91,132 +119,150 @@ class TrainResult:
 
 
 def train(
-    model: Decoder,
-    batches: TrainBatches,
-    validate: Validate,
-    *,
-    task_names: tuple[str, ...],
-    old_size: int,
-    loss: LossSettings,
-    optimiser: OptimiserSettings,
-    loop: LoopSettings,
-    folder: pathlib.Path,
-    checkpoints_at: epath.Path | None = None,
-    before_save: Callable[[], None] = lambda: None,
-    identity: Mapping[str, Any],
-    at_first: Mapping[str, Any] | None = None,
-    mesh: Mesh | None = None,
-    label: str = "train",
-    report: Callable[[str], None] = print,
-    recording: Recording = ONLY_LOSSES,
-    paths: SidPaths | None = None,
+    step: Step, state: TrainState, batches: TrainBatches, validate: Validate, settings: LoopSettings, run: Run
 ) -> TrainResult:
-    """Trains until `max_steps` or until patience runs out; resumes from `folder/checkpoints` when it holds any.
+    """Trains until `max_steps` or until patience runs out; resumes where the run's folder holds checkpoints.
 
     SIGTERM and Ctrl-C end it after the current step, whose state is saved.
 
     Args:
-      model: the decoder; its arrays are donated, use the returned model afterwards.
+      step: how one optimiser step is taken.
+      state: to start from; its arrays are donated, use the returned model afterwards.
       batches: packed batches by number, with a leading accumulation axis.
-      validate: maps the current model to named metrics, among them `loop.select_by`.
-      task_names: names of the task ids, for the logs.
-      old_size: vocabulary rows the base model brought along (the freeze boundary).
-      loss, optimiser, loop: settings.
-      folder: receives `checkpoints/`, `metrics.jsonl` and TensorBoard events.
-      checkpoints_at: where the checkpoints go instead, when that is not this machine.
-      before_save: is called before a checkpoint is written, so that what it belongs to is safe by then.
-      identity: JSON facts that a resumed checkpoint must agree with.
-      at_first: what those of them were that a checkpoint of older code lacks.
-      mesh: batches are laid over its data and fsdp axes; None for one device.
-      label: first word of the progress lines.
-      report: receives progress lines.
-      recording: what is recorded beside the losses.
-      paths: those that the batches were made with, if SID tokens are learned among their siblings.
+      validate: maps the current model to named metrics, among them `settings.select_by`.
+      settings: when things happen.
+      run: where it happens.
 
     Raises:
       Stopped: a signal ended it.
       UserError: the loss or a norm is not finite or the loss has exploded, in which case the batch is saved and its
         examples named; or the folder holds checkpoints of another run or none that is whole; or the disk is full.
     """
-    transform = make_optimiser(optimiser, old_size)
-    vocabulary = {} if model.num_tokens is None else {"vocabulary.tokens": model.num_tokens}
-    graphdef, state = init_state(model, transform, optimiser.freeze)
-    del model
-    # Committed to its devices, as a restored state is: the compilation cache then serves a resumed run too.
-    state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, state))
-    step_fn = make_train_step(graphdef, state, transform, loss, learning_rate_schedule(optimiser), old_size, paths)
-
-    where = checkpoints_at or epath.Path(folder.absolute() / "checkpoints")
-    with StopSignals() as signals, Checkpoints(where, keep=loop.keep) as checkpoints:
-        facts = {**identity, **vocabulary}
-        state, progress = checkpoints.restore(state, facts, lambda line: report(f"{label}: {line}"), at_first)
-        step = int(state.step)
-        if step:
-            report(f"{label}: resuming after step {step} of {loop.max_steps}")
-        log = MetricsLog(folder, resume_step=step, wandb=recording.wandb)
+    label, last = run.label, settings.max_steps
+    with StopSignals() as signals, Checkpoints(run.checkpoints, keep=settings.keep) as checkpoints:
+        tokens = state.model.num_tokens
+        facts = {**run.identity, **({} if tokens is None else {"vocabulary.tokens": tokens})}
+        state, progress = checkpoints.restore(state, facts, lambda line: run.report(f"{label}: {line}"), run.at_first)
+        mesh, done = mesh_of(state.trained), int(state.step)
+        if done:
+            run.report(f"{label}: resuming after step {done} of {last}")
         started = time.perf_counter() - progress.seconds
-        meter = Meter(task_names, step, loop.max_steps, recording.step_flops)
-        watch = LossWatch(loop.explode_factor, progress.losses)
-        pending: tuple[int, dict[str, jax.Array]] | None = None
-
-        def settle() -> None:
-            """Fetches the metrics of the step before, and gives up where they are beyond use."""
-            nonlocal pending
-            if pending is None:
-                return
-            number, metrics = pending
-            pending = None
-            values = meter.add(number, jax.device_get(metrics))
-            trouble = watch.add(number, values)
-            if trouble is not None:
-                log.write(number, values)
-                checkpoints.finish()
-                raise refusal(trouble, folder, batches, label)
-            if number % loop.log_every == 0 or number == loop.max_steps:
-                values |= meter.rates()
-                log.write(number, values)
-                report(f"{label} " + meter.line(number, values))
-
+        log = MetricsLog(run.folder, resume_step=done, wandb=run.wandb)
         with (
-            _closed(log, folder),
-            contextlib.closing(Profiler(folder, recording.profile)) as profiler,
-            contextlib.closing(batches.from_step(step)) as iterator,
+            _closed(log, run.folder),
+            contextlib.closing(Profiler(run.folder, run.profile)) as profiler,
+            contextlib.closing(batches.from_step(done)) as iterator,
         ):
-            stop, told = _patience_over(progress, loop), False
-            while step < loop.max_steps and not stop and not told:
-                profiler.before(step + 1, state)
-                state, metrics = step_fn(state, put_batch(meter.next_of(iterator), mesh))
-                settle()
-                step += 1
-                pending = (step, metrics)
-                last, told = step == loop.max_steps, signals.reached(step)
-                if last or _due(step, loop.validate_every):
-                    settle()
-                    progress = _validated(
-                        validate, graphdef, state, progress, loop, checkpoints, log, report, label, step
-                    )
-                    recording.after_validation()
-                    stop = _patience_over(progress, loop)
-                    meter.pause()
-                if last or stop or told or _due(step, loop.checkpoint_every):
-                    settle()
-                    if last or stop or told or watch.calm:
-                        seconds = time.perf_counter() - started
-                        progress = dataclasses.replace(progress, losses=watch.losses, seconds=seconds)
-                        before_save()
-                        checkpoints.save(state, progress)
-            settle()
+            journal = _Journal(step.parts, batches, settings, run, checkpoints, log, done, progress)
+            told = False
+            while done < last and not journal.patience_is_over and not told:
+                profiler.before(done + 1, state)
+                state, metrics = step.update(state, put_batch(journal.meter.next_of(iterator), mesh))
+                journal.settle()
+                done += 1
+                journal.note(done, metrics)
+                told = signals.reached(done)
+                if done == last or _due(done, settings.validate_every):
+                    journal.settle()
+                    journal.validated(done, state.model, validate)
+                ends = done == last or journal.patience_is_over or told
+                if ends or _due(done, settings.checkpoint_every):
+                    journal.settle()
+                    if ends or journal.watch.calm:
+                        run.before_save()
+                        checkpoints.save(state, journal.progress(time.perf_counter() - started))
+            journal.settle()
         if told or signals.asked:
             checkpoints.finish()
             raise Stopped(
-                f"{label}: stopped by {signals.name} after step {step} of {loop.max_steps}, which is saved; "
+                f"{label}: stopped by {signals.name} after step {done} of {last}, which is saved; "
                 "the same command goes on from there"
             )
-        best_step, best = checkpoints.load_best(nnx.merge(graphdef, state.trained, state.frozen))
+        best_step, best = checkpoints.load_best(state.model)
     seconds = time.perf_counter() - started
-    value = -progress.best_value if loop.select_highest else progress.best_value
-    report(f"{label}: {step} steps in {clock(seconds)}; best {loop.select_by} {value:.4f} at step {best_step}")
-    return TrainResult(best, step, best_step, value, stop and step < loop.max_steps, seconds)
+    value = journal.best_value
+    run.report(f"{label}: {done} steps in {clock(seconds)}; best {settings.select_by} {value:.4f} at step {best_step}")
+    return TrainResult(best, done, best_step, value, journal.patience_is_over and done < last, seconds)
+
+
+class _Journal:
+    """What is known of the steps so far: their metrics, one step late, the best validation, and whether all is well."""
+
+    def __init__(
+        self,
+        parts: tuple[str, ...],
+        batches: TrainBatches,
+        settings: LoopSettings,
+        run: Run,
+        checkpoints: Checkpoints,
+        log: MetricsLog,
+        done: int,
+        progress: Progress,
+    ):
+        self._batches, self._settings, self._run = batches, settings, run
+        self._checkpoints, self._log, self._progress = checkpoints, log, progress
+        self.meter = Meter(parts, done, settings.max_steps, run.step_flops)
+        self.watch = LossWatch(settings.explode_factor, progress.losses)
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+
+    def note(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Keeps the metrics of a step until `settle`."""
+        self._pending = step, metrics
+
+    def settle(self) -> None:
+        """Fetches and logs the metrics that are kept.
+
+        Raises:
+          UserError: they are beyond use.
+        """
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        values = self.meter.add(step, jax.device_get(metrics))
+        fault = self.watch.add(step, values)
+        if fault is not None:
+            self._log.write(step, values)
+            self._checkpoints.finish()
+            raise refusal(fault, self._run.folder, self._batches, self._run.label)
+        if step % self._settings.log_every == 0 or step == self._settings.max_steps:
+            values |= self.meter.rates()
+            self._log.write(step, values)
+            self._run.report(f"{self._run.label} " + self.meter.line(step, values))
+
+    def validated(self, step: int, model: Decoder, validate: Validate) -> None:
+        """Validates a model, logs it, and keeps its weights when they are the best so far."""
+        values = dict(validate(model))
+        self._log.write(step, values)
+        value = self._signed(values[self._settings.select_by])
+        improved = value < self._progress.best_value
+        shown = {name.removeprefix("valid/"): number for name, number in values.items() if name.startswith("valid/")}
+        listed = "  ".join(f"{name} {number:.4f}" for name, number in shown.items())
+        best = "  (best so far)" if improved else ""
+        self._run.report(f"{self._run.label} step {step}: validation {listed}{best}")
+        if improved:
+            self._checkpoints.save_best(step, model)
+            self._progress = dataclasses.replace(self._progress, best_step=step, best_value=value, bad_checks=0)
+        else:
+            self._progress = dataclasses.replace(self._progress, bad_checks=self._progress.bad_checks + 1)
+        self._run.after_validation()
+        self.meter.pause()
+
+    @property
+    def patience_is_over(self) -> bool:
+        """Whether too many validations in a row were no better."""
+        return 0 < self._settings.patience <= self._progress.bad_checks
+
+    @property
+    def best_value(self) -> float:
+        """The selection metric of the best weights, in its own sign."""
+        return self._signed(self._progress.best_value)
+
+    def progress(self, seconds: float) -> Progress:
+        """What a checkpoint stores beside the state, after so much training time."""
+        return dataclasses.replace(self._progress, losses=self.watch.losses, seconds=seconds)
+
+    def _signed(self, value: float) -> float:
+        return -value if self._settings.select_highest else value
 
 
 @contextlib.contextmanager
@@ -247,34 +293,3 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh | None, axis: int = 1)
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _patience_over(progress: Progress, loop: LoopSettings) -> bool:
-    return loop.patience > 0 and progress.bad_checks >= loop.patience
-
-
-def _validated(
-    validate: Validate,
-    graphdef: nnx.GraphDef,
-    state: TrainState,
-    progress: Progress,
-    loop: LoopSettings,
-    checkpoints: Checkpoints,
-    log: MetricsLog,
-    report: Callable[[str], None],
-    label: str,
-    step: int,
-) -> Progress:
-    """Validates the current weights, logs, keeps them when they are the best so far, and returns the new progress."""
-    model = nnx.merge(graphdef, state.trained, state.frozen)
-    values = dict(validate(model))
-    log.write(step, values)
-    value = -values[loop.select_by] if loop.select_highest else values[loop.select_by]
-    improved = value < progress.best_value
-    shown = {name.removeprefix("valid/"): number for name, number in values.items() if name.startswith("valid/")}
-    listed = "  ".join(f"{name} {number:.4f}" for name, number in shown.items())
-    report(f"{label} step {step}: validation {listed}{'  (best so far)' if improved else ''}")
-    if not improved:
-        return dataclasses.replace(progress, bad_checks=progress.bad_checks + 1)
-    checkpoints.save_best(step, model)
-    return dataclasses.replace(progress, best_step=step, best_value=value, bad_checks=0)

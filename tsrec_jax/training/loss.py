@@ -20,6 +20,7 @@ from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import constrain
 from tsrec_jax.training.cross_entropy import token_nll, weighted_loss
+from tsrec_jax.training.step import Batch
 
 NORMALISATIONS = ("token", "task")
 
@@ -67,14 +68,12 @@ def slot_weights(tasks: Any, settings: LossSettings) -> tuple[Any, jax.Array]:
     return jax.tree.map(lambda member: jnp.sum(member * per_task, axis=-1), members), counts
 
 
-def loss_tasks(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+def loss_tasks(batch: Batch) -> dict[str, jax.Array]:
     """The task of every loss slot of a batch, and of every position at which a SID token is learned, if any is."""
     return {name: batch[name] for name in ("loss_task_GP", "sid_task_BT") if name in batch}
 
 
-def batch_nll(
-    model: Decoder, batch: Mapping[str, jax.Array], chunk: int = 0, paths: SidPaths | None = None
-) -> dict[str, jax.Array]:
+def batch_nll(model: Decoder, batch: Batch, chunk: int = 0, paths: SidPaths | None = None) -> dict[str, jax.Array]:
     """Runs the model over packed rows and returns the nll of what is learned, without a gradient.
 
     Args:
@@ -95,7 +94,7 @@ def batch_nll(
 
 def batch_loss(
     model: Decoder,
-    batch: Mapping[str, jax.Array],
+    batch: Batch,
     weights: Mapping[str, jax.Array],
     chunk: int = 0,
     paths: SidPaths | None = None,
@@ -122,7 +121,7 @@ def batch_loss(
     return total, {"loss_task_GP": nll_GP, "sid_task_BT": jax.lax.stop_gradient(nll_BT)}
 
 
-def catalogue_nll(x_BTD: jax.Array, table_VD: jax.Array, batch: Mapping[str, jax.Array], paths: SidPaths) -> jax.Array:
+def catalogue_nll(x_BTD: jax.Array, table_VD: jax.Array, batch: Batch, paths: SidPaths) -> jax.Array:
     """Negative log-likelihood of SID tokens among the children of their node, at every position.
 
     Where several tokens share a place, the mean of theirs by share: a cross-entropy with soft targets.
@@ -151,7 +150,7 @@ def catalogue_nll(x_BTD: jax.Array, table_VD: jax.Array, batch: Mapping[str, jax
     return nll(x_BTD, rows_nD)
 
 
-def _states(model: Decoder, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _states(model: Decoder, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
     """x_BTD, x_GPD, the hidden states from which the loss slots' targets are predicted, and the output table."""
     x_BTD = model.hidden(batch["tokens_BT"], batch["positions_BT"], batch["segment_ids_BT"])
     index_GP = batch["loss_index_GP"]
@@ -167,4 +166,29 @@ def task_sums(nll: Any, tasks: Any, num_tasks: int) -> jax.Array:
         member = task[..., None] == jnp.arange(num_tasks)
         return jnp.sum(jnp.where(member, nll[..., None], 0.0), axis=tuple(range(nll.ndim)))
 
-    return sum(jax.tree_util.tree_leaves(jax.tree.map(of_leaf, nll, tasks)))
+    return sum(jax.tree_util.tree_leaves(jax.tree.map(of_leaf, nll, tasks)), jnp.zeros(num_tasks))
+
+
+@dataclasses.dataclass(frozen=True)
+class SftLoss:
+    """The combined loss as a training step takes it (`step.Loss`).
+
+    Attributes:
+      parts: the tasks, in the order of their ids.
+      settings: how their terms are weighed.
+      paths: those that the batches were made with, if SID tokens are learned among their siblings.
+    """
+
+    parts: tuple[str, ...]
+    settings: LossSettings
+    paths: SidPaths | None = None
+
+    def weigh(self, batch: Batch) -> tuple[Batch, jax.Array]:
+        """Adds `weights` of every loss slot, by the names of `loss_tasks`, and counts the loss tokens of each task."""
+        weights, counts = slot_weights(loss_tasks(batch), self.settings)
+        return {**batch, "weights": weights}, counts
+
+    def __call__(self, model: Decoder, micro: Batch) -> tuple[jax.Array, jax.Array]:
+        """sum(weight x nll), and the sum of nll of each task."""
+        total, nll = batch_loss(model, micro, micro["weights"], self.settings.chunk, self.paths)
+        return total, task_sums(nll, loss_tasks(micro), len(self.parts))

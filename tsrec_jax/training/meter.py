@@ -19,14 +19,14 @@ class Meter:
     """Turns device metrics into log values: losses and norms of a step, rates over the steps since the last row.
 
     Args:
-      task_names: names of the task ids.
+      parts: names of the terms of the loss that are logged on their own.
       step: the last step done before this process began.
       max_steps: of the whole run.
       step_flops: model FLOPs of one optimiser step over all devices; 0: not known, no MFU.
     """
 
-    def __init__(self, task_names: tuple[str, ...], step: int, max_steps: int, step_flops: float = 0.0):
-        self._names = task_names
+    def __init__(self, parts: tuple[str, ...], step: int, max_steps: int, step_flops: float = 0.0):
+        self._parts = parts
         self._first = step
         self._max_steps = max_steps
         self._step_flops = step_flops
@@ -46,7 +46,7 @@ class Meter:
         self._last = time.perf_counter()
 
     def add(self, step: int, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """One step's metrics: every scalar under its own name, and of each task its mean loss and its loss tokens."""
+        """One step's metrics: every scalar under its own name, and of each part its mean loss and its loss tokens."""
         now = time.perf_counter()
         duration, self._last = now - self._last, now
         if step > self._first + 1:  # the first step of a process compiles
@@ -55,11 +55,11 @@ class Meter:
             self._window = _Window(waited=self._window.waited - self._window.waited_before)
         values = {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}
         self._window.add(duration, values["tokens"], values["examples"])
-        for index, name in enumerate(self._names):
-            count = float(metrics["token_counts"][index])
+        for index, name in enumerate(self._parts):
+            count = float(metrics["part_counts"][index])
             values[f"loss_tokens/{name}"] = count
             if count:
-                values[f"loss/{name}"] = float(metrics["nll_sums"][index]) / count
+                values[f"loss/{name}"] = float(metrics["part_sums"][index]) / count
         return values
 
     def rates(self) -> dict[str, float]:
@@ -84,7 +84,7 @@ class Meter:
 
     def line(self, step: int, values: Mapping[str, float]) -> str:
         """One line for the terminal, from the values of `add` and `rates`."""
-        tasks = " ".join(f"{name} {values[f'loss/{name}']:.3f}" for name in self._names if f"loss/{name}" in values)
+        tasks = " ".join(f"{name} {values[f'loss/{name}']:.3f}" for name in self._parts if f"loss/{name}" in values)
         left = np.median(self._durations) * (self._max_steps - step) if self._durations else float("nan")
         eta = clock(left) if math.isfinite(left) else "?"
         mfu = f"MFU {values['mfu']:.1%}  " if "mfu" in values else ""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import logging
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from tsrec_jax.files import write_text
@@ -17,26 +16,6 @@ from tsrec_jax.training.wandb_log import WandbSettings, open_run
 
 METRICS_FILE = "metrics.jsonl"
 _LOG = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Recording:
-    """What is recorded of a training beside its losses.
-
-    Attributes:
-      step_flops: model FLOPs of one optimiser step over all devices, for MFU; 0: not known.
-      profile: steps of which a trace is written.
-      wandb: where to send the numbers; None: nowhere.
-      after_validation: called when a validation is in the log, to draw curves.
-    """
-
-    step_flops: float = 0.0
-    profile: range = range(0)
-    wandb: WandbSettings | None = None
-    after_validation: Callable[[], None] = lambda: None
-
-
-ONLY_LOSSES = Recording()
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""One optimiser step: the state, the optimiser with its freezing, and the jitted update.
+"""One optimiser step: the state, the optimiser with its freezing, and the jitted update over any loss.
 
 The step is a plain `jax.jit` over split NNX state; it compiles once per batch shape and donates the state.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,10 @@ import optax
 from flax import nnx
 from jax.sharding import NamedSharding
 
-from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import mesh_of
-from tsrec_jax.training.loss import LossSettings, batch_loss, loss_tasks, slot_weights, task_sums
+
+Batch = Mapping[str, Any]  # named arrays, or trees of them
 
 FREEZE_MODES = ("none", "old_rows", "trunk")
 SCHEDULES = ("linear", "cosine", "constant")
@@ -38,7 +38,6 @@ class OptimiserSettings:
       clip_norm: global gradient norm, taken over what is trained; 0 switches clipping off.
       freeze: `none`; `old_rows` keeps the vocabulary rows the pretrained model brought along; `trunk` trains the new
         rows only. Frozen values stay bit-identical and have no moments (frozen rows: zero moments).
-      new_rows_rate: the rate of the new vocabulary rows over that of all else.
     """
 
     learning_rate: float
@@ -48,7 +47,6 @@ class OptimiserSettings:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     freeze: Literal["none", "old_rows", "trunk"] = "none"
-    new_rows_rate: float = 1.0
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
@@ -60,15 +58,63 @@ class OptimiserSettings:
             raise ValueError(f"schedule {self.schedule!r} is not one of {SCHEDULES}")
 
 
+class Loss(Protocol):
+    """What a training minimises. The loss of a step is the sum over its micro-batches."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the terms that are logged on their own, for instance the tasks."""
+        ...
+
+    def weigh(self, batch: Batch) -> tuple[Batch, jax.Array]:
+        """Adds to a batch what its micro-batches must know of the whole, and counts the tokens of each part.
+
+        Args:
+          batch: named arrays with a leading accumulation axis A.
+
+        Returns:
+          The batch and float32 counts of shape (parts,).
+        """
+        ...
+
+    def __call__(self, model: Decoder, micro: Batch) -> tuple[jax.Array, jax.Array]:
+        """The loss of one micro-batch, a float32 scalar to be differentiated, and float32 sums of shape (parts,)."""
+        ...
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class TrainState:
-    """Everything a step changes (`trained`, `opt_state`, `step`) and what it only reads (`frozen`)."""
+    """Everything a step changes (`trained`, `opt_state`, `step`) and what it only reads (`frozen`, `graphdef`)."""
 
     step: jax.Array
     trained: nnx.State
     frozen: nnx.State
     opt_state: Any
+    graphdef: nnx.GraphDef[Decoder] = dataclasses.field(metadata={"static": True})
+
+    @property
+    def model(self) -> Decoder:
+        """The decoder with the weights of this state."""
+        return nnx.merge(self.graphdef, self.trained, self.frozen)
+
+
+Update = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One way to train, as the loop takes it; `make_step` makes one of a `Loss`.
+
+    Attributes:
+      update: maps (state, batch) to (state, metrics). Metrics are scalars on the device, among them `loss`,
+        `grad_norm`, `update_norm`, `tokens`, `examples` and `padding_share`; and `part_sums` and `part_counts` of shape
+        (parts,), from which the mean of each part is logged.
+      parts: names of the terms that are logged on their own.
+    """
+
+    update: Update
+    parts: tuple[str, ...] = ()
 
 
 def learning_rate_schedule(settings: OptimiserSettings) -> optax.Schedule:
@@ -96,23 +142,14 @@ def _names(path: tuple) -> tuple:
     return tuple(getattr(key, "key", getattr(key, "name", key)) for key in path)
 
 
-def _keep_new_rows(old_size: int) -> optax.GradientTransformation:
-    """Zeroes what flows to the rows below `old_size` of the vocabulary tables."""
-    return _to_tables(lambda new_V1, leaf: jnp.where(new_V1, leaf, jnp.zeros((), leaf.dtype)), old_size)
+def _keep_new_rows(base_vocab_size: int) -> optax.GradientTransformation:
+    """Zeroes what flows to the rows below `base_vocab_size` of the vocabulary tables."""
 
+    def kept(path, leaf):
+        new_V1 = jnp.arange(leaf.shape[0])[:, None] >= base_vocab_size
+        return jnp.where(new_V1, leaf, jnp.zeros((), leaf.dtype)) if is_table(_names(path)) else leaf
 
-def _scale_new_rows(old_size: int, factor: float) -> optax.GradientTransformation:
-    """Multiplies what flows to the rows from `old_size` on of the vocabulary tables."""
-    return _to_tables(lambda new_V1, leaf: jnp.where(new_V1, factor * leaf, leaf), old_size)
-
-
-def _to_tables(change: Callable[[jax.Array, jax.Array], jax.Array], old_size: int) -> optax.GradientTransformation:
-    """Changes what flows to the vocabulary tables, told which of their rows are new."""
-
-    def changed(path, leaf):
-        return change(jnp.arange(leaf.shape[0])[:, None] >= old_size, leaf) if is_table(_names(path)) else leaf
-
-    return optax.stateless(lambda updates, _params: jax.tree_util.tree_map_with_path(changed, updates))
+    return optax.stateless(lambda updates, _params: jax.tree_util.tree_map_with_path(kept, updates))
 
 
 def _decayed(params: nnx.State) -> nnx.State:
@@ -123,43 +160,44 @@ def _decayed(params: nnx.State) -> nnx.State:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def make_optimiser(settings: OptimiserSettings, old_size: int) -> optax.GradientTransformation:
-    """AdamW with float32 moments; `old_size` is the freeze boundary (the base tokenizer's length)."""
-    rows = [_keep_new_rows(old_size)] if settings.freeze != "none" else []
+def make_optimiser(settings: OptimiserSettings, base_vocab_size: int) -> optax.GradientTransformation:
+    """AdamW with float32 moments; `base_vocab_size` is the freeze boundary (the base tokenizer's length)."""
+    rows = [_keep_new_rows(base_vocab_size)] if settings.freeze != "none" else []
     clip = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm > 0 else []
     decay = [optax.add_decayed_weights(settings.weight_decay, mask=_decayed)] if settings.weight_decay > 0 else []
-    faster = [_scale_new_rows(old_size, settings.new_rows_rate)] if settings.new_rows_rate != 1 else []
     return optax.chain(
         *rows,
         *clip,
         optax.scale_by_adam(settings.beta1, settings.beta2, settings.epsilon, mu_dtype=jnp.float32),
         *decay,
         *rows,
-        *faster,
         optax.scale_by_learning_rate(learning_rate_schedule(settings)),
     )
 
 
-def split_model(model: Decoder, freeze: str) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+def split_model(model: Decoder, freeze: str) -> tuple[nnx.GraphDef[Decoder], nnx.State, nnx.State]:
     """The static part, the parameters that train and those that do not."""
     trains = is_table if freeze == "trunk" else nnx.Param
-    return nnx.split(model, nnx.All(nnx.Param, trains), ...)
+    graphdef, trained, frozen = nnx.split(model, nnx.All(nnx.Param, trains), ...)
+    return graphdef, trained, frozen
 
 
-def init_state(model: Decoder, optimiser: optax.GradientTransformation, freeze: str) -> tuple[nnx.GraphDef, TrainState]:
-    """Builds the state; moments take the sharding of their parameters, scalars are created inside jit."""
+def init_state(model: Decoder, optimiser: optax.GradientTransformation, freeze: str) -> TrainState:
+    """Builds the state, which takes over the model's arrays; moments take the sharding of their parameters."""
     graphdef, trained, frozen = split_model(model, freeze)
     abstract = jax.eval_shape(optimiser.init, trained)
-    shardings = None
     mesh = mesh_of(trained)
+    replicated = None if mesh is None else NamedSharding(mesh, jax.P())
+    shardings = None
     if mesh is not None:
-        replicated = NamedSharding(mesh, jax.P())
         shardings = optax.tree_utils.tree_map_params(
             optimiser, lambda _, p: p.sharding, abstract, trained, transform_non_params=lambda _: replicated
         )
     opt_state = jax.jit(optimiser.init, out_shardings=shardings)(trained)
-    step = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=None if mesh is None else replicated)()
-    return graphdef, TrainState(step, trained, frozen, opt_state)
+    step = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=replicated)()
+    state = TrainState(step, trained, frozen, opt_state, graphdef)
+    # Committed to its devices, as a restored state is: the compilation cache then serves a resumed run too.
+    return jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, state))
 
 
 def _contents(segment_ids_ABT: jax.Array) -> dict[str, jax.Array]:
@@ -172,63 +210,48 @@ def _contents(segment_ids_ABT: jax.Array) -> dict[str, jax.Array]:
     }
 
 
-def _row_norms(name: str, tree: nnx.State, old_size: int) -> dict[str, jax.Array]:
-    """The norms of a tree's vocabulary tables over the rows below `old_size` and from it on; none where it is 0."""
-    if old_size == 0:
+def _row_norms(name: str, tree: nnx.State, base_vocab_size: int) -> dict[str, jax.Array]:
+    """The norms of a tree's vocabulary tables over the rows below `base_vocab_size` and from it on; none if it is 0."""
+    if base_vocab_size == 0:
         return {}
-    squares_V = sum(
-        jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=1)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        if is_table(_names(path))
-    )
-    old_V = jnp.arange(squares_V.shape[0]) < old_size
-    parts = {"old_rows": old_V, "new_rows": ~old_V}
+    tables = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if is_table(_names(path))]
+    squares_V = sum((jnp.sum(jnp.square(table.astype(jnp.float32)), axis=1) for table in tables), jnp.zeros(()))
+    pretrained_V = jnp.arange(squares_V.shape[0]) < base_vocab_size
+    parts = {"pretrained_rows": pretrained_V, "new_rows": ~pretrained_V}
     return {f"{name}/{part}": jnp.sqrt(jnp.sum(squares_V, where=rows_V)) for part, rows_V in parts.items()}
 
 
-TrainStep = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
-
-
-def make_train_step(
-    graphdef: nnx.GraphDef,
+def make_step(
     state: TrainState,
+    loss: Loss,
     optimiser: optax.GradientTransformation,
-    loss: LossSettings,
     learning_rate: optax.Schedule,
-    old_size: int = 0,
-    paths: SidPaths | None = None,
-) -> TrainStep:
-    """The jitted update. `state` only lends its shardings, so that the step's outputs keep them.
+    base_vocab_size: int = 0,
+) -> Step:
+    """The jitted update of a loss. `state` only lends its structure and shardings, so that the outputs keep them.
 
-    The returned function maps (state, batch) to (state, metrics). The batch carries a leading accumulation axis A
-    (`tokens_ABT` and so on); its micro-batches are summed inside, which equals one batch of A x B rows. Metrics are
-    device scalars: `loss`, `grad_norm`, `update_norm`, `learning_rate`, `tokens`, `examples`, `padding_share`, and per
-    task `nll_sums`, `token_counts`. With `old_size` also both norms over the table rows below it (`/old_rows`) and over
-    those from it on (`/new_rows`), the gradients before freezing and clipping. `paths` are those that the
-    batches were made with, if SID tokens are learned among their siblings.
+    A batch carries a leading accumulation axis A (`tokens_BT` is A x B x T, and so on); its micro-batches are summed
+    inside, which equals one batch of A x B rows. With `base_vocab_size` the metrics hold both norms also over the table
+    rows below it (`/pretrained_rows`) and from it on (`/new_rows`), the gradients before freezing and clipping.
     """
-    num_tasks = len(loss.task_weights)
 
     def micro_loss(trained, frozen, micro):
-        model = nnx.merge(graphdef, trained, frozen)
-        total, nll = batch_loss(model, micro, micro["weights"], loss.chunk, paths)
-        return total, task_sums(nll, loss_tasks(micro), num_tasks)
+        return loss(nnx.merge(state.graphdef, trained, frozen), micro)
 
-    def step_fn(state: TrainState, batch: Mapping[str, jax.Array]):
-        weights, counts = slot_weights(loss_tasks(batch), loss)
-        micros = {**batch, "weights": weights}
+    def update(state: TrainState, batch: Batch):
+        micros, counts = loss.weigh(batch)
 
         def accumulate(carry, micro):
             total, grads, sums = carry
-            (value, task), grad = jax.value_and_grad(micro_loss, has_aux=True)(state.trained, state.frozen, micro)
-            return (total + value, jax.tree.map(jnp.add, grads, grad), sums + task), None
+            (value, part), grad = jax.value_and_grad(micro_loss, has_aux=True)(state.trained, state.frozen, micro)
+            return (total + value, jax.tree.map(jnp.add, grads, grad), sums + part), None
 
         if batch["tokens_BT"].shape[0] == 1:
             micro = jax.tree.map(lambda x: x[0], micros)
             (total, sums), grads = jax.value_and_grad(micro_loss, has_aux=True)(state.trained, state.frozen, micro)
         else:
             zeros = jax.tree.map(jnp.zeros_like, state.trained)
-            start = (jnp.zeros(()), zeros, jnp.zeros(num_tasks))
+            start = (jnp.zeros(()), zeros, jnp.zeros(len(loss.parts)))
             (total, grads, sums), _ = jax.lax.scan(accumulate, start, micros)
 
         updates, opt_state = optimiser.update(grads, state.opt_state, state.trained)
@@ -237,16 +260,32 @@ def make_train_step(
             "loss": total,
             "grad_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
-            **(_row_norms("grad_norm", grads, old_size) | _row_norms("update_norm", updates, old_size)),
+            **_row_norms("grad_norm", grads, base_vocab_size),
+            **_row_norms("update_norm", updates, base_vocab_size),
             "learning_rate": learning_rate(state.step),
             **_contents(batch["segment_ids_BT"]),
-            "nll_sums": sums,
-            "token_counts": counts,
+            "part_sums": sums,
+            "part_counts": counts,
         }
         return dataclasses.replace(state, step=state.step + 1, trained=trained, opt_state=opt_state), metrics
 
-    mesh = mesh_of(state.trained)
-    if mesh is None:
-        return jax.jit(step_fn, donate_argnums=0)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
+    shardings = None
+    if mesh_of(state.trained) is not None:
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state), None
+    return Step(jax.jit(update, donate_argnums=0, out_shardings=shardings), loss.parts)
+
+
+def first_step_and_state(
+    model: Decoder, loss: Loss, settings: OptimiserSettings, base_vocab_size: int = 0
+) -> tuple[Step, TrainState]:
+    """What a training of `model` starts with; its arrays are donated to the first update.
+
+    Args:
+      model: the decoder.
+      loss: what is minimised.
+      settings: of the optimiser.
+      base_vocab_size: vocabulary rows the pretrained model brought along (the freeze boundary).
+    """
+    optimiser = make_optimiser(settings, base_vocab_size)
+    state = init_state(model, optimiser, settings.freeze)
+    return make_step(state, loss, optimiser, learning_rate_schedule(settings), base_vocab_size), state

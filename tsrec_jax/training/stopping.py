@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from types import FrameType, TracebackType
+from typing import Any
 
 from jax.experimental import multihost_utils
 
@@ -25,7 +26,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.name = ""  # of the signal that came
         self._several = several()
-        self._before: dict[signal.Signals, object] = {}
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():

@@ -23,7 +23,7 @@ IN_A_ROW = 3  # losses beyond it that are an explosion, since one may be an odd 
 
 
 @dataclasses.dataclass(frozen=True)
-class Trouble:
+class LossFault:
     """What went wrong, in words, and the step whose batch it began with."""
 
     step: int
@@ -53,16 +53,16 @@ class LossWatch:
         """Whether the last loss was in its range; while it is not, the state is not worth keeping."""
         return not self._too_high(1)
 
-    def add(self, step: int, values: Mapping[str, float]) -> Trouble | None:
+    def add(self, step: int, values: Mapping[str, float]) -> LossFault | None:
         """Takes the metrics `loss`, `grad_norm` and `update_norm` of a step; returns what is wrong with them."""
         for name in ("loss", "grad_norm", "update_norm"):
             if not math.isfinite(values[name]):
-                return Trouble(step, f"{name} is {values[name]} at step {step}")
+                return LossFault(step, f"{name} is {values[name]} at step {step}")
         self._losses.append(values["loss"])
         if all(self._too_high(back) for back in range(1, IN_A_ROW + 1)):
             last = ", ".join(f"{loss:.4g}" for loss in self.losses[-IN_A_ROW:])
             usual = statistics.median(self.losses[:-IN_A_ROW])
-            return Trouble(
+            return LossFault(
                 step - IN_A_ROW + 1,
                 f"the loss has exploded at step {step}: {last} where {usual:.4g} was usual "
                 f"(beyond {self._factor:g} times that, train.explode_factor)",
@@ -77,18 +77,18 @@ class LossWatch:
         return self.losses[-back] > self._factor * statistics.median(before)
 
 
-def refusal(trouble: Trouble, folder: pathlib.Path, batches: TrainBatches, label: str) -> UserError:
+def refusal(fault: LossFault, folder: pathlib.Path, batches: TrainBatches, label: str) -> UserError:
     """The error that ends the run. Its batch is saved as `bad_batch_step_N.npz` (with several processes each one's
     rows), the keys of all its examples beside it in `bad_batch_step_N.json`."""
-    keys = batches.keys(trouble.step)
-    name = f"bad_batch_step_{trouble.step}"
+    keys = batches.keys(fault.step)
+    name = f"bad_batch_step_{fault.step}"
     part = f".process_{jax.process_index()}" if several() else ""
-    write_npz(folder / f"{name}{part}.npz", batches.batch(trouble.step), compressed=True)
+    write_npz(folder / f"{name}{part}.npz", batches.batch(fault.step), compressed=True)
     if first():
-        write_json(folder / f"{name}.json", {"trouble": trouble.words, "step": trouble.step, "examples": keys})
+        write_json(folder / f"{name}.json", {"trouble": fault.words, "step": fault.step, "examples": keys})
     named = ", ".join(keys[:NAMED]) + (f" and {len(keys) - NAMED} more" if len(keys) > NAMED else "")
     return UserError(
-        f"{label}: {trouble.words}; the batch of step {trouble.step} holds {named} (all in {folder / name}.json, the "
+        f"{label}: {fault.words}; the batch of step {fault.step} holds {named} (all in {folder / name}.json, the "
         "batch beside it). The checkpoints are of steps before. The same command meets the same batch again, which "
         "helps if the machine was at fault; otherwise mend these examples, or train in a new --workdir with a lower "
         "train.learning_rate or train.clip_norm"

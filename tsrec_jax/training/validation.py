@@ -1,0 +1,65 @@
+"""What a validation looks at: the loss of next-SID rows, how far the SID rows have moved, and a search where asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tsrec_jax.data.sid_paths import SidPaths
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.sharding import mesh_of
+from tsrec_jax.training.drift import Drift
+from tsrec_jax.training.loop import put_batch
+from tsrec_jax.training.loss import batch_nll, loss_tasks
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """Maps a model to `valid/loss`, `drift/...` and, with a search, `valid/hr@10`.
+
+    Attributes:
+      batches: packed next-SID rows of the selection split, of which each process has its own.
+      drift: of the SID rows from where training began.
+      hit_rate: HR@10 of a model by the search of the evaluation; None: not measured.
+      chunk: as in `LossSettings`.
+      paths: those that the batches were made with.
+    """
+
+    batches: Sequence[Mapping[str, np.ndarray]]
+    drift: Drift
+    hit_rate: Callable[[Decoder], float] | None
+    chunk: int = 0
+    paths: SidPaths | None = None
+
+    def __call__(self, model: Decoder) -> dict[str, float]:
+        values = {"valid/loss": validation_loss(model, self.batches, self.chunk, self.paths), **self.drift(model)}
+        return values if self.hit_rate is None else values | {"valid/hr@10": self.hit_rate(model)}
+
+
+def validation_loss(
+    model: Decoder, batches: Sequence[Mapping[str, np.ndarray]], chunk: int = 0, paths: SidPaths | None = None
+) -> float:
+    """Mean nll per loss token over packed batches, of which each process gives its rows, in nats."""
+    graphdef, weights = nnx.split(model)
+    mesh = mesh_of(weights)
+    sums = [_loss_sums(graphdef, weights, put_batch(batch, mesh, axis=0), chunk, paths) for batch in batches]
+    total, tokens = (sum(float(part[index]) for part in sums) for index in (0, 1))
+    return total / tokens
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def _loss_sums(
+    graphdef: nnx.GraphDef, weights: nnx.State, batch: Mapping[str, jax.Array], chunk: int, paths: SidPaths | None
+) -> tuple[jax.Array, jax.Array]:
+    """Sum of nll and number of loss tokens of a packed batch (next-SID rows only)."""
+    nll = batch_nll(nnx.merge(graphdef, weights), batch, chunk, paths)
+    used = jax.tree.map(lambda task: task >= 0, loss_tasks(batch))
+    sums = jax.tree.map(lambda nll, used: jnp.sum(jnp.where(used, nll, 0.0)), nll, used)
+    count = sum((jnp.sum(part) for part in used.values()), jnp.zeros((), jnp.int32))
+    return sum(sums.values(), jnp.zeros(())), count
