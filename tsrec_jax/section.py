@@ -64,7 +64,7 @@ def choices_of(kind: type) -> dict[str, tuple[str, ...]]:
     return {name: typing.get_args(hint) for name, hint in hints.items() if typing.get_origin(hint) is Literal}
 
 
-def refuse_other(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+def refuse_other(name: str, value: Any, allowed: typing.Collection[str]) -> None:
     """Refuses a value that is not one of those allowed.
 
     Raises:

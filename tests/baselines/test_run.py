@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from tests.baselines.catalogues import catalogue_of, dataset_of, quiet, rows_of
-from tsrec_jax.baselines.names import BASELINES, SEEDED
-from tsrec_jax.baselines.run import FITS, run_baseline
+from tsrec_jax.baselines.names import BASELINES, Baseline
+from tsrec_jax.baselines.run import run_baseline
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
+from tsrec_jax.settings import default_config, settings_of
 
 # Items 0 and 6 share a SID.
 CATALOGUE = catalogue_of(
@@ -50,6 +51,33 @@ def test_a_train_without_rows_is_refused(tmp_path):
         run_baseline("popularity", dataset_of(CATALOGUE, tmp_path), rows_of(), SELECT, ROWS, 3, 0, quiet)
 
 
-def test_the_names_are_those_of_the_baselines_there_are():
-    assert tuple(FITS) == BASELINES
-    assert set(SEEDED) < set(BASELINES)
+TOY = """
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class Newest:
+    num_items: int
+    facts: dict
+
+    def scores(self, histories):
+        return np.eye(self.num_items, dtype=np.float32)[[history[-1] for history in histories]]
+
+
+def fit(catalogue, train, select, seed, report):
+    report("newest: nothing to choose")
+    return Newest(catalogue.num_items, {"settings": {}, "parameters": 0})
+"""
+
+
+def test_a_new_baseline_is_one_file_and_one_row(tmp_path, monkeypatch):
+    (tmp_path / "newest_baseline.py").write_text(TOY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(BASELINES, "newest", Baseline("newest_baseline:fit"))
+    result = run_baseline("newest", dataset_of(CATALOGUE, tmp_path), TRAIN, SELECT, ROWS, 1, 0, quiet)
+    assert result.lists == [[CATALOGUE.sid(history[-1])] for history in ROWS.histories]
+    teacher = default_config()
+    teacher.tasks.distilled_sid.teacher = teacher.eval.prior = "newest"
+    assert settings_of(teacher).eval.prior == "newest"

@@ -213,7 +213,6 @@ def test_baselines_choose_on_the_users_that_are_held_out(workdir, tmp_path, monk
         return BaselineResult([sids] * len(rows), {"fit_seconds": 1.5, "flops": 2e9, "chosen": "x"})
 
     monkeypatch.setattr(study_cell, "run_baseline", stub)
-    monkeypatch.setattr(study_cell, "BASELINES", ("sasrec", "hybrid"))
     made = tmp_path / "made"
     shutil.copytree(next(workdir.glob("upstream/*")), made)
     splits = [{"name": "valid", "tied": 0.25}]

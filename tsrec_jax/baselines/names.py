@@ -1,15 +1,42 @@
-"""The names of the baselines, apart from their code: a config is read and checked without JAX and scikit-learn."""
+"""The baselines by name, apart from their code: a config is read and checked without JAX and scikit-learn.
+
+A new one is a file, and a row in `BASELINES`.
+"""
 
 from __future__ import annotations
 
-BASELINES = (
-    "popularity",
-    "recent popularity",
-    "repeat last",
-    "transitions",
-    "tfidf",
-    "hybrid",
-    "sasrec",
-    "sasrec+text",
-)
-SEEDED = ("sasrec", "sasrec+text")  # the others give the same result with every seed
+import dataclasses
+import pkgutil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tsrec_jax.baselines.ranking import Fit
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """A row of the table.
+
+    Attributes:
+      entry: "module:name" of its `ranking.Fit`, imported only when it is used.
+      seeded: whether another seed gives another result.
+    """
+
+    entry: str
+    seeded: bool = False
+
+    def load(self) -> Fit:
+        """What `entry` names."""
+        return pkgutil.resolve_name(self.entry)
+
+
+BASELINES: dict[str, Baseline] = {
+    "popularity": Baseline("tsrec_jax.baselines.counts:fit_popularity"),
+    "recent popularity": Baseline("tsrec_jax.baselines.counts:fit_recent_popularity"),
+    "repeat last": Baseline("tsrec_jax.baselines.counts:fit_repeat_last"),
+    "transitions": Baseline("tsrec_jax.baselines.counts:fit_transitions"),
+    "tfidf": Baseline("tsrec_jax.baselines.text:fit_text"),
+    "hybrid": Baseline("tsrec_jax.baselines.hybrid:fit_hybrid"),
+    "sasrec": Baseline("tsrec_jax.baselines.sasrec:fit_sasrec", seeded=True),
+    "sasrec+text": Baseline("tsrec_jax.baselines.sasrec:fit_sasrec_text", seeded=True),
+}

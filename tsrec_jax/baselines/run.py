@@ -1,4 +1,4 @@
-"""The baselines behind their names, and one function that fits one and ranks every SID for every row."""
+"""One function that fits a baseline and ranks every SID for every row."""
 
 from __future__ import annotations
 
@@ -7,26 +7,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tsrec_jax.baselines.counts import fit_popularity, fit_recent_popularity, fit_repeat_last, fit_transitions
-from tsrec_jax.baselines.hybrid import fit_hybrid
 from tsrec_jax.baselines.names import BASELINES
-from tsrec_jax.baselines.ranking import CHUNK, Fit, Fitted, rank_sids
-from tsrec_jax.baselines.sasrec import fit_sasrec, fit_sasrec_text
-from tsrec_jax.baselines.text import fit_text
+from tsrec_jax.baselines.ranking import CHUNK, Fitted, rank_sids
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
-
-FITS: Mapping[str, Fit] = {
-    "popularity": fit_popularity,
-    "recent popularity": fit_recent_popularity,
-    "repeat last": fit_repeat_last,
-    "transitions": fit_transitions,
-    "tfidf": fit_text,
-    "hybrid": fit_hybrid,
-    "sasrec": fit_sasrec,
-    "sasrec+text": fit_sasrec_text,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +41,7 @@ def fit_baseline(
         raise UserError(f"no baseline is called {name!r}; there are {', '.join(BASELINES)}")
     if not len(train):
         raise UserError(f"{name}: train holds no rows to learn from; give a split with rows")
-    return FITS[name](dataset.catalogue, train, select, seed, report)
+    return BASELINES[name].load()(dataset.catalogue, train, select, seed, report)
 
 
 def run_baseline(

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tsrec_jax.baselines.names import BASELINES, SEEDED
+from tsrec_jax.baselines.names import BASELINES
 from tsrec_jax.baselines.run import run_baseline
 from tsrec_jax.configuration import flat, section, study_arm_config, update
 from tsrec_jax.data.dataset import DESCRIPTIONS_FILE, Dataset, read_dataset
@@ -117,7 +117,7 @@ def wanted_cells(config: ConfigDict, workdir: pathlib.Path) -> list[Wanted]:
         raise UserError(f"config.study.baselines: {unknown[0]!r} is not one of {', '.join(BASELINES)}")
     seeds = config.study.seeds
     systems = [
-        *((name, "baseline", name in SEEDED, config) for name in config.study.baselines),
+        *((name, "baseline", BASELINES[name].seeded, config) for name in config.study.baselines),
         *((name, "arm", True, study_arm_config(config, name)) for name in config.study.arms),
     ]
     found, digests = [], {}
