@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the project into its own virtual environment, then checks lint and format and runs the tests.
+# Installs the project into its own virtual environment, then checks lint, format and types and runs the tests.
 set -euo pipefail
 
 # shellcheck source=launch/environment.sh
@@ -10,6 +10,7 @@ usage() {
 usage: bash launch/test.sh [options] [pytest arguments, such as tests/data or -k beam]
 
   --python=VERSION|PROGRAM  the Python to use, e.g. 3.12 (then the environment is .venv-3.12 instead of .venv)
+  --unit                    only the tests that compile nothing and start no program, in about two minutes
   --peers                   install torch, k-means-constrained and, in an environment of its own, transformers 4.57, for
                             the tests that compare with them (they skip without)
   --help                    this text
@@ -30,12 +31,13 @@ older_transformers() {
     export TSREC_TRANSFORMERS_4="$folder/python"
 }
 
-python="" peers=false
+python="" peers=false unit=false
 arguments=()
 for argument in "$@"; do
     case "$argument" in
     --python=*) python="${argument#*=}" ;;
     --peers) peers=true ;;
+    --unit) unit=true ;;
     --help | -h) usage && exit 0 ;;
     *) arguments+=("$argument") ;;
     esac
@@ -50,9 +52,11 @@ if "$peers"; then
     older_transformers "$venv"
 fi
 
+if "$unit"; then arguments+=(-m unit); fi
 started="$SECONDS"
 "$VENV_PYTHON" -m ruff check .
 "$VENV_PYTHON" -m ruff format --check .
+"$VENV_PYTHON" -m mypy
 # Two files of tests at a time; what a file shares among its tests is made once.
 "$VENV_PYTHON" -m pytest -q --numprocesses=2 --dist=loadfile ${arguments[@]+"${arguments[@]}"}
 printf 'test time: %s\n' "$(elapsed $((SECONDS - started)))"
