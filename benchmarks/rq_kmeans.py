@@ -43,10 +43,11 @@ def left(x_ID: np.ndarray, decoded_ID: np.ndarray) -> float:
 
 def ours(x_ID: np.ndarray, rows_per_code: int) -> np.ndarray:
     """What the stage `index` does for `rq_kmeans` from embeddings to codes; rows_per_code 0: k-means sees all items."""
-    from tsrec_jax.sid.residual import RqSettings, fit_residual
+    from tsrec_jax.sid.quantisers.residual import ResidualQuantiser
+    from tsrec_jax.sid.settings import IndexSettings
 
-    settings = RqSettings(SIZES, iterations=10, rows_per_code=rows_per_code)
-    quantiser, codes_IC = fit_residual(x_ID, settings, 0, lambda line: None)
+    settings = IndexSettings(sizes=SIZES, iterations=10, rows_per_code=rows_per_code)
+    quantiser, codes_IC = ResidualQuantiser.fit(x_ID, settings, 0, lambda line: None)
     return quantiser.decode(codes_IC)
 
 

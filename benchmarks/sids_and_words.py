@@ -29,8 +29,8 @@ from tsrec_jax.evaluation.report import comparison_table
 from tsrec_jax.evaluation.statistics import compare, draw_users
 from tsrec_jax.files import write_json
 from tsrec_jax.pipeline.assess import evaluated_rows
-from tsrec_jax.sid.quality import measure
-from tsrec_jax.sid.report import compare_table, to_json
+from tsrec_jax.sid.quality import SidReport, measure
+from tsrec_jax.sid.report import to_json
 
 FOLDERS = ("dataset", "prepare")  # sections that name folders of the machine of the run
 SHOWN = ("HR@1", "HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20")
@@ -84,6 +84,23 @@ def quality_table(runs: dict[str, Run], level: str) -> str:
     for name, run in runs.items():
         lines.append(f"| {name} | " + " | ".join(f"{run.ranks.mean(level, m):.4f}" for m in SHOWN) + " |")
     return "\n".join(lines)
+
+
+def compare_table(reports: dict[str, SidReport]) -> str:
+    """One markdown table of several catalogues' SIDs."""
+    lines = ["| | SIDs | collision rate | code use | perplexity | nodes | brand purity by depth |", "|" + "---|" * 7]
+    for name, report in reports.items():
+        use = ", ".join(f"{level.use:.1%}" for level in report.levels)
+        perplexity = ", ".join(f"{level.perplexity:.0f}" for level in report.levels)
+        nodes = ", ".join(str(depth.nodes) for depth in report.depths)
+        pure = ", ".join(_number(depth.purity["brand"][0]) for depth in report.depths if "brand" in depth.purity)
+        rate = f"{report.collision_rate:.4f}"
+        lines.append(f"| {name} | {report.sids} | {rate} | {use} | {perplexity} | {nodes} | {pure} |")
+    return "\n".join(lines)
+
+
+def _number(share: float | None) -> str:
+    return "none" if share is None else f"{share:.3f}"
 
 
 def main() -> None:

@@ -162,7 +162,7 @@ def test_too_few_sids_are_refused_before_any_text_is_embedded(bare, tmp_path, ca
 
 
 def test_a_run_that_is_killed_between_levels_goes_on_at_the_next_one(bare, embeddings, tmp_path, capsys, monkeypatch):
-    from tsrec_jax.sid import residual
+    from tsrec_jax.sid.quantisers import residual
 
     settings = [f"--config.index.embeddings={embeddings}", "--config.index.sizes=(8,4,4)"]
     assert main(command("index", bare, tmp_path / "whole", *settings)) == 0

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.sid.index import IndexSettings, build_index, load_index, sid_token
+from tsrec_jax.sid.index import build_index, load_index, sid_token
+from tsrec_jax.sid.quantisers import QUANTISERS, Method
+from tsrec_jax.sid.settings import IndexSettings
 
 
 def quiet(_line):
@@ -21,10 +23,10 @@ def x_ID():
 
 IDS = tuple(f"B{n}" for n in range(150))
 SETTINGS = {
-    "free": IndexSettings("rq_kmeans", (6, 6, 6), "none", whiten=8, iterations=5),
-    "balanced": IndexSettings("rq_kmeans_balanced", (16, 16), "sinkhorn", whiten=8, iterations=3),
-    "extra": IndexSettings("rq_kmeans", (5, 4), "extra_level", whiten=0, iterations=5),
-    "vae": IndexSettings("rq_vae", (6, 6), "extra_level", whiten=8, epochs=2),
+    "free": IndexSettings(method="rq_kmeans", sizes=(6, 6, 6), collisions="none", whiten=8, iterations=5),
+    "balanced": IndexSettings(sizes=(16, 16), whiten=8, iterations=3),
+    "extra": IndexSettings(method="rq_kmeans", sizes=(5, 4), collisions="extra_level", whiten=0, iterations=5),
+    "vae": IndexSettings(method="rq_vae", sizes=(6, 6), collisions="extra_level", whiten=8, epochs=2),
 }
 
 
@@ -97,3 +99,51 @@ def test_a_file_that_is_no_index_is_refused(tmp_path):
 
 def test_tokens_name_level_and_code():
     assert (sid_token(0, 3), sid_token(25, 0), sid_token(26, 7)) == ("<a_3>", "<z_0>", "<level26_7>")
+
+
+class Halves:
+    """All that a new quantiser has to bring. Each level: whether the next feature is below its mean or above."""
+
+    def __init__(self, means_C):
+        self.means_C = means_C
+
+    @classmethod
+    def fit(cls, x_IK, settings, seed, report, kept=None):
+        fitted = cls(x_IK[:, : len(settings.sizes)].mean(axis=0))
+        return fitted, fitted.encode(x_IK)
+
+    @classmethod
+    def from_arrays(cls, arrays):
+        return cls(arrays["means"])
+
+    def arrays(self):
+        return {"means": self.means_C}
+
+    @property
+    def sizes(self):
+        return (2,) * len(self.means_C)
+
+    def encode(self, x_IK):
+        return (x_IK[:, : len(self.means_C)] > self.means_C).astype(np.int32)
+
+    def decode(self, codes_IC):
+        raise AssertionError("only reports ask for it")
+
+    def last_level_costs(self, x_IK, codes_IC):
+        left_I = x_IK[:, len(self.means_C) - 1] - self.means_C[-1]
+        return np.stack([left_I, -left_I], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("collisions", ["none", "sinkhorn", "extra_level"])
+def test_a_new_quantiser_is_one_class_and_one_row(x_ID, tmp_path, monkeypatch, collisions):
+    with pytest.raises(UserError, match=r"config\.index\.method='halves' is not one of"):
+        IndexSettings(method="halves")
+    monkeypatch.setitem(QUANTISERS, "halves", Method(f"{__name__}:Halves", settings=("latent",)))
+    settings = IndexSettings(method="halves", sizes=(2, 2, 2), collisions=collisions, whiten=8)
+    assert settings.code_fields[-1] == "latent"
+    index = build_index(IDS[:120], x_ID[:120], settings, 0, quiet)
+    index.save(tmp_path / "sid_index.npz")
+    extended = load_index(tmp_path / "sid_index.npz").extended(IDS, x_ID)
+    assert extended.sids()[:120] == index.sids()
+    assert extended.method == "halves"
+    assert len(extended.sids()) == 150 and extended.sizes[:3] == (2, 2, 2)

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from tsrec_jax.sid.index import IndexSettings, build_index
+from tsrec_jax.sid.index import build_index
 from tsrec_jax.sid.levels import LevelStore
+from tsrec_jax.sid.settings import IndexSettings
 
 LEVELS = [(np.full((3, 2), 0.1, np.float32), np.array([0, 2, 1, 1], np.int32))] * 2
 
@@ -22,7 +23,7 @@ def test_levels_of_the_same_fit_come_back(tmp_path):
 
 def test_levels_of_other_embeddings_settings_or_seeds_are_not_taken(tmp_path):
     x_ID = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
-    settings = IndexSettings("rq_kmeans", (4, 4), "none", whiten=0, iterations=2)
+    settings = IndexSettings(method="rq_kmeans", sizes=(4, 4), collisions="none", whiten=0, iterations=2)
     ids, kept, lines = tuple(map(str, range(60))), tmp_path / "levels.npz", []
 
     def build(x_ID, settings, seed):
@@ -35,4 +36,6 @@ def test_levels_of_other_embeddings_settings_or_seeds_are_not_taken(tmp_path):
     assert not build(-x_ID, settings, 0)
     assert not build(x_ID, settings, 0)
     assert not build(x_ID, settings, 1)
-    assert not build(x_ID, IndexSettings("rq_kmeans", (4, 5), "none", whiten=0, iterations=2), 1)
+    assert not build(
+        x_ID, IndexSettings(method="rq_kmeans", sizes=(4, 5), collisions="none", whiten=0, iterations=2), 1
+    )

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from tsrec_jax.sid import residual
-from tsrec_jax.sid.residual import ResidualQuantiser, RqSettings, fit_residual
+from tsrec_jax.sid.quantisers import residual
+from tsrec_jax.sid.quantisers.residual import BalancedQuantiser, ResidualQuantiser
+from tsrec_jax.sid.settings import IndexSettings
 
 
 @pytest.fixture(scope="module")
@@ -13,14 +14,15 @@ def x_ID():
     return (rng.normal(size=(30, 12))[rng.integers(30, size=400)] + 0.3 * rng.normal(size=(400, 12))).astype(np.float32)
 
 
-def quiet(_line):
-    pass
+def fit(x_ID, sizes, balanced=False, seed=0, report=lambda line: None, **settings):
+    kind = BalancedQuantiser if balanced else ResidualQuantiser
+    return kind.fit(x_ID, IndexSettings(sizes=sizes, **settings), seed, report)
 
 
 @pytest.mark.parametrize("balanced", [False, True])
 @pytest.mark.parametrize("sizes", [(16,), (8, 16), (4, 8, 16, 5)])
 def test_any_number_of_levels_of_any_size(x_ID, sizes, balanced):
-    quantiser, codes_IC = fit_residual(x_ID, RqSettings(sizes, balanced, iterations=5), 0, quiet)
+    quantiser, codes_IC = fit(x_ID, sizes, balanced, iterations=5)
     assert quantiser.sizes == sizes
     assert codes_IC.shape == (400, len(sizes))
     assert codes_IC.dtype == np.int32
@@ -35,7 +37,7 @@ def test_any_number_of_levels_of_any_size(x_ID, sizes, balanced):
 
 def test_every_level_leaves_less_and_the_lines_say_so(x_ID):
     lines = []
-    quantiser, codes_IC = fit_residual(x_ID, RqSettings((16, 16, 16), iterations=10), 0, lines.append)
+    quantiser, codes_IC = fit(x_ID, (16, 16, 16), iterations=10, report=lines.append)
     left = [np.square(x_ID - quantiser.decode(codes_IC[:, :depth])).sum() for depth in range(1, 4)]
     assert left[0] > left[1] > left[2]
     shares = [float(line.split(", ")[1].split("%")[0]) / 100 for line in lines]
@@ -44,7 +46,7 @@ def test_every_level_leaves_less_and_the_lines_say_so(x_ID):
 
 
 def test_free_codes_are_those_that_encode_gives(x_ID):
-    quantiser, codes_IC = fit_residual(x_ID, RqSettings((16, 8), iterations=5), 0, quiet)
+    quantiser, codes_IC = fit(x_ID, (16, 8), iterations=5)
     assert np.array_equal(quantiser.encode(x_ID), codes_IC)
     costs_IE = quantiser.last_level_costs(x_ID, codes_IC)
     assert np.array_equal(costs_IE.argmin(axis=1), codes_IC[:, -1])
@@ -53,21 +55,20 @@ def test_free_codes_are_those_that_encode_gives(x_ID):
 
 
 def test_the_same_seed_gives_the_same_codes_and_another_one_does_not(x_ID):
-    settings = RqSettings((16, 16), balanced=True, iterations=3)
-    first, again, other = (fit_residual(x_ID, settings, seed, quiet)[1] for seed in (1, 1, 2))
+    first, again, other = (fit(x_ID, (16, 16), balanced=True, seed=seed, iterations=3)[1] for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
 def test_balanced_centres_are_the_means_of_their_items(x_ID):
-    quantiser, codes_IC = fit_residual(x_ID, RqSettings((10,), balanced=True, iterations=5), 0, quiet)
+    quantiser, codes_IC = fit(x_ID, (10,), balanced=True, iterations=5)
     means_ED = np.stack([x_ID[codes_IC[:, 0] == code].mean(axis=0) for code in range(10)])
     assert np.allclose(quantiser.codebooks[0], means_ED, atol=1e-5)
 
 
 def test_prices_of_a_sample_change_little_and_the_last_sizes_stay_even(x_ID, monkeypatch):
     def fitted():
-        quantiser, codes_IC = fit_residual(x_ID, RqSettings((10,), balanced=True, iterations=5), 0, quiet)
+        quantiser, codes_IC = fit(x_ID, (10,), balanced=True, iterations=5)
         assert set(np.bincount(codes_IC[:, 0])) == {40}
         return np.square(x_ID - quantiser.decode(codes_IC)).mean()
 
@@ -80,13 +81,13 @@ def test_prices_of_a_sample_change_little_and_the_last_sizes_stay_even(x_ID, mon
 
 def test_embeddings_without_variance_are_not_said_to_be_coded_well():
     lines = []
-    fit_residual(np.zeros((12, 3), np.float32), RqSettings((4,), iterations=2), 0, lines.append)
+    fit(np.zeros((12, 3), np.float32), (4,), iterations=2, report=lines.append)
     assert lines == ["level 1 of 1: 4 codes, there is no variance to code: all embeddings are equal"]
 
 
 def test_a_sample_fits_nearly_as_well_as_all_items(x_ID):
     def error(rows_per_code):
-        quantiser, codes = fit_residual(x_ID, RqSettings((16,), rows_per_code=rows_per_code), 0, quiet)
+        quantiser, codes = fit(x_ID, (16,), rows_per_code=rows_per_code)
         return np.square(x_ID - quantiser.decode(codes)).mean()
 
     assert error(12) < 1.25 * error(0)
@@ -94,6 +95,6 @@ def test_a_sample_fits_nearly_as_well_as_all_items(x_ID):
 
 
 def test_arrays_bring_the_quantiser_back(x_ID):
-    quantiser, codes_IC = fit_residual(x_ID, RqSettings((6, 5, 4), iterations=3), 0, quiet)
+    quantiser, codes_IC = fit(x_ID, (6, 5, 4), iterations=3)
     again = ResidualQuantiser.from_arrays(quantiser.arrays())
     assert np.array_equal(again.encode(x_ID), codes_IC)

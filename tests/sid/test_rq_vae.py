@@ -5,13 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from tsrec_jax.sid import rq_vae as module
-from tsrec_jax.sid.rq_vae import RqVae, RqVaeSettings, fit_rq_vae, loss
+from tsrec_jax.sid.quantisers import rq_vae as module
+from tsrec_jax.sid.quantisers.rq_vae import RqVae, loss
+from tsrec_jax.sid.settings import IndexSettings
 
-SMALL = RqVaeSettings(sizes=(8, 8), hidden=(24,), latent=6, epochs=60, batch_size=64, check_every=20)
+SMALL = IndexSettings(sizes=(8, 8), hidden=(24,), latent=6, epochs=60, batch_size=64)
 LINEAR = dataclasses.replace(SMALL, hidden=())
 
 
@@ -25,7 +25,7 @@ def x_ID():
 @pytest.fixture(scope="module")
 def trained(x_ID):
     lines = []
-    return fit_rq_vae(x_ID, SMALL, 0, lines.append), lines
+    return RqVae.fit(x_ID, SMALL, 0, lines.append)[0], lines
 
 
 def start(x_ID, settings=SMALL):
@@ -37,7 +37,7 @@ def test_it_learns_what_the_codes_can_say(trained, x_ID):
     vae, lines = trained
     error = np.square(x_ID - vae.decode(vae.encode(x_ID))).sum() / np.square(x_ID - x_ID.mean(axis=0)).sum()
     assert error < 0.6
-    assert len(lines) == 3
+    assert len(lines) == 60 / module.CHECK_EVERY
     assert "collision rate" in lines[0]
 
 
@@ -73,11 +73,11 @@ def test_gradients_are_those_of_the_formula(x_ID):
 def test_each_epoch_sees_the_items_in_another_order_and_the_last_small_batch_is_left_out(x_ID):
     settings = dataclasses.replace(SMALL, batch_size=200)  # one step of 256 items: 56 stay out
     before = start(x_ID, settings)
-    moments = optax.adamw(settings.learning_rate, weight_decay=settings.weight_decay).init(before)
+    moments = module.OPTIMISER.init(before)
 
     def epoch(key):
         copies = jax.tree.map(jnp.copy, (before, moments))
-        return module._epoch(*copies, jnp.asarray(x_ID), jax.random.key(key), settings)
+        return module._epoch(*copies, jnp.asarray(x_ID), jax.random.key(key), settings.batch_size)
 
     one, other = epoch(0), epoch(1)
     assert int(one[1][0].count) == 1
@@ -114,23 +114,25 @@ def test_the_state_with_the_fewest_collisions_is_returned(x_ID, monkeypatch):
         return (*next(rates), [8, 8])
 
     monkeypatch.setattr(module, "_quality", quality)
-    vae = fit_rq_vae(x_ID, dataclasses.replace(SMALL, epochs=4, check_every=1), 0, lambda line: None)
+    monkeypatch.setattr(module, "CHECK_EVERY", 1)
+    vae, _ = RqVae.fit(x_ID, dataclasses.replace(SMALL, epochs=4), 0, lambda line: None)
     assert all(np.array_equal(vae.parameters[name], value) for name, value in seen[2].items())
     assert not np.array_equal(vae.parameters["encoder/0/w"], seen[3]["encoder/0/w"])
 
 
 def test_the_same_seed_gives_the_same_codes_and_an_epoch_compiles_once(trained, x_ID):
     before = module._epoch._cache_size()
-    again = fit_rq_vae(x_ID, SMALL, 0, lambda line: None)
+    again, _ = RqVae.fit(x_ID, SMALL, 0, lambda line: None)
     assert np.array_equal(again.encode(x_ID), trained[0].encode(x_ID))
     assert module._epoch._cache_size() == before
 
 
 def test_any_number_of_levels_and_arrays_that_bring_it_back(x_ID):
     settings = dataclasses.replace(SMALL, sizes=(4, 8, 3), epochs=1)
-    vae = fit_rq_vae(x_ID, settings, 0, lambda line: None)
+    vae, fitted_IC = RqVae.fit(x_ID, settings, 0, lambda line: None)
     assert vae.sizes == (4, 8, 3)
     codes_IC = vae.encode(x_ID)
+    assert np.array_equal(fitted_IC, codes_IC)
     assert (codes_IC.shape, codes_IC.dtype) == ((256, 3), np.int32)
     assert np.array_equal(RqVae.from_arrays(vae.arrays()).encode(x_ID), codes_IC)
     assert np.array_equal(vae.last_level_costs(x_ID, codes_IC).argmin(axis=1), codes_IC[:, -1])

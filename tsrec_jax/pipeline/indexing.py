@@ -26,10 +26,11 @@ from tsrec_jax.pipeline.identity import differences, refuse_differences
 from tsrec_jax.pipeline.workdir import commit, fingerprint, input_facts, machine, versions
 from tsrec_jax.sid.embed import embed_texts, item_text
 from tsrec_jax.sid.given import read_embeddings, refuse_equal
-from tsrec_jax.sid.index import IndexSettings, SidIndex, build_index, load_index
+from tsrec_jax.sid.index import SidIndex, build_index, load_index
 from tsrec_jax.sid.quality import SidReport, measure
-from tsrec_jax.sid.report import Gates, counting_levels, failed_gates, to_json, to_markdown
+from tsrec_jax.sid.report import counting_levels, failed_gates, to_json, to_markdown
 from tsrec_jax.sid.sentence_encoder import embed_sentences
+from tsrec_jax.sid.settings import IndexSettings
 from tsrec_jax.sid.sizes import fitting_sizes, refuse_too_few
 
 INDEX_FILE = "sid_index.npz"
@@ -38,7 +39,6 @@ EMBEDDINGS = "embeddings.npy"
 LEVELS = "levels.npz"  # of an index that is being made
 # Settings that do not shape the SIDs.
 LOGISTICS = ("sids", "batch_rows", "max_collision_rate", "min_code_use", "min_perplexity")
-SHAPE_CODES = tuple(field.name for field in dataclasses.fields(IndexSettings))
 SHAPE_EMBEDDINGS = ("encoder", "text_fields", "max_tokens")
 Report = Callable[[str], None]
 Base = Callable[[TextFolder], str]  # the run's pretrained model, made where there is none
@@ -63,7 +63,11 @@ def make_index(config: ConfigDict, workdir: pathlib.Path, texts: TextFolder, bas
     earlier = load_index(config.index.extend) if config.index.extend else None
     config = _with_sizes(config, len(texts.items), earlier)
     encoder = _encoder_facts(config, texts)
-    made_with = {"seed": config.seed, **_settings(config, SHAPE_CODES), **encoder}
+    made_with = {
+        "seed": config.seed,
+        **_settings(config, section(config, "index", IndexSettings).code_fields),
+        **encoder,
+    }
     identity = {"data": texts.data_hash, **files, **made_with}
     finished = (folder / INDEX_FILE).exists()
     if finished:
@@ -100,7 +104,7 @@ def make_index(config: ConfigDict, workdir: pathlib.Path, texts: TextFolder, bas
     report(f"index: {sid_report.summary}; see {folder / 'report.md'}")
     if line := counting_levels(sid_report):
         report(f"index: {line}")
-    failed = failed_gates(sid_report, section(config, "index", Gates))
+    failed = failed_gates(sid_report, section(config, "index", IndexSettings))
     if failed:
         raise UserError(f"the SIDs fail {len(failed)} gate(s): {'; '.join(failed)}")
     return index

@@ -35,15 +35,15 @@ def transport_prices(cost_IE: jax.Array, prices_E: jax.Array | None = None) -> j
     gap = jnp.where(mean * TEMPERATURES[-1] > jnp.finfo(jnp.float32).tiny, mean, 1.0)
     log_share = jnp.log(cost_IE.shape[0] / cost_IE.shape[1])
     temperatures = TEMPERATURES if prices_E is None else TEMPERATURES[-1:]
-    prices_E = jnp.zeros(cost_IE.shape[1], jnp.float32) if prices_E is None else prices_E
+    start_E = jnp.zeros(cost_IE.shape[1], jnp.float32) if prices_E is None else prices_E
 
     def scaling(prices_E: jax.Array, temperature: jax.Array) -> tuple[jax.Array, None]:
         log_plan_IE = jax.nn.log_softmax(-(cost_IE + prices_E) / temperature, axis=1)
         return prices_E + temperature * (jax.nn.logsumexp(log_plan_IE, axis=0) - log_share), None
 
     schedule = gap * jnp.repeat(jnp.array(temperatures, jnp.float32), SCALINGS)
-    prices_E, _ = jax.lax.scan(scaling, prices_E, schedule)
-    return prices_E - prices_E.min()
+    end_E, _ = jax.lax.scan(scaling, start_E, schedule)
+    return end_E - end_E.min()
 
 
 def balanced_assignment(cost_IE: jax.Array, prices_E: jax.Array | None = None) -> np.ndarray:
@@ -57,11 +57,11 @@ def balanced_assignment(cost_IE: jax.Array, prices_E: jax.Array | None = None) -
       int32 codes_I.
     """
     rows, codes = cost_IE.shape
-    cost_IE, prices_E, codes_I = map(np.asarray, _priced(cost_IE, prices_E))
+    above_IE, found_E, codes_I = map(np.asarray, _priced(cost_IE, prices_E))
     capacity = -(-rows // codes)
     # Codes x capacity - I places stay empty, one a code: as if a row that costs nothing took the cheapest of them.
-    spare_E = np.argsort(np.argsort(prices_E, kind="stable")) < codes * capacity - rows
-    flow = _Flow(cost_IE, codes_I.copy(), spare_E, capacity, ROUNDING * cost_IE.max())
+    spare_E = np.argsort(np.argsort(found_E, kind="stable")) < codes * capacity - rows
+    flow = _Flow(above_IE, codes_I.copy(), spare_E, capacity, ROUNDING * above_IE.max())
     while (flow.sizes_E > capacity).any():
         flow.augment()
     return flow.codes_I

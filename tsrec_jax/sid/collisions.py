@@ -12,8 +12,6 @@ from scipy.optimize import linear_sum_assignment
 
 from tsrec_jax.sid.assignment import transport_prices
 
-POLICIES = ("none", "sinkhorn", "extra_level")
-
 
 def collision_groups(codes_IC: np.ndarray) -> list[np.ndarray]:
     """Item indices of every SID that several items carry, in the order of their first items."""
@@ -71,7 +69,7 @@ def code_newcomers(policy: str, old_IC: np.ndarray, new_IC: np.ndarray, cost_NE:
     """Settles the collisions of new items; no old item's codes are changed.
 
     Args:
-      policy: of POLICIES.
+      policy: `IndexSettings.collisions`.
       old_IC: int32 codes of the old items, with the extra level if the policy adds one.
       new_IC: int32 codes of the new items from the codebooks alone.
       cost_NE: for `sinkhorn`, float32 cost of each last-level code for each new item.
@@ -91,6 +89,8 @@ def code_newcomers(policy: str, old_IC: np.ndarray, new_IC: np.ndarray, cost_NE:
             numbers.append(count.get(sid, 0))
             count[sid] = numbers[-1] + 1
         return np.concatenate([new_IC, np.array(numbers, np.int32).reshape(-1, 1)], axis=1)
+    if cost_NE is None:
+        raise ValueError(f"the policy {policy!r} needs costs")
     taken: dict[tuple[int, ...], set[int]] = {}
     for sid in map(tuple, old_IC.tolist()):
         taken.setdefault(sid[:-1], set()).add(sid[-1])

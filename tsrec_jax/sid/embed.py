@@ -17,9 +17,9 @@ from tsrec_jax.data.catalogue import Item
 from tsrec_jax.data.outside_text import encode_outside
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import constrain, named_sharding
+from tsrec_jax.sid.settings import TEXT_FIELDS
 
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-TEXT_FIELDS = ("title", "brand", "categories", "description")
 REPORT_SECONDS = 10.0
 
 

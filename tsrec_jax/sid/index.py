@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -17,53 +16,12 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.files import write_npz
 from tsrec_jax.sid.collisions import code_newcomers, number_collisions, reassign_last_level
 from tsrec_jax.sid.given import kind_of_file
-from tsrec_jax.sid.levels import LevelStore
-from tsrec_jax.sid.residual import ResidualQuantiser, RqSettings, fit_residual
-from tsrec_jax.sid.rq_vae import RqVae, RqVaeSettings, fit_rq_vae
+from tsrec_jax.sid.quantisers import QUANTISERS
+from tsrec_jax.sid.quantisers.protocol import Quantiser
+from tsrec_jax.sid.settings import IndexSettings
 from tsrec_jax.sid.whiten import Whitening, fit_whitening
 
-METHODS = ("rq_kmeans", "rq_kmeans_balanced", "rq_vae")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-
-
-class Quantiser(Protocol):
-    """What turns vectors into codes: `ResidualQuantiser` or `RqVae`."""
-
-    @property
-    def sizes(self) -> tuple[int, ...]: ...
-
-    def encode(self, x_ID: np.ndarray) -> np.ndarray: ...
-
-    def decode(self, codes_IC: np.ndarray) -> np.ndarray: ...
-
-    def last_level_costs(self, x_ID: np.ndarray, codes_IC: np.ndarray) -> np.ndarray: ...
-
-    def arrays(self) -> dict[str, np.ndarray]: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class IndexSettings:
-    """How items get their codes.
-
-    Attributes:
-      method: of METHODS.
-      sizes: codes of each level, any number of levels; `sizes.fitting_sizes` has a rule.
-      collisions: of `collisions.POLICIES`.
-      whiten: principal components that are kept, each scaled to variance 1; 0: the embeddings are only centred.
-      iterations, rows_per_code: of k-means, as in `RqSettings`.
-      hidden, latent, epochs, batch_size: of `rq_vae`, as in `RqVaeSettings`.
-    """
-
-    method: str = "rq_kmeans_balanced"
-    sizes: tuple[int, ...] = (256, 256, 256)
-    collisions: str = "sinkhorn"
-    whiten: int = 256
-    iterations: int = 20
-    rows_per_code: int = 0
-    hidden: tuple[int, ...] = (512, 256, 128)
-    latent: int = 32
-    epochs: int = 100
-    batch_size: int = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,39 +110,20 @@ def build_index(
     Args:
       item_ids: of the items.
       x_ID: float32 embeddings in the same order.
-      settings: how.
+      settings: how; the sizes are given.
       seed: of everything random.
       report: receives a line a level or now and then.
-      kept: file for the finished levels of `rq_kmeans` and `rq_kmeans_balanced`: where it holds some of the same
-        embeddings, settings and seed, the fit goes on behind them, with the same codes in the end. The caller removes
-        it. None: nothing is kept.
+      kept: file for what is finished of a long fit, as in `Quantiser.fit`. The caller removes it. None: nothing is
+        kept.
     """
     whitening = fit_whitening(x_ID, settings.whiten)
     whitened_IK = whitening(x_ID)
-    quantiser: Quantiser
-    if settings.method == "rq_vae":
-        shape = (settings.sizes, settings.hidden, settings.latent)
-        vae = RqVaeSettings(*shape, epochs=settings.epochs, batch_size=settings.batch_size)
-        quantiser = fit_rq_vae(whitened_IK, vae, seed, report)
-        codes_IC = quantiser.encode(whitened_IK)
-    else:
-        balanced = settings.method == "rq_kmeans_balanced"
-        rq = RqSettings(settings.sizes, balanced, settings.iterations, settings.rows_per_code)
-        store = None if kept is None else LevelStore(kept, _fit(whitened_IK, rq, seed))
-        quantiser, codes_IC = fit_residual(whitened_IK, rq, seed, report, store)
+    quantiser, codes_IC = QUANTISERS[settings.method].load().fit(whitened_IK, settings, seed, report, kept)
     if settings.collisions == "sinkhorn":
         codes_IC = reassign_last_level(codes_IC, quantiser.last_level_costs(whitened_IK, codes_IC))
     elif settings.collisions == "extra_level":
         codes_IC = number_collisions(codes_IC)
     return SidIndex(settings.method, settings.collisions, whitening, quantiser, tuple(item_ids), codes_IC)
-
-
-def _fit(x_ID: np.ndarray, settings: RqSettings, seed: int) -> str:
-    """A hash of all that decides the levels."""
-    facts = json.dumps([dataclasses.asdict(settings), seed, str(x_ID.dtype), x_ID.shape])
-    digest = hashlib.sha256(facts.encode())
-    digest.update(np.ascontiguousarray(x_ID))
-    return digest.hexdigest()
 
 
 def load_index(path: str | os.PathLike[str]) -> SidIndex:
@@ -204,12 +143,11 @@ def load_index(path: str | os.PathLike[str]) -> SidIndex:
         facts = json.loads(str(arrays["facts"]))
         prefix = "quantiser/"
         parts = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-        kind = RqVae if facts["method"] == "rq_vae" else ResidualQuantiser
         return SidIndex(
             facts["method"],
             facts["collisions"],
             Whitening(arrays["mean_D"], arrays["projection_DK"]),
-            kind.from_arrays(parts),
+            QUANTISERS[facts["method"]].load().from_arrays(parts),
             tuple(arrays["item_ids"].tolist()),
             arrays["codes_IC"],
             facts["made_with"],

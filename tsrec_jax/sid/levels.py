@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import pathlib
 import zipfile
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +29,13 @@ class LevelStore:
     path: pathlib.Path
     fit: str
 
+    @classmethod
+    def of(cls, path: pathlib.Path, facts: Sequence[Any], x_ID: np.ndarray) -> LevelStore:
+        """The store of the fit of some embeddings; the `facts`, JSON values, are all else that decides the levels."""
+        digest = hashlib.sha256(json.dumps([*facts, str(x_ID.dtype), x_ID.shape]).encode())
+        digest.update(np.ascontiguousarray(x_ID).data)
+        return cls(path, digest.hexdigest())
+
     def read(self) -> list[Level]:
         """The levels of an earlier run from the first one; empty where there is no file, or one of another fit."""
         try:
@@ -38,7 +48,7 @@ class LevelStore:
 
     def write(self, levels: Sequence[Level]) -> None:
         """Replaces the file by these levels; it appears only when it is complete."""
-        arrays = {}
+        arrays: dict[str, np.ndarray] = {}
         for level, (codebook_ED, codes_I) in enumerate(levels):
             arrays |= {f"codebook_{level}": codebook_ED, f"codes_{level}": codes_I}
         write_npz(self.path, {"fit": np.array(self.fit), "levels": np.array(len(levels)), **arrays})

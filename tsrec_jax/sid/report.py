@@ -7,46 +7,33 @@ from collections.abc import Mapping
 from typing import Any
 
 from tsrec_jax.sid.quality import Depth, SidReport
+from tsrec_jax.sid.settings import IndexSettings
 from tsrec_jax.sid.sizes import fitting_sizes
 
 TOLD_APART = 0.9  # nodes per item from which the levels below have next to nothing left to group
 
 
-@dataclasses.dataclass(frozen=True)
-class Gates:
-    """Limits that SIDs must keep.
-
-    Attributes:
-      max_collision_rate: 0 to 1.
-      min_code_use: share of used codes, on every level.
-      min_perplexity: perplexity as a share of the codes, on every level that does not only count.
-    """
-
-    max_collision_rate: float = 1.0
-    min_code_use: float = 0.0
-    min_perplexity: float = 0.0
-
-
-def failed_gates(report: SidReport, gates: Gates) -> list[str]:
+def failed_gates(report: SidReport, settings: IndexSettings) -> list[str]:
     """One line for each limit that is not kept: the value, the limit and the way out."""
     failed = []
-    if report.collision_rate > gates.max_collision_rate:
+    if report.collision_rate > settings.max_collision_rate:
         failed.append(
-            f"collision rate {report.collision_rate:.4f} is above index.max_collision_rate={gates.max_collision_rate}: "
-            "use index.collisions=sinkhorn or extra_level, or more codes"
+            f"collision rate {report.collision_rate:.4f} is above "
+            f"index.max_collision_rate={settings.max_collision_rate}: use "
+            "index.collisions=sinkhorn or extra_level, or more codes"
         )
     for level, use in enumerate(report.levels):
-        if use.use < gates.min_code_use:
+        if use.use < settings.min_code_use:
             failed.append(
                 f"level {level + 1} uses {use.used} of {use.codes} codes ({use.use:.4f}), below "
-                f"index.min_code_use={gates.min_code_use}: use index.method=rq_kmeans_balanced or fewer codes"
+                f"index.min_code_use={settings.min_code_use}: use index.method=rq_kmeans_balanced or fewer codes"
             )
     for level, use in enumerate(report.levels[: report.coded]):
-        if use.perplexity < gates.min_perplexity * use.codes:
+        if use.perplexity < settings.min_perplexity * use.codes:
             failed.append(
                 f"level {level + 1} has a perplexity of {use.perplexity:.1f} of {use.codes} codes "
                 f"({use.perplexity / use.codes:.4f}; {use.items_max} items have one code), below "
-                f"index.min_perplexity={gates.min_perplexity}: use index.method=rq_kmeans_balanced or fewer codes"
+                f"index.min_perplexity={settings.min_perplexity}: use index.method=rq_kmeans_balanced or fewer codes"
             )
     return failed
 
@@ -95,10 +82,10 @@ def to_markdown(report: SidReport, facts: Mapping[str, Any]) -> str:
     heads = ["levels", "nodes", "items of a node: mean, max", "children, max", "error left"]
     nodes = ["| " + " | ".join([*heads, *(f"{label} purity (by chance)" for label in labels)]) + " |"]
     nodes.append("|" + "---|" * (len(heads) + len(labels)))
-    for depth, row in enumerate(report.depths, 1):
-        error = "" if row.error is None else f"{row.error:.1%}"
-        cells = [f"{depth}", f"{row.nodes}", f"{row.items_mean:.2f}, {row.items_max}", f"{row.children_max}", error]
-        nodes.append("| " + " | ".join([*cells, *(_share(row.purity[label]) for label in labels)]) + " |")
+    for depth, node in enumerate(report.depths, 1):
+        error = "" if node.error is None else f"{node.error:.1%}"
+        cells = [f"{depth}", f"{node.nodes}", f"{node.items_mean:.2f}, {node.items_max}", f"{node.children_max}", error]
+        nodes.append("| " + " | ".join([*cells, *(_share(node.purity[label]) for label in labels)]) + " |")
     neighbours = ", ".join(f"{label} {_share(pair)}" for label, pair in report.neighbour_purity.items())
     parts = [
         f"# Semantic IDs of {facts.get('dataset', 'a catalogue')}",
@@ -117,19 +104,6 @@ def to_markdown(report: SidReport, facts: Mapping[str, Any]) -> str:
     parts.append("## Examples\n\nThe largest node and a middling one of every depth.\n\n" + "\n".join(lines))
     parts.append("## How this was made\n\n" + "\n".join(f"- {key}: {_fact(value)}" for key, value in facts.items()))
     return "\n\n".join(parts) + "\n"
-
-
-def compare_table(reports: Mapping[str, SidReport]) -> str:
-    """One markdown table of several catalogues' SIDs."""
-    lines = ["| | SIDs | collision rate | code use | perplexity | nodes | brand purity by depth |", "|" + "---|" * 7]
-    for name, report in reports.items():
-        use = ", ".join(f"{level.use:.1%}" for level in report.levels)
-        perplexity = ", ".join(f"{level.perplexity:.0f}" for level in report.levels)
-        nodes = ", ".join(str(depth.nodes) for depth in report.depths)
-        pure = ", ".join(_number(depth.purity["brand"][0]) for depth in report.depths if "brand" in depth.purity)
-        rate = f"{report.collision_rate:.4f}"
-        lines.append(f"| {name} | {report.sids} | {rate} | {use} | {perplexity} | {nodes} | {pure} |")
-    return "\n".join(lines)
 
 
 def _share(pair: tuple[float | None, float | None]) -> str:

@@ -12,6 +12,9 @@ from tsrec_jax.errors import UserError
 def embed_sentences(model: str, texts: Sequence[str], max_tokens: int) -> np.ndarray:
     """float32 x_ID by the model's own pooling.
 
+    The package tokenizes for itself: a text that spells one of the model's control tokens, such as `[SEP]`, is not
+    protected as `encode_outside` protects the language model's texts, and only that text's vector suffers.
+
     Args:
       model: a folder or hub id that sentence-transformers loads.
       texts: of the items.

@@ -6,9 +6,13 @@ import dataclasses
 from typing import Literal
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.section import Section, setting
+from tsrec_jax.section import Section, refuse_other, setting
+from tsrec_jax.sid.quantisers import QUANTISERS
 
 TEXT_FIELDS = ("title", "brand", "categories", "description")
+
+
+SHAPE_ALL_CODES = ("method", "sizes", "collisions", "whiten")  # the fields that shape the codes of every method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +20,7 @@ class IndexSettings(Section, key="index"):
     """Item texts to semantic IDs (docs/upstream.md)."""
 
     sids: Literal["auto", "given", "make"] = setting("auto", "`auto`: given where the folder has them, else made")
-    method: Literal["rq_kmeans", "rq_kmeans_balanced", "rq_vae"] = setting("rq_kmeans_balanced", "the quantiser")
+    method: str = setting("rq_kmeans_balanced", f"the quantiser: {', '.join(QUANTISERS)}")
     sizes: tuple[int, ...] = setting((), "codes of each level, any number of levels; empty: by the number of items")
     collisions: Literal["none", "sinkhorn", "extra_level"] = setting(
         "sinkhorn", "items of one SID: kept, given other codes on the last level, or counted on a level more"
@@ -47,6 +51,7 @@ class IndexSettings(Section, key="index"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        refuse_other(self.config_key("method"), self.method, tuple(QUANTISERS))
         if not all(isinstance(size, int) and size >= 1 for size in self.sizes):
             raise UserError(
                 f"config.index.sizes={self.sizes} must name levels of at least 1 code each, or be () for sizes "
@@ -56,3 +61,8 @@ class IndexSettings(Section, key="index"):
             raise UserError(f"config.index.text_fields={self.text_fields} must be some of {', '.join(TEXT_FIELDS)}")
         if self.encoder == "sentence_transformers" and not self.model:
             raise UserError("config.index.encoder='sentence_transformers' needs config.index.model, a folder or hub id")
+
+    @property
+    def code_fields(self) -> tuple[str, ...]:
+        """The fields that shape the codes of this method."""
+        return (*SHAPE_ALL_CODES, *QUANTISERS[self.method].settings)

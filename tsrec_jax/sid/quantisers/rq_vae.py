@@ -1,7 +1,9 @@
 """RQ-VAE: an autoencoder whose latent vector is quantised level by level (Lee et al., 2022; TIGER, arXiv 2305.05065).
 
 Architecture and loss are those of MiniOneRec (arXiv 2510.24431) and LC-Rec (arXiv 2311.09049): a ReLU encoder down to a
-small latent, its mirror image as decoder, squared reconstruction error plus codebook and commitment terms.
+small latent, its mirror image as decoder, squared reconstruction error plus codebook and commitment terms. The
+reference has widths of (2048, 1024, 512, 256, 128, 64) and steps of 1,024 items for thousands of epochs; the defaults
+here are for a few thousand items and minutes on a CPU.
 
 Axis letters: I items, D features, H latent, C levels, E codes of a level, B batch.
 """
@@ -11,7 +13,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import pathlib
 from collections.abc import Callable, Mapping
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -19,43 +23,20 @@ import numpy as np
 import optax
 
 from tsrec_jax.sid.collisions import collision_groups
-from tsrec_jax.sid.kmeans import kmeans, nearest, squared_distances
+from tsrec_jax.sid.kmeans import kmeans, nearest
+from tsrec_jax.sid.quantisers.residual import ResidualQuantiser
+from tsrec_jax.sid.settings import IndexSettings
 
 Parameters = dict[str, jax.Array]
 KMEANS_ITERATIONS = 25
-
-
-@dataclasses.dataclass(frozen=True)
-class RqVaeSettings:
-    """How the autoencoder is trained.
-
-    Attributes:
-      sizes: codes of each level.
-      hidden: widths of the encoder between the features and the latent; the decoder mirrors them. The reference has
-        (2048, 1024, 512, 256, 128, 64) and steps of 1,024 items for thousands of epochs; these are for a few thousand
-        items and minutes on a CPU.
-      latent: H.
-      epochs: passes over the items.
-      batch_size: items of a step; the last, smaller batch of an epoch is left out, and the order changes every epoch.
-      learning_rate, weight_decay: of AdamW.
-      commitment: weight of the term that holds the latents to their codes.
-      check_every: epochs between two looks at the collision rate.
-    """
-
-    sizes: tuple[int, ...] = (256, 256, 256)
-    hidden: tuple[int, ...] = (512, 256, 128)
-    latent: int = 32
-    epochs: int = 100
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    commitment: float = 0.25
-    check_every: int = 10
+COMMITMENT = 0.25  # weight of the term that holds the latents to their codes
+CHECK_EVERY = 10  # epochs between two looks at the collision rate
+OPTIMISER = optax.adamw(1e-3, weight_decay=1e-4)
 
 
 @dataclasses.dataclass(frozen=True)
 class RqVae:
-    """A trained autoencoder.
+    """A trained autoencoder; the `protocol.Quantiser` of `rq_vae`.
 
     Attributes:
       parameters: float32 arrays `encoder/N/w`, `encoder/N/b`, `decoder/...` and `codebook/LEVEL`.
@@ -63,83 +44,84 @@ class RqVae:
 
     parameters: Mapping[str, np.ndarray]
 
-    @property
-    def codebooks(self) -> tuple[np.ndarray, ...]:
-        """float32 (E, H) for each level."""
-        levels = sum(name.startswith("codebook/") for name in self.parameters)
-        return tuple(self.parameters[f"codebook/{level}"] for level in range(levels))
+    @classmethod
+    def fit(
+        cls,
+        x_ID: np.ndarray,
+        settings: IndexSettings,
+        seed: int,
+        report: Callable[[str], None],
+        kept: pathlib.Path | None = None,
+    ) -> tuple[Self, np.ndarray]:
+        """Trains the autoencoder and returns the state with the fewest collisions (then the least error).
+
+        Codebooks start as k-means centres of the untrained encoder's residuals; a code that no item took for an epoch
+        moves to the residual of a random item. The last, smaller batch of an epoch is left out. Nothing is kept.
+        """
+        x_ID = np.asarray(x_ID, np.float32)
+        items_ID = jnp.asarray(x_ID)
+        weights_key, codes_key, run_key = jax.random.split(jax.random.key(seed), 3)
+        parameters = _initial(x_ID.shape[1], settings, weights_key)
+        parameters |= _initial_codebooks(parameters, items_ID, settings.sizes, codes_key)
+        moments = OPTIMISER.init(parameters)
+        best: tuple[tuple[float, float], Mapping[str, np.ndarray]] | None = None
+        epoch = 0
+        while best is None or epoch < settings.epochs:
+            count = min(CHECK_EVERY, settings.epochs - epoch)
+            for _ in range(count):
+                run_key, key = jax.random.split(run_key)
+                parameters, moments = _epoch(parameters, moments, items_ID, key, settings.batch_size)
+            epoch += count
+            state = {name: np.asarray(value) for name, value in parameters.items()}
+            rate, error, used = _quality(state, x_ID)
+            if best is None or (rate, error) < best[0]:
+                best = (rate, error), state
+            report(
+                f"rq_vae epoch {epoch}/{settings.epochs}: collision rate {rate:.4f}, error {error:.3f}, "
+                f"codes used {used}"
+            )
+        fitted = cls(best[1])
+        return fitted, fitted.encode(x_ID)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        """See `Quantiser`."""
+        return cls(dict(arrays))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """See `Quantiser`."""
+        return dict(self.parameters)
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Codes of each level."""
-        return tuple(map(len, self.codebooks))
+        return self._levels.sizes
 
     def encode(self, x_ID: np.ndarray) -> np.ndarray:
         """int32 codes_IC: at each level the nearest code to what is left of the latent."""
-        return np.asarray(_encode(dict(self.parameters), jnp.asarray(x_ID, jnp.float32))[1])
+        return np.asarray(_encode(_on_device(self.parameters), jnp.asarray(x_ID, jnp.float32))[1])
 
     def decode(self, codes_IC: np.ndarray) -> np.ndarray:
-        """float32 x_ID of the codes; fewer levels than there are give a coarser latent."""
-        return np.asarray(_mlp(dict(self.parameters), "decoder", jnp.asarray(self._latent(codes_IC))))
+        """See `Quantiser`."""
+        return np.asarray(_mlp(_on_device(self.parameters), "decoder", jnp.asarray(self._levels.decode(codes_IC))))
 
     def last_level_costs(self, x_ID: np.ndarray, codes_IC: np.ndarray) -> np.ndarray:
-        """float32 (I, E): squared distance of what the levels before leave of the latent to each code of the last."""
-        latent_IH = _encode(dict(self.parameters), jnp.asarray(x_ID, jnp.float32))[0]
-        left_IH = latent_IH - self._latent(codes_IC[:, : len(self.codebooks) - 1])
-        return np.asarray(squared_distances(left_IH, jnp.asarray(self.codebooks[-1])))
+        """See `Quantiser`; distances are those of latents."""
+        latent_IH = _encode(_on_device(self.parameters), jnp.asarray(x_ID, jnp.float32))[0]
+        return self._levels.last_level_costs(np.asarray(latent_IH), codes_IC)
 
-    def _latent(self, codes_IC: np.ndarray) -> np.ndarray:
-        total_IH = np.zeros((len(codes_IC), self.codebooks[0].shape[1]), np.float32)
-        for codes_I, codebook_EH in zip(codes_IC.T, self.codebooks, strict=False):
-            total_IH += codebook_EH[codes_I]
-        return total_IH
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What an .npz keeps of it."""
-        return dict(self.parameters)
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> RqVae:
-        """The autoencoder that `arrays` described."""
-        return cls(dict(arrays))
+    @property
+    def _levels(self) -> ResidualQuantiser:
+        """The codebooks, float32 (E, H), as a quantiser of latents."""
+        levels = sum(name.startswith("codebook/") for name in self.parameters)
+        return ResidualQuantiser(tuple(self.parameters[f"codebook/{level}"] for level in range(levels)))
 
 
-def fit_rq_vae(x_ID: np.ndarray, settings: RqVaeSettings, seed: int, report: Callable[[str], None]) -> RqVae:
-    """Trains the autoencoder and returns the state with the fewest collisions (then the least error).
-
-    Codebooks start as k-means centres of the untrained encoder's residuals; a code that no item took for an epoch moves
-    to the residual of a random item.
-
-    Args:
-      x_ID: float32 embeddings.
-      settings: shape and training.
-      seed: of weights, order and revival.
-      report: receives a line at every look at the collision rate.
-    """
-    x_ID = jnp.asarray(x_ID, jnp.float32)
-    weights_key, codes_key, run_key = jax.random.split(jax.random.key(seed), 3)
-    parameters = _initial(x_ID.shape[1], settings, weights_key)
-    parameters |= _initial_codebooks(parameters, x_ID, settings.sizes, codes_key)
-    optimiser = optax.adamw(settings.learning_rate, weight_decay=settings.weight_decay)
-    moments = optimiser.init(parameters)
-    best: tuple[tuple[float, float], Mapping[str, np.ndarray]] | None = None
-    epoch = 0
-    while best is None or epoch < settings.epochs:
-        count = min(settings.check_every, settings.epochs - epoch)
-        for _ in range(count):
-            run_key, key = jax.random.split(run_key)
-            parameters, moments = _epoch(parameters, moments, x_ID, key, settings)
-        epoch += count
-        rate, error, used = _quality(parameters, x_ID)
-        if best is None or (rate, error) < best[0]:
-            best = (rate, error), {name: np.asarray(value) for name, value in parameters.items()}
-        report(
-            f"rq_vae epoch {epoch}/{settings.epochs}: collision rate {rate:.4f}, error {error:.3f}, codes used {used}"
-        )
-    return RqVae(best[1])
+def _on_device(parameters: Mapping[str, np.ndarray]) -> Parameters:
+    return {name: jnp.asarray(value) for name, value in parameters.items()}
 
 
-def _initial(features: int, settings: RqVaeSettings, key: jax.Array) -> Parameters:
+def _initial(features: int, settings: IndexSettings, key: jax.Array) -> Parameters:
     """Weights by Glorot's rule, biases 0."""
     widths = (features, *settings.hidden, settings.latent)
     parameters: Parameters = {}
@@ -205,21 +187,20 @@ def loss(parameters: Parameters, x_BD: jax.Array, commitment: float) -> jax.Arra
     return value
 
 
-@functools.partial(jax.jit, static_argnames="settings", donate_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnames="batch_size", donate_argnums=(0, 1))
 def _epoch(
-    parameters: Parameters, moments: optax.OptState, x_ID: jax.Array, key: jax.Array, settings: RqVaeSettings
+    parameters: Parameters, moments: optax.OptState, x_ID: jax.Array, key: jax.Array, batch_size: int
 ) -> tuple[Parameters, optax.OptState]:
     """One pass in a random order, then the revival of codes that no item takes."""
-    optimiser = optax.adamw(settings.learning_rate, weight_decay=settings.weight_decay)
     order_key, revive_key = jax.random.split(key)
-    size = min(settings.batch_size, len(x_ID))
+    size = min(batch_size, len(x_ID))
     steps = len(x_ID) // size
     batches_SB = jax.random.permutation(order_key, len(x_ID))[: steps * size].reshape(steps, size)
 
     def step(state: tuple[Parameters, optax.OptState], batch_B: jax.Array):
         parameters, moments = state
-        gradients = jax.grad(loss)(parameters, x_ID[batch_B], settings.commitment)
-        updates, moments = optimiser.update(gradients, moments, parameters)
+        gradients = jax.grad(loss)(parameters, x_ID[batch_B], COMMITMENT)
+        updates, moments = OPTIMISER.update(gradients, moments, parameters)
         return (optax.apply_updates(parameters, updates), moments), None
 
     (parameters, moments), _ = jax.lax.scan(step, (parameters, moments), batches_SB)
@@ -239,11 +220,10 @@ def _revived(parameters: Parameters, x_ID: jax.Array, key: jax.Array) -> Paramet
     return codebooks
 
 
-def _quality(parameters: Parameters, x_ID: jax.Array) -> tuple[float, float, list[int]]:
+def _quality(parameters: Mapping[str, np.ndarray], x_ID: np.ndarray) -> tuple[float, float, list[int]]:
     """Collision rate, reconstruction error as a share of the variance, and codes used on each level."""
     vae = RqVae(parameters)
     codes_IC = vae.encode(x_ID)
     collided = sum(len(group) - 1 for group in collision_groups(codes_IC))
-    x_ID = np.asarray(x_ID)
     error = np.square(x_ID - vae.decode(codes_IC)).sum() / max(np.square(x_ID - x_ID.mean(axis=0)).sum(), 1e-30)
     return collided / len(codes_IC), float(error), [len(np.unique(codes_I)) for codes_I in codes_IC.T]

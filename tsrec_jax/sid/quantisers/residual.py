@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable, Mapping
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from tsrec_jax.sid.assignment import balanced_assignment, transport_prices
 from tsrec_jax.sid.kmeans import cluster_means, first_centres, improved, nearest, squared_distances
 from tsrec_jax.sid.levels import LevelStore
 from tsrec_jax.sid.progress import Progress
+from tsrec_jax.sid.settings import IndexSettings
 
 FREE_START = 5  # iterations of free k-means before sizes are constrained
 PRICED_ROWS, PRICED_ROWS_PER_CODE = 16_384, 64  # rows that prices on the way are computed of: the larger number
@@ -25,37 +28,62 @@ Report = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class RqSettings:
-    """How residual k-means is fitted.
-
-    Attributes:
-      sizes: codes of each level.
-      balanced: every code takes floor(I / E) or ceil(I / E) of the items.
-      iterations: of k-means, a level.
-      rows_per_code: items per code that k-means looks at, drawn with the seed where there are more; 0: all of them
-        (a balanced level always takes all).
-    """
-
-    sizes: tuple[int, ...] = (256, 256, 256)
-    balanced: bool = False
-    iterations: int = 20
-    rows_per_code: int = 0
-
-    @property
-    def steps(self) -> int:
-        """Of a level's work, for estimates of time: iterations, and the last assignment of a balanced one."""
-        return min(FREE_START, self.iterations) + self.iterations + 1 if self.balanced else self.iterations
-
-
-@dataclasses.dataclass(frozen=True)
 class ResidualQuantiser:
-    """Codebooks of all levels.
+    """Codebooks of all levels; the `protocol.Quantiser` of `rq_kmeans`.
 
     Attributes:
       codebooks: float32 (E, D) for each level.
     """
 
+    balanced: ClassVar[bool] = False
+
     codebooks: tuple[np.ndarray, ...]
+
+    @classmethod
+    def fit(
+        cls, x_ID: np.ndarray, settings: IndexSettings, seed: int, report: Report, kept: pathlib.Path | None = None
+    ) -> tuple[Self, np.ndarray]:
+        """Fits the codebooks level by level; finished levels are what `kept` holds.
+
+        The codes are the nearest ones, or the balanced ones.
+        """
+        sizes = settings.sizes
+        residual_ID = jnp.asarray(x_ID, jnp.float32)
+        total = float(jnp.square(residual_ID - residual_ID.mean(axis=0)).sum())
+        keys = jax.random.split(jax.random.key(seed), len(sizes))
+        facts = [cls.__name__, sizes, settings.iterations, settings.rows_per_code, seed]
+        store = None if kept is None else LevelStore.of(kept, facts, x_ID)
+        levels = [] if store is None else store.read()
+        if levels:
+            report(f"{len(levels)} of {len(sizes)} levels are kept of a run that ended before its time")
+        for kept_ED, kept_I in levels:
+            residual_ID = residual_ID - jnp.asarray(kept_ED)[kept_I]
+        fit_level, steps = _free_level, settings.iterations
+        if cls.balanced:  # a level begins freely and ends in an assignment
+            fit_level, steps = _balanced_level, min(FREE_START, settings.iterations) + settings.iterations + 1
+        progress = Progress(steps * (len(sizes) - len(levels)), report)
+        for level in range(len(levels), len(sizes)):
+            name = f"level {level + 1} of {len(sizes)}"
+            tick = functools.partial(progress.tick, name)
+            codebook_ED, codes_I = fit_level(residual_ID, sizes[level], keys[level], settings, tick)
+            residual_ID = residual_ID - codebook_ED[codes_I]
+            levels.append((np.asarray(codebook_ED), np.asarray(codes_I)))
+            if store is not None:
+                store.write(levels)
+            error = float(jnp.square(residual_ID).sum())
+            left = f"{error / total:.1%} of the variance is left" if total else NO_VARIANCE
+            report(f"{name}: {sizes[level]} codes, {left}{progress.estimate}")
+        codebooks, codes = zip(*levels, strict=True)
+        return cls(codebooks), np.stack(codes, axis=1)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        """See `Quantiser`."""
+        return cls(tuple(arrays[f"codebook_{level}"] for level in range(len(arrays))))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """See `Quantiser`."""
+        return {f"codebook_{level}": codebook_ED for level, codebook_ED in enumerate(self.codebooks)}
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -71,75 +99,27 @@ class ResidualQuantiser:
             codes.append(np.asarray(codes_I))
         return np.stack(codes, axis=1)
 
-    def residual(self, x_ID: np.ndarray, codes_IC: np.ndarray) -> np.ndarray:
-        """float32 (I, D): what is left of the embeddings before the last level."""
-        return np.asarray(x_ID, np.float32) - self.decode(codes_IC[:, : len(self.codebooks) - 1])
-
     def decode(self, codes_IC: np.ndarray) -> np.ndarray:
-        """float32 x_ID: the sum of the codes' vectors; fewer levels than there are give a coarser sum."""
+        """See `Quantiser`: the sum of the codes' vectors."""
         total_ID = np.zeros((len(codes_IC), self.codebooks[0].shape[1]), np.float32)
         for codes_I, codebook_ED in zip(codes_IC.T, self.codebooks, strict=False):
             total_ID += codebook_ED[codes_I]
         return total_ID
 
     def last_level_costs(self, x_ID: np.ndarray, codes_IC: np.ndarray) -> np.ndarray:
-        """float32 (I, E): squared distance of what is left before the last level to each of its codes."""
-        return np.asarray(squared_distances(jnp.asarray(self.residual(x_ID, codes_IC)), self.codebooks[-1]))
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What an .npz keeps of it."""
-        return {f"codebook_{level}": codebook_ED for level, codebook_ED in enumerate(self.codebooks)}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> ResidualQuantiser:
-        """The quantiser that `arrays` described."""
-        return cls(tuple(arrays[f"codebook_{level}"] for level in range(len(arrays))))
+        """See `Quantiser`."""
+        left_ID = np.asarray(x_ID, np.float32) - self.decode(codes_IC[:, : len(self.codebooks) - 1])
+        return np.asarray(squared_distances(jnp.asarray(left_ID), jnp.asarray(self.codebooks[-1])))
 
 
-def fit_residual(
-    x_ID: np.ndarray, settings: RqSettings, seed: int, report: Report, kept: LevelStore | None = None
-) -> tuple[ResidualQuantiser, np.ndarray]:
-    """Fits the codebooks level by level.
+class BalancedQuantiser(ResidualQuantiser):
+    """The same, fitted so that every code takes floor(I / E) or ceil(I / E) of the items; of `rq_kmeans_balanced`."""
 
-    Args:
-      x_ID: float32 item embeddings.
-      settings: sizes and how to fit.
-      seed: of the starts.
-      report: receives a line a level, and now and then how far a level is.
-      kept: holds the levels that an earlier run finished, and takes those of this one; None: nothing is kept.
-
-    Returns:
-      The quantiser, and int32 codes_IC of the items: the nearest codes, or the balanced ones.
-    """
-    residual_ID = jnp.asarray(x_ID, jnp.float32)
-    total = float(jnp.square(residual_ID - residual_ID.mean(axis=0)).sum())
-    keys = jax.random.split(jax.random.key(seed), len(settings.sizes))
-    levels = [] if kept is None else kept.read()
-    if levels:
-        report(f"{len(levels)} of {len(settings.sizes)} levels are kept of a run that ended before its time")
-    for codebook_ED, codes_I in levels:
-        residual_ID = residual_ID - jnp.asarray(codebook_ED)[codes_I]
-    progress = Progress(settings.steps * (len(settings.sizes) - len(levels)), report)
-    for level in range(len(levels), len(settings.sizes)):
-        size, key = settings.sizes[level], keys[level]
-        name = f"level {level + 1} of {len(settings.sizes)}"
-        tick = functools.partial(progress.tick, name)
-        if settings.balanced:
-            codebook_ED, codes_I = _balanced_level(residual_ID, size, key, settings, tick)
-        else:
-            codebook_ED, codes_I = _free_level(residual_ID, size, key, settings, tick)
-        residual_ID = residual_ID - codebook_ED[codes_I]
-        levels.append((np.asarray(codebook_ED), np.asarray(codes_I)))
-        if kept is not None:
-            kept.write(levels)
-        left = f"{float(jnp.square(residual_ID).sum()) / total:.1%} of the variance is left" if total else NO_VARIANCE
-        report(f"{name}: {size} codes, {left}{progress.estimate}")
-    codebooks, codes = zip(*levels, strict=True)
-    return ResidualQuantiser(codebooks), np.stack(codes, axis=1)
+    balanced = True
 
 
 def _free_level(
-    x_ID: jax.Array, num_codes: int, key: jax.Array, settings: RqSettings, tick: Callable[[], None]
+    x_ID: jax.Array, num_codes: int, key: jax.Array, settings: IndexSettings, tick: Callable[[], None]
 ) -> tuple[jax.Array, jax.Array]:
     """Centres of k-means, and the nearest one of every row."""
     sample_key, key = jax.random.split(key)
@@ -184,7 +164,7 @@ def _quantise(x_ID: jax.Array, codebook_ED: jax.Array) -> tuple[jax.Array, jax.A
 
 
 def _balanced_level(
-    x_ID: jax.Array, num_codes: int, key: jax.Array, settings: RqSettings, tick: Callable[[], None]
+    x_ID: jax.Array, num_codes: int, key: jax.Array, settings: IndexSettings, tick: Callable[[], None]
 ) -> tuple[jax.Array, jax.Array]:
     """Centres and codes of k-means with even sizes (to one row).
 
@@ -199,7 +179,7 @@ def _balanced_level(
         codebook_ED, prices_E = jax.block_until_ready(_priced_iteration(x_ID, priced_SD, codebook_ED, prices_E))
         tick()
     cost_IE = _distances(x_ID, codebook_ED)
-    codes_I = balanced_assignment(cost_IE, _prices(cost_IE, prices_E))
+    codes_I = jnp.asarray(balanced_assignment(cost_IE, _prices(cost_IE, prices_E)))
     tick()
     return _means(x_ID, codes_I, codebook_ED), codes_I
 

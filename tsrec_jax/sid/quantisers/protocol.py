@@ -1,0 +1,64 @@
+"""What a quantiser brings. Axis letters: I items, K features of an embedding, C levels, E codes of the last level."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Protocol, Self
+
+import numpy as np
+
+from tsrec_jax.sid.settings import IndexSettings
+
+
+class Quantiser(Protocol):
+    """What turns vectors into codes."""
+
+    @classmethod
+    def fit(
+        cls,
+        x_IK: np.ndarray,
+        settings: IndexSettings,
+        seed: int,
+        report: Callable[[str], None],
+        kept: pathlib.Path | None = None,
+    ) -> tuple[Self, np.ndarray]:
+        """A quantiser of `settings.sizes` for float32 embeddings, and int32 codes_IC of their items.
+
+        The same arguments give the same codes.
+
+        Args:
+          x_IK: the embeddings.
+          settings: sizes and the method's own.
+          seed: of everything random.
+          report: receives a line now and then.
+          kept: a file for what is finished of a long fit, from which the same fit goes on; the caller removes it. None:
+            nothing is kept.
+        """
+        ...
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        """The quantiser that `arrays()` described."""
+        ...
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What an .npz keeps of it."""
+        ...
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Codes of each level."""
+        ...
+
+    def encode(self, x_IK: np.ndarray) -> np.ndarray:
+        """int32 codes_IC of any float32 embeddings."""
+        ...
+
+    def decode(self, codes_IC: np.ndarray) -> np.ndarray:
+        """float32 x_IK that the codes stand for; fewer levels than there are give a coarser one."""
+        ...
+
+    def last_level_costs(self, x_IK: np.ndarray, codes_IC: np.ndarray) -> np.ndarray:
+        """float32 cost_IE: squared distance of what the levels before leave over to each code of the last level."""
+        ...
