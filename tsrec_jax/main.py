@@ -155,13 +155,16 @@ def _recommend(values: flags.FlagValues, workdir: pathlib.Path) -> None:
 def _serve(values: flags.FlagValues, workdir: pathlib.Path) -> None:
     if values.workdir and values.export:
         raise UserError("serve takes --workdir=DIR, whose export it serves, or --export=FOLDER, not both")
-    from tsrec_jax.serving import server
+    from tsrec_jax.serving.settings import ServerSettings, require_extra
 
-    names = [field.name for field in dataclasses.fields(server.ServerSettings)]
-    settings = server.ServerSettings(**{name: values[name].value for name in names})
+    names = [field.name for field in dataclasses.fields(ServerSettings)]
+    settings = ServerSettings(**{name: values[name].value for name in names})
+    require_extra()
+    from tsrec_jax.serving.server import serve
+
     search = {"beams": values.beams, "max_batch": values.max_batch}
     given = {name: value for name, value in search.items() if value is not None}
-    server.serve(pathlib.Path(values.export or workdir / "export"), settings, given)
+    serve(pathlib.Path(values.export or workdir / "export"), settings, given)
 
 
 # A verb returns the exit code where it is not 0.

@@ -7,9 +7,9 @@ import os
 import sys
 
 from tests.serving.fakes import FakeRecommender
-from tsrec_jax.serving.http import run
 from tsrec_jax.serving.metrics import Metrics
-from tsrec_jax.serving.server import ServerSettings, bind
+from tsrec_jax.serving.server import bind, run
+from tsrec_jax.serving.settings import ServerSettings
 
 if __name__ == "__main__":
     seconds, queue = sys.argv[1:]

@@ -190,6 +190,7 @@ def test_a_catalogue_of_the_wrong_kind_is_refused(older, change, words):
         ({"max_length": 5}, "max_length=5 is below"),
         ({"normaliser": ["vocab"]}, "normaliser"),
         ({"templates": []}, "it holds no templates"),
+        ({"templates": {"separator": 5}}, r"templates\.separator is not a text"),
         ({"templates": {"next_sid": 3}}, r"templates\.next_sid"),
         ({"templates": {"next_item": {}}}, r"templates\.next_item: no such task"),
     ],
@@ -198,6 +199,14 @@ def test_prompts_of_the_wrong_kind_are_refused(older, change, words):
     facts = json.loads((older / "prompts.json").read_text(encoding="utf-8"))
     (older / "prompts.json").write_text(json.dumps(facts | change), encoding="utf-8")
     refused(older, rf"prompts\.json: .*{words}")
+
+
+@pytest.mark.parametrize("longest", [0, -5, "long", [64], True])
+def test_a_tokenizer_with_an_impossible_limit_is_refused(older, longest):
+    path = older / "tokenizer_config.json"
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(facts | {"model_max_length": longest}), encoding="utf-8")
+    refused(older, r"tokenizer_config\.json: model_max_length=.* is not a number from 1|no readable tokenizer")
 
 
 def test_a_trie_of_other_sids_is_refused(older, trained):

@@ -17,10 +17,10 @@ from tests.serving import processes
 from tests.serving.fakes import SLOW_K, FakeRecommender
 from tsrec_jax.errors import UserError
 from tsrec_jax.main import main
-from tsrec_jax.serving import http, server
-from tsrec_jax.serving.http import run
+from tsrec_jax.serving import server
 from tsrec_jax.serving.recommender import Request
-from tsrec_jax.serving.server import ServerSettings, bind
+from tsrec_jax.serving.server import bind, run
+from tsrec_jax.serving.settings import ServerSettings
 
 
 def until(condition, seconds=30.0):
@@ -116,9 +116,11 @@ def test_each_line_of_the_log_is_there_once(monkeypatch, capsys):
 
 def test_an_idle_connection_is_kept_longer_than_load_balancers_keep_theirs(monkeypatch):
     assert ServerSettings().keep_alive > 60
-    recommender, config, given = FakeRecommender(), http.uvicorn.Config, {}
+    recommender, config, given = FakeRecommender(), server.uvicorn.Config, {}
     monkeypatch.setattr(recommender, "warm_up", lambda report, **options: os.kill(os.getpid(), signal.SIGTERM))
-    monkeypatch.setattr(http.uvicorn, "Config", lambda app, **options: given.update(options) or config(app, **options))
+    monkeypatch.setattr(
+        server.uvicorn, "Config", lambda app, **options: given.update(options) or config(app, **options)
+    )
     serve_here(recommender)
     assert given["timeout_keep_alive"] == ServerSettings().keep_alive
 

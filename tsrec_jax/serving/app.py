@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.serving import recommender as serving
+from tsrec_jax.serving.answers import Request as Wanted
 from tsrec_jax.serving.batcher import Answered, BatchFailed, Closed, Expired, QueueFull, Ticket
 from tsrec_jax.serving.guard import ARRIVED, BODY_SECONDS, MAX_BODY, App, Guard
 from tsrec_jax.serving.messages import (
@@ -127,12 +127,12 @@ def _add_errors(app: FastAPI, service: Service) -> None:
 def _add_recommend(app: FastAPI, service: Service, deadline_seconds: float) -> None:
     recommender, batcher = service.recommender, service.batcher
 
-    def checked(body: RecommendBody) -> serving.Request:
+    def checked(body: RecommendBody) -> Wanted:
         if body.k > service.max_k:
             raise UserError(f"k: at most {service.max_k} here (--beams)")
         history = body.history or ids_of_titles(recommender.catalogue, body.titles or [])
         allow = None if body.allow is None else tuple(body.allow)
-        wanted = serving.Request(tuple(history), body.k, body.exclude_history, tuple(body.exclude), allow)
+        wanted = Wanted(tuple(history), body.k, body.exclude_history, tuple(body.exclude), allow)
         recommender.check(wanted)
         return wanted
 

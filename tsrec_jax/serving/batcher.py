@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.serving.recommender import Answer, Request
+from tsrec_jax.serving.answers import Answer, Request
 
 _LOG = logging.getLogger(__name__)
 

@@ -127,6 +127,8 @@ def read_prompts(folder: pathlib.Path) -> tuple[Templates, int, str]:
     try:
         if not isinstance(facts, dict) or not isinstance(facts["templates"], dict):
             raise ValueError("it holds no templates")
+        if not isinstance(facts["templates"].get("separator", ""), str):
+            raise ValueError("templates.separator is not a text")
         max_length = facts["max_length"]
         if type(max_length) is not int or max_length < 1:
             raise ValueError(f"max_length={max_length!r} is not a whole number from 1")
@@ -171,8 +173,13 @@ def prompt_builder(
     """What makes the prompts.
 
     Raises:
-      UserError: `length` leaves no room for a prompt beside its completion.
+      UserError: `length` leaves no room for a prompt beside its completion, or the tokenizer's own limit is none.
     """
+    longest = tokenizer.model_max_length  # which the tokenizer compares with every text
+    if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest >= 1:
+        raise UserError(
+            f"{folder / 'tokenizer_config.json'}: model_max_length={longest!r} is not a number from 1; {AGAIN}"
+        )
     builder = PromptBuilder(tokenizer, templates, length)
     least = catalogue.num_levels + len(builder.end) + 1
     if length < least:

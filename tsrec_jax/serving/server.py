@@ -1,54 +1,42 @@
-"""The verb `serve`: settings checked and the port taken before a model is loaded, then the HTTP service."""
+"""The HTTP service of an export by uvicorn: one process from its first connection to its last answer."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import dataclasses
-import importlib.util
+import json
+import logging
 import os
 import pathlib
 import signal
 import socket
+import sys
+import time
 import types
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tsrec_jax.errors import UserError
+from tsrec_jax.serving.app import make_app
+from tsrec_jax.serving.messages import MAX_DEADLINE_MS
+from tsrec_jax.serving.service import Service
+from tsrec_jax.serving.settings import ServerSettings
 
-_NEEDED = ("fastapi", "uvicorn", "prometheus_client")
+if TYPE_CHECKING:
+    from tsrec_jax.serving.recommender import Recommender
 
-
-@dataclasses.dataclass(frozen=True)
-class ServerSettings:
-    """How the service listens and queues.
-
-    Attributes:
-      host, port: where; port 0 takes a free one.
-      queue: requests that may wait for their batch.
-      batch_wait_ms: how long a request waits for others to share its batch.
-      deadline_ms: of a request that states none.
-      keep_alive: seconds that a connection is kept without a request. It must outlast what a load balancer before the
-        service keeps (60 is usual), or the balancer sends a request into a connection that is being closed.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    queue: int = 128
-    batch_wait_ms: float = 3.0
-    deadline_ms: int = 10_000
-    keep_alive: int = 75
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65_535:
-            raise UserError(f"--port={self.port}: a port is between 0 and 65535")
-        if self.queue < 1:
-            raise UserError(f"--queue={self.queue}: at least 1")
-        if not 0 <= self.batch_wait_ms <= 60_000:  # which NaN is not either
-            raise UserError(f"--batch_wait_ms={self.batch_wait_ms}: between 0 and 60000")
-        if not 1 <= self.deadline_ms <= 60_000:
-            raise UserError(f"--deadline_ms={self.deadline_ms}: between 1 and 60000")
-        if not 1 <= self.keep_alive <= 86_400:
-            raise UserError(f"--keep_alive={self.keep_alive}: seconds, between 1 and 86400")
+TOKEN_VARIABLE = "TSREC_ADMIN_TOKEN"
+_BACKLOG = 2048
+# A response that its client does not take is given up so long after the last one was ready.
+_FLUSH_SECONDS = 10
+# So long the client of a request that was no HTTP may still send; what it sends is thrown away.
+_LINGER_SECONDS = 2.0
+# Beyond its deadline no accepted request is waited for; the rest is for a batch that was just begun.
+_DRAIN_SECONDS = MAX_DEADLINE_MS / 1000 + 15.0
 
 
 def serve(folder: pathlib.Path, settings: ServerSettings, search: Mapping[str, Any]) -> None:
@@ -60,9 +48,8 @@ def serve(folder: pathlib.Path, settings: ServerSettings, search: Mapping[str, A
       search: further arguments of `Recommender.load`.
 
     Raises:
-      UserError: the extra is not installed, the folder is no export, or the address cannot be bound.
+      UserError: the folder is no export, or the address cannot be bound.
     """
-    require_extra()
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: not a folder; give the one that the verb `export` wrote")
     if not folder.is_dir():
@@ -71,8 +58,7 @@ def serve(folder: pathlib.Path, settings: ServerSettings, search: Mapping[str, A
         try:
             with on_signals(signal.default_int_handler):
                 print(f"loading {folder}", flush=True)
-                from tsrec_jax.serving.http import run
-                from tsrec_jax.serving.recommender import Recommender
+                from tsrec_jax.serving.recommender import Recommender  # with JAX, once the port is known to be free
 
                 recommender = Recommender.load(folder, **search)
         except KeyboardInterrupt:  # nothing was accepted yet
@@ -81,11 +67,135 @@ def serve(folder: pathlib.Path, settings: ServerSettings, search: Mapping[str, A
         run(recommender, settings, listener)
 
 
-def require_extra() -> None:
-    """Raises UserError where what the service needs is not installed."""
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"serve needs {', '.join(missing)}, not installed here: pip install 'tsrec_jax[serve]'")
+def run(recommender: Recommender, settings: ServerSettings, listener: socket.socket) -> None:
+    """Serves a loaded recommender until SIGTERM, SIGINT or SIGHUP, then finishes every accepted request.
+
+    A second SIGINT ends it at once. Catalogue changes need the token in TSREC_ADMIN_TOKEN.
+
+    Args:
+      recommender: not warmed up yet.
+      settings: of the service; its host and port are those of `listener`.
+      listener: bound.
+
+    Raises:
+      UserError: another process has begun to listen on the same address.
+      RuntimeError: the warm-up or the thread that answers failed, or accepted requests were not finished in time.
+    """
+    try:
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        raise UserError(f"cannot listen on {_shown(listener)}: {os.strerror(error.errno or 0)}; see --port") from None
+    service = Service(recommender, max_queue=settings.queue, max_wait=settings.batch_wait_ms / 1000)
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
+    app = make_app(service, admin_token=token, deadline_seconds=settings.deadline_ms / 1000)
+    config = uvicorn.Config(
+        app,
+        http=JsonH11Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=settings.keep_alive,
+        timeout_graceful_shutdown=_FLUSH_SECONDS,
+    )
+    server = _Server(config, service)
+    # uvicorn has handlers of its own for all but SIGHUP. It raises a signal again after its shutdown; by then it has
+    # been obeyed.
+    with _logging(), on_signals(lambda number, frame: server.stop()):
+        server.run([listener])
+    if service.failure:
+        raise RuntimeError(service.failure)
+    if not service.drained:
+        raise RuntimeError("stopped before the warm-up had ended and every accepted request was answered")
+    print("stopped; every accepted request was answered", flush=True)
+
+
+class _Server(uvicorn.Server):
+    """Warms up while it listens; answers all that was accepted before it closes its connections."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens, then begins the warm-up."""
+        await super().startup(sockets)
+        for listener in sockets or []:
+            print(f"listening on http://{_shown(listener)}; warming up", flush=True)
+        self._service.start(self._changed)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drains the service, which refuses new requests meanwhile, then closes."""
+        self._service.drain()
+        latest = time.monotonic() + _DRAIN_SECONDS
+        while not self._service.drained and not self.force_exit and time.monotonic() < latest:
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
+
+    def stop(self) -> None:
+        """Begins the shutdown."""
+        self.should_exit = True
+
+    def _changed(self) -> None:
+        if self._service.failure:
+            self.stop()
+        elif not self._service.draining:
+            print(f"ready: {self._service.recommender.catalogue.num_items} items", flush=True)
+
+
+class JsonH11Protocol(H11Protocol):
+    """HTTP/1.1, with the refusal of what is no HTTP request (or has too large a header) in JSON like all others."""
+
+    _refused = False
+
+    def data_received(self, data: bytes) -> None:
+        """Hands the bytes on, unless the request they belong to was refused."""
+        if not self._refused:
+            super().data_received(data)
+
+    def send_400_response(self, msg: str) -> None:
+        """Writes the response and ends the connection.
+
+        What the client is still sending is read meanwhile: a connection that is closed with bytes unread is reset, and
+        the client may lose the response (RFC 9112, section 9.6).
+        """
+        body = json.dumps({"error": msg}).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event))
+        self.transport.write_eof()
+        self._refused = True
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+
+
+def _shown(listener: socket.socket) -> str:
+    host, port, *_ = listener.getsockname()
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@contextlib.contextmanager
+def _logging() -> Iterator[None]:
+    """The service's own lines and uvicorn's, with times, on the standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("tsrec_jax", "uvicorn")]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False  # absl, which Orbax imports, gives the root logger a handler: each line twice
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+            logger.propagate = True
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -6,11 +6,14 @@ import gc
 import logging
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from tsrec_jax.serving.batcher import Batcher, BatchSettings
 from tsrec_jax.serving.messages import MAX_HISTORY, MAX_K
 from tsrec_jax.serving.metrics import Metrics
-from tsrec_jax.serving.recommender import Recommender
+
+if TYPE_CHECKING:
+    from tsrec_jax.serving.recommender import Recommender
 
 _LOG = logging.getLogger(__name__)
 

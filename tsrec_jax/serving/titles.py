@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.serving.live_catalogue import LiveCatalogue
+
+if TYPE_CHECKING:
+    from tsrec_jax.serving.live_catalogue import LiveCatalogue
 
 _CANDIDATES = 50  # items looked at for each word of a title that no item has
 _WORDS = 8  # the longest ones of such a title, which say most

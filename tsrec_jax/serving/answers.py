@@ -1,0 +1,58 @@
+"""What is asked of a recommender, and what it answers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What one user is to be recommended.
+
+    Attributes:
+      history: item ids, oldest first, at least one.
+      k: items wanted.
+      exclude_history: leave out what the history holds.
+      exclude: item ids to leave out.
+      allow: item ids that alone may be recommended; None: all.
+    """
+
+    history: tuple[str, ...]
+    k: int = 10
+    exclude_history: bool = False
+    exclude: tuple[str, ...] = ()
+    allow: tuple[str, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PathStep:
+    """One token of a SID and its log-probability (nats) after the prompt and the tokens before it."""
+
+    token: str
+    score: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommendation:
+    """One recommended item; `score` is the log-probability of its SID in nats, the sum over its path."""
+
+    item_id: str
+    title: str
+    score: float
+    sid: str
+    path: tuple[PathStep, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """The items for one request, best first.
+
+    Attributes:
+      items: at most k.
+      exact: whether the search proves that no other item scores more.
+      used: items of the history that the prompt had room for, the newest ones.
+    """
+
+    items: tuple[Recommendation, ...]
+    exact: bool
+    used: int
