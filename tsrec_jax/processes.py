@@ -6,6 +6,7 @@ Everything here also holds for a single process, where it costs nothing.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -68,7 +69,7 @@ class Launch:
             raise UserError(f"{', '.join(given)} without {', '.join(missing)}: give all three, or --multi_host alone")
         if self.heartbeat_seconds is not None and not self.several:
             raise UserError("--heartbeat_seconds is for several processes: give --multi_host or --coordinator as well")
-        if not given:
+        if self.coordinator is None or self.num_processes is None or self.process_id is None:
             return
         host, _, port = self.coordinator.rpartition(":")
         if not host or not port.isdigit():
@@ -160,10 +161,17 @@ def first_makes(make: Callable[[], Made]) -> Made:
 
     An error in it ends the first process, and with it the others.
     """
-    made = make() if first() else None
-    if several():
-        multihost.get_barrier_sync_fn()(key=f"tsrec/{next(_turns)}", timeout_ms=LONGEST_WAIT * 1000)
-    return made if first() else make()
+    if not several():
+        return make()
+    barrier = functools.partial(
+        multihost.get_barrier_sync_fn(), key=f"tsrec/{next(_turns)}", timeout_ms=LONGEST_WAIT * 1000
+    )
+    if not first():
+        barrier()
+        return make()
+    made = make()
+    barrier()
+    return made
 
 
 def share(value: Any) -> Any:

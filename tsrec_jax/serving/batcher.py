@@ -210,9 +210,8 @@ class Batcher:
 
     def _complete(self) -> bool:
         """Whether there is no reason to wait for more requests."""
-        if self._closed:
-            return True
-        return bool(self._queue) and (len(self._queue) >= self.settings.max_batch or self._patience() <= 0)
+        patience = self._patience()
+        return self._closed or len(self._queue) >= self.settings.max_batch or (patience is not None and patience <= 0)
 
     def _patience(self) -> float | None:
         """Seconds that the oldest request still waits for company; None where there is no request."""
