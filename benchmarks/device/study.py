@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from tsrec_jax.configuration import update
 from tsrec_jax.errors import UserError
-from tsrec_jax.evaluation.study_cells import CELL_FILE, read_cell
+from tsrec_jax.evaluation.study_cells import CELL_FILE, read_cells
 from tsrec_jax.files import replacing
 from tsrec_jax.models.gguf import SMOLLM2, gguf_path
 from tsrec_jax.pipeline.study import study
@@ -56,7 +56,7 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     if study(config, workdir, [arm], [str(seed)]):
         raise RuntimeError(f"the verb study could not make {arm}, seed {seed}: see the log")
     pack_cells(workdir, out / CELLS)
-    cell = read_cell(workdir / "cells" / arm / f"seed-{seed}" / CELL_FILE)
+    (cell,) = read_cells(workdir / "cells" / arm / f"seed-{seed}" / CELL_FILE)
     return {
         "rows": len(cell.rank),
         "split": cell.split,
@@ -71,7 +71,7 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
 def pack_cells(workdir: pathlib.Path, path: pathlib.Path) -> None:
     """Writes finished cells and the study's report into one file."""
     with replacing(path) as temporary, tarfile.open(temporary, "w:gz") as archive:
-        for file in sorted([*workdir.glob("cells/*/*/cell.json"), *workdir.glob("study.*")]):
+        for file in sorted([*workdir.glob(f"cells/*/*/{CELL_FILE}"), *workdir.glob("study.*")]):
             archive.add(file, file.relative_to(workdir))
 
 

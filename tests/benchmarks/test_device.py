@@ -247,14 +247,14 @@ def test_real_rows_are_kept_for_the_processes_that_come_later(tmp_path):
 
 def test_finished_cells_come_along_to_another_machine_and_overwrite_nothing(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
-    for name in ("cells/sa/seed-1/cell.json", "cells/sa/seed-1/metrics.jsonl", "study.md"):
+    for name in ("cells/sa/seed-1/cell.npz", "cells/sa/seed-1/metrics.jsonl", "study.md"):
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).write_text("here")
     study.pack_cells(here, tmp_path / "cells.tar.gz")
     (there / "cells/sa/seed-1").mkdir(parents=True)
     (there / "study.md").write_text("there")
     study.unpack_cells(tmp_path / "cells.tar.gz", there)
-    assert (there / "cells/sa/seed-1/cell.json").read_text() == "here"
+    assert (there / "cells/sa/seed-1/cell.npz").read_text() == "here"
     assert (there / "study.md").read_text() == "there"
     assert not (there / "cells/sa/seed-1/metrics.jsonl").exists()
     study.unpack_cells(tmp_path / "none.tar.gz", there)

@@ -12,7 +12,7 @@ def rows_by(users, history=None, count=None, group=None, digest="rows"):
     return Rows(np.array(users, np.int32), *parts, digest)
 
 
-def cell_of(rank, *, name="arm", seed=1, rows=None, before=None, reached=None, **changed):
+def cell_of(rank, *, name="arm", seed=1, rows=None, before=None, lost=None, **changed):
     """A cell with the targets at these ranks; every row is another user's where nothing else is said."""
     rank = np.array(rank, np.int32)
     listed = np.where(rank < 0, 0, rank)
@@ -21,10 +21,9 @@ def cell_of(rank, *, name="arm", seed=1, rows=None, before=None, reached=None, *
         "seeded": True,
         "split": "test",
         "beams": 20,
-        "levels": 3,
         "sids": "sids",
-        "top": np.zeros(0),
-        "curve": (),
+        "calibration": [],
+        "curve": [],
         "cost": {"steps": 10.0 * seed},
         "facts": {"command": "study", "commit": "c", "machine": "m", "versions": {"jax": "0"}, "data_hash": "d"},
         "data": "d",
@@ -36,6 +35,6 @@ def cell_of(rank, *, name="arm", seed=1, rows=None, before=None, reached=None, *
         rows=rows_by(range(len(rank))) if rows is None else rows,
         rank=rank,
         before=listed if before is None else np.array(before, np.int32),
-        reached=np.where(rank < 0, 0, 3) if reached is None else np.array(reached, np.int32),
+        lost=[int((rank < 0).sum()), 0, 0, int((rank >= 0).sum())] if lost is None else lost,
         **entries,
     )

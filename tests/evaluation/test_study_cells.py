@@ -8,12 +8,13 @@ from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.study_cells import (
     System,
-    levels_reached,
-    read_cell,
+    calibration_bins,
+    lost_at,
+    read_cells,
     rows_of,
     sids_digest,
     systems_of,
-    write_cell,
+    write_cells,
 )
 
 # Items 0, 1 and 2 share one SID, items 3 and 4 another.
@@ -29,13 +30,13 @@ def test_metrics_of_a_cell_are_those_of_the_scorer_on_the_same_lists():
     lists = [list(rng.permutation(SIDS)[: rng.integers(1, len(SIDS))]) for _ in targets]
     users = tuple(str(n % 50) for n in range(200))
     rows = Interactions(users, tuple((0,) for _ in targets), targets.astype(np.int32))
-    placed, reached = find_targets(lists, targets, CATALOGUE), levels_reached(CATALOGUE, lists, targets)
+    placed, lost = find_targets(lists, targets, CATALOGUE), lost_at(CATALOGUE, lists, targets)
     facts = rows_of(CATALOGUE, rows, rows)
-    cell = cell_of(placed.rank, before=placed.before, reached=reached, rows=facts)
+    cell = cell_of(placed.rank, before=placed.before, lost=lost, rows=facts)
     for level in ("sid", "item"):
         for metric in METRICS:
             np.testing.assert_allclose(cell.values(level, metric), placed.values(level, metric), atol=1e-12)
-    np.testing.assert_array_equal(cell.reached == 2, cell.rank >= 0)
+    assert (sum(lost), lost[2]) == (200, (cell.rank >= 0).sum())
 
 
 def test_a_target_is_followed_through_the_levels():
@@ -43,7 +44,7 @@ def test_a_target_is_followed_through_the_levels():
     first, second, third, _ = catalogue.items_of_sid
     lists, targets = [[second, first], [second], [third], []], np.array([0, 0, 0, 0])
     placed = find_targets(lists, targets, catalogue)
-    assert levels_reached(catalogue, lists, targets).tolist() == [2, 1, 0, 0]
+    assert lost_at(catalogue, lists, targets) == [2, 1, 1]
     assert placed.rank.tolist() == [1, -1, -1, -1]
     assert placed.before.tolist() == [1, 0, 0, 0]
     with pytest.raises(ValueError, match="row 0: a SID stands twice"):
@@ -63,26 +64,48 @@ def test_rows_say_how_often_their_target_was_one_in_train():
     assert sids_digest(CATALOGUE) != sids_digest(catalogue_of([(0, 0)] * CATALOGUE.num_items))
 
 
-def test_a_cell_comes_back_as_written(tmp_path):
-    cell = cell_of([0, -1, 4], seed=7, top=np.array([-0.5, -1.0, -2.25]), curve=((5, 1.5, None), (10, 1.25, 0.5)))
-    write_cell(tmp_path / "cell.json", cell)
-    back = read_cell(tmp_path / "cell.json")
-    for field in ("name", "seed", "kind", "seeded", "split", "beams", "levels", "sids", "curve", "cost", "facts"):
-        assert getattr(back, field) == getattr(cell, field), field
-    for field in ("rank", "before", "reached", "top"):
-        np.testing.assert_array_equal(getattr(back, field), getattr(cell, field))
-    np.testing.assert_array_equal(back.rows.user, cell.rows.user)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["cell.json"]
+def test_cells_come_back_as_written(tmp_path):
+    rows = rows_by([0, 1, 1], group=[1, 300, 2])
+    calibration = calibration_bins(np.log([0.5, 0.3, 0.01]), np.array([True, False, False]))
+    curve = [[5, 1.5, None], [10, 1.25, 0.5]]
+    cells = [
+        cell_of([0, -1, 4], seed=7, rows=rows, calibration=calibration, curve=curve),
+        cell_of([1, 2, -1], rows=rows_by([0, 0, 0], digest="other"), before=[1, 70_000, 0]),
+        cell_of([-1, -1, 0], seed=8, rows=rows),
+    ]
+    write_cells(tmp_path / "cells.npz", cells)
+    for back, cell in zip(read_cells(tmp_path / "cells.npz"), cells, strict=True):
+        for field in ("name", "seed", "kind", "seeded", "split", "beams", "sids", "lost", "curve", "cost", "facts"):
+            assert getattr(back, field) == getattr(cell, field), field
+        assert [tuple(each) for each in back.calibration] == cell.calibration
+        for field in ("rank", "before"):
+            np.testing.assert_array_equal(getattr(back, field), getattr(cell, field))
+        for field in ("user", "history", "count", "group", "digest"):
+            np.testing.assert_array_equal(getattr(back.rows, field), getattr(cell.rows, field))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["cells.npz"]
 
 
-def test_a_file_that_is_no_cell_is_refused(tmp_path):
-    path = tmp_path / "cell.json"
-    write_cell(path, cell_of([0, 1], rows=rows_by([0, 0, 1])))
-    with pytest.raises(UserError, match=r"cell\.json: not a cell .*rows"):
-        read_cell(path)
-    path.write_text('{"name": "x"}')
-    with pytest.raises(UserError, match="delete it"):
-        read_cell(path)
+def test_ranks_of_many_cells_take_a_byte_or_two_a_row(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = rows_by(range(5000), history=rng.integers(1, 11, 5000), count=rng.integers(0, 40, 5000))
+    ranks = [np.where(rng.random(5000) < 0.2, rng.integers(0, 20, 5000), -1) for _ in range(60)]
+    write_cells(tmp_path / "cells.npz", [cell_of(rank, seed=n, rows=rows) for n, rank in enumerate(ranks)])
+    assert (tmp_path / "cells.npz").stat().st_size < 60 * 5000 * 1.5
+
+
+def test_a_file_that_holds_no_cells_is_refused(tmp_path):
+    path = tmp_path / "cell.npz"
+    write_cells(path, [cell_of([0, 1], rows=rows_by([0, 0, 1]))])
+    with pytest.raises(UserError, match=r"cell\.npz: no cells .*2 ranks for 3 rows"):
+        read_cells(path)
+    write_cells(path, [cell_of([0, 1])])
+    whole = path.read_bytes()
+    np.savez(tmp_path / "other.npz", x=np.zeros(2))
+    other = (tmp_path / "other.npz").read_bytes()
+    for damaged in (b"", b"{}", whole[:-9], whole[:90] + bytes(9) + whole[99:], other):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="delete it"):
+            read_cells(path)
 
 
 def test_cells_are_gathered_by_system_and_seed():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.evaluation.cells import cell_of, rows_by
-from tsrec_jax.evaluation.study_cells import systems_of
+from tsrec_jax.evaluation.study_cells import calibration_bins, systems_of
 from tsrec_jax.evaluation.study_plots import plot_study
 from tsrec_jax.evaluation.study_report import build_report, to_json
 from tsrec_jax.evaluation.study_tables import escaped, to_csv, to_latex, to_markdown
@@ -22,10 +22,11 @@ NAMES = ["ts_rec", "plain", "absent", "popularity"]
 def report():
     """`ts_rec` has HR@10 .75 and .5, `plain` .25 and .25, the baseline 0."""
     cost = {"parameters": 2e6, "steps": 10.0, "tokens": 1e5, "seconds": 60.0, "flops": 3e12, "memory": 2**30}
+    bins = calibration_bins(np.log([0.5, 0.5, 0.1, 0.1]), np.array([True, False, False, False]))
     cells = [
-        cell_of([0, 2, -1, 4], name="ts_rec", rows=ROWS, curve=CURVE, cost=cost, top=np.log([0.5, 0.5, 0.1, 0.1])),
+        cell_of([0, 2, -1, 4], name="ts_rec", rows=ROWS, curve=CURVE, cost=cost, calibration=bins),
         cell_of([0, -1, -1, 4], name="ts_rec", seed=2, rows=ROWS, curve=CURVE, cost={**cost, "seconds": 80.0},
-                top=np.log([0.5, 0.5, 0.1, 0.1])),
+                calibration=bins),
         cell_of([-1, 0, -1, -1], name="plain", rows=ROWS),
         cell_of([-1, 0, 12, -1], name="plain", seed=2, rows=ROWS),
         cell_of([-1, -1, -1, -1], name="popularity", rows=ROWS, kind="baseline", seeded=False),

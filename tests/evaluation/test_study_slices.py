@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tests.evaluation.cells import cell_of, rows_by
-from tsrec_jax.evaluation.study_cells import System
+from tsrec_jax.evaluation.study_cells import System, calibration_bins
 from tsrec_jax.evaluation.study_slices import calibration, calibration_error, convergence, curve, lost_levels, slices
 
 
@@ -22,29 +22,34 @@ def test_rows_are_sliced_by_target_and_history():
 
 
 def test_the_level_at_which_targets_are_lost_is_counted_over_seeds():
-    cells = (cell_of([0, -1, -1, -1], reached=[3, 2, 1, 0]), cell_of([0, 0, -1, -1], seed=2, reached=[3, 3, 0, 0]))
+    cells = (cell_of([0, -1, -1, -1], lost=[1, 1, 1, 1]), cell_of([0, 0, -1, -1], seed=2, lost=[2, 0, 0, 2]))
     assert lost_levels(System("a", cells)) == [3 / 8, 1 / 8, 1 / 8, 3 / 8]
 
 
 def test_calibration_sets_confidence_against_hits():
-    top = np.log([0.9, 0.9, 0.9, 0.15])
-    found = calibration(System("a", (cell_of([0, 0, 1, -1], top=top),)))
+    bins = calibration_bins(np.log([0.9, 0.9, 0.9, 0.15]), np.array([True, True, False, False]))
+    found = calibration(System("a", (cell_of([0, 0, 1, -1], calibration=bins),)))
     assert [(each.low, each.rows) for each in found] == [(0.1, 1), (0.8, 3)]
     assert found[1].hits == pytest.approx(2 / 3)
     assert calibration_error(found) == pytest.approx((3 * (0.9 - 2 / 3) + 0.15) / 4)
     assert calibration(System("a", (cell_of([0]),))) == []
     assert calibration_error([]) is None
+    both = calibration(System("a", tuple(cell_of([0, 0, 1, -1], seed=n, calibration=bins) for n in (1, 2))))
+    assert [(each.rows, each.hits) for each in both] == [(2 * each.rows, each.hits) for each in found]
 
 
 def arm(name, *curves):
     return System(name, tuple(cell_of([0], name=name, seed=n, curve=points) for n, points in enumerate(curves, 1)))
 
 
-def test_a_curve_has_the_steps_that_all_seeds_reached():
+def test_a_curve_has_the_validations_that_all_seeds_reached():
     found = curve(arm("a", ((5, 2.0, 0.1), (10, 1.0, 0.2), (15, 0.5, 0.3)), ((5, 4.0, 0.3), (10, 2.0, None))), "loss")
     assert found.step_P.tolist() == [5, 10]
     assert found.mean_P.tolist() == [3.0, 1.5]
     assert curve(arm("a", ((5, 2.0, None),)), "HR@10") is None
+    apart = curve(arm("a", ((112, 2.0, 0.1), (225, 1.0, 0.2)), ((114, 1.0, 0.3), (227, 0.0, 0.4))), "HR@10")
+    assert apart.step_P.tolist() == [113, 226]
+    assert apart.value_SP.tolist() == [[0.1, 0.2], [0.3, 0.4]]
 
 
 def test_convergence_is_measured_against_the_best_final_value():

@@ -11,7 +11,7 @@ from tsrec_jax.baselines.run import fit_baseline
 from tsrec_jax.configuration import default_config
 from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.evaluation.predictions import read_predictions
-from tsrec_jax.evaluation.study_cells import read_cell
+from tsrec_jax.evaluation.study_cells import read_cells
 from tsrec_jax.main import main
 from tsrec_jax.pipeline.prior import choose_prior
 
@@ -42,7 +42,7 @@ def workdir(request, tmp_path_factory):
 
 
 def test_an_arm_with_a_prior_has_the_training_of_the_arm_without(workdir):
-    alone, beside = (read_cell(workdir / f"cells/{name}/seed-1/cell.json") for name in ("tsrec", "tsrec-prior"))
+    alone, beside = (read_cells(workdir / f"cells/{name}/seed-1/cell.npz")[0] for name in ("tsrec", "tsrec-prior"))
     assert beside.curve == alone.curve
     assert beside.cost == {**alone.cost, "memory": None}
     assert not np.array_equal(beside.rank, alone.rank)
@@ -51,12 +51,12 @@ def test_an_arm_with_a_prior_has_the_training_of_the_arm_without(workdir):
 
 
 def test_what_was_chosen_is_in_the_cell_and_in_the_results(workdir):
-    cell = read_cell(workdir / "cells/tsrec-prior/seed-1/cell.json")
+    (cell,) = read_cells(workdir / "cells/tsrec-prior/seed-1/cell.npz")
     prior = cell.facts["prior"]
     assert (prior["baseline"], prior["weight"], prior["rows"], set(prior["tried"])) == (
         "transitions", 1e8, 12, {"0", "1e+08"}
     )  # fmt: skip
-    assert not len(cell.top), "scores with a prior are no probabilities"
+    assert not cell.calibration, "scores with a prior are no probabilities"
     assert "prior of TS-Rec: " in (workdir / "cells/tsrec-prior/seed-1/results.md").read_text()
 
 

@@ -17,7 +17,7 @@ from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.predictions import read_predictions
-from tsrec_jax.evaluation.study_cells import read_cell
+from tsrec_jax.evaluation.study_cells import read_cells, write_cells
 from tsrec_jax.main import main
 from tsrec_jax.pipeline import batches as batches_module
 from tsrec_jax.pipeline import fit as fit_module
@@ -40,12 +40,17 @@ def workdir(tmp_path_factory):
     return path
 
 
+def only_cell(path):
+    (cell,) = read_cells(path)
+    return cell
+
+
 @pytest.fixture
 def published(workdir, tmp_path):
     """A new workdir that holds nothing but the cells."""
     for cell in CELLS:
         (tmp_path / "study" / "cells" / cell).mkdir(parents=True)
-        shutil.copy(workdir / "cells" / cell / "cell.json", tmp_path / "study" / "cells" / cell / "cell.json")
+        shutil.copy(workdir / "cells" / cell / "cell.npz", tmp_path / "study" / "cells" / cell / "cell.npz")
     return tmp_path / "study"
 
 
@@ -64,10 +69,17 @@ def no_training(monkeypatch):
 
 def test_a_study_leaves_its_cells_and_its_report(workdir):
     assert (
-        sorted(str(p.parent.relative_to(workdir / "cells")) for p in workdir.glob("cells/*/*/cell.json"))
-        == CELLS_SORTED
+        sorted(str(p.parent.relative_to(workdir / "cells")) for p in workdir.glob("cells/*/*/cell.npz")) == CELLS_SORTED
     )
-    for name in ("study.md", "study.csv", "study.tex", "study.json", "plots/metrics.png", "plots/curves.png"):
+    for name in (
+        "cells.npz",
+        "study.md",
+        "study.csv",
+        "study.tex",
+        "study.json",
+        "plots/metrics.png",
+        "plots/curves.png",
+    ):
         assert (workdir / name).stat().st_size > 0, name
     assert (workdir / "cells/tsrec/seed-1/results.json").stat().st_size > 0
     for left in ("checkpoints", "records", "begun.json", "run.lock", "pretrained", "index"):
@@ -99,8 +111,8 @@ def test_the_report_is_what_the_scorer_says_of_the_predictions(workdir):
 
 
 def test_a_cell_knows_its_cost_its_curve_and_how_it_was_made(workdir):
-    cell = read_cell(workdir / "cells/tsrec/seed-2/cell.json")
-    assert (cell.name, cell.seed, cell.split, cell.levels, len(cell.rank)) == ("tsrec", 2, "test", 3, 16)
+    cell = only_cell(workdir / "cells/tsrec/seed-2/cell.npz")
+    assert (cell.name, cell.seed, cell.split, len(cell.lost), len(cell.rank)) == ("tsrec", 2, "test", 4, 16)
     assert [point[0] for point in cell.curve] == [2, 4]
     assert all(loss > 0 and 0 <= rate <= 1 for _, loss, rate in cell.curve)
     assert cell.cost["steps"] == 4
@@ -108,13 +120,16 @@ def test_a_cell_knows_its_cost_its_curve_and_how_it_was_made(workdir):
     assert 4 * 2048 * 0.5 < cell.cost["tokens"] <= 4 * 2048
     assert cell.cost["parameters"] > 1000
     assert set(cell.facts) == {"command", "data_hash", "commit", "machine", "versions"}
-    assert np.all(cell.top <= 0)
-    other = read_cell(workdir / "cells/tsrec/seed-1/cell.json")
-    assert cell.rows.digest == other.rows.digest == read_cell(workdir / "cells/popularity/seed-1/cell.json").rows.digest
+    assert sum(rows for rows, _, _ in cell.calibration) == sum(cell.lost) == 16
+    other = only_cell(workdir / "cells/tsrec/seed-1/cell.npz")
+    assert cell.rows.digest == other.rows.digest == only_cell(workdir / "cells/popularity/seed-1/cell.npz").rows.digest
     assert cell.curve != other.curve, "the seed reaches the training"
 
 
-def test_published_cells_are_enough_to_go_on(published, no_training, workdir, capsys):
+def test_the_file_of_all_cells_is_enough_to_go_on(tmp_path, no_training, workdir, capsys):
+    published = tmp_path / "new"
+    published.mkdir()
+    shutil.copy(workdir / "cells.npz", published)
     assert main(["study", *COMMAND, f"--workdir={published}"]) == 0
     assert not no_training
     printed = capsys.readouterr().out
@@ -122,6 +137,18 @@ def test_published_cells_are_enough_to_go_on(published, no_training, workdir, ca
     assert "6 of 6 cells are finished" in printed
     assert not (published / "upstream").exists(), "nothing had to be made"
     assert (published / "study.csv").read_bytes() == (workdir / "study.csv").read_bytes()
+    assert [cell.name for cell in read_cells(published / "cells.npz")].count("tsrec") == 2
+
+
+def test_a_workdir_of_the_old_layout_is_refused_in_one_line(tmp_path, no_training, capsys):
+    old = tmp_path / "cells" / "plain" / "seed-1" / "cell.json"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}")
+    assert main(["study", *COMMAND, f"--workdir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert "cells/plain/seed-1/cell.json, have a layout that is no longer read; give another --workdir" in error
+    assert error.count("\n") == 1
+    assert not no_training
 
 
 def test_settings_that_shape_nothing_leave_cells_finished(published, no_training):
@@ -141,12 +168,12 @@ def test_a_changed_setting_runs_the_cells_again_and_loses_nothing(published, no_
     assert no_training == ["plain, seed 2"]
     printed = capsys.readouterr()
     assert "train.learning_rate was 0.002 and is now 0.001" in printed.out
-    assert (published / "cells/plain/seed-2.old-1/cell.json").exists()
-    assert not (published / "cells/plain/seed-2/cell.json").exists()
+    assert (published / "cells/plain/seed-2.old-1/cell.npz").exists()
+    assert not (published / "cells/plain/seed-2/cell.npz").exists()
     assert "no training here" in printed.err
     text = (published / "study.md").read_text()
     assert "Not finished: plain, seeds 1, 2; tsrec, seeds 1, 2." in text
-    assert (published / "cells/popularity/seed-1/cell.json").exists(), "no baseline depends on the learning rate"
+    assert (published / "cells/popularity/seed-1/cell.npz").exists(), "no baseline depends on the learning rate"
 
 
 def test_a_cell_that_fails_does_not_stop_the_others(published, monkeypatch, capsys):
@@ -170,7 +197,7 @@ def test_a_cell_that_fails_does_not_stop_the_others(published, monkeypatch, caps
 
 def test_a_cell_that_another_process_holds_is_skipped(published, no_training, capsys):
     for cell in ("plain/seed-1", "tsrec/seed-2"):
-        (published / "cells" / cell / "cell.json").unlink()
+        (published / "cells" / cell / "cell.npz").unlink()
     with alone_in(published / "cells/plain/seed-1", "study"):
         assert main(["study", *COMMAND, f"--workdir={published}"]) == 1
     assert no_training == ["tsrec, seed 2"]
@@ -193,12 +220,12 @@ def test_a_study_told_to_stop_goes_on_from_its_checkpoint(workdir, tmp_path, mon
     monkeypatch.setattr(loop_module, "put_batch", told)
     assert main(["study", *COMMAND, f"--workdir={copy}"]) == 0
     assert "stopped by SIGTERM after step 2 of 4" in capsys.readouterr().err
-    assert not (copy / "cells/tsrec/seed-2/cell.json").exists()
+    assert not (copy / "cells/tsrec/seed-2/cell.npz").exists()
     assert main(["study", *COMMAND, f"--workdir={copy}"]) == 0
     printed = capsys.readouterr().out
     assert "resuming after step 2 of 4" in printed
     assert "index:" not in printed, "what comes before training was made again"
-    resumed, whole = (read_cell(each / "cells/tsrec/seed-2/cell.json") for each in (copy, workdir))
+    resumed, whole = (only_cell(each / "cells/tsrec/seed-2/cell.npz") for each in (copy, workdir))
     np.testing.assert_array_equal(resumed.rank, whole.rank)
     assert resumed.curve == whole.curve
 
@@ -233,26 +260,26 @@ def test_baselines_choose_on_the_users_that_are_held_out(workdir, tmp_path, monk
     assert not set(train.users) & set(select.users)
     assert set(train.users) | set(select.users) == set(dataset.splits["train"].users)
     np.testing.assert_array_equal(rows.targets, dataset.splits["valid"].spread(16).targets)
-    cell = read_cell(tmp_path / "cells/sasrec/seed-2/cell.json")
+    cell = only_cell(tmp_path / "cells/sasrec/seed-2/cell.npz")
     assert (cell.kind, cell.seeded, cell.split) == ("baseline", True, "valid")
     assert (cell.cost["seconds"], cell.cost["flops"], cell.facts["baseline"]["chosen"]) == (1.5, 2e9, "x")
     assert not (tmp_path / "upstream").exists(), "all of it was given"
 
 
 def test_a_newer_setting_does_not_undo_old_cells(published, no_training):
-    for path in published.glob("cells/*/*/cell.json"):
-        before = path.read_text()
-        path.write_text(before.replace('"held_out":0.0,', "").replace('"ties":"auto",', ""))
-        assert len(path.read_text()) == len(before) - len('"held_out":0.0,"ties":"auto",')
+    for path in published.glob("cells/*/*/cell.npz"):
+        cell = only_cell(path)
+        del cell.config["train"]["held_out"], cell.config["prepare"]["ties"]
+        write_cells(path, [cell])
     assert main(["study", *COMMAND, f"--workdir={published}"]) == 0
     assert not no_training
 
 
 def test_a_setting_whose_default_changed_did_what_it_did_before_it_could_be_set(published, no_training):
-    for path in published.glob("cells/*/*/cell.json"):
-        before = path.read_text()
-        path.write_text(before.replace('"centred":true,', ""))
-        assert "/popularity/" in str(path) or path.read_text() != before
+    for path in published.glob("cells/*/*/cell.npz"):
+        cell = only_cell(path)
+        del cell.config["sid_init"]["centred"]
+        write_cells(path, [cell])
     assert main(["study", *COMMAND, "--config.sid_init.centred=False", f"--workdir={published}"]) == 0
     assert not no_training
     main(["study", *COMMAND, f"--workdir={published}"])

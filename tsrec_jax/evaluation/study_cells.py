@@ -1,5 +1,6 @@
-"""A cell of a study, one arm (or baseline) with one seed: everything that the study's report needs of it, in one file.
+"""A cell of a study, one arm (or baseline) with one seed: everything that the study's report needs of it.
 
+A file holds one cell or many: ranks as compressed integers, and the facts of evaluated rows once for all their cells.
 Letters: N evaluated rows, S seeds, C SID levels.
 """
 
@@ -7,8 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,11 +22,12 @@ from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.target_ranks import TargetRanks
 from tsrec_jax.errors import UserError
-from tsrec_jax.files import write_text
+from tsrec_jax.files import write_npz
 
-CELL_FILE = "cell.json"
+CELL_FILE = "cell.npz"
+CONFIDENCES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # edges of the bins of calibration
 _ROWS = ("user", "history", "count", "group")
-_LISTED = ("rank", "before", "reached")
+_RANKS = ("rank", "before")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,13 +58,13 @@ class Cell:
       seed: of training.
       kind: "arm" or "baseline".
       seeded: whether another seed could give another result.
-      split, beams, levels: what was evaluated, with how many places, under SIDs of how many levels (C).
+      split, beams: what was evaluated, with how many places.
       sids: digest of the SIDs; SID-level metrics of other SIDs mean other things.
       rows: of the split.
-      rank: int32 (N), place of the target's SID in the list, from 0; -1: not listed.
-      before: int32 (N), items that carry the SIDs before it; 0 where it is not listed.
-      reached: int32 (N), levels of the target's SID that some listed SID begins with, 0 to C.
-      top: float64 (N), log-probability of the first listed SID; empty where scores are no probabilities.
+      rank, before: as in `TargetRanks`.
+      lost: C + 1 numbers of rows: those lost at level 1, 2, ..., C, and those whose target is listed.
+      calibration: (rows, sum of their probabilities, hits) for each bin of CONFIDENCES, of the first listed SID; empty
+        where scores are no probabilities.
       curve: (step, validation loss, validation HR@10) of each validation; a value that was not measured is None.
       cost: steps, tokens, examples, seconds, memory, flops, parameters; None where one is not known.
       facts: command, commit, machine, versions.
@@ -73,14 +78,13 @@ class Cell:
     seeded: bool
     split: str
     beams: int
-    levels: int
     sids: str
     rows: Rows
     rank: np.ndarray
     before: np.ndarray
-    reached: np.ndarray
-    top: np.ndarray
-    curve: tuple[tuple[int, float | None, float | None], ...]
+    lost: Sequence[int]
+    calibration: Sequence[Sequence[float]]
+    curve: Sequence[Sequence[float | None]]
     cost: Mapping[str, float | None]
     facts: Mapping[str, Any]
     data: str
@@ -115,12 +119,15 @@ def sids_digest(catalogue: Catalogue) -> str:
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
 
 
-def levels_reached(catalogue: Catalogue, predictions: Sequence[Sequence[str]], targets: np.ndarray) -> np.ndarray:
-    """int32 (N): levels of the target's SID that some ranked SID begins with."""
+def lost_at(catalogue: Catalogue, predictions: Sequence[Sequence[str]], targets: np.ndarray) -> list[int]:
+    """C + 1 numbers of rows: those lost at level 1, 2, ..., C, and those whose target is listed.
+
+    A target is lost at the first level at which no listed SID goes on as its SID does.
+    """
     tokens = {sid: catalogue.sids[items[0]] for sid, items in catalogue.items_of_sid.items()}
     pairs = zip(predictions, targets, strict=True)
-    found = [max((_shared(tokens[sid], catalogue.sids[t]) for sid in ranked), default=0) for ranked, t in pairs]
-    return np.array(found, np.int32)
+    reached = [max((_shared(tokens[sid], catalogue.sids[t]) for sid in ranked), default=0) for ranked, t in pairs]
+    return np.bincount(reached, minlength=catalogue.num_levels + 1).tolist()
 
 
 def _shared(first: Sequence[str], second: Sequence[str]) -> int:
@@ -128,39 +135,59 @@ def _shared(first: Sequence[str], second: Sequence[str]) -> int:
     return next((n for n, (a, b) in enumerate(zip(first, second, strict=True)) if a != b), len(first))
 
 
-def write_cell(path: pathlib.Path, cell: Cell) -> None:
-    """Writes a cell, one entry per line."""
-    entries = {field.name: getattr(cell, field.name) for field in dataclasses.fields(cell)}
-    entries["rows"] = {**{key: getattr(cell.rows, key).tolist() for key in _ROWS}, "digest": cell.rows.digest}
-    for key in (*_LISTED, "top"):
-        entries[key] = getattr(cell, key).tolist()
-    lines = [f"{json.dumps(key)}:{json.dumps(value, separators=(',', ':'))}" for key, value in entries.items()]
-    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+def calibration_bins(first_N: Sequence[float], hit_N: np.ndarray) -> list[tuple[int, float, int]]:
+    """What `Cell.calibration` is, from the log-probability of each row's first SID and whether it is the target's."""
+    probability_N = np.exp(first_N)
+    bin_N = np.clip(np.digitize(probability_N, CONFIDENCES) - 1, 0, len(CONFIDENCES) - 2)
+    counts = [np.bincount(bin_N, weights, len(CONFIDENCES) - 1).tolist() for weights in (None, probability_N, hit_N)]
+    return [(int(rows), total, int(hits)) for rows, total, hits in zip(*counts, strict=True)]
 
 
-def read_cell(path: pathlib.Path) -> Cell:
-    """The cell that `write_cell` wrote.
+def write_cells(path: pathlib.Path, cells: Sequence[Cell]) -> None:
+    """Writes cells."""
+    arrays: dict[str, np.ndarray] = {}
+    entries, rows_known = [], {}
+    for number, cell in enumerate(cells):
+        rows = np.stack([getattr(cell.rows, key) for key in _ROWS])
+        place = rows_known.setdefault((cell.rows.digest, rows.tobytes()), len(rows_known))
+        arrays[f"rows {place}"], arrays[f"ranks {number}"] = rows, np.stack([getattr(cell, key) for key in _RANKS])
+        entry = {
+            field.name: getattr(cell, field.name) for field in dataclasses.fields(cell) if field.name not in _RANKS
+        }
+        entries.append({**entry, "rows": {"place": place, "digest": cell.rows.digest}})
+    arrays = {name: _smallest(array) for name, array in arrays.items()}
+    arrays["cells"] = np.frombuffer(json.dumps(entries).encode(), np.uint8)
+    write_npz(path, arrays, compressed=True)
+
+
+def _smallest(array: np.ndarray) -> np.ndarray:
+    """The same integers in as few bytes as hold them all."""
+    return array.astype(np.result_type(np.min_scalar_type(array.min()), np.min_scalar_type(array.max())))
+
+
+def read_cells(path: pathlib.Path) -> list[Cell]:
+    """The cells that `write_cells` wrote.
 
     Raises:
-      UserError: it is not one.
+      UserError: it did not write this file.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        for key in _LISTED:
-            entries[key] = np.array(entries[key], np.int32)
-        entries["top"] = np.array(entries["top"], np.float64)
-        entries["curve"] = tuple(tuple(point) for point in entries["curve"])
-        rows = entries["rows"]
-        entries["rows"] = Rows(**{key: np.array(rows[key], np.int32) for key in _ROWS}, digest=rows["digest"])
-        cell = Cell(**entries)
-        sizes = {len(getattr(cell.rows, key)) for key in _ROWS} | {len(getattr(cell, key)) for key in _LISTED}
-        if len(sizes) != 1 or len(cell.top) not in (0, *sizes):
-            raise ValueError(f"its columns have {sorted(sizes)} rows")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        with np.load(io.BytesIO(path.read_bytes())) as arrays:
+            rows = {name: arrays[name].astype(np.int32) for name in arrays.files if name != "cells"}
+            entries = json.loads(arrays["cells"].tobytes())
+        cells = []
+        for number, entry in enumerate(entries):
+            place, digest = entry.pop("rows").values()
+            found = Rows(**dict(zip(_ROWS, rows[f"rows {place}"], strict=True)), digest=digest)
+            ranks = dict(zip(_RANKS, rows[f"ranks {number}"], strict=True))
+            cells.append(Cell(**entry, **ranks, rows=found))
+            if len(ranks["rank"]) != len(found.user):
+                raise ValueError(f"{len(ranks['rank'])} ranks for {len(found.user)} rows")
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
-            f"{path}: not a cell of a study that this program wrote ({error}); delete it to run the cell again"
+            f"{path}: no cells of a study that this program wrote ({error}); delete it to run them again"
         ) from None
-    return cell
+    return cells
 
 
 @dataclasses.dataclass(frozen=True)

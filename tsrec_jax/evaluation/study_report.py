@@ -90,7 +90,7 @@ class StudyReport:
       systems: in the order of the config, arms first.
       comparisons: that could be made.
       notes: what a reader must know: cells that are missing, comparisons that could not be made.
-      curves: arms whose curves are drawn together.
+      curves: systems whose curves are drawn together and among which convergence is compared.
       facts: command, commits, machines, data hashes, versions.
     """
 
@@ -104,6 +104,13 @@ class StudyReport:
     notes: list[str]
     curves: list[str]
     facts: Mapping[str, Any]
+
+    @property
+    def compared_first(self) -> list[SystemResult]:
+        """The systems in the order of the comparisons, then the others."""
+        named = {system.name: system for system in self.systems}
+        order = [name for each in self.comparisons for name in (each.first, each.second)]
+        return [named[name] for name in dict.fromkeys([*order, *named])]
 
     @property
     def metrics(self) -> list[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from tsrec_jax.evaluation.study_cells import Rows, System
+from tsrec_jax.evaluation.study_cells import CONFIDENCES, System
 
 SLICED = ("HR@10", "NDCG@10")
 _ENDLESS = 10**9
@@ -18,7 +19,6 @@ SLICES = {
     "history length": ("history", (("1", 1, 1), ("2-3", 2, 3), ("4-6", 4, 6), ("7+", 7, _ENDLESS))),
     "target count in train": ("count", (("0", 0, 0), ("1-2", 1, 2), ("3-9", 3, 9), ("10+", 10, _ENDLESS))),
 }
-CONFIDENCES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # edges of the bins of calibration
 SHARE_OF_BEST = 0.9
 
 
@@ -38,25 +38,17 @@ def slices(system: System) -> dict[str, list[Part]]:
     for kind, (key, bounds) in SLICES.items():
         found[kind] = []
         for name, low, high in bounds:
-            inside_N = _between(system.rows, key, low, high)
+            value_N = getattr(system.rows, key)
+            inside_N = (value_N >= low) & (value_N <= high)
             means = {m: float(v[inside_N].mean()) if inside_N.any() else None for m, v in values.items()}
             found[kind].append(Part(name, int(inside_N.sum()), means))
     return found
 
 
-def _between(rows: Rows, key: str, low: int, high: int) -> np.ndarray:
-    value_N = getattr(rows, key)
-    return (value_N >= low) & (value_N <= high)
-
-
 def lost_levels(system: System) -> list[float]:
-    """Shares of rows, over all seeds: lost at level 1, 2, ..., C, and listed last.
-
-    A target is lost at the first level at which no listed SID goes on as its SID does.
-    """
-    levels = system.cells[0].levels
-    reached = np.concatenate([cell.reached for cell in system.cells])
-    return (np.bincount(reached, minlength=levels + 1) / len(reached)).tolist()
+    """Shares of rows, over all seeds: lost at level 1, 2, ..., C, and listed last."""
+    counts = np.sum([cell.lost for cell in system.cells], axis=0)
+    return (counts / counts.sum()).tolist()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,18 +64,15 @@ class Confidence:
 
 def calibration(system: System) -> list[Confidence]:
     """Bins with rows, by rising confidence; none where the system gives no probabilities."""
-    if not all(len(cell.top) for cell in system.cells):
+    if not all(cell.calibration for cell in system.cells):
         return []
-    confidence = np.exp(np.concatenate([cell.top for cell in system.cells]))
-    hit = system.values("sid", "HR@1").ravel()
-    which = np.clip(np.digitize(confidence, CONFIDENCES) - 1, 0, len(CONFIDENCES) - 2)
-    bins = []
-    for number in range(len(CONFIDENCES) - 1):
-        inside = which == number
-        if inside.any():
-            means = float(confidence[inside].mean()), float(hit[inside].mean())
-            bins.append(Confidence(CONFIDENCES[number], CONFIDENCES[number + 1], int(inside.sum()), *means))
-    return bins
+    totals = np.sum([cell.calibration for cell in system.cells], axis=0)
+    edges = itertools.pairwise(CONFIDENCES)
+    return [
+        Confidence(low, high, int(rows), float(probability / rows), float(hits / rows))
+        for (low, high), (rows, probability, hits) in zip(edges, totals, strict=True)
+        if rows
+    ]
 
 
 def calibration_error(bins: Sequence[Confidence]) -> float | None:
@@ -94,7 +83,10 @@ def calibration_error(bins: Sequence[Confidence]) -> float | None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Curve:
-    """A validation metric against steps, at the steps that all seeds have reached: value_SP at step_P."""
+    """A validation metric against steps, of the validations that all seeds have reached: value_SP at step_P.
+
+    Seeds pack rows differently, so their validations are a step or two apart: step_P is the mean of theirs.
+    """
 
     step_P: np.ndarray
     value_SP: np.ndarray
@@ -108,11 +100,14 @@ class Curve:
 def curve(system: System, metric: str) -> Curve | None:
     """The curve of `loss` or `HR@10`; None where it was not measured."""
     column = 1 if metric == "loss" else 2
-    by_seed = [{p[0]: p[column] for p in cell.curve if p[column] is not None} for cell in system.cells]
-    steps = sorted(set.intersection(*(set(points) for points in by_seed)))
-    if not steps:
+    by_seed = [
+        [(point[0], point[column]) for point in cell.curve if point[column] is not None] for cell in system.cells
+    ]
+    count = min(map(len, by_seed))
+    if not count:
         return None
-    return Curve(np.array(steps), np.array([[points[step] for step in steps] for points in by_seed]))
+    points_SP2 = np.array([points[:count] for points in by_seed], np.float64)
+    return Curve(points_SP2[..., 0].mean(axis=0).round().astype(int), points_SP2[..., 1])
 
 
 @dataclasses.dataclass(frozen=True)

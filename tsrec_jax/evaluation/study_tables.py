@@ -51,21 +51,36 @@ def _cost(key: str, value: float | None) -> str:
 def to_markdown(report: StudyReport) -> str:
     """The contents of `study.md`."""
     head = f"# {report.title}: {report.split} split, {report.rows} rows of {report.users} users, {report.beams} places"
-    parts = [head, *(f"- {note}" for note in report.notes)]
-    parts += ["## Quality\n\nSID level, means over seeds.\n\n" + _quality(report, "sid")]
-    parts += [_spread(report)]
-    parts += [
+    parts = [
+        head,
+        *((_main(report.comparisons[0]), _comparisons(report.comparisons)) if report.comparisons else ()),
+        "\n".join(f"- {note}" for note in report.notes),
+        "## Quality\n\nSID level, means over seeds.\n\n" + _quality(report, "sid"),
+        _spread(report),
         "Item level, the expected value under a uniform tie among the items of a colliding SID:\n\n"
-        + _quality(report, "item")
+        + _quality(report, "item"),
+        _costs(report),
+        *_slices(report),
+        _lost(report),
+        _calibration(report),
+        _convergence(report),
     ]
-    if report.comparisons:
-        parts.append(_comparisons(report.comparisons))
-    parts.append(_costs(report))
-    parts += _slices(report)
-    parts.append(_lost(report))
-    parts += [section for section in (_calibration(report), _convergence(report)) if section]
     parts.append("## How this was made\n\n" + fact_list(report.facts))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _main(c: Comparison) -> str:
+    """The first comparison in a sentence."""
+    text = (
+        f"**{c.first} against {c.second}**: {c.metric} {c.first_mean:.4f} against {c.second_mean:.4f} at {c.level} "
+        f"level ({relative(c)}); over users 95 % {test_interval(c.users)}, p = {p_value(c.users)}"
+    )
+    if c.seeds_and_users is None:
+        return f"{text}. One seed."
+    return (
+        f"{text}; over seeds and users {test_interval(c.seeds_and_users)}, p = {p_value(c.seeds_and_users)}; "
+        f"above in {c.better} of {len(c.seeds)} seeds."
+    )
 
 
 def _quality(report: StudyReport, level: str) -> str:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from tsrec_jax.configuration import study_comparisons
 from tsrec_jax.errors import Stopped, UserError
-from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, systems_of, write_cell
+from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, read_cells, systems_of, write_cells
 from tsrec_jax.evaluation.study_report import build_report, to_json
 from tsrec_jax.evaluation.study_tables import to_csv, to_latex, to_markdown
 from tsrec_jax.files import write_json, write_text
@@ -21,6 +21,7 @@ from tsrec_jax.pipeline.study_cell import (
     Wanted,
     begin,
     borrow_training,
+    cell_folder,
     close,
     finished_cell,
     run_arm,
@@ -30,25 +31,30 @@ from tsrec_jax.pipeline.study_cell import (
 )
 from tsrec_jax.pipeline.workdir import command
 
+CELLS_FILE = "cells.npz"  # all finished cells
+_OLD_CELLS = "cells/*/*/cell.json"
+
 
 def study(config: ConfigDict, workdir: pathlib.Path, names: Sequence[str] = (), seeds: Sequence[str] = ()) -> int:
     """Works on the cells of a study that are not finished and that no other process holds, and writes the report.
 
     Args:
       config: its section `study` names arms, seeds, baselines and comparisons.
-      workdir: receives `cells/`, `upstream/`, `study.md`, `study.csv`, `study.tex`, `study.json` and `plots/`.
+      workdir: receives `cells/`, `upstream/`, `cells.npz`, `study.md`, `study.csv`, `study.tex`, `study.json` and
+        `plots/`. One that holds nothing but `cells.npz` is gone on with.
       names, seeds: work only on these arms and baselines, and seeds; none: all. The report has all that is finished.
 
     Returns:
       The exit code: 1 where a cell failed, which does not keep the others from being made.
 
     Raises:
-      UserError: there are no arms, or a name or seed that the study does not have.
+      UserError: there are no arms, a name or seed that the study does not have, or a workdir of an older layout.
       Stopped: a signal ended a training; the same command goes on.
     """
     if not config.study.arms:
         raise UserError("config.study.arms is empty: a study needs arms, as in configs/studies/smoke.py")
     cells = wanted_cells(config, workdir)
+    _bring_cells(workdir)
     held, failed = [], []
     for wanted in _chosen(cells, names, seeds):
         try:
@@ -74,6 +80,21 @@ def study(config: ConfigDict, workdir: pathlib.Path, names: Sequence[str] = (), 
             report(f"study: {words}: {_listed(listed)}")
     report(f"study: {len(cells) - len(missing)} of {len(cells)} cells are finished; see {workdir / 'study.md'}")
     return 1 if failed else 0
+
+
+def _bring_cells(workdir: pathlib.Path) -> None:
+    """Takes the cells of a study out of its one file where nothing else of it is there."""
+    if old := next(workdir.glob(_OLD_CELLS), None):
+        raise UserError(
+            f"{workdir}: its cells, as {old.relative_to(workdir)}, have a layout that is no longer read; "
+            "give another --workdir"
+        )
+    with alone_when_free(workdir / "report.lock", "report", report):
+        if (workdir / CELLS_FILE).exists() and not (workdir / "cells").exists():
+            for cell in read_cells(workdir / CELLS_FILE):
+                folder = cell_folder(workdir, cell.name, cell.seed)
+                folder.mkdir(parents=True)
+                write_cells(folder / CELL_FILE, [cell])
 
 
 def _chosen(cells: Sequence[Wanted], names: Sequence[str], seeds: Sequence[str]) -> list[Wanted]:
@@ -109,7 +130,7 @@ def _work_on(wanted: Wanted, cells: Sequence[Wanted], workdir: pathlib.Path) -> 
         borrow_training(wanted, cells, report)
         config = with_inputs(wanted, workdir, report)
         make = run_arm if wanted.kind == "arm" else run_one_baseline
-        write_cell(wanted.folder / CELL_FILE, make(wanted, config, report))
+        write_cells(wanted.file, [make(wanted, config, report)])
         close(wanted, cells)
     return True
 
@@ -123,6 +144,7 @@ def _write_report(config: ConfigDict, workdir: pathlib.Path, wanted: Sequence[Wa
             return
         missing = [each for each, cell in found if cell is None]
         notes = [f"Not finished: {_listed(missing)}."] if missing else []
+        write_cells(workdir / CELLS_FILE, cells)
         order = [*config.study.arms, *config.study.baselines]
         built = build_report(
             f"Study on {config.dataset.name or _name(cells)}",

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from tsrec_jax.baselines.names import BASELINES
@@ -27,7 +26,15 @@ from tsrec_jax.data.held_out import hold_out_users, refuse_selection, selection_
 from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.predictions import read_predictions
-from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, levels_reached, read_cell, rows_of, sids_digest
+from tsrec_jax.evaluation.study_cells import (
+    CELL_FILE,
+    Cell,
+    calibration_bins,
+    lost_at,
+    read_cells,
+    rows_of,
+    sids_digest,
+)
 from tsrec_jax.files import write_json
 from tsrec_jax.pipeline import indexing, sources, upstream
 from tsrec_jax.pipeline.assemble import prompt_templates
@@ -101,6 +108,11 @@ class Wanted:
     folder: pathlib.Path
 
     @property
+    def file(self) -> pathlib.Path:
+        """What it is when it is finished."""
+        return self.folder / CELL_FILE
+
+    @property
     def label(self) -> str:
         """For messages."""
         return f"{self.name}, seed {self.seed}"
@@ -125,9 +137,13 @@ def wanted_cells(config: ConfigDict, workdir: pathlib.Path) -> list[Wanted]:
         source = own.dataset.to_json() + own.prepare.to_json()
         data = digests[source] = digests.get(source) or _data_digest(own)
         for seed in seeds if seeded else seeds[:1]:
-            folder = workdir / "cells" / name.replace(" ", "_") / f"seed-{seed}"
-            found.append(Wanted(name, seed, kind, seeded, own, data, folder))
+            found.append(Wanted(name, seed, kind, seeded, own, data, cell_folder(workdir, name, seed)))
     return sorted(found, key=lambda wanted: (wanted.kind != "baseline", seeds.index(wanted.seed)))
+
+
+def cell_folder(workdir: pathlib.Path, name: str, seed: int) -> pathlib.Path:
+    """Where a cell is made."""
+    return workdir / "cells" / name.replace(" ", "_") / f"seed-{seed}"
 
 
 def _data_digest(config: ConfigDict) -> str:
@@ -147,10 +163,9 @@ def _data_digest(config: ConfigDict) -> str:
 
 def finished_cell(wanted: Wanted) -> tuple[Cell | None, str]:
     """The cell where it is there and still what is asked for; else None and, of another one, how it differs."""
-    path = wanted.folder / CELL_FILE
-    if not path.exists():
+    if not wanted.file.exists():
         return None, ""
-    cell = read_cell(path)
+    (cell,) = read_cells(wanted.file)
     changed = _changed(wanted, cell.config, cell.data)
     return (None, changed) if changed else (cell, "")
 
@@ -316,10 +331,10 @@ def run_arm(wanted: Wanted, config: ConfigDict, report: Report) -> Cell:
                   if "valid/loss" in row)  # fmt: skip
     predictions = read_predictions(wanted.folder / PREDICTIONS).lists
     # With a prior, scores are no log-probabilities.
-    top = np.zeros(0) if config.eval.prior else np.array([ranked[0] for ranked in scores], np.float64)
+    first = None if config.eval.prior else [ranked[0] for ranked in scores]
     facts |= {"prior": evaluated["prior"]} if config.eval.prior else {}
     facts |= _ties(config)
-    return _cell(wanted, job.dataset, predictions, top=top, curve=curve, cost=cost, facts=facts)
+    return _cell(wanted, job.dataset, predictions, first=first, curve=curve, cost=cost, facts=facts)
 
 
 def run_one_baseline(wanted: Wanted, config: ConfigDict, report: Report) -> Cell:
@@ -352,7 +367,7 @@ def run_one_baseline(wanted: Wanted, config: ConfigDict, report: Report) -> Cell
         **_ties(config),
     }
     cost = {**known, "seconds": seconds, "memory": memory.bytes()}
-    return _cell(wanted, dataset, result.lists, top=np.zeros(0), curve=(), cost=cost, facts=facts)
+    return _cell(wanted, dataset, result.lists, first=None, curve=(), cost=cost, facts=facts)
 
 
 def _ties(config: ConfigDict) -> dict[str, Any]:
@@ -366,8 +381,8 @@ def _cell(
     dataset: Dataset,
     predictions: Sequence[Sequence[str]],
     *,
-    top: np.ndarray,
-    curve: tuple[tuple[int, float | None, float | None], ...],
+    first: Sequence[float] | None,
+    curve: Sequence[Sequence[float | None]],
     cost: Mapping[str, float | None],
     facts: Mapping[str, Any],
 ) -> Cell:
@@ -381,13 +396,12 @@ def _cell(
         seeded=wanted.seeded,
         split=split,
         beams=wanted.config.eval.beams,
-        levels=catalogue.num_levels,
         sids=sids_digest(catalogue),
         rows=rows_of(catalogue, dataset.splits["train"], rows),
         rank=placed.rank,
         before=placed.before,
-        reached=levels_reached(catalogue, predictions, rows.targets),
-        top=top,
+        lost=lost_at(catalogue, predictions, rows.targets),
+        calibration=[] if first is None else calibration_bins(first, placed.rank == 0),
         curve=curve,
         cost=cost,
         facts=facts,
