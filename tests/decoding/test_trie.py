@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from tsrec_jax.data.catalogue import Catalogue, Item
+from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.decoding import trie as module
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
@@ -149,6 +150,23 @@ def test_a_catalogue_gets_consecutive_token_ids_in_its_own_order():
     ids = np.concatenate(trie.token_ids).tolist()
     assert dict(zip(catalogue.tokens, ids, strict=True)) == {"<a_1>": 100, "<a_2>": 101, "<b_1>": 102, "<b_7>": 103}
     np.testing.assert_array_equal(trie.sid_codes(), [[0, 1], [1, 0], [1, 1]])
+
+
+def test_what_may_follow_is_the_same_for_the_loss_and_for_the_search(forms):
+    codes_IC = random_codes((3, 40, 5))
+    sids = tuple(tuple(f"<{level}_{code}>" for level, code in zip("abc", row, strict=True)) for row in codes_IC)
+    catalogue = Catalogue(tuple(Item(str(i), f"title {i}") for i in range(len(sids))), sids)
+    trie, paths = Trie.of_catalogue(catalogue, 100), SidPaths.of_catalogue(catalogue, 100)
+    walked = reachable(trie)
+    for tokens in catalogue.tokens_IC + 100:
+        for level, node in enumerate(paths.nodes(tokens)):
+            begun = [codes for codes in walked if ids_under(trie, codes)[:level] == tokens[:level].tolist()]
+            searched = {ids_under(trie, codes)[level] for codes in begun}
+            assert set(np.flatnonzero(paths.allowed_Nn[node]) + 100) == searched
+
+
+def ids_under(trie, codes):
+    return [int(trie.token_ids[level][code]) for level, code in enumerate(codes)]
 
 
 @pytest.mark.parametrize(

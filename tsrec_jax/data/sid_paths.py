@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from tsrec_jax.data.catalogue import Catalogue
+from tsrec_jax.data.sid_prefixes import prefix_levels, sorted_unique
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,20 +39,14 @@ class SidPaths:
         """The paths of all SIDs, whose tokens are numbered from `first_id` in the order of `catalogue.tokens`."""
         levels_n = catalogue.token_levels
         size = len(levels_n)
-        tokens_IC = catalogue.tokens_IC
-        node_I = np.zeros(len(tokens_IC), np.int64)
-        count, edges, links = 1, [], []
-        for level in range(catalogue.num_levels):
-            key_I = node_I * size + tokens_IC[:, level]
-            links.append(np.unique(key_I))
-            if level + 1 < catalogue.num_levels:
-                keys, place_I = np.unique(key_I, return_inverse=True)
-                edges.append((keys, count + np.arange(len(keys))))
-                node_I = count + place_I
-                count += len(keys)
-        allowed_Nn = np.zeros((count, size), bool)
-        allowed_Nn.reshape(-1)[np.concatenate(links)] = True
-        return cls(first_id, levels_n, allowed_Nn, tuple(edges))
+        tokens_NC = sorted_unique(catalogue.tokens_IC, (size,) * catalogue.num_levels)
+        first, count, edges = 0, 1, []  # number of the level's first node; of nodes so far
+        for parent_M, token_M in prefix_levels(tokens_NC, np.zeros(len(tokens_NC), np.int32)):
+            edges.append(((first + parent_M.astype(np.int64)) * size + token_M, count + np.arange(len(parent_M))))
+            first, count = count, count + len(parent_M)
+        allowed_Nn = np.zeros((first, size), bool)  # the nodes behind `first` are whole SIDs
+        allowed_Nn.reshape(-1)[np.concatenate([keys for keys, _ in edges])] = True
+        return cls(first_id, levels_n, allowed_Nn, tuple(edges[:-1]))
 
     def nodes(self, tokens_T: np.ndarray) -> np.ndarray:
         """For each token the node it is a child of, when it and the tokens before it begin a SID of the catalogue.

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tsrec_jax.data.catalogue import Catalogue
+from tsrec_jax.data.sid_prefixes import prefix_levels, sorted_unique
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import write_npz
 
@@ -329,17 +330,11 @@ class Trie:
         return (
             self.num_sids == other.num_sids
             and facts[0] == facts[1]
-            and all(_same_array(one, another) for one, another in zip(*arrays, strict=True))
+            and all(np.array_equal(one, another) for one, another in zip(*arrays, strict=True))
         )
 
     def _changed(self) -> None:
         self.__dict__.pop("arrays", None)
-
-
-def _same_array(one: np.ndarray | None, another: np.ndarray | None) -> bool:
-    if one is None or another is None:
-        return one is another
-    return one.dtype == another.dtype and np.array_equal(one, another)
 
 
 def _whole_words(size: int) -> int:
@@ -371,11 +366,10 @@ def _build(codes_IC: np.ndarray, sizes: tuple[int, ...], before: Sequence[_Level
     dense = 0
     while dense < len(sizes) and math.prod(strides[: dense + 1]) <= DENSE_SLOTS:
         dense += 1
+    if dense < len(sizes):
+        codes_IC = sorted_unique(codes_IC, sizes)
     levels = []
     slot_I = np.zeros(len(codes_IC), np.int32)
-    if dense < len(sizes):
-        codes_IC = _sorted_unique(codes_IC, sizes)
-        slot_I = np.zeros(len(codes_IC), np.int32)
     for number in range(dense):
         slot_I = slot_I * np.int32(strides[number]) + codes_IC[:, number].astype(np.int32)
         flags = np.zeros(math.prod(strides[: number + 1]), bool)
@@ -385,11 +379,7 @@ def _build(codes_IC: np.ndarray, sizes: tuple[int, ...], before: Sequence[_Level
     if dense == len(sizes):
         return levels, int(flags.sum())
     parents = math.prod(strides[:dense])  # slots of the level above, of which a sparse level has a start each
-    for number in range(dense, len(sizes)):
-        code_I = codes_IC[:, number]
-        new_I = np.ones(len(codes_IC), bool)
-        new_I[1:] = (slot_I[1:] != slot_I[:-1]) | (code_I[1:] != code_I[:-1])
-        parent_M = slot_I[new_I]
+    for number, (parent_M, code_M) in enumerate(prefix_levels(codes_IC[:, dense:], slot_I), dense):
         counts = np.bincount(parent_M, minlength=parents)
         old = before[number] if before else None
         count, widest = len(parent_M), int(counts.max())
@@ -399,27 +389,9 @@ def _build(codes_IC: np.ndarray, sizes: tuple[int, ...], before: Sequence[_Level
         np.cumsum(counts, out=starts[1 : len(counts) + 1])
         kind = np.uint8 if sizes[number] <= 1 << 8 else np.uint16 if sizes[number] <= 1 << 16 else np.int32
         codes = np.zeros(room, kind)
-        codes[:count] = code_I[new_I]
+        codes[:count] = code_M
         alive = np.packbits(np.arange(_whole_words(room)) < count, bitorder="little").view(np.uint32)
         width = max(old.width if old is not None else 8, min(1 << (widest - 1).bit_length(), sizes[number]))
         levels.append(_Level(sizes[number], count, alive, starts, codes, width))
-        slot_I = np.cumsum(new_I, dtype=np.int32) - 1
         parents = room
     return levels, len(codes_IC)
-
-
-def _sorted_unique(codes_IC: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
-    """The distinct rows in rising order, as columns that lie together."""
-    if math.prod(sizes) >= 1 << 63:
-        return np.asfortranarray(np.unique(codes_IC, axis=0))
-    key_I = codes_IC[:, 0].astype(np.int64)
-    for number in range(1, len(sizes)):
-        key_I *= sizes[number]
-        key_I += codes_IC[:, number]
-    key_I.sort()
-    key_N = key_I[np.append(True, key_I[1:] != key_I[:-1])]
-    columns = np.empty((len(key_N), len(sizes)), np.int32, order="F")
-    for number in reversed(range(1, len(sizes))):
-        key_N, columns[:, number] = np.divmod(key_N, sizes[number])
-    columns[:, 0] = key_N
-    return columns
