@@ -274,7 +274,9 @@ def _split(log: Log, rows: Rows, settings: PrepareSettings) -> dict[str, Rows]:
         shown, way_out = f"prepare.ratios={settings.ratios}", splitting.times_that_tie(log, rows)
     elif settings.split == "date":
         keys = ("valid_from", "test_from")
-        splits = splitting.split_by_date(log, rows, *(seconds(f"prepare.{k}", getattr(settings, k)) for k in keys))
+        # The settings hold both times.
+        cuts = [seconds(f"config.prepare.{key}", getattr(settings, key)) or 0 for key in keys]
+        splits = splitting.split_by_date(log, rows, cuts)
         shown = ", ".join(f"prepare.{key}={getattr(settings, key)!r}" for key in keys)
     else:
         splits = splitting.split_leave_one_out(log, rows)
@@ -293,18 +295,20 @@ def _count_splits(log: Log, splits: Mapping[str, Rows]) -> tuple[SplitCount, ...
         counts.append(
             SplitCount(
                 name,
-                len(rows),
-                len(np.unique(log.users[rows.ends])),
-                len(np.unique(targets)),
-                *(
-                    f"{datetime.datetime.fromtimestamp(int(t), datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
-                    for t in times[[0, -1]]
-                ),
-                float(np.mean(~is_known[targets])),
-                float(np.mean(tied_N[rows.ends])),
+                rows=len(rows),
+                users=len(np.unique(log.users[rows.ends])),
+                targets=len(np.unique(targets)),
+                first=_iso(times[0]),
+                last=_iso(times[-1]),
+                unseen=float(np.mean(~is_known[targets])),
+                tied=float(np.mean(tied_N[rows.ends])),
             )
         )
     return tuple(counts)
+
+
+def _iso(time: int) -> str:
+    return f"{datetime.datetime.fromtimestamp(int(time), datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _write_items(

@@ -28,14 +28,15 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.prepare.raw_files import check_encoding, check_file
 from tsrec_jax.prepare.raw_rows import (
     INTERACTION_SCHEMA,
+    INTERACTIONS,
     ITEM_SCHEMA,
+    ITEMS,
     Lines,
     Malformed,
     Row,
-    metadata_lines,
-    review_lines,
+    amazon_lines,
 )
-from tsrec_jax.prepare.raw_tables import COLUMNS, INTERACTIONS, ITEMS, NEEDED, OPTIONAL, table_lines
+from tsrec_jax.prepare.raw_tables import COLUMNS, NEEDED, OPTIONAL, table_lines
 
 KINDS = ("amazon2018", "amazon2023", "tables")
 SHOWN_LINES = 5
@@ -83,11 +84,10 @@ class RawSource:
         if self.kind not in KINDS:
             raise UserError(f"raw data of kind {self.kind!r} are not known; use one of: {', '.join(KINDS)}")
         for field in ("interactions", "items"):
-            paths = getattr(self, field)
-            paths = (paths,) if isinstance(paths, str | os.PathLike) else tuple(paths)
-            if not paths or not all(os.fspath(path) for path in paths):
+            given = getattr(self, field)
+            if not given or not (isinstance(given, str | os.PathLike) or all(map(os.fspath, given))):
                 raise UserError(f"raw data of kind {self.kind!r} need at least one file of {field}")
-            object.__setattr__(self, field, tuple(pathlib.Path(path) for path in paths))
+            object.__setattr__(self, field, _paths(given))
 
     def lines(self, table: str, path: pathlib.Path) -> Lines:
         """The lines of one file, INTERACTIONS or ITEMS."""
@@ -95,7 +95,7 @@ class RawSource:
             own = {name.partition(".")[2]: column for name, column in self.columns.items()
                    if name.startswith(f"{table}.")}  # fmt: skip
             return table_lines(table, path, {**self.columns, **own}, self.encoding)
-        return (review_lines if table == INTERACTIONS else metadata_lines)(self.kind, path)
+        return amazon_lines(table, self.kind, path)
 
 
 def columns_of(text: str) -> dict[str, str]:
@@ -113,6 +113,10 @@ def columns_of(text: str) -> dict[str, str]:
             )
         found[name] = column
     return found
+
+
+def _paths(given: Paths) -> tuple[pathlib.Path, ...]:
+    return (pathlib.Path(given),) if isinstance(given, str | os.PathLike) else tuple(map(pathlib.Path, given))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,15 +172,15 @@ def read_raw(
       UserError: a file is missing, ends early, is of another kind, lacks a column, holds no line that can be used, or
         loses more of them than it may.
     """
-    for path in (*source.interactions, *source.items):
+    for path in (*_paths(source.interactions), *_paths(source.items)):
         check_file(path)
     scratch = pathlib.Path(scratch)
     interactions = _Spill(scratch / INTERACTIONS, INTERACTION_SCHEMA, _INTERACTION_BATCH)
     items = _Spill(scratch / ITEMS, ITEM_SCHEMA, _ITEM_BATCH)
 
-    def read(table: str, paths: Sequence[pathlib.Path], spill: _Spill) -> tuple[FileCount, ...]:
-        counts = []
-        for path in paths:
+    def read(table: str, paths: Paths, spill: _Spill) -> tuple[FileCount, ...]:
+        counts: list[FileCount] = []
+        for path in _paths(paths):
             counts.append(_read_file(path, table, source.lines(table, path), spill, report))
             _refuse_loss(path, counts[-1], max_unreadable)
         return tuple(counts)

@@ -11,6 +11,7 @@ import lzma
 import pathlib
 import zlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from tsrec_jax.errors import UserError
 
@@ -20,7 +21,11 @@ _HEAD = 1 << 20  # bytes by which an encoding is told
 # A few bad bytes are damage, which costs their lines (or a character that the end of the head cuts in two); more bad
 # bytes than sound letters are another encoding.
 _FEW = 3
-_COMPRESSED = {b"\x1f\x8b": ("gzip", gzip.open), b"BZh": ("bzip2", bz2.open), b"\xfd7zXZ\x00": ("xz", lzma.open)}
+_COMPRESSED: dict[bytes, tuple[str, Callable[[Any], Any]]] = {
+    b"\x1f\x8b": ("gzip", gzip.open),
+    b"BZh": ("bzip2", bz2.open),
+    b"\xfd7zXZ\x00": ("xz", lzma.open),
+}
 # What a file begins with that no reader here can use, what it is, and the way out.
 _REFUSED = {
     b"\x28\xb5\x2f\xfd": ("compressed with zstd", "unpack it with `zstd -d`"),

@@ -1,6 +1,6 @@
 """The lines of Amazon's raw files as rows of interactions and items, and what a value of any raw file must be.
 
-`review_lines` and `metadata_lines` give for each line its number and what makes its row, or raises `Malformed`.
+`amazon_lines` gives for each line its number and what makes its row, or raises `Malformed`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import io
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -28,7 +28,7 @@ _LONGEST_ID = 1024  # characters: what is longer is a text in the wrong place
 _LAST_SECOND = 253_402_300_799  # the end of the year 9999
 
 Row = tuple[Any, ...]  # the columns of a schema above
-Lines = Iterator[tuple[int, Callable[[], Row]]]
+Lines = Generator[tuple[int, Callable[[], Row]]]
 
 
 class Malformed(ValueError):
@@ -44,26 +44,28 @@ class Malformed(ValueError):
         self.reason, self.lines = reason, lines
 
 
+INTERACTIONS, ITEMS = "interactions", "items"
 # kind: (user, item keys in order of preference, time, units of time in a second)
 _REVIEW_KEYS = {
     "amazon2018": ("reviewerID", ("asin",), "unixReviewTime", 1),
     "amazon2023": ("user_id", ("parent_asin", "asin"), "timestamp", 1000),
 }
+# kind: (item keys in order of preference, parts of the description, brand, categories)
+_METADATA_KEYS = {
+    "amazon2018": (("asin",), ("description",), "brand", "category"),
+    "amazon2023": (("parent_asin", "asin"), ("description", "features"), "store", "categories"),
+}
 
 
-def review_lines(kind: str, path: pathlib.Path) -> Lines:
-    """Lines of a review file; rows as INTERACTION_SCHEMA.
+def amazon_lines(table: str, kind: str, path: pathlib.Path) -> Lines:
+    """Lines of a review file (INTERACTIONS) or a metadata file (ITEMS); rows as the table's schema.
 
     Raises:
       UserError: the file is of another kind, or ends early.
     """
-    user, item, time, units = _REVIEW_KEYS[kind]
-    return _json_lines(path, functools.partial(_row_of_review, user, item, time, units))
-
-
-def metadata_lines(kind: str, path: pathlib.Path) -> Lines:
-    """Lines of a metadata file; rows as ITEM_SCHEMA. Raises as `review_lines` does."""
-    return _json_lines(path, _row_of_metadata[kind])
+    if table == INTERACTIONS:
+        return _json_lines(path, functools.partial(_row_of_review, *_REVIEW_KEYS[kind]))
+    return _json_lines(path, functools.partial(_row_of_metadata, *_METADATA_KEYS[kind]))
 
 
 def _row_of_review(user: str, item: Sequence[str], time: str, units: int, entry: Mapping[str, Any]) -> Row:
@@ -74,28 +76,16 @@ def _row_of_review(user: str, item: Sequence[str], time: str, units: int, entry:
     return *ids, second_of(seconds // units)
 
 
-def _row_of_metadata_2018(entry: Mapping[str, Any]) -> Row:
+def _row_of_metadata(
+    item: Sequence[str], description: Sequence[str], brand: str, categories: str, entry: Mapping[str, Any]
+) -> Row:
     return (
-        id_of(_first_of(entry, ("asin",)), "asin"),
+        id_of(_first_of(entry, item), item[0]),
         text_of(entry.get("title")),
-        text_of(entry.get("description")),
-        text_of(entry.get("brand")),
-        text_of(entry.get("category"), " > "),
+        " ".join(filter(None, (text_of(entry.get(part)) for part in description))),
+        text_of(entry.get(brand)),
+        text_of(entry.get(categories), " > "),
     )
-
-
-def _row_of_metadata_2023(entry: Mapping[str, Any]) -> Row:
-    description = (text_of(entry.get("description")), text_of(entry.get("features")))
-    return (
-        id_of(_first_of(entry, ("parent_asin", "asin")), "parent_asin"),
-        text_of(entry.get("title")),
-        " ".join(part for part in description if part),
-        text_of(entry.get("store")),
-        text_of(entry.get("categories"), " > "),
-    )
-
-
-_row_of_metadata = {"amazon2018": _row_of_metadata_2018, "amazon2023": _row_of_metadata_2023}
 
 
 def _json_lines(path: pathlib.Path, row_of: Callable[[Mapping[str, Any]], Row]) -> Lines:

@@ -19,9 +19,19 @@ import polars as pl
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.prepare.raw_files import PARQUET, encoding_of, open_raw, read_head
-from tsrec_jax.prepare.raw_rows import TEXT_COLUMNS, Lines, Malformed, Row, id_of, second_of, text_of, whole
+from tsrec_jax.prepare.raw_rows import (
+    INTERACTIONS,
+    ITEMS,
+    TEXT_COLUMNS,
+    Lines,
+    Malformed,
+    Row,
+    id_of,
+    second_of,
+    text_of,
+    whole,
+)
 
-INTERACTIONS, ITEMS = "interactions", "items"
 NEEDED = {INTERACTIONS: ("user", "item", "timestamp"), ITEMS: ("item", "title")}
 OPTIONAL = {INTERACTIONS: (), ITEMS: TEXT_COLUMNS[1:]}
 COLUMNS = tuple(dict.fromkeys((*NEEDED[INTERACTIONS], *NEEDED[ITEMS], *OPTIONAL[ITEMS])))

@@ -27,16 +27,6 @@ class PrepareSettings(Section, key="prepare"):
     encoding: str = setting(
         "", "tables: of CSV files that are not UTF-8, such as cp1252; a byte-order mark is stronger"
     )
-    max_unreadable: float = setting(
-        0.05, "largest share of a raw file's lines that may be lost because they cannot be read", least=0, most=1
-    )
-    max_unmatched: float = setting(
-        0.2,
-        "largest share of the interactions that may be lost because their item has no entry or no usable title "
-        "(a title that is too long is not counted)",
-        least=0,
-        most=1,
-    )
     k_core: int = setting(
         5, "users and items with fewer interactions, repetitions counted, are left out, until none is left", least=1
     )
@@ -54,6 +44,16 @@ class PrepareSettings(Section, key="prepare"):
     max_title_words: int = setting(0, "items with longer titles are left out; 0: no limit", least=0)
     clean_titles: bool = setting(
         True, "titles lose their HTML, and items whose title is left-over markup or script are left out"
+    )
+    max_unreadable: float = setting(
+        0.05, "largest share of a raw file's lines that may be lost because they cannot be read", least=0, most=1
+    )
+    max_unmatched: float = setting(
+        0.2,
+        "largest share of the interactions that may be lost because their item has no entry or no usable title "
+        "(a title that is too long is not counted)",
+        least=0,
+        most=1,
     )
     ties: Literal["auto", "file", "shuffled", "item"] = setting(
         "auto",

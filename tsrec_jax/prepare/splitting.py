@@ -145,10 +145,10 @@ def _between_seconds(times: np.ndarray, cut: int) -> int:
     return below if cut - below <= above - cut else above
 
 
-def split_by_date(log: Log, rows: Rows, valid_from: int, test_from: int) -> dict[str, Rows]:
-    """Cuts the rows at two times (seconds since 1970), each the first of its split."""
+def split_by_date(log: Log, rows: Rows, cuts: Sequence[int]) -> dict[str, Rows]:
+    """Cuts the rows at the first time of valid and that of test, in seconds since 1970."""
     times = log.times[rows.ends]
-    return _cut(rows, [int(np.searchsorted(times, time, side="left")) for time in (valid_from, test_from)])
+    return _cut(rows, [int(np.searchsorted(times, time, side="left")) for time in cuts])
 
 
 def _cut(rows: Rows, cuts: Sequence[int]) -> dict[str, Rows]:

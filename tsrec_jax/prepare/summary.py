@@ -148,7 +148,7 @@ ORDERS = {
 def of_ties(ties: Ties) -> str:
     """How many interactions are tied, and what was done, in one sentence."""
     text = f"{ties.interactions:,} interactions ({_percent(ties.share)}) share user and second with another"
-    if not ties.interactions:
+    if ties.ascending is None:  # no neighbours are tied
         return text
     order = "that of the files from the last line to the first" if ties.backwards and ties.order == FILE else ""
     return (

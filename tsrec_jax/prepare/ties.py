@@ -11,7 +11,7 @@ import dataclasses
 import math
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class Ties:
 
 
 def settle(
-    log: Log, user_ids: Sequence[str], item_ids: Sequence[str], wanted: str, backwards: bool = False
+    log: Log, user_ids: Collection[str], item_ids: Collection[str], wanted: str, backwards: bool = False
 ) -> tuple[Log, Ties]:
     """Puts tied interactions into an order.
 
@@ -110,7 +110,7 @@ def _shares_with_next(log: Log) -> np.ndarray:
     return (log.users[1:] == log.users[:-1]) & (log.times[1:] == log.times[:-1])
 
 
-def _ascending(log: Log, item_ids: Sequence[str]) -> tuple[int, float | None]:
+def _ascending(log: Log, item_ids: Collection[str]) -> tuple[int, float | None]:
     """The number of tied neighbours, and the share of them whose ids ascend."""
     firsts = np.flatnonzero(_shares_with_next(log))
     if not len(firsts):
@@ -132,7 +132,7 @@ def _exceeds_chance(pairs: int, share: float) -> bool:
     return share >= _CLEAR_SHARE and (2 * share - 1) * pairs >= _DEVIATIONS * math.sqrt(pairs)
 
 
-def _places_by_number(ids: Sequence[str]) -> np.ndarray:
+def _places_by_number(ids: Collection[str]) -> np.ndarray:
     """int64: the place of each id where runs of digits count as numbers."""
     keys = [_DIGITS.sub(lambda digits: digits[0].zfill(_LONGEST_NUMBER), text) for text in ids]
     places = np.empty(len(keys), np.int64)
@@ -140,7 +140,7 @@ def _places_by_number(ids: Sequence[str]) -> np.ndarray:
     return places
 
 
-def _hashes(users: np.ndarray, items: np.ndarray, user_ids: Sequence[str], item_ids: Sequence[str]) -> np.ndarray:
+def _hashes(users: np.ndarray, items: np.ndarray, user_ids: Collection[str], item_ids: Collection[str]) -> np.ndarray:
     """uint64, a hash of each pair of a user's and an item's id: the same whatever else the files hold."""
     mixed = (_checksums(user_ids)[users] << np.uint64(32)) | _checksums(item_ids)[items]
     mixed ^= np.uint64(_SEED)
@@ -149,5 +149,5 @@ def _hashes(users: np.ndarray, items: np.ndarray, user_ids: Sequence[str], item_
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def _checksums(ids: Sequence[str]) -> np.ndarray:
+def _checksums(ids: Collection[str]) -> np.ndarray:
     return np.fromiter((zlib.crc32(text.encode()) for text in ids), np.uint64, len(ids))
