@@ -10,7 +10,8 @@ usage() {
 usage: bash launch/test.sh [options] [pytest arguments, such as tests/data or -k beam]
 
   --python=VERSION|PROGRAM  the Python to use, e.g. 3.12 (then the environment is .venv-3.12 instead of .venv)
-  --unit                    only the tests that compile nothing and start no program, in about two minutes
+  --unit                    only the tests that compile nothing, in less than two minutes
+  --system                  also whole runs, studies, services and benchmarks, as .ci/run does
   --peers                   install torch, k-means-constrained and, in an environment of its own, transformers 4.57, for
                             the tests that compare with them (they skip without)
   --help                    this text
@@ -31,13 +32,14 @@ older_transformers() {
     export TSREC_TRANSFORMERS_4="$folder/python"
 }
 
-python="" peers=false unit=false
+python="" peers=false tier="not system"
 arguments=()
 for argument in "$@"; do
     case "$argument" in
     --python=*) python="${argument#*=}" ;;
     --peers) peers=true ;;
-    --unit) unit=true ;;
+    --unit) tier=unit ;;
+    --system) tier="" ;;
     --help | -h) usage && exit 0 ;;
     *) arguments+=("$argument") ;;
     esac
@@ -52,7 +54,8 @@ if "$peers"; then
     older_transformers "$venv"
 fi
 
-if "$unit"; then arguments+=(-m unit); fi
+# What is asked for by name runs whatever its tier.
+if [[ "$tier" == unit || (-n "$tier" && ${#arguments[@]} == 0) ]]; then arguments+=(-m "$tier"); fi
 started="$SECONDS"
 "$VENV_PYTHON" -m ruff check .
 "$VENV_PYTHON" -m ruff format --check .

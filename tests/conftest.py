@@ -5,6 +5,7 @@ XLA and the Hugging Face libraries read the environment when they are imported, 
 
 import contextlib
 import fcntl
+import fnmatch
 import importlib.metadata
 import os
 import tempfile
@@ -26,6 +27,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import pathlib
+from collections.abc import Iterator
 
 import pytest
 from absl import flags
@@ -33,7 +35,92 @@ from absl import flags
 # Grain's worker processes read absl flags, which nobody parses under pytest.
 flags.FLAGS.mark_as_parsed()
 
+TESTS = pathlib.Path(__file__).resolve().parent
+# Whole runs, studies, benchmarks and services: the tier `system`.
+SYSTEM = (
+    "benchmarks/*.py",
+    "launch/test_pack.py",
+    "pipeline/test_prior.py",
+    "pipeline/test_*processes.py",
+    "pipeline/test_run.py",
+    "pipeline/test_study.py",
+    "pipeline/test_upstream.py",
+    "serving/test_load.py",
+    "serving/test_page.py",
+    "serving/test_real_service.py",
+    "serving/test_recommend_command.py",
+    "test_document_benchmarks.py",
+    "training/test_survival.py",
+)
+# What compiles, or takes long for another reason, and is therefore in no smaller tier than the default.
+COMPILING = (
+    "baselines/test_real_data.py",
+    "baselines/test_run.py",
+    "baselines/test_sasrec.py",
+    "decoding/*.py",
+    "launch/*.py",
+    "models/*.py",
+    "pipeline/*.py",
+    "planning/test_accounting.py",
+    "serving/test_export*.py",
+    "serving/test_live_catalogue.py",
+    "serving/test_recommender.py",
+    "serving/test_server.py",
+    "sid/test_[acekir]*.py",
+    "sid/test_levels.py",
+    "test_cache.py",
+    "test_imports.py",
+    "training/*.py",
+)
+# Of the files above, those that compile nothing.
+UNIT = (
+    "models/test_config.py",
+    "models/test_tokenizer.py",
+    "pipeline/test_identity.py",
+    "pipeline/test_lock.py",
+    "training/test_meter.py",
+    "training/test_watch.py",
+)
+_COMPILED_NOW: list[str] = []  # the programs compiled since the last test; kept with `-m unit` alone
+
 SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data" / "amazon"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With `-m unit`, listens to what is compiled."""
+    if config.option.markexpr == "unit":
+        import jax
+
+        def listen(event: str, *_: object, **__: object) -> None:
+            if event.endswith("backend_compile_duration"):
+                _COMPILED_NOW.append(event)
+
+        jax.monitoring.register_event_duration_secs_listener(listen)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives each test the marker of its tier, by its file; those with none are in the default tier."""
+    for item in items:
+        system, compiling, unit = (_listed(item.path, patterns) for patterns in (SYSTEM, COMPILING, UNIT))
+        if system:
+            item.add_marker("system")
+        elif unit or not compiling:
+            item.add_marker("unit")
+
+
+def _listed(path: pathlib.Path, patterns: tuple[str, ...]) -> bool:
+    name = path.relative_to(TESTS).as_posix()
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Holds the tier `unit` to its promise."""
+    yield
+    compiled = len(_COMPILED_NOW)
+    _COMPILED_NOW.clear()
+    if compiled:
+        pytest.fail(f"{item.path.name} compiles ({compiled} programs): list it under COMPILING in tests/conftest.py")
 
 
 @pytest.fixture(scope="session")
