@@ -63,7 +63,6 @@ COMPILING = (
     "pipeline/*.py",
     "planning/test_accounting.py",
     "serving/test_export*.py",
-    "serving/test_live_catalogue.py",
     "serving/test_recommender.py",
     "serving/test_server.py",
     "sid/test_[acekir]*.py",
