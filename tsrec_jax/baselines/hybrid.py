@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from tsrec_jax.baselines.counts import Transitions, fit_recent_popularity, fit_transitions, history_weights
-from tsrec_jax.baselines.ranking import CHUNK, CUT, best_settings, target_ranks
+from tsrec_jax.baselines.ranking import CHUNK, CUT, Fitted, best_settings, target_ranks
 from tsrec_jax.baselines.text import TextSimilarity
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
@@ -98,7 +98,7 @@ def fit_hybrid(
     settings, best = best_settings(START, GRIDS, value)
     said = ", ".join(f"{name} {setting:g}" for name, setting in settings.items())
     report(f"hybrid: {said}, NDCG@10 {best:.4f} on selection")
-    parts = {"transitions": transitions, "recent popularity": popularity}
+    parts: Mapping[str, Fitted] = {"transitions": transitions, "recent popularity": popularity}
     facts = {
         "settings": {"hybrid": settings, **{name: part.facts["settings"] for name, part in parts.items()}},
         "parameters": features_IK.nnz + sum(part.facts["parameters"] for part in parts.values()),

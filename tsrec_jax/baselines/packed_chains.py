@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -30,6 +31,12 @@ class Packed:
     next_BT: np.ndarray
     weight_BT: np.ndarray
 
+    @classmethod
+    def empty(cls, rows: int, slots: int) -> Packed:
+        """Rows in which every slot is empty, to be filled in place."""
+        items_BT, positions_BT, segments_BT, next_BT = np.zeros((4, rows, slots), np.int32)
+        return cls(items_BT, positions_BT, segments_BT, next_BT, np.zeros((rows, slots), np.float32))
+
     def rows(self, start: int, count: int) -> Packed:
         """`count` rows from `start`; empty ones where there are no more."""
 
@@ -49,9 +56,7 @@ def pack_chains(chains: list[Chain], slots: int, order: np.ndarray) -> Packed:
     taken = [chains[number] for number in order]
     lengths_n2 = np.array([[len(chain.items) - 1, len(chain.items) - chain.first] for chain in taken])
     rows = [row for (row,) in pack(lengths_n2, (slots, slots))]
-    packed = Packed(
-        *(np.zeros((len(rows), slots), np.int32) for _ in range(4)), np.zeros((len(rows), slots), np.float32)
-    )
+    packed = Packed.empty(len(rows), slots)
     for row, members in enumerate(rows):
         start = 0
         for segment, number in enumerate(members, 1):
@@ -66,9 +71,9 @@ def pack_chains(chains: list[Chain], slots: int, order: np.ndarray) -> Packed:
     return packed
 
 
-def pad_histories(histories: tuple[tuple[int, ...], ...], rows: int, context: int) -> Packed:
+def pad_histories(histories: Sequence[Sequence[int]], rows: int, context: int) -> Packed:
     """One history a row, its newest `context` items, with nothing to predict; empty rows up to `rows`."""
-    packed = Packed(*(np.zeros((rows, context), np.int32) for _ in range(4)), np.zeros((rows, context), np.float32))
+    packed = Packed.empty(rows, context)
     for row, history in enumerate(histories):
         kept = history[-context:]
         packed.items_BT[row, : len(kept)] = kept

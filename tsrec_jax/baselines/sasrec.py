@@ -118,7 +118,8 @@ def train_sasrec(
     known_I[[item for chain in sequences for item in chain.items]] = True
     features_IK = svd_features(catalogue, settings.features) if settings.features else None
     model = SasRec(known_I, context, settings.shape, features_IK, nnx.Rngs(seed))
-    graph, parameters, constants = nnx.split(model, nnx.Param, ...)
+    graph, *states = nnx.split(model, nnx.Param, ...)
+    parameters, constants = states
     moments = _optimiser(settings).init(parameters)
     rng, key = np.random.default_rng(seed), jax.random.key(seed)
 

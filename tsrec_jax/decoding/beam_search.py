@@ -11,10 +11,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tsrec_jax.decoding.trie import WORD, LevelArrays, TrieArrays
 from tsrec_jax.models.inference import InferenceModel, Prefix, SuffixCache, extend, log_normaliser, logits_of, prefill
 
+Array = jax.Array | np.ndarray  # as an argument of a compiled function
 NORMALISERS = ("vocab", "level", "catalogue")
 
 
@@ -53,8 +55,8 @@ class Filters:
       excluded: for each level int32 slots (B, X) that a request leaves out, -1 for none.
     """
 
-    row_B: jax.Array
-    excluded: tuple[jax.Array, ...]
+    row_B: Array
+    excluded: tuple[Array, ...]
 
 
 @jax.tree_util.register_dataclass
@@ -153,7 +155,7 @@ def beam_search(
     return BeamResult(codes_BWC, ranked_BW, totals_BWC, dropped_B)
 
 
-def _filters_of(filters: Filters | None, level: int, batch: int) -> tuple[jax.Array, jax.Array | None]:
+def _filters_of(filters: Filters | None, level: int, batch: int) -> tuple[Array, Array | None]:
     """A level's row of each request and the slots it leaves out."""
     if filters is None:
         return jnp.zeros(batch, jnp.int32), None
@@ -161,12 +163,12 @@ def _filters_of(filters: Filters | None, level: int, batch: int) -> tuple[jax.Ar
 
 
 def _children(
-    level: LevelArrays, slots_BW: jax.Array, filters: tuple[jax.Array, jax.Array | None]
+    level: LevelArrays, slots_BW: jax.Array, filters: tuple[Array, Array | None]
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """The first child slot of every beam, which of its `width` candidates are allowed, and a sparse level's codes."""
     row_B, excluded_BX = filters
     codes_BWK = None
-    if level.starts is None:
+    if level.starts is None or level.codes is None:
         words = level.stride // WORD
         rows_RPN = level.alive_RM.reshape(level.alive_RM.shape[0], -1, words)
         words_BWN = rows_RPN[row_B[:, None], slots_BW]
@@ -188,7 +190,7 @@ def _children(
     return first_BW, allowed_BWK, codes_BWK
 
 
-def _without(allowed_BWK: jax.Array, first_BW: jax.Array, count_BW: jax.Array, excluded_BX: jax.Array) -> jax.Array:
+def _without(allowed_BWK: jax.Array, first_BW: jax.Array, count_BW: jax.Array, excluded_BX: Array) -> jax.Array:
     """Takes the excluded slots out. A slot is the child of one node, and so of one beam at most."""
     batch, beams, width = allowed_BWK.shape
     place_BWX = excluded_BX[:, None] - first_BW[..., None]

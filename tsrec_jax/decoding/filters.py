@@ -43,7 +43,7 @@ class FilterRows:
     def __init__(self, trie: Trie, batch_size: int):
         self._trie, self._batch_size = trie, batch_size
         self._base: TrieArrays | None = None
-        self._arrays: TrieArrays | None = None
+        self._arrays = TrieArrays(())
 
     def prepare(self, filters: Sequence[SidFilter]) -> tuple[TrieArrays, Filters]:
         """The arrays and filters with which to search a batch.
@@ -59,7 +59,7 @@ class FilterRows:
             if wanted.allowed_NC is not None or leaves_out > LISTED:
                 row_B[place] = place + 1
                 self._write(place + 1, self._trie.row(_left(self._trie, wanted)))
-            elif leaves_out:
+            elif wanted.excluded_NC is not None and leaves_out:
                 for listed, slots in zip(excluded, self._trie.dead_without(wanted.excluded_NC), strict=True):
                     listed[place, : len(slots)] = slots
         return self._arrays, Filters(row_B, tuple(excluded))

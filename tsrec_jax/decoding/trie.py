@@ -65,11 +65,6 @@ class TrieArrays:
 
     levels: tuple[LevelArrays, ...]
 
-    @property
-    def num_levels(self) -> int:
-        """Codes of a SID (C)."""
-        return len(self.levels)
-
 
 @dataclasses.dataclass
 class _Level:
@@ -189,10 +184,8 @@ class Trie:
             if level.starts is None:
                 slot_N = parent_N * level.stride + codes_NC[:, number]
             else:
-                slot_N = np.array(
-                    [_find(level, parent, code) for parent, code in zip(parent_N, codes_NC[:, number], strict=True)],
-                    np.int64,
-                )
+                found = map(functools.partial(_find, level), parent_N.tolist(), codes_NC[:, number].tolist())
+                slot_N = np.fromiter(found, np.int64, len(codes_NC))
             slots_NC[:, number] = parent_N = np.where(parent_N < 0, -1, slot_N)
         return slots_NC
 
@@ -212,7 +205,7 @@ class Trie:
         parents_N, codes_NC = np.zeros(1, np.int64), np.zeros((1, 0), np.int32)
         for level in self._levels:
             slots_M = np.flatnonzero(np.unpackbits(level.alive.view(np.uint8), bitorder="little"))
-            if level.starts is None:
+            if level.starts is None or level.codes is None:
                 parent_M, code_M = slots_M // level.stride, slots_M % level.stride
             else:
                 parent_M = np.searchsorted(level.starts, slots_M, side="right") - 1
@@ -353,7 +346,7 @@ def _set_bits(words: np.ndarray, slots: np.ndarray) -> None:
 
 def _find(level: _Level, parent: int, code: int) -> int:
     """The slot of a code under a parent slot of a sparse level, -1 where there is none."""
-    if parent < 0:
+    if parent < 0 or level.codes is None:
         return -1
     found = level.children(parent)
     place = found.start + int(np.searchsorted(level.codes[found], code))
@@ -383,7 +376,8 @@ def _build(codes_IC: np.ndarray, sizes: tuple[int, ...], before: Sequence[_Level
         counts = np.bincount(parent_M, minlength=parents)
         old = before[number] if before else None
         count, widest = len(parent_M), int(counts.max())
-        room = len(old.codes) if old is not None and len(old.codes) >= count else _room(count)
+        had = 0 if old is None or old.codes is None else len(old.codes)
+        room = had if had >= count else _room(count)
         starts = np.full(parents + 1, count, np.int32)
         starts[0] = 0
         np.cumsum(counts, out=starts[1 : len(counts) + 1])
