@@ -27,7 +27,6 @@ EXCEPTIONS = {
     ("planning.plan", "pipeline.assemble"),
     ("planning.plan", "pipeline.batches"),
     ("planning.plan", "pipeline.upstream"),
-    ("data.inspection", "prepare.summary"),
 }
 
 

@@ -12,11 +12,11 @@ import pytest
 
 from tests.pipeline.small import SMALL
 from tsrec_jax.data.dataset import read_dataset
+from tsrec_jax.data.prepared import tied_targets
 from tsrec_jax.main import main
 from tsrec_jax.pipeline import run as run_module
 from tsrec_jax.pipeline import workdir as workdir_module
 from tsrec_jax.pipeline.remote import Remote
-from tsrec_jax.prepare.summary import tied_targets
 from tsrec_jax.serving.recommender import Recommender
 from tsrec_jax.shop.shop import make_shop
 from tsrec_jax.training import loop as loop_module

@@ -11,11 +11,11 @@ from tests.baselines.catalogues import catalogue_of, quiet
 from tests.prepare.test_preparation import LOOSE, read_splits, write_source
 from tsrec_jax.baselines.counts import fit_transitions
 from tsrec_jax.baselines.ranking import rank_sids
+from tsrec_jax.data.prepared import tied_targets
 from tsrec_jax.data.text_folder import read_texts
 from tsrec_jax.errors import UserError
 from tsrec_jax.prepare.preparation import PrepareSettings, prepare
 from tsrec_jax.prepare.splitting import Log
-from tsrec_jax.prepare.summary import tied_targets
 from tsrec_jax.prepare.ties import Ties, is_newest_first, is_tied, settle
 
 DAY = 86_400

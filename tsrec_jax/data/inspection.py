@@ -13,8 +13,8 @@ from tsrec_jax.data.faults import DatasetError, Faults
 from tsrec_jax.data.folder_files import AS_IT_IS, Reading, find_name
 from tsrec_jax.data.folder_rows import FolderRows
 from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.data.prepared import SUMMARY, tied_targets
 from tsrec_jax.data.row_facts import out_of_time
-from tsrec_jax.prepare.summary import SUMMARY, tied_targets
 from tsrec_jax.text_table import aligned
 
 

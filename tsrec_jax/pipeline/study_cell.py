@@ -23,6 +23,7 @@ from tsrec_jax.data.faults import Faults
 from tsrec_jax.data.folder_files import Reading, find_name, hash_of, read_files
 from tsrec_jax.data.folder_rows import SPLITS
 from tsrec_jax.data.held_out import hold_out_users, refuse_selection, selection_split
+from tsrec_jax.data.prepared import tied_targets
 from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.predictions import read_predictions
@@ -60,7 +61,6 @@ from tsrec_jax.pipeline.workdir import (
     machine,
     versions,
 )
-from tsrec_jax.prepare.summary import tied_targets
 from tsrec_jax.training.host_memory import forget_peak, peak_bytes
 from tsrec_jax.training.metrics_log import read_metrics
 

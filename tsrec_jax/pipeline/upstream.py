@@ -15,6 +15,7 @@ from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 from tsrec_jax.data.dataset import DESCRIPTIONS_FILE, Dataset, read_dataset, write_dataset
 from tsrec_jax.data.folder_files import Reading
 from tsrec_jax.data.folder_rows import SPLITS
+from tsrec_jax.data.prepared import SUMMARY
 from tsrec_jax.data.text_folder import TextFolder, read_texts, texts_of
 from tsrec_jax.data.token_descriptions import read_token_descriptions, write_token_descriptions
 from tsrec_jax.errors import UserError
@@ -22,7 +23,6 @@ from tsrec_jax.files import write_json
 from tsrec_jax.pipeline.identity import refuse_differences
 from tsrec_jax.pipeline.indexing import Base, Report, make_index
 from tsrec_jax.pipeline.workdir import input_facts
-from tsrec_jax.prepare.summary import SUMMARY
 from tsrec_jax.teacher.cost import Plan
 from tsrec_jax.teacher.describe import describe, plan
 from tsrec_jax.teacher.settings import TeacherSettings

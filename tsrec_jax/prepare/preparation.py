@@ -30,6 +30,7 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
+from tsrec_jax.data.prepared import SUMMARY
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import new_folder
 from tsrec_jax.prepare import filtering, splitting, ties
@@ -37,7 +38,7 @@ from tsrec_jax.prepare.filtering import Titles
 from tsrec_jax.prepare.raw import RawSource, RawTables, Report, read_raw
 from tsrec_jax.prepare.raw_rows import TEXT_COLUMNS
 from tsrec_jax.prepare.splitting import Log, Rows
-from tsrec_jax.prepare.summary import SUMMARY, SplitCount, Step, Summary, of_ties, summary_tables
+from tsrec_jax.prepare.summary import SplitCount, Step, Summary, of_ties, summary_tables
 from tsrec_jax.prepare.titles import plain_text
 
 _FEW_LEFT = 0.2  # share of the interactions below which the k-core is a warning

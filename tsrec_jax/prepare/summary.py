@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +10,6 @@ from tsrec_jax.prepare.ties import FILE, ITEM, SHUFFLED, Ties
 
 if TYPE_CHECKING:
     from tsrec_jax.prepare.raw import FileCount  # which imports polars; a summary does without
-
-SUMMARY = "prepare.json"  # in a folder that `prepare` made, and in what is made of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,22 +150,6 @@ def of_ties(ties: Ties) -> str:
         f"{text}; in the files the item ids of {_percent(ties.ascending)} of such neighbours ascend; their order here "
         f"is {order or ORDERS[ties.order]} (prepare.ties)"
     )
-
-
-def tied_targets(folder: str | os.PathLike[str]) -> Mapping[str, Any] | None:
-    """What a folder's summary says of ties.
-
-    Returns:
-      {"order": what was done, and for each split the share of its rows whose target is tied}; None where the folder was
-      not made by `prepare`, or by one that did not count ties.
-    """
-    try:
-        summary = json.loads((pathlib.Path(folder) / SUMMARY).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    if "ties" not in summary:
-        return None
-    return {"order": summary["ties"]["order"], **{split["name"]: split["tied"] for split in summary["splits"]}}
 
 
 def _unseen(split: SplitCount) -> str:

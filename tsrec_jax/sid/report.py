@@ -9,6 +9,7 @@ from typing import Any
 from tsrec_jax.sid.quality import Depth, SidReport
 from tsrec_jax.sid.settings import IndexSettings
 from tsrec_jax.sid.sizes import fitting_sizes
+from tsrec_jax.text_table import fact_list, markdown_table
 
 TOLD_APART = 0.9  # nodes per item from which the levels below have next to nothing left to group
 
@@ -72,28 +73,35 @@ def to_markdown(report: SidReport, facts: Mapping[str, Any]) -> str:
         f"{report.colliding_items} items share {report.collision_groups} SIDs, at most {report.largest_group} one; "
         f"{report.same_text_items} of them have the title and description of another item of their group."
     )
-    use = ["| level | codes | used | use | perplexity | Gini | items of a code: min, median, max |", "|" + "---|" * 7]
+    use = [("level", "codes", "used", "use", "perplexity", "Gini", "items of a code: min, median, max")]
     for level, row in enumerate(report.levels, 1):
         spread = f"{row.items_min}, {row.items_median:g}, {row.items_max}"
         use.append(
-            f"| {level} | {row.codes} | {row.used} | {row.use:.1%} | {row.perplexity:.1f} | {row.gini:.3f} | {spread} |"
+            (
+                f"{level}",
+                f"{row.codes}",
+                f"{row.used}",
+                f"{row.use:.1%}",
+                f"{row.perplexity:.1f}",
+                f"{row.gini:.3f}",
+                spread,
+            )
         )
     labels = list(report.depths[0].purity)
     heads = ["levels", "nodes", "items of a node: mean, max", "children, max", "error left"]
-    nodes = ["| " + " | ".join([*heads, *(f"{label} purity (by chance)" for label in labels)]) + " |"]
-    nodes.append("|" + "---|" * (len(heads) + len(labels)))
+    nodes = [[*heads, *(f"{label} purity (by chance)" for label in labels)]]
     for depth, node in enumerate(report.depths, 1):
         error = "" if node.error is None else f"{node.error:.1%}"
         cells = [f"{depth}", f"{node.nodes}", f"{node.items_mean:.2f}, {node.items_max}", f"{node.children_max}", error]
-        nodes.append("| " + " | ".join([*cells, *(_share(node.purity[label]) for label in labels)]) + " |")
+        nodes.append([*cells, *(_share(node.purity[label]) for label in labels)])
     neighbours = ", ".join(f"{label} {_share(pair)}" for label, pair in report.neighbour_purity.items())
     parts = [
         f"# Semantic IDs of {facts.get('dataset', 'a catalogue')}",
         collisions,
-        "## Codes\n\n" + "\n".join(use),
+        "## Codes\n\n" + markdown_table(use),
         "## Nodes\n\nPurity: of the other items in an item's node, the share with its label, over items with a label "
         "and company; by chance: with the labels permuted. Error: squared, as a share of the variance of what was "
-        "quantised.\n\n" + "\n".join(nodes),
+        "quantised.\n\n" + markdown_table(nodes),
     ]
     if line := counting_levels(report):
         parts.append(f"{line[0].upper()}{line[1:]}.")
@@ -102,7 +110,7 @@ def to_markdown(report: SidReport, facts: Mapping[str, Any]) -> str:
         parts.append(f"The nearest neighbour in the embeddings has the same label ({queries} items): {neighbours}.")
     lines = [f"- `{prefix}`, {count} items: {'; '.join(titles)}" for prefix, count, titles in report.examples]
     parts.append("## Examples\n\nThe largest node and a middling one of every depth.\n\n" + "\n".join(lines))
-    parts.append("## How this was made\n\n" + "\n".join(f"- {key}: {_fact(value)}" for key, value in facts.items()))
+    parts.append("## How this was made\n\n" + fact_list(facts))
     return "\n\n".join(parts) + "\n"
 
 
@@ -112,9 +120,3 @@ def _share(pair: tuple[float | None, float | None]) -> str:
 
 def _number(share: float | None) -> str:
     return "none" if share is None else f"{share:.3f}"
-
-
-def _fact(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {entry}" for key, entry in value.items())
-    return f"`{value}`"

@@ -1,0 +1,27 @@
+"""What a folder that `prepare` made says of itself; whoever reads such a folder needs nothing of the preparation."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+SUMMARY = "prepare.json"  # in a folder that `prepare` made, and in what is made of it
+
+
+def tied_targets(folder: str | os.PathLike[str]) -> Mapping[str, Any] | None:
+    """What a folder's summary says of ties.
+
+    Returns:
+      {"order": what was done, and for each split the share of its rows whose target is tied}; None where the folder was
+      not made by `prepare`, or by one that did not count ties.
+    """
+    try:
+        summary = json.loads((pathlib.Path(folder) / SUMMARY).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    if "ties" not in summary:
+        return None
+    return {"order": summary["ties"]["order"], **{split["name"]: split["tied"] for split in summary["splits"]}}
