@@ -11,7 +11,8 @@ import numpy as np
 from benchmarks.decoding.problem import Problem
 from tsrec_jax.decoding.generate import BUCKETS
 from tsrec_jax.models.config import ModelConfig
-from tsrec_jax.models.decoder import Decoder, parameter_shapes
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.layers import parameter_shapes
 
 # Our own words, as long as the reference's header: 74 tokens in SmolLM2's spelling.
 LONG_HEADER = (

@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.decoding.problem import Lists, Method, Problem, dense_tables
 from tsrec_jax.models.attention import attention
 from tsrec_jax.models.config import ModelConfig
-from tsrec_jax.models.decoder import rms_norm, rope_frequencies, rotate
+from tsrec_jax.models.layers import rms_norm, rope_frequencies, rotate
 
 Weights = Mapping[str, jax.Array | Mapping[str, jax.Array]]
 Cache = tuple[jax.Array, jax.Array]  # k_LRSKH, v_LRSKH; R rows: requests, later requests x beams
@@ -124,9 +124,9 @@ def _forward(
         if config.qk_norm:
             q = rms_norm(q, block["q_norm"], config.rms_eps)
             k = rms_norm(k, block["k_norm"], config.rms_eps)
-        k_RSKH = jax.lax.dynamic_update_slice_in_dim(k_RSKH, rotate(k, cos, sin), start, axis=1)
+        k_RSKH = jax.lax.dynamic_update_slice_in_dim(k_RSKH, rotate(k, (cos, sin)), start, axis=1)
         v_RSKH = jax.lax.dynamic_update_slice_in_dim(v_RSKH, v, start, axis=1)
-        out_RTNH = attention(rotate(q, cos, sin), k_RSKH, v_RSKH, mask_RTS)
+        out_RTNH = attention(rotate(q, (cos, sin)), k_RSKH, v_RSKH, mask_RTS)
         x_RTD = x_RTD + jnp.einsum("rtnh,nhd->rtd", out_RTNH, block["o"])
         normed = rms_norm(x_RTD, block["mlp_norm"], config.rms_eps)
         inner = jax.nn.silu(normed @ block["gate"]) * (normed @ block["up"])

@@ -11,7 +11,8 @@ import numpy as np
 
 from benchmarks.decoding.problem import Problem
 from tsrec_jax.models.config import ModelConfig
-from tsrec_jax.models.decoder import Decoder, parameter_shapes
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.layers import parameter_shapes
 from tsrec_jax.models.vocabulary import LANES
 
 CODES = (256, 256, 256)  # of the three levels

@@ -15,7 +15,8 @@ import numpy as np
 from flax import nnx
 
 from tsrec_jax.models.config import ModelConfig
-from tsrec_jax.models.decoder import Decoder, parameter_shapes
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.layers import parameter_shapes
 from tsrec_jax.planning.accounting import StepShape, flops_utilisation, step_flops, step_memory
 from tsrec_jax.planning.chips import chip_of
 from tsrec_jax.training.loop import put_batch

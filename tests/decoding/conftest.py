@@ -6,7 +6,8 @@ import pytest
 
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.models.config import ModelConfig
-from tsrec_jax.models.decoder import Decoder, parameter_shapes
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.layers import parameter_shapes
 from tsrec_jax.models.sharding import named_sharding
 
 BASE = 32  # ordinary tokens; SID tokens come behind them

@@ -178,22 +178,6 @@ def test_totals_are_the_scores_of_the_first_codes(make_model, make_trie, prompts
         np.testing.assert_allclose(found.totals_BWC[row], wanted[row, leaves], atol=1e-4)
 
 
-def test_forced_tokens_add_their_scores_and_can_change_the_order(make_model, make_trie, prompts, padded):
-    model, trie = make_model(), make_trie()
-    beams, forced = trie.num_sids, (3, 17)
-    plain, ended = search(model, trie, padded, beams), search(model, trie, padded, beams, forced=forced)
-    assert (np.asarray(plain.codes_BWC) != np.asarray(ended.codes_BWC)).any()
-    for row, prompt in enumerate(prompts[:2]):
-        codes_WC = np.asarray(ended.codes_BWC[row])
-        ids_WC = np.stack([trie.token_ids[c][codes_WC[:, c]] for c in range(3)], axis=1)
-        rows_WT = np.array([[*prompt, *ids, *forced] for ids in ids_WC.tolist()])
-        scores = np.asarray(jax.nn.log_softmax(forward(*nnx.split(model), rows_WT)), np.float64)
-        steps = np.arange(len(prompt) - 1, rows_WT.shape[1] - 1)
-        totals_W = scores[np.arange(beams)[:, None], steps, rows_WT[:, steps + 1]].sum(axis=1)
-        np.testing.assert_allclose(ended.scores_BW[row], totals_W, atol=1e-4)
-        assert (np.diff(totals_W) < 1e-4).all()
-
-
 def test_the_best_score_let_go_bounds_every_sid_that_was_not_found(make_model, make_trie, prompts, padded):
     model, trie, beams = make_model(), make_trie(), 10
     model.head[...] = model.head[...] * 16  # some prompts are answered surely, others not
@@ -224,7 +208,6 @@ def test_the_normaliser_is_the_same_in_parts_as_in_one_piece(make_model):
     [
         ({"beams": 0}, "beams=0"),
         ({"normaliser": "vocabulary"}, "'vocabulary' is not one of vocab, level, catalogue"),
-        ({"normaliser": "level", "forced": (1,)}, "forced tokens have no score"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):

@@ -9,8 +9,9 @@ from tsrec_jax.decoding.beam_search import SearchSettings
 from tsrec_jax.decoding.generate import Searcher
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.models.config import ModelConfig
-from tsrec_jax.models.decoder import Decoder, parameter_shapes
+from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.inference import InferenceModel
+from tsrec_jax.models.layers import parameter_shapes
 
 ORDINARY = 32
 PROMPTS = [[3, 14, 15, 9, 2], [26, 5, 3, 5, 8, 9, 7, 9]]

@@ -9,7 +9,8 @@ from safetensors.numpy import save_file
 
 from tests.models.reference import GOLDEN, tiny_facts
 from tsrec_jax.models.config import ModelConfig
-from tsrec_jax.models.decoder import Decoder, parameter_shapes
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.layers import parameter_shapes
 from tsrec_jax.models.sharding import named_sharding
 
 

@@ -6,7 +6,8 @@ from flax import nnx
 
 from tests.models.reference import forward, tiny_facts, tiny_tokens
 from tsrec_jax.models.config import ModelConfig
-from tsrec_jax.models.decoder import Decoder, rope_frequencies
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.layers import rope_frequencies
 from tsrec_jax.models.sharding import make_mesh
 
 FAMILIES = ("llama_tied", "qwen2_untied", "qwen3_untied")

@@ -1,10 +1,15 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.models.reference import forward, tiny_tokens
+from tsrec_jax.models.config import FAMILIES as FAMILY_TABLE
+from tsrec_jax.models.config import Family, ModelConfig
 from tsrec_jax.models.inference import InferenceModel, SuffixCache, extend, logits_of, prefill
+from tsrec_jax.models.layers import parameter_shapes
 
 FAMILIES = ("llama_tied", "qwen2_untied", "qwen3_untied")
 
@@ -46,6 +51,20 @@ def test_prefill_and_extend_give_the_logits_of_the_whole_sequence(case, make_mod
         last = lengths_B[b] - 1
         got = np.concatenate([first_BV[b][None], later_BWCV[b, w]])
         np.testing.assert_allclose(got, wanted[b, w, last : last + levels + 1], atol=2e-5, rtol=1e-5)
+
+
+def test_a_family_is_one_row_of_the_table_in_every_form(make_model, monkeypatch):
+    monkeypatch.setitem(FAMILY_TABLE, "toy", Family("ToyForCausalLM", qkv_bias=True, qk_norm=True, head_dim=6))
+    model = make_model("llama_tied", model_type="toy", head_dim=None, attention_bias=True)
+    assert model.config.head_dim == 6
+    assert {"blocks/q_bias", "blocks/k_norm"} <= set(parameter_shapes(model.config))
+    tokens_BT = tiny_tokens(2, 9)
+    wanted_BTV = forward(model, tokens_BT)
+    first_BV, later_BWCV = forced(model, tokens_BT[:, :6], np.array([6, 6]), tokens_BT[:, None, 6:])
+    got_BTV = np.concatenate([first_BV[:, None], later_BWCV[:, 0]], axis=1)
+    np.testing.assert_allclose(got_BTV, wanted_BTV[:, 5:], atol=2e-5, rtol=1e-5)
+    again = ModelConfig.from_hf(model.config.to_hf())
+    assert again == dataclasses.replace(model.config, special_ids=again.special_ids)
 
 
 def test_reordered_beams_go_on_from_their_parents(make_model):

@@ -6,7 +6,7 @@ from jax.sharding import AxisType
 from tests.models.reference import tiny_facts
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.config import ModelConfig
-from tsrec_jax.models.decoder import parameter_shapes
+from tsrec_jax.models.layers import parameter_shapes
 from tsrec_jax.models.sharding import RULES, ShardingRules, check_fits, constrain, make_mesh, named_sharding
 
 

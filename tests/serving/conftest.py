@@ -13,7 +13,8 @@ from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.data.prompts import PromptBuilder, Templates
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.models.config import ModelConfig
-from tsrec_jax.models.decoder import Decoder, parameter_shapes
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.layers import parameter_shapes
 from tsrec_jax.models.vocabulary import extend_vocabulary
 from tsrec_jax.serving.export import export_folder
 

@@ -14,7 +14,8 @@ from tsrec_jax.data.input import train_batches
 from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.data.tasks import Example
 from tsrec_jax.models.config import ModelConfig
-from tsrec_jax.models.decoder import Decoder, parameter_shapes
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.layers import parameter_shapes
 from tsrec_jax.models.sharding import make_mesh, named_sharding
 from tsrec_jax.training.loop import put_batch
 from tsrec_jax.training.loss import LossSettings, SftLoss

@@ -28,21 +28,16 @@ class SearchSettings:
       beams: W, at least 1; may exceed the number of nodes.
       normaliser: what a step's log-probability is normalised over: `vocab`, all ids in use; `level`, the level's codes;
         `catalogue`, the codes that the trie and the filters allow here.
-      forced: ids that every completion ends with, such as those of a newline and the end of the text; their
-        log-probabilities are added to the scores (only `vocab`: under the others they are certain).
     """
 
     beams: int = 20
     normaliser: str = "vocab"
-    forced: tuple[int, ...] = ()
 
     def __post_init__(self):
         if self.beams < 1:
             raise ValueError(f"beams={self.beams}: must be at least 1")
         if self.normaliser not in NORMALISERS:
             raise ValueError(f"normaliser={self.normaliser!r} is not one of {', '.join(NORMALISERS)}")
-        if self.forced and self.normaliser != "vocab":
-            raise ValueError(f"forced tokens have no score under the normaliser {self.normaliser!r}; use 'vocab'")
 
 
 @jax.tree_util.register_dataclass
@@ -147,11 +142,6 @@ def beam_search(
         codes_BWC = jnp.concatenate([codes_BWC[rows_B1, parents_BW], new_BW[..., None]], axis=-1)
         totals_BWC = jnp.concatenate([totals_BWC[rows_B1, parents_BW], scores_BW[..., None]], axis=-1)
         suffix = suffix.reorder(parents_BW)
-    if settings.forced:
-        last_BW = trie.levels[-1].token_ids_E[codes_BWC[..., -1]]
-        ranked_BW = ranked_BW + _forced_scores(model, last_BW, prompt, suffix, settings.forced)
-        ranked_BW, order_BW = jax.lax.top_k(_nan_first(ranked_BW), ranked_BW.shape[1])
-        codes_BWC, totals_BWC = codes_BWC[rows_B1, order_BW], totals_BWC[rows_B1, order_BW]
     return BeamResult(codes_BWC, ranked_BW, totals_BWC, dropped_B)
 
 
@@ -251,14 +241,3 @@ def _best(totals_BWK: jax.Array, beams: int) -> tuple[jax.Array, jax.Array, jax.
     lost_B = found_BW[:, kept] if found_BW.shape[1] > kept else jnp.full(batch, -jnp.inf)
     index_BW = index_BW[:, :kept]
     return found_BW[:, :kept], index_BW // size, index_BW % size, lost_B
-
-
-def _forced_scores(model: InferenceModel, last_BW: jax.Array, prompt, suffix: SuffixCache, forced: tuple[int, ...]):
-    """Log-probability of the forced ids after every beam, (B, W)."""
-    total_BW, tokens_BW = jnp.zeros(last_BW.shape, jnp.float32), last_BW
-    for token in forced:
-        x_DBW, suffix = extend(model, tokens_BW, prompt, suffix)
-        logits_BW = logits_of(model, jnp.array([token]), x_DBW)[..., 0]
-        total_BW = total_BW + logits_BW - log_normaliser(model, x_DBW)
-        tokens_BW = jnp.full_like(tokens_BW, token)
-    return total_BW

@@ -300,7 +300,6 @@ def search_all(
     buckets: Sequence[int] = BUCKETS,
     prefix: Sequence[int] = (),
     normaliser: str = "vocab",
-    forced: tuple[int, ...] = (),
     item_scores: Callable[[Sequence[int]], np.ndarray] | None = None,
     progress: Callable[[str], None] | None = None,
     total: int | None = None,
@@ -312,7 +311,7 @@ def search_all(
 
     Of several processes, each on its own devices, every one searches its share of the prompts and gets all results.
     """
-    settings = SearchSettings(beams, normaliser, forced)
+    settings = SearchSettings(beams, normaliser)
     searcher = Searcher(model, trie, settings, batch_size=batch_size, buckets=buckets, prefix=prefix)
     rank, count = (jax.process_index(), jax.process_count()) if several() else (0, 1)
     mine = itertools.islice(prompts, rank, None, count)

@@ -10,7 +10,31 @@ from typing import Any
 
 from tsrec_jax.errors import UserError
 
-ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What sets one family of decoders apart from the others.
+
+    Attributes:
+      architecture: the class of `transformers` that runs it.
+      qkv_bias: biases on q, k and v.
+      qk_norm: RMSNorm on each head of q and k.
+      head_dim: where a config states none; None: d_model / heads.
+      states_head_dim: whether a config may state one; where not, it is d_model / heads.
+    """
+
+    architecture: str
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    head_dim: int | None = None
+    states_head_dim: bool = True
+
+
+FAMILIES = {  # by the `model_type` of a config.json
+    "llama": Family("LlamaForCausalLM"),
+    "qwen2": Family("Qwen2ForCausalLM", qkv_bias=True, states_head_dim=False),
+    "qwen3": Family("Qwen3ForCausalLM", qk_norm=True, head_dim=128),
+}
 
 _SIZES = (
     "vocab_size",
@@ -39,14 +63,13 @@ class ModelConfig:
     """Sizes and switches of one decoder. Letters: V rows of the table, D, F, L, N, K, H as in docs of `decoder`.
 
     Attributes:
-      family: `llama`, `qwen2` or `qwen3`.
+      family: a name in FAMILIES.
       vocab_rows: rows of the vocabulary table (V), padding rows included.
       d_model, d_mlp, num_layers, num_heads, num_kv_heads, head_dim: D, F, L, N, K, H.
       rope_theta: base of the rotary frequencies.
       rms_eps: epsilon of RMSNorm.
       tied: the output table is the embedding itself.
-      qkv_bias: biases on q, k and v (Qwen2).
-      qk_norm: RMSNorm on each head of q and k (Qwen3).
+      qkv_bias, qk_norm: as the family has them.
       rope_scaling: llama3 scaling or None.
       max_positions: longest sequence the model was made for.
       special_ids: bos/eos/pad ids as the checkpoint states them; several ids of one role are a tuple here, since the
@@ -80,27 +103,28 @@ class ModelConfig:
         """
         if not isinstance(facts, Mapping):
             raise UserError(f"{source}: holds {type(facts).__name__}, not the settings of a model")
-        family = facts.get("model_type")
-        if family not in ARCHITECTURES:
-            raise UserError(f"{source}: model_type {family!r} is not one of {', '.join(ARCHITECTURES)}")
+        name = facts.get("model_type")
+        family = FAMILIES.get(name) if isinstance(name, str) else None
+        if family is None:
+            raise UserError(f"{source}: model_type {name!r} is not one of {', '.join(FAMILIES)}")
         try:
             _check_kinds(facts, source)
             heads, d_model = facts["num_attention_heads"], facts["hidden_size"]
             rope = {**(facts.get("rope_scaling") or {}), **(facts.get("rope_parameters") or {})}
             config = cls(
-                family=family,
+                family=name,
                 vocab_rows=facts["vocab_size"],
                 d_model=d_model,
                 d_mlp=facts["intermediate_size"],
                 num_layers=facts["num_hidden_layers"],
                 num_heads=heads,
                 num_kv_heads=facts.get("num_key_value_heads") or heads,
-                head_dim=facts.get("head_dim") or (128 if family == "qwen3" else d_model // heads),
+                head_dim=facts.get("head_dim") or family.head_dim or d_model // heads,
                 rope_theta=float(facts.get("rope_theta") or rope.get("rope_theta") or 10000.0),
                 rms_eps=float(facts.get("rms_norm_eps", 1e-6)),
                 tied=bool(facts.get("tie_word_embeddings", False)),
-                qkv_bias=family == "qwen2",
-                qk_norm=family == "qwen3",
+                qkv_bias=family.qkv_bias,
+                qk_norm=family.qk_norm,
                 rope_scaling=_rope_scaling(rope, source),
                 max_positions=facts.get("max_position_embeddings") or 2048,
                 special_ids=special_ids(facts),
@@ -109,13 +133,13 @@ class ModelConfig:
             raise UserError(f"{source}: key {error.args[0]!r} is missing") from None
         except (ValueError, TypeError, AttributeError, OverflowError) as error:
             raise UserError(f"{source}: not the settings of a model ({error})") from None
-        _refuse_unsupported(facts, family, source)
+        _refuse_unsupported(facts, name, source)
         return config
 
     def to_hf(self) -> dict[str, Any]:
         """The contents of a `config.json` that `transformers` (4 and 5) reads as this model."""
         facts: dict[str, Any] = {
-            "architectures": [ARCHITECTURES[self.family]],
+            "architectures": [FAMILIES[self.family].architecture],
             "model_type": self.family,
             "vocab_size": self.vocab_rows,
             "hidden_size": self.d_model,
@@ -144,7 +168,7 @@ class ModelConfig:
             }
             facts["rope_scaling"] = rope
         facts["rope_parameters"] = {**rope, "rope_theta": self.rope_theta}
-        if self.family == "qwen2":
+        if not FAMILIES[self.family].states_head_dim:
             del facts["head_dim"]
         return facts
 
@@ -208,15 +232,11 @@ def _refuse_unsupported(facts: Mapping[str, Any], family: str, source: str) -> N
         "hidden_act": ("silu", "swish"),
         "use_sliding_window": (False, None),
         "mlp_bias": (False, None),
-        "attention_bias": (False, None) if family != "qwen2" else (True, False, None),
+        "attention_bias": (True, False, None) if FAMILIES[family].qkv_bias else (False, None),
     }
     for key, allowed in wanted.items():
         if key in facts and facts[key] not in allowed:
             raise UserError(f"{source}: {key}={facts[key]!r} is not supported for {family}")
-    if family == "qwen2" and facts.get("head_dim", None) not in (
-        None,
-        facts["hidden_size"] // facts["num_attention_heads"],
-    ):
-        raise UserError(
-            f"{source}: head_dim={facts['head_dim']} differs from hidden_size / heads, which Qwen2 does not allow"
-        )
+    stated, implied = facts.get("head_dim"), facts["hidden_size"] // facts["num_attention_heads"]
+    if not FAMILIES[family].states_head_dim and stated not in (None, implied):
+        raise UserError(f"{source}: head_dim={stated} differs from hidden_size / heads, which {family} does not allow")

@@ -1,14 +1,10 @@
 """One decoder for Llama, Qwen2/Qwen2.5 and Qwen3: layers stacked on a leading axis and scanned.
 
-Axis letters: B batch, T tokens, S key positions, D model, F mlp, N query heads, K kv heads, G query heads a kv head
-(N = K x G), H head dim, V vocabulary rows, L layers.
-
 This is the form that training uses (packed rows, `hidden`); decoding has one of its own, `inference.InferenceModel`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import jax
@@ -17,71 +13,12 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from tsrec_jax.models.attention import Attend, causal_attention, choose
-from tsrec_jax.models.config import Llama3Scaling, ModelConfig
+from tsrec_jax.models.config import ModelConfig
+from tsrec_jax.models.layers import Rotation, TrainingRows, parameter_shapes, rms_norm, rope_frequencies
 from tsrec_jax.models.sharding import constrain, named_sharding
 
 INIT_STD = 0.02
-
-
-def layer_shapes(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[str | None, ...]]]:
-    """Shape and logical axes of each parameter of the stacked layers; kernels are (in, out)."""
-    layers, d, f = config.num_layers, config.d_model, config.d_mlp
-    n, k, h = config.num_heads, config.num_kv_heads, config.head_dim
-    shapes: dict[str, tuple[tuple[int, ...], tuple[str | None, ...]]] = {
-        "attention_norm": ((layers, d), (None, None)),
-        "q": ((layers, d, n, h), (None, "embed", "heads", None)),
-        "k": ((layers, d, k, h), (None, "embed", "heads", None)),
-        "v": ((layers, d, k, h), (None, "embed", "heads", None)),
-        "o": ((layers, n, h, d), (None, "heads", None, "embed")),
-        "mlp_norm": ((layers, d), (None, None)),
-        "gate": ((layers, d, f), (None, "embed", "mlp")),
-        "up": ((layers, d, f), (None, "embed", "mlp")),
-        "down": ((layers, f, d), (None, "mlp", "embed")),
-    }
-    if config.qkv_bias:
-        shapes["q_bias"] = ((layers, n, h), (None, "heads", None))
-        shapes["k_bias"] = ((layers, k, h), (None, "heads", None))
-        shapes["v_bias"] = ((layers, k, h), (None, "heads", None))
-    if config.qk_norm:
-        shapes["q_norm"] = ((layers, h), (None, None))
-        shapes["k_norm"] = ((layers, h), (None, None))
-    return shapes
-
-
-def parameter_shapes(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[str | None, ...]]]:
-    """Shape and logical axes of every parameter; those of the layers are named `blocks/NAME`."""
-    table = ((config.vocab_rows, config.d_model), ("vocabulary", None))
-    shapes = {f"blocks/{name}": value for name, value in layer_shapes(config).items()}
-    shapes |= {"embedding": table, "final_norm": ((config.d_model,), (None,))}
-    return shapes if config.tied else shapes | {"head": table}
-
-
-def rope_frequencies(config: ModelConfig) -> jax.Array:
-    """Inverse frequencies in radians a position, float32 of shape (H / 2,), with llama3 scaling where configured."""
-    half = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
-    inverse = 1.0 / (config.rope_theta**half)
-    return inverse if config.rope_scaling is None else _llama3_frequencies(inverse, config.rope_scaling)
-
-
-def _llama3_frequencies(inverse: jax.Array, scaling: Llama3Scaling) -> jax.Array:
-    """Long wavelengths are slowed by `factor`, short ones kept, those between blended (Llama 3.1 release notes)."""
-    turns = scaling.original_max_positions * inverse / (2 * jnp.pi)
-    share = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    share = jnp.clip(share, 0.0, 1.0)
-    return share * inverse + (1 - share) * inverse / scaling.factor
-
-
-def rms_norm(x: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
-    """RMSNorm over the last axis, in float32, scaled in the dtype of x."""
-    x32 = x.astype(jnp.float32)
-    x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
-    return x32.astype(x.dtype) * scale_D
-
-
-def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotary embedding of (..., heads, H); cos and sin are float32 of shape (..., 1, H / 2), the two halves rotate."""
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+ROWS = TrainingRows()
 
 
 class Blocks(nnx.Module):
@@ -189,7 +126,7 @@ class Decoder(nnx.Module):
         # On a mesh the table stays where it is: each device takes what lies in its rows, and the results are summed.
         return jnp.take(self.embedding[...], tokens, axis=0).astype(self.dtype)
 
-    def _rope(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _rotation(self, positions: jax.Array) -> Rotation:
         """cos and sin of shape (..., 1, H / 2) for positions of shape (...)."""
         angles = positions[..., None, None].astype(jnp.float32) * rope_frequencies(self.config)
         return jnp.cos(angles), jnp.sin(angles)
@@ -198,46 +135,19 @@ class Decoder(nnx.Module):
         """All layers over whole rows."""
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1])[None], tokens_BT.shape)
-        cos, sin = self._rope(jnp.asarray(positions_BT))
+        config, rotation = self.config, self._rotation(jnp.asarray(positions_BT))
         x_BTD = constrain(self._embed(tokens_BT), "batch", None, None)
 
         def layer(x_BTD, weights):
-            normed = rms_norm(x_BTD, weights["attention_norm"], self.config.rms_eps)
-            q_BTNH, k_BTKH, v_BTKH = self._qkv(weights, normed, cos, sin)
-            x_BTD = x_BTD + _project(attend(q_BTNH, k_BTKH, v_BTKH), weights["o"], inputs=2)
-            return constrain(self._mlp(weights, x_BTD), "batch", None, None), None
+            normed_BTD = ROWS.norm(x_BTD, weights, "attention_norm", config)
+            q_BTNH, k_BTKH = (ROWS.heads(normed_BTD, weights, name, config, rotation) for name in "qk")
+            out_BTNH = attend(q_BTNH, k_BTKH, ROWS.heads(normed_BTD, weights, "v", config))
+            x_BTD = ROWS.after_attention(x_BTD, out_BTNH, weights, config)
+            return constrain(x_BTD, "batch", None, None), None
 
         body = jax.checkpoint(layer) if self.remat else layer
         x_BTD, _ = jax.lax.scan(body, x_BTD, self.blocks.stacked(self.dtype))
         return x_BTD
-
-    def _qkv(
-        self, weights: Mapping[str, jax.Array], x_BTD: jax.Array, cos: jax.Array, sin: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Rotated queries and keys, and values, of one layer."""
-        q, k, v = (_project(x_BTD, weights[name]) for name in "qkv")
-        if self.config.qkv_bias:
-            q, k, v = q + weights["q_bias"], k + weights["k_bias"], v + weights["v_bias"]
-        if self.config.qk_norm:
-            q = rms_norm(q, weights["q_norm"], self.config.rms_eps)
-            k = rms_norm(k, weights["k_norm"], self.config.rms_eps)
-        return rotate(q, cos, sin), rotate(k, cos, sin), v
-
-    def _mlp(self, weights: Mapping[str, jax.Array], x_BTD: jax.Array) -> jax.Array:
-        normed = rms_norm(x_BTD, weights["mlp_norm"], self.config.rms_eps)
-        inner = jax.nn.silu(_project(normed, weights["gate"])) * _project(normed, weights["up"])
-        return x_BTD + _project(inner, weights["down"])
-
-
-def _project(x: jax.Array, kernel: jax.Array, inputs: int = 1) -> jax.Array:
-    """x (B, T, ...) times a kernel whose first `inputs` axes are summed over, as one product of two matrices.
-
-    Its gradient is one too. Written over three axes, XLA:CPU transposes both factors of the kernel's gradient.
-    """
-    batch, length = x.shape[:2]
-    outputs = kernel.shape[inputs:]
-    width = math.prod(kernel.shape[:inputs])
-    return (x.reshape(batch * length, width) @ kernel.reshape(width, -1)).reshape(batch, length, *outputs)
 
 
 def random_weights(config: ModelConfig, param_dtype: str, rngs: nnx.Rngs, mesh: Mesh | None) -> dict[str, jax.Array]:

@@ -25,8 +25,9 @@ from safetensors.numpy import save_file
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import temporary_folder
 from tsrec_jax.models.config import ModelConfig, read_json
-from tsrec_jax.models.decoder import Decoder, parameter_shapes
+from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.gguf import GgufFile, gguf_path
+from tsrec_jax.models.layers import parameter_shapes
 from tsrec_jax.models.sharding import check_fits, host_copy, named_sharding, rounded_rows
 from tsrec_jax.processes import first
 

@@ -20,13 +20,22 @@ import jax.numpy as jnp
 
 from tsrec_jax.models.attention import MASKED, Attend, causal_attention
 from tsrec_jax.models.config import ModelConfig
-from tsrec_jax.models.decoder import Decoder, layer_shapes, rms_norm, rope_frequencies, rotate
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.layers import (
+    INPUT_AXES,
+    BeamColumns,
+    PromptRows,
+    Rotation,
+    layer_shapes,
+    rms_norm,
+    rope_frequencies,
+)
 from tsrec_jax.models.sharding import constrain
 
 HEAD_ROWS = 160  # rows of x whose logits over the whole vocabulary are held at once
 POSITIONS, SUFFIX = 8192, 64  # of the rotary table, and those of them kept for what is generated
 FEW_ROWS = 64  # up to so many rows, logits are computed vocabulary-first
-_INPUT_AXES = {"o": 2}  # kernels with more than one input axis
+ROWS, COLUMNS = PromptRows(), BeamColumns()
 
 
 @jax.tree_util.register_dataclass
@@ -87,7 +96,7 @@ def _unstacked(
             return array
         if name.endswith("bias"):
             return constrain(array.reshape(-1), logical[0])
-        inputs = _INPUT_AXES.get(name, 1)
+        inputs = INPUT_AXES.get(name, 1)
         kernel = array.reshape(math.prod(array.shape[:inputs]), -1).T
         return constrain(kernel, logical[inputs], logical[0])
 
@@ -171,15 +180,15 @@ def prefill(
     x_BSD = constrain(embed(model, tokens_BS), "batch", None, None)
     if shared + length > POSITIONS - SUFFIX:
         raise ValueError(f"prompts of {shared + length} positions: decoding is made for {POSITIONS - SUFFIX}")
-    cos, sin = (table[shared : shared + length][None, :, None] for table in (model.cos_PH, model.sin_PH))
+    cos_SH, sin_SH = (table[shared : shared + length] for table in (model.cos_PH, model.sin_PH))
+    rotation = cos_SH[None, :, None], sin_SH[None, :, None]
     attend = _prompt_attention(model.attention, shared + length, length)
     last_B = lengths_B - 1
     keys, values = [], []
     for number, weights in enumerate(model.layers):
-        normed_BSD = rms_norm(x_BSD, weights["attention_norm"], config.rms_eps)
-        k_BSKH = rotate(_normed(_heads_of(normed_BSD, weights, "k", config), weights, "k_norm", config), cos, sin)
-        v_BSKH = _heads_of(normed_BSD, weights, "v", config)
-        k_BKSH, v_BKSH = jnp.swapaxes(k_BSKH, 1, 2), jnp.swapaxes(v_BSKH, 1, 2)
+        normed_BSD = ROWS.norm(x_BSD, weights, "attention_norm", config)
+        k_BKSH = jnp.swapaxes(ROWS.heads(normed_BSD, weights, "k", config, rotation), 1, 2)
+        v_BKSH = jnp.swapaxes(ROWS.heads(normed_BSD, weights, "v", config), 1, 2)
         if prefix is not None:
             k_BKSH, v_BKSH = (
                 jnp.concatenate([jnp.broadcast_to(before[number], (batch, *before[number].shape)), own], axis=2)
@@ -189,21 +198,15 @@ def prefill(
         values.append(v_BKSH)
         if number == config.num_layers - 1:
             break
-        q_BSNH = rotate(_normed(_heads_of(normed_BSD, weights, "q", config), weights, "q_norm", config), cos, sin)
-        out_BSM = attend(q_BSNH, k_BKSH, v_BKSH)
-        x_BSD = x_BSD + jnp.einsum("bsm,dm->bsd", out_BSM, weights["o"])
-        normed_BSD = rms_norm(x_BSD, weights["mlp_norm"], config.rms_eps)
-        gate_BSF = jnp.einsum("bsd,fd->bsf", normed_BSD, weights["gate"])
-        up_BSF = jnp.einsum("bsd,fd->bsf", normed_BSD, weights["up"])
-        x_BSD = x_BSD + jnp.einsum("bsf,df->bsd", jax.nn.silu(gate_BSF) * up_BSF, weights["down"])
-        x_BSD = constrain(x_BSD, "batch", None, None)
+        attended_BSM = attend(ROWS.heads(normed_BSD, weights, "q", config, rotation), k_BKSH, v_BKSH)
+        x_BSD = constrain(ROWS.after_attention(x_BSD, attended_BSM, weights, config), "batch", None, None)
     cache = PromptCache(tuple(keys), tuple(values), shared + lengths_B)
     x_BD = jnp.take_along_axis(x_BSD, last_B[:, None, None], axis=1)[:, 0]
     x_DB1 = x_BD.T[..., None]
-    normed = norm_columns(x_DB1, weights["attention_norm"], config.rms_eps)
-    q = _query_columns(normed, weights, config, *_rope_columns(model, shared + last_B))
-    x_DB1 = _after_attention(x_DB1, _attend_columns(q, cache, config.num_layers - 1, (), ()), weights, config)
-    return norm_columns(x_DB1, model.final_norm_D, config.rms_eps)[..., 0], cache
+    normed = COLUMNS.norm(x_DB1, weights, "attention_norm", config)
+    q = COLUMNS.heads(normed, weights, "q", config, _rotation_columns(model, shared + last_B))
+    x_DB1 = COLUMNS.after_attention(x_DB1, _attend_columns(q, cache, config.num_layers - 1, (), ()), weights, config)
+    return rms_norm(x_DB1, model.final_norm_D, config.rms_eps, COLUMNS.features)[..., 0], cache
 
 
 def make_prefix(model: InferenceModel, tokens: tuple[int, ...]) -> Prefix:
@@ -233,20 +236,18 @@ def extend(
     """
     config = model.config
     x_DBW = jnp.moveaxis(embed(model, tokens_BW), -1, 0)
-    cos, sin = _rope_columns(model, prompt.lengths_B + len(suffix.k))
+    rotation = _rotation_columns(model, prompt.lengths_B + len(suffix.k))
     own_k, own_v = [], []
     for number, weights in enumerate(model.layers):
-        normed = norm_columns(x_DBW, weights["attention_norm"], config.rms_eps)
-        k_KHBW = _columns(normed, weights, "k", config.num_kv_heads)
-        k_KHBW = rotate_columns(_normed_columns(k_KHBW, weights, "k_norm", config), cos, sin)
-        v_KHBW = _columns(normed, weights, "v", config.num_kv_heads)
-        own_k.append(k_KHBW)
-        own_v.append(v_KHBW)
-        q = _query_columns(normed, weights, config, cos, sin)
-        slots_k = (*(slot[number] for slot in suffix.k), k_KHBW)
-        slots_v = (*(slot[number] for slot in suffix.v), v_KHBW)
-        x_DBW = _after_attention(x_DBW, _attend_columns(q, prompt, number, slots_k, slots_v), weights, config)
-    x_DBW = norm_columns(x_DBW, model.final_norm_D, config.rms_eps)
+        normed = COLUMNS.norm(x_DBW, weights, "attention_norm", config)
+        own_k.append(COLUMNS.heads(normed, weights, "k", config, rotation))
+        own_v.append(COLUMNS.heads(normed, weights, "v", config))
+        q_NHBW = COLUMNS.heads(normed, weights, "q", config, rotation)
+        slots_k = (*(slot[number] for slot in suffix.k), own_k[-1])
+        slots_v = (*(slot[number] for slot in suffix.v), own_v[-1])
+        attended_MBW = _attend_columns(q_NHBW, prompt, number, slots_k, slots_v)
+        x_DBW = COLUMNS.after_attention(x_DBW, attended_MBW, weights, config)
+    x_DBW = rms_norm(x_DBW, model.final_norm_D, config.rms_eps, COLUMNS.features)
     return x_DBW, SuffixCache((*suffix.k, tuple(own_k)), (*suffix.v, tuple(own_v)))
 
 
@@ -290,55 +291,9 @@ def embed(model: InferenceModel, tokens: jax.Array) -> jax.Array:
     return jnp.take(model.embedding_VD, tokens, axis=0)
 
 
-def _rope_columns(model: InferenceModel, positions_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """cos and sin, float32 (H / 2, B, 1), at one position a request."""
+def _rotation_columns(model: InferenceModel, positions_B: jax.Array) -> Rotation:
+    """Cosines and sines, float32 (H / 2, B, 1), at one position a request."""
     return model.cos_PH[positions_B].T[..., None], model.sin_PH[positions_B].T[..., None]
-
-
-def rotate_columns(x_NHBW: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotary embedding over axis 1; cos and sin (H / 2, B, 1)."""
-    a, b = jnp.split(x_NHBW.astype(jnp.float32), 2, axis=1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=1).astype(x_NHBW.dtype)
-
-
-def norm_columns(x: jax.Array, scale_D: jax.Array, eps: float, axis: int = 0) -> jax.Array:
-    """RMSNorm over one axis that stands before (B, W), in float32, scaled in the dtype of x."""
-    x32 = x.astype(jnp.float32)
-    x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=axis, keepdims=True) + eps)
-    return x32.astype(x.dtype) * scale_D.reshape(-1, 1, 1)
-
-
-def _heads_of(x_BSD: jax.Array, weights: Mapping[str, jax.Array], name: str, config: ModelConfig) -> jax.Array:
-    """A projection of rows with its bias, (B, S, heads, H)."""
-    out = jnp.einsum("bsd,md->bsm", x_BSD, weights[name])
-    if config.qkv_bias:
-        out = out + weights[f"{name}_bias"]
-    return out.reshape(*out.shape[:2], -1, config.head_dim)
-
-
-def _normed(x: jax.Array, weights: Mapping[str, jax.Array], name: str, config: ModelConfig) -> jax.Array:
-    return rms_norm(x, weights[name], config.rms_eps) if config.qk_norm else x
-
-
-def _columns(x_DBW: jax.Array, weights: Mapping[str, jax.Array], name: str, heads: int) -> jax.Array:
-    """A projection of columns with its bias, (heads, H, B, W)."""
-    out = jnp.einsum("md,dbw->mbw", weights[name], x_DBW)
-    if f"{name}_bias" in weights:
-        out = out + weights[f"{name}_bias"][:, None, None]
-    return out.reshape(heads, -1, *out.shape[1:])
-
-
-def _normed_columns(x: jax.Array, weights: Mapping[str, jax.Array], name: str, config: ModelConfig) -> jax.Array:
-    return norm_columns(x, weights[name], config.rms_eps, axis=1) if config.qk_norm else x
-
-
-def _query_columns(
-    normed_DBW: jax.Array, weights: Mapping[str, jax.Array], config: ModelConfig, cos: jax.Array, sin: jax.Array
-) -> jax.Array:
-    """Rotated queries, (K, G, H, B, W)."""
-    q_NHBW = _normed_columns(_columns(normed_DBW, weights, "q", config.num_heads), weights, "q_norm", config)
-    q_NHBW = rotate_columns(q_NHBW, cos, sin)
-    return q_NHBW.reshape(config.num_kv_heads, -1, *q_NHBW.shape[1:])
 
 
 def _prompt_attention(backend: str, keys: int, queries: int) -> Attend:
@@ -375,7 +330,7 @@ def _attend_rows(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, visibl
 
 
 def _attend_columns(
-    q_KGHBW: jax.Array,
+    q_NHBW: jax.Array,
     prompt: PromptCache,
     layer: int,
     slots_k: tuple[jax.Array, ...],
@@ -385,9 +340,9 @@ def _attend_columns(
 
     Prompt and slots are normalised together without being joined: only the sums of exponentials meet.
     """
-    kind, head_dim = q_KGHBW.dtype, q_KGHBW.shape[2]
-    q_KGHBW = q_KGHBW * head_dim**-0.5
     k_BKSH, v_BKSH = prompt.k[layer], prompt.v[layer]
+    kind, head_dim = q_NHBW.dtype, q_NHBW.shape[1]
+    q_KGHBW = q_NHBW.reshape(k_BKSH.shape[1], -1, *q_NHBW.shape[1:]) * head_dim**-0.5
     seen_BS = jnp.arange(k_BKSH.shape[2])[None] < prompt.lengths_B[:, None]
     groups, (batch, beams) = q_KGHBW.shape[1], q_KGHBW.shape[3:]
     q_BKMH = jnp.transpose(q_KGHBW, (3, 0, 1, 4, 2)).reshape(batch, -1, groups * beams, head_dim)
@@ -408,14 +363,3 @@ def _attend_columns(
         out_KGHBW = out_KGHBW + share_KGBW[:, :, None] * v_KHBW[:, None]
     out_KGHBW = (out_KGHBW / sums_KGBW[:, :, None]).astype(kind)
     return out_KGHBW.reshape(-1, *out_KGHBW.shape[3:])
-
-
-def _after_attention(
-    x_DBW: jax.Array, out_MBW: jax.Array, weights: Mapping[str, jax.Array], config: ModelConfig
-) -> jax.Array:
-    """The output projection and the MLP, both with their residuals."""
-    x_DBW = x_DBW + jnp.einsum("dm,mbw->dbw", weights["o"], out_MBW)
-    normed_DBW = norm_columns(x_DBW, weights["mlp_norm"], config.rms_eps)
-    gate_FBW = jnp.einsum("fd,dbw->fbw", weights["gate"], normed_DBW)
-    up_FBW = jnp.einsum("fd,dbw->fbw", weights["up"], normed_DBW)
-    return x_DBW + jnp.einsum("df,fbw->dbw", weights["down"], jax.nn.silu(gate_FBW) * up_FBW)

@@ -22,7 +22,7 @@ from tsrec_jax.evaluation.report import Report, format_table, to_json, to_markdo
 from tsrec_jax.evaluation.statistics import compare, draw_users, intervals
 from tsrec_jax.files import write_json, write_text
 from tsrec_jax.models.inference import InferenceModel
-from tsrec_jax.models.own import on_own_devices
+from tsrec_jax.models.local_devices import on_own_devices
 from tsrec_jax.pipeline import sources
 from tsrec_jax.pipeline.assemble import Assembly
 from tsrec_jax.pipeline.prior import ItemScores, choose_prior
@@ -100,7 +100,6 @@ def _search(
         batch_size=config.eval.batch_size,
         prefix=assembly.builder.prefix("next_sid"),
         normaliser=config.eval.normaliser,
-        forced=assembly.builder.end if config.eval.score_end else (),
         item_scores=item_scores,
         progress=progress,
         total=len(histories),

@@ -20,7 +20,7 @@ from tsrec_jax.decoding.generate import search_all
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.inference import InferenceModel
-from tsrec_jax.models.own import on_own_devices
+from tsrec_jax.models.local_devices import on_own_devices
 from tsrec_jax.models.sharding import MESH_AXES, process_rows
 from tsrec_jax.pipeline.assemble import Assembly
 from tsrec_jax.pipeline.batches import TrainingData, batches_of, training_data

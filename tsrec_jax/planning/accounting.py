@@ -12,7 +12,7 @@ import dataclasses
 import math
 
 from tsrec_jax.models.config import ModelConfig
-from tsrec_jax.models.decoder import parameter_shapes
+from tsrec_jax.models.layers import parameter_shapes
 from tsrec_jax.models.sharding import RULES
 from tsrec_jax.training.step import TABLES
 

@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.config import ModelConfig
-from tsrec_jax.models.decoder import parameter_shapes
+from tsrec_jax.models.layers import parameter_shapes
 from tsrec_jax.models.sharding import MESH_AXES, check_fits, parts_of
 from tsrec_jax.models.vocabulary import table_rows
 from tsrec_jax.planning.accounting import MeshShape, StepMemory, StepShape, step_memory

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import jax
 from flax import nnx
 
-from tsrec_jax.models.decoder import Decoder, parameter_shapes
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.layers import parameter_shapes
 from tsrec_jax.models.sharding import host_copy, mesh_of, named_sharding, own_mesh
 
 

@@ -1,0 +1,188 @@
+"""The parameters of a decoder and the arithmetic of one layer, for training and for decoding.
+
+Axis letters: B batch, T tokens, S key positions, D model, F mlp, N query heads, K kv heads, G query heads a kv head
+(N = K x G), H head dim, M = N x H, V vocabulary rows, L layers, W beams.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from tsrec_jax.models.config import Llama3Scaling, ModelConfig
+
+Rotation = tuple[jax.Array, jax.Array]  # cosines and sines, float32
+
+
+INPUT_AXES = {"o": 2}  # kernels with more than one input axis
+
+
+def layer_shapes(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[str | None, ...]]]:
+    """Shape and logical axes of each parameter of the stacked layers; kernels are (in, out)."""
+    layers, d, f = config.num_layers, config.d_model, config.d_mlp
+    n, k, h = config.num_heads, config.num_kv_heads, config.head_dim
+    shapes: dict[str, tuple[tuple[int, ...], tuple[str | None, ...]]] = {
+        "attention_norm": ((layers, d), (None, None)),
+        "q": ((layers, d, n, h), (None, "embed", "heads", None)),
+        "k": ((layers, d, k, h), (None, "embed", "heads", None)),
+        "v": ((layers, d, k, h), (None, "embed", "heads", None)),
+        "o": ((layers, n, h, d), (None, "heads", None, "embed")),
+        "mlp_norm": ((layers, d), (None, None)),
+        "gate": ((layers, d, f), (None, "embed", "mlp")),
+        "up": ((layers, d, f), (None, "embed", "mlp")),
+        "down": ((layers, f, d), (None, "mlp", "embed")),
+    }
+    if config.qkv_bias:
+        shapes["q_bias"] = ((layers, n, h), (None, "heads", None))
+        shapes["k_bias"] = ((layers, k, h), (None, "heads", None))
+        shapes["v_bias"] = ((layers, k, h), (None, "heads", None))
+    if config.qk_norm:
+        shapes["q_norm"] = ((layers, h), (None, None))
+        shapes["k_norm"] = ((layers, h), (None, None))
+    return shapes
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[str | None, ...]]]:
+    """Shape and logical axes of every parameter; those of the layers are named `blocks/NAME`."""
+    table = ((config.vocab_rows, config.d_model), ("vocabulary", None))
+    shapes = {f"blocks/{name}": value for name, value in layer_shapes(config).items()}
+    shapes |= {"embedding": table, "final_norm": ((config.d_model,), (None,))}
+    return shapes if config.tied else shapes | {"head": table}
+
+
+def rope_frequencies(config: ModelConfig) -> jax.Array:
+    """Inverse frequencies in radians a position, float32 of shape (H / 2,), with llama3 scaling where configured."""
+    half = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
+    inverse = 1.0 / (config.rope_theta**half)
+    return inverse if config.rope_scaling is None else _llama3_frequencies(inverse, config.rope_scaling)
+
+
+def _llama3_frequencies(inverse: jax.Array, scaling: Llama3Scaling) -> jax.Array:
+    """Long wavelengths are slowed by `factor`, short ones kept, those between blended (Llama 3.1 release notes)."""
+    turns = scaling.original_max_positions * inverse / (2 * jnp.pi)
+    share = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    share = jnp.clip(share, 0.0, 1.0)
+    return share * inverse + (1 - share) * inverse / scaling.factor
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float, axis: int = -1) -> jax.Array:
+    """RMSNorm over one axis, in float32, scaled in the dtype of x."""
+    x32 = x.astype(jnp.float32)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=axis, keepdims=True) + eps)
+    return x32.astype(x.dtype) * _along(scale, axis, x.ndim)
+
+
+def rotate(x: jax.Array, rotation: Rotation, axis: int = -1) -> jax.Array:
+    """Rotary embedding over the axis of H: its two halves rotate; cosines and sines have H / 2 there."""
+    cos, sin = rotation
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=axis)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=axis).astype(x.dtype)
+
+
+def _along(vector: jax.Array, axis: int, ndim: int) -> jax.Array:
+    """A vector as an array that broadcasts along one axis of an array of `ndim` axes."""
+    return vector.reshape(-1, *(1,) * (ndim - 1 - axis % ndim))
+
+
+class Layout:
+    """One layer's arithmetic; how activations and kernels lie in memory is for the subclasses to say.
+
+    Which biases and norms a layer has is known by the names of its weights, those of `layer_shapes`.
+
+    Attributes:
+      features: the axis of the features in activations.
+      head: the axis of H in queries, keys and values.
+    """
+
+    features: int
+    head: int
+
+    def project(self, x: jax.Array, weights: Mapping[str, jax.Array], name: str) -> jax.Array:
+        """Activations times a kernel, plus its bias where it has one."""
+        raise NotImplementedError
+
+    def split(self, x: jax.Array, head_dim: int) -> jax.Array:
+        """A projection's features as heads."""
+        raise NotImplementedError
+
+    def norm(self, x: jax.Array, weights: Mapping[str, jax.Array], name: str, config: ModelConfig) -> jax.Array:
+        """Normed activations."""
+        return rms_norm(x, weights[name], config.rms_eps, self.features)
+
+    def heads(
+        self,
+        normed: jax.Array,
+        weights: Mapping[str, jax.Array],
+        name: str,
+        config: ModelConfig,
+        rotation: Rotation | None = None,
+    ) -> jax.Array:
+        """Queries, keys or values (`q`, `k`, `v`), normed where the layer has a norm for them, and rotated."""
+        x = self.split(self.project(normed, weights, name), config.head_dim)
+        if f"{name}_norm" in weights:
+            x = rms_norm(x, weights[f"{name}_norm"], config.rms_eps, self.head)
+        return x if rotation is None else rotate(x, rotation, self.head)
+
+    def after_attention(
+        self, x: jax.Array, attended: jax.Array, weights: Mapping[str, jax.Array], config: ModelConfig
+    ) -> jax.Array:
+        """The output projection and the MLP, both with their residuals."""
+        x = x + self.project(attended, weights, "o")
+        normed = self.norm(x, weights, "mlp_norm", config)
+        inner = jax.nn.silu(self.project(normed, weights, "gate")) * self.project(normed, weights, "up")
+        return x + self.project(inner, weights, "down")
+
+
+class TrainingRows(Layout):
+    """x_BTD, and kernels as `layer_shapes` has them: (in, out), with the heads as axes of their own."""
+
+    features = head = -1
+
+    def project(self, x: jax.Array, weights: Mapping[str, jax.Array], name: str) -> jax.Array:
+        """One product of two matrices, so that its gradient is one too.
+
+        Written over three axes, XLA:CPU transposes both factors of the kernel's gradient.
+        """
+        kernel, inputs = weights[name], INPUT_AXES.get(name, 1)
+        batch, length = x.shape[:2]
+        width = math.prod(kernel.shape[:inputs])
+        out = x.reshape(batch * length, width) @ kernel.reshape(width, -1)
+        out = out.reshape(batch, length, *kernel.shape[inputs:])
+        return out + weights[f"{name}_bias"] if f"{name}_bias" in weights else out
+
+    def split(self, x: jax.Array, head_dim: int) -> jax.Array:
+        """As they are: (B, T, heads, H)."""
+        return x
+
+
+class PromptRows(Layout):
+    """x_BSD, and kernels (out, in)."""
+
+    features = head = -1
+
+    def project(self, x: jax.Array, weights: Mapping[str, jax.Array], name: str) -> jax.Array:
+        """(B, S, out)."""
+        out = jnp.einsum("bsd,md->bsm", x, weights[name])
+        return out + weights[f"{name}_bias"] if f"{name}_bias" in weights else out
+
+    def split(self, x: jax.Array, head_dim: int) -> jax.Array:
+        """(B, S, heads, H)."""
+        return x.reshape(*x.shape[:2], -1, head_dim)
+
+
+class BeamColumns(Layout):
+    """x_DBW, and kernels (out, in): on a CPU a product of a kernel with a few columns streams the kernel once."""
+
+    features, head = 0, 1
+
+    def project(self, x: jax.Array, weights: Mapping[str, jax.Array], name: str) -> jax.Array:
+        """(out, B, W)."""
+        out = jnp.einsum("md,dbw->mbw", weights[name], x)
+        return out + _along(weights[f"{name}_bias"], 0, 3) if f"{name}_bias" in weights else out
+
+    def split(self, x: jax.Array, head_dim: int) -> jax.Array:
+        """(heads, H, B, W)."""
+        return x.reshape(-1, head_dim, *x.shape[1:])
