@@ -22,14 +22,14 @@ from tsrec_jax.models.sharding import mesh_of, named_sharding
 from tsrec_jax.processes import gather, several
 
 BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-Ranked = list[tuple[str, float]]  # (SID, score), best first
+RankedSids = list[tuple[str, float]]  # (SID, score), best first
 REPORT_SECONDS = 10.0
 WINDOW_BATCHES = 16  # prompts of so many batches are read, sorted by length and searched at a time
 WIDENING = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The live beams of one request, best first.
 
     Attributes:
@@ -94,7 +94,7 @@ class Searcher:
         prior: Callable[[Sequence[int]], Prior] | None = None,
         progress: Callable[[str], None] | None = None,
         total: int | None = None,
-    ) -> list[Found]:
+    ) -> list[SearchResult]:
         """Searches for every prompt; the order of the results is that of the prompts.
 
         Prompts are read ahead by a thread, so that a generator that tokenises works while the device does. Each window
@@ -114,7 +114,7 @@ class Searcher:
           ValueError: an empty prompt.
           FloatingPointError: a score is NaN or infinite; such scores rank nothing.
         """
-        results: dict[int, Found] = {}
+        results: dict[int, SearchResult] = {}
         clock = _Clock(progress, total)
         # Dispatch one batch ahead: the host reads batch n while the device works on batch n + 1.
         pending: tuple[list[int], BeamResult] | None = None
@@ -133,7 +133,7 @@ class Searcher:
 
     def run_exact(
         self, prompts: Sequence[Sequence[int]], k: int, filters: Sequence[SidFilter] | None = None
-    ) -> list[Found]:
+    ) -> list[SearchResult]:
         """Like `run`, but each answer's first k are the k best SIDs: unproven requests are searched again, wider.
 
         The last width is the number of valid prefixes, at which every SID's score is known.
@@ -239,7 +239,7 @@ class Searcher:
             tokens_BS[place, : len(rest)] = rest
         return rows, tokens_BS, np.array([len(rest) for rest in filled], np.int32), prefixed
 
-    def _collect(self, rows: list[int], result: BeamResult, filtered: bool) -> dict[int, Found]:
+    def _collect(self, rows: list[int], result: BeamResult, filtered: bool) -> dict[int, SearchResult]:
         """The live beams of a batch's requests, checked."""
         codes_BWC, scores_BW, totals_BWC, dropped_B = (
             np.asarray(array)[: len(rows)]
@@ -256,7 +256,9 @@ class Searcher:
         if invalid:
             raise AssertionError(f"beam search: {invalid} generated code sequences are not SIDs of the catalogue")
         return {
-            row: Found(codes_BWC[place][alive], scores_BW[place][alive], totals_BWC[place][alive], float(dropped))
+            row: SearchResult(
+                codes_BWC[place][alive], scores_BW[place][alive], totals_BWC[place][alive], float(dropped)
+            )
             for place, (row, alive, dropped) in enumerate(zip(rows, alive_BW, dropped_B, strict=True))
         }
 
@@ -303,7 +305,7 @@ def search_all(
     item_scores: Callable[[Sequence[int]], np.ndarray] | None = None,
     progress: Callable[[str], None] | None = None,
     total: int | None = None,
-) -> list[Ranked]:
+) -> list[RankedSids]:
     """The ranked SIDs of every prompt as texts; arguments as in `Searcher`, `Searcher.run` and `SearchSettings`.
 
     Where `item_scores` is given, it maps numbers of prompts to float32 scores_BI of the catalogue's items, in nats, of

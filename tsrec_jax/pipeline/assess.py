@@ -16,7 +16,7 @@ from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.held_out import evaluated_split
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.target_ranks import find_targets, metric_names
-from tsrec_jax.decoding.generate import Ranked, search_all
+from tsrec_jax.decoding.generate import RankedSids, search_all
 from tsrec_jax.evaluation.predictions import Predictions, read_predictions, write_predictions
 from tsrec_jax.evaluation.report import Report, format_table, to_json, to_markdown
 from tsrec_jax.evaluation.statistics import compare, draw_users, intervals
@@ -87,7 +87,7 @@ def _search(
     progress: Callable[[str], None],
     rows: Interactions,
     item_scores: ItemScores | None,
-) -> list[Ranked]:
+) -> list[RankedSids]:
     """The ranked SIDs of every row; `item_scores` is what the search adds to the model's scores."""
     catalogue = assembly.dataset.catalogue
     histories = [[catalogue.sid(item) for item in history] for history in rows.histories]

@@ -15,11 +15,11 @@ from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.target_ranks import find_targets
-from tsrec_jax.decoding.generate import Ranked
+from tsrec_jax.decoding.generate import RankedSids
 from tsrec_jax.errors import UserError
 
 ItemScores = Callable[[Sequence[int]], np.ndarray]  # from numbers of rows to float32 scores_BI
-Search = Callable[[Interactions, ItemScores | None], list[Ranked]]
+Search = Callable[[Interactions, ItemScores | None], list[RankedSids]]
 
 
 @dataclasses.dataclass(frozen=True)

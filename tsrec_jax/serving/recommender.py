@@ -13,7 +13,7 @@ import numpy as np
 from tsrec_jax.data.prompts import PromptBuilder
 from tsrec_jax.decoding.beam_search import SearchSettings
 from tsrec_jax.decoding.filters import SidFilter
-from tsrec_jax.decoding.generate import Found, Searcher
+from tsrec_jax.decoding.generate import Searcher, SearchResult
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.hf import load_hf
 from tsrec_jax.models.inference import InferenceModel
@@ -268,7 +268,7 @@ class Recommender:
         """Whole SIDs of a history in its prompt: one whose first token was cut off does not count."""
         return min(len(request.history), sum(token in self._first_tokens for token in prompt))
 
-    def _answer(self, request: Request, found: Found, read: int) -> Answer:
+    def _answer(self, request: Request, found: SearchResult, read: int) -> Answer:
         excluded = self._excluded(request)
         allowed = None if request.allow is None else set(map(str, request.allow))
         items: list[Recommendation] = []
