@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.evaluation.cells import cell_of, rows_by
-from tsrec_jax.evaluation.study_cells import calibration_bins, systems_of
+from tsrec_jax.evaluation import study_plots
+from tsrec_jax.evaluation.study_cells import calibration_bins, read_cells, systems_of
 from tsrec_jax.evaluation.study_plots import plot_study
 from tsrec_jax.evaluation.study_report import build_report, to_json
 from tsrec_jax.evaluation.study_tables import escaped, to_csv, to_latex, to_markdown
@@ -132,3 +133,41 @@ def test_systems_on_other_rows_are_shown_apart():
     built = build_report("Study", systems_of(cells, ["a", "b"]), [("a", "b")], (), [], {}, resamples=20)
     assert not built.comparisons
     assert "other rows" in built.notes[-1]
+
+
+def test_a_committed_report_is_what_its_cells_give(request):
+    folder = request.config.rootpath / "docs" / "results" / "office"
+    written = json.loads((folder / "study.json").read_text())
+    systems = systems_of(read_cells(folder / "cells.npz"), [system["name"] for system in written["systems"]])
+    pairs = list(dict.fromkeys((each["first"], each["second"]) for each in written["comparisons"]))
+    built = build_report(written["title"], systems, pairs, (), (), written["facts"])
+    assert to_csv(built) == (folder / "study.csv").read_text()
+    tests = [[each["users"]["p_value"], *each["users"]["interval"]] for each in written["comparisons"]]
+    found = [[each.users.p_value, *each.users.interval] for each in built.comparisons]
+    np.testing.assert_allclose(found, tests, rtol=1e-9)
+
+
+def test_the_main_comparison_stands_first_and_compared_systems_are_drawn_first(report):
+    text = to_markdown(report)
+    assert text.split("\n\n")[1].startswith("**ts_rec against plain**: NDCG@10")
+    assert text.index("## Paired tests") < text.index("## Quality")
+    cells = [cell_of([n % 3, 1], name=f"arm {n}", curve=CURVE) for n in range(12)]
+    order = [f"arm {n}" for n in range(12)]
+    built = build_report("Study", systems_of(cells, order), [("arm 11", "arm 3")], (), [], {}, resamples=20)
+    assert [system.name for system in built.compared_first][:4] == ["arm 11", "arm 3", "arm 0", "arm 1"]
+
+
+def test_curves_show_eight_systems_with_the_legend_beside_the_axes(tmp_path, monkeypatch):
+    cells = [cell_of([0, 1], name=f"arm {n}", curve=CURVE) for n in range(12)]
+    built = build_report("Study", systems_of(cells, [f"arm {n}" for n in range(12)]), (), (), [], {}, resamples=20)
+    figures = {}
+    monkeypatch.setattr(study_plots, "write_figure", lambda path, figure: figures.update({path.name: figure}))
+    study_plots.plot_study(built, tmp_path)
+    for name in ("curves.png", "slices.png"):
+        assert all(len(axis.get_lines()) == 8 for axis in figures[name].axes), name
+        assert not any(axis.get_legend() for axis in figures[name].axes), name
+        assert len(figures[name].legends[0].get_texts()) == 8
+    names = [label.get_text() for label in figures["metrics.png"].axes[0].get_yticklabels()]
+    assert len(names) == 12
+    for figure in figures.values():
+        study_plots.pyplot.close(figure)

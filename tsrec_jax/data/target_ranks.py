@@ -46,8 +46,8 @@ class TargetRanks:
 
     def values(self, level: str, metric: str) -> np.ndarray:
         """float64 (N), a metric such as `HR@10` of each row, at level `sid` or `item`."""
-        name, k = metric.split("@")
-        listed_N, k = self.rank >= 0, int(k)
+        name, _, cut = metric.partition("@")
+        listed_N, k = self.rank >= 0, int(cut)
         if level == "sid":
             return (listed_N & (self.rank < k)).astype(np.float64) if name == "HR" else ndcg_of_ranks(self.rank, k)
         # Places of the group's items within the first k.

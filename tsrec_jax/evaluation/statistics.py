@@ -93,8 +93,8 @@ class TestResult:
     @classmethod
     def of(cls, differences_R: np.ndarray) -> TestResult:
         """The test of resampled differences."""
-        tail = max(min(np.mean(differences_R <= 0), np.mean(differences_R >= 0)), 1 / len(differences_R))
-        return cls(interval(differences_R), float(min(1.0, 2 * tail)))
+        below, above = int((differences_R <= 0).sum()), int((differences_R >= 0).sum())
+        return cls(interval(differences_R), min(1.0, 2 * max(min(below, above), 1) / len(differences_R)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -146,7 +146,8 @@ def calibration_bins(first_N: Sequence[float], hit_N: np.ndarray) -> list[tuple[
 def write_cells(path: pathlib.Path, cells: Sequence[Cell]) -> None:
     """Writes cells."""
     arrays: dict[str, np.ndarray] = {}
-    entries, rows_known = [], {}
+    entries: list[dict[str, Any]] = []
+    rows_known: dict[tuple[str, bytes], int] = {}
     for number, cell in enumerate(cells):
         rows = np.stack([getattr(cell.rows, key) for key in _ROWS])
         place = rows_known.setdefault((cell.rows.digest, rows.tobytes()), len(rows_known))

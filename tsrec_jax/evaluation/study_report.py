@@ -186,7 +186,8 @@ def _comparisons(
     named: Mapping[str, System], pairs: Sequence[tuple[str, str]], draws: Mapping[str, Draws]
 ) -> tuple[list[Comparison], list[str]]:
     """The comparisons that can be made, and why the others cannot."""
-    made, refused = [], []
+    made: list[Comparison] = []
+    refused: list[str] = []
     for pair in pairs:
         text = " > ".join(pair)
         absent = [name for name in pair if name not in named]

@@ -34,7 +34,7 @@ class Part:
 def slices(system: System) -> dict[str, list[Part]]:
     """{kind of slice: its parts}; SID level."""
     values = {metric: system.values("sid", metric).mean(axis=0) for metric in SLICED}
-    found = {}
+    found: dict[str, list[Part]] = {}
     for kind, (key, bounds) in SLICES.items():
         found[kind] = []
         for name, low, high in bounds:

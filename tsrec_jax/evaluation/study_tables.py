@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tsrec_jax.data.target_ranks import LEVELS
@@ -173,15 +173,14 @@ def _calibration(report: StudyReport) -> str:
 
 
 def _convergence(report: StudyReport) -> str:
-    systems = [system for system in report.systems if system.convergence is not None]
-    if not systems:
+    found = {system.name: system.convergence for system in report.systems if system.convergence is not None}
+    if not found:
         return ""
-    threshold = systems[0].convergence.threshold
     rows = [["system", "final HR@10", "step, mean of seeds", "step of each seed"]]
-    for system in systems:
-        found = system.convergence
-        of_seeds = ", ".join("none" if step is None else str(step) for step in found.of_seeds)
-        rows.append([system.name, f"{found.final:.4f}", "none" if found.step is None else str(found.step), of_seeds])
+    for name, each in found.items():
+        steps = ["none" if step is None else str(step) for step in (each.step, *each.of_seeds)]
+        rows.append([name, f"{each.final:.4f}", steps[0], ", ".join(steps[1:])])
+    threshold = next(iter(found.values())).threshold
     return (
         f"## Convergence\n\nThe first validation with HR@10 of {threshold:.4f} or more: {SHARE_OF_BEST:.0%} of the "
         "best final value; `plots/curves.png`. A curve ends where the first seed stopped.\n\n" + markdown_table(rows)
@@ -190,30 +189,29 @@ def _convergence(report: StudyReport) -> str:
 
 def to_csv(report: StudyReport) -> str:
     """The contents of `study.csv`: a system a row, everything that is one number of it."""
-    columns: dict[str, Callable[[SystemResult], Any]] = {
-        "system": lambda s: s.name,
-        "kind": lambda s: s.kind,
-        "seeds": lambda s: " ".join(map(str, s.seeds)),
-    }
-    for level in LEVELS:
-        columns |= {f"{level} {m}": lambda s, m=m, level=level: s.means[level][m] for m in report.metrics}
-    for metric in TESTED:
-        columns[f"std {metric}"] = lambda s, m=metric: s.deviations[m]
-        for over in ("users", "seeds and users"):
-            for end, name in enumerate(("low", "high")):
-                columns[f"{metric} {over} {name}"] = lambda s, m=metric, o=over, e=end: (
-                    s.intervals[m][o] or (None,) * 2
-                )[e]
-    columns |= {key: lambda s, key=key: s.cost[key] for key in COSTS}
-    for number, part in enumerate(report.systems[0].slices["target"]):
-        columns |= {f"{part.name} {m}": lambda s, n=number, m=m: s.slices["target"][n].means[m] for m in SLICED}
+    found = [_columns(system, report.metrics) for system in report.systems]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for system in report.systems:
-        values = [read(system) for read in columns.values()]
-        writer.writerow(["" if v is None else format(v, ".6g") if isinstance(v, float) else v for v in values])
+    writer.writerow(found[0])
+    for columns in found:
+        writer.writerow(
+            ["" if v is None else format(v, ".6g") if isinstance(v, float) else v for v in columns.values()]
+        )
     return text.getvalue()
+
+
+def _columns(system: SystemResult, metrics: Sequence[str]) -> dict[str, Any]:
+    columns: dict[str, Any] = {"system": system.name, "kind": system.kind, "seeds": " ".join(map(str, system.seeds))}
+    columns |= {f"{level} {metric}": system.means[level][metric] for level in LEVELS for metric in metrics}
+    for metric in TESTED:
+        columns[f"std {metric}"] = system.deviations[metric]
+        for over in ("users", "seeds and users"):
+            low, high = system.intervals[metric][over] or (None, None)
+            columns |= {f"{metric} {over} low": low, f"{metric} {over} high": high}
+    columns |= {key: system.cost[key] for key in COSTS}
+    return columns | {
+        f"{part.name} {metric}": part.means[metric] for part in system.slices["target"] for metric in SLICED
+    }
 
 
 def to_latex(report: StudyReport) -> str:
