@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tsrec_jax.progress import Progress
 from tsrec_jax.sid.assignment import balanced_assignment, transport_prices
 from tsrec_jax.sid.kmeans import cluster_means, first_centres, improved, nearest, squared_distances
 from tsrec_jax.sid.levels import LevelStore
-from tsrec_jax.sid.progress import Progress
 from tsrec_jax.sid.settings import IndexSettings
 
 FREE_START = 5  # iterations of free k-means before sizes are constrained

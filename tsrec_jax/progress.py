@@ -1,0 +1,77 @@
+"""What a run says of itself: lines, and bars for long work. Of several processes the first one speaks for all."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from tqdm import tqdm
+
+from tsrec_jax.processes import first
+
+REPORT_SECONDS = 10.0  # between two lines of long work
+LOGGER = logging.getLogger("tsrec_jax.run")
+
+
+class _Console(logging.Handler):
+    """Prints lines on the standard output, above a bar that is being shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if first():
+            tqdm.write(self.format(record))
+            sys.stdout.flush()
+
+
+LOGGER.addHandler(_Console())
+LOGGER.setLevel(logging.INFO)
+LOGGER.propagate = False  # absl, which Orbax imports, gives the root logger a handler: each line would come twice
+
+
+def report(line: str) -> None:
+    """Says one line."""
+    LOGGER.info("%s", line)
+
+
+class Progress:
+    """Counts steps that take about the same time: on a terminal with a bar, else with a line now and then.
+
+    Args:
+      steps: all of them.
+      report: receives a line when REPORT_SECONDS have passed since the last one.
+      now: seconds from any start.
+      terminal: where a bar is drawn, if it is a terminal; None: the standard error.
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        report: Callable[[str], None] = report,
+        now: Callable[[], float] = time.perf_counter,
+        terminal: TextIO | None = None,
+    ) -> None:
+        self._steps, self._report, self._now = steps, report, now
+        self._started = self._shown = now()
+        self._done = 0
+        terminal = sys.stderr if terminal is None else terminal
+        self._bar = tqdm(total=steps, file=terminal, leave=False) if terminal.isatty() and first() else None
+
+    def tick(self, name: str) -> None:
+        """One step of the part `name` is done."""
+        self._done += 1
+        if self._bar is not None:
+            self._bar.set_description(name, refresh=False)
+            self._bar.update()
+            if self._done == self._steps:
+                self._bar.close()
+        elif self._now() - self._shown >= REPORT_SECONDS:
+            self._shown = self._now()
+            self._report(f"{name}: {self._done} of {self._steps} steps{self.estimate}")
+
+    @property
+    def estimate(self) -> str:
+        """The end of a line: the time left, where there is any worth telling."""
+        left = (self._now() - self._started) / max(self._done, 1) * (self._steps - self._done)
+        return f", about {left:.0f} s left" if left >= 1 else ""
