@@ -20,10 +20,11 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
-# Tests that build the same program again take it from this folder, which lives as long as pytest; its workers share it.
+# Tests that build the same program again take it from this folder, which pytest's workers share. It lives as long as
+# pytest, unless the environment names one that is kept.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _COMPILED = tempfile.TemporaryDirectory(prefix="tsrec-jax-tests-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("TSREC_TESTS_COMPILED") or _COMPILED.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import pathlib
