@@ -142,7 +142,7 @@ def _shown_forms(runs_of_items: Iterable[Iterable[Sequence[str]]]) -> Mapping[st
     counts: collections.Counter[str] = collections.Counter()
     for runs in runs_of_items:
         counts.update({word for run in runs for word in run})
-    shown = {}
+    shown: dict[str, str] = {}
     for word in counts:
         single = next((form for form in _singulars(word) if form in counts), word)
         if counts[single] + (counts[word] if single != word else 0) > 1:
