@@ -160,11 +160,11 @@ def _fault(backend: str, heads: int, kv_heads: int, head_dim: int, dtype: str) -
     return "" if off <= _NEAR else f"its results are {off:.2g} of the largest value off"
 
 
-def _on_local_devices(*case: str | int) -> float:
+def _on_local_devices(backend: str, heads: int, kv_heads: int, head_dim: int, dtype: str) -> float:
     """`largest_difference` as a mesh of this process's devices computes it, where there are several."""
     sizes, axis_types = (jax.local_device_count(), 1, 1), (AxisType.Auto,) * len(MESH_AXES)
     with jax.set_mesh(jax.make_mesh(sizes, MESH_AXES, axis_types=axis_types, devices=jax.local_devices())):
-        return largest_difference(*case)
+        return largest_difference(backend, heads, kv_heads, head_dim, dtype)
 
 
 def largest_difference(backend: str, heads: int, kv_heads: int, head_dim: int, dtype: str) -> float:

@@ -49,8 +49,11 @@ def cudnn(
     if segment_ids_BT is not None:
         ids_BT = _behind(segment_ids_BT, sizes[0])
         mask_B1TS = (ids_BT[:, :, None] == ids_BT[:, None, :])[:, None]
+    q, k, v = (_padded(x, *sizes) for x in (q_BTNH, k_BTKH, v_BTKH))
     out_BTNH = jax.nn.dot_product_attention(
-        *(_padded(x, *sizes) for x in (q_BTNH, k_BTKH, v_BTKH)),
+        q,
+        k,
+        v,
         mask=mask_B1TS,
         scale=head_dim**-0.5,
         is_causal=True,
@@ -99,7 +102,7 @@ def splash(
     block = next(size for size in SPLASH_BLOCKS if sizes[0] % size == 0)
     kernel = kernels.make_splash_mha(
         masks.MultiHeadMask([masks.CausalMask((sizes[0], sizes[0]))] * heads),
-        block_sizes=kernels.BlockSizes(*[block] * 8),
+        block_sizes=kernels.BlockSizes(*(block,) * 8),
         head_shards=1,
         q_seq_shards=1,
         interpret=emulated,

@@ -104,9 +104,9 @@ class ModelConfig:
         if not isinstance(facts, Mapping):
             raise UserError(f"{source}: holds {type(facts).__name__}, not the settings of a model")
         name = facts.get("model_type")
-        family = FAMILIES.get(name) if isinstance(name, str) else None
-        if family is None:
+        if not isinstance(name, str) or name not in FAMILIES:
             raise UserError(f"{source}: model_type {name!r} is not one of {', '.join(FAMILIES)}")
+        family = FAMILIES[name]
         try:
             _check_kinds(facts, source)
             heads, d_model = facts["num_attention_heads"], facts["hidden_size"]

@@ -58,17 +58,13 @@ NAMES = {
     "blocks/up": LAYER + "mlp.up_proj.weight",
     "blocks/down": LAYER + "mlp.down_proj.weight",
 }
-KERNELS = ("q", "k", "v", "o", "gate", "up", "down")
+KERNELS = tuple(f"blocks/{name}" for name in ("q", "k", "v", "o", "gate", "up", "down"))
 _IGNORED = ("rotary_emb.inv_freq",)  # a buffer that old checkpoints carry
 
 
 def hf_name(name: str, layer: int | None = None) -> str:
     """The HF key of one of our parameters (of one layer, for those in the blocks)."""
     return NAMES[name].format(layer=layer)
-
-
-def _is_kernel(name: str) -> bool:
-    return name.removeprefix("blocks/") in KERNELS and name.startswith("blocks/")
 
 
 def hf_index(name: str, index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
@@ -80,7 +76,7 @@ def hf_index(name: str, index: tuple[slice, ...], shape: tuple[int, ...]) -> tup
         width = math.prod(shape[first + 1 : last])
         return slice(start * width, stop * width)
 
-    if not _is_kernel(name):
+    if name not in KERNELS:
         return (merged(0, 2),) if name.endswith("bias") else index
     inputs = 2 if name.endswith("/o") else 1
     return merged(inputs, len(shape)), merged(0, inputs)
@@ -88,20 +84,18 @@ def hf_index(name: str, index: tuple[slice, ...], shape: tuple[int, ...]) -> tup
 
 def from_hf_array(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """One HF array (of one layer), or a part of it, in our layout."""
-    return (array.T if _is_kernel(name) else array).reshape(shape)
+    return (array.T if name in KERNELS else array).reshape(shape)
 
 
 def to_hf_array(name: str, array: np.ndarray) -> np.ndarray:
     """One of our arrays (of one layer) in HF's layout: a kernel becomes (out, in)."""
-    if not _is_kernel(name):
-        return array.reshape(-1) if name.endswith("bias") else array
-    inputs = array.shape[0] * array.shape[1] if name.endswith("/o") else array.shape[0]
-    return np.ascontiguousarray(array.reshape(inputs, -1).T)
+    shape = hf_shape(name, array.shape)
+    return np.ascontiguousarray(array.reshape(shape[::-1]).T) if name in KERNELS else array.reshape(shape)
 
 
 def hf_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape in which `to_hf_array` gives an array of this shape."""
-    if not _is_kernel(name):
+    if name not in KERNELS:
         return (math.prod(shape),) if name.endswith("bias") else shape
     inputs = shape[0] * shape[1] if name.endswith("/o") else shape[0]
     return math.prod(shape) // inputs, inputs
@@ -138,7 +132,8 @@ def load_hf(
       UserError: nothing readable at `path`, another architecture, missing, unused or misshapen keys (all named), a type
         that is not known, or axes that the mesh does not divide.
     """
-    for kind in (dtype, param_dtype or dtype):
+    param_dtype = param_dtype or dtype
+    for kind in (dtype, param_dtype):
         if kind not in DTYPES:
             raise UserError(f"dtype={kind!r}: must be one of {', '.join(DTYPES)}")
     gguf = gguf_path(path)
@@ -153,16 +148,19 @@ def load_hf(
     config = dataclasses.replace(config, vocab_rows=rounded_rows(rows, mesh))
     check_fits(parameter_shapes(config), mesh)
     used = None if config.vocab_rows == rows else rows
-    settings = {"dtype": dtype, "mesh": mesh, "remat": remat, "attention": attention, "num_tokens": used}
+    decoder = functools.partial(Decoder, config, dtype=dtype, remat=remat, attention=attention, num_tokens=used)
     if rngs is not None:
-        stored = param_dtype or dtype
-        return Decoder(config, param_dtype=stored, rngs=rngs, **settings)
-    kind = np.dtype(ml_dtypes.bfloat16 if (param_dtype or dtype) == "bfloat16" else param_dtype or dtype)
+        return decoder(param_dtype=param_dtype, rngs=rngs, mesh=mesh)
+    kept = _dtype(param_dtype)
     weights = {}
     for name, (shape, logical) in parameter_shapes(config).items():
-        read = functools.partial(_read, source, name, shape, kind)
+        read = functools.partial(_read, source, name, shape, kept)
         weights[name] = _placed(shape, named_sharding(mesh, *logical), read)
-    return Decoder(config, weights=weights, **settings)
+    return decoder(weights=weights)
+
+
+def _dtype(name: str) -> np.dtype:
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
 
 def _placed(shape: tuple[int, ...], sharding: NamedSharding | None, read: Callable[[Index], np.ndarray]) -> jax.Array:
@@ -171,7 +169,7 @@ def _placed(shape: tuple[int, ...], sharding: NamedSharding | None, read: Callab
         return jax.device_put(read(tuple(slice(0, size) for size in shape)))
     devices: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
-        bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+        bounds = tuple(part.indices(size)[:2] for part, size in zip(index or (), shape, strict=True))
         devices.setdefault(bounds, []).append(device)
     parts = []
     for bounds, places in devices.items():
@@ -230,9 +228,8 @@ def _from_hub(path: str | os.PathLike[str], file: str = "") -> pathlib.Path:
     try:
         if file:
             return pathlib.Path(hf_hub_download(str(path), file))
-        return pathlib.Path(
-            snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"])
-        )
+        patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
+        return pathlib.Path(snapshot_download(str(path), allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"model path {str(path)!r}: no such folder, and the hub gave no copy ({reason})") from None
@@ -313,7 +310,7 @@ def _check_keys(source: _Folder | GgufFile, config: ModelConfig) -> None:
     allowed = set(wanted)
     if config.tied:
         allowed.add(NAMES["head"])  # some tied checkpoints store the table twice
-    layers = {f"{LAYER.format(layer=layer)}" for layer in range(config.num_layers, source.config.num_layers)}
+    layers = {LAYER.format(layer=layer) for layer in range(config.num_layers, source.config.num_layers)}
     faults = [f"missing {key}" for key in wanted if key not in stored]
     faults += [
         f"unused {key}"
@@ -323,7 +320,7 @@ def _check_keys(source: _Folder | GgufFile, config: ModelConfig) -> None:
     faults += [
         f"{key} has shape {stored[key]}, not {shape}"
         for key, shape in wanted.items()
-        if key in stored and stored[key] != shape
+        if stored.get(key, shape) != shape
     ]
     if faults:
         more = f" and {len(faults) - 10} more" if len(faults) > 10 else ""
@@ -335,7 +332,7 @@ def hf_arrays(model: Decoder, num_tokens: int | None, dtype: str) -> Mapping[str
 
     Several processes call it together; the first one gets the arrays, the others none.
     """
-    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
+    kind = _dtype(dtype)
     arrays: dict[str, np.ndarray] = {}
     tables = {"embedding": model.embedding, "final_norm": model.final_norm}
     if model.head is not None:

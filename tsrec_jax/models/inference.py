@@ -70,7 +70,9 @@ class InferenceModel:
         """Copies a decoder's weights; they stay laid out over its mesh."""
         head = None if model.head is None else model.head[...]
         parts = model.blocks.stacked(), model.embedding[...], head, model.final_norm[...]
-        return cls(*_unstacked(*parts, model.config, model.dtype), model.config, model.num_tokens, model.attention)
+        layers, embedding_VD, head_VD, norm_D, cos_PH, sin_PH = _unstacked(*parts, model.config, model.dtype)
+        facts = model.config, model.num_tokens, model.attention
+        return cls(layers, embedding_VD, head_VD, norm_D, cos_PH, sin_PH, *facts)
 
     @property
     def output_table(self) -> jax.Array:

@@ -28,7 +28,7 @@ def on_own_devices(model: Decoder) -> Iterator[Decoder]:
     shapes = parameter_shapes(model.config)
     weights = {}
     for path, value in nnx.to_flat_state(nnx.state(model)):
-        name = "/".join(path)
+        name = "/".join(map(str, path))
         weights[name] = jax.device_put(host_copy(value[...]), named_sharding(own, *shapes[name][1]))
     with jax.set_mesh(own):
         yield Decoder(

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tsrec_jax.errors import UserError
 
@@ -73,7 +73,7 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
 def mesh_of(tree: Any) -> Mesh | None:
     """The mesh that a tree of arrays lies on; None on one device."""
     for leaf in jax.tree.leaves(tree):
-        if isinstance(leaf.sharding, NamedSharding):
+        if isinstance(leaf.sharding, NamedSharding) and isinstance(leaf.sharding.mesh, Mesh):
             return leaf.sharding.mesh
     return None
 
@@ -90,8 +90,10 @@ def process_rows(mesh: Mesh | None, rows: int) -> np.ndarray:
     """
     if mesh is None:
         return np.arange(rows)
-    indices = named_sharding(mesh, "batch").addressable_devices_indices_map((rows,)).values()
-    return np.concatenate([np.arange(*bounds) for bounds in sorted({index[0].indices(rows)[:2] for index in indices})])
+    indices = NamedSharding(mesh, RULES.spec("batch")).addressable_devices_indices_map((rows,)).values()
+    return np.concatenate(
+        [np.arange(*bounds) for bounds in sorted({index[0].indices(rows)[:2] for index in indices if index})]
+    )
 
 
 def own_mesh(mesh: Mesh | None) -> Mesh | None:
@@ -116,7 +118,7 @@ def host_copy(array: jax.Array) -> np.ndarray:
     return multihost_utils.process_allgather(array, tiled=True)
 
 
-def parts_of(mesh: Mesh | None, logical: str) -> int:
+def parts_of(mesh: Mesh | AbstractMesh | None, logical: str) -> int:
     """Into how many parts the rules split a logical axis on a mesh; 1 without one."""
     return 1 if mesh is None else math.prod(mesh.shape[name] for name in _mesh_axes(logical))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -56,7 +57,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _from_class(folder: pathlib.Path, kind: type) -> PreTrainedTokenizerFast:
+def _from_class(folder: pathlib.Path, kind: type[Any]) -> PreTrainedTokenizerFast:
     try:
         tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the parsers of files raise anything, and in Rust plain Exception

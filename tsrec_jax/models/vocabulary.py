@@ -92,7 +92,7 @@ def sid_init_rows(
 def _keyword_means(known_VD: np.ndarray, keyword_ids: Sequence[Sequence[int]], chosen_n: np.ndarray) -> np.ndarray:
     """Mean row over all sub-words of each token's keywords, so that a long keyword weighs more."""
     rows_nD = np.zeros((len(chosen_n), known_VD.shape[1]), np.float32)
-    for index in np.flatnonzero(chosen_n):
+    for index in np.flatnonzero(chosen_n).tolist():
         ids = keyword_ids[index]
         if not len(ids):
             raise UserError(
