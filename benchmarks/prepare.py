@@ -23,8 +23,9 @@ import time
 import numpy as np
 import polars as pl
 
-from tsrec_jax.prepare.preparation import PrepareSettings, prepare
+from tsrec_jax.prepare.preparation import prepare
 from tsrec_jax.prepare.raw import RawSource
+from tsrec_jax.prepare.settings import PrepareSettings
 
 BATCH = 250_000  # reviews
 BROKEN_EVERY = 100_000  # reviews

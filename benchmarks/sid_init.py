@@ -9,9 +9,9 @@ import argparse
 
 import numpy as np
 
-from tsrec_jax.configuration import default_config
 from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.pipeline.assemble import assemble
+from tsrec_jax.settings import default_config, settings_of
 
 STARTS = {
     "sa": {"centred": False},
@@ -28,7 +28,7 @@ def cosines(dataset: Dataset, model: str, start: dict) -> tuple[list[float], flo
     config.model.path = model
     config.model.num_layers = 1  # the table alone is looked at
     config.sid_init.update(start)
-    assembly = assemble(config, dataset, model)
+    assembly = assemble(settings_of(config), dataset, model)
     levels_n = dataset.catalogue.token_levels
     table_VD = np.asarray(assembly.model.embedding[...], np.float32)
     rows_nD = table_VD[assembly.old_size : assembly.old_size + len(levels_n)]

@@ -20,7 +20,6 @@ import numpy as np
 
 from benchmarks.facts import command
 from benchmarks.keyword_overlap import keyword_overlap, overlap_table
-from tsrec_jax.configuration import load_saved
 from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.target_ranks import TargetRanks, find_targets, metric_names
@@ -29,6 +28,7 @@ from tsrec_jax.evaluation.report import comparison_table
 from tsrec_jax.evaluation.statistics import compare, draw_users
 from tsrec_jax.files import write_json
 from tsrec_jax.pipeline.assess import evaluated_rows
+from tsrec_jax.settings import load_saved
 from tsrec_jax.sid.quality import SidReport, measure
 from tsrec_jax.sid.report import to_json
 

@@ -13,19 +13,19 @@ hardware and data.
 
 from ml_collections import ConfigDict
 
-from tsrec_jax.configuration import default_config
+from tsrec_jax.settings import paper_config
 
 
 def get_config() -> ConfigDict:
     """Qwen2.5-1.5B, bfloat16 compute, parameters sharded over fsdp."""
-    config = default_config()
+    config = paper_config()
     config.model.path = "Qwen/Qwen2.5-1.5B"
     config.model.dtype = "bfloat16"
     config.index.sizes = (256, 256, 256)  # as the published SIDs; () fits them to a catalogue of another size
     config.mesh.data = 1
     config.mesh.fsdp = -1
     config.train.accumulation = 4
-    config.train.slot_rows = 4
+    config.train.rows_per_group = 4
     config.train.loss_chunk = 128
     config.eval.beams = 50
     config.eval.batch_size = 64

@@ -4,19 +4,22 @@
 
 Needs no data, no weights and no accelerator. From the item texts the run makes everything: the language model, the
 semantic IDs, and the words for them by the offline teacher (the shop's own SIDs and words: --config.index.sids=given).
-Trains the same model a second time without SA-Init and TS-Align (the arm
-`plain`) and prints both beside popularity and the upper bound of the generating process. A few minutes on 2 CPU cores.
+Prints it beside popularity and the upper bound of the generating process. A few minutes on 2 CPU cores. Beside the
+same model without SA-Init and TS-Align (the arm `plain`), each trained once:
+
+    python -m tsrec_jax study --config=configs/quickstart.py --workdir=runs/quickstart_study
+
 Outcome of a run: docs/results/quickstart.md.
 """
 
 from ml_collections import ConfigDict
 
-from tsrec_jax.configuration import default_config
+from tsrec_jax.settings import paper_config
 
 
 def get_config() -> ConfigDict:
     """A small model on the embedded shop."""
-    config = default_config()
+    config = paper_config()
     config.model.remat = False
     config.pretrain.max_steps = 250
     config.pretrain.batch_tokens = 1024
@@ -34,5 +37,9 @@ def get_config() -> ConfigDict:
     config.train.valid_beam_rows = 128
     config.train.log_every = 40
     config.eval.batch_size = 64
-    config.run.arms = ConfigDict({"plain": {"sid_init": {"mode": "hf"}, "ts_align": {"weight": 0.0}}})
+    plain = {"sid_init": {"mode": "hf"}, "tasks": {"ts_align": {"weight": 0.0}}}
+    config.study.arms = ConfigDict({"tsrec": {}, "plain": plain})
+    config.study.seeds = (42,)
+    config.study.baselines = ("popularity", "repeat last")
+    config.study.comparisons = ("tsrec > plain", "tsrec > popularity")
     return config

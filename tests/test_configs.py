@@ -1,33 +1,34 @@
 """The experiment files under configs/ keep what their documents say of them."""
 
+import re
 import runpy
 
 import pytest
 
 from tsrec_jax.baselines.names import BASELINES
-from tsrec_jax.configuration import flat, study_arm_config, validate
+from tsrec_jax.settings import default_config, flat, paper_config, settings_of
 
 RECIPE = "tsrec-centred-wide-walks"
 # Where texts come without SIDs, how often a run saves, and what a study alone or a run alone has.
 OWN = {"index.max_tokens", "train.checkpoint_every"}
-SECTIONS = ("study", "run")
+SECTIONS = ("study", "run", "given")
 
 
 @pytest.fixture
 def experiment(request):
     def read(name):
-        return runpy.run_path(str(request.config.rootpath / "configs" / name))["get_config"]()
+        return settings_of(runpy.run_path(str(request.config.rootpath / "configs" / name))["get_config"]())
 
     return read
 
 
 def differing(one, other):
-    one, other = (flat(config.to_dict()) for config in (one, other))
+    one, other = (flat(settings) for settings in (one, other))
     return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
 
 
 def test_the_real_data_run_is_the_arm_of_the_study_that_recommends_best_by_itself(experiment):
-    different = differing(study_arm_config(experiment("studies/ablation.py"), RECIPE), experiment("amazon_smollm2.py"))
+    different = differing(experiment("studies/ablation.py").arm(RECIPE), experiment("amazon_smollm2.py"))
     assert {key for key in different if key.split(".")[0] not in SECTIONS} == OWN
 
 
@@ -36,14 +37,21 @@ def test_every_experiment_can_be_made(request, experiment):
     names = [str(path.relative_to(folder)) for path in folder.rglob("*.py")]
     assert {"quickstart.py", "studies/office.py"} <= set(names)
     for name in names:
-        config = experiment(name)
-        validate(config)  # which looks at each arm and comparison of a study
+        config = experiment(name)  # which looks at each arm and comparison of a study
         assert set(config.study.baselines) <= set(BASELINES), name
 
 
 def test_what_is_run_on_office_is_arms_of_the_ablation(experiment):
     ablation, office = experiment("studies/ablation.py"), experiment("studies/office.py")
-    ablation.train.held_out, ablation.eval.split = 0.1, "valid"
+    ablation = ablation.changed({"train": {"held_out": 0.1}, "eval": {"split": "valid"}})
     for name in office.study.arms:
-        different = differing(study_arm_config(office, name), study_arm_config(ablation, name))
-        assert {key.split(".")[0] for key in different} <= {"study"}, name
+        different = differing(office.arm(name), ablation.arm(name))
+        assert {key.split(".")[0] for key in different} <= {"study", "given"}, name
+
+
+@pytest.mark.parametrize(("name", "start"), [("amazon_smollm2", default_config), ("amazon_qwen2_5_1_5b", paper_config)])
+def test_an_experiment_on_real_data_changes_few_settings(request, experiment, name, start):
+    source = (request.config.rootpath / "configs" / f"{name}.py").read_text()
+    assert f"config = {start.__name__}()" in source
+    assert 0 < len(re.findall(r"^    config\.\S+ = ", source, re.MULTILINE)) <= 10
+    assert len({key for key in differing(experiment(f"{name}.py"), settings_of(start())) if key[:5] != "given"}) <= 10

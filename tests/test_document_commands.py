@@ -27,7 +27,7 @@ from tests.document_commands import (
     of_markdown,
 )
 from tests.test_document_benchmarks import flags_of_benchmarks
-from tsrec_jax import configuration, processes
+from tsrec_jax import processes, settings
 from tsrec_jax.data.dataset import write_dataset
 from tsrec_jax.main import VERBS, main
 from tsrec_jax.pipeline.workdir import command as recorded_command
@@ -78,7 +78,7 @@ def parse(monkeypatch, capsys, shop):
 
     def checked(values, _workdir):
         if values.config is not None:
-            configuration.validate(values.config)
+            settings.settings_of(values.config)
             study = values.config.study
             known = {"arms": {*study.arms, *study.baselines}, "seeds": set(map(str, study.seeds))}
             for flag, names in known.items():
@@ -123,7 +123,7 @@ def test_the_check_finds_a_command_that_no_longer_runs(parse):
     assert parse(["run", *quickstart, "--config.train.max_steps=100"]) == ""
     for wrong, words in (
         (["run", *quickstart, "--config.train.max_step=100"], "max_steps"),
-        (["run", *quickstart, "--config.train.sid_loss=catalog"], "catalogue"),
+        (["run", *quickstart, "--config.objective=constrain"], "constrained"),
         (["run", "--config=configs/absent.py", "--workdir=runs/x"], "no such file"),
         (["trian", *quickstart], "no such verb"),
         (["run", *quickstart, "--quick"], "quick"),
@@ -234,15 +234,15 @@ def service_source():
 
 # Settings and flags by name
 
-SECTIONS = [key for key, value in configuration.default_config().items() if hasattr(value, "items")]
+SECTIONS = [key for key, value in settings.default_config().items() if hasattr(value, "items")]
 SETTING = re.compile(rf"(?:config\.)?((?:{'|'.join(SECTIONS)})(?:\.[a-z_0-9]+)+)(?:\s*=.*)?", re.S)
 
 
 def exists(dotted):
     """Whether the config has the key or the section."""
-    if any(dotted.startswith(f"{arms}.") for arms in configuration.ARMS):
+    if dotted.startswith(f"{settings.ARMS}."):
         return True
-    part = configuration.default_config()
+    part = settings.default_config()
     for key in dotted.split("."):
         if not hasattr(part, "items") or key not in part:
             return False
@@ -270,7 +270,7 @@ def test_settings_that_a_document_names_exist(document):
         for name, line in named
         if not exists(name) and name not in historical and name.rpartition(".")[2] not in files
     )
-    assert not missing, "settings that configuration.py does not have: " + ", ".join(missing)
+    assert not missing, "settings that there are not: " + ", ".join(missing)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -19,7 +19,7 @@ def python(code, *arguments):
 
 def test_the_command_line_imports_no_library_of_its_work():
     loaded = python("import sys, tsrec_jax.main; print(*sys.modules)").split()
-    assert "tsrec_jax.configuration" in loaded
+    assert "tsrec_jax.settings" in loaded
     assert HEAVY.isdisjoint(loaded)
 
 
@@ -27,7 +27,7 @@ def test_an_experiment_is_read_and_checked_without_them_too():
     code = (
         "import sys; from tsrec_jax.main import main\n"
         "assert main(['recommend', '--config=configs/quickstart.py', '--workdir=no', '--history=1']) == 2\n"
-        "import tsrec_jax.configuration as configuration\n"
-        "configuration.validate(configuration.default_config()); print(*sys.modules)"
+        "from tsrec_jax.settings import default_config, settings_of\n"
+        "settings_of(default_config()); print(*sys.modules)"
     )
     assert HEAVY.isdisjoint(python(code).split())

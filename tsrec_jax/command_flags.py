@@ -13,6 +13,7 @@ from ml_collections import config_flags
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.experiments import experiment_file
+from tsrec_jax.old_keys import in_message, what_became_of
 
 
 def define_flags() -> flags.FlagValues:
@@ -68,6 +69,10 @@ def parse(arguments: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
       UserError: a flag or config key that does not exist (the nearest one is named), a value that cannot be meant, or
         an experiment that is not there or fails.
     """
+    for argument in arguments:
+        key, _, value = argument.lstrip("-").removeprefix("config.").partition("=")
+        if argument.lstrip("-").startswith("config.") and (line := what_became_of(key, value or None)):
+            raise UserError(line)
     values = define_flags()
     # ml_collections looks for the --config.a.b overrides in sys.argv.
     saved, sys.argv = sys.argv, ["tsrec_jax", *_with_config_file(arguments)]
@@ -80,7 +85,7 @@ def parse(arguments: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
     except flags.Error as error:
         raise UserError(str(error)) from None
     except Exception as error:  # an override without a key, or whatever the experiment file raises: the user's code
-        raise UserError(f"config: {_reason(error)}") from None
+        raise UserError(in_message(str(error)) or f"config: {_reason(error)}") from None
     finally:
         sys.argv = saved
     for name in values:

@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
-from ml_collections import ConfigDict
 
-from tsrec_jax import __version__, configuration
+from tsrec_jax import __version__
 from tsrec_jax.cache import keep_compiled_programs, mend_compiled_programs
 from tsrec_jax.command_flags import help_lines, parse
 from tsrec_jax.errors import Stopped, UserError, no_space, not_allowed
+from tsrec_jax.settings import GIVE, Settings, load_saved, settings_of
 
 if TYPE_CHECKING:
     from tsrec_jax.processes import Group
@@ -40,6 +40,7 @@ verbs
              --config only for the settings of config.dataset
   index      item texts to semantic IDs, with a report on them (config.index)
   describe   keywords and descriptions for the SID tokens (config.describe); --dry_run: what it would ask and cost
+  config     every setting with its default, what it may be and what it means, as Markdown (docs/config.md)
   pretrain   the small language model of the embedded default (only when config.model.path is empty)
   plan       what a training costs: parameters, memory, FLOPs, time; needs no workdir and none of the devices
              [--chip=v5e --devices=16 --mfu=0.4]; refuses a mesh that cannot work, with one that does
@@ -64,74 +65,68 @@ A workdir may be an address, such as gs://BUCKET/FOLDER; the run then works in a
 Example: python -m tsrec_jax run --config=quickstart --workdir=runs/quickstart"""
 
 
-def _config(values: flags.FlagValues, workdir: pathlib.Path) -> ConfigDict:
-    config = values.config
-    if config is None:
-        config = configuration.load_saved(workdir)
-    configuration.validate(config)
-    return config
+def _settings(values: flags.FlagValues, workdir: pathlib.Path) -> Settings:
+    return load_saved(workdir) if values.config is None else settings_of(values.config)
 
 
 def _check(values: flags.FlagValues, folder: pathlib.Path) -> int:
-    from tsrec_jax.data.folder_files import Reading
     from tsrec_jax.data.inspection import inspect_folder
 
     if values.config is None:
         faults = inspect_folder(folder, print)
     else:
-        configuration.validate(values.config)
-        reading = configuration.section(values.config, "dataset", Reading)
-        faults = inspect_folder(folder, print, values.config.dataset.name, reading)
+        dataset = settings_of(values.config).dataset
+        faults = inspect_folder(folder, print, dataset.name, dataset)
     return 2 if faults else 0
 
 
 def _plan(values: flags.FlagValues, workdir: pathlib.Path) -> None:
-    config = _config(values, workdir)
+    settings = _settings(values, workdir)
     from tsrec_jax.planning.plan import PlanOptions, plan
 
-    plan(config, PlanOptions(values.chip, values.devices, values.mfu))
+    plan(settings, PlanOptions(values.chip, values.devices, values.mfu))
 
 
 def _training(name: str) -> Callable[[flags.FlagValues, pathlib.Path], None]:
     def call(values: flags.FlagValues, workdir: pathlib.Path) -> None:
-        config = _config(values, workdir)
+        settings = _settings(values, workdir)
         from tsrec_jax.pipeline import run as pipeline
         from tsrec_jax.pipeline.lock import alone_in
         from tsrec_jax.training.profile import profiled_steps
 
         profile = profiled_steps(values.profile)
         with alone_in(workdir, name):
-            getattr(pipeline, name)(config, workdir, profile=profile)
+            getattr(pipeline, name)(settings, workdir, profile=profile)
 
     return call
 
 
 def _stage(name: str) -> Callable[[flags.FlagValues, pathlib.Path], None]:
     def call(values: flags.FlagValues, workdir: pathlib.Path) -> None:
-        config = _config(values, workdir)
+        settings = _settings(values, workdir)
         from tsrec_jax.pipeline import run as pipeline
         from tsrec_jax.pipeline.lock import alone_in
 
         with alone_in(workdir, name):
-            getattr(pipeline, name)(config, workdir)
+            getattr(pipeline, name)(settings, workdir)
 
     return call
 
 
 def _study(values: flags.FlagValues, workdir: pathlib.Path) -> int:
-    config = _config(values, workdir)
+    settings = _settings(values, workdir)
     from tsrec_jax.pipeline.study import study
 
-    return study(config, workdir, values.arms, values.seeds)
+    return study(settings, workdir, values.arms, values.seeds)
 
 
 def _describe(values: flags.FlagValues, workdir: pathlib.Path) -> None:
-    config = _config(values, workdir)
+    settings = _settings(values, workdir)
     from tsrec_jax.pipeline import run as pipeline
     from tsrec_jax.pipeline.lock import alone_in
 
     with alone_in(workdir, "describe"):
-        pipeline.describe(config, workdir, dry_run=values.dry_run)
+        pipeline.describe(settings, workdir, dry_run=values.dry_run)
 
 
 def _recommend(values: flags.FlagValues, workdir: pathlib.Path) -> None:
@@ -167,12 +162,19 @@ def _serve(values: flags.FlagValues, workdir: pathlib.Path) -> None:
     serve(pathlib.Path(values.export or workdir / "export"), settings, given)
 
 
+def _print_settings(_values: flags.FlagValues, _workdir: pathlib.Path) -> None:
+    from tsrec_jax.settings_page import settings_page
+
+    print(settings_page(), end="")
+
+
 # A verb returns the exit code where it is not 0.
 VERBS: dict[str, Callable[[flags.FlagValues, pathlib.Path], int | None]] = {
     "run": _training("run"),
     "download": _stage("download"),
     "prepare": _stage("prepare"),
     "check": _check,
+    "config": _print_settings,
     "index": _stage("index"),
     "describe": _describe,
     "pretrain": _stage("pretrain"),
@@ -214,10 +216,12 @@ def _dispatch(arguments: Sequence[str]) -> int:
     for flag, verbs in ONLY_FOR.items():
         if values[flag].present and verb not in verbs:
             raise UserError(f"--{flag} is for the verb {' or '.join(verbs)}, not for {verb}")
+    if verb == "config":
+        return VERBS[verb](values, pathlib.Path()) or 0
     if verb == "check":
         return _check(values, _checked_folder(values, rest[1:]))
     if not values.workdir and not values.export and not (verb == "plan" and values.config is not None):
-        config = "" if verb in NO_CONFIG or values.config is not None else f" and, the first time, {configuration.GIVE}"
+        config = "" if verb in NO_CONFIG or values.config is not None else f" and, the first time, {GIVE}"
         raise UserError(f"{verb} needs --workdir=DIR{INSTEAD.get(verb, '')}{config}")
     if values.workdir and "://" not in values.workdir:
         _refuse_no_folder(pathlib.Path(values.workdir))

@@ -11,7 +11,7 @@ import difflib
 import json
 import pathlib
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from ml_collections import ConfigDict
@@ -42,12 +42,14 @@ _WORDED = Templates()
 BY_OBJECTIVE: Mapping[str, Mapping[str, Any]] = {
     "constrained": {
         "tasks.next_sid.user_sequences": True,
+        "tasks.distilled_sid.soft_labels": True,
         "templates.separator": "",
         "templates.next_sid.header": "",
         "templates.next_sid.prompt": "{history}",
     },
     "vocabulary": {
         "tasks.next_sid.user_sequences": False,
+        "tasks.distilled_sid.soft_labels": False,
         "templates.separator": _WORDED.separator,
         "templates.next_sid.header": _WORDED.next_sid.header,
         "templates.next_sid.prompt": _WORDED.next_sid.prompt,
@@ -108,11 +110,11 @@ class Settings(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        tasks, distilled = self.tasks, self.tasks.distilled_sid
-        if not any(task.weight > 0 and task.rate > 0 for task in vars(tasks).values()):
+        rates, distilled = self.tasks.rates, self.tasks.distilled_sid
+        if not rates:
             raise UserError("every task has weight 0 or rate 0: set config.tasks.next_sid.weight above 0")
         refuse_other("config.tasks.distilled_sid.teacher", distilled.teacher, BASELINES)
-        if distilled.weight and distilled.rate and distilled.soft_labels and not self.constrained:
+        if "distilled_sid" in rates and distilled.soft_labels and not self.constrained:
             raise UserError(
                 "config.tasks.distilled_sid.soft_labels=True needs config.objective='constrained', where several may "
                 "be right"
@@ -124,6 +126,11 @@ class Settings(Section):
     def constrained(self) -> bool:
         """Whether SID tokens are learned and scored among those that may stand there."""
         return self.objective == "constrained"
+
+    @property
+    def normaliser(self) -> str:
+        """What the search divides the scores of a step by."""
+        return "catalogue" if self.constrained else "vocab"
 
     def changed(self, changes: Mapping[str, Any]) -> Settings:
         """These settings with nested changes.
@@ -249,6 +256,12 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return found
+
+
+def section_facts(section: Any, without: Sequence[str] = ()) -> dict[str, Any]:
+    """The values of a section as JSON values, named `section.key`."""
+    kept = {key: value for key, value in dataclasses.asdict(section).items() if key not in without}
+    return flat(kept, f"{section.key}.")
 
 
 def get(tree: Any, dotted: str) -> Any:

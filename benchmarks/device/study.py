@@ -9,14 +9,12 @@ import tarfile
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from tsrec_jax.configuration import update
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.study_cells import CELL_FILE, read_cells
 from tsrec_jax.files import replacing
 from tsrec_jax.models.gguf import SMOLLM2, gguf_path
 from tsrec_jax.pipeline.study import study
+from tsrec_jax.settings import Settings, settings_of, update
 
 CONFIG = pathlib.Path(__file__).resolve().parents[2] / "configs" / "studies" / "accelerator.py"
 METRICS = ("HR@1", "HR@10", "NDCG@10")
@@ -25,19 +23,19 @@ CELLS = "study_cells.tar.gz"  # the finished cells, to go on from elsewhere
 TINY = {
     "model": {"path": "", "dtype": "float32", "num_layers": 1},
     "pretrain": {"vocab_size": 500, "max_steps": 2, "batch_tokens": 512},
-    "train": {"max_steps": 3, "batch_tokens": 512, "slot_rows": 2, "validations": 1, "valid_rows": 16,
+    "train": {"max_steps": 3, "batch_tokens": 512, "rows_per_group": 2, "validations": 1, "valid_rows": 16,
               "valid_beam_rows": 0, "select_by": "loss"},
     "eval": {"max_rows": 16, "beams": 10, "batch_size": 16, "bootstrap": 10},
 }  # fmt: skip
 
 
-def study_config(data: str, tiny: bool) -> ConfigDict:
+def study_config(data: str, tiny: bool) -> Settings:
     """The config on a dataset folder, or with none on the embedded shop."""
     config = runpy.run_path(str(CONFIG))["get_config"]()
     update(config, {"dataset": {"path": data}})
     if tiny:
         update(config, TINY)
-    return config
+    return settings_of(config)
 
 
 def measure(request: Mapping[str, Any]) -> dict[str, Any]:

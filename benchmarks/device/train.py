@@ -139,7 +139,7 @@ def choose_step(
             loss_chunk=min(sizes.chunk, slots),
             dtype="bfloat16",
             remat=remat,
-            slot_rows=sizes.group,
+            rows_per_group=sizes.group,
         )
 
     if wanted:

@@ -89,7 +89,7 @@ def packed_batch(config: ModelConfig, step: StepShape, seed: int = 0) -> dict[st
     rows = (step.accumulation, step.rows, step.sequence_length)
     slots = (step.accumulation, step.groups, step.loss_slots)
     places = np.arange(step.sequence_length, dtype=np.int32)
-    spread = np.linspace(0, step.slot_rows * step.sequence_length - 1, step.loss_slots)
+    spread = np.linspace(0, step.rows_per_group * step.sequence_length - 1, step.loss_slots)
     return {
         "tokens_BT": rng.integers(0, config.vocab_rows, rows, np.int32),
         "segment_ids_BT": np.broadcast_to(places // EXAMPLE + 1, rows),

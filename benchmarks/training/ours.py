@@ -74,17 +74,18 @@ def loss_of(problem: Problem, examples: list[Example], rows: int) -> float:
 
 
 def _packed(problem: Problem, rows: int, layout: Layout) -> Iterator[tuple[Mapping[str, np.ndarray], int]]:
-    data, config = problem.data, problem.config.copy_and_resolve_references()
+    data = problem.data
     lengths = [len(example.tokens) for part in problem.epoch().values() for example in part]
     count = max(1, round(rows * float(np.mean(lengths)) / (0.98 * ROW)))
-    config.train.slot_rows = count if layout.shared else 1
-    slots = ROW * config.train.slot_rows
+    group = count if layout.shared else 1
+    slots = ROW * group
     if layout.slots:
-        slots = choose_loss_slots(data.examples, data.mix.rates, ROW, config.train.slot_rows)
+        slots = choose_loss_slots(data.examples, data.mix.rates, ROW, group)
+    config = problem.config.changed({"train": {"rows_per_group": group}})
     batches = batches_of(config, dataclasses.replace(data, slots=slots), data.examples, count)
     for number, batch in zip(itertools.count(1), batches.from_step(0)):
         keys = len(batches.keys(number))
-        yield (batch if layout.slots else everywhere(batch, config.train.slot_rows)), keys
+        yield (batch if layout.slots else everywhere(batch, group)), keys
 
 
 def _padded(problem: Problem, rows: int, layout: Layout) -> Iterator[tuple[Mapping[str, np.ndarray], int]]:

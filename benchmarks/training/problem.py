@@ -9,9 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from tsrec_jax.configuration import default_config
 from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.data.packing import epoch_of_task
 from tsrec_jax.data.prompts import PLACEHOLDERS
@@ -19,6 +17,7 @@ from tsrec_jax.data.tasks import Example
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.pipeline.assemble import assemble
 from tsrec_jax.pipeline.batches import TrainingData, training_data
+from tsrec_jax.settings import Settings, paper_config, settings_of
 
 LEARNING_RATE, CLIP_NORM, WARMUP, HORIZON = 3e-4, 1.0, 20, 1000
 LONG_HEADER = 74  # tokens of the constant header in the reference's prompts
@@ -51,7 +50,7 @@ class Request:
 class Problem:
     """The settings of a training, what it learns from, the model with its SID rows, and where those begin."""
 
-    config: ConfigDict
+    config: Settings
     data: TrainingData
     model: Decoder
     old_size: int
@@ -64,20 +63,19 @@ class Problem:
         }
 
 
-def training_config(request: Request, remat: bool = False) -> ConfigDict:
-    """The default config, for the requested model and rows of ROW tokens."""
-    config = default_config()
+def training_config(request: Request, remat: bool = False) -> Settings:
+    """The recipe of the paper, for the requested model and rows of ROW tokens."""
+    config = paper_config()
     config.model.path = request.base
     config.model.num_layers = request.layers
     config.model.dtype = request.dtype
     config.model.remat = remat
     config.train.sequence_length = ROW
-    config.train.sid_loss = "vocab"  # what transformers computes
     if request.long_header:
         header = " ".join(["word"] * (LONG_HEADER - 1)) + "\n"
         for template in PLACEHOLDERS:
             config.templates[template].header = header
-    return config
+    return settings_of(config)
 
 
 def make_problem(request: Request, remat: bool = False) -> Problem:

@@ -10,28 +10,28 @@ Outcome and what was run: docs/results/ablation/study.md, which also has arms th
 
 from ml_collections import ConfigDict
 
-from tsrec_jax.configuration import default_config
+from tsrec_jax.settings import default_config
 
 # What the hybrid recommends, learned as rows of its own: more steps, and a higher rate for them.
 DISTILLED = {
-    "tasks": {"varied_sid": {"rate": 0.25}, "distilled_sid": {"rate": 0.125}},
+    "tasks": {"augmented_sid": {"rate": 0.25}, "distilled_sid": {"rate": 0.125}},
     "train": {"learning_rate": 1e-3},
 }
 # The same, from centred rows and with twice as many of the hybrid's rows.
 CENTRED_DISTILLED = {
     **DISTILLED,
     "sid_init": {"centred": True},
-    "tasks": {"varied_sid": {"rate": 0.25}, "distilled_sid": {"rate": 0.25}},
+    "tasks": {"augmented_sid": {"rate": 0.25}, "distilled_sid": {"rate": 0.25}},
 }
 # Six items after each history, each of them asked for with the ones before it: more targets a token.
 WALKS = {
     **CENTRED_DISTILLED["tasks"],
-    "distilled_sid": {"rate": 0.2, "soft": True, "targets": 6, "copies": 6},
+    "distilled_sid": {"rate": 0.2, "soft_labels": True, "targets": 6, "copies": 6},
 }
 # Most users of test have more than four items: the same from histories of up to ten, selected on more rows.
 LONG_WALKS = {
     **CENTRED_DISTILLED,
-    "tasks": {**WALKS, "distilled_sid": {**WALKS["distilled_sid"], "rate": 0.18, "history": 10}},
+    "tasks": {**WALKS, "distilled_sid": {**WALKS["distilled_sid"], "rate": 0.18, "history_length": 10}},
     "train": {"learning_rate": 1e-3, "valid_beam_rows": 2048},
 }
 # An eighth of the catalogue is in no row of train: a fifth of a history may be any. The teacher
@@ -40,8 +40,8 @@ WIDE_WALKS = {
     **LONG_WALKS,
     "tasks": {
         "next_sid": {"rate": 0.5},
-        "varied_sid": {"rate": 0.125},
-        "distilled_sid": {**LONG_WALKS["tasks"]["distilled_sid"], "rate": 0.2, "any_item": 0.2},
+        "augmented_sid": {"rate": 0.125},
+        "distilled_sid": {**LONG_WALKS["tasks"]["distilled_sid"], "rate": 0.2, "random_items": 0.2},
     },
 }
 # None of train's rows besides, and as many more of the teacher's.
@@ -49,12 +49,12 @@ ONLY_WALKS = {
     **WIDE_WALKS,
     "tasks": {
         "next_sid": {"rate": 0.0},
-        "varied_sid": {"rate": 0.0},
+        "augmented_sid": {"rate": 0.0},
         "distilled_sid": {**WIDE_WALKS["tasks"]["distilled_sid"], "rate": 0.225},
     },
 }
-NO_ALIGN = {"ts_align": {"weight": 0.0}}
-VOCAB_LOSS = {"train": {"sid_loss": "vocab"}, "eval": {"normaliser": "vocab"}}
+NO_ALIGN = {"tasks": {"ts_align": {"weight": 0.0}}}
+VOCAB_LOSS = {"objective": "vocabulary"}
 OFFLINE = {"describe": {"words": "make", "backend": "offline"}}
 PRIOR = {"eval": {"prior": "hybrid"}}  # the hybrid's scores added in the search
 
@@ -68,16 +68,18 @@ def get_config() -> ConfigDict:
     config.index.sizes = (256, 256, 256)  # as the published SIDs, which the arms have
     config.templates.separator = ""
     config.templates.next_sid = ConfigDict({"header": "", "prompt": "{history}", "completion": "{sid}"})
-    config.tasks.next_sid.chains = True
-    config.tasks.next_title.rate = 0.0  # a title costs more than all SIDs of a history
-    config.tasks.title_sid.rate = 0.05
-    config.ts_align.rate = 0.05
+    config.tasks.next_sid.user_sequences = True
+    config.tasks.next_sid.rate = 1.0
+    config.tasks.augmented_sid.rate = 0.0
+    config.tasks.distilled_sid = ConfigDict(
+        {"weight": 1.0, "rate": 0.0, "teacher": "hybrid", "soft_labels": False, "copies": 12, "history_length": 4,
+         "random_items": 0.0, "targets": 1}
+    )  # fmt: skip
     config.sid_init.centred = False  # the method as it was published
-    config.train.sid_loss = "catalogue"
     config.train.epochs = 6.0
     config.train.batch_tokens = 1024
     config.train.sequence_length = 256
-    config.train.slot_rows = 4
+    config.train.rows_per_group = 4
     config.train.learning_rate = 5e-4
     config.train.validations = 3
     config.train.patience = 0
@@ -85,7 +87,6 @@ def get_config() -> ConfigDict:
     config.train.valid_beam_rows = 512
     config.train.checkpoint_every = 0
     config.train.log_every = 50
-    config.eval.normaliser = "catalogue"
     config.eval.beams = 20
     config.eval.batch_size = 64
     sft = {**NO_ALIGN, "sid_init": {"mode": "hf"}}
@@ -109,18 +110,23 @@ def get_config() -> ConfigDict:
             "tsrec-centred-8-layers": {"sid_init": {"centred": True}, "model": {"num_layers": 8}},
             "sft-normal-8-layers": {**NO_ALIGN, "sid_init": {"mode": "normal"}, "model": {"num_layers": 8}},
             "tsrec-offline": OFFLINE,
-            "tsrec-lambda-4": {"ts_align": {"weight": 4.0}},
+            "tsrec-lambda-4": {"tasks": {"ts_align": {"weight": 4.0}}},
             "tsrec-task-mean": {"train": {"loss_normalisation": "task"}},
             "tsrec-vocab-loss": VOCAB_LOSS,
             "tsrec-centred-vocab-loss": {"sid_init": {"centred": True}, **VOCAB_LOSS},
-            "tsrec-rows": {"tasks": {"next_sid": {"chains": False}}},
+            "tsrec-rows": {"tasks": {"next_sid": {"user_sequences": False}}},
             "frozen": {**sft, "train": {"freeze": "trunk"}},
             "frozen-sa": {**NO_ALIGN, "train": {"freeze": "trunk"}},
             "tiger-style": {
                 **NO_ALIGN,
                 "model": {"random": True},
                 "sid_init": {"mode": "normal"},
-                "tasks": {"title_sid": {"rate": 0.0}},
+                "tasks": {**NO_ALIGN["tasks"], "title_sid": {"rate": 0.0}},
+            },
+            "sft-normal-distilled": {
+                **DISTILLED,
+                "sid_init": {"mode": "normal"},
+                "tasks": {**DISTILLED["tasks"], **NO_ALIGN["tasks"]},
             },
             "tsrec-distilled": DISTILLED,
             "tsrec-centred-distilled": CENTRED_DISTILLED,
@@ -128,7 +134,11 @@ def get_config() -> ConfigDict:
             "tsrec-centred-long-walks": LONG_WALKS,
             "tsrec-centred-wide-walks": WIDE_WALKS,
             "tsrec-centred-wide-walks-4-layers": {**WIDE_WALKS, "model": {"num_layers": 4}},
-            "sft-normal-wide-walks": {**WIDE_WALKS, **NO_ALIGN, "sid_init": {"mode": "normal"}},
+            "sft-normal-wide-walks": {
+                **WIDE_WALKS,
+                "sid_init": {"mode": "normal"},
+                "tasks": {**WIDE_WALKS["tasks"], **NO_ALIGN["tasks"]},
+            },
             "tsrec-centred-only-walks": ONLY_WALKS,
             "tsrec-distilled-prior": {**DISTILLED, **PRIOR},
             "tsrec-centred-long-walks-prior": {**LONG_WALKS, **PRIOR},

@@ -9,12 +9,12 @@ About two minutes on one CPU core.
 
 from ml_collections import ConfigDict
 
-from tsrec_jax.configuration import default_config
+from tsrec_jax.settings import paper_config
 
 
 def get_config() -> ConfigDict:
     """TS-Rec and the same model without SA-Init and TS-Align, beside two baselines."""
-    config = default_config()
+    config = paper_config()
     config.shop.num_items = 120
     config.shop.num_users = 200
     config.model.remat = False
@@ -36,7 +36,8 @@ def get_config() -> ConfigDict:
     config.eval.batch_size = 64
     config.eval.bootstrap = 100
     config.study.seeds = (1, 2)
-    config.study.arms = ConfigDict({"tsrec": {}, "plain": {"sid_init": {"mode": "hf"}, "ts_align": {"weight": 0.0}}})
+    plain = {"sid_init": {"mode": "hf"}, "tasks": {"ts_align": {"weight": 0.0}}}
+    config.study.arms = ConfigDict({"tsrec": {}, "plain": plain})
     config.study.baselines = ("popularity", "repeat last")
     config.study.comparisons = ("tsrec > plain", "tsrec > popularity")
     return config

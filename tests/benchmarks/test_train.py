@@ -12,9 +12,9 @@ from benchmarks.training.ours import everywhere
 from benchmarks.training.problem import Problem, Request, shuffled, training_config
 from benchmarks.training.report import report
 from tests.training.conftest import tiny_config
-from tsrec_jax.configuration import TaskMix
 from tsrec_jax.data.input import packed_batches
-from tsrec_jax.data.tasks import TASKS, Example
+from tsrec_jax.data.settings import NextSidSettings, NextTitleSettings, TaskSettings, TasksSettings
+from tsrec_jax.data.tasks import Example
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.pipeline.batches import TrainingData
 from tsrec_jax.training.loss import batch_nll
@@ -29,9 +29,14 @@ def problem():
         for number, length in enumerate(lengths)
     ]
     config = training_config(Request("a folder"))
-    mix = TaskMix(TASKS, (1.0,) * len(TASKS), {"next_sid": 1.0, "next_title": 1.0})
-    data = TrainingData(mix, {"next_sid": examples[::2], "next_title": examples[1::2]}, None, 0, 1)
+    data = TrainingData(mix(1.0), {"next_sid": examples[::2], "next_title": examples[1::2]}, None, 0, 1)
     return Problem(config, data, model(), old_size=50)
+
+
+def mix(next_title):
+    off = TaskSettings(rate=0.0)
+    tasks = {"next_sid": NextSidSettings(rate=1.0), "next_title": NextTitleSettings(rate=next_title)}
+    return TasksSettings(**tasks, title_sid=off, ts_align=off, augmented_sid=off, distilled_sid=off)
 
 
 def model():
@@ -52,8 +57,7 @@ def test_slots_at_every_token_give_the_loss_of_loss_slots(problem):
 
 
 def test_an_epoch_shows_a_task_as_often_as_its_rate_says(problem):
-    mix = dataclasses.replace(problem.data.mix, rates={"next_sid": 1.0, "next_title": 0.25})
-    epoch = dataclasses.replace(problem, data=dataclasses.replace(problem.data, mix=mix)).epoch()
+    epoch = dataclasses.replace(problem, data=dataclasses.replace(problem.data, mix=mix(0.25))).epoch()
     shown = {task: len({row.key for row in rows}) for task, rows in epoch.items()}
     assert shown == {"next_sid": 400, "next_title": 100}
 

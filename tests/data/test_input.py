@@ -203,7 +203,7 @@ def test_rows_of_a_group_share_their_slots_and_fewer_are_empty():
         used[group] = (task >= 0).mean()
     assert used[4] > used[1] + 0.05
     assert used[4] > 0.9
-    with pytest.raises(UserError, match=r"4 rows of a micro-batch do not make groups of 3 \(train.slot_rows\)"):
+    with pytest.raises(UserError, match=r"4 rows of a micro-batch do not make groups of 3 \(train.rows_per_group\)"):
         batches_of({"a": examples}, group=3)
 
 

@@ -104,7 +104,7 @@ def test_the_verb_takes_a_folder_and_ends_with_two_where_there_is_a_fault(folder
 def test_the_verb_takes_the_settings_of_a_config(folder, tmp_path, capsys):
     config = tmp_path / "config.py"
     config.write_text(
-        "from tsrec_jax.configuration import default_config\n\n\ndef get_config():\n    return default_config()\n"
+        "from tsrec_jax.settings import default_config\n\n\ndef get_config():\n    return default_config()\n"
     )
     lines = (folder / "train.csv").read_text().splitlines()
     with (folder / "test.csv").open("a") as file:

@@ -10,13 +10,14 @@ from flax import nnx
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from tests.models.reference import tiny_facts, tiny_tokens
-from tsrec_jax.configuration import CHOICES
 from tsrec_jax.models import attention
 from tsrec_jax.models.attention import KERNELS, SETTINGS, causal_attention, choose, largest_difference
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.inference import InferenceModel, make_prefix, prefill
+from tsrec_jax.models.settings import ModelSettings
 from tsrec_jax.models.sharding import MESH_AXES, make_mesh
+from tsrec_jax.section import choices_of
 
 CONFIG = ModelConfig.from_hf(tiny_facts("llama_tied"))
 
@@ -131,7 +132,7 @@ def test_prompts_behind_a_prefix_are_read_by_kernels_too(backend, make_model):
 
 
 def test_the_settings_are_those_of_the_config():
-    assert CHOICES["model.attention"] == SETTINGS
+    assert choices_of(ModelSettings)["attention"] == SETTINGS
 
 
 def test_on_a_cpu_xla_is_chosen_without_a_word(caplog):

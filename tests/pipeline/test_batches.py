@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from tsrec_jax.baselines.run import fit_baseline
-from tsrec_jax.configuration import default_config
 from tsrec_jax.data.dataset import read_dataset, write_dataset
 from tsrec_jax.data.prompts import PromptBuilder, Templates
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.assemble import add_sid_tokens
 from tsrec_jax.pipeline.batches import PLACES, batches_of, training_data
+from tsrec_jax.settings import default_config, settings_of
 from tsrec_jax.shop.shop import make_shop
 from tsrec_jax.shop.shop_lm import item_texts, train_tokenizer
 
@@ -40,11 +40,12 @@ def prompts(dataset, tmp_path_factory):
 
 def only_distilled(**settings):
     config = default_config()
-    for task in ("next_sid", "next_title", "title_sid"):
+    for task in ("next_sid", "next_title", "title_sid", "augmented_sid"):
         config.tasks[task].rate = 0.0
-    config.ts_align.weight = 0.0
-    config.tasks.distilled_sid.update({"rate": 1.0, **settings})
-    return config
+    config.tasks.ts_align.weight = 0.0
+    distilled = {"history_length": 4, "targets": 1, "random_items": 0.0, "soft_labels": False}
+    config.tasks.distilled_sid.update({"rate": 1.0, **distilled, **settings})
+    return settings_of(config)
 
 
 def test_a_teacher_fitted_on_train_is_learned_from(dataset, prompts):
@@ -66,8 +67,8 @@ def test_a_teacher_fitted_on_train_is_learned_from(dataset, prompts):
 
 def test_a_ranking_that_is_learned_as_a_whole_has_room_in_the_batches(dataset, prompts):
     builder, _, old_size = prompts
-    config = only_distilled(teacher="popularity", copies=1, soft=True)
-    config.train.update({"sid_loss": "catalogue", "sequence_length": 64, "slot_rows": 2})
+    config = only_distilled(teacher="popularity", copies=1, soft_labels=True)
+    config = config.changed({"train": {"sequence_length": 64, "rows_per_group": 2}})
     data = training_data(config, dataset, builder, old_size, print)
     assert data.choices == PLACES
     batch = batches_of(config, data, data.examples, rows=4).batch(1)

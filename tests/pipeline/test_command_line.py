@@ -1,6 +1,7 @@
 """The command line: exit codes, one clear line for every mistake, nothing written by a refused command."""
 
 import errno
+import json
 import os
 import pathlib
 import re
@@ -10,9 +11,9 @@ import sys
 import pytest
 
 from tsrec_jax.command_flags import define_flags, help_lines, parse
-from tsrec_jax.configuration import default_config, flat
 from tsrec_jax.experiments import experiment_file
 from tsrec_jax.main import ONLY_FOR, TOGETHER, TOGETHER_FLAGS, VERBS, main
+from tsrec_jax.settings import default_config, flat
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OTHERS = ("--coordinator=a:1", "--num_processes=2", "--process_id=0")
@@ -74,22 +75,17 @@ def refused(tmp_path, capsys):
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.eval.beams=0"), ["eval.beams"]),
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.eval.beams=5"), ["eval.beams=5", "at least 10"]),
         (
-            ("train", QUICKSTART, "--workdir=WORKDIR", "--config.train.sid_loss=catalogue"),
-            ["train.sid_loss='catalogue'", "eval.normaliser='catalogue'"],
+            ("train", QUICKSTART, "--workdir=WORKDIR", "--config.objective=catalogue"),
+            ["objective='catalogue'", "constrained, vocabulary"],
         ),
-        (
-            ("train", QUICKSTART, "--workdir=WORKDIR", "--config.tasks.next_sid.chains", "--config.eval.score_end"),
-            ["eval.score_end=True", "tasks.next_sid.chains=False"],
-        ),
-        (("train", QUICKSTART, "--workdir=WORKDIR", "--config.tasks.varied_sid.copies=0"), ["varied_sid.copies"]),
+        (("train", QUICKSTART, "--workdir=WORKDIR", "--config.tasks.augmented_sid.copies=0"), ["augmented_sid.copies"]),
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.tasks.distilled_sid.copies=0"), ["distilled_sid.copies"]),
         (
-            ("train", QUICKSTART, "--workdir=WORKDIR", "--config.tasks.distilled_sid.soft=True"),
-            ["distilled_sid.soft=True", "train.sid_loss='catalogue'"],
-        ),
-        (
-            ("train", QUICKSTART, "--workdir=WORKDIR", "--config.tasks.distilled_sid.throughout=True"),
-            ["distilled_sid.throughout=True", "distilled_sid.soft=True"],
+            (
+                *("train", QUICKSTART, "--workdir=WORKDIR", "--config.tasks.distilled_sid.rate=0.1"),
+                "--config.tasks.distilled_sid.soft_labels=True",
+            ),
+            ["distilled_sid.soft_labels=True", "config.objective='constrained'"],
         ),
         (
             ("train", QUICKSTART, "--workdir=WORKDIR", "--config.tasks.distilled_sid.teacher=oracle"),
@@ -130,29 +126,53 @@ def test_a_config_file_that_fails_is_named(refused, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arms", "words"),
+    ("key", "value", "words"),
     [
-        ({"plain": {"sid_init": {"mood": "hf"}}}, ["sid_init.mood", "sid_init.mode"]),
-        ({"plain": {"sid_init": {"mode": "fh"}}}, ["'fh'", "in the arm 'plain'"]),
-        ({"long": {"eval": {"beams": 50}}}, ["config.run.arms.long", "'eval'"]),
-        ({"other": {"model": {"path": "smollm2"}}}, ["config.run.arms.other", "'model.path'"]),
-        ({"other": {"train": {"held_out": 0.1}}}, ["config.run.arms.other", "'train.held_out'"]),
-        ({"a/b": {"seed": 2}}, ["'a/b'"]),
+        ("train.slot_rows", 4, ["config.train.slot_rows is config.train.rows_per_group now", "rows_per_group=4"]),
+        ("ts_align.weight", 0.0, ["config.tasks.ts_align"]),
+        ("tasks.varied_sid.rate", 0.5, ["config.tasks.augmented_sid"]),
+        ("tasks.next_sid.chains", True, ["config.tasks.next_sid.user_sequences now", "user_sequences=True"]),
+        ("tasks.distilled_sid.soft", True, ["config.tasks.distilled_sid.soft_labels"]),
+        ("tasks.distilled_sid.history", 3, ["config.tasks.distilled_sid.history_length"]),
+        ("tasks.distilled_sid.any_item", 0.1, ["config.tasks.distilled_sid.random_items"]),
+        ("tasks.distilled_sid.throughout", True, ["gained nothing"]),
+        ("tasks.similar_sid.rate", 1.0, ["config.tasks.distilled_sid took its place"]),
+        ("train.sid_loss", "catalogue", ["config.objective", "'constrained' for 'catalogue'"]),
+        ("train.new_rows_rate", 2.0, ["gained nothing"]),
+        ("eval.normaliser", "catalogue", ["config.objective", "'constrained' for 'catalogue'"]),
+        ("eval.score_end", True, ["config.eval.score_end is no longer a key"]),
     ],
 )
-def test_an_arm_that_cannot_be_trained_is_refused_before_anything_is(refused, tmp_path, arms, words):
-    file = tmp_path / "arms.py"
+def test_an_old_key_says_what_took_its_place(refused, tmp_path, key, value, words):
+    """On the command line, in an experiment file, in an arm of a study and in a run's record alike."""
+    nested = value
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    file = tmp_path / "old.py"
     file.write_text(
-        "from ml_collections import ConfigDict\n"
-        "from tsrec_jax.configuration import default_config\n"
-        "def get_config():\n"
-        "    config = default_config()\n"
-        f"    config.run.arms = ConfigDict({arms!r})\n"
-        "    return config\n"
+        "from tsrec_jax.settings import default_config\n"
+        f"def get_config():\n    config = default_config()\n    config.{key} = {value!r}\n    return config\n"
     )
-    line = refused("run", f"--config={file}", "--workdir=WORKDIR")
-    for word in words:
-        assert word in line
+    record = tmp_path / "record"
+    record.mkdir()
+    (record / "config.json").write_text(json.dumps({"config": nested}))
+    lines = [
+        refused("train", f"--config={file}", "--workdir=WORKDIR"),
+        refused("train", f"--config={study_file(tmp_path, {'arms': {'a': nested}})}", "--workdir=WORKDIR"),
+        refused("train", f"--workdir={record}"),
+        refused("train", QUICKSTART, "--workdir=WORKDIR", f"--config.{key}={value}"),
+    ]
+    assert all(words[0] in line and len(line.splitlines()) == 1 for line in lines)
+    assert all(word in lines[-1] for word in words)
+
+
+def test_the_arms_of_a_run_and_an_old_value_say_what_took_their_place(refused, tmp_path):
+    file = tmp_path / "old.py"
+    begin = "from tsrec_jax.settings import default_config\ndef get_config():\n    config = default_config()\n"
+    file.write_text(begin + "    config.run.arms = {'a': {}}\n    return config\n")
+    assert "config.study.arms took its place" in refused("run", f"--config={file}", "--workdir=WORKDIR")
+    old = ("train", QUICKSTART, "--workdir=WORKDIR", "--config.train.freeze=old_rows")
+    assert "config.train.freeze='old_rows' is 'pretrained_rows' now" in refused(*old)
 
 
 @pytest.mark.parametrize(
@@ -187,8 +207,6 @@ def test_the_flags_of_a_study_name_what_it_has_and_go_with_no_other_verb(refused
     assert "--arms is for the verb study" in refused("run", file, "--workdir=WORKDIR", "--arms=a")
     assert "works in a folder" in refused("study", file, "--workdir=gs://bucket/x")
     assert "one process" in refused("study", file, "--workdir=WORKDIR", "--multi_host")
-    both = study_file(tmp_path, {"arms": {"a": {}}}, "config.run.arms = ConfigDict({'b': {}})")
-    assert "config.study.arms and config.run.arms" in refused("study", f"--config={both}", "--workdir=WORKDIR")
 
 
 def study_file(folder, settings, more=""):
@@ -198,7 +216,7 @@ def study_file(folder, settings, more=""):
     lines = [f"    config.study.{key} = {text}" for key, text in texts.items()]
     file.write_text(
         "from ml_collections import ConfigDict\n"
-        "from tsrec_jax.configuration import default_config\n"
+        "from tsrec_jax.settings import default_config\n"
         "def get_config():\n"
         "    config = default_config()\n" + "\n".join([*lines, f"    {more}"]) + "\n    return config\n"
     )

@@ -6,11 +6,10 @@ import types
 
 import pytest
 
-from tsrec_jax.configuration import default_config, load_saved, validate
 from tsrec_jax.errors import UserError
-from tsrec_jax.pipeline.identity import differences, refuse_differences
 from tsrec_jax.pipeline.run import training_identity
-from tsrec_jax.training.checkpoints import LISTED
+from tsrec_jax.settings import default_config, load_saved, settings_of
+from tsrec_jax.training.checkpoints import LISTED, differences, refuse_differences
 
 
 def test_each_setting_that_differs_is_named_with_both_values():
@@ -23,42 +22,28 @@ def test_each_setting_that_differs_is_named_with_both_values():
         refuse_differences(pathlib.Path("place"), {"train.epochs": 2.0}, {"train.epochs": 3.0})
 
 
-def test_a_setting_newer_than_a_record_was_its_default_then():
-    assert not differences({}, {"tasks.distilled_sid.throughout": False})
-    assert differences({}, {"tasks.distilled_sid.throughout": True}).endswith("was False and is now True")
-
-
-def test_a_setting_whose_default_changed_was_what_the_code_did_before_it_could_be_set():
-    assert not differences({}, {"sid_init.centred": False})
-    assert differences({}, {"sid_init.centred": True}) == "sid_init.centred was False and is now True"
-
-
-def test_a_run_older_than_a_setting_goes_on_as_it_began(tmp_path):
-    saved = default_config().to_dict()
-    saved["seed"] = 5
-    del saved["sid_init"]["centred"]
-    (tmp_path / "config.json").write_text(json.dumps({"config": saved}))
-    config = load_saved(tmp_path)
-    assert (config.seed, config.sid_init.centred) == (5, False)
-    assert default_config().sid_init.centred
+def test_a_run_goes_on_with_the_settings_that_it_recorded(tmp_path):
+    given = settings_of(default_config()).changed({"seed": 5, "objective": "vocabulary", "index": {"sizes": (4, 4)}})
+    (tmp_path / "config.json").write_text(json.dumps({"config": given.given}))
+    assert load_saved(tmp_path) == given
+    assert given.templates.separator == ","
 
 
 @pytest.mark.parametrize(
     "text",
     ["null", "3", "[]", "{}", "[" * 100_000, '{"config": 3}', '{"config": {"train": 3}}', '{"config": {"index": null}}',
-     '{"config": {"run": {"arms": 3}}}', '{"config": {"run": {"arms": {"a": 3}}}}',
-     '{"config": {"run": {"arms": {"a": {"train": 3}}}}}', '{"config": {"study": {"arms": {"a": null}}}}'],
+     '{"config": {"study": {"arms": 3}}}', '{"config": {"study": {"arms": {"a": 3}}}}',
+     '{"config": {"study": {"arms": {"a": {"train": 3}}}}}', '{"config": {"study": {"arms": {"a": null}}}}'],
 )  # fmt: skip
 def test_a_record_of_the_wrong_kind_is_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match="config"):
-        validate(load_saved(tmp_path))
+        load_saved(tmp_path)
 
 
 def test_how_a_layer_is_computed_may_change_between_two_starts_and_in_which_type_may_not():
     dataset = types.SimpleNamespace(data_hash="ab", catalogue=types.SimpleNamespace(tokens=("<a_0>",)))
-    begun = training_identity(default_config(), dataset)
+    begun = training_identity(settings_of(default_config()), dataset)
     for key, value, same in (("attention", "xla", True), ("remat", False, True), ("dtype", "bfloat16", False)):
-        config = default_config()
-        config.model[key] = value
+        config = settings_of(default_config()).changed({"model": {key: value}})
         assert (training_identity(config, dataset) == begun) == same, key

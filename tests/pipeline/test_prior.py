@@ -8,12 +8,12 @@ import pytest
 from tests.baselines.catalogues import catalogue_of, dataset_of, rows_of
 from tests.pipeline.small import SMALL
 from tsrec_jax.baselines.run import fit_baseline
-from tsrec_jax.configuration import default_config
 from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.evaluation.predictions import read_predictions
 from tsrec_jax.evaluation.study_cells import read_cells
 from tsrec_jax.main import main
 from tsrec_jax.pipeline.prior import choose_prior
+from tsrec_jax.settings import default_config, settings_of
 
 CONFIG = """
 import pathlib, runpy
@@ -85,7 +85,7 @@ def prior_config(**settings):
     config.eval.prior = "transitions"
     for name, value in settings.items():
         config.eval[name] = value
-    return config
+    return settings_of(config)
 
 
 @pytest.fixture
@@ -138,4 +138,4 @@ def test_the_rows_that_are_evaluated_choose_no_weight_and_that_is_said_before_tr
     assert main(["run", f"--config={quickstart}", *settings, f"--workdir={tmp_path / 'run'}"]) == 2
     printed = capsys.readouterr()
     assert "valid is what training selects by; set config.train.held_out" in printed.err
-    assert "train TS-Rec" not in printed.out
+    assert "train: " not in printed.out

@@ -28,10 +28,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 8
 HEARTBEAT = 5  # seconds
 CONFIG = """
-from tsrec_jax.configuration import default_config
+from tsrec_jax.settings import paper_config
 
 def get_config():
-    config = default_config()
+    config = paper_config()
     config.model.path = {model!r}
     config.shop.num_items = 70
     config.shop.num_users = 40

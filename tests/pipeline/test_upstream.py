@@ -9,11 +9,11 @@ import shutil
 import numpy as np
 import pytest
 
-from tsrec_jax.configuration import default_config, update
 from tsrec_jax.data.dataset import read_dataset, write_dataset
 from tsrec_jax.main import main
 from tsrec_jax.pipeline.run import make_inputs
 from tsrec_jax.pipeline.upstream import make_catalogue
+from tsrec_jax.settings import default_config, settings_of, update
 from tsrec_jax.shop.shop import make_shop
 from tsrec_jax.sid.index import load_index
 
@@ -70,9 +70,9 @@ def test_what_is_odd_about_a_folder_is_said_by_every_stage_that_reads_it(bare, g
         index = {"embeddings": str(embeddings), "sizes": (8, 16), "method": "rq_kmeans", "iterations": 3, "whiten": 6}
         update(config, {"dataset": {"path": str(folder)}, "model": {"path": "smollm2"}, "index": index})
         if verb == "train":
-            make_inputs(config, tmp_path / "inputs")
+            make_inputs(settings_of(config), tmp_path / "inputs")
         else:
-            make_catalogue(config, tmp_path / "made", folder, "shop", lambda texts: "none", print)
+            make_catalogue(settings_of(config), tmp_path / "made", folder, "shop", lambda texts: "none", print)
         said = capsys.readouterr().out
         assert f"data: {folder / 'train.csv'}: 1 of {len(rows)} rows repeat an earlier one; all are kept\n" in said
         assert f"data: {folder / 'test.csv'}: 1 of 1 rows stand in train.csv too" in said
@@ -373,14 +373,10 @@ def test_tables_with_other_column_names_and_limits_that_are_set(tmp_path, capsys
     assert "prepare.columns was 'user=userId,item=movieId'" in capsys.readouterr().err
 
 
-def test_a_folder_that_was_prepared_before_ties_could_be_chosen_had_them_by_item(tmp_path, capsys):
+def test_a_folder_that_was_prepared_with_other_settings_is_refused_with_the_difference(tmp_path, capsys):
     log = "user,item,timestamp\n" + "".join(f"u{user},i{n},{9 * n + user}\n" for user in range(6) for n in range(6))
     items = "item,title\n" + "".join(f"i{n},Tool {n}\n" for n in range(6))
     assert prepare_tables(tmp_path / "run", log, items, "--config.prepare.ties=item") == 0
-    record = tmp_path / "run" / "prepared.json"
-    facts = json.loads(record.read_text())
-    del facts["prepare.ties"], facts["prepare.columns"], facts["prepare.encoding"]
-    record.write_text(json.dumps(facts))
     assert prepare_tables(tmp_path / "run", log, items, "--config.prepare.ties=item") == 0
     assert prepare_tables(tmp_path / "run", log, items) == 2
     assert "prepare.ties was 'item' and is now 'auto'" in capsys.readouterr().err

@@ -64,7 +64,7 @@ SMALL = StepShape(rows=4, sequence_length=32, loss_slots=16)
         {},
         {"remat": False},
         {"loss_chunk": 4},
-        {"slot_rows": 2},
+        {"rows_per_group": 2},
         {"accumulation": 2},
         {"freeze": "trunk", "remat": False},
         {"freeze": "old_rows"},

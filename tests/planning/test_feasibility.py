@@ -55,7 +55,7 @@ def test_heads_that_the_tensor_axis_does_not_divide_are_refused_with_the_nearest
 def test_a_batch_that_does_not_divide_is_refused_with_a_mesh_and_a_batch():
     setup = setup_of((4, 1, 1), dataclasses.replace(STEP, rows=6))
     with pytest.raises(
-        UserError, match="6 rows of a micro-batch do not divide over slot_rows x data x fsdp = 1 x 4"
+        UserError, match="6 rows of a micro-batch do not divide over rows_per_group x data x fsdp = 1 x 4"
     ) as refused:
         refuse_mesh(setup)
     mesh, batch = str(refused.value).split("; use ")[1].split(" or ")
@@ -64,8 +64,8 @@ def test_a_batch_that_does_not_divide_is_refused_with_a_mesh_and_a_batch():
 
 
 def test_groups_of_rows_stay_whole():
-    setup = setup_of((2, 1, 1), dataclasses.replace(STEP, slot_rows=8))
-    with pytest.raises(UserError, match="slot_rows x data x fsdp = 8 x 2") as refused:
+    setup = setup_of((2, 1, 1), dataclasses.replace(STEP, rows_per_group=8))
+    with pytest.raises(UserError, match="rows_per_group x data x fsdp = 8 x 2") as refused:
         refuse_mesh(setup)
     assert not mesh_faults(changed_as_told(setup, str(refused.value)))
 

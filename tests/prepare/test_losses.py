@@ -7,7 +7,8 @@ import pytest
 
 from tests.prepare.test_preparation import in_a_line, read_splits, write_source
 from tsrec_jax.errors import UserError
-from tsrec_jax.prepare.preparation import PrepareSettings, prepare
+from tsrec_jax.prepare.preparation import prepare
+from tsrec_jax.prepare.settings import PrepareSettings
 
 STRICT = PrepareSettings(k_core=1)
 

@@ -12,8 +12,9 @@ import pytest
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.prepare import preparation
-from tsrec_jax.prepare.preparation import PrepareSettings, prepare
+from tsrec_jax.prepare.preparation import prepare
 from tsrec_jax.prepare.raw import RawSource
+from tsrec_jax.prepare.settings import PrepareSettings
 from tsrec_jax.prepare.titles import MARKUP, NO_TITLE, TOO_LONG, fault_of_title, plain_text
 
 LOOSE = PrepareSettings(k_core=1, max_unreadable=1, max_unmatched=1)

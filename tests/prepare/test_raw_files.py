@@ -13,7 +13,8 @@ import pytest
 
 from tests.prepare.test_raw import META_2023, REVIEW_2023, as_lines
 from tsrec_jax.errors import UserError
-from tsrec_jax.prepare.raw import RawSource, columns_of, read_raw
+from tsrec_jax.prepare.raw import RawSource, read_raw
+from tsrec_jax.prepare.settings import columns_of
 
 LOG = "user,item,timestamp\nJürgen,木,5\nu2,B2,6\n"
 ITEMS = "item,title\n木,Säge\nB2,Bohrer\n"

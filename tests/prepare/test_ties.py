@@ -14,7 +14,8 @@ from tsrec_jax.baselines.ranking import rank_sids
 from tsrec_jax.data.prepared import tied_targets
 from tsrec_jax.data.text_folder import read_texts
 from tsrec_jax.errors import UserError
-from tsrec_jax.prepare.preparation import PrepareSettings, prepare
+from tsrec_jax.prepare.preparation import prepare
+from tsrec_jax.prepare.settings import PrepareSettings
 from tsrec_jax.prepare.splitting import Log
 from tsrec_jax.prepare.ties import Ties, is_newest_first, is_tied, settle
 

@@ -126,7 +126,7 @@ def distilled_chains(
     targets: int,
     any_item: float,
     soft: bool,
-    throughout: bool,
+    throughout: bool = False,
     seed: int,
 ) -> list[Chain]:
     """Histories that go on with items that a teacher ranks high for them; only these are learned.

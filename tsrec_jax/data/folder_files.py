@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import hashlib
 import json
 import pathlib
@@ -12,24 +11,11 @@ from typing import Any
 
 from tsrec_jax.data.catalogue import Item
 from tsrec_jax.data.faults import DatasetError, Faults, named
+from tsrec_jax.data.settings import DatasetSettings as Reading
 from tsrec_jax.data.texts import has_control, has_half, stands_for_nothing, without_control
 
 _NO_FOLDER = "docs/dataset.md shows a folder; tsrec prepare makes one of tables and raw reviews"
 HALF = "holds half of a surrogate pair, which no file can hold; write the whole character or leave it out"
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """How a folder is read where more than one way makes sense.
-
-    Attributes:
-      overlaps: rows of one split that stand in another too: `warn`, or `refuse` the folder.
-      ragged_sids: SIDs of which some have one token more than the others, which tells apart those that are equal
-        without it: `refuse` the folder, `fill` the others with such a token, or `drop` it where it is.
-    """
-
-    overlaps: str = "warn"
-    ragged_sids: str = "refuse"
 
 
 AS_IT_IS = Reading()

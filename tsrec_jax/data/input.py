@@ -91,7 +91,7 @@ class _Layout:
     def __post_init__(self):
         if self.rows % self.group:
             raise UserError(
-                f"{self.rows} rows of a micro-batch do not make groups of {self.group} (train.slot_rows); "
+                f"{self.rows} rows of a micro-batch do not make groups of {self.group} (train.rows_per_group); "
                 "use a divisor, or another train.batch_tokens"
             )
 
@@ -241,7 +241,7 @@ def train_batches(
       UserError: the rates are so small that an epoch is empty, or the groups do not divide the rows.
     """
     if not any(int(len(sources[task]) * rate + 1e-9) for task, rate in rates.items()):
-        raise UserError("an epoch holds no row: the rates (config.tasks.*.rate, config.ts_align.rate) are too small")
+        raise UserError("an epoch holds no row: the rates (config.tasks.*.rate) are too small")
     layout = _Layout(accumulation, rows, sequence_length, loss_slots, group, paths, choices)
     return TrainBatches(sources, rates, layout, seed, part)
 

@@ -96,3 +96,13 @@ class TasksSettings(Section, key="tasks"):
     ts_align: TsAlignSettings = section(TsAlignSettings)
     augmented_sid: AugmentedSidSettings = section(AugmentedSidSettings)
     distilled_sid: DistilledSidSettings = section(DistilledSidSettings)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Loss weight of each task, by its id."""
+        return tuple(float(task.weight) for task in vars(self).values())
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Rate of each task in use: those without weight or rate are left out of the data."""
+        return {name: float(task.rate) for name, task in vars(self).items() if task.weight > 0 and task.rate > 0}

@@ -1,4 +1,4 @@
-"""The training tasks as tokenised examples: three of SFT, both directions of TS-Align, three that add histories."""
+"""The training tasks as tokenised examples: three of SFT, both directions of TS-Align, two that add histories."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from tsrec_jax.data.catalogue import Catalogue
-from tsrec_jax.data.chains import Chain, chains, distilled_chains, similar_chains, varied_chains
+from tsrec_jax.data.chains import Chain, chains, distilled_chains, varied_chains
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.prompts import PromptBuilder
 from tsrec_jax.errors import UserError
 
 # Task ids are positions in this tuple. `title_sid` and `ts_align` hold both of their directions.
-TASKS = ("next_sid", "next_title", "title_sid", "ts_align", "varied_sid", "similar_sid", "distilled_sid")
+TASKS = ("next_sid", "next_title", "title_sid", "ts_align", "augmented_sid", "distilled_sid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,21 +43,18 @@ class ChainSettings:
 
     Attributes:
       whole: `next_sid` learns all rows of a chain in one example instead of one by one.
-      varied, similar, distilled: copies of each chain for `varied_sid`, of each row for `similar_sid`, `distilled_sid`.
-      similar_history, distilled_history: items of their histories at most, the last ones.
+      varied, distilled: copies of each chain for `augmented_sid`, of each row for `distilled_sid`.
+      distilled_history: items of its histories at most, the last ones.
       distilled_targets: items that `distilled_sid` learns of a history.
       distilled_any: `any_item` of `distilled_chains`.
-      nearest_IN, chances_IN: like items and how likely each is chosen, for `similar_sid` and `distilled_sid`.
+      nearest_IN, chances_IN: like items and how likely each is chosen, for `distilled_sid`.
       rank: the teacher of `distilled_sid`, as in `distilled_chains`.
       soft: `distilled_sid` learns all that its teacher ranks, not only the items drawn from it.
-      throughout: `distilled_sid` learns within its histories too, as in `distilled_chains`.
       seed: of the choices.
     """
 
     whole: bool = False
     varied: int = 0
-    similar: int = 0
-    similar_history: int = 0
     distilled: int = 0
     distilled_history: int = 0
     distilled_targets: int = 1
@@ -66,7 +63,6 @@ class ChainSettings:
     chances_IN: np.ndarray | None = None
     rank: Callable[[Sequence[Sequence[int]]], np.ndarray] | None = None
     soft: bool = False
-    throughout: bool = False
     seed: int = 0
 
 
@@ -123,15 +119,7 @@ def build_examples(
         ],
     }
     sequences: dict[str, Callable[[], list[Chain]]] = {
-        "varied_sid": lambda: varied_chains(rows, settings.varied, settings.seed),
-        "similar_sid": lambda: similar_chains(
-            rows,
-            settings.nearest_IN,
-            settings.chances_IN,
-            copies=settings.similar,
-            longest=settings.similar_history,
-            seed=settings.seed,
-        ),
+        "augmented_sid": lambda: varied_chains(rows, settings.varied, settings.seed),
         "distilled_sid": lambda: distilled_chains(
             rows,
             settings.rank,
@@ -142,7 +130,6 @@ def build_examples(
             targets=settings.distilled_targets,
             any_item=settings.distilled_any,
             soft=settings.soft,
-            throughout=settings.throughout,
             seed=settings.seed,
         ),
     }

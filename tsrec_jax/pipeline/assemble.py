@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerFast
 
 from tsrec_jax.data.dataset import Dataset
@@ -22,6 +21,7 @@ from tsrec_jax.models.hf import load_hf
 from tsrec_jax.models.sharding import host_copy, make_mesh
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.models.vocabulary import extend_vocabulary, sid_init_rows
+from tsrec_jax.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,26 +49,17 @@ class Assembly:
     mesh: Mesh | None
 
 
-def open_mesh(config: ConfigDict) -> Mesh | None:
+def open_mesh(config: Settings) -> Mesh | None:
     """The mesh of the config; None when there is a single device.
 
     Raises:
       UserError: the axes do not multiply to the number of devices.
     """
-    sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    sizes = config.mesh.sizes
     fixed = int(np.prod([size for size in sizes if size > 0]))
     if jax.device_count() % fixed or (-1 not in sizes and fixed != jax.device_count()):
         raise UserError(f"config.mesh {sizes} (data, fsdp, tensor) does not fit {jax.device_count()} device(s)")
     return None if jax.device_count() == 1 else make_mesh(*sizes)
-
-
-def prompt_templates(config: ConfigDict) -> Templates:
-    """The prompt wording of the config.
-
-    Raises:
-      UserError: a text that its task cannot use.
-    """
-    return Templates.from_mapping(config.templates.to_dict())
 
 
 def add_sid_tokens(tokenizer: PreTrainedTokenizerFast, tokens: tuple[str, ...]) -> int:
@@ -87,7 +78,7 @@ def add_sid_tokens(tokenizer: PreTrainedTokenizerFast, tokens: tuple[str, ...]) 
     return old_size
 
 
-def assemble(config: ConfigDict, dataset: Dataset, base: str | pathlib.Path) -> Assembly:
+def assemble(config: Settings, dataset: Dataset, base: str | pathlib.Path) -> Assembly:
     """Loads the base model, extends its vocabulary with initialised SID rows and builds prompts and trie.
 
     Args:
@@ -122,20 +113,19 @@ def assemble(config: ConfigDict, dataset: Dataset, base: str | pathlib.Path) -> 
     model = extend_vocabulary(
         model, old_size=old_size, input_rows_nD=rows(model.embedding[...]), output_rows_nD=outputs
     )
-    templates = prompt_templates(config)
     return Assembly(
         dataset=dataset,
         tokenizer=tokenizer,
         old_size=old_size,
-        templates=templates,
-        builder=PromptBuilder(tokenizer, templates, config.train.sequence_length),
+        templates=config.templates,
+        builder=PromptBuilder(tokenizer, config.templates, config.train.sequence_length),
         trie=Trie.of_catalogue(catalogue, old_size),
         model=model,
         mesh=mesh,
     )
 
 
-def base_model(config: ConfigDict, base: str | pathlib.Path, mesh: Mesh | None) -> Decoder:
+def base_model(config: Settings, base: str | pathlib.Path, mesh: Mesh | None) -> Decoder:
     """The pretrained model in float32 parameters, or one of its shape with weights drawn by `config.seed`."""
     return load_hf(
         base,
@@ -149,7 +139,7 @@ def base_model(config: ConfigDict, base: str | pathlib.Path, mesh: Mesh | None) 
     )
 
 
-def keyword_ids(config: ConfigDict, dataset: Dataset, tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
+def keyword_ids(config: Settings, dataset: Dataset, tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
     """Sub-word ids of each SID token's keywords, joined by single spaces; empty where the mode does not read them.
 
     Raises:
@@ -161,7 +151,8 @@ def keyword_ids(config: ConfigDict, dataset: Dataset, tokenizer: PreTrainedToken
     if missing:
         raise UserError(
             f"{dataset.path}/{dataset.name}.description_keywords.json: no keywords for {len(missing)} SID token(s), "
-            f"{missing[0]} first; SA-Init needs them (or set config.sid_init.mode=mean and config.ts_align.weight=0)"
+            f"{missing[0]} first; SA-Init needs them (or set config.sid_init.mode=mean and "
+            "config.tasks.ts_align.weight=0)"
         )
     texts = [" ".join(dataset.token_descriptions[token].keywords) for token in dataset.catalogue.tokens]
     return encode_outside(tokenizer, texts)

@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from tsrec_jax.baselines.run import run_baseline
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.held_out import evaluated_split
@@ -28,6 +26,7 @@ from tsrec_jax.pipeline.assemble import Assembly
 from tsrec_jax.pipeline.prior import ItemScores, choose_prior
 from tsrec_jax.pipeline.workdir import command
 from tsrec_jax.processes import first
+from tsrec_jax.settings import Settings
 from tsrec_jax.training.metrics_log import read_metrics
 
 PREDICTIONS = "predictions.json"
@@ -36,7 +35,7 @@ BASELINES = ("popularity", "repeat last")  # those that take no time and choose 
 TOKENISED = 256  # histories a call of the tokenizer
 
 
-def evaluated_rows(config: ConfigDict, dataset: Dataset) -> tuple[str, Interactions]:
+def evaluated_rows(config: Settings, dataset: Dataset) -> tuple[str, Interactions]:
     """The split that is evaluated and `eval.max_rows` of its rows, spread over it; valid where a folder has no such."""
     split = evaluated_split(dataset, config.eval.split)
     rows = dataset.splits[split]
@@ -44,7 +43,7 @@ def evaluated_rows(config: ConfigDict, dataset: Dataset) -> tuple[str, Interacti
 
 
 def predict(
-    assembly: Assembly, config: ConfigDict, folder: pathlib.Path, label: str, report: Callable[[str], None]
+    assembly: Assembly, config: Settings, folder: pathlib.Path, label: str, report: Callable[[str], None]
 ) -> dict[str, Any]:
     """Writes `predictions.json` and `scores.json` of a trained system.
 
@@ -82,7 +81,7 @@ def predict(
 
 def _search(
     assembly: Assembly,
-    config: ConfigDict,
+    config: Settings,
     model: InferenceModel,
     progress: Callable[[str], None],
     rows: Interactions,
@@ -99,7 +98,7 @@ def _search(
         beams=config.eval.beams,
         batch_size=config.eval.batch_size,
         prefix=assembly.builder.prefix("next_sid"),
-        normaliser=config.eval.normaliser,
+        normaliser=config.normaliser,
         item_scores=item_scores,
         progress=progress,
         total=len(histories),
@@ -114,7 +113,7 @@ def _prompts(assembly: Assembly, histories: Sequence[Sequence[str]]) -> Iterator
 
 
 def write_report(
-    config: ConfigDict,
+    config: Settings,
     dataset: Dataset,
     workdir: pathlib.Path,
     evaluations: Mapping[str, tuple[pathlib.Path, Mapping[str, Any]]],
@@ -188,7 +187,7 @@ def run_facts(workdir: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def card_facts(config: ConfigDict, dataset: Dataset, workdir: pathlib.Path) -> dict[str, Any]:
+def card_facts(config: Settings, dataset: Dataset, workdir: pathlib.Path) -> dict[str, Any]:
     """What a model card states: data, base model, recipe and, where they were measured, results."""
     centred = ", centred" if config.sid_init.centred else ""
     facts = {
@@ -196,7 +195,7 @@ def card_facts(config: ConfigDict, dataset: Dataset, workdir: pathlib.Path) -> d
         "base model": config.model.path or "pretrained by the run itself on the item texts",
         "layers": config.model.num_layers or "all",
         "SA-Init": f"{config.sid_init.mode}, target norm {config.sid_init.target_norm}{centred}",
-        "TS-Align weight": config.ts_align.weight,
+        "TS-Align weight": config.tasks.ts_align.weight,
         "seed": config.seed,
         "commit": run_facts(workdir)["commit"],
     }

@@ -7,20 +7,24 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from tsrec_jax.baselines.ranking import best_items
 from tsrec_jax.baselines.run import fit_baseline
-from tsrec_jax.configuration import TaskMix, task_mix
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.input import TrainBatches, choose_loss_slots, train_batches
 from tsrec_jax.data.prompts import PromptBuilder
+from tsrec_jax.data.settings import TasksSettings
 from tsrec_jax.data.sid_paths import SidPaths
-from tsrec_jax.data.tasks import TASKS, ChainSettings, Example, build_examples
+from tsrec_jax.data.tasks import ChainSettings, Example, build_examples
+from tsrec_jax.settings import Settings
 from tsrec_jax.text.likeness import nearest_items
 
 PLACES = 20  # of a teacher's ranking that `distilled_sid` learns
+NEAREST, SHARPNESS = (
+    20,
+    3.0,
+)  # like items that its histories are changed to, chosen in proportion to cosine ** SHARPNESS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +39,7 @@ class TrainingData:
       choices: tokens that may be right in one place, at most.
     """
 
-    mix: TaskMix
+    mix: TasksSettings
     examples: Mapping[str, Sequence[Example]]
     paths: SidPaths | None
     slots: int
@@ -48,12 +52,12 @@ class TrainingData:
 
 
 def training_data(
-    config: ConfigDict, dataset: Dataset, builder: PromptBuilder, old_size: int, report: Callable[[str], None]
+    config: Settings, dataset: Dataset, builder: PromptBuilder, old_size: int, report: Callable[[str], None]
 ) -> TrainingData:
     """The examples of the train split and how they are learned.
 
     Args:
-      config: sections `tasks`, `ts_align` and `train`, and `seed`, are read.
+      config: sections `tasks` and `train`, the objective, and `seed`, are read.
       dataset: the data.
       builder: the prompts.
       old_size: length of the base tokenizer, where the ids of the SID tokens start.
@@ -62,49 +66,42 @@ def training_data(
     Raises:
       UserError: every task has weight 0 or rate 0, or a task lacks what it needs.
     """
-    mix = task_mix(config, TASKS)
-    examples = build_examples(
-        dataset, "train", builder, tuple(mix.rates), _chain_settings(config, mix, dataset, report)
-    )
-    catalogue = config.train.sid_loss == "catalogue"
-    paths = SidPaths.of_catalogue(dataset.catalogue, old_size) if catalogue else None
-    slots = choose_loss_slots(examples, mix.rates, config.train.sequence_length, config.train.slot_rows, paths)
-    ranked = "distilled_sid" in mix.rates and config.tasks.distilled_sid.soft
+    rates = config.tasks.rates
+    examples = build_examples(dataset, "train", builder, tuple(rates), _chain_settings(config, dataset, report))
+    paths = SidPaths.of_catalogue(dataset.catalogue, old_size) if config.constrained else None
+    slots = choose_loss_slots(examples, rates, config.train.sequence_length, config.train.rows_per_group, paths)
+    ranked = "distilled_sid" in rates and config.tasks.distilled_sid.soft_labels
     choices = min(PLACES, dataset.catalogue.num_items) if ranked else 1
-    return TrainingData(mix, examples, paths, slots, choices)
+    return TrainingData(config.tasks, examples, paths, slots, choices)
 
 
-def _chain_settings(config: ConfigDict, mix: TaskMix, dataset: Dataset, report: Callable[[str], None]) -> ChainSettings:
+def _chain_settings(config: Settings, dataset: Dataset, report: Callable[[str], None]) -> ChainSettings:
     tasks = config.tasks
     settings = ChainSettings(
-        whole=tasks.next_sid.chains,
-        varied=tasks.varied_sid.copies,
-        similar=tasks.similar_sid.copies,
-        similar_history=tasks.similar_sid.history,
+        whole=tasks.next_sid.user_sequences,
+        varied=tasks.augmented_sid.copies,
         distilled=tasks.distilled_sid.copies,
-        distilled_history=tasks.distilled_sid.history,
+        distilled_history=tasks.distilled_sid.history_length,
         distilled_targets=tasks.distilled_sid.targets,
-        distilled_any=tasks.distilled_sid.any_item,
+        distilled_any=tasks.distilled_sid.random_items,
         seed=config.seed,
     )
-    if not {"similar_sid", "distilled_sid"} & set(mix.rates):
+    if "distilled_sid" not in tasks.rates:
         return settings
-    near = nearest_items(dataset.catalogue.items, tasks.similar_sid.nearest, tasks.similar_sid.sharpness)
-    settings = dataclasses.replace(settings, nearest_IN=near[0], chances_IN=near[1])
-    if "distilled_sid" not in mix.rates:
-        return settings
+    nearest_IN, chances_IN = nearest_items(dataset.catalogue.items, NEAREST, SHARPNESS)
     train, select = dataset.splits["train"], dataset.splits[selection_split(dataset)]
     teacher = fit_baseline(tasks.distilled_sid.teacher, dataset, train, select, config.seed, report)
     return dataclasses.replace(
         settings,
-        soft=tasks.distilled_sid.soft,
-        throughout=tasks.distilled_sid.throughout,
+        nearest_IN=nearest_IN,
+        chances_IN=chances_IN,
+        soft=tasks.distilled_sid.soft_labels,
         rank=lambda histories: best_items(teacher.scores(histories), PLACES),
     )
 
 
 def batches_of(
-    config: ConfigDict,
+    config: Settings,
     data: TrainingData,
     sources: Mapping[str, Any],
     rows: int,
@@ -127,7 +124,7 @@ def batches_of(
         loss_slots=data.slots,
         accumulation=config.train.accumulation,
         seed=config.seed,
-        group=config.train.slot_rows,
+        group=config.train.rows_per_group,
         part=part,
         paths=data.paths,
         choices=data.choices,

@@ -9,8 +9,6 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.input import packed_batches
 from tsrec_jax.data.interactions import Interactions, spread
@@ -24,13 +22,13 @@ from tsrec_jax.models.local_devices import on_own_devices
 from tsrec_jax.models.sharding import MESH_AXES, process_rows
 from tsrec_jax.pipeline.assemble import Assembly
 from tsrec_jax.pipeline.batches import TrainingData, batches_of, training_data
-from tsrec_jax.pipeline.identity import settings_at_first
 from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.planning.accounting import MeshShape, parameter_count, step_flops
 from tsrec_jax.planning.chips import GIB
 from tsrec_jax.planning.estimate import estimate_lines, step_shape
 from tsrec_jax.planning.feasibility import Setup
 from tsrec_jax.processes import first, first_makes
+from tsrec_jax.settings import Settings
 from tsrec_jax.training.drift import Drift
 from tsrec_jax.training.loop import LoopSettings, Run, TrainResult, train
 from tsrec_jax.training.loss import LossSettings, SftLoss
@@ -60,7 +58,7 @@ SELECTORS = {"loss": ("valid/loss", False), "hr@10": ("valid/hr@10", True)}
 
 
 def fit(
-    config: ConfigDict,
+    config: Settings,
     assembly: Assembly,
     workdir: Workdir,
     folder: pathlib.Path,
@@ -81,13 +79,13 @@ def fit(
     if "ts_align" in data.examples and not dataset.token_descriptions:
         raise UserError(
             f"{dataset.path}/{dataset.name}.description_keywords.json is not there: TS-Align needs its descriptions "
-            "(or set config.ts_align.weight=0)"
+            "(or set config.tasks.ts_align.weight=0)"
         )
     counts = ", ".join(f"{task} {len(rows)}" for task, rows in data.examples.items())
     report(f"{label}: training rows: {counts}")
     first_makes(lambda: write_records(data.examples, folder / "records"))
     rows = _rows_per_microbatch(config, assembly)
-    part = process_rows(assembly.mesh, rows // settings.slot_rows)
+    part = process_rows(assembly.mesh, rows // settings.rows_per_group)
     batches = batches_of(config, data, open_records(folder / "records"), rows, part)
     max_steps = settings.max_steps or batches.steps(settings.epochs)
     select_by, select_highest = SELECTORS[settings.select_by]
@@ -128,7 +126,6 @@ def fit(
         Run(
             folder,
             identity,
-            settings_at_first(),
             label,
             report,
             checkpoints_at=workdir.checkpoints(folder),
@@ -136,7 +133,7 @@ def fit(
             after_validation=functools.partial(_draw, folder, label) if writes else lambda: None,
             step_flops=flops,
             profile=profile,
-            wandb=WandbSettings(project, f"{folder.name} {label}", config.to_dict()) if project and writes else None,
+            wandb=WandbSettings(project, f"{folder.name} {label}", dict(config.given)) if project and writes else None,
         ),
     )
     peak = peak_memory()
@@ -149,7 +146,7 @@ def fit(
     return Fitted(result, parameter_count(setup.model), flops)
 
 
-def _setup(config: ConfigDict, assembly: Assembly, data: TrainingData) -> Setup:
+def _setup(config: Settings, assembly: Assembly, data: TrainingData) -> Setup:
     """What is trained on what, as `plan` sees it."""
     sizes = (1, 1, 1) if assembly.mesh is None else (assembly.mesh.shape[axis] for axis in MESH_AXES)
     model = assembly.model
@@ -160,10 +157,10 @@ def _setup(config: ConfigDict, assembly: Assembly, data: TrainingData) -> Setup:
 def _draw(folder: pathlib.Path, label: str) -> None:
     from tsrec_jax.evaluation.plots import plot_training  # with matplotlib
 
-    plot_training({label.removeprefix("train "): read_metrics(folder)}, folder / "plots" / "training.png")
+    plot_training({label: read_metrics(folder)}, folder / "plots" / "training.png")
 
 
-def _rows_per_microbatch(config: ConfigDict, assembly: Assembly) -> int:
+def _rows_per_microbatch(config: Settings, assembly: Assembly) -> int:
     """Rows of one micro-batch, over all processes.
 
     Raises:
@@ -172,24 +169,24 @@ def _rows_per_microbatch(config: ConfigDict, assembly: Assembly) -> int:
     settings = config.train
     rows = settings.batch_tokens // (settings.sequence_length * settings.accumulation)
     shards = 1 if assembly.mesh is None else assembly.mesh.shape["data"] * assembly.mesh.shape["fsdp"]
-    if rows % (shards * settings.slot_rows):
+    if rows % (shards * settings.rows_per_group):
         raise UserError(
             f"config.train.batch_tokens={settings.batch_tokens} makes {rows} rows a step, which do not divide over "
-            f"slot_rows x data x fsdp = {settings.slot_rows} x {shards}; use a multiple of "
-            f"sequence_length x accumulation x {shards * settings.slot_rows}"
+            f"rows_per_group x data x fsdp = {settings.rows_per_group} x {shards}; use a multiple of "
+            f"sequence_length x accumulation x {shards * settings.rows_per_group}"
         )
     return rows
 
 
-def _validation(config: ConfigDict, assembly: Assembly, rows: int, data: TrainingData) -> Validation:
+def _validation(config: Settings, assembly: Assembly, rows: int, data: TrainingData) -> Validation:
     """Next-SID loss and HR@10 on the selection split, over rows spread over it."""
     settings = config.train
     select_by = selection_split(assembly.dataset)
-    whole = ChainSettings(whole=config.tasks.next_sid.chains)
+    whole = ChainSettings(whole=config.tasks.next_sid.user_sequences)
     valid = build_examples(assembly.dataset, select_by, assembly.builder, ("next_sid",), whole)["next_sid"]
     valid = [valid[number] for number in spread(len(valid), settings.valid_rows or len(valid))]
-    part = process_rows(assembly.mesh, rows // settings.slot_rows)
-    layout = (settings.sequence_length, rows, data.slots, settings.slot_rows)
+    part = process_rows(assembly.mesh, rows // settings.rows_per_group)
+    layout = (settings.sequence_length, rows, data.slots, settings.rows_per_group)
     batches = list(packed_batches(valid, *layout, part, data.paths))
     drift = Drift(assembly.model, assembly.old_size, assembly.dataset.catalogue.token_levels)
     searched = assembly.dataset.splits[select_by].spread(settings.valid_beam_rows)
@@ -215,7 +212,7 @@ def _hit_rate(config: ConfigDict, assembly: Assembly, searched: Interactions) ->
                 beams=config.eval.beams,
                 batch_size=config.eval.batch_size,
                 prefix=prefix,
-                normaliser=config.eval.normaliser,
+                normaliser=config.normaliser,
             )
         predicted = [[sid for sid, _ in row] for row in found]
         return find_targets(predicted, searched.targets, catalogue).mean("sid", "HR@10")

@@ -11,9 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from tsrec_jax.configuration import changed, section, section_facts
 from tsrec_jax.data.text_folder import TextFolder
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import replacing, write_json, write_text
@@ -22,16 +20,16 @@ from tsrec_jax.models.sharding import one_device, own_mesh
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline import sources
 from tsrec_jax.pipeline.assemble import open_mesh
-from tsrec_jax.pipeline.identity import differences, refuse_differences
 from tsrec_jax.pipeline.workdir import commit, fingerprint, input_facts, machine, versions
+from tsrec_jax.settings import Settings, section_facts
 from tsrec_jax.sid.embed import embed_texts, item_text
 from tsrec_jax.sid.given import read_embeddings, refuse_equal
 from tsrec_jax.sid.index import SidIndex, build_index, load_index
 from tsrec_jax.sid.quality import SidReport, measure
 from tsrec_jax.sid.report import counting_levels, failed_gates, to_json, to_markdown
 from tsrec_jax.sid.sentence_encoder import embed_sentences
-from tsrec_jax.sid.settings import IndexSettings
 from tsrec_jax.sid.sizes import fitting_sizes, refuse_too_few
+from tsrec_jax.training.checkpoints import differences, refuse_differences
 
 INDEX_FILE = "sid_index.npz"
 IDENTITY = "identity.json"  # what a finished index was made with
@@ -44,7 +42,7 @@ Report = Callable[[str], None]
 Base = Callable[[TextFolder], str]  # the run's pretrained model, made where there is none
 
 
-def make_index(config: ConfigDict, workdir: pathlib.Path, texts: TextFolder, base: Base, report: Report) -> SidIndex:
+def make_index(config: Settings, workdir: pathlib.Path, texts: TextFolder, base: Base, report: Report) -> SidIndex:
     """Embeds and codes the items of a folder; a finished index is read again and never changed.
 
     Args:
@@ -59,13 +57,13 @@ def make_index(config: ConfigDict, workdir: pathlib.Path, texts: TextFolder, bas
         does not fit, or a gate of the SID report failed.
     """
     folder = workdir / "index"
-    files = input_facts(config, "index", ("embeddings", "extend"), LOGISTICS)
+    files = input_facts(config.index, ("embeddings", "extend"), LOGISTICS)
     earlier = load_index(config.index.extend) if config.index.extend else None
     config = _with_sizes(config, len(texts.items), earlier)
     encoder = _encoder_facts(config, texts)
     made_with = {
         "seed": config.seed,
-        **_settings(config, section(config, "index", IndexSettings).code_fields),
+        **_settings(config, config.index.code_fields),
         **encoder,
     }
     identity = {"data": texts.data_hash, **files, **made_with}
@@ -104,18 +102,18 @@ def make_index(config: ConfigDict, workdir: pathlib.Path, texts: TextFolder, bas
     report(f"index: {sid_report.summary}; see {folder / 'report.md'}")
     if line := counting_levels(sid_report):
         report(f"index: {line}")
-    failed = failed_gates(sid_report, section(config, "index", IndexSettings))
+    failed = failed_gates(sid_report, config.index)
     if failed:
         raise UserError(f"the SIDs fail {len(failed)} gate(s): {'; '.join(failed)}")
     return index
 
 
-def _settings(config: ConfigDict, keys: Sequence[str]) -> dict[str, Any]:
-    facts = section_facts(config, "index")
+def _settings(config: Settings, keys: Sequence[str]) -> dict[str, Any]:
+    facts = section_facts(config.index)
     return {f"index.{key}": facts[f"index.{key}"] for key in keys}
 
 
-def _encoder_facts(config: ConfigDict, texts: TextFolder) -> dict[str, Any]:
+def _encoder_facts(config: Settings, texts: TextFolder) -> dict[str, Any]:
     """What turns a text into a vector; of vectors that the user brings nothing is known."""
     if config.index.embeddings:
         return {"index.encoder": "none, the embeddings are given"}
@@ -128,12 +126,12 @@ def _encoder_facts(config: ConfigDict, texts: TextFolder) -> dict[str, Any]:
     return {"encoder's model": model, "model.dtype": config.model.dtype, **_settings(config, SHAPE_EMBEDDINGS)}
 
 
-def _with_sizes(config: ConfigDict, items: int, earlier: SidIndex | None) -> ConfigDict:
+def _with_sizes(config: Settings, items: int, earlier: SidIndex | None) -> Settings:
     """The config with the sizes that it leaves open: those of the index that is extended, or by the rule."""
     if config.index.sizes:
         return config
     sizes = fitting_sizes(items) if earlier is None else earlier.quantiser.sizes
-    return changed(config, {"index": {"sizes": sizes}})
+    return config.changed({"index": {"sizes": sizes}})
 
 
 def _refuse_to_extend(earlier: SidIndex, path: str, made_with: Mapping[str, Any]) -> None:
@@ -147,7 +145,7 @@ def _refuse_to_extend(earlier: SidIndex, path: str, made_with: Mapping[str, Any]
 
 
 def _coded(
-    config: ConfigDict,
+    config: Settings,
     item_ids: tuple[str, ...],
     x_ID: np.ndarray,
     earlier: SidIndex | None,
@@ -157,8 +155,7 @@ def _coded(
     """A new index, whose levels are kept on the way, or the earlier one with the new items coded by its codebooks."""
     if earlier is None:
         refuse_equal(x_ID, repr(config.index.embeddings) if config.index.embeddings else "their texts")
-        settings = section(config, "index", IndexSettings)
-        return build_index(item_ids, x_ID, settings, config.seed, lambda line: report(f"index: {line}"), kept)
+        return build_index(item_ids, x_ID, config.index, config.seed, lambda line: report(f"index: {line}"), kept)
     if len(earlier.whitening.mean_D) != x_ID.shape[1]:
         raise UserError(
             f"{config.index.extend} was made of embeddings with {len(earlier.whitening.mean_D)} features and these "
@@ -170,7 +167,7 @@ def _coded(
 
 
 def _embeddings(
-    config: ConfigDict,
+    config: Settings,
     folder: pathlib.Path,
     texts: TextFolder,
     encoder: Mapping[str, Any],
@@ -198,7 +195,7 @@ def _embeddings(
     return x_ID
 
 
-def _llm_embeddings(config: ConfigDict, words: list[str], model: str, report: Report) -> np.ndarray:
+def _llm_embeddings(config: Settings, words: list[str], model: str, report: Report) -> np.ndarray:
     mesh = own_mesh(open_mesh(config))
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         return embed_texts(
@@ -213,13 +210,16 @@ def _llm_embeddings(config: ConfigDict, words: list[str], model: str, report: Re
 
 
 def _write_report(
-    config: ConfigDict, folder: pathlib.Path, texts: TextFolder, index: SidIndex, measured: SidReport
+    config: Settings, folder: pathlib.Path, texts: TextFolder, index: SidIndex, measured: SidReport
 ) -> None:
     """Writes `plots/`, `report.md` and `report.json` of the SIDs, the last when all is there."""
     facts: Mapping[str, Any] = {
         "dataset": texts.name,
-        "settings": section_facts(config, "index", LOGISTICS),
-        "encoder": config.index.embeddings or config.index.model or config.model.path or config.pretrain.to_dict(),
+        "settings": section_facts(config.index, LOGISTICS),
+        "encoder": config.index.embeddings
+        or config.index.model
+        or config.model.path
+        or dataclasses.asdict(config.pretrain),
         "seed": config.seed,
         "data_hash": texts.data_hash,
         "commit": commit(),

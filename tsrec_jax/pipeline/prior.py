@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from tsrec_jax.baselines.ranking import Fitted
 from tsrec_jax.baselines.run import fit_baseline
@@ -17,6 +16,7 @@ from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.decoding.generate import RankedSids
 from tsrec_jax.errors import UserError
+from tsrec_jax.settings import Settings
 
 ItemScores = Callable[[Sequence[int]], np.ndarray]  # from numbers of rows to float32 scores_BI
 Search = Callable[[Interactions, ItemScores | None], list[RankedSids]]
@@ -42,7 +42,7 @@ class ChosenPrior:
         return _scores_of(self.fitted, self.weight, rows)
 
 
-def choose_prior(config: ConfigDict, dataset: Dataset, search: Search, report: Callable[[str], None]) -> ChosenPrior:
+def choose_prior(config: Settings, dataset: Dataset, search: Search, report: Callable[[str], None]) -> ChosenPrior:
     """Fits `eval.prior` on train and takes the weight, out of `eval.prior_weights`, of the best NDCG@10 on selection.
 
     Args:

@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 
 from tsrec_jax.baselines.ranking import rank_sids
-from tsrec_jax.configuration import section
 from tsrec_jax.data.dataset import Dataset, write_dataset
 from tsrec_jax.data.input import packed_batches, train_batches
 from tsrec_jax.data.interactions import Interactions
@@ -30,12 +28,14 @@ from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
 from tsrec_jax.models.sharding import parts_of, process_rows, rounded_rows
 from tsrec_jax.models.tokenizer import load_tokenizer
-from tsrec_jax.pipeline.assemble import open_mesh, prompt_templates
-from tsrec_jax.pipeline.identity import refuse_differences, settings_at_first
+from tsrec_jax.pipeline.assemble import open_mesh
 from tsrec_jax.pipeline.workdir import Workdir, input_facts
+from tsrec_jax.prepare.settings import columns_of
 from tsrec_jax.processes import first
+from tsrec_jax.settings import Settings
 from tsrec_jax.shop.shop import Shop, make_shop
 from tsrec_jax.shop.shop_lm import item_texts, lm_config, train_tokenizer
+from tsrec_jax.training.checkpoints import refuse_differences
 from tsrec_jax.training.loop import LoopSettings, Run, train
 from tsrec_jax.training.loss import LossSettings, SftLoss
 from tsrec_jax.training.step import OptimiserSettings, first_step_and_state
@@ -51,7 +51,7 @@ IDENTITY = "pretraining.json"  # in the pretrained folder: what it was trained o
 VALID_SHARE = 20  # every n-th text is kept for the validation loss
 
 
-def embedded_shop(config: ConfigDict) -> Shop:
+def embedded_shop(config: Settings) -> Shop:
     """The generated shop of this config; the same config gives the same shop.
 
     Raises:
@@ -63,12 +63,12 @@ def embedded_shop(config: ConfigDict) -> Shop:
         raise UserError(f"config.shop: {error}") from None
 
 
-def is_embedded(config: ConfigDict) -> bool:
+def is_embedded(config: Settings) -> bool:
     """Whether the run is on the embedded shop: neither a folder nor raw data is named."""
     return not config.dataset.path and not config.prepare.source
 
 
-def open_folder(config: ConfigDict, workdir: pathlib.Path, report: Callable[[str], None]) -> pathlib.Path:
+def open_folder(config: Settings, workdir: pathlib.Path, report: Callable[[str], None]) -> pathlib.Path:
     """The folder of texts and interactions: the config's, or one that is made in the workdir (raw data or the shop).
 
     Raises:
@@ -88,28 +88,28 @@ def open_folder(config: ConfigDict, workdir: pathlib.Path, report: Callable[[str
     return folder
 
 
-def prepared_folder(config: ConfigDict, workdir: pathlib.Path, report: Callable[[str], None]) -> pathlib.Path:
+def prepared_folder(config: Settings, workdir: pathlib.Path, report: Callable[[str], None]) -> pathlib.Path:
     """The stage `prepare`: `prepared/` in the workdir, made of the raw data once.
 
     Raises:
       UserError: no source is named, raw files are missing or broken, nothing is left, or it was made otherwise.
     """
-    from tsrec_jax.prepare.preparation import PrepareSettings, prepare  # with polars, which nothing else needs
-    from tsrec_jax.prepare.raw import RawSource, columns_of
+    from tsrec_jax.prepare.preparation import prepare  # with polars, which nothing else needs
+    from tsrec_jax.prepare.raw import RawSource
     from tsrec_jax.prepare.summary import summary_tables
 
     settings = config.prepare
     if not settings.source:
         raise UserError("config.prepare.source is empty; set amazon2018, amazon2023 or tables")
     tables = ("interactions_file", "items_file") if settings.source == "tables" else ()
-    folder, identity = workdir / "prepared", input_facts(config, "prepare", tables, ("base_url", *PREPARE_LIMITS))
+    folder, identity = workdir / "prepared", input_facts(settings, tables, ("base_url", *PREPARE_LIMITS))
     if folder.exists():
         refuse_differences(folder, json.loads((workdir / PREPARED).read_text(encoding="utf-8")), identity)
         report("prepare: finished before, skipped")
         return folder
     if settings.source == "tables":
         for key in tables:
-            if not settings[key]:
+            if not getattr(settings, key):
                 raise UserError(f"config.prepare.{key} is empty; name a CSV or Parquet file")
         columns = columns_of(settings.columns)
         source = RawSource("tables", settings.interactions_file, settings.items_file, columns, settings.encoding)
@@ -117,13 +117,12 @@ def prepared_folder(config: ConfigDict, workdir: pathlib.Path, report: Callable[
         source = download_raw(config, report)
     write_json(workdir / PREPARED, identity)
     name = settings.name or settings.category or "data"
-    kept = section(config, "prepare", PrepareSettings)
-    summary = prepare(source, kept, name, folder, lambda line: report(f"prepare: {line}"))
+    summary = prepare(source, settings, name, folder, lambda line: report(f"prepare: {line}"))
     report(f"\n{summary_tables(summary)}\n")
     return folder
 
 
-def download_raw(config: ConfigDict, report: Callable[[str], None]) -> RawSource:
+def download_raw(config: Settings, report: Callable[[str], None]) -> RawSource:
     """The raw files of an Amazon category; those that are in the folder already are checked and not fetched.
 
     Raises:
@@ -136,12 +135,12 @@ def download_raw(config: ConfigDict, report: Callable[[str], None]) -> RawSource
     if not settings.source.startswith("amazon"):
         raise UserError(f"config.prepare.source={settings.source!r}: only amazon2018 and amazon2023 can be downloaded")
     for key in ("category", "raw"):
-        if not settings[key]:
+        if not getattr(settings, key):
             raise UserError(f"config.prepare.{key} is empty; {settings.source} needs it")
     return download(settings.source, settings.category, settings.raw, report, base_url=settings.base_url)
 
 
-def upper_bound(config: ConfigDict, dataset: Dataset, rows: Interactions, metrics: Sequence[str]) -> dict[str, float]:
+def upper_bound(config: Settings, dataset: Dataset, rows: Interactions, metrics: Sequence[str]) -> dict[str, float]:
     """SID-level metrics of the embedded shop's own process: SIDs ranked by their true probability."""
     shop, numbers_I = embedded_shop(config), dataset.catalogue.sid_numbers_I
     ranked = []
@@ -151,15 +150,13 @@ def upper_bound(config: ConfigDict, dataset: Dataset, rows: Interactions, metric
     return find_targets(ranked, rows.targets, dataset.catalogue).means(metrics)["sid"]
 
 
-def pretraining_identity(config: ConfigDict, texts: TextFolder) -> dict[str, Any]:
+def pretraining_identity(config: Settings, texts: TextFolder) -> dict[str, Any]:
     """What decides the model that `pretrain` makes."""
-    wording = prompt_templates(config).wording()
-    return {"seed": config.seed, "data": texts.data_hash, "wording": wording, **config.pretrain.to_dict()}
+    wording = config.templates.wording()
+    return {"seed": config.seed, "data": texts.data_hash, "wording": wording, **dataclasses.asdict(config.pretrain)}
 
 
-def pretrain(
-    config: ConfigDict, texts: TextFolder, workdir: pathlib.Path, report: Callable[[str], None]
-) -> pathlib.Path:
+def pretrain(config: Settings, texts: TextFolder, workdir: pathlib.Path, report: Callable[[str], None]) -> pathlib.Path:
     """Trains a tokenizer and a small language model on the item texts; returns its HF folder.
 
     The tokenizer also sees the prompts' wording, which it would spell out letter by letter otherwise.
@@ -238,7 +235,6 @@ def pretrain(
         Run(
             scratch,
             identity,
-            settings_at_first(),
             "pretrain",
             report,
             checkpoints_at=place.checkpoints(scratch),

@@ -7,9 +7,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from ml_collections import ConfigDict
-
-from tsrec_jax.configuration import study_comparisons
 from tsrec_jax.errors import Stopped, UserError
 from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, read_cells, systems_of, write_cells
 from tsrec_jax.evaluation.study_report import build_report, to_json
@@ -30,12 +27,13 @@ from tsrec_jax.pipeline.study_cell import (
     with_inputs,
 )
 from tsrec_jax.pipeline.workdir import command
+from tsrec_jax.settings import Settings
 
 CELLS_FILE = "cells.npz"  # all finished cells
 _OLD_CELLS = "cells/*/*/cell.json"
 
 
-def study(config: ConfigDict, workdir: pathlib.Path, names: Sequence[str] = (), seeds: Sequence[str] = ()) -> int:
+def study(config: Settings, workdir: pathlib.Path, names: Sequence[str] = (), seeds: Sequence[str] = ()) -> int:
     """Works on the cells of a study that are not finished and that no other process holds, and writes the report.
 
     Args:
@@ -135,7 +133,7 @@ def _work_on(wanted: Wanted, cells: Sequence[Wanted], workdir: pathlib.Path) -> 
     return True
 
 
-def _write_report(config: ConfigDict, workdir: pathlib.Path, wanted: Sequence[Wanted]) -> None:
+def _write_report(config: Settings, workdir: pathlib.Path, wanted: Sequence[Wanted]) -> None:
     """Writes the report on all finished cells; nothing where there are none."""
     with alone_when_free(workdir / "report.lock", "report", report):
         found = [(each, finished_cell(each)[0]) for each in wanted]
@@ -149,7 +147,7 @@ def _write_report(config: ConfigDict, workdir: pathlib.Path, wanted: Sequence[Wa
         built = build_report(
             f"Study on {config.dataset.name or _name(cells)}",
             systems_of(cells, order),
-            study_comparisons(config),
+            config.study.pairs(),
             config.study.curves,
             notes,
             _facts(cells),

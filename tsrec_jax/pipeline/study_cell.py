@@ -13,14 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from tsrec_jax.baselines.names import BASELINES
 from tsrec_jax.baselines.run import run_baseline
-from tsrec_jax.configuration import flat, section, study_arm_config, update
 from tsrec_jax.data.dataset import DESCRIPTIONS_FILE, Dataset, read_dataset
 from tsrec_jax.data.faults import Faults
-from tsrec_jax.data.folder_files import Reading, find_name, hash_of, read_files
+from tsrec_jax.data.folder_files import find_name, hash_of, read_files
 from tsrec_jax.data.folder_rows import SPLITS
 from tsrec_jax.data.held_out import hold_out_users, refuse_selection, selection_split
 from tsrec_jax.data.prepared import tied_targets
@@ -38,14 +36,11 @@ from tsrec_jax.evaluation.study_cells import (
 )
 from tsrec_jax.files import write_json
 from tsrec_jax.pipeline import indexing, sources, upstream
-from tsrec_jax.pipeline.assemble import prompt_templates
 from tsrec_jax.pipeline.assess import PREDICTIONS, SCORES, evaluated_rows, run_facts
-from tsrec_jax.pipeline.identity import differences
 from tsrec_jax.pipeline.lock import alone_when_free
 from tsrec_jax.pipeline.run import (
-    MAIN,
     ONLY_LOGISTICS,
-    evaluate_systems,
+    evaluate_system,
     make_inputs,
     on_mesh,
     open_job,
@@ -61,6 +56,8 @@ from tsrec_jax.pipeline.workdir import (
     machine,
     versions,
 )
+from tsrec_jax.settings import Settings, flat
+from tsrec_jax.training.checkpoints import differences
 from tsrec_jax.training.host_memory import forget_peak, peak_bytes
 from tsrec_jax.training.metrics_log import read_metrics
 
@@ -103,7 +100,7 @@ class Wanted:
     seed: int
     kind: str
     seeded: bool
-    config: ConfigDict
+    config: Settings
     data: str
     folder: pathlib.Path
 
@@ -118,7 +115,7 @@ class Wanted:
         return f"{self.name}, seed {self.seed}"
 
 
-def wanted_cells(config: ConfigDict, workdir: pathlib.Path) -> list[Wanted]:
+def wanted_cells(config: Settings, workdir: pathlib.Path) -> list[Wanted]:
     """All cells of a study, in the order in which they are worked on: baselines first, then all arms seed by seed.
 
     Raises:
@@ -130,11 +127,11 @@ def wanted_cells(config: ConfigDict, workdir: pathlib.Path) -> list[Wanted]:
     seeds = config.study.seeds
     systems = [
         *((name, "baseline", BASELINES[name].seeded, config) for name in config.study.baselines),
-        *((name, "arm", True, study_arm_config(config, name)) for name in config.study.arms),
+        *((name, "arm", True, config.arm(name)) for name in config.study.arms),
     ]
     found, digests = [], {}
     for name, kind, seeded, own in systems:
-        source = own.dataset.to_json() + own.prepare.to_json()
+        source = own.dataset, own.prepare
         data = digests[source] = digests.get(source) or _data_digest(own)
         for seed in seeds if seeded else seeds[:1]:
             found.append(Wanted(name, seed, kind, seeded, own, data, cell_folder(workdir, name, seed)))
@@ -146,7 +143,7 @@ def cell_folder(workdir: pathlib.Path, name: str, seed: int) -> pathlib.Path:
     return workdir / "cells" / name.replace(" ", "_") / f"seed-{seed}"
 
 
-def _data_digest(config: ConfigDict) -> str:
+def _data_digest(config: Settings) -> str:
     """What is known of the source data before anything is made of it; of the embedded shop its settings say all."""
     if config.dataset.path:
         folder = pathlib.Path(config.dataset.path)
@@ -157,7 +154,7 @@ def _data_digest(config: ConfigDict) -> str:
         faults.stop_if_any()
         return digest
     if config.prepare.source == "tables":
-        return fingerprint(input_facts(config, "prepare", ("interactions_file", "items_file")))
+        return fingerprint(input_facts(config.prepare, ("interactions_file", "items_file")))
     return ""
 
 
@@ -172,7 +169,7 @@ def finished_cell(wanted: Wanted) -> tuple[Cell | None, str]:
 
 def _changed(wanted: Wanted, config: Mapping[str, Any], data: str) -> str:
     """How a cell of another config or of other data differs from the one that is asked for; empty: it does not."""
-    here = _shaping(wanted.config.to_dict(), wanted.kind, wanted.data)
+    here = _shaping(wanted.config.given, wanted.kind, wanted.data)
     return differences(_shaping(config, wanted.kind, data), here)
 
 
@@ -207,7 +204,7 @@ def begin(wanted: Wanted, report: Report) -> None:
             entry.rename(aside / entry.name)
         _drop_weights(aside)
         report(f"{wanted.label}: the settings have changed ({changed}); what was there is now in {aside}")
-    write_json(begun, {"config": wanted.config.to_dict(), "data": wanted.data})
+    write_json(begun, {"config": wanted.config.given, "data": wanted.data})
 
 
 def borrow_training(wanted: Wanted, cells: Sequence[Wanted], report: Report) -> None:
@@ -248,7 +245,7 @@ def _twins(wanted: Wanted, cells: Sequence[Wanted]) -> list[Wanted]:
 
 
 def _trained_by(wanted: Wanted) -> dict[str, Any]:
-    settings = _shaping(wanted.config.to_dict(), "arm", wanted.data)
+    settings = _shaping(wanted.config.given, "arm", wanted.data)
     return {key: value for key, value in settings.items() if not key.startswith("eval.prior")}
 
 
@@ -257,25 +254,24 @@ def _drop_weights(folder: pathlib.Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def with_inputs(wanted: Wanted, workdir: pathlib.Path, report: Report) -> ConfigDict:
+def with_inputs(wanted: Wanted, workdir: pathlib.Path, report: Report) -> Settings:
     """The cell's config with the dataset folder and the pretrained model that it begins with, made where they are not.
 
     What is made lies in `upstream/DIGEST/` of the workdir, for all cells with the same settings of it.
     """
-    config = ConfigDict(wanted.config.to_dict())
-    config.lock()
+    config = wanted.config
     if config.dataset.path and config.model.path:
         source = pathlib.Path(config.dataset.path)
         if upstream.what_to_make(config, source, find_name(source, config.dataset.name)).given:
             return config
     facts = {
         key: value
-        for key, value in _shaping(config.to_dict(), "arm", wanted.data).items()
+        for key, value in _shaping(config.given, "arm", wanted.data).items()
         if _within(key, _SHAPES_UPSTREAM)
     }
     facts["data"] = wanted.data
     if not config.model.path:
-        facts["wording"] = prompt_templates(config).wording()
+        facts["wording"] = config.templates.wording()
     folder = workdir / "upstream" / fingerprint(facts)
     with alone_when_free(folder, "upstream", report):
         if not (folder / MADE).exists():
@@ -294,12 +290,11 @@ def with_inputs(wanted: Wanted, workdir: pathlib.Path, report: Report) -> Config
     made = found["made"] | {key: str(folder / found["made"][key]) for key in found["own"]}
     words = "given" if made["words"] else "none"
     inputs = {"path": made["dataset"], "name": made["name"]}
-    update(config, {"dataset": inputs, "index": {"sids": "given"}, "describe": {"words": words}})
-    update(config, {"model": {"path": made["base"]}})
-    return config
+    changes = {"dataset": inputs, "index": {"sids": "given"}, "describe": {"words": words}}
+    return config.changed({**changes, "model": {"path": made["base"]}})
 
 
-def run_arm(wanted: Wanted, config: ConfigDict, report: Report) -> Cell:
+def run_arm(wanted: Wanted, config: Settings, report: Report) -> Cell:
     """Trains and evaluates one arm with one seed, in the cell's folder.
 
     Args:
@@ -307,15 +302,15 @@ def run_arm(wanted: Wanted, config: ConfigDict, report: Report) -> Cell:
       config: the arm's config as `with_inputs` gave it.
       report: receives the lines.
     """
-    config.seed = wanted.seed
+    config = config.changed({"seed": wanted.seed})
     memory = _PeakMemory()
     with on_mesh(config):
         job = open_job(config, wanted.folder)
         refuse_selection(job.dataset, config.eval.split)
         again = trained_facts(job) is not None
-        train_system(job, MAIN)
+        train_system(job)
         trained = trained_facts(job)
-        evaluated = evaluate_systems(job, [MAIN])[MAIN]
+        evaluated = evaluate_system(job)
     rows = read_metrics(wanted.folder)
     scores = json.loads((wanted.folder / SCORES).read_text(encoding="utf-8"))
     cost = {
@@ -337,10 +332,9 @@ def run_arm(wanted: Wanted, config: ConfigDict, report: Report) -> Cell:
     return _cell(wanted, job.dataset, predictions, first=first, curve=curve, cost=cost, facts=facts)
 
 
-def run_one_baseline(wanted: Wanted, config: ConfigDict, report: Report) -> Cell:
+def run_one_baseline(wanted: Wanted, config: Settings, report: Report) -> Cell:
     """Fits and evaluates a baseline; the arguments are those of `run_arm`."""
-    reading = section(config, "dataset", Reading)
-    dataset = read_dataset(config.dataset.path, config.dataset.name, reading)
+    dataset = read_dataset(config.dataset.path, config.dataset.name, config.dataset)
     dataset = hold_out_users(dataset, config.train.held_out)
     refuse_selection(dataset, config.eval.split)
     _, rows = evaluated_rows(config, dataset)
@@ -370,7 +364,7 @@ def run_one_baseline(wanted: Wanted, config: ConfigDict, report: Report) -> Cell
     return _cell(wanted, dataset, result.lists, first=None, curve=(), cost=cost, facts=facts)
 
 
-def _ties(config: ConfigDict) -> dict[str, Any]:
+def _ties(config: Settings) -> dict[str, Any]:
     """What is known of ties in the cell's dataset folder, as a fact; empty where nothing is."""
     ties = tied_targets(config.dataset.path)
     return {} if ties is None else {"ties": dict(ties)}
@@ -406,7 +400,7 @@ def _cell(
         cost=cost,
         facts=facts,
         data=wanted.data,
-        config=wanted.config.to_dict(),
+        config=wanted.config.given,
     )
 
 

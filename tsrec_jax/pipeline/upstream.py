@@ -8,24 +8,20 @@ import json
 import pathlib
 import shutil
 
-from ml_collections import ConfigDict
-
-from tsrec_jax.configuration import section
 from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 from tsrec_jax.data.dataset import DESCRIPTIONS_FILE, Dataset, read_dataset, write_dataset
-from tsrec_jax.data.folder_files import Reading
 from tsrec_jax.data.folder_rows import SPLITS
 from tsrec_jax.data.prepared import SUMMARY
 from tsrec_jax.data.text_folder import TextFolder, read_texts, texts_of
 from tsrec_jax.data.token_descriptions import read_token_descriptions, write_token_descriptions
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import write_json
-from tsrec_jax.pipeline.identity import refuse_differences
 from tsrec_jax.pipeline.indexing import Base, Report, make_index
 from tsrec_jax.pipeline.workdir import input_facts
+from tsrec_jax.settings import Settings
 from tsrec_jax.teacher.cost import Plan
 from tsrec_jax.teacher.describe import describe, plan
-from tsrec_jax.teacher.settings import TeacherSettings
+from tsrec_jax.training.checkpoints import refuse_differences
 
 IDENTITY = "identity.json"
 # Settings that do not shape the words, only how fast and how dearly they come.
@@ -52,7 +48,7 @@ class Upstream:
         return not self.make_sids and not self.make_words
 
 
-def what_to_make(config: ConfigDict, folder: pathlib.Path, name: str) -> Upstream:
+def what_to_make(config: Settings, folder: pathlib.Path, name: str) -> Upstream:
     """Resolves `index.sids` and `describe.words` for a folder.
 
     Raises:
@@ -72,7 +68,7 @@ def what_to_make(config: ConfigDict, folder: pathlib.Path, name: str) -> Upstrea
 
 
 def make_dataset(
-    config: ConfigDict, workdir: pathlib.Path, folder: pathlib.Path, name: str, base: Base, report: Report
+    config: Settings, workdir: pathlib.Path, folder: pathlib.Path, name: str, base: Base, report: Report
 ) -> tuple[Dataset, TextFolder]:
     """The dataset folder of a run whose SIDs or words are made here, `dataset/` in the workdir, and what it is made of.
 
@@ -103,18 +99,18 @@ def make_dataset(
     return dataset, texts
 
 
-def open_texts(config: ConfigDict, folder: pathlib.Path, name: str) -> TextFolder:
+def open_texts(config: Settings, folder: pathlib.Path, name: str) -> TextFolder:
     """The texts and interactions of a folder, as `make_catalogue` returns them, without making anything."""
-    reading = section(config, "dataset", Reading)
+    reading = config.dataset
     given = not what_to_make(config, folder, name).make_sids
     return texts_of(read_dataset(folder, name, reading), folder) if given else read_texts(folder, name, reading)
 
 
 def make_catalogue(
-    config: ConfigDict, workdir: pathlib.Path, folder: pathlib.Path, name: str, base: Base, report: Report
+    config: Settings, workdir: pathlib.Path, folder: pathlib.Path, name: str, base: Base, report: Report
 ) -> tuple[Catalogue, TextFolder]:
     """The catalogue with the SIDs that are given or made, and the folder's texts and interactions."""
-    reading = section(config, "dataset", Reading)
+    reading = config.dataset
     if not what_to_make(config, folder, name).make_sids:
         dataset = read_dataset(folder, name, reading)
         texts = texts_of(dataset, folder)
@@ -132,27 +128,26 @@ def report_notes(texts: TextFolder, report: Report) -> None:
 
 
 def make_words(
-    config: ConfigDict, workdir: pathlib.Path, catalogue: Catalogue, numbered: bool, report: Report
+    config: Settings, workdir: pathlib.Path, catalogue: Catalogue, numbered: bool, report: Report
 ) -> tuple[TokenDescription, ...]:
     """The stage `describe`: `describe/` in the workdir, with the teacher's answers and the keyword file."""
     folder = workdir / "describe"
     files = ("path",) if config.describe.backend == "file" else ()
-    identity = {"data": _catalogue_hash(catalogue), **input_facts(config, "describe", files, LOGISTICS)}
+    identity = {"data": _catalogue_hash(catalogue), **input_facts(config.describe, files, LOGISTICS)}
     file = folder / DESCRIPTIONS_FILE.lstrip(".")
     if file.exists():
         refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
         report("describe: finished before, skipped")
     else:
-        settings = section(config, "describe", TeacherSettings)
-        clusters = describe(catalogue, settings, folder, report, numbered=numbered)
+        clusters = describe(catalogue, config.describe, folder, report, numbered=numbered)
         write_json(folder / IDENTITY, identity)
         write_token_descriptions(file, clusters)
     return tuple(read_token_descriptions(file, catalogue).values())
 
 
-def plan_words(config: ConfigDict, workdir: pathlib.Path, catalogue: Catalogue, numbered: bool) -> Plan:
+def plan_words(config: Settings, workdir: pathlib.Path, catalogue: Catalogue, numbered: bool) -> Plan:
     """What `make_words` would ask and what it might cost; asks nothing."""
-    return plan(catalogue, section(config, "describe", TeacherSettings), workdir / "describe", numbered=numbered)
+    return plan(catalogue, config.describe, workdir / "describe", numbered=numbered)
 
 
 def _catalogue_hash(catalogue: Catalogue) -> str:

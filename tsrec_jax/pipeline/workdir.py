@@ -16,16 +16,16 @@ from typing import Any
 
 import jax
 from etils import epath
-from ml_collections import ConfigDict
 
 import tsrec_jax
-from tsrec_jax.configuration import section_facts
 from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import write_json
-from tsrec_jax.pipeline.identity import differences, refuse_differences
 from tsrec_jax.pipeline.remote import Remote
 from tsrec_jax.processes import Made, first, first_makes, gather, share
+from tsrec_jax.section import Section
+from tsrec_jax.settings import Settings, section_facts
+from tsrec_jax.training.checkpoints import differences, refuse_differences
 
 FINISHED = "stages.json"  # what is finished for what inputs
 PACKAGES = (
@@ -93,7 +93,7 @@ class Workdir:
         self.path = pathlib.Path(path)
         self._remote = Remote.of(self.path)
 
-    def record(self, config: ConfigDict, identity: Mapping[str, Any], data_hash: str) -> None:
+    def record(self, config: Settings, identity: Mapping[str, Any], data_hash: str) -> None:
         """Writes `config.json`: resolved config, versions, commits, data hash, machine and the training identity.
 
         Of several processes the first one writes.
@@ -113,7 +113,7 @@ class Workdir:
             refuse_differences(self.path, before["identity"], identity)
             earlier = [each for each in [*before.get("earlier_commits", []), before["commit"]] if each != now]
         facts = {
-            "config": config.to_dict(),
+            "config": config.given,
             "versions": versions(),
             "commit": now,
             "earlier_commits": list(dict.fromkeys(earlier)),
@@ -183,22 +183,22 @@ class Workdir:
         self.push()
 
 
-def input_facts(config: ConfigDict, name: str, files: Sequence[str], without: Sequence[str] = ()) -> dict[str, Any]:
-    """The facts of a config section, in which its settings that name `files` count by what those hold.
+def input_facts(section: Section, files: Sequence[str], without: Sequence[str] = ()) -> dict[str, Any]:
+    """The facts of a section, in which its settings that name `files` count by what those hold.
 
     So a file that moved is the same input, and one that was written anew is another.
 
     Raises:
       UserError: a file that is named is not there.
     """
-    facts = section_facts(config, name, (*without, *files))
+    facts = section_facts(section, (*without, *files))
     for key in files:
-        path = config[name][key]
+        path, name = getattr(section, key), section.config_key(key)
         if path and pathlib.Path(path).is_dir():
-            raise UserError(f"config.{name}.{key}={path!r} is a folder; name the file in it")
+            raise UserError(f"{name}={path!r} is a folder; name the file in it")
         if path and not pathlib.Path(path).is_file():
-            raise UserError(f"config.{name}.{key}={path!r}: no such file; name the place where it is now")
-        facts[f"SHA-256 of {name}.{key}"] = sha256_of(pathlib.Path(path)) if path else ""
+            raise UserError(f"{name}={path!r}: no such file; name the place where it is now")
+        facts[f"SHA-256 of {section.key}.{key}"] = sha256_of(pathlib.Path(path)) if path else ""
     return facts
 
 

@@ -53,7 +53,7 @@ class StepShape:
       freeze: as in `OptimiserSettings`.
       dtype: compute type, `float32` or `bfloat16`.
       remat: layers are computed again in the backward pass.
-      slot_rows: rows of a group.
+      rows_per_group: rows of a group.
       sid_tokens: rows of the table that are scored at every position; 0 where SID tokens are learned at loss slots.
       attention: what computes it, as `models.attention.choose` gives it; only `xla` keeps scores.
     """
@@ -66,7 +66,7 @@ class StepShape:
     freeze: str = "none"
     dtype: str = "float32"
     remat: bool = True
-    slot_rows: int = 1
+    rows_per_group: int = 1
     sid_tokens: int = 0
     attention: str = "xla"
 
@@ -78,7 +78,7 @@ class StepShape:
     @property
     def groups(self) -> int:
         """Groups of rows of a micro-batch, over all devices."""
-        return self.rows // self.slot_rows
+        return self.rows // self.rows_per_group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +190,7 @@ def step_memory(config: ModelConfig, step: StepShape, mesh: MeshShape = MeshShap
     layer += _layer_bytes(config, step, mesh, KEPT_FLOAT32, rows * FLOAT32)
     masks = MASKS * rows * step.sequence_length**2 * compute if step.attention == "cudnn" else 0
     slots = min(step.loss_chunk or step.loss_slots, step.loss_slots)
-    logits = LOGITS * rows / step.slot_rows * slots * config.vocab_rows * FLOAT32 / mesh.tensor
+    logits = LOGITS * rows / step.rows_per_group * slots * config.vocab_rows * FLOAT32 / mesh.tensor
     logits += LOGITS * rows * step.sequence_length * step.sid_tokens * FLOAT32
     # In chunks, the gradient of the table grows by one of the same size for each.
     table = config.vocab_rows * config.d_model * FLOAT32 / _shards(("vocabulary",), mesh)
@@ -202,7 +202,7 @@ def step_memory(config: ModelConfig, step: StepShape, mesh: MeshShape = MeshShap
         copies=_copies(config, step, mesh, compute),
         activations=(states if step.remat else layer) * config.num_layers,
         working=max(layer + masks, loss),
-        batch=FLOAT32 * step.accumulation * rows * 3 * (step.sequence_length + step.loss_slots / step.slot_rows),
+        batch=FLOAT32 * step.accumulation * rows * 3 * (step.sequence_length + step.loss_slots / step.rows_per_group),
     )
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
-from ml_collections import ConfigDict
-
 from tsrec_jax.planning.accounting import StepShape, parameter_count, step_flops
 from tsrec_jax.planning.chips import GIB
 from tsrec_jax.planning.feasibility import Setup
+from tsrec_jax.settings import Settings
 
 FLOP_UNITS = (("P", 1e15), ("T", 1e12), ("G", 1e9))
 
 
-def step_shape(config: ConfigDict, loss_slots: int, sid_tokens: int, attention: str = "xla") -> StepShape:
+def step_shape(config: Settings, loss_slots: int, sid_tokens: int, attention: str = "xla") -> StepShape:
     """An optimiser step of the config; `sid_tokens` and `attention` as in `StepShape`."""
     settings = config.train
     return StepShape(
@@ -25,7 +24,7 @@ def step_shape(config: ConfigDict, loss_slots: int, sid_tokens: int, attention: 
         freeze=settings.freeze,
         dtype=config.model.dtype,
         remat=config.model.remat,
-        slot_rows=settings.slot_rows,
+        rows_per_group=settings.rows_per_group,
         sid_tokens=sid_tokens,
         attention=attention,
     )

@@ -52,7 +52,7 @@ class Setup:
     @property
     def row_unit(self) -> int:
         """What the rows of a micro-batch must be a multiple of: whole groups on every device."""
-        return self.step.slot_rows * parts_of(self.abstract_mesh, "batch")
+        return self.step.rows_per_group * parts_of(self.abstract_mesh, "batch")
 
     def memory(self) -> StepMemory:
         """Of one device."""
@@ -71,7 +71,8 @@ def mesh_faults(setup: Setup) -> str:
     except UserError as error:
         faults.append(str(error).removesuffix("; choose smaller mesh axes"))
     if setup.step.rows % setup.row_unit:
-        parts = f"slot_rows x data x fsdp = {setup.step.slot_rows} x {setup.row_unit // setup.step.slot_rows}"
+        rows = setup.step.rows_per_group
+        parts = f"rows_per_group x data x fsdp = {rows} x {setup.row_unit // rows}"
         faults.append(f"{setup.step.rows} rows of a micro-batch do not divide over {parts}")
     return "; ".join(faults)
 

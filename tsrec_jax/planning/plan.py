@@ -7,24 +7,22 @@ import math
 import pathlib
 from collections.abc import Callable
 
-from ml_collections import ConfigDict
-
-from tsrec_jax.configuration import section
 from tsrec_jax.data.dataset import Dataset, read_dataset
-from tsrec_jax.data.folder_files import Reading, find_name
+from tsrec_jax.data.folder_files import find_name
 from tsrec_jax.data.held_out import hold_out_users
 from tsrec_jax.data.prompts import PromptBuilder
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.hf import read_config
 from tsrec_jax.models.tokenizer import load_tokenizer
-from tsrec_jax.pipeline.assemble import add_sid_tokens, prompt_templates
+from tsrec_jax.pipeline.assemble import add_sid_tokens
 from tsrec_jax.pipeline.batches import batches_of, training_data
 from tsrec_jax.pipeline.upstream import open_texts, what_to_make
 from tsrec_jax.planning.accounting import MeshShape, step_flops
 from tsrec_jax.planning.chips import CHIPS
 from tsrec_jax.planning.estimate import estimate_lines, step_shape
 from tsrec_jax.planning.feasibility import Setup, refuse_memory, refuse_mesh
+from tsrec_jax.settings import Settings
 from tsrec_jax.shop.shop_lm import lm_shape
 from tsrec_jax.sid.sizes import MOST_SIZES
 from tsrec_jax.text_table import aligned
@@ -62,7 +60,7 @@ class _Data:
     source: str
 
 
-def plan(config: ConfigDict, options: PlanOptions, report: Callable[[str], None] = print) -> None:
+def plan(config: Settings, options: PlanOptions, report: Callable[[str], None] = print) -> None:
     """Prints parameters, memory of a device, FLOPs, and the time of a step and of the whole training.
 
     Raises:
@@ -118,7 +116,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
-def _base_shape(config: ConfigDict) -> ModelConfig:
+def _base_shape(config: Settings) -> ModelConfig:
     """The shape of the pretrained model, its first layers where the config keeps only those."""
     if not config.model.path:
         return ModelConfig.from_hf(lm_shape(config.pretrain.vocab_size))
@@ -129,20 +127,20 @@ def _base_shape(config: ConfigDict) -> ModelConfig:
     return dataclasses.replace(shape, num_layers=layers or shape.num_layers)
 
 
-def _mesh(config: ConfigDict, devices: int) -> MeshShape:
+def _mesh(config: Settings, devices: int) -> MeshShape:
     """The mesh of the config on so many devices; its open axis takes what the others leave."""
-    sizes = [config.mesh.data, config.mesh.fsdp, config.mesh.tensor]
+    sizes = config.mesh.sizes
     fixed = math.prod(size for size in sizes if size > 0)
     devices = devices or fixed
     if devices % fixed or (-1 not in sizes and fixed != devices):
         raise UserError(
-            f"config.mesh {tuple(sizes)} (data, fsdp, tensor) does not fit --devices={devices}; set one axis to -1, "
+            f"config.mesh {sizes} (data, fsdp, tensor) does not fit --devices={devices}; set one axis to -1, "
             f"which takes what is left, or give --devices={max(devices // fixed, 1) * fixed if -1 in sizes else fixed}"
         )
     return MeshShape(*(size if size > 0 else devices // fixed for size in sizes))
 
 
-def _data(config: ConfigDict, base: ModelConfig, report: Callable[[str], None]) -> _Data:
+def _data(config: Settings, base: ModelConfig, report: Callable[[str], None]) -> _Data:
     """Counts the rows of a dataset folder that is there with its SIDs, and assumes where there is none."""
     dataset = _given_dataset(config)
     known = pathlib.Path(config.model.path).exists() or "/" not in config.model.path  # a tokenizer without a download
@@ -150,20 +148,20 @@ def _data(config: ConfigDict, base: ModelConfig, report: Callable[[str], None]) 
         return _counted(config, dataset, report)
     sizes = config.index.sizes or MOST_SIZES  # by the rule there are no more, up to four million items
     new = sum(sizes) if dataset is None else len(dataset.catalogue.tokens)
-    slots = math.ceil(ASSUMED_LOSS_SHARE * config.train.sequence_length * config.train.slot_rows)
+    slots = math.ceil(ASSUMED_LOSS_SHARE * config.train.sequence_length * config.train.rows_per_group)
     steps = config.train.max_steps
     times = f"{steps:,} steps" if steps else "the number of steps is unknown (config.train.max_steps is 0)"
     return _Data(
         base.vocab_rows + new,
         slots,
-        new if config.train.sid_loss == "catalogue" else 0,
+        new if config.constrained else 0,
         steps,
         f"the training rows are not here: loss slots taken as {ASSUMED_LOSS_SHARE:.0%} of a row, {new:,} SID tokens; "
         f"{times}",
     )
 
 
-def _given_dataset(config: ConfigDict) -> Dataset | None:
+def _given_dataset(config: Settings) -> Dataset | None:
     """The dataset that a run would train on as it is; of a folder that lacks SIDs or words, nothing but its faults."""
     if not config.dataset.path:
         return None
@@ -172,13 +170,13 @@ def _given_dataset(config: ConfigDict) -> Dataset | None:
     if not what_to_make(config, folder, name).given:
         open_texts(config, folder, name)
         return None
-    return hold_out_users(read_dataset(folder, name, section(config, "dataset", Reading)), config.train.held_out)
+    return hold_out_users(read_dataset(folder, name, config.dataset), config.train.held_out)
 
 
-def _counted(config: ConfigDict, dataset: Dataset, report: Callable[[str], None]) -> _Data:
+def _counted(config: Settings, dataset: Dataset, report: Callable[[str], None]) -> _Data:
     tokenizer = load_tokenizer(config.model.path)
     old_size = add_sid_tokens(tokenizer, dataset.catalogue.tokens)
-    builder = PromptBuilder(tokenizer, prompt_templates(config), config.train.sequence_length)
+    builder = PromptBuilder(tokenizer(config), config.train.sequence_length)
     data = training_data(config, dataset, builder, old_size, report)
     rows = [row for part in data.examples.values() for row in part]
     batches = batches_of(config, data, data.examples, step_shape(config, data.slots, data.sid_tokens).rows)

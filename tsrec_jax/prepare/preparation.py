@@ -37,101 +37,25 @@ from tsrec_jax.prepare import filtering, splitting, ties
 from tsrec_jax.prepare.filtering import Titles
 from tsrec_jax.prepare.raw import RawSource, RawTables, Report, read_raw
 from tsrec_jax.prepare.raw_rows import TEXT_COLUMNS
+from tsrec_jax.prepare.settings import PrepareSettings, seconds
 from tsrec_jax.prepare.splitting import Log, Rows
 from tsrec_jax.prepare.summary import SplitCount, Step, Summary, of_ties, summary_tables
 from tsrec_jax.prepare.titles import plain_text
 
 _FEW_LEFT = 0.2  # share of the interactions below which the k-core is a warning
 _SHOWN_IDS = 3
-SPLIT_KINDS = ("ratio", "date", "leave_one_out")
-
-
-@dataclasses.dataclass(frozen=True)
-class PrepareSettings:
-    """What to keep and how to split.
-
-    Attributes:
-      k_core: fewest interactions of a kept user and of a kept item (repeated purchases count each); 1: only users
-        with a single interaction, who make no row, are dropped.
-      start, end: time window as ISO 8601 dates or times (UTC unless they name a zone), `end` exclusive; empty: open.
-      max_history: most items in a row's history.
-      split: "ratio" (all rows by time, cut at `ratios`), "date" (cut at `valid_from` and `test_from`) or
-        "leave_one_out" (each user's last row to test, the one before to valid).
-      ratios: train, valid, test for split="ratio".
-      valid_from, test_from: first time of valid and of test for split="date", as `start`.
-      max_title_words: items with longer titles are dropped; 0: any length.
-      clean_titles: whether titles lose their HTML, and items whose title is left-over markup or script are dropped.
-        Descriptions, brands and categories always lose their HTML.
-      max_unreadable: the largest share of a raw file's lines that may be lost because they cannot be read; 1: any.
-      max_unmatched: the largest share of the interactions that may be lost because the item files do not know their
-        item or have no usable title of it (a title that is too long is not counted); 1: any.
-      ties: in what order interactions of one user and second stand: "file" (that of the files), "shuffled" (by a hash
-        of user and item), "auto" (that of the files, unless it follows the item ids far more than chance would: then
-        shuffled) or "item" (by item id, as folders of older code are: a rule that models learn).
-
-    Raises:
-      UserError: a value that cannot be meant, or one that the kind of split does not read.
-    """
-
-    k_core: int = 5
-    start: str = ""
-    end: str = ""
-    max_history: int = 10
-    split: str = "ratio"
-    ratios: tuple[float, ...] = (8, 1, 1)
-    valid_from: str = ""
-    test_from: str = ""
-    max_title_words: int = 0
-    clean_titles: bool = True
-    max_unreadable: float = 0.05
-    max_unmatched: float = 0.2
-    ties: str = ties.AUTO
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "ratios", tuple(self.ratios))
-        for name, least in (("k_core", 1), ("max_history", 1), ("max_title_words", 0)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise UserError(f"prepare.{name}={value!r} must be a whole number of at least {least}")
-        for name in ("max_unreadable", "max_unmatched"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"prepare.{name}={getattr(self, name)!r} must lie between 0 and 1")
-        for name, known in (("split", SPLIT_KINDS), ("ties", ties.TIES)):
-            if getattr(self, name) not in known:
-                raise UserError(f"prepare.{name}={getattr(self, name)!r} is not known; use one of: {', '.join(known)}")
-        if len(self.ratios) != 3 or not all(isinstance(ratio, int | float) and ratio > 0 for ratio in self.ratios):
-            raise UserError(f"prepare.ratios={self.ratios!r} must be three positive numbers: train, valid, test")
-        self._check_times("start", "end")
-        self._check_times("valid_from", "test_from")
-        if (self.split == "date") != bool(self.valid_from and self.test_from) or (
-            self.split != "date" and (self.valid_from or self.test_from)
-        ):
-            raise UserError(
-                f"prepare.split={self.split!r} with valid_from={self.valid_from!r} and test_from={self.test_from!r}: "
-                "split='date' needs both, and the other splits neither"
-            )
-
-    def _check_times(self, first: str, second: str) -> None:
-        times = [seconds(f"prepare.{name}", getattr(self, name)) for name in (first, second)]
-        if None not in times and times[0] >= times[1]:
-            raise UserError(
-                f"prepare.{first}={getattr(self, first)!r} must be before {second}={getattr(self, second)!r}"
-            )
-
-
-def seconds(name: str, text: str) -> int | None:
-    """Seconds since 1970 of an ISO 8601 date or time; None for an empty text.
-
-    Raises:
-      UserError: the text is neither; the message begins with `name`.
-    """
-    if not text:
-        return None
-    try:
-        time = datetime.datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        raise UserError(f"{name}={text!r} is not an ISO 8601 date, as in '2016-10-01'") from None
-    return int((time if time.tzinfo else time.replace(tzinfo=datetime.UTC)).timestamp())
+# Settings that say where the data comes from, of which the summary has the files themselves.
+_WHERE_FROM = (
+    "source",
+    "name",
+    "category",
+    "raw",
+    "base_url",
+    "interactions_file",
+    "items_file",
+    "columns",
+    "encoding",
+)
 
 
 def prepare(
@@ -186,7 +110,7 @@ def _prepare(tables: RawTables, settings: PrepareSettings, name: str, folder: pa
         report(f"{split}.csv: {len(chosen):,} rows written")
     summary = Summary(
         name,
-        dataclasses.asdict(settings),
+        {key: value for key, value in dataclasses.asdict(settings).items() if key not in _WHERE_FROM},
         tables.interaction_files,
         tables.item_files,
         steps,

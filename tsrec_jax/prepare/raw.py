@@ -25,7 +25,7 @@ import polars as pl
 
 from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.errors import UserError
-from tsrec_jax.prepare.raw_files import check_encoding, check_file
+from tsrec_jax.prepare.raw_files import check_file
 from tsrec_jax.prepare.raw_rows import (
     INTERACTION_SCHEMA,
     INTERACTIONS,
@@ -37,6 +37,7 @@ from tsrec_jax.prepare.raw_rows import (
     amazon_lines,
 )
 from tsrec_jax.prepare.raw_tables import COLUMNS, NEEDED, OPTIONAL, table_lines
+from tsrec_jax.prepare.settings import check_encoding
 
 KINDS = ("amazon2018", "amazon2023", "tables")
 SHOWN_LINES = 5
@@ -96,23 +97,6 @@ class RawSource:
                    if name.startswith(f"{table}.")}  # fmt: skip
             return table_lines(table, path, {**self.columns, **own}, self.encoding)
         return amazon_lines(table, self.kind, path)
-
-
-def columns_of(text: str) -> dict[str, str]:
-    """The column names that a text such as "user=userId, item=movieId" gives.
-
-    Raises:
-      UserError: it is no such text.
-    """
-    found = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, is_given, column = (piece.strip() for piece in part.partition("="))
-        if not (name and is_given and column) or name in found:
-            raise UserError(
-                f"config.prepare.columns={text!r}: {part!r} is not of the form user=NAME, or names it twice"
-            )
-        found[name] = column
-    return found
 
 
 def _paths(given: Paths) -> tuple[pathlib.Path, ...]:

@@ -149,18 +149,3 @@ def _is_utf_8(head: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return not text.isascii() and len(text) - sum(map(str.isascii, text)) > _FEW
-
-
-def check_encoding(name: str) -> None:
-    """Refuses the name of an encoding that does not exist, or that is none of texts; an empty name is none.
-
-    Raises:
-      UserError: it is not known.
-    """
-    try:
-        b"".decode(name or "utf-8", "ignore")
-        "".encode(name or "utf-8", "surrogateescape")
-    except (LookupError, UnicodeError):
-        raise UserError(
-            f"config.prepare.encoding={name!r} is not known; use a name as utf-8, utf-16, cp1252 or latin-1"
-        ) from None

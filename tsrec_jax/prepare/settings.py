@@ -75,24 +75,8 @@ class PrepareSettings(Section, key="prepare"):
                 f"test_from={self.test_from!r}: split='date' needs both, and the other splits neither"
             )
         check_encoding(self.encoding)
-        if (self.column_names() or self.encoding) and self.source not in ("tables", ""):
+        if (columns_of(self.columns) or self.encoding) and self.source not in ("tables", ""):
             raise UserError("config.prepare.columns and config.prepare.encoding are for config.prepare.source=tables")
-
-    def column_names(self) -> dict[str, str]:
-        """The column names that `columns` gives.
-
-        Raises:
-          UserError: it is no such text.
-        """
-        found: dict[str, str] = {}
-        for part in filter(None, (part.strip() for part in self.columns.split(","))):
-            name, is_given, column = (piece.strip() for piece in part.partition("="))
-            if not (name and is_given and column) or name in found:
-                raise UserError(
-                    f"config.prepare.columns={self.columns!r}: {part!r} is not of the form user=NAME, or names it twice"
-                )
-            found[name] = column
-        return found
 
     def _check_times(self, first: str, second: str) -> None:
         one, other = (seconds(f"config.prepare.{name}", getattr(self, name)) for name in (first, second))
@@ -100,6 +84,23 @@ class PrepareSettings(Section, key="prepare"):
             raise UserError(
                 f"config.prepare.{first}={getattr(self, first)!r} must be before {second}={getattr(self, second)!r}"
             )
+
+
+def columns_of(text: str) -> dict[str, str]:
+    """The column names that a text such as "user=userId, item=movieId" gives.
+
+    Raises:
+      UserError: it is no such text.
+    """
+    found: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, is_given, column = (piece.strip() for piece in part.partition("="))
+        if not (name and is_given and column) or name in found:
+            raise UserError(
+                f"config.prepare.columns={text!r}: {part!r} is not of the form user=NAME, or names it twice"
+            )
+        found[name] = column
+    return found
 
 
 def seconds(name: str, text: str) -> int | None:

@@ -60,20 +60,15 @@ def refuse_differences(
     where: pathlib.Path,
     there: Mapping[str, Any],
     here: Mapping[str, Any],
-    at_first: Mapping[str, Any] | None = None,
 ) -> None:
     """Raises a UserError that lists the settings in which a folder's run differs from the one that wants to use it."""
-    listed = differences(there, here, at_first)
+    listed = differences(there, here)
     if listed:
         raise UserError(f"{where} belongs to another run ({listed}); use a new --workdir or the settings it began with")
 
 
-def differences(there: Mapping[str, Any], here: Mapping[str, Any], at_first: Mapping[str, Any] | None = None) -> str:
-    """The settings that differ, each with what it was and what it is; empty where none does.
-
-    `at_first` is what a setting of `here` was for a `there` that is older than it and lacks it.
-    """
-    there = {**{key: value for key, value in (at_first or {}).items() if key in here}, **there}
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The settings that differ, each with what it was and what it is; empty where none does."""
     keys = [key for key in sorted(set(there) | set(here)) if there.get(key) != here.get(key)]
     listed = [f"{key} was {there.get(key)!r} and is now {here.get(key)!r}" for key in keys[:LISTED]]
     return "; ".join([*listed, *([f"and {len(keys) - LISTED} more"] if len(keys) > LISTED else [])])
@@ -146,7 +141,6 @@ class Checkpoints:
         like: TrainState,
         identity: Mapping[str, Any],
         report: Callable[[str], None],
-        at_first: Mapping[str, Any] | None = None,
     ) -> tuple[TrainState, Progress]:
         """The newest state that can be used, and its progress; without one `like`, and no progress yet.
 
@@ -157,7 +151,6 @@ class Checkpoints:
           like: gives the shapes and shardings.
           identity: facts that must agree with those that were saved.
           report: receives a line for each state that is passed over.
-          at_first: as in `differences`.
 
         Raises:
           UserError: the state belongs to another vocabulary, other settings or another model, and the message lists the
@@ -170,7 +163,7 @@ class Checkpoints:
                 f"bring back a copy of one, or delete {self._latest.folder.parent} to train from the start"
             )
         facts = {"identity": dict(identity)} if chosen == _NONE else self._latest.facts(chosen)
-        refuse_differences(self._latest.path(chosen), facts["identity"], identity, at_first)
+        refuse_differences(self._latest.path(chosen), facts["identity"], identity)
         named = flatten(like)
         if chosen != _NONE:
             self._refuse_other_shapes(chosen, named)

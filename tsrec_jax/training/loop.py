@@ -68,7 +68,6 @@ class Run:
     Attributes:
       folder: receives `checkpoints/`, `metrics.jsonl` and TensorBoard events.
       identity: JSON facts that a resumed checkpoint must agree with.
-      at_first: what those of them were that a checkpoint of older code lacks.
       label: first word of the progress lines.
       report: receives the progress lines.
       checkpoints_at: where the checkpoints go instead, when that is not this machine.
@@ -81,7 +80,6 @@ class Run:
 
     folder: pathlib.Path
     identity: Mapping[str, Any]
-    at_first: Mapping[str, Any] | None = None
     label: str = "train"
     report: Callable[[str], None] = print
     checkpoints_at: epath.Path | None = None
@@ -142,7 +140,7 @@ def train(
     with StopSignals() as signals, Checkpoints(run.checkpoints, keep=settings.keep) as checkpoints:
         tokens = state.model.num_tokens
         facts = {**run.identity, **({} if tokens is None else {"vocabulary.tokens": tokens})}
-        state, progress = checkpoints.restore(state, facts, lambda line: run.report(f"{label}: {line}"), run.at_first)
+        state, progress = checkpoints.restore(state, facts, lambda line: run.report(f"{label}: {line}"))
         mesh, done = mesh_of(state.trained), int(state.step)
         if done:
             run.report(f"{label}: resuming after step {done} of {last}")

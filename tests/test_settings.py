@@ -1,0 +1,58 @@
+"""The settings: the config that is made of them, the page that documents them, and nothing below the command line
+that takes anything else."""
+
+import ast
+import pathlib
+
+import pytest
+
+from tsrec_jax.errors import UserError
+from tsrec_jax.settings import default_config, paper_config, settings_of
+from tsrec_jax.settings_page import settings_page
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+AT_THE_EDGE = {"settings.py", "command_flags.py"}  # of the package: where a config becomes settings
+
+
+def test_the_page_of_the_settings_is_made_of_them():
+    page = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+    assert page == settings_page(), "docs/config.md is not what `tsrec config > docs/config.md` writes"
+
+
+def test_nothing_below_the_command_line_sees_a_config():
+    package = ROOT / "tsrec_jax"
+    for path in package.rglob("*.py"):
+        if (path.name in AT_THE_EDGE and path.parent == package) or "configs" in path.parts:
+            continue
+        names = {
+            name
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for name in [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+        }
+        assert not any("ml_collections" in name for name in names), path
+
+
+def test_the_objective_decides_the_form_of_the_examples_where_it_is_left_open():
+    default, paper = settings_of(default_config()), settings_of(paper_config())
+    assert (default.constrained, default.tasks.next_sid.user_sequences, default.templates.separator) == (True, True, "")
+    assert (paper.constrained, paper.tasks.next_sid.user_sequences, paper.templates.separator) == (False, False, ",")
+    assert default.changed({"objective": "vocabulary"}).templates == paper.templates
+    kept = default.changed({"objective": "vocabulary", "templates": {"separator": "; "}})
+    assert (kept.templates.separator, kept.changed({"objective": "constrained"}).templates.separator) == ("; ", "; ")
+
+
+def test_a_change_is_checked_and_leaves_the_rest():
+    settings = settings_of(default_config())
+    assert settings.changed({"train": {"epochs": 2}}).train.epochs == 2.0
+    assert settings.changed({}) == settings
+    for changes, words in (
+        ({"train": {"epoch": 2.0}}, "did you mean train.epochs"),
+        ({"train": {"epochs": "two"}}, "is not of type float"),
+        ({"train": 3}, "not a section"),
+        ({"train": {"held_out": 2.0}}, "between 0 and 1"),
+        ({"sid_init": {"mode": "saa"}}, "did you mean 'sa'"),
+        ({"tasks": {"augmented_sid": {"copies": 0}}}, "config.tasks.augmented_sid.copies=0 must be above 0"),
+    ):
+        with pytest.raises(UserError, match=words):
+            settings.changed(changes)
