@@ -118,8 +118,6 @@ def test_histories_that_are_added_are_learned_as_chains(dataset, tokenizer):
     nearest, chances = np.array([[3]] * 5), np.ones((5, 1))
     settings = ChainSettings(
         varied=2,
-        similar=3,
-        similar_history=2,
         distilled=4,
         distilled_history=2,
         nearest_IN=nearest,
@@ -127,15 +125,14 @@ def test_histories_that_are_added_are_learned_as_chains(dataset, tokenizer):
         rank=lambda histories: np.tile(np.array([4, 4, 2], np.int32), (len(histories), 1)),
         soft=True,
     )
-    found = build_examples(dataset, "train", builder, ("varied_sid", "similar_sid", "distilled_sid"), settings)
+    found = build_examples(dataset, "train", builder, ("augmented_sid", "distilled_sid"), settings)
     counts = {task: len(rows) for task, rows in found.items()}
-    assert counts == {"varied_sid": 6, "similar_sid": 12, "distilled_sid": 16}
+    assert counts == {"augmented_sid": 6, "distilled_sid": 16}
     for task, rows in found.items():
         assert {row.task for row in rows} == {TASKS.index(task)}
         assert len({row.key for row in rows}) == len(rows)
-    assert {texts(tokenizer, row)[1] for row in found["similar_sid"]} == {dataset.catalogue.sid(3)}
     assert {texts(tokenizer, row)[1] for row in found["distilled_sid"]} == {dataset.catalogue.sid(n) for n in (2, 4)}
-    assert all(len(row.ranked) == 0 for task in ("varied_sid", "similar_sid") for row in found[task])
+    assert all(len(row.ranked) == 0 for row in found["augmented_sid"])
     tokens = np.array(dataset.catalogue.tokens)
     ranked = {"".join(tokens[row.ranked]) for row in found["distilled_sid"]}
     assert ranked == {"".join(dataset.catalogue.sid(item) for item in (4, 4, 2))}

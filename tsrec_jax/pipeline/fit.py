@@ -194,7 +194,7 @@ def _validation(config: Settings, assembly: Assembly, rows: int, data: TrainingD
     return Validation(batches, drift, search, settings.loss_chunk, data.paths)
 
 
-def _hit_rate(config: ConfigDict, assembly: Assembly, searched: Interactions) -> Callable[[Decoder], float]:
+def _hit_rate(config: Settings, assembly: Assembly, searched: Interactions) -> Callable[[Decoder], float]:
     """HR@10 of a model on these rows, by the search of the evaluation."""
     catalogue, builder = assembly.dataset.catalogue, assembly.builder
     prompts = builder.prompts_next_sid(
