@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from tsrec_jax.planning.accounting import StepShape, parameter_count, step_flops
 from tsrec_jax.planning.chips import GIB
 from tsrec_jax.planning.feasibility import Setup
-from tsrec_jax.settings import Settings
+
+if TYPE_CHECKING:
+    from tsrec_jax.settings import Settings
 
 FLOP_UNITS = (("P", 1e15), ("T", 1e12), ("G", 1e9))
 

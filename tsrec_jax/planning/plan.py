@@ -6,6 +6,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.data.folder_files import find_name
@@ -22,10 +23,12 @@ from tsrec_jax.planning.accounting import MeshShape, step_flops
 from tsrec_jax.planning.chips import CHIPS
 from tsrec_jax.planning.estimate import estimate_lines, step_shape
 from tsrec_jax.planning.feasibility import Setup, refuse_memory, refuse_mesh
-from tsrec_jax.settings import Settings
 from tsrec_jax.shop.shop_lm import lm_shape
 from tsrec_jax.sid.sizes import MOST_SIZES
 from tsrec_jax.text_table import aligned
+
+if TYPE_CHECKING:
+    from tsrec_jax.settings import Settings
 
 ASSUMED_MFU = 0.4
 ASSUMED_LOSS_SHARE = 0.25  # of a row's tokens, where the rows are not here to be counted
