@@ -48,6 +48,8 @@ class Section:
             value = getattr(self, field.name)
             if field.name in choices:
                 refuse_other(self.config_key(field.name), value, choices[field.name])
+            if type(field.default) is int and type(value) is not int:
+                raise UserError(f"{self.config_key(field.name)}={value!r} must be a whole number")
             for part in value if isinstance(value, tuple) else (value,):
                 if isinstance(part, int | float) and not isinstance(part, bool):
                     _check_number(self.config_key(field.name), value, part, field.metadata)
