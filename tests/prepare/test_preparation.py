@@ -387,7 +387,7 @@ def test_every_stage_is_reported(tmp_path):
         ({"ties": "random"}, "ties='random' is not one of auto, file, shuffled, item"),
         ({"split": "random"}, "split='random' is not one of ratio, date, leave_one_out"),
         ({"ratios": (8, 2)}, "must be three positive numbers"),
-        ({"ratios": (8, 2, 0)}, "must be three positive numbers"),
+        ({"ratios": (8, 2, 0)}, "ratios=.8, 2, 0. must be above 0"),
         ({"ratios": "811"}, "must be three positive numbers"),
         ({"start": "spring"}, r"prepare\.start='spring' is not an ISO 8601 date"),
         ({"start": "2017-01-01", "end": "2017-01-01"}, "start='2017-01-01' must be before end"),
