@@ -46,5 +46,5 @@ def test_sharpness_prefers_the_most_alike():
 
 
 def test_texts_that_share_nothing_are_refused():
-    with pytest.raises(UserError, match=r"share fewer than two words.*tfidf.*similar_sid"):
+    with pytest.raises(UserError, match=r"share fewer than two words.*tfidf.*distilled_sid"):
         nearest_items([Item("1", "cat"), Item("2", "dog"), Item("3", "emu")], 2, 1.0)

@@ -29,7 +29,7 @@ def text_features(items: Sequence[Item]) -> sparse.csr_matrix:
         raise UserError(
             "the items' texts share fewer than two words, so nothing can go by them; give the items titles, brands, "
             "categories or descriptions, or leave out what reads them (baselines tfidf, hybrid and sasrec+text, "
-            "task similar_sid)"
+            "task distilled_sid)"
         )
     held_K = np.asarray(terms.held_IT.tocsc()[:, words].sum(axis=0)).reshape(-1)
     idf_K = np.log((1 + len(items)) / (1 + held_K)) + 1
