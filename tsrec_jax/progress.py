@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import TextIO
@@ -25,6 +26,7 @@ class _Console(logging.Handler):
             sys.stdout.flush()
 
 
+tqdm.set_lock(threading.RLock())  # its own is shared with other processes, of which none draws
 LOGGER.addHandler(_Console())
 LOGGER.setLevel(logging.INFO)
 LOGGER.propagate = False  # absl, which Orbax imports, gives the root logger a handler: each line would come twice

@@ -23,6 +23,7 @@ from tsrec_jax.pipeline.fit import fit
 from tsrec_jax.pipeline.settings import UPSTREAM
 from tsrec_jax.pipeline.workdir import Workdir, fingerprint
 from tsrec_jax.processes import first, several, share
+from tsrec_jax.progress import report
 from tsrec_jax.serving.export import export_folder
 from tsrec_jax.settings import Settings, flat
 from tsrec_jax.training.checkpoints import Checkpoints, best_folder
@@ -31,12 +32,6 @@ MAIN = "TS-Rec"
 _SHAPES_TRAINING = ("model", "sid_init", "tasks", "templates", "train")
 ONLY_LOGISTICS = ("train.log_every", "train.keep", "train.checkpoint_every", "train.explode_factor",
                   "train.wandb_project", "model.remat", "model.attention")  # fmt: skip
-
-
-def report(line: str) -> None:
-    """Prints a line, in one process of a run."""
-    if first():
-        print(line, flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
