@@ -24,9 +24,10 @@ from tsrec_jax.planning.accounting import MeshShape, StepShape, flops_utilisatio
 from tsrec_jax.planning.chips import GIB, chip_of
 from tsrec_jax.training.host_memory import forget_peak, peak_bytes
 from tsrec_jax.training.loop import put_batch
-from tsrec_jax.training.loss import LossSettings, SftLoss
+from tsrec_jax.training.loss import SftLoss
 from tsrec_jax.training.meter import peak_memory
-from tsrec_jax.training.step import OptimiserSettings, first_step_and_state
+from tsrec_jax.training.settings import TrainSettings
+from tsrec_jax.training.step import first_step_and_state
 
 OURS, PEER = "ours", "transformers"
 ROOM = 0.85  # of the device's memory that the planner's estimate may fill
@@ -67,9 +68,15 @@ def _ours(request: Mapping[str, Any], mix: Mix) -> dict[str, Any]:
     step = choose_step(config, sizes, slots, mix.examples, request["examples"], memory_bytes())
     model = random_decoder(request["shape"], "bfloat16", "float32", remat=step.remat)
     step = dataclasses.replace(step, attention=model.attention)  # a kernel keeps no scores, which the estimate knows
-    optimiser = OptimiserSettings(LEARNING_RATE, WARMUP, HORIZON, clip_norm=CLIP_NORM)
-    loss = SftLoss(TASKS, LossSettings((1.0,) * len(TASKS), chunk=step.loss_chunk))
-    train_step, state = first_step_and_state(model, loss, optimiser, words)
+    settings = TrainSettings(
+        learning_rate=LEARNING_RATE,
+        warmup_steps=WARMUP,
+        max_steps=HORIZON,
+        clip_norm=CLIP_NORM,
+        loss_chunk=step.loss_chunk,
+    )
+    loss = SftLoss(dict.fromkeys(TASKS, 1.0), settings)
+    train_step, state = first_step_and_state(model, loss, settings, words)
     del model
     batches = train_batches(
         mix.examples,

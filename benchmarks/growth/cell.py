@@ -20,10 +20,10 @@ from tsrec_jax.models.layers import parameter_shapes
 from tsrec_jax.planning.accounting import StepShape, flops_utilisation, step_flops, step_memory
 from tsrec_jax.planning.chips import chip_of
 from tsrec_jax.training.loop import put_batch
-from tsrec_jax.training.loss import LossSettings, SftLoss
+from tsrec_jax.training.loss import SftLoss
 from tsrec_jax.training.meter import peak_memory
+from tsrec_jax.training.settings import TrainSettings
 from tsrec_jax.training.step import (
-    OptimiserSettings,
     TrainState,
     Update,
     init_state,
@@ -54,12 +54,12 @@ class Cell:
 def abstract_step(config: ModelConfig, step: StepShape) -> tuple[Update, TrainState, dict[str, jax.ShapeDtypeStruct]]:
     """The step function of a shape on one device, and its arguments as shapes: nothing is allocated."""
     graphdef, trained, frozen = jax.tree.map(_on_one_device, split_model(_abstract_model(config, step), step.freeze))
-    transform = make_optimiser(_optimiser(step), config.vocab_rows - NEW_ROWS)
+    transform = make_optimiser(_settings(step), config.vocab_rows - NEW_ROWS)
     moments = jax.tree.map(_on_one_device, jax.eval_shape(transform.init, trained))
     state = TrainState(_on_one_device(jax.ShapeDtypeStruct((), jnp.int32)), trained, frozen, moments, graphdef)
-    step_fn = make_step(state, _loss(step), transform, learning_rate_schedule(_optimiser(step)))
+    loss, schedule = SftLoss({"text": 1.0}, _settings(step)), learning_rate_schedule(_settings(step))
     batch = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in packed_batch(config, step).items()}
-    return step_fn.update, state, batch
+    return make_step(state, loss, transform, schedule).update, state, batch
 
 
 def _abstract_model(config: ModelConfig, step: StepShape) -> Decoder:
@@ -75,12 +75,10 @@ def _on_one_device(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _optimiser(step: StepShape) -> OptimiserSettings:
-    return OptimiserSettings(1e-4, 2, 100, freeze=step.freeze)
-
-
-def _loss(step: StepShape) -> SftLoss:
-    return SftLoss(("text",), LossSettings((1.0,), chunk=step.loss_chunk))
+def _settings(step: StepShape) -> TrainSettings:
+    return TrainSettings(
+        learning_rate=1e-4, warmup_steps=2, max_steps=100, freeze=step.freeze, loss_chunk=step.loss_chunk
+    )
 
 
 def packed_batch(config: ModelConfig, step: StepShape, seed: int = 0) -> dict[str, np.ndarray]:
@@ -115,7 +113,7 @@ def measure(cell: Cell) -> dict[str, float]:
     compile_seconds = time.perf_counter() - started
     before = _fresh_peak()
     model = Decoder(config, dtype=step.dtype, remat=step.remat, rngs=nnx.Rngs(0))
-    state = init_state(model, make_optimiser(_optimiser(step), config.vocab_rows - NEW_ROWS), step.freeze)
+    state = init_state(model, make_optimiser(_settings(step), config.vocab_rows - NEW_ROWS), step.freeze)
     state = dataclasses.replace(state, graphdef=abstract_state.graphdef)
     del model
     batch = put_batch(packed_batch(config, step), None)

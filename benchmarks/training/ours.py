@@ -15,8 +15,9 @@ from benchmarks.training.problem import CLIP_NORM, HORIZON, LEARNING_RATE, ROW, 
 from tsrec_jax.data.input import choose_loss_slots, packed_batches
 from tsrec_jax.data.tasks import TASKS, Example
 from tsrec_jax.pipeline.batches import batches_of
-from tsrec_jax.training.loss import LossSettings, SftLoss, batch_nll
-from tsrec_jax.training.step import OptimiserSettings, first_step_and_state
+from tsrec_jax.training.loss import SftLoss, batch_nll
+from tsrec_jax.training.settings import TrainSettings
+from tsrec_jax.training.step import first_step_and_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +50,16 @@ def make_step(problem: Problem, rows: int, layout: Layout) -> tuple[Step, Callab
       rows: examples of a batch; a packed batch has as many rows as hold so many examples on average.
       layout: see there.
     """
-    optimiser = OptimiserSettings(LEARNING_RATE, WARMUP, HORIZON, clip_norm=CLIP_NORM)
-    settings = LossSettings(problem.data.mix.weights, problem.config.train.loss_normalisation, layout.chunk)
-    train_step, state = first_step_and_state(problem.model, SftLoss(TASKS, settings), optimiser, problem.old_size)
+    settings = TrainSettings(
+        learning_rate=LEARNING_RATE,
+        warmup_steps=WARMUP,
+        max_steps=HORIZON,
+        clip_norm=CLIP_NORM,
+        loss_normalisation=problem.config.train.loss_normalisation,
+        loss_chunk=layout.chunk,
+    )
+    loss = SftLoss(dict(zip(TASKS, problem.data.mix.weights, strict=True)), settings)
+    train_step, state = first_step_and_state(problem.model, loss, settings, problem.old_size)
     batches = _packed(problem, rows, layout) if layout.packed else _padded(problem, rows, layout)
 
     def step() -> tuple[float, int, float]:

@@ -20,9 +20,9 @@ from tsrec_jax.evaluation.predictions import read_predictions
 from tsrec_jax.evaluation.study_cells import read_cells, write_cells
 from tsrec_jax.main import main
 from tsrec_jax.pipeline import batches as batches_module
-from tsrec_jax.pipeline import fit as fit_module
 from tsrec_jax.pipeline import study as study_module
 from tsrec_jax.pipeline import study_cell
+from tsrec_jax.pipeline import train as train_module
 from tsrec_jax.pipeline.lock import alone_in
 from tsrec_jax.training import loop as loop_module
 
@@ -296,10 +296,10 @@ def test_training_selects_on_the_users_that_are_held_out(workdir, tmp_path, monk
     def no_training(*_, **__):
         raise UserError("enough")
 
-    build = fit_module.build_examples
-    for module in (batches_module, fit_module):
+    build = train_module.build_examples
+    for module in (batches_module, train_module):
         monkeypatch.setattr(module, "build_examples", build_examples)
-    monkeypatch.setattr(fit_module, "train", no_training)
+    monkeypatch.setattr(train_module, "train", no_training)
     made = next(workdir.glob("upstream/*"))
     settings = [f"--config.dataset.path={made / 'dataset'}", f"--config.model.path={made / 'pretrained'}"]
     settings += ["--config.index.sids=given", "--config.train.held_out=0.3", "--config.study.baselines=()"]

@@ -67,7 +67,7 @@ SMALL = StepShape(rows=4, sequence_length=32, loss_slots=16)
         {"rows_per_group": 2},
         {"accumulation": 2},
         {"freeze": "trunk", "remat": False},
-        {"freeze": "old_rows"},
+        {"freeze": "pretrained_rows"},
     ],
     ids=str,
 )
@@ -134,7 +134,7 @@ def test_a_frozen_trunk_has_no_moments():
     config = shape_of(layers=2, vocabulary=512, tied=False)
     tables = 2 * 512 * 576
     assert parameter_count(config, "trunk") == tables
-    assert parameter_count(config, "old_rows") == parameter_count(config)
+    assert parameter_count(config, "pretrained_rows") == parameter_count(config)
     assert step_memory(config, dataclasses.replace(SMALL, freeze="trunk")).moments == 8 * tables
 
 

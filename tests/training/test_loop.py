@@ -10,13 +10,14 @@ from flax import nnx
 
 from tests.training.test_step import batches_of, named
 from tsrec_jax.errors import UserError
-from tsrec_jax.training.loop import LoopSettings, Run, train
-from tsrec_jax.training.loss import LossSettings, SftLoss
+from tsrec_jax.training.loop import Run, train
+from tsrec_jax.training.loss import SftLoss
 from tsrec_jax.training.metrics_log import read_metrics
-from tsrec_jax.training.step import OptimiserSettings, first_step_and_state
+from tsrec_jax.training.settings import TrainSettings
+from tsrec_jax.training.step import first_step_and_state
 
 IDENTITY = {"seed": 3}
-SFT = SftLoss(("a", "b"), LossSettings((1.0, 1.0)))
+SFT = SftLoss({"a": 1.0, "b": 1.0}, TrainSettings())
 
 
 def train_in(
@@ -24,25 +25,26 @@ def train_in(
     model,
     examples,
     *,
-    max_steps=6,
     validate=None,
     identity=IDENTITY,
     report=lambda _line: None,
     batches=None,
     loss=SFT,
+    wrap=lambda step: step,
     run=None,
-    **loop,
+    **changes,
 ):
-    """Trains `model` in `folder`; `run` are further fields of `Run`, `loop` of `LoopSettings`."""
+    """Trains `model` in `folder`; `run` are further fields of `Run`, `changes` of `TrainSettings`."""
     values = iter(np.linspace(2.0, 1.0, 100))
-    settings = {"log_every": 1, "validate_every": 2, "checkpoint_every": 2, **loop}
-    step, state = first_step_and_state(model, loss, OptimiserSettings(1e-2, warmup_steps=2, total_steps=6))
+    times = {"max_steps": 6, "validations": 3, "checkpoint_every": 2, "log_every": 1}
+    settings = TrainSettings(**{"learning_rate": 1e-2, "warmup_steps": 2, "select_by": "loss", **times, **changes})
+    step, state = first_step_and_state(model, loss, settings)
     return train(
-        step,
+        wrap(step),
         state,
         batches or batches_of(examples),
         validate or (lambda _model: {"valid/loss": next(values)}),
-        LoopSettings(max_steps=max_steps, **settings),
+        settings,
         Run(folder, identity, report=report, **(run or {})),
     )
 
@@ -95,8 +97,7 @@ def test_a_rate_is_selected_by_its_highest_value(tmp_path, make_model, examples)
         make_model(),
         examples,
         validate=lambda _model: {"valid/hr@10": next(rates)},
-        select_by="valid/hr@10",
-        select_highest=True,
+        select_by="hr@10",
     )
     assert (result.best_step, result.best_value) == (4, 0.3)
 
@@ -104,10 +105,10 @@ def test_a_rate_is_selected_by_its_highest_value(tmp_path, make_model, examples)
 def test_patience_stops_the_run_and_a_rerun_stays_stopped(tmp_path, make_model, examples):
     values = iter([1.0, 2.0, 3.0, 4.0, 5.0])
     validate = lambda _model: {"valid/loss": next(values)}  # noqa: E731
-    result = train_in(tmp_path, make_model(), examples, max_steps=20, validate=validate, patience=2)
+    result = train_in(tmp_path, make_model(), examples, max_steps=20, validations=10, validate=validate, patience=2)
     assert result.stopped_early
     assert result.steps == 6
-    again = train_in(tmp_path, make_model(), examples, max_steps=20, validate=validate, patience=2)
+    again = train_in(tmp_path, make_model(), examples, max_steps=20, validations=10, validate=validate, patience=2)
     assert again.steps == 6
     assert next(values) == 4.0, "the rerun must not validate again"
 
@@ -149,9 +150,9 @@ def test_metrics_hold_each_tasks_loss_tokens_and_rates(tmp_path, make_model, exa
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
-def test_loop_settings_are_frozen():
+def test_settings_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        LoopSettings(max_steps=1).max_steps = 2
+        TrainSettings(max_steps=1).max_steps = 2
 
 
 def test_jax_emulates_eight_devices():

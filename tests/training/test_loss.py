@@ -10,7 +10,9 @@ from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.data.input import packed_batches
 from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.data.tasks import Example
-from tsrec_jax.training.loss import LossSettings, batch_loss, batch_nll, loss_tasks, slot_weights, task_sums
+from tsrec_jax.errors import UserError
+from tsrec_jax.training.loss import batch_loss, batch_nll, loss_tasks, slot_weights, task_sums
+from tsrec_jax.training.settings import TrainSettings
 
 
 def plain_sums(model, examples):
@@ -79,32 +81,32 @@ def test_loss_and_gradient_equal_those_of_plain_log_probabilities(make_model, ex
 
 def test_token_normalisation_with_unit_weights_is_the_mean_over_tokens():
     loss_task = jnp.array([[0, 0, 1, -1], [1, 1, 1, -1]])
-    weights, counts = slot_weights(loss_task, LossSettings((1.0, 1.0)))
+    weights, counts = slot_weights(loss_task, (1.0, 1.0))
     np.testing.assert_allclose(weights, np.where(loss_task >= 0, 1 / 6, 0.0))
     np.testing.assert_array_equal(counts, [2, 4])
 
 
 def test_weights_and_lambda_scale_their_tasks_only():
     loss_task = jnp.array([[0, 1, 1, -1]])
-    weights, _ = slot_weights(loss_task, LossSettings((1.0, 0.25)))
+    weights, _ = slot_weights(loss_task, (1.0, 0.25))
     np.testing.assert_allclose(weights[0], np.array([1.0, 0.25, 0.25, 0.0]) / 3)
 
 
 def test_a_task_without_weight_does_not_dilute_the_others():
     loss_task = jnp.array([[0, 1, 1, -1]])
-    weights, _ = slot_weights(loss_task, LossSettings((1.0, 0.0)))
+    weights, _ = slot_weights(loss_task, (1.0, 0.0))
     np.testing.assert_allclose(weights[0], [1.0, 0.0, 0.0, 0.0])
 
 
 def test_task_normalisation_gives_each_task_its_weight_whatever_its_length():
     loss_task = jnp.array([[0, 1, 1, 1]])
-    weights, _ = slot_weights(loss_task, LossSettings((1.0, 0.5), "task"))
+    weights, _ = slot_weights(loss_task, (1.0, 0.5), "task")
     np.testing.assert_allclose(weights[0], [1.0, 0.5 / 3, 0.5 / 3, 0.5 / 3])
 
 
 def test_an_unknown_normalisation_is_refused():
-    with pytest.raises(ValueError, match="normalisation"):
-        LossSettings((1.0,), "tokens")
+    with pytest.raises(UserError, match="loss_normalisation='tokens' is not one of token, task"):
+        TrainSettings(loss_normalisation="tokens")
 
 
 @pytest.fixture
@@ -123,8 +125,8 @@ def test_sid_tokens_are_scored_among_their_siblings(make_model, paths):
     model, examples = make_model(), sid_examples(paths)
     (batch,) = packed_batches(examples, 16, 2, 16, 2, paths=paths)
     graphdef, state = nnx.split(model)
-    settings = LossSettings((1.0, 0.5))
-    weights, counts = slot_weights(loss_tasks(batch), settings)
+    of_task = (1.0, 0.5)
+    weights, counts = slot_weights(loss_tasks(batch), of_task)
 
     def fused(state):
         return batch_loss(nnx.merge(graphdef, state), batch, weights, paths=paths)
@@ -139,7 +141,7 @@ def test_sid_tokens_are_scored_among_their_siblings(make_model, paths):
                 if nodes[place] >= 0:
                     row = jnp.where(paths.allowed_Nn[nodes[place]], row[50:56], -jnp.inf)
                     target -= 50
-                total -= settings.task_weights[example.task] * jax.nn.log_softmax(row)[target] / float(counts.sum())
+                total -= of_task[example.task] * jax.nn.log_softmax(row)[target] / float(counts.sum())
         return total
 
     with jax.default_matmul_precision("highest"):

@@ -18,7 +18,7 @@ from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.layers import parameter_shapes
 from tsrec_jax.models.sharding import make_mesh, named_sharding
 from tsrec_jax.training.loop import put_batch
-from tsrec_jax.training.loss import LossSettings, SftLoss
+from tsrec_jax.training.loss import SftLoss
 from tsrec_jax.training.step import first_step_and_state
 
 SHAPES = ((8, 1, 1), (1, 8, 1), (2, 4, 1), (4, 1, 2), (2, 2, 2), (1, 2, 4))
@@ -38,7 +38,6 @@ CONFIG = ModelConfig.from_hf(
     }
 )
 SMALLEST_KERNEL = 4 * 64 * 64
-LOSS = LossSettings((1.0, 1.0), chunk=4)
 
 
 def batches():
@@ -99,8 +98,9 @@ def run(mesh, batches=batches, paths=None):
         )
         for name, (shape, axes) in parameter_shapes(CONFIG).items()
     }
-    loss = SftLoss(("a", "b"), LOSS, paths)
-    step, state = first_step_and_state(Decoder(CONFIG, weights=weights), loss, settings(learning_rate=3e-3))
+    rates = settings(learning_rate=3e-3, loss_chunk=4)
+    loss = SftLoss({"a": 1.0, "b": 1.0}, rates, paths)
+    step, state = first_step_and_state(Decoder(CONFIG, weights=weights), loss, rates)
     inputs = [put_batch(batch, mesh) for batch in batches()]
     compiled = step.update.lower(state, inputs[0]).compile()
     losses = []

@@ -13,22 +13,23 @@ from tsrec_jax.data.input import train_batches
 from tsrec_jax.models.sharding import make_mesh
 from tsrec_jax.models.vocabulary import extend_vocabulary
 from tsrec_jax.training.loop import put_batch
-from tsrec_jax.training.loss import LossSettings, SftLoss
+from tsrec_jax.training.loss import SftLoss
+from tsrec_jax.training.settings import TrainSettings
 from tsrec_jax.training.step import (
-    OptimiserSettings,
     first_step_and_state,
     init_state,
     learning_rate_schedule,
     make_optimiser,
 )
 
-OLD_SIZE = 50
+BASE_VOCAB_SIZE = 50
 NEW_ROWS = 12
+SFT = SftLoss({"a": 1.0, "b": 1.0}, TrainSettings())
 
 
 def settings(**changes):
-    defaults = {"learning_rate": 1e-2, "warmup_steps": 2, "total_steps": 20}
-    return OptimiserSettings(**{**defaults, **changes})
+    defaults = {"learning_rate": 1e-2, "warmup_steps": 2, "max_steps": 20}
+    return TrainSettings(**{**defaults, **changes})
 
 
 def batches_of(examples, rows=8, accumulation=1):
@@ -53,13 +54,13 @@ def extended(make_model, **kwargs):
     model = make_model(**kwargs)
     rows = np.random.default_rng(1).normal(size=(NEW_ROWS, 16)).astype(np.float32)
     tied = model.head is None
-    return extend_vocabulary(model, old_size=OLD_SIZE, input_rows_nD=rows, output_rows_nD=None if tied else rows)
+    return extend_vocabulary(model, old_size=BASE_VOCAB_SIZE, input_rows_nD=rows, output_rows_nD=None if tied else rows)
 
 
 def run_steps(model, batches, optimiser_settings, steps, mesh=None):
     """The state after so many steps, the losses on the way, and the step."""
-    loss = SftLoss(("a", "b"), LossSettings((1.0, 1.0)))
-    step, state = first_step_and_state(model, loss, optimiser_settings, OLD_SIZE)
+    loss = SFT
+    step, state = first_step_and_state(model, loss, optimiser_settings, BASE_VOCAB_SIZE)
     losses = []
     for batch in itertools.islice(batches, steps):
         state, metrics = step.update(state, put_batch(batch, mesh))
@@ -90,7 +91,7 @@ def test_accumulated_micro_batches_equal_one_large_batch(make_model, examples):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("freeze", ["old_rows", "trunk"])
+@pytest.mark.parametrize("freeze", ["pretrained_rows", "trunk"])
 def test_frozen_values_stay_bit_identical_and_have_no_moments(make_model, examples, tied, freeze):
     model = extended(make_model, tied=tied)
     before = named(nnx.state(model))
@@ -100,7 +101,7 @@ def test_frozen_values_stay_bit_identical_and_have_no_moments(make_model, exampl
     assert len(tables) == (1 if tied else 2)
     for name, value in after.items():
         if name in tables:
-            np.testing.assert_array_equal(value[:OLD_SIZE], before[name][:OLD_SIZE])
+            np.testing.assert_array_equal(value[:BASE_VOCAB_SIZE], before[name][:BASE_VOCAB_SIZE])
         elif freeze == "trunk":
             np.testing.assert_array_equal(value, before[name])
         else:
@@ -108,11 +109,11 @@ def test_frozen_values_stay_bit_identical_and_have_no_moments(make_model, exampl
     embedding = next(name for name in tables if "embedding" in name)
     # Examples use old ids only, but the softmax over the output table reaches every new row of it.
     reached = embedding if tied else next(name for name in tables if "head" in name)
-    used = slice(OLD_SIZE, OLD_SIZE + NEW_ROWS)
+    used = slice(BASE_VOCAB_SIZE, BASE_VOCAB_SIZE + NEW_ROWS)
     assert (after[reached][used] != before[reached][used]).any(axis=1).all()
     for name, value in named(state.opt_state).items():
         if "embedding" in name or "head" in name:
-            assert not value[:OLD_SIZE].any(), name
+            assert not value[:BASE_VOCAB_SIZE].any(), name
         elif freeze == "trunk":
             assert value.ndim == 0, f"{name} is a moment of a frozen parameter"
 
@@ -140,8 +141,8 @@ def test_eight_devices_give_the_losses_and_weights_of_one(make_model, examples):
 
 
 def test_norms_of_new_and_pretrained_rows_are_told_apart(make_model, examples):
-    loss, frozen = SftLoss(("a", "b"), LossSettings((1.0, 1.0))), settings(freeze="old_rows", clip_norm=0.0)
-    step, state = first_step_and_state(extended(make_model, tied=False), loss, frozen, OLD_SIZE)
+    loss, frozen = SFT, settings(freeze="pretrained_rows", clip_norm=0.0)
+    step, state = first_step_and_state(extended(make_model, tied=False), loss, frozen, BASE_VOCAB_SIZE)
     before = named(state.trained)
     state, metrics = step.update(state, put_batch(batches_of(examples).batch(1), None))
     moved = [value - before[name] for name, value in named(state.trained).items() if value.shape[0] == 128]
@@ -153,7 +154,7 @@ def test_norms_of_new_and_pretrained_rows_are_told_apart(make_model, examples):
 
 
 def test_schedule_warms_up_and_decays_to_zero():
-    schedule = learning_rate_schedule(settings(warmup_steps=4, total_steps=14))
+    schedule = learning_rate_schedule(settings(warmup_steps=4, max_steps=14))
     rates = [float(schedule(step)) for step in range(15)]
     np.testing.assert_allclose(rates[:4], np.array([1, 2, 3, 4]) * 2.5e-3, rtol=1e-5)
     assert rates[14] == pytest.approx(0.0, abs=1e-9)

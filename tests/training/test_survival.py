@@ -112,7 +112,7 @@ def test_ctrl_c_stops_after_the_step_and_another_mesh_goes_on_with_the_same_loss
 def test_an_exploding_loss_stops_the_run_and_names_the_examples_it_began_with(tmp_path):
     # Half the usual loss counts as too high here, so that the first three losses that are judged are an explosion.
     with pytest.raises(UserError, match="exploded at step 23") as refusal:
-        run_in(tmp_path, steps=30, every=1, validate_every=0, explode_factor=0.5)
+        run_in(tmp_path, steps=30, every=1, validations=0, explode_factor=0.5)
     fed = {row["step"]: row["keys"] for row in map(json.loads, (tmp_path / "fed.jsonl").read_text().splitlines())}
     assert json.loads((tmp_path / "bad_batch_step_21.json").read_text())["examples"] == fed[21]
     assert ", ".join(fed[21][:5]) in str(refusal.value)

@@ -27,9 +27,10 @@ from tsrec_jax.errors import Stopped
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import make_mesh
 from tsrec_jax.models.vocabulary import extend_vocabulary
-from tsrec_jax.training.loop import LoopSettings, Run, TrainResult, train
-from tsrec_jax.training.loss import LossSettings, SftLoss
-from tsrec_jax.training.step import OptimiserSettings, first_step_and_state
+from tsrec_jax.training.loop import Run, TrainResult, train
+from tsrec_jax.training.loss import SftLoss
+from tsrec_jax.training.settings import TrainSettings
+from tsrec_jax.training.step import first_step_and_state
 
 BASE_VOCAB_SIZE = VOCABULARY
 
@@ -74,10 +75,13 @@ def run_in(
     number=0,
     at=0,
     report=lambda _line: None,
-    **loop,
+    **changes,
 ) -> TrainResult:
     """Trains in `folder`, which may hold a run that was cut off."""
     folder.mkdir(parents=True, exist_ok=True)
+    times = {"max_steps": steps, "validations": 3, "checkpoint_every": every, "log_every": 1}
+    rates = {"learning_rate": 1e-2, "warmup_steps": 2, "schedule": "constant"}
+    settings = TrainSettings(**{"select_by": "loss", **rates, **times, **changes})
     rows = np.random.default_rng(1).normal(size=(new_rows, 16)).astype(np.float32)
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.default_matmul_precision("highest"))
@@ -86,8 +90,8 @@ def run_in(
         model = Decoder(tiny_config(), rngs=nnx.Rngs(0), mesh=mesh, remat=False)
         step, state = first_step_and_state(
             extend_vocabulary(model, old_size=BASE_VOCAB_SIZE, input_rows_nD=rows),
-            SftLoss(("a", "b"), LossSettings((1.0, 1.0))),
-            OptimiserSettings(learning_rate=1e-2, warmup_steps=2, total_steps=30),
+            SftLoss({"a": 1.0, "b": 1.0}, settings),
+            settings,
             BASE_VOCAB_SIZE,
         )
         return train(
@@ -95,7 +99,7 @@ def run_in(
             state,
             Recorded(batches_of(make_examples()), folder, number, at),
             lambda model: {"valid/loss": float(model.final_norm[...].sum())},
-            LoopSettings(max_steps=steps, **{"log_every": 1, "checkpoint_every": every, "validate_every": 4} | loop),
+            settings,
             Run(folder, {"seed": 3}, report=report),
         )
 

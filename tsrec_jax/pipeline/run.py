@@ -19,8 +19,8 @@ from tsrec_jax.data.text_folder import TextFolder, read_texts, texts_of
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline import assess, sources, upstream
 from tsrec_jax.pipeline.assemble import Assembly, assemble, open_mesh
-from tsrec_jax.pipeline.fit import fit
 from tsrec_jax.pipeline.settings import UPSTREAM
+from tsrec_jax.pipeline.train import train_recommender
 from tsrec_jax.pipeline.workdir import Workdir, fingerprint
 from tsrec_jax.processes import first, several, share
 from tsrec_jax.progress import report
@@ -237,16 +237,16 @@ def train_system(job: Job, profile: range = range(0)) -> None:
         return
     identity = training_identity(job.config, job.dataset)
     assembly = assemble(job.config, job.dataset, job.base)
-    fitted = fit(job.config, assembly, job.workdir, job.workdir.path, identity, "train", report, profile)
-    result = fitted.result
+    trained = train_recommender(job.config, assembly, job.workdir, job.workdir.path, identity, "train", report, profile)
+    result = trained.result
     facts = {
         "steps": result.steps,
         "best_step": result.best_step,
         "best_value": result.best_value,
         "stopped_early": result.stopped_early,
         "seconds": round(result.seconds, 1),
-        "parameters": fitted.parameters,
-        "step_flops": fitted.step_flops,
+        "parameters": trained.parameters,
+        "step_flops": trained.step_flops,
     }
     job.workdir.finish("train", identity, facts)
 

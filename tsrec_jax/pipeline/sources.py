@@ -36,9 +36,10 @@ from tsrec_jax.settings import Settings
 from tsrec_jax.shop.shop import Shop, make_shop
 from tsrec_jax.shop.shop_lm import item_texts, lm_config, train_tokenizer
 from tsrec_jax.training.checkpoints import refuse_differences
-from tsrec_jax.training.loop import LoopSettings, Run, train
-from tsrec_jax.training.loss import LossSettings, SftLoss
-from tsrec_jax.training.step import OptimiserSettings, first_step_and_state
+from tsrec_jax.training.loop import Run, train
+from tsrec_jax.training.loss import SftLoss
+from tsrec_jax.training.settings import TrainSettings
+from tsrec_jax.training.step import first_step_and_state
 from tsrec_jax.training.validation import validation_loss
 
 if TYPE_CHECKING:
@@ -224,14 +225,22 @@ def pretrain(config: Settings, texts: TextFolder, workdir: pathlib.Path, report:
 
     tokens = sum(len(row.tokens) for row in rows)
     report(f"pretrain: {len(sentences)} texts, {tokens} tokens, vocabulary {len(tokenizer)}")
-    optimiser = OptimiserSettings(settings.learning_rate, min(20, settings.max_steps), settings.max_steps)
-    step, state = first_step_and_state(model, SftLoss(("text",), LossSettings((1.0,))), optimiser)
+    training = TrainSettings(
+        max_steps=settings.max_steps,
+        learning_rate=settings.learning_rate,
+        warmup_steps=min(20, settings.max_steps),
+        validations=0,
+        select_by="loss",
+        checkpoint_every=0,
+        log_every=max(1, settings.max_steps // 10),
+    )
+    step, state = first_step_and_state(model, SftLoss({"text": 1.0}, training), training)
     result = train(
         step,
         state,
         batches,
         validate,
-        LoopSettings(max_steps=settings.max_steps, log_every=max(1, settings.max_steps // 10)),
+        training,
         Run(
             scratch,
             identity,

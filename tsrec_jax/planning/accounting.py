@@ -12,7 +12,7 @@ import dataclasses
 import math
 
 from tsrec_jax.models.config import ModelConfig
-from tsrec_jax.models.layers import parameter_shapes
+from tsrec_jax.models.layers import layer_shapes, parameter_shapes
 from tsrec_jax.models.sharding import RULES
 from tsrec_jax.training.step import TABLES
 
@@ -50,7 +50,7 @@ class StepShape:
       loss_slots: positions of a group of rows whose logits are computed (P).
       accumulation: micro-batches of a step.
       loss_chunk: loss slots of a group whose logits exist at one time; 0 means all.
-      freeze: as in `OptimiserSettings`.
+      freeze: as in `TrainSettings`.
       dtype: compute type, `float32` or `bfloat16`.
       remat: layers are computed again in the backward pass.
       rows_per_group: rows of a group.
@@ -154,10 +154,10 @@ def _shards(logical: tuple[str | None, ...], mesh: MeshShape) -> int:
     return math.prod(getattr(mesh, axis) for axis in axes)
 
 
-def _layer_weights(config: ModelConfig) -> int:
-    """Elements of one layer's kernels."""
-    width = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-    return config.d_model * (width + 3 * config.d_mlp)
+def _kernels(config: ModelConfig) -> dict[str, int]:
+    """Elements of each kernel, all layers together."""
+    shapes = {name: shape for name, (shape, _) in layer_shapes(config).items()}
+    return {name: math.prod(shape) for name, shape in shapes.items() if not name.endswith(("norm", "bias"))}
 
 
 def step_flops(config: ModelConfig, step: StepShape) -> StepFlops:
@@ -168,11 +168,11 @@ def step_flops(config: ModelConfig, step: StepShape) -> StepFlops:
     last product, whose value the backward pass does not ask for.
     """
     tokens = step.token_slots
-    kernels = 2 * tokens * _layer_weights(config) * config.num_layers
+    kernels = 2 * tokens * sum(_kernels(config).values())
     scores = 4 * tokens * step.sequence_length * config.num_heads * config.head_dim * config.num_layers
     head = 2 * step.accumulation * step.groups * step.loss_slots * config.vocab_rows * config.d_model
     head += 2 * tokens * step.sid_tokens * config.d_model
-    last = 2 * tokens * config.d_mlp * config.d_model * config.num_layers
+    last = 2 * tokens * _kernels(config)["down"]
     backward_kernels = kernels * (1 if step.freeze == "trunk" else 2)
     return StepFlops(
         model=kernels + backward_kernels + 3 * scores + 3 * head,
@@ -222,7 +222,7 @@ def _layer_bytes(
 
 def _copies(config: ModelConfig, step: StepShape, mesh: MeshShape, compute: int) -> float:
     """Weights in the compute type and, of what trains, their gradients; and one gathered layer with its gradient."""
-    gathered = 2 * _layer_weights(config) * compute / mesh.tensor if mesh.fsdp > 1 else 0
+    gathered = 2 * sum(_kernels(config).values()) / config.num_layers * compute / mesh.tensor if mesh.fsdp > 1 else 0
     if compute == FLOAT32:
         return gathered
     weights = parameter_bytes(config, mesh) + parameter_bytes(config, mesh, step.freeze)

@@ -56,11 +56,7 @@ def _unflatten(like: Any, named: dict[str, Any]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), [named[name] for name in flatten(like)])
 
 
-def refuse_differences(
-    where: pathlib.Path,
-    there: Mapping[str, Any],
-    here: Mapping[str, Any],
-) -> None:
+def refuse_differences(where: pathlib.Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Raises a UserError that lists the settings in which a folder's run differs from the one that wants to use it."""
     listed = differences(there, here)
     if listed:
@@ -137,10 +133,7 @@ class Checkpoints:
         self._latest.save(int(state.step), flatten(state), dataclasses.asdict(progress))
 
     def restore(
-        self,
-        like: TrainState,
-        identity: Mapping[str, Any],
-        report: Callable[[str], None],
+        self, like: TrainState, identity: Mapping[str, Any], report: Callable[[str], None]
     ) -> tuple[TrainState, Progress]:
         """The newest state that can be used, and its progress; without one `like`, and no progress yet.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,39 +27,13 @@ from tsrec_jax.training.checkpoints import Checkpoints, Progress
 from tsrec_jax.training.meter import Meter
 from tsrec_jax.training.metrics_log import MetricsLog, clock
 from tsrec_jax.training.profile import Profiler
+from tsrec_jax.training.settings import TrainSettings
 from tsrec_jax.training.step import Step, TrainState
 from tsrec_jax.training.stopping import StopSignals
 from tsrec_jax.training.wandb_log import WandbSettings
 from tsrec_jax.training.watch import LossWatch, refusal
 
 Validate = Callable[[Decoder], Mapping[str, float]]
-
-
-@dataclasses.dataclass(frozen=True)
-class LoopSettings:
-    """When things happen, counted in optimiser steps.
-
-    Attributes:
-      max_steps: steps of the whole run.
-      log_every: a metrics row and a progress line.
-      validate_every: a validation; 0 means only after the last step.
-      checkpoint_every: a checkpoint for resuming; 0 means only after the last step.
-      keep: resume checkpoints kept; a damaged one falls back to the one before it.
-      patience: validations without improvement before the run stops; 0 means never.
-      select_by: the validation metric that picks the best weights.
-      select_highest: True for a rate (HR@10), False for a loss.
-      explode_factor: a loss this many times the usual one stops the run (`watch.LossWatch`); 0 never does.
-    """
-
-    max_steps: int
-    log_every: int = 10
-    validate_every: int = 0
-    checkpoint_every: int = 0
-    keep: int = 2
-    patience: int = 0
-    select_by: str = "valid/loss"
-    select_highest: bool = False
-    explode_factor: float = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +92,7 @@ class TrainResult:
 
 
 def train(
-    step: Step, state: TrainState, batches: TrainBatches, validate: Validate, settings: LoopSettings, run: Run
+    step: Step, state: TrainState, batches: TrainBatches, validate: Validate, settings: TrainSettings, run: Run
 ) -> TrainResult:
     """Trains until `max_steps` or until patience runs out; resumes where the run's folder holds checkpoints.
 
@@ -127,8 +102,8 @@ def train(
       step: how one optimiser step is taken.
       state: to start from; its arrays are donated, use the returned model afterwards.
       batches: packed batches by number, with a leading accumulation axis.
-      validate: maps the current model to named metrics, among them `settings.select_by`.
-      settings: when things happen.
+      validate: maps the current model to named metrics, among them `valid/` + `settings.select_by`.
+      settings: when things happen; `max_steps` is above 0.
       run: where it happens.
 
     Raises:
@@ -137,6 +112,7 @@ def train(
         examples named; or the folder holds checkpoints of another run or none that is whole; or the disk is full.
     """
     label, last = run.label, settings.max_steps
+    validate_every = math.ceil(last / settings.validations) if settings.validations else 0
     with StopSignals() as signals, Checkpoints(run.checkpoints, keep=settings.keep) as checkpoints:
         tokens = state.model.num_tokens
         facts = {**run.identity, **({} if tokens is None else {"vocabulary.tokens": tokens})}
@@ -160,7 +136,7 @@ def train(
                 done += 1
                 journal.note(done, metrics)
                 told = signals.reached(done)
-                if done == last or _due(done, settings.validate_every):
+                if done == last or _due(done, validate_every):
                     journal.settle()
                     journal.validated(done, state.model, validate)
                 ends = done == last or journal.patience_is_over or told
@@ -179,7 +155,8 @@ def train(
         best_step, best = checkpoints.load_best(state.model)
     seconds = time.perf_counter() - started
     value = journal.best_value
-    run.report(f"{label}: {done} steps in {clock(seconds)}; best {settings.select_by} {value:.4f} at step {best_step}")
+    best_words = f"best valid/{settings.select_by} {value:.4f} at step {best_step}"
+    run.report(f"{label}: {done} steps in {clock(seconds)}; {best_words}")
     return TrainResult(best, done, best_step, value, journal.patience_is_over and done < last, seconds)
 
 
@@ -190,7 +167,7 @@ class _Journal:
         self,
         parts: tuple[str, ...],
         batches: TrainBatches,
-        settings: LoopSettings,
+        settings: TrainSettings,
         run: Run,
         checkpoints: Checkpoints,
         log: MetricsLog,
@@ -231,7 +208,7 @@ class _Journal:
         """Validates a model, logs it, and keeps its weights when they are the best so far."""
         values = dict(validate(model))
         self._log.write(step, values)
-        value = self._signed(values[self._settings.select_by])
+        value = self._signed(values[f"valid/{self._settings.select_by}"])
         improved = value < self._progress.best_value
         shown = {name.removeprefix("valid/"): number for name, number in values.items() if name.startswith("valid/")}
         listed = "  ".join(f"{name} {number:.4f}" for name, number in shown.items())
@@ -260,7 +237,7 @@ class _Journal:
         return dataclasses.replace(self._progress, losses=self.watch.losses, seconds=seconds)
 
     def _signed(self, value: float) -> float:
-        return -value if self._settings.select_highest else value
+        return value if self._settings.select_by == "loss" else -value  # a rate is better when it is higher
 
 
 @contextlib.contextmanager

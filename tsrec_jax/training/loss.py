@@ -10,8 +10,8 @@ K of them that may be right in one place.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,51 +20,32 @@ from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import constrain
 from tsrec_jax.training.cross_entropy import token_nll, weighted_loss
+from tsrec_jax.training.settings import TrainSettings
 from tsrec_jax.training.step import Batch
 
-NORMALISATIONS = ("token", "task")
 
-
-@dataclasses.dataclass(frozen=True)
-class LossSettings:
-    """How the terms of the loss are weighed.
-
-    Attributes:
-      task_weights: weight of each task id, in task order; TS-Align's entry is its lambda.
-      normalisation: `token` divides the weighted sum by the number of loss tokens of all tasks with a positive weight
-        (with weights 1 this is the reference's mean over tokens); `task` sums the weighted means of the tasks, so that
-        a task's share does not depend on the length of its completions.
-      chunk: loss slots of a group whose logits exist at one time; 0 means all of them.
-    """
-
-    task_weights: tuple[float, ...]
-    normalisation: Literal["token", "task"] = "token"
-    chunk: int = 0
-
-    def __post_init__(self):
-        if self.normalisation not in NORMALISATIONS:
-            raise ValueError(f"normalisation {self.normalisation!r} is not one of {NORMALISATIONS}")
-
-
-def slot_weights(tasks: Any, settings: LossSettings) -> tuple[Any, jax.Array]:
+def slot_weights(tasks: Any, weights: Sequence[float], normalisation: str = "token") -> tuple[Any, jax.Array]:
     """Weight of every loss slot, such that the loss of the whole (accumulated) batch is sum(weight x nll).
 
     Args:
       tasks: int32 of any shape, the task of each slot, -1 for an empty slot; or a tree of such arrays.
-      settings: weights and normalisation.
+      weights: of each task, by its id; TS-Align's is its lambda.
+      normalisation: `token` divides the weighted sum by the number of loss tokens of all tasks with a positive weight
+        (with weights 1 this is the reference's mean over tokens); `task` sums the weighted means of the tasks, so that
+        a task's share does not depend on the length of its completions.
 
     Returns:
       float32 weights of the same shapes (0 for empty slots) and the float32 token count of each task.
     """
-    weights = jnp.asarray(settings.task_weights, jnp.float32)
-    members = jax.tree.map(lambda task: task[..., None] == jnp.arange(weights.shape[0]), tasks)
+    weight_of_task = jnp.asarray(weights, jnp.float32)
+    members = jax.tree.map(lambda task: task[..., None] == jnp.arange(len(weights)), tasks)
     counts = sum(
         member.sum(tuple(range(member.ndim - 1)), dtype=jnp.float32) for member in jax.tree_util.tree_leaves(members)
     )
-    if settings.normalisation == "token":
-        per_task = weights / jnp.maximum(jnp.sum(counts * (weights > 0)), 1.0)
+    if normalisation == "token":
+        per_task = weight_of_task / jnp.maximum(jnp.sum(counts * (weight_of_task > 0)), 1.0)
     else:
-        per_task = weights / jnp.maximum(counts, 1.0)
+        per_task = weight_of_task / jnp.maximum(counts, 1.0)
     return jax.tree.map(lambda member: jnp.sum(member * per_task, axis=-1), members), counts
 
 
@@ -174,21 +155,28 @@ class SftLoss:
     """The combined loss as a training step takes it (`step.Loss`).
 
     Attributes:
-      parts: the tasks, in the order of their ids.
-      settings: how their terms are weighed.
+      weights: of each task, in the order of their ids.
+      settings: `loss_normalisation` and `loss_chunk` are read.
       paths: those that the batches were made with, if SID tokens are learned among their siblings.
     """
 
-    parts: tuple[str, ...]
-    settings: LossSettings
+    weights: Mapping[str, float]
+    settings: TrainSettings
     paths: SidPaths | None = None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The tasks."""
+        return tuple(self.weights)
 
     def weigh(self, batch: Batch) -> tuple[Batch, jax.Array]:
         """Adds `weights` of every loss slot, by the names of `loss_tasks`, and counts the loss tokens of each task."""
-        weights, counts = slot_weights(loss_tasks(batch), self.settings)
+        weights, counts = slot_weights(
+            loss_tasks(batch), tuple(self.weights.values()), self.settings.loss_normalisation
+        )
         return {**batch, "weights": weights}, counts
 
     def __call__(self, model: Decoder, micro: Batch) -> tuple[jax.Array, jax.Array]:
         """sum(weight x nll), and the sum of nll of each task."""
-        total, nll = batch_loss(model, micro, micro["weights"], self.settings.chunk, self.paths)
-        return total, task_sums(nll, loss_tasks(micro), len(self.parts))
+        total, nll = batch_loss(model, micro, micro["weights"], self.settings.loss_chunk, self.paths)
+        return total, task_sums(nll, loss_tasks(micro), len(self.weights))

@@ -61,3 +61,8 @@ class TrainSettings(Section, key="train"):
             raise UserError("config.train.max_steps and config.train.epochs are both 0: nothing would be trained")
         if self.select_by == "hr@10" and self.valid_beam_rows == 0:
             raise UserError("config.train.select_by='hr@10' needs config.train.valid_beam_rows above 0")
+
+    @property
+    def rows_per_microbatch(self) -> int:
+        """Packed rows of a micro-batch, over all devices."""
+        return self.batch_tokens // (self.sequence_length * self.accumulation)

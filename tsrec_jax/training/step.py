@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,45 +17,11 @@ from jax.sharding import NamedSharding
 
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import mesh_of
+from tsrec_jax.training.settings import TrainSettings
 
 Batch = Mapping[str, Any]  # named arrays, or trees of them
 
-FREEZE_MODES = ("none", "old_rows", "trunk")
-SCHEDULES = ("linear", "cosine", "constant")
 TABLES = ("embedding", "head")
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimiserSettings:
-    """AdamW and what it may touch.
-
-    Attributes:
-      learning_rate: peak rate.
-      warmup_steps: linear warm-up from 0.
-      total_steps: horizon of the decay to 0 (`constant` ignores it).
-      schedule: `linear`, `cosine` or `constant`.
-      weight_decay: decoupled; applied to matrices, not to norms and biases.
-      clip_norm: global gradient norm, taken over what is trained; 0 switches clipping off.
-      freeze: `none`; `old_rows` keeps the vocabulary rows the pretrained model brought along; `trunk` trains the new
-        rows only. Frozen values stay bit-identical and have no moments (frozen rows: zero moments).
-    """
-
-    learning_rate: float
-    warmup_steps: int
-    total_steps: int
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    freeze: Literal["none", "old_rows", "trunk"] = "none"
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-
-    def __post_init__(self):
-        if self.freeze not in FREEZE_MODES:
-            raise ValueError(f"freeze {self.freeze!r} is not one of {FREEZE_MODES}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule {self.schedule!r} is not one of {SCHEDULES}")
 
 
 class Loss(Protocol):
@@ -117,9 +83,9 @@ class Step:
     parts: tuple[str, ...] = ()
 
 
-def learning_rate_schedule(settings: OptimiserSettings) -> optax.Schedule:
-    """Warm-up to the peak, then the chosen decay to 0 at `total_steps`."""
-    decay_steps = max(settings.total_steps - settings.warmup_steps, 1)
+def learning_rate_schedule(settings: TrainSettings) -> optax.Schedule:
+    """Warm-up to the peak, then the chosen decay to 0 at `max_steps`."""
+    decay_steps = max(settings.max_steps - settings.warmup_steps, 1)
     decay = {
         "linear": optax.linear_schedule(settings.learning_rate, 0.0, decay_steps),
         "cosine": optax.cosine_decay_schedule(settings.learning_rate, decay_steps),
@@ -160,7 +126,7 @@ def _decayed(params: nnx.State) -> nnx.State:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def make_optimiser(settings: OptimiserSettings, base_vocab_size: int) -> optax.GradientTransformation:
+def make_optimiser(settings: TrainSettings, base_vocab_size: int) -> optax.GradientTransformation:
     """AdamW with float32 moments; `base_vocab_size` is the freeze boundary (the base tokenizer's length)."""
     rows = [_keep_new_rows(base_vocab_size)] if settings.freeze != "none" else []
     clip = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm > 0 else []
@@ -168,7 +134,7 @@ def make_optimiser(settings: OptimiserSettings, base_vocab_size: int) -> optax.G
     return optax.chain(
         *rows,
         *clip,
-        optax.scale_by_adam(settings.beta1, settings.beta2, settings.epsilon, mu_dtype=jnp.float32),
+        optax.scale_by_adam(mu_dtype=jnp.float32),
         *decay,
         *rows,
         optax.scale_by_learning_rate(learning_rate_schedule(settings)),
@@ -178,8 +144,8 @@ def make_optimiser(settings: OptimiserSettings, base_vocab_size: int) -> optax.G
 def split_model(model: Decoder, freeze: str) -> tuple[nnx.GraphDef[Decoder], nnx.State, nnx.State]:
     """The static part, the parameters that train and those that do not."""
     trains = is_table if freeze == "trunk" else nnx.Param
-    graphdef, trained, frozen = nnx.split(model, nnx.All(nnx.Param, trains), ...)
-    return graphdef, trained, frozen
+    graphdef, trained, *rest = nnx.split(model, nnx.All(nnx.Param, trains), ...)
+    return graphdef, trained, rest[0]
 
 
 def init_state(model: Decoder, optimiser: optax.GradientTransformation, freeze: str) -> TrainState:
@@ -276,14 +242,14 @@ def make_step(
 
 
 def first_step_and_state(
-    model: Decoder, loss: Loss, settings: OptimiserSettings, base_vocab_size: int = 0
+    model: Decoder, loss: Loss, settings: TrainSettings, base_vocab_size: int = 0
 ) -> tuple[Step, TrainState]:
     """What a training of `model` starts with; its arrays are donated to the first update.
 
     Args:
       model: the decoder.
       loss: what is minimised.
-      settings: of the optimiser.
+      settings: of the optimiser; `max_steps` is where the learning rate has come down to 0.
       base_vocab_size: vocabulary rows the pretrained model brought along (the freeze boundary).
     """
     optimiser = make_optimiser(settings, base_vocab_size)

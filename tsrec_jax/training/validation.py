@@ -27,7 +27,7 @@ class Validation:
       batches: packed next-SID rows of the selection split, of which each process has its own.
       drift: of the SID rows from where training began.
       hit_rate: HR@10 of a model by the search of the evaluation; None: not measured.
-      chunk: as in `LossSettings`.
+      chunk: as in `batch_nll`.
       paths: those that the batches were made with.
     """
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jax.sharding import Mesh
+
 from tsrec_jax.data.held_out import selection_split
-from tsrec_jax.data.input import packed_batches
+from tsrec_jax.data.input import TrainBatches, packed_batches
 from tsrec_jax.data.interactions import Interactions, spread
 from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.data.tasks import TASKS, ChainSettings, build_examples
@@ -19,7 +20,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.local_devices import on_own_devices
-from tsrec_jax.models.sharding import MESH_AXES, process_rows
+from tsrec_jax.models.sharding import MESH_AXES, parts_of, process_rows
 from tsrec_jax.pipeline.assemble import Assembly
 from tsrec_jax.pipeline.batches import TrainingData, batches_of, training_data
 from tsrec_jax.pipeline.workdir import Workdir
@@ -30,17 +31,18 @@ from tsrec_jax.planning.feasibility import Setup
 from tsrec_jax.processes import first, first_makes
 from tsrec_jax.settings import Settings
 from tsrec_jax.training.drift import Drift
-from tsrec_jax.training.loop import LoopSettings, Run, TrainResult, train
-from tsrec_jax.training.loss import LossSettings, SftLoss
+from tsrec_jax.training.loop import Run, TrainResult, train
+from tsrec_jax.training.loss import SftLoss
 from tsrec_jax.training.meter import peak_memory
 from tsrec_jax.training.metrics_log import read_metrics
-from tsrec_jax.training.step import OptimiserSettings, first_step_and_state
+from tsrec_jax.training.settings import TrainSettings
+from tsrec_jax.training.step import first_step_and_state
 from tsrec_jax.training.validation import Validation
 from tsrec_jax.training.wandb_log import WandbSettings
 
 
 @dataclasses.dataclass(frozen=True)
-class Fitted:
+class TrainedRecommender:
     """A training that has ended.
 
     Attributes:
@@ -54,10 +56,7 @@ class Fitted:
     step_flops: float
 
 
-SELECTORS = {"loss": ("valid/loss", False), "hr@10": ("valid/hr@10", True)}
-
-
-def fit(
+def train_recommender(
     config: Settings,
     assembly: Assembly,
     workdir: Workdir,
@@ -66,15 +65,13 @@ def fit(
     label: str,
     report: Callable[[str], None],
     profile: range = range(0),
-) -> Fitted:
+) -> TrainedRecommender:
     """Trains the assembly's model in `folder`, a part of `workdir` or all of it, and returns the best weights.
 
     What it will take is printed before, from the same arithmetic as the verb `plan`; and after, where the device tells
     it, what it took of memory. `profile` are the steps of which a trace is written.
     """
-    from tsrec_jax.data.records import open_records, write_records  # with tensorflow-datasets
-
-    dataset, settings = assembly.dataset, config.train
+    dataset = assembly.dataset
     data = training_data(config, dataset, assembly.builder, assembly.old_size, report)
     if "ts_align" in data.examples and not dataset.token_descriptions:
         raise UserError(
@@ -83,75 +80,54 @@ def fit(
         )
     counts = ", ".join(f"{task} {len(rows)}" for task, rows in data.examples.items())
     report(f"{label}: training rows: {counts}")
-    first_makes(lambda: write_records(data.examples, folder / "records"))
-    rows = _rows_per_microbatch(config, assembly)
-    part = process_rows(assembly.mesh, rows // settings.rows_per_group)
-    batches = batches_of(config, data, open_records(folder / "records"), rows, part)
-    max_steps = settings.max_steps or batches.steps(settings.epochs)
-    select_by, select_highest = SELECTORS[settings.select_by]
-    every = math.ceil(max_steps / settings.validations) if settings.validations else 0
+    rows = _rows_per_microbatch(config.train, assembly.mesh)
+    batches = _recorded_batches(config, assembly, data, rows, folder / "records")
+    settings = config.train
+    settings = dataclasses.replace(settings, max_steps=settings.max_steps or batches.steps(settings.epochs))
     setup = _setup(config, assembly, data)
     for line in estimate_lines(config.model.path, setup):
         report(f"{label}: {line}")
+    flops = step_flops(setup.model, setup.step).model
+
     validation = _validation(config, assembly, rows, data)
-    loss = SftLoss(TASKS, LossSettings(data.mix.weights, settings.loss_normalisation, settings.loss_chunk), data.paths)
-    optimiser = OptimiserSettings(
-        learning_rate=settings.learning_rate,
-        warmup_steps=settings.warmup_steps,
-        total_steps=max_steps,
-        schedule=settings.schedule,
-        weight_decay=settings.weight_decay,
-        clip_norm=settings.clip_norm,
-        freeze=settings.freeze,
+    loss = SftLoss(dict(zip(TASKS, config.tasks.weights, strict=True)), settings, data.paths)
+    step, state = first_step_and_state(assembly.model, loss, settings, assembly.old_size)
+    run = Run(
+        folder,
+        identity,
+        label,
+        report,
+        checkpoints_at=workdir.checkpoints(folder),
+        before_save=workdir.push,
+        step_flops=flops,
+        profile=profile,
     )
-    step, state = first_step_and_state(assembly.model, loss, optimiser, assembly.old_size)
-    flops, writes = step_flops(setup.model, setup.step).model, first()
-    project = settings.wandb_project
-    result = train(
-        step,
-        state,
-        batches,
-        validation,
-        LoopSettings(
-            max_steps=max_steps,
-            log_every=settings.log_every,
-            validate_every=every,
-            checkpoint_every=settings.checkpoint_every,
-            keep=settings.keep,
-            patience=settings.patience,
-            select_by=select_by,
-            select_highest=select_highest,
-            explode_factor=settings.explode_factor,
-        ),
-        Run(
-            folder,
-            identity,
-            label,
-            report,
-            checkpoints_at=workdir.checkpoints(folder),
-            before_save=workdir.push,
-            after_validation=functools.partial(_draw, folder, label) if writes else lambda: None,
-            step_flops=flops,
-            profile=profile,
-            wandb=WandbSettings(project, f"{folder.name} {label}", dict(config.given)) if project and writes else None,
-        ),
-    )
-    peak = peak_memory()
-    if peak is not None:
-        estimate = setup.memory().total
-        report(
-            f"{label}: a device held {peak / GIB:.2f} GiB at most; {estimate / GIB:.2f} GiB were estimated for a step "
-            f"({estimate / peak - 1:+.0%})"
-        )
-    return Fitted(result, parameter_count(setup.model), flops)
+    if first():  # process 0 sends and draws, each process traces itself
+        project = settings.wandb_project
+        wandb = WandbSettings(project, f"{folder.name} {label}", dict(config.given)) if project else None
+        run = dataclasses.replace(run, after_validation=functools.partial(_draw, folder, label), wandb=wandb)
+    result = train(step, state, batches, validation, settings, run)
+    _report_peak(setup, label, report)
+    return TrainedRecommender(result, parameter_count(setup.model), flops)
+
+
+def _recorded_batches(
+    config: Settings, assembly: Assembly, data: TrainingData, rows: int, folder: pathlib.Path
+) -> TrainBatches:
+    """This process's batches, from records of all examples in a folder, which are written if they are not there."""
+    from tsrec_jax.data.records import open_records, write_records  # with tensorflow-datasets
+
+    first_makes(lambda: write_records(data.examples, folder))
+    part = process_rows(assembly.mesh, rows // config.train.rows_per_group)
+    return batches_of(config, data, open_records(folder), rows, part)
 
 
 def _setup(config: Settings, assembly: Assembly, data: TrainingData) -> Setup:
     """What is trained on what, as `plan` sees it."""
     sizes = (1, 1, 1) if assembly.mesh is None else (assembly.mesh.shape[axis] for axis in MESH_AXES)
-    model = assembly.model
+    model, tokens = assembly.model, len(assembly.tokenizer)
     step = step_shape(config, data.slots, data.sid_tokens, model.attention)
-    return Setup(model.config, model.num_tokens, step, MeshShape(*sizes))
+    return Setup(model.config, tokens, step, MeshShape(*sizes))
 
 
 def _draw(folder: pathlib.Path, label: str) -> None:
@@ -160,15 +136,23 @@ def _draw(folder: pathlib.Path, label: str) -> None:
     plot_training({label: read_metrics(folder)}, folder / "plots" / "training.png")
 
 
-def _rows_per_microbatch(config: Settings, assembly: Assembly) -> int:
+def _report_peak(setup: Setup, label: str, report: Callable[[str], None]) -> None:
+    peak = peak_memory()
+    if peak is not None:
+        estimate = setup.memory().total
+        report(
+            f"{label}: a device held {peak / GIB:.2f} GiB at most; {estimate / GIB:.2f} GiB were estimated for a step "
+            f"({estimate / peak - 1:+.0%})"
+        )
+
+
+def _rows_per_microbatch(settings: TrainSettings, mesh: Mesh | None) -> int:
     """Rows of one micro-batch, over all processes.
 
     Raises:
       UserError: they do not divide over the mesh.
     """
-    settings = config.train
-    rows = settings.batch_tokens // (settings.sequence_length * settings.accumulation)
-    shards = 1 if assembly.mesh is None else assembly.mesh.shape["data"] * assembly.mesh.shape["fsdp"]
+    rows, shards = settings.rows_per_microbatch, parts_of(mesh, "batch")
     if rows % (shards * settings.rows_per_group):
         raise UserError(
             f"config.train.batch_tokens={settings.batch_tokens} makes {rows} rows a step, which do not divide over "

@@ -7,7 +7,7 @@ import pytest
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.prompts import PromptBuilder, Templates
 from tsrec_jax.models.tokenizer import load_tokenizer
-from tsrec_jax.pipeline import fit
+from tsrec_jax.pipeline import train
 from tsrec_jax.settings import paper_config, settings_of
 from tsrec_jax.shop.shop import make_shop
 from tsrec_jax.shop.shop_lm import item_texts, train_tokenizer
@@ -21,16 +21,16 @@ def test_validation_takes_rows_from_all_over_the_split(tmp_path, monkeypatch, lo
     tokenizer.add_tokens(list(shop.catalogue.tokens))
     builder = PromptBuilder(tokenizer, Templates())
     taken = {}
-    monkeypatch.setattr(fit, "Drift", lambda *_: None)
+    monkeypatch.setattr(train, "Drift", lambda *_: None)
     monkeypatch.setattr(
-        fit, "packed_batches", lambda examples, *_: taken.update(loss=[each.key for each in examples]) or []
+        train, "packed_batches", lambda examples, *_: taken.update(loss=[each.key for each in examples]) or []
     )
     monkeypatch.setattr(builder, "prompts_next_sid", lambda histories, _levels: taken.update(searched=histories) or [])
     dataset = Dataset("shop", tmp_path, shop.catalogue, shop.splits, {}, "")
     assembly = types.SimpleNamespace(dataset=dataset, builder=builder, mesh=None, model=None, old_size=0, trie=None)
     config = paper_config()
     config.train.valid_rows, config.train.valid_beam_rows = loss_rows, searched
-    fit._validation(settings_of(config), assembly, 8, types.SimpleNamespace(slots=64, paths=None))
+    train._validation(settings_of(config), assembly, 8, types.SimpleNamespace(slots=64, paths=None))
 
     valid = shop.splits["valid"]
     last = len(valid) - 1
