@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tsrec_jax.models.sharding import make_mesh, named_sharding
-from tsrec_jax.training.cross_entropy import token_nll, weighted_loss
+from tsrec_jax.training.cross_entropy import weighted_loss
 
 GROUPS, SLOTS, D, ROWS, USED = 8, 6, 16, 64, 59
 MESHES = (None, (8, 1, 1), (2, 2, 2), (1, 2, 4))
@@ -48,7 +48,7 @@ def test_values_and_gradients_are_those_of_the_plain_loss(sizes, chunk):
         inputs = jax.device_put((x_GPD, table_VD, target_GP, weight_GP), (batch, rows, batch, batch))
         with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
             found, gradients = jax.jit(compute(functools.partial(fused, chunk=chunk)))(*inputs)
-            alone_GP = jax.jit(functools.partial(token_nll, num_tokens=USED, chunk=chunk))(*inputs[:3])
+            _, alone_GP = jax.jit(functools.partial(fused, chunk=chunk))(*inputs)  # without a gradient
     np.testing.assert_allclose(found[0], loss, rtol=1e-6)
     for got, wanted in ((found[1], nll_GP), (alone_GP, nll_GP), (gradients[0], dx_GPD), (gradients[1], dtable_VD)):
         np.testing.assert_allclose(got, wanted, atol=1e-5)

@@ -23,25 +23,6 @@ from jax import lax
 from tsrec_jax.models.sharding import RULES
 
 
-def token_nll(
-    x_GPD: jax.Array, table_VD: jax.Array, target_GP: jax.Array, *, num_tokens: int | None = None, chunk: int = 0
-) -> jax.Array:
-    """Negative log-likelihood of each target, for validation: it has no gradient.
-
-    Args:
-      x_GPD: hidden states at the loss slots, after the final norm, in the compute dtype.
-      table_VD: output table; its rows beyond `num_tokens` take no part.
-      target_GP: int32 target ids.
-      num_tokens: ids in use; None: all rows.
-      chunk: slots of a group whose logits exist at one time; 0 means all of them.
-
-    Returns:
-      float32 nll_GP.
-    """
-    nll_GP, _, _ = _passes(x_GPD, table_VD, target_GP, jnp.zeros_like(target_GP, jnp.float32), num_tokens, chunk, False)
-    return nll_GP
-
-
 def weighted_loss(
     x_GPD: jax.Array,
     table_VD: jax.Array,
@@ -54,8 +35,12 @@ def weighted_loss(
     """sum(weight x nll), differentiable in the hidden states and the table, and the nll of each slot.
 
     Args:
-      x_GPD, table_VD, target_GP, num_tokens, chunk: as in `token_nll`.
+      x_GPD: hidden states at the loss slots, after the final norm, in the compute dtype.
+      table_VD: output table; its rows beyond `num_tokens` take no part.
+      target_GP: int32 target ids.
       weight_GP: float32; 0 for an empty slot. It gets no gradient.
+      num_tokens: ids in use; None: all rows.
+      chunk: slots of a group whose logits exist at one time; 0 means all of them.
 
     Returns:
       The float32 loss, and float32 nll_GP, through which no gradient flows.

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import constrain
-from tsrec_jax.training.cross_entropy import token_nll, weighted_loss
+from tsrec_jax.training.cross_entropy import weighted_loss
 from tsrec_jax.training.settings import TrainSettings
 from tsrec_jax.training.step import Batch
 
@@ -54,52 +54,40 @@ def loss_tasks(batch: Batch) -> dict[str, jax.Array]:
     return {name: batch[name] for name in ("loss_task_GP", "sid_task_BT") if name in batch}
 
 
-def batch_nll(model: Decoder, batch: Batch, chunk: int = 0, paths: SidPaths | None = None) -> dict[str, jax.Array]:
-    """Runs the model over packed rows and returns the nll of what is learned, without a gradient.
+def batch_loss(
+    model: Decoder, batch: Batch, weights: Mapping[str, jax.Array], chunk: int = 0, paths: SidPaths | None = None
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Runs the model over packed rows: sum(weight x nll), to be differentiated, and the nll of what is learned.
 
     Args:
       model: the decoder.
       batch: `tokens_BT`, `positions_BT`, `segment_ids_BT`, `loss_index_GP`, `loss_target_GP` (see `data.input`).
+      weights: of each loss slot, by the names of `loss_tasks`; see `slot_weights`.
       chunk: slots of a group whose logits exist at one time; 0 means all of them.
       paths: those that the batch was made with.
 
     Returns:
-      float32 by the names of `loss_tasks`; empty slots hold a meaningless value.
+      The loss, and float32 nll by the names of `loss_tasks`, through which no gradient flows; empty slots hold a
+      meaningless value.
     """
-    x_BTD, x_GPD, table_VD = _states(model, batch)
-    nll = {
-        "loss_task_GP": token_nll(x_GPD, table_VD, batch["loss_target_GP"], num_tokens=model.num_tokens, chunk=chunk)
-    }
-    return nll if paths is None else nll | {"sid_task_BT": catalogue_nll(x_BTD, table_VD, batch, paths)}
-
-
-def batch_loss(
-    model: Decoder,
-    batch: Batch,
-    weights: Mapping[str, jax.Array],
-    chunk: int = 0,
-    paths: SidPaths | None = None,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """sum(weight x nll) of packed rows, to be differentiated, and the nll of `batch_nll` without a gradient.
-
-    Args:
-      model, batch, chunk, paths: as in `batch_nll`.
-      weights: of each loss slot, by the names of `loss_tasks`; see `slot_weights`.
-    """
-    x_BTD, x_GPD, table_VD = _states(model, batch)
+    x_BTD = model.hidden(batch["tokens_BT"], batch["positions_BT"], batch["segment_ids_BT"])
+    index_GP, target_GP, table_VD = batch["loss_index_GP"], batch["loss_target_GP"], model.output_table()
+    x_GSD = x_BTD.reshape(index_GP.shape[0], -1, x_BTD.shape[-1])
+    x_GPD = constrain(jnp.take_along_axis(x_GSD, index_GP[..., None], axis=1), "batch", None, None)
     total, nll_GP = weighted_loss(
-        x_GPD,
-        table_VD,
-        batch["loss_target_GP"],
-        weights["loss_task_GP"],
-        num_tokens=model.num_tokens,
-        chunk=chunk,
+        x_GPD, table_VD, target_GP, weights["loss_task_GP"], num_tokens=model.num_tokens, chunk=chunk
     )
     if paths is None:
         return total, {"loss_task_GP": nll_GP}
     nll_BT = catalogue_nll(x_BTD, table_VD, batch, paths)
     total += jnp.sum(nll_BT * weights["sid_task_BT"])
     return total, {"loss_task_GP": nll_GP, "sid_task_BT": jax.lax.stop_gradient(nll_BT)}
+
+
+def batch_nll(model: Decoder, batch: Batch, chunk: int = 0, paths: SidPaths | None = None) -> dict[str, jax.Array]:
+    """The nll of `batch_loss` alone."""
+    weightless = {name: jnp.zeros(task.shape) for name, task in loss_tasks(batch).items()}
+    return batch_loss(model, batch, weightless, chunk, paths)[1]
 
 
 def catalogue_nll(x_BTD: jax.Array, table_VD: jax.Array, batch: Batch, paths: SidPaths) -> jax.Array:
@@ -129,15 +117,6 @@ def catalogue_nll(x_BTD: jax.Array, table_VD: jax.Array, batch: Batch, paths: Si
         return jax.nn.logsumexp(logits_BTn, axis=-1, where=allowed_BTn) - right_BT
 
     return nll(x_BTD, rows_nD)
-
-
-def _states(model: Decoder, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """x_BTD, x_GPD, the hidden states from which the loss slots' targets are predicted, and the output table."""
-    x_BTD = model.hidden(batch["tokens_BT"], batch["positions_BT"], batch["segment_ids_BT"])
-    index_GP = batch["loss_index_GP"]
-    x_GSD = x_BTD.reshape(index_GP.shape[0], -1, x_BTD.shape[-1])
-    x_GPD = constrain(jnp.take_along_axis(x_GSD, index_GP[..., None], axis=1), "batch", None, None)
-    return x_BTD, x_GPD, model.output_table()
 
 
 def task_sums(nll: Any, tasks: Any, num_tasks: int) -> jax.Array:
