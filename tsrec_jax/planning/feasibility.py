@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 
 from jax.sharding import AbstractMesh
 
@@ -17,9 +16,6 @@ from tsrec_jax.planning.accounting import MeshShape, StepMemory, StepShape, step
 from tsrec_jax.planning.chips import GIB, Chip
 
 USABLE = 0.9  # of a chip's memory: the estimate may be short, and the runtime keeps some for itself
-MOST_DEVICES = 4096
-SMALL_CHUNK = 32  # loss slots
-LAST_RESORT = "take a smaller model or a shorter config.train.sequence_length"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,15 +96,20 @@ def refuse_memory(setup: Setup, chip: Chip) -> None:
     """Refuses what a chip does not hold.
 
     Raises:
-      UserError: says how much it would be, and the smallest change that helps.
+      UserError: says how much it would be, and which settings lower it.
     """
     if setup.fits(chip):
         return
-    way = next((words for words, changed in _savings(setup) if changed.fits(chip)), None)
+    ways = ["more devices along config.mesh.fsdp", "a higher config.train.accumulation"]
+    if not setup.step.loss_chunk:
+        ways.append("config.train.loss_chunk=32")
+    if not setup.step.remat:
+        ways.append("config.model.remat=True")
     needed, usable = setup.memory().total / GIB, USABLE * chip.memory_gib
     raise UserError(
         f"a step needs about {needed:.1f} GiB on each device, and {USABLE:.0%} of a {chip.name} are {usable:.1f} GiB; "
-        + (f"use {way}" if way else f"no mesh of {chip.name} does: {LAST_RESORT}")
+        f"what needs less: {', '.join(ways)}, a shorter "
+        "config.train.sequence_length, or a smaller model"
     )
 
 
@@ -128,46 +129,6 @@ def _nearest_meshes(setup: Setup) -> list[MeshShape]:
         return sum(abs(math.log2(ours / theirs)) for ours, theirs in pairs)
 
     return sorted((m for m in meshes if not mesh_faults(dataclasses.replace(setup, mesh=m))), key=distance)
-
-
-def _savings(setup: Setup) -> Iterator[tuple[str, Setup]]:
-    """Changes that save memory, in words and as a setup, in the order in which they cost speed."""
-    for mesh in _nearest_meshes(setup):
-        if mesh.fsdp > setup.mesh.fsdp and mesh.tensor == setup.mesh.tensor:
-            yield _in_words(mesh), dataclasses.replace(setup, mesh=mesh)
-    words, step = [], setup.step
-    if not 0 < step.loss_chunk < step.loss_slots and step.loss_slots > SMALL_CHUNK:
-        words, step = [f"config.train.loss_chunk={SMALL_CHUNK}"], dataclasses.replace(step, loss_chunk=SMALL_CHUNK)
-        yield words[0], dataclasses.replace(setup, step=step)
-    if not step.remat:
-        words, step = [*words, "config.model.remat=True"], dataclasses.replace(step, remat=True)
-        yield " ".join(words), dataclasses.replace(setup, step=step)
-    whole = _most_divided(setup)
-    for devices in _doublings(setup.mesh.devices):
-        mesh = dataclasses.replace(whole, fsdp=whole.fsdp * devices // setup.mesh.devices)
-        split = dataclasses.replace(setup, mesh=mesh, step=step)
-        for factor in _doublings(1):
-            if step.rows % (factor * split.row_unit):
-                break
-            smaller = dataclasses.replace(step, rows=step.rows // factor, accumulation=step.accumulation * factor)
-            named = [*words, f"config.train.accumulation={smaller.accumulation}"] if factor > 1 else words
-            changed = dataclasses.replace(split, step=smaller)
-            if not mesh_faults(changed):
-                more = f"{devices} devices" if devices > setup.mesh.devices else ""
-                places = _in_words(mesh) if mesh != setup.mesh else ""
-                yield " ".join(filter(None, [more, places, *named])), changed
-
-
-def _most_divided(setup: Setup) -> MeshShape:
-    """The mesh of as many devices with the longest fsdp axis and the tensor axis that is wanted."""
-    same = [mesh for mesh in _nearest_meshes(setup) if mesh.tensor == setup.mesh.tensor]
-    return max(same, key=lambda mesh: mesh.fsdp, default=setup.mesh)
-
-
-def _doublings(first: int) -> Iterator[int]:
-    while first <= MOST_DEVICES:
-        yield first
-        first *= 2
 
 
 def _in_words(mesh: MeshShape) -> str:
