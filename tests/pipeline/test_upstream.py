@@ -265,6 +265,21 @@ def test_items_that_join_later_change_no_sid(bare, grown, embeddings, indexed, t
     assert new.sids()[1:] == old.sids()
 
 
+def test_a_quantiser_that_is_one_row_more_runs_through_the_whole_stage(bare, grown, embeddings, tmp_path, monkeypatch):
+    from tsrec_jax.sid.quantisers import QUANTISERS, Method
+
+    monkeypatch.setitem(QUANTISERS, "halves", Method("tests.sid.test_index:Halves"))
+    made = ["--config.index.method=halves", "--config.index.sizes=(2,2,2)", "--config.index.collisions=extra_level"]
+    assert main(command("index", bare, tmp_path / "old", *made, f"--config.index.embeddings={embeddings}")) == 0
+    old = tmp_path / "old" / "index" / "sid_index.npz"
+    assert "halves" in (old.parent / "report.md").read_text()
+    x_ID = np.load(embeddings)
+    np.save(tmp_path / "x.npy", np.concatenate([x_ID[:1] + 0.01, x_ID]))
+    longer = [f"--config.index.embeddings={tmp_path / 'x.npy'}", f"--config.index.extend={old}"]
+    assert main(command("index", grown, tmp_path / "new", *made, *longer)) == 0
+    assert load_index(tmp_path / "new" / "index" / "sid_index.npz").sids()[1:] == load_index(old).sids()
+
+
 @pytest.fixture
 def stubbed(monkeypatch):
     """Embeddings of chance in place of the language model's, and a pretrained model that is never made."""

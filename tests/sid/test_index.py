@@ -104,20 +104,20 @@ def test_tokens_name_level_and_code():
 class Halves:
     """All that a new quantiser has to bring. Each level: whether the next feature is below its mean or above."""
 
-    def __init__(self, means_C):
-        self.means_C = means_C
+    def __init__(self, means_C, features):
+        self.means_C, self.features = means_C, int(features)
 
     @classmethod
     def fit(cls, x_IK, settings, seed, report, kept=None):
-        fitted = cls(x_IK[:, : len(settings.sizes)].mean(axis=0))
+        fitted = cls(x_IK[:, : len(settings.sizes)].mean(axis=0), x_IK.shape[1])
         return fitted, fitted.encode(x_IK)
 
     @classmethod
     def from_arrays(cls, arrays):
-        return cls(arrays["means"])
+        return cls(**arrays)
 
     def arrays(self):
-        return {"means": self.means_C}
+        return {"means_C": self.means_C, "features": np.array(self.features)}
 
     @property
     def sizes(self):
@@ -127,7 +127,7 @@ class Halves:
         return (x_IK[:, : len(self.means_C)] > self.means_C).astype(np.int32)
 
     def decode(self, codes_IC):
-        raise AssertionError("only reports ask for it")
+        return np.tile(self.means_C[:1], (len(codes_IC), self.features))
 
     def last_level_costs(self, x_IK, codes_IC):
         left_I = x_IK[:, len(self.means_C) - 1] - self.means_C[-1]

@@ -57,15 +57,20 @@ def make_index(config: Settings, workdir: pathlib.Path, texts: TextFolder, base:
         does not fit, or a gate of the SID report failed.
     """
     folder = workdir / "index"
-    files = input_facts(config.index, ("embeddings", "extend"), LOGISTICS)
     earlier = load_index(config.index.extend) if config.index.extend else None
     config = _with_sizes(config, len(texts.items), earlier)
+    index, x_ID = _open_or_make(config, folder, texts, earlier, base, report)
+    _judge(config, folder, texts, index, x_ID, report)
+    return index
+
+
+def _open_or_make(
+    config: Settings, folder: pathlib.Path, texts: TextFolder, earlier: SidIndex | None, base: Base, report: Report
+) -> tuple[SidIndex, np.ndarray]:
+    """The finished index of the folder, or a new one that is written there; and float32 x_ID of the items."""
     encoder = _encoder_facts(config, texts)
-    made_with = {
-        "seed": config.seed,
-        **_settings(config, config.index.code_fields),
-        **encoder,
-    }
+    made_with = {"seed": config.seed, **_settings(config, config.index.code_fields), **encoder}
+    files = input_facts(config.index, ("embeddings", "extend"), LOGISTICS)
     identity = {"data": texts.data_hash, **files, **made_with}
     finished = (folder / INDEX_FILE).exists()
     if finished:
@@ -75,18 +80,24 @@ def make_index(config: Settings, workdir: pathlib.Path, texts: TextFolder, base:
             _refuse_to_extend(earlier, config.index.extend, made_with)
         refuse_too_few(config.index.sizes, len(texts.items), config.index.collisions)
     x_ID = _embeddings(config, folder, texts, encoder, base, report)
+    if finished:
+        report("index: finished before, skipped")
+        return load_index(folder / INDEX_FILE), x_ID
+    folder.mkdir(parents=True, exist_ok=True)
     with one_device():
-        if finished:
-            report("index: finished before, skipped")
-            index = load_index(folder / INDEX_FILE)
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            ids = tuple(item.id for item in texts.items)
-            index = _coded(config, ids, x_ID, earlier, folder / LEVELS, report)
-            index = dataclasses.replace(index, made_with=made_with)
-            write_json(folder / IDENTITY, identity)
-            index.save(folder / INDEX_FILE)
-            (folder / LEVELS).unlink(missing_ok=True)
+        index = _coded(config, tuple(item.id for item in texts.items), x_ID, earlier, folder / LEVELS, report)
+    index = dataclasses.replace(index, made_with=made_with)
+    write_json(folder / IDENTITY, identity)
+    index.save(folder / INDEX_FILE)
+    (folder / LEVELS).unlink(missing_ok=True)
+    return index, x_ID
+
+
+def _judge(
+    config: Settings, folder: pathlib.Path, texts: TextFolder, index: SidIndex, x_ID: np.ndarray, report: Report
+) -> None:
+    """Measures the SIDs, writes their report where there is none, and refuses those that fail a gate."""
+    with one_device():
         sid_report = measure(
             index.codes_IC,
             index.sizes,
@@ -105,7 +116,6 @@ def make_index(config: Settings, workdir: pathlib.Path, texts: TextFolder, base:
     failed = failed_gates(sid_report, config.index)
     if failed:
         raise UserError(f"the SIDs fail {len(failed)} gate(s): {'; '.join(failed)}")
-    return index
 
 
 def _settings(config: Settings, keys: Sequence[str]) -> dict[str, Any]:
