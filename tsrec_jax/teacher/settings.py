@@ -60,6 +60,3 @@ class DescribeSettings(Section, key="describe"):
     def asks_a_model(self) -> bool:
         """Whether the backend sends questions over the network."""
         return BACKENDS[self.backend].asks_a_model
-
-
-TeacherSettings = DescribeSettings
