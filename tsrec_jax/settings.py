@@ -127,11 +127,6 @@ class Settings(Section):
         """Whether SID tokens are learned and scored among those that may stand there."""
         return self.objective == "constrained"
 
-    @property
-    def normaliser(self) -> str:
-        """What the search divides the scores of a step by."""
-        return "catalogue" if self.constrained else "vocab"
-
     def changed(self, changes: Mapping[str, Any]) -> Settings:
         """These settings with nested changes.
 

@@ -153,10 +153,10 @@ def test_a_shared_beginning_computed_once_changes_nothing(make_model, make_trie,
 
 def test_scores_over_a_level_or_over_the_allowed_codes_are_conditional_probabilities(make_model, make_trie, padded):
     model, trie = make_model(), make_trie()
-    for normaliser in ("level", "catalogue"):
+    for normaliser in ("level", "constrained"):
         found = search(model, trie, padded, trie.num_sids, normaliser=normaliser)
         mass_B = np.exp(np.asarray(found.scores_BW, np.float64)).sum(axis=1)
-        if normaliser == "catalogue":
+        if normaliser == "constrained":
             np.testing.assert_allclose(mass_B, 1.0, rtol=1e-5)
         else:
             assert (mass_B < 0.999).all(), "some codes have no item, and keep their share"
@@ -207,7 +207,7 @@ def test_the_normaliser_is_the_same_in_parts_as_in_one_piece(make_model):
     ("settings", "message"),
     [
         ({"beams": 0}, "beams=0"),
-        ({"normaliser": "vocabulary"}, "'vocabulary' is not one of vocab, level, catalogue"),
+        ({"normaliser": "items"}, "'items' is not one of vocabulary, level, constrained"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):

@@ -40,7 +40,7 @@ def scores_BI():
     return np.random.default_rng(2).normal(0.0, 3.0, (5, 40)).astype(np.float32)
 
 
-def wanted_scores(model, trie, catalogue, padded, scores_BI, normaliser="vocab"):
+def wanted_scores(model, trie, catalogue, padded, scores_BI, normaliser="vocabulary"):
     """{codes: log-probability + best score of its items} of all SIDs, best first, a prompt each."""
     plain = beam_search(model, trie.arrays, *padded, SearchSettings(64, normaliser))
     codes = [tuple(row) for row in catalogue.codes_IC.tolist()]
@@ -60,7 +60,7 @@ def same(codes_WC, scores_W, wanted, count):
     np.testing.assert_allclose(np.asarray(scores_W)[:count], [score for _, score in best], atol=1e-4)
 
 
-@pytest.mark.parametrize("normaliser", ["vocab", "catalogue"])
+@pytest.mark.parametrize("normaliser", ["vocabulary", "constrained"])
 def test_scores_are_those_of_the_model_plus_the_best_of_the_items(
     model, trie, catalogue, padded, scores_BI, normaliser
 ):
@@ -94,9 +94,9 @@ def test_the_search_finds_an_item_that_the_model_alone_would_not_list(model, tri
 
 def test_what_is_said_to_be_exact_is_exact(model, trie, catalogue, prompts, padded, scores_BI):
     nodes, claims = PriorNodes(trie, catalogue.codes_IC), 0
-    searcher = Searcher(model, trie, SearchSettings(9, "catalogue"), batch_size=5, buckets=(24,))
+    searcher = Searcher(model, trie, SearchSettings(9, "constrained"), batch_size=5, buckets=(24,))
     found = searcher.run(prompts, prior=lambda rows: nodes.prior(scores_BI[rows]))
-    for one, wanted in zip(found, wanted_scores(model, trie, catalogue, padded, scores_BI, "catalogue"), strict=True):
+    for one, wanted in zip(found, wanted_scores(model, trie, catalogue, padded, scores_BI, "constrained"), strict=True):
         for k in range(1, 10):
             if one.exact(k):
                 claims += 1

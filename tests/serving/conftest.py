@@ -40,7 +40,7 @@ class Trained:
 
     def export(self, folder, **changes):
         """Writes the export."""
-        arguments = {"max_length": MAX_LENGTH, "normaliser": "vocab", "card_facts": FACTS} | changes
+        arguments = {"max_length": MAX_LENGTH, "normaliser": "vocabulary", "card_facts": FACTS} | changes
         export_folder(self.model, self.tokenizer, self.catalogue, self.templates, folder, **arguments)
         return folder
 

@@ -65,7 +65,7 @@ def test_the_card_states_the_facts(exported):
     assert "normalised over\nall tokens, as" in card
 
 
-@pytest.mark.parametrize("normaliser", ["level", "catalogue"])
+@pytest.mark.parametrize("normaliser", ["level", "constrained"])
 def test_the_card_warns_where_transformers_ranks_otherwise(trained, tmp_path, normaliser):
     folder = trained.export(tmp_path / "export", normaliser=normaliser)
     assert "The beam search of `transformers` does so over" in (folder / "README.md").read_text(encoding="utf-8")
@@ -134,7 +134,7 @@ def carded(make_trained, tmp_path_factory):
     }
 
 
-CARDS = [("llama", "vocab"), ("qwen2", "catalogue")]
+CARDS = [("llama", "vocabulary"), ("qwen2", "constrained")]
 
 
 @pytest.mark.parametrize("card", CARDS)

@@ -188,7 +188,7 @@ def test_a_catalogue_of_the_wrong_kind_is_refused(older, change, words):
         ({"max_length": True}, "max_length=True"),
         ({"max_length": "64"}, "max_length='64'"),
         ({"max_length": 5}, "max_length=5 is below"),
-        ({"normaliser": ["vocab"]}, "normaliser"),
+        ({"normaliser": ["vocabulary"]}, "normaliser"),
         ({"templates": []}, "it holds no templates"),
         ({"templates": {"separator": 5}}, r"templates\.separator is not a text"),
         ({"templates": {"next_sid": 3}}, r"templates\.next_sid"),

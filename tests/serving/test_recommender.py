@@ -29,7 +29,7 @@ def searched(trained, **settings):
     return search_all(model, trained.trie, catalogue, prompts, beams=20, batch_size=2, **settings)
 
 
-@pytest.mark.parametrize("normaliser", ["vocab", "catalogue"])
+@pytest.mark.parametrize("normaliser", ["vocabulary", "constrained"])
 def test_a_loaded_export_recommends_what_the_trained_model_finds(trained, normaliser, tmp_path):
     catalogue = trained.catalogue
     recommender = Recommender.load(trained.export(tmp_path / "export", normaliser=normaliser))
@@ -50,7 +50,7 @@ def test_an_export_that_names_no_normaliser_is_searched_over_the_vocabulary(expo
     np.testing.assert_allclose([first.score for (first,) in found], wanted, atol=1e-5)
     facts["normaliser"] = "items"
     (folder / "prompts.json").write_text(json.dumps(facts), encoding="utf-8")
-    with pytest.raises(UserError, match="'items' is not one of vocab, level, catalogue"):
+    with pytest.raises(UserError, match="'items' is not one of vocabulary, level, constrained"):
         Recommender.load(folder)
 
 

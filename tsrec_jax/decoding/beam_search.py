@@ -1,7 +1,7 @@
 """Constrained beam search in one jit: static shapes, the prompt computed once, -inf outside the catalogue.
 
-With the normaliser `vocab`, scores are sums of log-probabilities over the whole vocabulary in use, as Hugging Face's
-beam search with a prefix constraint and length penalty 0 computes them: the constraint masks, it does not renormalise.
+With the normaliser `vocabulary`, scores are sums of log-probabilities over all ids in use, as Hugging Face's beam
+search with a prefix constraint and length penalty 0 computes them: the constraint masks, it does not renormalise.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tsrec_jax.decoding.trie import WORD, LevelArrays, TrieArrays
 from tsrec_jax.models.inference import InferenceModel, Prefix, SuffixCache, extend, log_normaliser, logits_of, prefill
 
 Array = jax.Array | np.ndarray  # as an argument of a compiled function
-NORMALISERS = ("vocab", "level", "catalogue")
+NORMALISERS = ("vocabulary", "level", "constrained")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +26,12 @@ class SearchSettings:
 
     Attributes:
       beams: W, at least 1; may exceed the number of nodes.
-      normaliser: what a step's log-probability is normalised over: `vocab`, all ids in use; `level`, the level's codes;
-        `catalogue`, the codes that the trie and the filters allow here.
+      normaliser: what a step's log-probability is normalised over: `vocabulary`, all ids in use; `level`, the level's
+        codes; `constrained`, the codes that the trie and the filters allow here.
     """
 
     beams: int = 20
-    normaliser: str = "vocab"
+    normaliser: str = "vocabulary"
 
     def __post_init__(self):
         if self.beams < 1:
@@ -211,7 +211,7 @@ def _totals(
     """Total score of every candidate, -inf where the constraint forbids it or the beam is dead."""
     logits_BWE = logits_of(model, level.token_ids_E, x_DBW)
     logits_BWK = logits_BWE if codes_BWK is None else jnp.take_along_axis(logits_BWE, codes_BWK, axis=-1)
-    if normaliser == "vocab":
+    if normaliser == "vocabulary":
         log_sum_BW = log_normaliser(model, x_DBW)
     elif normaliser == "level":
         log_sum_BW = jax.nn.logsumexp(logits_BWE, axis=-1)

@@ -301,7 +301,7 @@ def search_all(
     batch_size: int,
     buckets: Sequence[int] = BUCKETS,
     prefix: Sequence[int] = (),
-    normaliser: str = "vocab",
+    normaliser: str = "vocabulary",
     item_scores: Callable[[Sequence[int]], np.ndarray] | None = None,
     progress: Callable[[str], None] | None = None,
     total: int | None = None,

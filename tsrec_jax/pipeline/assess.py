@@ -98,7 +98,7 @@ def _search(
         beams=config.eval.beams,
         batch_size=config.eval.batch_size,
         prefix=assembly.builder.prefix("next_sid"),
-        normaliser=config.normaliser,
+        normaliser=config.objective,
         item_scores=item_scores,
         progress=progress,
         total=len(histories),

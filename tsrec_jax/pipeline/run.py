@@ -302,7 +302,7 @@ def _export(job: Job) -> None:
         assembly.templates,
         folder,
         max_length=job.config.train.sequence_length,
-        normaliser=job.config.normaliser,
+        normaliser=job.config.objective,
         card_facts=card,
         history=shown,
         dtype=job.config.export.dtype,

@@ -196,7 +196,7 @@ def _hit_rate(config: Settings, assembly: Assembly, searched: Interactions) -> C
                 beams=config.eval.beams,
                 batch_size=config.eval.batch_size,
                 prefix=prefix,
-                normaliser=config.normaliser,
+                normaliser=config.objective,
             )
         predicted = [[sid for sid, _ in row] for row in found]
         return find_targets(predicted, searched.targets, catalogue).mean("sid", "HR@10")

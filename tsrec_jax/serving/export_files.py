@@ -132,7 +132,7 @@ def read_prompts(folder: pathlib.Path) -> tuple[Templates, int, str]:
         max_length = facts["max_length"]
         if type(max_length) is not int or max_length < 1:
             raise ValueError(f"max_length={max_length!r} is not a whole number from 1")
-        normaliser = facts.get("normaliser", "vocab")  # older exports do not say
+        normaliser = facts.get("normaliser", "vocabulary")  # older exports do not say
         SearchSettings(beams=1, normaliser=normaliser)
         return Templates.from_mapping(facts["templates"]), max_length, normaliser
     except KeyError as error:

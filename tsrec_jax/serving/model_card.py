@@ -13,10 +13,10 @@ from tsrec_jax.serving.export_files import CATALOGUE_FILE, CHECKSUMS_FILE, PROMP
 
 # What a step's scores are normalised over, by normaliser.
 _NORMALISED = {
-    "vocab": "all tokens, as the beam search of `transformers` does",
+    "vocabulary": "all tokens, as the beam search of `transformers` does",
     "level": "the tokens of the level. The beam search of `transformers` does so over all tokens, and ranks otherwise",
-    "catalogue": "the tokens that the constraint allows. The beam search of `transformers` does so over all tokens and "
-    "applies the constraint then, unless it is told `renormalize_logits=True`, as below",
+    "constrained": "the tokens that the constraint allows. The beam search of `transformers` does so over all tokens "
+    "and applies the constraint then, unless it is told `renormalize_logits=True`, as below",
 }
 
 
@@ -106,7 +106,7 @@ recommender, use `tsrec serve --export=FOLDER`.
 
 def _block(asked: str, reader: str, normaliser: str) -> str:
     """The recommendations of `recommend` for a list of histories, by `transformers` 4.57 or 5 and torch."""
-    renormalised = ", renormalize_logits=True" if normaliser == "catalogue" else ""
+    renormalised = ", renormalize_logits=True" if normaliser == "constrained" else ""
     return f'''import json
 import pathlib
 
