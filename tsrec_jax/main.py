@@ -82,7 +82,7 @@ def _check(values: flags.FlagValues, folder: pathlib.Path) -> int:
 
 def _plan(values: flags.FlagValues, workdir: pathlib.Path) -> None:
     settings = _settings(values, workdir)
-    from tsrec_jax.planning.plan import PlanOptions, plan
+    from tsrec_jax.pipeline.plan import PlanOptions, plan
 
     plan(settings, PlanOptions(values.chip, values.devices, values.mfu))
 
