@@ -19,7 +19,8 @@ from ml_collections.config_dict import placeholder
 
 from tsrec_jax.baselines.names import BASELINES
 from tsrec_jax.data.prompts import Templates
-from tsrec_jax.data.settings import DatasetSettings, TasksSettings
+from tsrec_jax.data.settings import DatasetSettings
+from tsrec_jax.data.tasks import TasksSettings
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.settings import EvalSettings
 from tsrec_jax.experiments import experiments
@@ -51,8 +52,8 @@ BY_OBJECTIVE: Mapping[str, Mapping[str, Any]] = {
         "tasks.next_sid.user_sequences": False,
         "tasks.distilled_sid.soft_labels": False,
         "templates.separator": _WORDED.separator,
-        "templates.next_sid.header": _WORDED.next_sid.header,
-        "templates.next_sid.prompt": _WORDED.next_sid.prompt,
+        "templates.next_sid.header": _WORDED["next_sid"].header,
+        "templates.next_sid.prompt": _WORDED["next_sid"].prompt,
     },
 }
 # The recipe of the paper (arXiv 2602.22632), where it differs from the default; the rows of SA-Init stay centred.
@@ -110,11 +111,11 @@ class Settings(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        rates, distilled = self.tasks.rates, self.tasks.distilled_sid
-        if not rates:
+        tasks, distilled = self.tasks, self.tasks.distilled_sid
+        if not tasks.used():
             raise UserError("every task has weight 0 or rate 0: set config.tasks.next_sid.weight above 0")
         refuse_other("config.tasks.distilled_sid.teacher", distilled.teacher, BASELINES)
-        if "distilled_sid" in rates and distilled.soft_labels and not self.constrained:
+        if "distilled_sid" in tasks.used() and distilled.soft_labels and not self.constrained:
             raise UserError(
                 "config.tasks.distilled_sid.soft_labels=True needs config.objective='constrained', where several may "
                 "be right"
@@ -245,8 +246,10 @@ def update(config: ConfigDict, changes: Mapping[str, Any], prefix: str = "") -> 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Nested settings, or a section of them, as {prefix + `section.key`: JSON value}."""
     found: dict[str, Any] = {}
-    for key, value in (tree if isinstance(tree, Mapping) else dataclasses.asdict(tree)).items():
-        if isinstance(value, Mapping):
+    if isinstance(tree, Templates):
+        tree = tree.to_mapping()
+    for key, value in (tree if isinstance(tree, Mapping) else vars(tree)).items():
+        if isinstance(value, Mapping) or dataclasses.is_dataclass(value):
             found |= flat(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
@@ -267,6 +270,8 @@ def get(tree: Any, dotted: str) -> Any:
 
 
 def _config_of(part: Any) -> ConfigDict:
+    if isinstance(part, Templates):
+        return ConfigDict(part.to_mapping())
     config = ConfigDict()
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)

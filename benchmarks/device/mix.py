@@ -11,7 +11,9 @@ import numpy as np
 
 from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.data.prompts import PromptBuilder, Templates
-from tsrec_jax.data.tasks import TASKS, Example, build_examples
+from tsrec_jax.data.tasks import TasksSettings, build_examples
+from tsrec_jax.data.tasks.next_sid import NextSid
+from tsrec_jax.data.tasks.task import Example, TaskInputs
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.assemble import add_sid_tokens
@@ -62,8 +64,10 @@ def _tokenised(dataset: Dataset, tokenizer: Any) -> dict[str, list[Example]]:
     part = train.take(range(min(ROWS, len(train))))
     add_sid_tokens(tokenizer, dataset.catalogue.tokens)
     builder = PromptBuilder(tokenizer, Templates(), 512)
-    tasks = [task for task in MIX if task != "ts_align" or dataset.token_descriptions]
-    return build_examples(dataclasses.replace(dataset, splits={"train": part}), "train", builder, tasks)
+    names = [task for task in MIX if task != "ts_align" or dataset.token_descriptions]
+    tasks = TasksSettings(next_sid=NextSid(user_sequences=False))
+    inputs = TaskInputs(dataclasses.replace(dataset, splits={"train": part}), "train", builder)
+    return build_examples({name: getattr(tasks, name) for name in names}, inputs)
 
 
 def _generated(words: int, rows: int, lengths: tuple[int, int], completion: tuple[int, int]) -> Mix:
@@ -73,7 +77,7 @@ def _generated(words: int, rows: int, lengths: tuple[int, int], completion: tupl
         sizes = rng.integers(*lengths, rows // len(MIX))
         answers = rng.integers(*completion, len(sizes))
         examples[task] = [
-            Example(TASKS.index(task), rng.integers(1, words, size).astype(np.int32), int(size - answer), f"{task}/{n}")
+            Example(task, rng.integers(1, words, size).astype(np.int32), int(size - answer), f"{task}/{n}")
             for n, (size, answer) in enumerate(zip(sizes, answers, strict=True))
         ]
     return Mix(examples, f"generated rows of {lengths[0]} to {lengths[1] - 1} tokens")
@@ -102,5 +106,5 @@ def kept_rows(path: pathlib.Path) -> dict[str, list[Example]]:
     parts = np.split(found["tokens"], starts)
     for number, (task, prompt, tokens) in enumerate(zip(found["task"], found["prompt"], parts, strict=True)):
         name = MIX[task]
-        examples.setdefault(name, []).append(Example(TASKS.index(name), tokens, int(prompt), f"{name}/{number}"))
+        examples.setdefault(name, []).append(Example(name, tokens, int(prompt), f"{name}/{number}"))
     return examples

@@ -18,7 +18,7 @@ from benchmarks.device.shapes import SHAPES, random_decoder
 from benchmarks.device.torch_copy import torch_copy, torch_device, why_no_torch
 from benchmarks.training.problem import CLIP_NORM, HORIZON, LEARNING_RATE, WARMUP
 from tsrec_jax.data.input import choose_loss_slots, train_batches
-from tsrec_jax.data.tasks import TASKS, Example
+from tsrec_jax.data.tasks.task import Example
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.planning.accounting import MeshShape, StepShape, flops_utilisation, step_flops, step_memory
 from tsrec_jax.planning.chips import GIB, chip_of
@@ -75,7 +75,7 @@ def _ours(request: Mapping[str, Any], mix: Mix) -> dict[str, Any]:
         clip_norm=CLIP_NORM,
         loss_chunk=step.loss_chunk,
     )
-    loss = SftLoss(dict.fromkeys(TASKS, 1.0), settings)
+    loss = SftLoss(dict.fromkeys(rates, 1.0), settings)
     train_step, state = first_step_and_state(model, loss, settings, words)
     del model
     batches = train_batches(

@@ -13,7 +13,7 @@ from flax import nnx
 
 from benchmarks.training.problem import CLIP_NORM, HORIZON, LEARNING_RATE, ROW, WARMUP, Problem, shuffled
 from tsrec_jax.data.input import choose_loss_slots, packed_batches
-from tsrec_jax.data.tasks import TASKS, Example
+from tsrec_jax.data.tasks.task import Example
 from tsrec_jax.pipeline.batches import batches_of
 from tsrec_jax.training.loss import SftLoss, batch_nll
 from tsrec_jax.training.settings import TrainSettings
@@ -58,7 +58,7 @@ def make_step(problem: Problem, rows: int, layout: Layout) -> tuple[Step, Callab
         loss_normalisation=problem.config.train.loss_normalisation,
         loss_chunk=layout.chunk,
     )
-    loss = SftLoss(dict(zip(TASKS, problem.data.mix.weights, strict=True)), settings)
+    loss = SftLoss(problem.data.mix.weights, settings)
     train_step, state = first_step_and_state(problem.model, loss, settings, problem.old_size)
     batches = _packed(problem, rows, layout) if layout.packed else _padded(problem, rows, layout)
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.data.packing import epoch_of_task
-from tsrec_jax.data.prompts import PLACEHOLDERS
-from tsrec_jax.data.tasks import Example
+from tsrec_jax.data.prompts import Templates
+from tsrec_jax.data.tasks.task import Example
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.pipeline.assemble import assemble
 from tsrec_jax.pipeline.batches import TrainingData, training_data
@@ -73,7 +73,7 @@ def training_config(request: Request, remat: bool = False) -> Settings:
     config.train.sequence_length = ROW
     if request.long_header:
         header = " ".join(["word"] * (LONG_HEADER - 1)) + "\n"
-        for template in PLACEHOLDERS:
+        for template in Templates().by_name:
             config.templates[template].header = header
     return settings_of(config)
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq, PreTrainedModel
 
 from benchmarks.training.problem import CLIP_NORM, HORIZON, LEARNING_RATE, WARMUP, Problem, shuffled
-from tsrec_jax.data.tasks import Example
+from tsrec_jax.data.tasks.task import Example
 from tsrec_jax.models.hf import save_hf
 
 IGNORED = -100

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from tsrec_jax.baselines.packed_chains import pack_chains, pad_histories
-from tsrec_jax.data.chains import Chain
+from tsrec_jax.data.user_sequences import ItemSequence
 
 
 def chain(items, targets):
-    return Chain(tuple(items), len(items) - targets, ())
+    return ItemSequence(tuple(items), len(items) - targets, ())
 
 
 def test_packing_keeps_every_input_with_its_target_and_marks_those_of_rows():

@@ -11,8 +11,8 @@ from tsrec_jax.baselines.packed_chains import Packed, pack_chains, pad_histories
 from tsrec_jax.baselines.ranking import rank_sids
 from tsrec_jax.baselines.sasrec import SasRecSettings, svd_features, train_sasrec, training_flops
 from tsrec_jax.baselines.sasrec_model import SasRec, Shape
-from tsrec_jax.data.chains import Chain as ItemChain
 from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.data.user_sequences import ItemSequence
 from tsrec_jax.errors import UserError
 
 SHAPE = Shape(width=16, blocks=2, heads=2, mlp=32, dropout=0.1, id_dropout=0.2)
@@ -73,7 +73,7 @@ def test_a_later_item_leaves_earlier_states_as_they_are():
 
 def test_a_chain_in_a_packed_row_has_the_states_that_it_has_alone():
     model = SasRec(np.ones(16, bool), 5, SHAPE, None, nnx.Rngs(0))
-    packed = pack_chains([ItemChain((1, 2, 3, 4), 1, ()), ItemChain((5, 6, 7), 1, ())], 8, np.arange(2))
+    packed = pack_chains([ItemSequence((1, 2, 3, 4), 1, ()), ItemSequence((5, 6, 7), 1, ())], 8, np.arange(2))
     together = states_of(model, packed)[0]
     for segment in (1, 2):
         history = packed.items_BT[0, packed.segments_BT[0] == segment]
@@ -141,7 +141,7 @@ def test_the_compiler_counts_as_many_flops():
     model = SasRec(np.ones(400, bool), 8, Shape(), np.ones((400, 32), np.float32), nnx.Rngs(0))
     settings = SasRecSettings(features=32)
     graph, parameters, constants = nnx.split(model, nnx.Param, ...)
-    batch = pack_chains([ItemChain((1, 2, 3), 1, ())], 64, np.arange(1)).rows(0, settings.rows)
+    batch = pack_chains([ItemSequence((1, 2, 3), 1, ())], 64, np.arange(1)).rows(0, settings.rows)
     moments = sasrec._optimiser(settings).init(parameters)
     lowered = sasrec._step.lower(graph, parameters, constants, moments, batch, jax.random.key(0), settings)
     counted = lowered.compile().cost_analysis()["flops"]

@@ -12,7 +12,7 @@ from benchmarks.decoding.problem import Lists, Problem
 from benchmarks.device import cells, decode, mix, runner, store, study, train
 from benchmarks.device.shapes import SHAPES, TINY
 from benchmarks.device.store import Store
-from tsrec_jax.data.tasks import TASKS, Example
+from tsrec_jax.data.tasks.task import Example
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.planning.accounting import parameter_count, step_memory
@@ -233,7 +233,7 @@ def test_a_step_is_as_large_as_was_asked_for_and_recomputes_only_where_it_must()
 def test_real_rows_are_kept_for_the_processes_that_come_later(tmp_path):
     rng = np.random.default_rng(0)
     rows = {
-        task: [Example(TASKS.index(task), rng.integers(1, 9, 5 + n).astype(np.int32), 2 + n, "") for n in range(3)]
+        task: [Example(task, rng.integers(1, 9, 5 + n).astype(np.int32), 2 + n, "") for n in range(3)]
         for task in mix.MIX
     }
     mix.keep_rows(rows, tmp_path / "mix.npz")

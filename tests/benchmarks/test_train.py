@@ -13,8 +13,10 @@ from benchmarks.training.problem import Problem, Request, shuffled, training_con
 from benchmarks.training.report import report
 from tests.training.conftest import tiny_config
 from tsrec_jax.data.input import packed_batches
-from tsrec_jax.data.settings import NextSidSettings, NextTitleSettings, TaskSettings, TasksSettings
-from tsrec_jax.data.tasks import Example
+from tsrec_jax.data.tasks import TasksSettings
+from tsrec_jax.data.tasks.next_sid import NextSid
+from tsrec_jax.data.tasks.next_title import NextTitle
+from tsrec_jax.data.tasks.task import Example, Task
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.pipeline.batches import TrainingData
 from tsrec_jax.training.loss import batch_nll
@@ -25,7 +27,12 @@ def problem():
     rng = np.random.default_rng(0)
     lengths = rng.integers(6, 21, 800)
     examples = [
-        Example(number % 2, rng.integers(1, 62, length).astype(np.int32), int(rng.integers(1, length - 1)), str(number))
+        Example(
+            ("next_sid", "next_title")[number % 2],
+            rng.integers(1, 62, length).astype(np.int32),
+            int(rng.integers(1, length - 1)),
+            str(number),
+        )
         for number, length in enumerate(lengths)
     ]
     config = training_config(Request("a folder"))
@@ -34,8 +41,8 @@ def problem():
 
 
 def mix(next_title):
-    off = TaskSettings(rate=0.0)
-    tasks = {"next_sid": NextSidSettings(rate=1.0), "next_title": NextTitleSettings(rate=next_title)}
+    off = Task(rate=0.0)
+    tasks = {"next_sid": NextSid(rate=1.0), "next_title": NextTitle(rate=next_title)}
     return TasksSettings(**tasks, title_sid=off, ts_align=off, augmented_sid=off, distilled_sid=off)
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from tsrec_jax.data.catalogue import Item
-from tsrec_jax.data.chains import chains
 from tsrec_jax.data.dataset import read_dataset, write_dataset
 from tsrec_jax.data.faults import DatasetError, Faults
 from tsrec_jax.data.folder_files import Reading
 from tsrec_jax.data.folder_sids import parse_index
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.row_facts import keys, repeats
+from tsrec_jax.data.user_sequences import user_sequences
 from tsrec_jax.errors import UserError
 
 
@@ -574,7 +574,7 @@ def test_the_whole_train_split_of_industrial_reads_with_its_repeats(shared_data)
     found = read_dataset(shared_data / "Industrial_rebuilt")
     rows = found.splits["train"]
     assert (len(rows), repeats(rows)) == (36_259, 14)  # fifteen rows are one
-    linked = chains(rows)
+    linked = user_sequences(rows)
     assert sorted(row for chain in linked for row in chain.rows) == list(range(len(rows)))
     again = collections.Counter(keys(rows)).most_common(1)[0]
     assert again[1] == 15 and set(again[0][1]) == {again[0][2]}

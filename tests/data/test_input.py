@@ -9,13 +9,13 @@ import pytest
 from tsrec_jax.data.input import choose_loss_slots, packed_batches, train_batches
 from tsrec_jax.data.records import open_records, write_records
 from tsrec_jax.data.sid_paths import SidPaths
-from tsrec_jax.data.tasks import Example
+from tsrec_jax.data.tasks.task import Example
 from tsrec_jax.errors import UserError
 
 T, B, P = 48, 4, 24
 
 
-def make_examples(count, task=0, seed=0, first=1):
+def make_examples(count, task="a", seed=0, first=1):
     """Examples of 6 to 30 tokens that differ in their first token, which is `first` and on."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -75,7 +75,7 @@ def unpack(row):
         # The loss of an example runs from its first completion token to its last without a gap.
         np.testing.assert_array_equal(np.sort(index[mine]), np.arange(index[mine].min(), places[-1]))
         (one_task,) = set(task[mine].tolist())
-        found.append((one_task, tuple(row["tokens_BT"][places].tolist()), len(places) - int(mine.sum())))
+        found.append(("abc"[one_task], tuple(row["tokens_BT"][places].tolist()), len(places) - int(mine.sum())))
     return found
 
 
@@ -92,7 +92,7 @@ def assert_equal(batches, others):
 
 
 def test_one_pass_holds_every_example_once_with_its_targets_in_its_own_segment():
-    examples = [*make_examples(70), *make_examples(31, task=3, seed=1, first=100)]
+    examples = [*make_examples(70), *make_examples(31, task="b", seed=1, first=100)]
     batches = list(packed_batches(examples, T, B, P))
     found = [example for batch in batches for row in rows_of(batch) for example in unpack(row)]
     assert collections.Counter(found) == collections.Counter(plain(examples))
@@ -117,37 +117,37 @@ def test_batches_have_static_shapes_and_int32_and_the_last_is_filled_with_empty_
 
 
 def test_a_row_closes_when_its_loss_slots_are_full():
-    examples = [Example(0, np.arange(1, 11, dtype=np.int32), 2, str(number)) for number in range(6)]
+    examples = [Example("a", np.arange(1, 11, dtype=np.int32), 2, str(number)) for number in range(6)]
     batches = list(packed_batches(examples, 60, 1, 16))
     assert [len(unpack(row)) for batch in batches for row in rows_of(batch)] == [2, 2, 2]
 
 
 def test_the_first_token_of_an_example_is_never_a_target():
-    examples = [Example(1, np.array([7, 8, 9], np.int32), 1, "a"), Example(1, np.array([5, 6], np.int32), 1, "b")]
+    examples = [Example("b", np.array([7, 8, 9], np.int32), 1, "a"), Example("b", np.array([5, 6], np.int32), 1, "b")]
     (batch,) = packed_batches(examples, 8, 1, 8)
     assert batch["tokens_BT"].tolist() == [[7, 8, 9, 5, 6, 0, 0, 0]]
     assert batch["segment_ids_BT"].tolist() == [[1, 1, 1, 2, 2, 0, 0, 0]]
     assert batch["positions_BT"].tolist() == [[0, 1, 2, 0, 1, 0, 0, 0]]
     assert batch["loss_index_GP"].tolist() == [[0, 1, 3, 0, 0, 0, 0, 0]]
     assert batch["loss_target_GP"].tolist() == [[8, 9, 6, 0, 0, 0, 0, 0]]
-    assert batch["loss_task_GP"].tolist() == [[1, 1, 1, -1, -1, -1, -1, -1]]
+    assert batch["loss_task_GP"].tolist() == [[0, 0, 0, -1, -1, -1, -1, -1]]
 
 
 def test_loss_slots_fit_the_longest_answer_and_the_usual_share():
-    one = [Example(0, np.ones(10, np.int32), 5, "a")]
+    one = [Example("a", np.ones(10, np.int32), 5, "a")]
     assert choose_loss_slots({"a": one}, {"a": 1.0}, 64) == 40  # a half of 64 with 4 % to spare, in multiples of 8
-    long = [*one * 50, Example(0, np.ones(64, np.int32), 1, "b")]
+    long = [*one * 50, Example("a", np.ones(64, np.int32), 1, "b")]
     assert choose_loss_slots({"a": long}, {"a": 1.0}, 64) == 64
-    few = [Example(0, np.ones(64, np.int32), 62, "a")]
+    few = [Example("a", np.ones(64, np.int32), 62, "a")]
     assert choose_loss_slots({"a": few}, {"a": 1.0}, 64) == 8
-    both = {"a": one, "b": [Example(1, np.ones(10, np.int32), 9, "b")]}
+    both = {"a": one, "b": [Example("b", np.ones(10, np.int32), 9, "b")]}
     assert choose_loss_slots(both, {"a": 1.0, "b": 1.0}, 64, group=10) == 200  # 0.3 of 640, and 4 %
     assert choose_loss_slots(both, {"a": 1.0, "b": 3.0}, 64, group=10) == 136  # 0.2 of 640, and 4 %
 
 
 def test_examples_that_cannot_fit_are_refused():
     with pytest.raises(UserError, match=r"long/1: 65 tokens do not fit in a row of 64 \(train.sequence_length\)"):
-        choose_loss_slots({"a": [Example(0, np.ones(65, np.int32), 5, "long/1")]}, {"a": 1.0}, 64)
+        choose_loss_slots({"a": [Example("a", np.ones(65, np.int32), 5, "long/1")]}, {"a": 1.0}, 64)
     with pytest.raises(UserError, match="no training rows"):
         choose_loss_slots({"a": []}, {"a": 1.0}, 64)
 
@@ -161,14 +161,14 @@ def test_training_batches_have_an_accumulation_axis_and_the_same_layout():
 
 
 def test_the_same_seed_gives_the_same_batches_and_another_seed_others():
-    sources = {"a": make_examples(40), "b": make_examples(20, task=1, first=60)}
+    sources = {"a": make_examples(40), "b": make_examples(20, task="b", first=60)}
     batches, again, other = (take(batches_of(sources, seed=seed), 6) for seed in (3, 3, 4))
     assert_equal(batches, again)
     assert any((a["tokens_BT"] != b["tokens_BT"]).any() for a, b in zip(batches, other, strict=True))
 
 
 def test_a_run_continues_at_any_step_from_records_on_disk(tmp_path):
-    examples = {"a": make_examples(40), "b": make_examples(20, task=1, first=60)}
+    examples = {"a": make_examples(40), "b": make_examples(20, task="b", first=60)}
     write_records(examples, tmp_path / "records")
     batches = take(batches_of(open_records(tmp_path / "records")), 12)
     for start in (0, 1, 5, 11):
@@ -187,7 +187,7 @@ def test_the_keys_of_a_step_name_its_examples():
 
 def test_rows_of_a_group_share_their_slots_and_fewer_are_empty():
     tokens = [np.full(16, number, np.int32) for number in range(120)]
-    examples = [Example(0, row, 2 if number % 2 else 15, str(number)) for number, row in enumerate(tokens)]
+    examples = [Example("a", row, 2 if number % 2 else 15, str(number)) for number, row in enumerate(tokens)]
     used = {}
     for group in (1, 4):
         slots = choose_loss_slots({"a": examples}, {"a": 1.0}, T, group)
@@ -226,7 +226,7 @@ def test_every_epoch_shows_each_example_once_in_a_new_order():
 
 
 def test_a_quarter_of_a_task_an_epoch_shows_all_of_it_in_four():
-    sources = {"a": make_examples(30), "b": make_examples(20, task=1, first=100), "c": make_examples(9, task=2)}
+    sources = {"a": make_examples(30), "b": make_examples(20, task="b", first=100), "c": make_examples(9, task="c")}
     rates = {"a": 1.0, "b": 0.25}
     stream = stream_of(batches_of(sources, rates=rates, accumulation=1, rows=1), 120)
     counts = collections.Counter(stream[: 4 * 35])
@@ -236,7 +236,7 @@ def test_a_quarter_of_a_task_an_epoch_shows_all_of_it_in_four():
 
 
 def test_the_parts_of_the_processes_make_up_the_same_batches():
-    sources = {"a": make_examples(40), "b": make_examples(20, task=1, first=60)}
+    sources = {"a": make_examples(40), "b": make_examples(20, task="b", first=60)}
     whole = take(batches_of(sources), 4)
     parts = [take(batches_of(sources, part=slice(start, start + 2)), 4) for start in (0, 2)]
     joined = [{key: np.concatenate([a[key], b[key]], axis=1) for key in a} for a, b in zip(*parts, strict=True)]
@@ -275,9 +275,9 @@ def test_tokens_of_sids_are_learned_at_their_own_positions_and_need_no_slot(cata
     known = {token: 100 + number for number, token in enumerate(catalogue.tokens)}
     sid = [known[token] for token in catalogue.sids[0]]
     rows = [
-        Example(2, np.array([5, *sid, *sid, 7], np.int32), 4, "sid and word"),
-        Example(1, np.array([5, 6, 7, 8], np.int32), 2, "words"),
-        Example(0, np.array([5, sid[1], sid[0]], np.int32), 1, "a token off the paths, and the root's child"),
+        Example("c", np.array([5, *sid, *sid, 7], np.int32), 4, "sid and word"),
+        Example("b", np.array([5, 6, 7, 8], np.int32), 2, "words"),
+        Example("a", np.array([5, sid[1], sid[0]], np.int32), 1, "a token off the paths, and the root's child"),
     ]
     slots = choose_loss_slots({"a": rows}, {"a": 1.0}, T, 2, paths)
     (batch,) = packed_batches(rows, T, 2, slots, 2, paths=paths)
@@ -289,7 +289,7 @@ def test_tokens_of_sids_are_learned_at_their_own_positions_and_need_no_slot(cata
     assert len(row) == 4
     assert (batch["tokens_BT"][row, place + 1] == 100 + batch["sid_target_BTK"][row, place, 0]).all()
     assert paths.allowed_Nn[batch["sid_node_BT"][row, place], batch["sid_target_BTK"][row, place, 0]].all()
-    assert sorted(batch["sid_task_BT"][row, place]) == [0, 2, 2, 2]
+    assert sorted(batch["sid_task_BT"][row, place]) == [0, 0, 0, 2]
     assert sorted(batch["sid_node_BT"][row, place])[:2] == [0, 0]
 
 
@@ -301,10 +301,10 @@ def test_ranked_sids_share_the_places_of_those_drawn_from_them_when_they_begin_a
     row = [5, *(100 + tokens[0]), *(100 + tokens[drawn, :].reshape(-1))]
     rankings = (order, order[::-1])
     hard, soft = (
-        Example(0, np.array(row, np.int32), 4, "a", ranked)
+        Example("a", np.array(row, np.int32), 4, "a", ranked)
         for ranked in (np.zeros(0, np.int32), tokens[np.array(rankings)].reshape(-1))
     )
-    (batch,) = packed_batches([hard, soft], T, 1, 8, paths=paths, choices=len(order))
+    (batch,) = packed_batches([hard, soft], T, 1, 8, paths=paths, top_k=len(order))
     target_TK, share_TK = batch["sid_target_BTK"][0], batch["sid_target_probs_BTK"][0]
     levels = catalogue.num_levels
     learned = np.flatnonzero(batch["sid_task_BT"][0] >= 0)
@@ -332,8 +332,8 @@ def test_a_token_under_which_nothing_is_ranked_is_not_learned(catalogue):
     given = 0
     others = [item for item in range(len(tokens)) if tokens[item, 0] != tokens[given, 0]]
     row = np.array([5, *(100 + tokens[given]), 6], np.int32)
-    example = Example(0, row, 1, "a", tokens[others].reshape(-1))
-    (batch,) = packed_batches([example], T, 1, 8, paths=paths, choices=len(others))
+    example = Example("a", row, 1, "a", tokens[others].reshape(-1))
+    (batch,) = packed_batches([example], T, 1, 8, paths=paths, top_k=len(others))
     first, *deeper = range(catalogue.num_levels)
     assert batch["sid_task_BT"][0, first] == 0
     np.testing.assert_allclose(batch["sid_target_probs_BTK"][0, first].sum(), 1.0, rtol=1e-6)

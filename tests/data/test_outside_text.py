@@ -6,7 +6,7 @@ import pytest
 
 from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.data.outside_text import control_ids, encode_outside
-from tsrec_jax.data.prompts import OUTSIDE, PLACEHOLDERS, PromptBuilder, Templates
+from tsrec_jax.data.prompts import OUTSIDE, PromptBuilder, Templates
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.shop.shop import make_shop
@@ -67,13 +67,13 @@ def test_thousands_of_control_tokens_in_one_text_are_text(known):
     assert known.decode(ids) == text
 
 
-@pytest.mark.parametrize("task", PLACEHOLDERS)
+@pytest.mark.parametrize("task", Templates().by_name)
 def test_a_title_or_description_in_a_prompt_is_text_and_sids_and_wording_are_tokens(known, task):
     end, (sid_1, sid_2) = known.eos_token, known.convert_tokens_to_ids(list(SIDS[:2]))
-    wording = getattr(Templates(), task)
+    wording = Templates()[task]
     changes = {"prompt": f"{end}{wording.prompt}{SIDS[1]}"} if task != "next_sid" else {}
     builder = PromptBuilder(known, Templates.from_mapping({task: changes}))
-    asked, answered = PLACEHOLDERS[task]
+    asked, answered = wording.placeholders
     text = f"{end} A {SIDS[0]}"
     control = control_ids(known)
 

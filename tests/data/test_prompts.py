@@ -2,7 +2,7 @@
 
 import pytest
 
-from tsrec_jax.data.prompts import PLACEHOLDERS, PromptBuilder, Templates
+from tsrec_jax.data.prompts import PromptBuilder, Templates
 from tsrec_jax.errors import UserError
 
 NEWLINE, COMMA, END = 198, 11, 257
@@ -24,7 +24,7 @@ def test_a_prompt_and_its_completion_have_these_ids(tokenizer, short):
 
 def test_the_wording_is_every_prompt_without_its_input(short):
     assert short.wording()[0] == "Q\nH>"
-    assert len(short.wording()) == len(PLACEHOLDERS)
+    assert len(short.wording()) == len(Templates().by_name)
     assert not any("{" in text for text in short.wording())
 
 
@@ -62,7 +62,7 @@ def test_the_default_wording_of_every_task(tokenizer):
         "token_to_description": "<a_9>",
         "description_to_token": "Red {things}",
     }
-    assert set(texts) == set(PLACEHOLDERS)
+    assert set(texts) == set(Templates().by_name)
     for task, (prompt, answer, completion) in texts.items():
         assert tokenizer.decode(builder.prompts(task, [inputs[task]])[0]) == prompt
         assert tokenizer.decode(builder.completions(task, [answer])[0]) == completion
@@ -93,9 +93,9 @@ def test_no_special_token_of_the_tokenizer_enters_a_prompt(tokenizer, short):
 def test_templates_survive_their_mapping():
     changed = Templates.from_mapping({"separator": " ", "sid_to_title": {"prompt": "{sid} is"}})
     assert changed.separator == " "
-    assert changed.sid_to_title.prompt == "{sid} is"
-    assert changed.sid_to_title.header == Templates().sid_to_title.header
-    assert changed.next_sid == Templates().next_sid
+    assert changed["sid_to_title"].prompt == "{sid} is"
+    assert changed["sid_to_title"].header == Templates()["sid_to_title"].header
+    assert changed["next_sid"] == Templates()["next_sid"]
     assert Templates.from_mapping(changed.to_mapping()) == changed
 
 

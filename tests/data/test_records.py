@@ -8,7 +8,7 @@ import pytest
 
 from tsrec_jax.data import records
 from tsrec_jax.data.records import fingerprint, open_records, write_records
-from tsrec_jax.data.tasks import Example
+from tsrec_jax.data.tasks.task import Example
 from tsrec_jax.errors import UserError
 
 
@@ -18,7 +18,7 @@ def examples():
     return {
         task: [
             Example(
-                number,
+                task,
                 rng.integers(0, 2**31 - 1, 3 + row, np.int32),
                 1 + row % 2,
                 f"{task}/{row} é",
@@ -26,7 +26,7 @@ def examples():
             )
             for row in range(12)
         ]
-        for number, task in enumerate(("next_sid", "ts_align"))
+        for task in ("next_sid", "ts_align")
     }
 
 
@@ -88,7 +88,7 @@ def test_the_fingerprint_sees_every_part_of_an_example(examples, change):
     before = fingerprint(examples)
     row = examples["next_sid"][0]
     changed = {
-        "task": Example(5, row.tokens, row.prompt_length, row.key),
+        "task": Example("other", row.tokens, row.prompt_length, row.key),
         "tokens": Example(row.task, row.tokens[::-1], row.prompt_length, row.key),
         "prompt_length": Example(row.task, row.tokens, row.prompt_length + 1, row.key),
         "key": Example(row.task, row.tokens, row.prompt_length, "other"),

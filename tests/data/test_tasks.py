@@ -6,11 +6,28 @@ import numpy as np
 import pytest
 
 from tsrec_jax.data.prompts import PromptBuilder, Templates
-from tsrec_jax.data.tasks import TASKS, ChainSettings, build_examples
+from tsrec_jax.data.tasks import TasksSettings, build_examples
+from tsrec_jax.data.tasks.augmented_sid import AugmentedSid
+from tsrec_jax.data.tasks.distilled_sid import DistilledSid
+from tsrec_jax.data.tasks.next_sid import NextSid
+from tsrec_jax.data.tasks.task import TaskInputs
 from tsrec_jax.errors import UserError
 
-ROW_TASKS = TASKS[:4]
+ROW_TASKS = ("next_sid", "next_title", "title_sid", "ts_align")
 CONTINUED = {"next_sid": {"header": "Then.\n", "prompt": "Had: {history},", "completion": "{sid}"}}
+
+
+def make_examples(dataset, split, builder, names, **tasks):
+    table = TasksSettings(**{"next_sid": NextSid(user_sequences=False), **tasks})
+    rank = np.array([4, 4, 2], np.int32)
+    inputs = TaskInputs(
+        dataset,
+        split,
+        builder,
+        teacher=lambda _: lambda histories: np.tile(rank, (len(histories), 1)),
+        nearest=lambda *_: (np.array([[3]] * 5), np.ones((5, 1))),
+    )
+    return build_examples({name: getattr(table, name) for name in names}, inputs)
 
 
 @pytest.fixture
@@ -20,7 +37,7 @@ def builder(tokenizer):
 
 @pytest.fixture
 def examples(dataset, builder):
-    return build_examples(dataset, "train", builder, ROW_TASKS)
+    return make_examples(dataset, "train", builder, ROW_TASKS)
 
 
 def texts(tokenizer, example):
@@ -38,15 +55,15 @@ def test_every_task_makes_its_rows(examples):
         "ts_align": 18,
     }
     for task, rows in examples.items():
-        assert {row.task for row in rows} == {TASKS.index(task)}
+        assert {row.task for row in rows} == {task}
         assert {row.tokens.dtype for row in rows} == {np.dtype(np.int32)}
-    keys = [row.key for rows in examples.values() for row in rows if row.task != TASKS.index("next_title")]
+    keys = [row.key for rows in examples.values() for row in rows if row.task != "next_title"]
     assert len(set(keys)) == len(keys)
     assert [row.key for row in examples["next_sid"]] == [f"train/{number}" for number in range(4)]
 
 
 def test_only_the_tasks_asked_for_are_made(dataset, builder):
-    found = build_examples(dataset, "valid", builder, ("next_sid",))
+    found = make_examples(dataset, "valid", builder, ("next_sid",))
     assert {task: [row.key for row in rows] for task, rows in found.items()} == {"next_sid": ["valid/0", "valid/1"]}
 
 
@@ -79,7 +96,7 @@ def test_the_answer_is_not_in_its_prompt(examples, tokenizer, catalogue):
 def test_training_and_search_use_the_same_prompt_ids(dataset, tokenizer, splits):
     for max_length in (512, 40):
         builder = PromptBuilder(tokenizer, Templates(), max_length)
-        rows = build_examples(dataset, "train", builder, ("next_sid",))["next_sid"]
+        rows = make_examples(dataset, "train", builder, ("next_sid",))["next_sid"]
         histories = [[dataset.catalogue.sid(item) for item in history] for history in splits["train"].histories]
         prompts = builder.prompts_next_sid(histories, dataset.catalogue.num_levels)
         assert [row.tokens[: row.prompt_length].tolist() for row in rows] == prompts
@@ -88,22 +105,22 @@ def test_training_and_search_use_the_same_prompt_ids(dataset, tokenizer, splits)
 
 def test_a_completion_longer_than_the_limit_keeps_one_token_to_start_from(dataset, tokenizer):
     builder = PromptBuilder(tokenizer, Templates(), max_length=8)
-    row = build_examples(dataset, "train", builder, ("next_title",))["next_title"][0]
+    row = make_examples(dataset, "train", builder, ("next_title",))["next_title"][0]
     assert (len(row.tokens), row.prompt_length) == (8, 1)
     assert tokenizer.decode(row.tokens) == "ue saw\n<|end|>"
 
 
 def test_tokens_without_words_make_no_alignment_rows(dataset, builder):
     del dataset.token_descriptions["<a_9>"]
-    rows = build_examples(dataset, "train", builder, ("ts_align",))["ts_align"]
+    rows = make_examples(dataset, "train", builder, ("ts_align",))["ts_align"]
     assert len(rows) == 16
     assert not any("<a_9>" in row.key for row in rows)
 
 
-def test_a_chain_is_its_rows_laid_over_each_other(dataset, tokenizer):
+def test_a_user_sequence_is_its_rows_laid_over_each_other(dataset, tokenizer):
     builder = PromptBuilder(tokenizer, Templates.from_mapping(CONTINUED))
-    rows = build_examples(dataset, "train", builder, ("next_sid",))["next_sid"]
-    whole = build_examples(dataset, "train", builder, ("next_sid",), ChainSettings(whole=True))["next_sid"]
+    rows = make_examples(dataset, "train", builder, ("next_sid",))["next_sid"]
+    whole = make_examples(dataset, "train", builder, ("next_sid",), next_sid=NextSid())["next_sid"]
     assert len(whole) == 3
     first, second = rows[:2]
     (chain,) = [row for row in whole if row.key.startswith("train/0,1/")]
@@ -113,23 +130,17 @@ def test_a_chain_is_its_rows_laid_over_each_other(dataset, tokenizer):
     assert chain.tokens[: len(first.tokens) - end].tolist() == first.tokens[:-end].tolist()
 
 
-def test_histories_that_are_added_are_learned_as_chains(dataset, tokenizer):
+def test_histories_that_are_added_are_learned_as_sequences(dataset, tokenizer):
     builder = PromptBuilder(tokenizer, Templates.from_mapping(CONTINUED))
-    nearest, chances = np.array([[3]] * 5), np.ones((5, 1))
-    settings = ChainSettings(
-        varied=2,
-        distilled=4,
-        distilled_history=2,
-        nearest_IN=nearest,
-        chances_IN=chances,
-        rank=lambda histories: np.tile(np.array([4, 4, 2], np.int32), (len(histories), 1)),
-        soft=True,
-    )
-    found = build_examples(dataset, "train", builder, ("augmented_sid", "distilled_sid"), settings)
+    settings = {
+        "augmented_sid": AugmentedSid(copies=2),
+        "distilled_sid": DistilledSid(copies=4, history_length=2, targets=1, random_items=0.0),
+    }
+    found = make_examples(dataset, "train", builder, settings, **settings)
     counts = {task: len(rows) for task, rows in found.items()}
     assert counts == {"augmented_sid": 6, "distilled_sid": 16}
     for task, rows in found.items():
-        assert {row.task for row in rows} == {TASKS.index(task)}
+        assert {row.task for row in rows} == {task}
         assert len({row.key for row in rows}) == len(rows)
     assert {texts(tokenizer, row)[1] for row in found["distilled_sid"]} == {dataset.catalogue.sid(n) for n in (2, 4)}
     assert all(len(row.ranked) == 0 for row in found["augmented_sid"])
@@ -138,8 +149,9 @@ def test_histories_that_are_added_are_learned_as_chains(dataset, tokenizer):
     assert ranked == {"".join(dataset.catalogue.sid(item) for item in (4, 4, 2))}
     with pytest.raises(UserError, match=r"are to be learned at once.*distilled_sid.targets"):
         short = PromptBuilder(tokenizer, builder.templates, max_length=dataset.catalogue.num_levels)
-        build_examples(dataset, "train", short, ("distilled_sid",), settings)
-    hard = build_examples(dataset, "train", builder, ("distilled_sid",), dataclasses.replace(settings, soft=False))
+        make_examples(dataset, "train", short, ("distilled_sid",), **settings)
+    hard_labels = dataclasses.replace(settings["distilled_sid"], soft_labels=False)
+    hard = make_examples(dataset, "train", builder, ("distilled_sid",), distilled_sid=hard_labels)
     assert [row.tokens.tolist() for row in hard["distilled_sid"]] == [
         row.tokens.tolist() for row in found["distilled_sid"]
     ]
@@ -148,4 +160,11 @@ def test_histories_that_are_added_are_learned_as_chains(dataset, tokenizer):
 
 def test_a_prompt_that_cannot_be_continued_is_refused(dataset, builder):
     with pytest.raises(UserError, match=r"templates.next_sid.prompt=.*Next:.* cannot be continued"):
-        build_examples(dataset, "train", builder, ("next_sid",), ChainSettings(whole=True))
+        make_examples(dataset, "train", builder, ("next_sid",), next_sid=NextSid())
+
+
+def test_ts_align_without_descriptions_is_refused(dataset, builder):
+    with pytest.raises(
+        UserError, match=r"Shop\.description_keywords\.json is not there.*config.tasks.ts_align.weight=0"
+    ):
+        make_examples(dataclasses.replace(dataset, token_descriptions={}), "train", builder, ("ts_align",))

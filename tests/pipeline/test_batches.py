@@ -54,7 +54,7 @@ def test_a_teacher_fitted_on_train_is_learned_from(dataset, prompts):
     config = only_distilled(teacher="popularity", copies=6)
     data = training_data(config, dataset, builder, old_size, lines.append)
     rows = data.examples["distilled_sid"]
-    assert data.choices == 1
+    assert data.top_k == 1
     train, valid = dataset.splits["train"], dataset.splits["valid"]
     assert len(rows) == 6 * len(train)
     learned = collections.Counter(tokenizer.decode(row.tokens[row.prompt_length :]) for row in rows)
@@ -70,7 +70,7 @@ def test_a_ranking_that_is_learned_as_a_whole_has_room_in_the_batches(dataset, p
     config = only_distilled(teacher="popularity", copies=1, soft_labels=True)
     config = config.changed({"train": {"sequence_length": 64, "rows_per_group": 2}})
     data = training_data(config, dataset, builder, old_size, print)
-    assert data.choices == PLACES
+    assert data.top_k == PLACES
     batch = batches_of(config, data, data.examples, rows=4).batch(1)
     assert batch["sid_target_probs_BTK"].shape == (1, 4, 64, PLACES)
     np.testing.assert_allclose(batch["sid_target_probs_BTK"][batch["sid_task_BT"] >= 0].sum(axis=-1), 1.0, rtol=1e-6)

@@ -15,6 +15,7 @@ from tests.pipeline.small import SMALL
 from tsrec_jax.baselines.run import BaselineResult
 from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.data.target_ranks import find_targets
+from tsrec_jax.data.tasks.task import TaskInputs
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.predictions import read_predictions
 from tsrec_jax.evaluation.study_cells import read_cells, write_cells
@@ -289,16 +290,15 @@ def test_a_setting_whose_default_changed_did_what_it_did_before_it_could_be_set(
 def test_training_selects_on_the_users_that_are_held_out(workdir, tmp_path, monkeypatch):
     asked = []
 
-    def build_examples(dataset, split, *arguments):
+    def inputs(dataset, split, *arguments):
         asked.append((split, set(dataset.splits[split].users)))
-        return build(dataset, split, *arguments)
+        return TaskInputs(dataset, split, *arguments)
 
     def no_training(*_, **__):
         raise UserError("enough")
 
-    build = train_module.build_examples
     for module in (batches_module, train_module):
-        monkeypatch.setattr(module, "build_examples", build_examples)
+        monkeypatch.setattr(module, "TaskInputs", inputs)
     monkeypatch.setattr(train_module, "train", no_training)
     made = next(workdir.glob("upstream/*"))
     settings = [f"--config.dataset.path={made / 'dataset'}", f"--config.model.path={made / 'pretrained'}"]

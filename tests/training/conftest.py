@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tsrec_jax.data.tasks import Example
+from tsrec_jax.data.tasks.task import Example
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 
@@ -47,7 +47,7 @@ def make_examples():
         length = int(rng.integers(6, 21))
         rows.append(
             Example(
-                task=index % 2,
+                task="ab"[index % 2],
                 tokens=rng.integers(1, VOCABULARY, length).astype(np.int32),
                 prompt_length=int(rng.integers(1, length - 1)),
                 key=f"row/{index}",

@@ -9,7 +9,7 @@ from flax import nnx
 from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.data.input import packed_batches
 from tsrec_jax.data.sid_paths import SidPaths
-from tsrec_jax.data.tasks import Example
+from tsrec_jax.data.tasks.task import Example
 from tsrec_jax.errors import UserError
 from tsrec_jax.training.loss import batch_loss, batch_nll, loss_tasks, slot_weights, task_sums
 from tsrec_jax.training.settings import TrainSettings
@@ -27,8 +27,8 @@ def plain_sums(model, examples):
     )
     for log_probs_TV, example in zip(log_probs_BTV, examples, strict=True):
         for position in range(example.prompt_length, len(example.tokens)):
-            sums[example.task] -= float(log_probs_TV[position - 1, example.tokens[position]])
-            counts[example.task] += 1
+            sums["ab".index(example.task)] -= float(log_probs_TV[position - 1, example.tokens[position]])
+            counts["ab".index(example.task)] += 1
     return sums, counts
 
 
@@ -118,7 +118,7 @@ def paths():
 def sid_examples(paths):
     """Words and SIDs in turn; ids of the tokens a_1 a_2 a_3 b_1 b_2 b_4 are 50 to 55."""
     texts = [[3, 50, 53, 4, 50, 54, 9], [51, 54, 52, 55, 50, 53], [7, 8, 9, 10], [3, 54, 51]]
-    return [Example(n % 2, np.array(text, np.int32), 1, str(n)) for n, text in enumerate(texts)]
+    return [Example("ab"[n % 2], np.array(text, np.int32), 1, str(n)) for n, text in enumerate(texts)]
 
 
 def test_sid_tokens_are_scored_among_their_siblings(make_model, paths):
@@ -141,7 +141,7 @@ def test_sid_tokens_are_scored_among_their_siblings(make_model, paths):
                 if nodes[place] >= 0:
                     row = jnp.where(paths.allowed_Nn[nodes[place]], row[50:56], -jnp.inf)
                     target -= 50
-                total -= of_task[example.task] * jax.nn.log_softmax(row)[target] / float(counts.sum())
+                total -= of_task["ab".index(example.task)] * jax.nn.log_softmax(row)[target] / float(counts.sum())
         return total
 
     with jax.default_matmul_precision("highest"):
@@ -158,8 +158,8 @@ def test_ranked_sids_cost_the_cross_entropy_with_their_shares(make_model, paths)
     model = make_model()
     text = np.array([3, 50, 53, 50, 54], np.int32)  # the last SID is that of item 1: tokens 0 and 4
     ranked = np.array([2, 5, 0, 4, 1, 4, 0, 3], np.int32)  # items 3, 1, 2, 0
-    example = Example(0, text, 3, "row", ranked)
-    (batch,) = packed_batches([example], 8, 1, 8, paths=paths, choices=4)
+    example = Example("a", text, 3, "row", ranked)
+    (batch,) = packed_batches([example], 8, 1, 8, paths=paths, top_k=4)
     with jax.default_matmul_precision("highest"):
         nll = batch_nll(model, batch, paths=paths)["sid_task_BT"]
         logits = model(text[None])[0, :, 50:56]
@@ -172,10 +172,10 @@ def test_ranked_sids_cost_the_cross_entropy_with_their_shares(make_model, paths)
 def test_a_chain_costs_what_its_rows_cost(make_model, paths):
     model = make_model()
     chain = np.array([50, 53, 51, 54, 52, 55, 50, 54], np.int32)
-    rows = [Example(0, chain[:end], end - 2, str(end)) for end in (4, 6, 8)]
+    rows = [Example("a", chain[:end], end - 2, str(end)) for end in (4, 6, 8)]
     graphdef, state = nnx.split(model)
     found = []
-    for examples in (rows, [Example(0, chain, 2, "chain")]):
+    for examples in (rows, [Example("a", chain, 2, "chain")]):
         (batch,) = packed_batches(examples, 32, 2, 8, 2, paths=paths)
         nll = jax.jit(lambda state, batch: batch_nll(nnx.merge(graphdef, state), batch, paths=paths))(state, batch)
         found.append(float(task_sums(nll, loss_tasks(batch), 1)[0]))

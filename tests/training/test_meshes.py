@@ -12,7 +12,7 @@ from tests.training.test_step import settings
 from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.data.input import train_batches
 from tsrec_jax.data.sid_paths import SidPaths
-from tsrec_jax.data.tasks import Example
+from tsrec_jax.data.tasks.task import Example
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.layers import parameter_shapes
@@ -43,7 +43,7 @@ SMALLEST_KERNEL = 4 * 64 * 64
 def batches():
     rng = np.random.default_rng(0)
     rows = [
-        Example(index % 2, rng.integers(1, 640, 8).astype(np.int32), int(rng.integers(4, 7)), f"row/{index}")
+        Example("ab"[index % 2], rng.integers(1, 640, 8).astype(np.int32), int(rng.integers(4, 7)), f"row/{index}")
         for index in range(64)
     ]
     made = train_batches(
@@ -74,7 +74,7 @@ def sid_batches():
         others = CATALOGUE.tokens_IC[[index % 24, (index + 9) % 24]].reshape(-1)
         ranked = np.concatenate([part for sid in sids[1:] for part in (np.array(sid) - 600, others)])
         ranked = ranked.astype(np.int32)[: None if index % 2 else 0]  # each other row is certain
-        rows.append(Example(0, np.array(tokens, np.int32), 4, f"row/{index}", ranked))
+        rows.append(Example("a", np.array(tokens, np.int32), 4, f"row/{index}", ranked))
     made = train_batches(
         {"a": rows},
         rates={"a": 1.0},
@@ -84,7 +84,7 @@ def sid_batches():
         accumulation=1,
         seed=0,
         paths=PATHS,
-        choices=3,
+        top_k=3,
     )
     return [made.batch(step) for step in range(1, 6)]
 

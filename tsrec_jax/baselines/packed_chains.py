@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from tsrec_jax.data.chains import Chain
 from tsrec_jax.data.packing import pack
+from tsrec_jax.data.user_sequences import ItemSequence
 
 
 @jax.tree_util.register_dataclass
@@ -47,7 +47,7 @@ class Packed:
         return Packed(*(cut(getattr(self, field.name)) for field in dataclasses.fields(self)))
 
 
-def pack_chains(chains: list[Chain], slots: int, order: np.ndarray) -> Packed:
+def pack_chains(chains: list[ItemSequence], slots: int, order: np.ndarray) -> Packed:
     """Packs the chains, taken in the given order, into rows of `slots` slots; no chain is split.
 
     Raises:

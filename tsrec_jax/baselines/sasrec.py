@@ -19,8 +19,8 @@ from tsrec_jax.baselines.packed_chains import Packed, pack_chains, pad_histories
 from tsrec_jax.baselines.ranking import CHUNK, ndcg
 from tsrec_jax.baselines.sasrec_model import SasRec, Shape
 from tsrec_jax.data.catalogue import Catalogue
-from tsrec_jax.data.chains import chains
 from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.data.user_sequences import user_sequences
 from tsrec_jax.errors import UserError
 from tsrec_jax.text.likeness import text_features
 
@@ -113,7 +113,7 @@ def train_sasrec(
       UserError: as `text_features`, where texts are used; `select` holds no rows; the loss is not finite.
     """
     context = min(settings.context, max(map(len, train.histories)))
-    sequences = chains(train, context)
+    sequences = user_sequences(train, context)
     known_I = np.zeros(catalogue.num_items, bool)
     known_I[[item for chain in sequences for item in chain.items]] = True
     features_IK = svd_features(catalogue, settings.features) if settings.features else None

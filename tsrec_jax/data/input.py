@@ -6,12 +6,12 @@ Keys of a batch; A accumulation (training only), B rows, T tokens, G groups of r
   positions_BT int32       0, 1, ... within each segment
   loss_index_GP int32      position in the group's rows, laid end to end, whose hidden state predicts the target
   loss_target_GP int32     the id to predict
-  loss_task_GP int32       task id, -1 for an empty slot
+  loss_task_GP int32       number of the task among those in use, -1 for an empty slot
 and, where SID tokens are learned among their siblings in the catalogue (`paths`), at every position instead of slots:
   sid_node_BT int32        the node (`data.sid_paths`) whose child comes next
   sid_target_BTK int32     which SID token that is, counted from the first one, or which K tokens it might be
   sid_target_probs_BTK float32    how right each of these is; they sum to 1 where a SID token is learned
-  sid_task_BT int32        task id, -1 where no SID token is learned
+  sid_task_BT int32        number of the task, -1 where no SID token is learned
 Logits over the vocabulary are computed at the loss slots only. P is static: a row closes when its tokens are used up, a
 group when its slots are. Short rows keep attention cheap, and a group of many rows keeps slots from being wasted.
 """
@@ -28,7 +28,7 @@ import numpy as np
 
 from tsrec_jax.data.packing import epoch_of_task, pack
 from tsrec_jax.data.sid_paths import SidPaths
-from tsrec_jax.data.tasks import Example
+from tsrec_jax.data.tasks.task import Example
 from tsrec_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def choose_loss_slots(
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """The shape of a batch: A, B (of all processes), T, P, the rows of a group, and how SID tokens are learned (K)."""
+    """The shape of a batch: A, B (of all processes), T, P, rows of a group, how SID tokens are learned (K), tasks."""
 
     accumulation: int
     rows: int
@@ -86,7 +86,8 @@ class _Layout:
     loss_slots: int
     group: int
     paths: SidPaths | None
-    choices: int
+    top_k: int
+    tasks: tuple[str, ...]
 
     def __post_init__(self):
         if self.rows % self.group:
@@ -128,9 +129,8 @@ class TrainBatches:
         seed: int,
         part: slice | np.ndarray,
     ):
-        tasks = sorted(rates)
-        self._sources = [sources[task] for task in tasks]
-        self._rates = [rates[task] for task in tasks]
+        self._sources = [sources[task] for task in rates]
+        self._rates = [*rates.values()]
         self._layout, self._seed, self._part = layout, seed, part
         self._lengths = [_lengths(source, layout.paths) for source in self._sources]
         self._epochs: dict[int, _Epoch] = {}
@@ -220,7 +220,7 @@ def train_batches(
     group: int = 1,
     part: slice | np.ndarray = slice(None),
     paths: SidPaths | None = None,
-    choices: int = 1,
+    top_k: int = 1,
 ) -> TrainBatches:
     """Batches without end.
 
@@ -229,20 +229,20 @@ def train_batches(
 
     Args:
       sources: {task: random access to Example}.
-      rates: {task: rate}, above 0, for the tasks to use.
+      rates: {task: rate}, above 0, for the tasks to use, which are numbered in this order.
       sequence_length, rows, loss_slots, accumulation: T, B (of all processes), P and A.
       seed: of shuffling and packing.
       group: rows that share their loss slots.
       part: the groups of each micro-batch that this process feeds, as a slice or by their numbers.
       paths: where given, SID tokens are learned among their siblings in the catalogue.
-      choices: K, room for the SIDs that an example ranks.
+      top_k: K, room for the SIDs that an example ranks.
 
     Raises:
       UserError: the rates are so small that an epoch is empty, or the groups do not divide the rows.
     """
     if not any(int(len(sources[task]) * rate + 1e-9) for task, rate in rates.items()):
         raise UserError("an epoch holds no row: the rates (config.tasks.*.rate) are too small")
-    layout = _Layout(accumulation, rows, sequence_length, loss_slots, group, paths, choices)
+    layout = _Layout(accumulation, rows, sequence_length, loss_slots, group, paths, top_k, tuple(rates))
     return TrainBatches(sources, rates, layout, seed, part)
 
 
@@ -254,16 +254,17 @@ def packed_batches(
     group: int = 1,
     part: slice | np.ndarray = slice(None),
     paths: SidPaths | None = None,
-    choices: int = 1,
+    top_k: int = 1,
 ) -> Iterator[Batch]:
     """One pass over the examples, without an accumulation axis; the last batch is filled with empty rows.
 
     Args:
-      examples: in the order in which they compete for places.
+      examples: in the order in which they compete for places; their tasks are numbered as they come.
       sequence_length, rows, loss_slots: T, B (of all processes) and P.
-      group, part, paths, choices: as in `train_batches`.
+      group, part, paths, top_k: as in `train_batches`.
     """
-    layout = _Layout(1, rows, sequence_length, loss_slots, group, paths, choices)
+    tasks = tuple(dict.fromkeys(example.task for example in examples))
+    layout = _Layout(1, rows, sequence_length, loss_slots, group, paths, top_k, tasks)
     plan = pack(_lengths(examples, paths), layout.capacity, group) if examples else []
     for first in range(0, len(plan), layout.groups_of_step):
         chosen = plan[first : first + layout.groups_of_step]
@@ -288,7 +289,7 @@ def _learned(example: Example, paths: SidPaths | None) -> _Learned:
     return _Learned(places[nodes < 0], places[nodes >= 0], nodes[nodes >= 0])
 
 
-def _choices(example: Example, targets_S: np.ndarray, levels: int, room: int) -> tuple[np.ndarray, np.ndarray]:
+def _targets(example: Example, targets_S: np.ndarray, levels: int, room: int) -> tuple[np.ndarray, np.ndarray]:
     """int32 target_SK and float32 probs_SK of an example's learned SID tokens.
 
     The SID at place r of a ranking in `example.ranked` is right in proportion to 1 / r. A token of a SID shares its
@@ -325,8 +326,8 @@ def _group(rows: Sequence[Sequence[Example]], layout: _Layout) -> Batch:
     """A batch of one group; a target's place becomes its place in the group."""
     length, paths = layout.sequence_length, layout.paths
     tokens_BT, segment_ids_BT, positions_BT, node_BT = np.zeros((4, layout.group, length), np.int32)
-    target_BTK = np.zeros((layout.group, length, layout.choices), np.int32)
-    probs_BTK = np.zeros((layout.group, length, layout.choices), np.float32)
+    target_BTK = np.zeros((layout.group, length, layout.top_k), np.int32)
+    probs_BTK = np.zeros((layout.group, length, layout.top_k), np.float32)
     sid_task_BT = np.full((layout.group, length), -1, np.int32)
     index_P, target_P = np.zeros((2, layout.loss_slots), np.int32)
     task_P = np.full(layout.loss_slots, -1, np.int32)
@@ -334,21 +335,21 @@ def _group(rows: Sequence[Sequence[Example]], layout: _Layout) -> Batch:
     for row, examples in enumerate(rows):
         start = 0
         for number, example in enumerate(examples, 1):
-            learned = _learned(example, paths)
+            learned, task = _learned(example, paths), layout.tasks.index(example.task)
             here, there = slice(start, start + len(example.tokens)), slice(slot, slot + len(learned.slots))
             tokens_BT[row, here] = example.tokens
             segment_ids_BT[row, here] = number
             positions_BT[row, here] = np.arange(len(example.tokens))
             index_P[there] = row * length + start + learned.slots - 1
             target_P[there] = example.tokens[learned.slots]
-            task_P[there] = example.task
+            task_P[there] = task
             if paths is not None:
                 before = start + learned.sids - 1
                 node_BT[row, before] = learned.nodes
                 targets_S = example.tokens[learned.sids] - paths.first_id
-                target_SK, probs_SK = _choices(example, targets_S, paths.num_levels, layout.choices)
+                target_SK, probs_SK = _targets(example, targets_S, paths.num_levels, layout.top_k)
                 target_BTK[row, before], probs_BTK[row, before] = target_SK, probs_SK
-                sid_task_BT[row, before] = np.where(probs_SK.any(axis=1), example.task, -1)
+                sid_task_BT[row, before] = np.where(probs_SK.any(axis=1), task, -1)
             start, slot = here.stop, there.stop
     batch = {
         "tokens_BT": tokens_BT,

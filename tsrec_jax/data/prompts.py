@@ -13,101 +13,68 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tsrec_jax.data.outside_text import encode_outside
+from tsrec_jax.data.tasks import TEMPLATES
+from tsrec_jax.data.template import Template
 from tsrec_jax.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-
-@dataclasses.dataclass(frozen=True)
-class Template:
-    """One task's texts: a constant header, the prompt with {placeholders}, and the completion that is learned."""
-
-    header: str
-    prompt: str
-    completion: str
-
-
-# The texts each task may use: (in the prompt, in the completion). An answer is never in its own prompt.
-PLACEHOLDERS = {
-    "next_sid": ("history", "sid"),
-    "next_title": ("history", "title"),
-    "title_to_sid": ("title", "sid"),
-    "sid_to_title": ("sid", "title"),
-    "token_to_description": ("token", "description"),
-    "description_to_token": ("description", "token"),
-}
 OUTSIDE = ("title", "description")  # placeholders of texts that others wrote; the others take SIDs
 
 
 @dataclasses.dataclass(frozen=True)
 class Templates:
-    """The wording of all tasks; short, since every prompt pays for its header."""
+    """The wording of all tasks; short, since every prompt pays for its header.
 
-    next_sid: Template = Template("Continue the shopping history.\n", "History: {history}\nNext:", "{sid}")
-    next_title: Template = Template("Name what is bought next.\n", "History: {history}\nTitle:", " {title}")
-    title_to_sid: Template = Template("Give the code of this item.\n", "Title: {title}\nCode:", "{sid}")
-    sid_to_title: Template = Template("Name the item behind this code.\n", "Code: {sid}\nTitle:", " {title}")
-    token_to_description: Template = Template(
-        "Say what items with this code part share.\n", "Part: {token}\nShared:", " {description}"
-    )
-    description_to_token: Template = Template(
-        "Find the code part of items like these.\n", "Shared: {description}\nPart:", "{token}"
-    )
-    separator: str = ","  # between the SIDs of a history
+    Attributes:
+      by_name: the templates.
+      separator: between the SIDs of a history.
+    """
 
-    @classmethod
-    def from_mapping(cls, changes: Mapping[str, Any]) -> Templates:
-        """The default wording with some texts replaced: {task: {field: text}, "separator": text}.
+    by_name: Mapping[str, Template] = dataclasses.field(default_factory=lambda: TEMPLATES)
+    separator: str = ","
+
+    def __getitem__(self, name: str) -> Template:
+        return self.by_name[name]
+
+    def changed(self, changes: Mapping[str, Any]) -> Templates:
+        """The wording with some texts replaced: {name: {field: text}, "separator": text}.
 
         Raises:
           UserError: an unknown task, field or placeholder, a placeholder left out, or text beside the SID that a beam
             search generates; the message names the key.
         """
-        templates = cls()
-        for name, value in changes.items():
-            if name == "separator":
-                templates = dataclasses.replace(templates, separator=str(value))
-                continue
-            if name not in PLACEHOLDERS:
-                raise UserError(f"templates.{name}: no such task; the tasks are {', '.join(PLACEHOLDERS)}")
-            if not isinstance(value, Mapping) or not all(isinstance(text, str) for text in value.values()):
-                raise UserError(f"templates.{name}: needs texts for header, prompt or completion, has {value!r}")
-            unknown = set(value) - {"header", "prompt", "completion"}
-            if unknown:
-                raise UserError(f"templates.{name}.{sorted(unknown)[0]}: fields are header, prompt and completion")
-            template = dataclasses.replace(getattr(templates, name), **value)
-            _check(name, template)
-            templates = dataclasses.replace(templates, **{name: template})
-        return templates
+        changes = dict(changes)
+        separator, by_name = str(changes.pop("separator", self.separator)), dict(self.by_name)
+        for name, texts in changes.items():
+            if name not in by_name:
+                raise UserError(f"templates.{name}: no such task; the tasks are {', '.join(by_name)}")
+            if not isinstance(texts, Mapping) or not all(isinstance(text, str) for text in texts.values()):
+                raise UserError(f"templates.{name}: needs texts for header, prompt or completion, has {texts!r}")
+            by_name[name] = by_name[name].changed(name, texts)
+        if (completion := by_name["next_sid"].completion) != "{sid}":
+            raise UserError(
+                f"templates.next_sid.completion: must be {{sid}} alone, since the search generates SID tokens only; "
+                f"move the rest of {completion!r} to templates.next_sid.prompt"
+            )
+        return Templates(by_name, separator)
+
+    @classmethod
+    def from_mapping(cls, changes: Mapping[str, Any]) -> Templates:
+        """The default wording, `changed`."""
+        return cls().changed(changes)
 
     def to_mapping(self) -> dict[str, Any]:
         """What `from_mapping` takes to make these templates."""
-        return dataclasses.asdict(self)
+        return {**{name: dict(vars(template)) for name, template in self.by_name.items()}, "separator": self.separator}
 
     def wording(self) -> list[str]:
         """Header and prompt of every task without their inputs: what a tokenizer has to spell again and again."""
-        texts = []
-        for name, (placeholder, _) in PLACEHOLDERS.items():
-            template = getattr(self, name)
-            texts.append(template.header + template.prompt.format(**{placeholder: ""}))
-        return texts
-
-
-def _check(name: str, template: Template) -> None:
-    for field, wanted in zip(("header", "prompt", "completion"), (None, *PLACEHOLDERS[name]), strict=True):
-        try:
-            found = {part for _, part, _, _ in string.Formatter().parse(getattr(template, field)) if part is not None}
-        except ValueError as error:
-            raise UserError(f"templates.{name}.{field}: {error}") from None
-        if found != ({wanted} if wanted else set()):
-            needs = f"exactly the placeholder {{{wanted}}}" if wanted else "no placeholder"
-            raise UserError(f"templates.{name}.{field}: takes {needs}, has {sorted(found) or 'none'}")
-    if name == "next_sid" and template.completion != "{sid}":
-        raise UserError(
-            f"templates.next_sid.completion: must be {{sid}} alone, since the search generates SID tokens only; "
-            f"move the rest of {template.completion!r} to templates.next_sid.prompt"
-        )
+        return [
+            template.header + template.prompt.format(**{template.placeholders[0]: ""})
+            for template in self.by_name.values()
+        ]
 
 
 class PromptBuilder:
@@ -126,7 +93,7 @@ class PromptBuilder:
         self.templates = templates
         self.max_length = max_length
         self._tokenizer = tokenizer
-        self._headers = {name: self._encode([getattr(templates, name).header])[0] for name in PLACEHOLDERS}
+        self._headers = {name: self._encode([each.header])[0] for name, each in templates.by_name.items()}
         self.end = (*self._encode(["\n"])[0], tokenizer.eos_token_id)
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -138,8 +105,8 @@ class PromptBuilder:
 
     def prompts(self, task: str, inputs: Sequence[str]) -> list[list[int]]:
         """Token ids of header and prompt for each input text of one task, not yet cut to `max_length`."""
-        header, wording = self._headers[task], getattr(self.templates, task).prompt
-        return [[*header, *ids] for ids in self._filled(wording, PLACEHOLDERS[task][0], inputs)]
+        header, template = self._headers[task], self.templates[task]
+        return [[*header, *ids] for ids in self._filled(template.prompt, template.placeholders[0], inputs)]
 
     def _filled(self, wording: str, field: str, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of a wording with each text in the place of its placeholder."""
@@ -152,15 +119,15 @@ class PromptBuilder:
 
     def prefix(self, task: str) -> list[int]:
         """Token ids that the prompts of a task begin with, whatever their input: a search computes them once."""
-        text, *_ = next(iter(string.Formatter().parse(getattr(self.templates, task).prompt)))
+        text, *_ = next(iter(string.Formatter().parse(self.templates[task].prompt)))
         return [*self._headers[task], *self._encode([text])[0]]
 
     def completions(self, task: str, answers: Sequence[str]) -> list[list[int]]:
         """Token ids of each answer with its newline and end-of-text token."""
-        wording = getattr(self.templates, task).completion
-        return [[*ids, *self.end] for ids in self._filled(wording, PLACEHOLDERS[task][1], answers)]
+        template = self.templates[task]
+        return [[*ids, *self.end] for ids in self._filled(template.completion, template.placeholders[1], answers)]
 
-    def chains(self, sequences: Sequence[Sequence[str]], firsts: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    def sequences(self, sequences: Sequence[Sequence[str]], firsts: Sequence[int]) -> list[tuple[list[int], list[int]]]:
         """Sequences of SIDs, learned from one place on, each SID after the prompt that a search would get.
 
         Args:
@@ -173,7 +140,7 @@ class PromptBuilder:
         Raises:
           UserError: the prompt of `next_sid` goes on behind the history with something else than the separator.
         """
-        separator, prompt = self.templates.separator, self.templates.next_sid.prompt
+        separator, prompt = self.templates.separator, self.templates["next_sid"].prompt
         if not prompt.endswith("{history}" + separator):
             raise UserError(
                 f"templates.next_sid.prompt={prompt!r} cannot be continued: behind {{history}} it needs the separator "

@@ -17,7 +17,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tsrec_jax.data.tasks import Example
+from tsrec_jax.data.tasks.task import Example
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import new_folder
 
@@ -27,7 +27,7 @@ _FINGERPRINT = "fingerprint.json"
 class TokenisedTasks(tfds.core.GeneratorBasedBuilder):
     """Examples of several tasks; `examples` is only needed where the files are written."""
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("2.0.0")
 
     def __init__(self, *, examples: Mapping[str, Sequence[Example]] | None = None, **kwargs: Any):
         self._examples = examples or {}
@@ -35,7 +35,7 @@ class TokenisedTasks(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
-            "task": tfds.features.Scalar(np.int32),
+            "task": tfds.features.Text(),
             "tokens": tfds.features.Tensor(shape=(None,), dtype=np.int32),
             "prompt_length": tfds.features.Scalar(np.int32),
             "key": tfds.features.Text(),
@@ -52,7 +52,7 @@ class TokenisedTasks(tfds.core.GeneratorBasedBuilder):
     @staticmethod
     def _rows(examples: Sequence[Example]) -> Iterator[tuple[int, dict[str, Any]]]:
         for row, example in enumerate(examples):
-            yield row, {**vars(example), "key": example.key.encode()}
+            yield row, vars(example)
 
 
 class ExampleSource:
@@ -66,7 +66,8 @@ class ExampleSource:
 
     def __getitem__(self, index: SupportsIndex) -> Example:
         row = self._records[range(len(self))[index]]  # an index beyond the end is an IndexError, as iteration needs
-        return Example(int(row["task"]), row["tokens"], int(row["prompt_length"]), row["key"].decode(), row["ranked"])
+        task, key = row["task"].decode(), row["key"].decode()
+        return Example(task, row["tokens"], int(row["prompt_length"]), key, row["ranked"])
 
     def __repr__(self) -> str:  # Grain stores it with the iterator state and compares on resume
         return f"ExampleSource({len(self)} rows)"

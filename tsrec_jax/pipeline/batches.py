@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,17 +15,13 @@ from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.input import TrainBatches, choose_loss_slots, train_batches
 from tsrec_jax.data.prompts import PromptBuilder
-from tsrec_jax.data.settings import TasksSettings
 from tsrec_jax.data.sid_paths import SidPaths
-from tsrec_jax.data.tasks import ChainSettings, Example, build_examples
+from tsrec_jax.data.tasks import TasksSettings, build_examples
+from tsrec_jax.data.tasks.task import Example, Rank, TaskInputs
 from tsrec_jax.settings import Settings
 from tsrec_jax.text.likeness import nearest_items
 
-PLACES = 20  # of a teacher's ranking that `distilled_sid` learns
-NEAREST, SHARPNESS = (
-    20,
-    3.0,
-)  # like items that its histories are changed to, chosen in proportion to cosine ** SHARPNESS
+PLACES = 20  # of a teacher's ranking that a task learns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,18 +29,18 @@ class TrainingData:
     """What a training learns from.
 
     Attributes:
-      mix: weights and rates of the tasks.
+      mix: the tasks.
       examples: of every task in use.
       paths: of the catalogue, where SID tokens are learned among their siblings.
       slots: loss slots of a group of rows.
-      choices: tokens that may be right in one place, at most.
+      top_k: tokens that may be right in one place, at most.
     """
 
     mix: TasksSettings
     examples: Mapping[str, Sequence[Example]]
     paths: SidPaths | None
     slots: int
-    choices: int
+    top_k: int
 
     @property
     def sid_tokens(self) -> int:
@@ -64,40 +61,22 @@ def training_data(
       report: receives the lines of the teacher of `distilled_sid`.
 
     Raises:
-      UserError: every task has weight 0 or rate 0, or a task lacks what it needs.
+      UserError: a task lacks what it needs.
     """
-    rates = config.tasks.rates
-    examples = build_examples(dataset, "train", builder, tuple(rates), _chain_settings(config, dataset, report))
+
+    def teacher(name: str) -> Rank:
+        train, select = dataset.splits["train"], dataset.splits[selection_split(dataset)]
+        fitted = fit_baseline(name, dataset, train, select, config.seed, report)
+        return lambda histories: best_items(fitted.scores(histories), PLACES)
+
+    nearest = functools.partial(nearest_items, dataset.catalogue.items)
+    mix = config.tasks
+    examples = build_examples(mix.used(), TaskInputs(dataset, "train", builder, config.seed, teacher, nearest))
     paths = SidPaths.of_catalogue(dataset.catalogue, old_size) if config.constrained else None
-    slots = choose_loss_slots(examples, rates, config.train.sequence_length, config.train.rows_per_group, paths)
-    ranked = "distilled_sid" in rates and config.tasks.distilled_sid.soft_labels
-    choices = min(PLACES, dataset.catalogue.num_items) if ranked else 1
-    return TrainingData(config.tasks, examples, paths, slots, choices)
-
-
-def _chain_settings(config: Settings, dataset: Dataset, report: Callable[[str], None]) -> ChainSettings:
-    tasks = config.tasks
-    settings = ChainSettings(
-        whole=tasks.next_sid.user_sequences,
-        varied=tasks.augmented_sid.copies,
-        distilled=tasks.distilled_sid.copies,
-        distilled_history=tasks.distilled_sid.history_length,
-        distilled_targets=tasks.distilled_sid.targets,
-        distilled_any=tasks.distilled_sid.random_items,
-        seed=config.seed,
-    )
-    if "distilled_sid" not in tasks.rates:
-        return settings
-    nearest_IN, chances_IN = nearest_items(dataset.catalogue.items, NEAREST, SHARPNESS)
-    train, select = dataset.splits["train"], dataset.splits[selection_split(dataset)]
-    teacher = fit_baseline(tasks.distilled_sid.teacher, dataset, train, select, config.seed, report)
-    return dataclasses.replace(
-        settings,
-        nearest_IN=nearest_IN,
-        chances_IN=chances_IN,
-        soft=tasks.distilled_sid.soft_labels,
-        rank=lambda histories: best_items(teacher.scores(histories), PLACES),
-    )
+    slots = choose_loss_slots(examples, mix.rates, config.train.sequence_length, config.train.rows_per_group, paths)
+    ranked = any(len(rows[0].ranked) for rows in examples.values() if rows)
+    top_k = min(PLACES, dataset.catalogue.num_items) if ranked else 1
+    return TrainingData(mix, examples, paths, slots, top_k)
 
 
 def batches_of(
@@ -127,5 +106,5 @@ def batches_of(
         group=config.train.rows_per_group,
         part=part,
         paths=data.paths,
-        choices=data.choices,
+        top_k=data.top_k,
     )

@@ -19,7 +19,7 @@ from tsrec_jax.data.input import packed_batches, train_batches
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.outside_text import encode_outside
 from tsrec_jax.data.target_ranks import find_targets
-from tsrec_jax.data.tasks import Example
+from tsrec_jax.data.tasks.task import Example
 from tsrec_jax.data.text_folder import TextFolder, read_texts
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import write_json
@@ -185,7 +185,7 @@ def pretrain(config: Settings, texts: TextFolder, workdir: pathlib.Path, report:
     encoded = encode_outside(tokenizer, sentences)
     length = settings.sequence_length
     rows = [
-        Example(task=0, tokens=np.asarray([end, *ids, end][:length], np.int32), prompt_length=1, key=f"text/{index}")
+        Example("text", np.asarray([end, *ids, end][:length], np.int32), 1, f"text/{index}")
         for index, ids in enumerate(encoded)
     ]
     held_out = rows[::VALID_SHARE]

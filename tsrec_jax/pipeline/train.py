@@ -14,7 +14,7 @@ from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.input import TrainBatches, packed_batches
 from tsrec_jax.data.interactions import Interactions, spread
 from tsrec_jax.data.target_ranks import find_targets
-from tsrec_jax.data.tasks import TASKS, ChainSettings, build_examples
+from tsrec_jax.data.tasks.task import TaskInputs
 from tsrec_jax.decoding.generate import search_all
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
@@ -73,11 +73,6 @@ def train_recommender(
     """
     dataset = assembly.dataset
     data = training_data(config, dataset, assembly.builder, assembly.old_size, report)
-    if "ts_align" in data.examples and not dataset.token_descriptions:
-        raise UserError(
-            f"{dataset.path}/{dataset.name}.description_keywords.json is not there: TS-Align needs its descriptions "
-            "(or set config.tasks.ts_align.weight=0)"
-        )
     counts = ", ".join(f"{task} {len(rows)}" for task, rows in data.examples.items())
     report(f"{label}: training rows: {counts}")
     rows = _rows_per_microbatch(config.train, assembly.mesh)
@@ -90,7 +85,7 @@ def train_recommender(
     flops = step_flops(setup.model, setup.step).model
 
     validation = _validation(config, assembly, rows, data)
-    loss = SftLoss(dict(zip(TASKS, config.tasks.weights, strict=True)), settings, data.paths)
+    loss = SftLoss(data.mix.weights, settings, data.paths)
     step, state = first_step_and_state(assembly.model, loss, settings, assembly.old_size)
     run = Run(
         folder,
@@ -166,8 +161,8 @@ def _validation(config: Settings, assembly: Assembly, rows: int, data: TrainingD
     """Next-SID loss and HR@10 on the selection split, over rows spread over it."""
     settings = config.train
     select_by = selection_split(assembly.dataset)
-    whole = ChainSettings(whole=config.tasks.next_sid.user_sequences)
-    valid = build_examples(assembly.dataset, select_by, assembly.builder, ("next_sid",), whole)["next_sid"]
+    inputs = TaskInputs(assembly.dataset, select_by, assembly.builder)
+    valid = config.tasks.next_sid.examples(inputs)
     valid = [valid[number] for number in spread(len(valid), settings.valid_rows or len(valid))]
     part = process_rows(assembly.mesh, rows // settings.rows_per_group)
     layout = (settings.sequence_length, rows, data.slots, settings.rows_per_group)

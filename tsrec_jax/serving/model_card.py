@@ -45,7 +45,7 @@ def model_card(
     listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     asked = json.dumps(list(history), ensure_ascii=False)
     sids = templates.separator.join(catalogue.sid(catalogue.item_index(item)) for item in history)
-    prompt = templates.next_sid.header + templates.next_sid.prompt.format(history=sids)
+    prompt = templates["next_sid"].header + templates["next_sid"].prompt.format(history=sids)
     first_end, *more_ends = ends if isinstance(ends, list) else [ends]
     also = f" The base model's texts also end with {', '.join(map(str, more_ends))}." if more_ends else ""
     reader, why = "AutoTokenizer", ""

@@ -1,0 +1,47 @@
+"""The task `ts_align` (TS-Align): a SID token, then what its items share, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+from tsrec_jax.data.tasks.task import Example, Task, TaskInputs
+from tsrec_jax.data.template import Template
+from tsrec_jax.errors import UserError
+from tsrec_jax.section import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class TsAlign(Task, key="tasks.ts_align"):
+    """TS-Align: a SID token, then the description of its items, and back; its weight is the paper's lambda."""
+
+    templates: ClassVar = {
+        "token_to_description": Template(
+            "Say what items with this code part share.\n", "Part: {token}\nShared:", " {description}"
+        ),
+        "description_to_token": Template(
+            "Find the code part of items like these.\n", "Shared: {description}\nPart:", "{token}"
+        ),
+    }
+
+    rate: float = setting(0.05, "rows per epoch", least=0)
+
+    def examples(self, inputs: TaskInputs) -> list[Example]:
+        """Two for each token with a description, whatever the split.
+
+        Raises:
+          UserError: there are no descriptions.
+        """
+        dataset, known = inputs.dataset, inputs.dataset.token_descriptions
+        if not known:
+            raise UserError(
+                f"{dataset.path}/{dataset.name}.description_keywords.json is not there: TS-Align needs its "
+                f"descriptions (or set {self.config_key('weight')}=0)"
+            )
+        tokens = [token for token in dataset.catalogue.tokens if token in known]
+        texts = [known[token].description for token in tokens]
+        to, back = ([f"token/{token}/{way}_description" for token in tokens] for way in ("to", "from"))
+        return [
+            *self.from_template(inputs, "token_to_description", tokens, texts, to),
+            *self.from_template(inputs, "description_to_token", texts, tokens, back),
+        ]
