@@ -29,6 +29,15 @@ def searched(trained, **settings):
     return search_all(model, trained.trie, catalogue, prompts, beams=20, batch_size=2, **settings)
 
 
+@pytest.mark.parametrize(("before", "now"), [("vocab", "vocabulary"), ("catalogue", "constrained"), ("level", "level")])
+def test_an_export_with_the_former_name_of_its_normaliser_is_read(trained, tmp_path, before, now):
+    folder = trained.export(tmp_path / "export")
+    prompts = json.loads((folder / "prompts.json").read_text())
+    (folder / "prompts.json").write_text(json.dumps(prompts | {"normaliser": before}))
+    (folder / "checksums.json").unlink()
+    assert Recommender.load(folder).normaliser == now
+
+
 @pytest.mark.parametrize("normaliser", ["vocabulary", "constrained"])
 def test_a_loaded_export_recommends_what_the_trained_model_finds(trained, normaliser, tmp_path):
     catalogue = trained.catalogue

@@ -22,6 +22,7 @@ CATALOGUE_FILE = "sid_catalogue.json"
 PROMPTS_FILE = "prompts.json"
 TRIE_FILE = "sid_trie.npz"
 CHECKSUMS_FILE = "checksums.json"
+_FORMER_NORMALISERS = {"vocab": "vocabulary", "catalogue": "constrained"}  # what earlier exports call them
 AGAIN = "bring the folder anew, or export it again"
 # What nobody computes with, and people change: the card, and the settings of another program's searches.
 _FREE = ("README.md", "generation_config.json", CHECKSUMS_FILE)
@@ -132,7 +133,8 @@ def read_prompts(folder: pathlib.Path) -> tuple[Templates, int, str]:
         max_length = facts["max_length"]
         if type(max_length) is not int or max_length < 1:
             raise ValueError(f"max_length={max_length!r} is not a whole number from 1")
-        normaliser = facts.get("normaliser", "vocabulary")  # older exports do not say
+        normaliser = facts.get("normaliser", "vocabulary")  # the first exports do not say
+        normaliser = _FORMER_NORMALISERS.get(str(normaliser), normaliser)
         SearchSettings(beams=1, normaliser=normaliser)
         return Templates.from_mapping(facts["templates"]), max_length, normaliser
     except KeyError as error:
