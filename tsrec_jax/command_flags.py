@@ -89,8 +89,9 @@ def parse(arguments: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
     finally:
         sys.argv = saved
     for name in values:
-        if isinstance(values[name].value, float) and not math.isfinite(values[name].value):
-            raise UserError(f"--{name}={values[name].value}: must be a finite number")
+        value = values[name].value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{name}={value}: must be a finite number")
     return values, rest
 
 

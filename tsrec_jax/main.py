@@ -15,7 +15,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -153,7 +153,8 @@ def _serve(values: flags.FlagValues, workdir: pathlib.Path) -> None:
     from tsrec_jax.serving.settings import ServerSettings, require_extra
 
     names = [field.name for field in dataclasses.fields(ServerSettings)]
-    settings = ServerSettings(**{name: values[name].value for name in names})
+    given: dict[str, Any] = {name: values[name].value for name in names}
+    settings = ServerSettings(**given)
     require_extra()
     from tsrec_jax.serving.server import serve
 
@@ -263,7 +264,7 @@ def _refuse_no_folder(workdir: pathlib.Path) -> None:
 
 def _join(verb: str, values: flags.FlagValues) -> Group | None:
     """Makes this process one of several, before JAX looks for devices; None where it is the only one."""
-    given = {name: values[name].value for name in TOGETHER_FLAGS}
+    given: dict[str, Any] = {name: values[name].value for name in TOGETHER_FLAGS}
     if not any(value is not None and value is not False for value in given.values()):
         return None
     if verb not in TOGETHER:
@@ -327,8 +328,8 @@ def main(arguments: Sequence[str]) -> int:
 def _verb_usage(verb: str) -> str:
     """What `USAGE` says of a verb, and the flags that it takes."""
     words = USAGE.partition("verbs\n")[2].partition("\n\n")[0]
-    start = re.search(rf"^  {verb}\b", words, re.MULTILINE).start()
-    text = re.match(r"  .*(?:\n {4}.*)*", words[start:])[0]
+    texts = {found[1]: found[0] for found in re.finditer(r"^  (\w+)\b.*(?:\n {4}.*)*", words, re.MULTILINE)}
+    text = texts[verb]
     taken = [name for name, verbs in ONLY_FOR.items() if verb in verbs]
     common = ["workdir"] if verb in NO_CONFIG else ["config", "workdir"]
     together = TOGETHER_FLAGS if verb in TOGETHER else ()

@@ -146,14 +146,9 @@ class Settings(Section):
           UserError: as `changed`; the message names the arm.
         """
         try:
-            arm = self.changed({"study": {"arms": {}, "comparisons": (), "curves": ()}, **self.study.arms[name]})
-            if arm.eval.split == "valid" and not arm.train.held_out:
-                raise UserError(
-                    "config.eval.split='valid' is what training selects by; set config.train.held_out, say to 0.1"
-                )
+            return self.changed({"study": {"arms": {}, "comparisons": (), "curves": ()}, **self.study.arms[name]})
         except UserError as error:
             raise UserError(f"{error} (in the arm {name!r})") from None
-        return arm
 
 
 def default_config() -> ConfigDict:

@@ -8,35 +8,37 @@ The same command once more is a second process on the same workdir. `--arms` and
 Outcome and what was run: docs/results/ablation/study.md, which also has arms that settings have left since.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from tsrec_jax.settings import default_config
 
 # What the hybrid recommends, learned as rows of its own: more steps, and a higher rate for them.
-DISTILLED = {
+DISTILLED: dict[str, Any] = {
     "tasks": {"augmented_sid": {"rate": 0.25}, "distilled_sid": {"rate": 0.125}},
     "train": {"learning_rate": 1e-3},
 }
 # The same, from centred rows and with twice as many of the hybrid's rows.
-CENTRED_DISTILLED = {
+CENTRED_DISTILLED: dict[str, Any] = {
     **DISTILLED,
     "sid_init": {"centred": True},
     "tasks": {"augmented_sid": {"rate": 0.25}, "distilled_sid": {"rate": 0.25}},
 }
 # Six items after each history, each of them asked for with the ones before it: more targets a token.
-WALKS = {
+WALKS: dict[str, Any] = {
     **CENTRED_DISTILLED["tasks"],
     "distilled_sid": {"rate": 0.2, "soft_labels": True, "targets": 6, "copies": 6},
 }
 # Most users of test have more than four items: the same from histories of up to ten, selected on more rows.
-LONG_WALKS = {
+LONG_WALKS: dict[str, Any] = {
     **CENTRED_DISTILLED,
     "tasks": {**WALKS, "distilled_sid": {**WALKS["distilled_sid"], "rate": 0.18, "history_length": 10}},
     "train": {"learning_rate": 1e-3, "valid_beam_rows": 2048},
 }
 # An eighth of the catalogue is in no row of train: a fifth of a history may be any. The teacher
 # counts the rows of train already: they are shown half as often.
-WIDE_WALKS = {
+WIDE_WALKS: dict[str, Any] = {
     **LONG_WALKS,
     "tasks": {
         "next_sid": {"rate": 0.5},
@@ -45,7 +47,7 @@ WIDE_WALKS = {
     },
 }
 # None of train's rows besides, and as many more of the teacher's.
-ONLY_WALKS = {
+ONLY_WALKS: dict[str, Any] = {
     **WIDE_WALKS,
     "tasks": {
         "next_sid": {"rate": 0.0},
@@ -53,7 +55,7 @@ ONLY_WALKS = {
         "distilled_sid": {**WIDE_WALKS["tasks"]["distilled_sid"], "rate": 0.225},
     },
 }
-NO_ALIGN = {"tasks": {"ts_align": {"weight": 0.0}}}
+NO_ALIGN: dict[str, Any] = {"tasks": {"ts_align": {"weight": 0.0}}}
 VOCAB_LOSS = {"objective": "vocabulary"}
 OFFLINE = {"describe": {"words": "make", "backend": "offline"}}
 PRIOR = {"eval": {"prior": "hybrid"}}  # the hybrid's scores added in the search

@@ -63,5 +63,5 @@ def test_what_the_first_process_makes_reaches_the_other_through_the_address(tmp_
     fetched = json.loads((second / "pushed.json").read_text())  # the second process pushes nothing
     assert {"describe/teacher.json", "dataset/shop.index.json"} <= fetched.keys()
     assert read_dataset(second / "dataset").token_descriptions == read_dataset(address / "dataset").token_descriptions
-    assert "train TS-Rec" in json.loads((address / "stages.json").read_text())
+    assert "train" in json.loads((address / "stages.json").read_text())
     assert [path.name for path in (address / "checkpoints" / "latest").iterdir()] == ["1"]

@@ -351,7 +351,7 @@ def _group(rows: Sequence[Sequence[Example]], layout: _Layout) -> Batch:
                 target_BTK[row, before], probs_BTK[row, before] = target_SK, probs_SK
                 sid_task_BT[row, before] = np.where(probs_SK.any(axis=1), task, -1)
             start, slot = here.stop, there.stop
-    batch = {
+    batch: dict[str, np.ndarray] = {
         "tokens_BT": tokens_BT,
         "segment_ids_BT": segment_ids_BT,
         "positions_BT": positions_BT,

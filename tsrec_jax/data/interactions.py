@@ -130,9 +130,7 @@ def read_interactions(
     return Interactions(tuple(users), tuple(histories), np.array(targets, np.int32))
 
 
-def _rows(
-    path: pathlib.Path, reader: csv.DictReader, faults: Faults
-) -> Iterator[tuple[int, dict[str | None, str | None]]]:
+def _rows(path: pathlib.Path, reader: csv.DictReader, faults: Faults) -> Iterator[tuple[int, dict[Any, Any]]]:
     """(row number, row) of each row after the header, up to the first that is not CSV."""
     number = 1
     try:
@@ -152,11 +150,13 @@ def _history(
 ) -> tuple[int, ...]:
     """The history of a row as catalogue indices; empty where a fault was noted."""
     needed = ("history_item_id",) if sids is None else ("history_item_id", "history_item_sid", "history_item_title")
-    lists = {column: _list(row[column]) for column in needed}
-    for column, values in lists.items():
+    lists: dict[str, list[Any]] = {}
+    for column in needed:
+        values = _list(row[column])
         if values is None:
             faults.add(path, number, f"{column} is not a Python list: {row[column][:60]!r}{_hint(row[column])}")
             return ()
+        lists[column] = values
     ids = lists["history_item_id"]
     disagree = len({len(values) for values in lists.values()}) != 1
     for column in lists if disagree else ("history_item_id",):

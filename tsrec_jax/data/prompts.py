@@ -52,7 +52,7 @@ class Templates:
                 raise UserError(f"templates.{name}: no such task; the tasks are {', '.join(by_name)}")
             if not isinstance(texts, Mapping) or not all(isinstance(text, str) for text in texts.values()):
                 raise UserError(f"templates.{name}: needs texts for header, prompt or completion, has {texts!r}")
-            by_name[name] = by_name[name].changed(name, texts)
+            by_name[name] = by_name[name].changed(name, dict(texts))
         if (completion := by_name["next_sid"].completion) != "{sid}":
             raise UserError(
                 f"templates.next_sid.completion: must be {{sid}} alone, since the search generates SID tokens only; "

@@ -40,7 +40,7 @@ def user_sequences(rows: Interactions, context: int = 0) -> list[ItemSequence]:
       context: the newest items of a history that are kept; 0: all.
     """
     parts = zip(rows.users, rows.histories, rows.targets, strict=True)
-    whole = [(user, *history[-context:], int(target)) for user, history, target in parts]
+    whole: list[tuple[Any, ...]] = [(user, *history[-context:], int(target)) for user, history, target in parts]
     rows_of: dict[Any, list[int]] = {}
     for row, sequence in enumerate(whole):
         rows_of.setdefault(sequence, []).append(row)
@@ -53,6 +53,6 @@ def user_sequences(rows: Interactions, context: int = 0) -> list[ItemSequence]:
         members = [row]
         while before := continued.get(whole[members[0]][:-1]):
             members.insert(0, before.popleft())
-        items = whole[row][1:]
-        found.append(ItemSequence(items, len(items) - len(members), tuple(members)))
+        _, *items = whole[row]
+        found.append(ItemSequence(tuple(items), len(items) - len(members), tuple(members)))
     return found

@@ -133,7 +133,9 @@ def rounded_rows(rows: int, mesh: Mesh | None) -> int:
     return rows + -rows % parts_of(mesh, "vocabulary")
 
 
-def check_fits(shapes: Mapping[str, tuple[tuple[int, ...], tuple[str | None, ...]]], mesh: Mesh | None) -> None:
+def check_fits(
+    shapes: Mapping[str, tuple[tuple[int, ...], tuple[str | None, ...]]], mesh: Mesh | AbstractMesh | None
+) -> None:
     """Refuses a mesh that does not divide every split axis of the parameters.
 
     Args:

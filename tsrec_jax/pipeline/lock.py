@@ -41,12 +41,14 @@ def alone_in(workdir: pathlib.Path, verb: str) -> Iterator[None]:
         yield
         return
     made = [each for each in (workdir, *workdir.parents) if not each.exists()]
-    workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / LOCK_FILE
     lock = FileLock(path, fallback_to_soft=False)
     try:
+        workdir.mkdir(parents=True, exist_ok=True)
         lock.acquire(PATIENCE)
-    except (Timeout, FileNotFoundError):  # the second: whoever held it has just removed the folder
+    except (Timeout, FileNotFoundError, FileExistsError):  # whoever held it may have removed the folder just now
+        if workdir.exists() and not workdir.is_dir():
+            raise
         raise InUse(_refusal(path)) from None
     try:
         holder = {

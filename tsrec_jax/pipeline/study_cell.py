@@ -119,7 +119,8 @@ def wanted_cells(config: Settings, workdir: pathlib.Path) -> list[Wanted]:
     """All cells of a study, in the order in which they are worked on: baselines first, then all arms seed by seed.
 
     Raises:
-      UserError: an unknown baseline, or a data folder or file that is not there.
+      UserError: an unknown baseline, an arm that is evaluated on what it was selected by, or a data folder or file that
+        is not there.
     """
     unknown = [name for name in config.study.baselines if name not in BASELINES]
     if unknown:
@@ -129,7 +130,14 @@ def wanted_cells(config: Settings, workdir: pathlib.Path) -> list[Wanted]:
         *((name, "baseline", BASELINES[name].seeded, config) for name in config.study.baselines),
         *((name, "arm", True, config.arm(name)) for name in config.study.arms),
     ]
-    found, digests = [], {}
+    for name, kind, _, own in systems:
+        if kind == "arm" and own.eval.split == "valid" and not own.train.held_out:
+            raise UserError(
+                "config.eval.split='valid' is what training selects by; set config.train.held_out, say to 0.1 "
+                f"(in the arm {name!r})"
+            )
+    found: list[Wanted] = []
+    digests: dict[tuple[Any, ...], str] = {}
     for name, kind, seeded, own in systems:
         source = own.dataset, own.prepare
         data = digests[source] = digests.get(source) or _data_digest(own)
@@ -277,7 +285,7 @@ def with_inputs(wanted: Wanted, workdir: pathlib.Path, report: Report) -> Settin
         if not (folder / MADE).exists():
             with on_mesh(config):
                 dataset, base = make_inputs(config, folder)
-            made = {
+            made: dict[str, Any] = {
                 "dataset": str(dataset.path),
                 "name": dataset.name,
                 "base": base,
@@ -309,7 +317,7 @@ def run_arm(wanted: Wanted, config: Settings, report: Report) -> Cell:
         refuse_selection(job.dataset, config.eval.split)
         again = trained_facts(job) is not None
         train_system(job)
-        trained = trained_facts(job)
+        trained = trained_facts(job) or {}
         evaluated = evaluate_system(job)
     rows = read_metrics(wanted.folder)
     scores = json.loads((wanted.folder / SCORES).read_text(encoding="utf-8"))
@@ -406,7 +414,8 @@ def _cell(
 
 def trained_amounts(rows: Sequence[Mapping[str, float]], steps: int) -> dict[str, float | None]:
     """Tokens and examples of a training, from the means over the steps since the last row that its log holds."""
-    last, totals = 0, {"tokens": 0.0, "examples": 0.0}
+    last = 0.0
+    totals = {"tokens": 0.0, "examples": 0.0}
     logged = [row for row in rows if "step_seconds" in row]
     for row in logged:
         until = steps if row is logged[-1] else row["step"]

@@ -6,6 +6,7 @@ import contextlib
 import pathlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
@@ -133,8 +134,8 @@ def read_prompts(folder: pathlib.Path) -> tuple[Templates, int, str]:
         max_length = facts["max_length"]
         if type(max_length) is not int or max_length < 1:
             raise ValueError(f"max_length={max_length!r} is not a whole number from 1")
-        normaliser = facts.get("normaliser", "vocabulary")  # the first exports do not say
-        normaliser = _FORMER_NORMALISERS.get(str(normaliser), normaliser)
+        stated: Any = facts.get("normaliser", "vocabulary")  # the first exports do not say
+        normaliser = _FORMER_NORMALISERS.get(str(stated), stated)
         SearchSettings(beams=1, normaliser=normaliser)
         return Templates.from_mapping(facts["templates"]), max_length, normaliser
     except KeyError as error:

@@ -102,7 +102,7 @@ def _without_rare(texts: Sequence[str], room: int) -> Sequence[str]:
 
 def fast_tokenizer(model: bytes) -> PreTrainedTokenizerFast:
     """The Hugging Face tokenizer of a serialised sentencepiece unigram model, piece for piece."""
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]  # made when it is imported
     pieces = [(piece.piece, piece.score) for piece in proto.pieces]
     backend = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="never", split=True)
