@@ -89,9 +89,9 @@ def parse(arguments: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
     finally:
         sys.argv = saved
     for name in values:
-        value = values[name].value
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"--{name}={value}: must be a finite number")
+        given = values[name].value
+        if isinstance(given, float) and not math.isfinite(given):
+            raise UserError(f"--{name}={given}: must be a finite number")
     return values, rest
 
 
