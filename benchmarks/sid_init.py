@@ -31,7 +31,7 @@ def cosines(dataset: Dataset, model: str, start: dict) -> tuple[list[float], flo
     assembly = assemble(settings_of(config), dataset, model)
     levels_n = dataset.catalogue.token_levels
     table_VD = np.asarray(assembly.model.embedding[...], np.float32)
-    rows_nD = table_VD[assembly.old_size : assembly.old_size + len(levels_n)]
+    rows_nD = table_VD[assembly.base_vocab_size : assembly.base_vocab_size + len(levels_n)]
     norms_n1 = np.linalg.norm(rows_nD, axis=1, keepdims=True)
     means = []
     for level in range(dataset.catalogue.num_levels):

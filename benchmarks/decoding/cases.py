@@ -139,7 +139,7 @@ def smollm2(dataset: pathlib.Path, *, long_header: bool, batch: int = 8) -> Prob
         parts.model,
         np.asarray(data.catalogue.codes_IC),
         sizes,
-        parts.old_size,
+        parts.base_vocab_size,
         _fullest_bucket(prompts)[:batch],
         _common_start(prompts),
     )

@@ -59,7 +59,7 @@ def make_step(problem: Problem, rows: int, layout: Layout) -> tuple[Step, Callab
         loss_chunk=layout.chunk,
     )
     loss = SftLoss(problem.data.mix.weights, settings)
-    train_step, state = first_step_and_state(problem.model, loss, settings, problem.old_size)
+    train_step, state = first_step_and_state(problem.model, loss, settings, problem.base_vocab_size)
     batches = _packed(problem, rows, layout) if layout.packed else _padded(problem, rows, layout)
 
     def step() -> tuple[float, int, float]:

@@ -53,7 +53,7 @@ class Problem:
     config: Settings
     data: TrainingData
     model: Decoder
-    old_size: int
+    base_vocab_size: int
 
     def epoch(self) -> dict[str, list[Example]]:
         """{task: rows of one epoch}: each task as often as its rate says."""
@@ -89,8 +89,8 @@ def make_problem(request: Request, remat: bool = False) -> Problem:
     config = training_config(request, remat)
     dataset = read_dataset(pathlib.Path(request.dataset))
     assembly = assemble(config, dataset, request.base)
-    data = training_data(config, dataset, assembly.builder, assembly.old_size, lambda line: None)
-    return Problem(config, data, assembly.model, assembly.old_size)
+    data = training_data(config, dataset, assembly.builder, assembly.base_vocab_size, lambda line: None)
+    return Problem(config, data, assembly.model, assembly.base_vocab_size)
 
 
 def shuffled(examples: Mapping[str, Sequence[Example]], rows: int) -> Iterator[list[Example]]:

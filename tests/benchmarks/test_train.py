@@ -37,7 +37,7 @@ def problem():
     ]
     config = training_config(Request("a folder"))
     data = TrainingData(mix(1.0), {"next_sid": examples[::2], "next_title": examples[1::2]}, None, 0, 1)
-    return Problem(config, data, model(), old_size=50)
+    return Problem(config, data, model(), base_vocab_size=50)
 
 
 def mix(next_title):

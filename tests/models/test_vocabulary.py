@@ -21,7 +21,7 @@ def rows(mode, **changes):
         "init_levels": (),
         "mode": mode,
         "target_norm": 1.0,
-        "old_size": OLD_SIZE,
+        "base_vocab_size": OLD_SIZE,
         "seed": 0,
     }
     return sid_init_rows(TABLE, **(settings | changes))
@@ -104,7 +104,7 @@ def test_hf_is_what_transformers_leaves_where_nothing_is_drawn():
         init_levels=(),
         mode="hf",
         target_norm=1.0,
-        old_size=40,
+        base_vocab_size=40,
         seed=0,
     )
     # Both are draws, so their first two moments are compared.
@@ -120,28 +120,30 @@ def test_a_token_without_keywords_and_an_unknown_mode_are_refused():
         rows("sematic")
 
 
-@pytest.mark.parametrize(("table_rows", "old_size"), [(40, 40), (128, 100)])
+@pytest.mark.parametrize(("table_rows", "base_vocab_size"), [(40, 40), (128, 100)])
 @pytest.mark.parametrize("case", ["llama_tied", "qwen2_untied"])
-def test_extension_keeps_old_rows_and_gives_new_ids_theirs(case, table_rows, old_size, make_model):
+def test_extension_keeps_old_rows_and_gives_new_ids_theirs(case, table_rows, base_vocab_size, make_model):
     """The table grows to a multiple of 128 in one case; in the other the new ids fit into its padding rows."""
     model = make_model(case, vocab_size=table_rows)
     fresh = np.random.default_rng(0).normal(size=(6, 16)).astype(np.float32)
     output = None if model.head is None else 2 * fresh
-    grown = extend_vocabulary(model, old_size=old_size, input_rows_nD=fresh, output_rows_nD=output)
+    grown = extend_vocabulary(model, base_vocab_size=base_vocab_size, input_rows_nD=fresh, output_rows_nD=output)
     assert grown.config.vocab_rows == grown.embedding[...].shape[0] == 128
     for old, new, rows_nD in ((model.embedding, grown.embedding, fresh), (model.head, grown.head, output)):
         if old is None:
             assert new is None
             continue
         before, after = np.asarray(old[...]), np.asarray(new[...])
-        np.testing.assert_array_equal(after[:old_size], before[:old_size])
-        np.testing.assert_array_equal(after[old_size : old_size + 6], rows_nD)
-        mean = before[:old_size].mean(axis=0)
-        np.testing.assert_allclose(after[old_size + 6 :], np.tile(mean, (len(after) - old_size - 6, 1)), atol=1e-6)
+        np.testing.assert_array_equal(after[:base_vocab_size], before[:base_vocab_size])
+        np.testing.assert_array_equal(after[base_vocab_size : base_vocab_size + 6], rows_nD)
+        mean = before[:base_vocab_size].mean(axis=0)
+        np.testing.assert_allclose(
+            after[base_vocab_size + 6 :], np.tile(mean, (len(after) - base_vocab_size - 6, 1)), atol=1e-6
+        )
 
 
 def test_ids_that_are_not_in_use_can_never_be_written(make_model):
-    grown = extend_vocabulary(make_model(), old_size=40, input_rows_nD=np.ones((20, 16), np.float32))
+    grown = extend_vocabulary(make_model(), base_vocab_size=40, input_rows_nD=np.ones((20, 16), np.float32))
     logits_BTV = np.asarray(grown(tiny_tokens(1, 3)))
     assert logits_BTV.shape[-1] == 128
     assert np.isneginf(logits_BTV[..., 60:]).all()
@@ -150,7 +152,7 @@ def test_ids_that_are_not_in_use_can_never_be_written(make_model):
 
 def test_the_first_model_is_left_as_it_was(make_model):
     model = make_model()
-    extend_vocabulary(model, old_size=40, input_rows_nD=np.ones((6, 16), np.float32))
+    extend_vocabulary(model, base_vocab_size=40, input_rows_nD=np.ones((6, 16), np.float32))
     assert model.embedding[...].shape == (40, 16)
     assert model.config.vocab_rows == 40
     assert model.num_tokens is None
@@ -158,8 +160,8 @@ def test_the_first_model_is_left_as_it_was(make_model):
 
 def test_the_mesh_divides_the_rows_of_the_new_table(make_model):
     fresh = np.random.default_rng(0).normal(size=(6, 16)).astype(np.float32)
-    single = extend_vocabulary(make_model(), old_size=40, input_rows_nD=fresh)
-    sharded = extend_vocabulary(make_model(mesh=make_mesh(2, 2, 2)), old_size=40, input_rows_nD=fresh)
+    single = extend_vocabulary(make_model(), base_vocab_size=40, input_rows_nD=fresh)
+    sharded = extend_vocabulary(make_model(mesh=make_mesh(2, 2, 2)), base_vocab_size=40, input_rows_nD=fresh)
     table = sharded.embedding[...]
     assert table.shape == (512, 16)
     assert table.sharding.shard_shape(table.shape) == (128, 16)
@@ -169,6 +171,8 @@ def test_the_mesh_divides_the_rows_of_the_new_table(make_model):
 
 def test_what_cannot_be_extended_is_refused(make_model):
     with pytest.raises(ValueError, match="tied"):
-        extend_vocabulary(make_model(), old_size=40, input_rows_nD=np.ones((1, 16)), output_rows_nD=np.ones((1, 16)))
+        extend_vocabulary(
+            make_model(), base_vocab_size=40, input_rows_nD=np.ones((1, 16)), output_rows_nD=np.ones((1, 16))
+        )
     with pytest.raises(ValueError, match="beyond"):
-        extend_vocabulary(make_model(), old_size=41, input_rows_nD=np.ones((1, 16)))
+        extend_vocabulary(make_model(), base_vocab_size=41, input_rows_nD=np.ones((1, 16)))

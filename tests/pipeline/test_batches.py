@@ -32,10 +32,10 @@ def prompts(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     train_tokenizer(item_texts(dataset.catalogue.items), folder, vocab_size=600)
     tokenizer = load_tokenizer(folder)
-    old_size = add_sid_tokens(tokenizer, dataset.catalogue.tokens)
+    base_vocab_size = add_sid_tokens(tokenizer, dataset.catalogue.tokens)
     bare = {"header": "", "prompt": "{history}", "completion": "{sid}"}
     templates = Templates.from_mapping({**Templates().to_mapping(), "separator": "", "next_sid": bare})
-    return PromptBuilder(tokenizer, templates), tokenizer, old_size
+    return PromptBuilder(tokenizer, templates), tokenizer, base_vocab_size
 
 
 def only_distilled(**settings):
@@ -49,10 +49,10 @@ def only_distilled(**settings):
 
 
 def test_a_teacher_fitted_on_train_is_learned_from(dataset, prompts):
-    builder, tokenizer, old_size = prompts
+    builder, tokenizer, base_vocab_size = prompts
     lines = []
     config = only_distilled(teacher="popularity", copies=6)
-    data = training_data(config, dataset, builder, old_size, lines.append)
+    data = training_data(config, dataset, builder, base_vocab_size, lines.append)
     rows = data.examples["distilled_sid"]
     assert data.top_k == 1
     train, valid = dataset.splits["train"], dataset.splits["valid"]
@@ -66,10 +66,10 @@ def test_a_teacher_fitted_on_train_is_learned_from(dataset, prompts):
 
 
 def test_a_ranking_that_is_learned_as_a_whole_has_room_in_the_batches(dataset, prompts):
-    builder, _, old_size = prompts
+    builder, _, base_vocab_size = prompts
     config = only_distilled(teacher="popularity", copies=1, soft_labels=True)
     config = config.changed({"train": {"sequence_length": 64, "rows_per_group": 2}})
-    data = training_data(config, dataset, builder, old_size, print)
+    data = training_data(config, dataset, builder, base_vocab_size, print)
     assert data.top_k == PLACES
     batch = batches_of(config, data, data.examples, rows=4).batch(1)
     assert batch["sid_target_probs_BTK"].shape == (1, 4, 64, PLACES)
@@ -78,8 +78,8 @@ def test_a_ranking_that_is_learned_as_a_whole_has_room_in_the_batches(dataset, p
 
 
 def test_a_teacher_that_cannot_be_fitted_is_refused(dataset, prompts):
-    builder, _, old_size = prompts
+    builder, _, base_vocab_size = prompts
     none = dataset.splits["valid"].take([])
     without = dataclasses.replace(dataset, splits={**dataset.splits, "valid": none})
     with pytest.raises(UserError, match="hybrid: the selection split holds no rows"):
-        training_data(only_distilled(), without, builder, old_size, print)
+        training_data(only_distilled(), without, builder, base_vocab_size, print)

@@ -73,10 +73,10 @@ def make_trained():
 
     def make(family="llama", tied=True, templates=None):
         tokenizer, catalogue = base_tokenizer(), small_catalogue()
-        old_size = len(tokenizer)
+        base_vocab_size = len(tokenizer)
         facts = {
             "model_type": family,
-            "vocab_size": old_size + 3,
+            "vocab_size": base_vocab_size + 3,
             "hidden_size": 32,
             "intermediate_size": 48,
             "num_hidden_layers": 2,
@@ -98,13 +98,13 @@ def make_trained():
         rows_nD = rng.normal(0.0, 0.2, (len(catalogue.tokens), config.d_model)).astype(np.float32)
         model = extend_vocabulary(
             Decoder(config, weights=jax.device_put(weights)),
-            old_size=old_size,
+            base_vocab_size=base_vocab_size,
             input_rows_nD=rows_nD,
             output_rows_nD=None if tied else rows_nD[::-1],
         )
         templates = templates or Templates.from_mapping({"next_sid": {"header": "Pick the next thing.\n"}})
         builder = PromptBuilder(tokenizer, templates, MAX_LENGTH)
-        return Trained(model, tokenizer, catalogue, templates, Trie.of_catalogue(catalogue, old_size), builder)
+        return Trained(model, tokenizer, catalogue, templates, Trie.of_catalogue(catalogue, base_vocab_size), builder)
 
     return make
 

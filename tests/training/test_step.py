@@ -54,7 +54,9 @@ def extended(make_model, **kwargs):
     model = make_model(**kwargs)
     rows = np.random.default_rng(1).normal(size=(NEW_ROWS, 16)).astype(np.float32)
     tied = model.head is None
-    return extend_vocabulary(model, old_size=BASE_VOCAB_SIZE, input_rows_nD=rows, output_rows_nD=None if tied else rows)
+    return extend_vocabulary(
+        model, base_vocab_size=BASE_VOCAB_SIZE, input_rows_nD=rows, output_rows_nD=None if tied else rows
+    )
 
 
 def run_steps(model, batches, optimiser_settings, steps, mesh=None):

@@ -89,7 +89,7 @@ def run_in(
             stack.enter_context(jax.set_mesh(mesh))
         model = Decoder(tiny_config(), rngs=nnx.Rngs(0), mesh=mesh, remat=False)
         step, state = first_step_and_state(
-            extend_vocabulary(model, old_size=BASE_VOCAB_SIZE, input_rows_nD=rows),
+            extend_vocabulary(model, base_vocab_size=BASE_VOCAB_SIZE, input_rows_nD=rows),
             SftLoss({"a": 1.0, "b": 1.0}, settings),
             settings,
             BASE_VOCAB_SIZE,

@@ -34,7 +34,7 @@ def sid_init_rows(
     init_levels: tuple[int, ...],
     mode: str,
     target_norm: float,
-    old_size: int,
+    base_vocab_size: int,
     seed: int,
     centred: bool = False,
 ) -> np.ndarray:
@@ -53,7 +53,7 @@ def sid_init_rows(
       init_levels: levels that get `mode`; the others get `mean`. Empty: all levels.
       mode: one of MODES.
       target_norm: for `sa` and `sa_shuffled`, in mean row norms of the pretrained rows.
-      old_size: pretrained rows in use (length of the base tokenizer); means and norms are taken over these.
+      base_vocab_size: pretrained rows in use (length of the base tokenizer); means and norms are taken over these.
       seed: of the random modes.
       centred: for `sa` and `sa_shuffled`, the mean row of a level's tokens is taken from each of them before it is
         scaled. What all keywords have in common tells no token of a level from another. A token that is alone in its
@@ -68,7 +68,7 @@ def sid_init_rows(
     if mode not in MODES:
         raise UserError(f"sid_init.mode {mode!r} is not one of {', '.join(MODES)}")
     levels_n = np.asarray(levels_n)
-    known_VD = np.asarray(table_VD[:old_size], np.float32)
+    known_VD = np.asarray(table_VD[:base_vocab_size], np.float32)
     mean_D = known_VD.mean(axis=0)
     rng = np.random.default_rng(seed)
     count = len(levels_n)
@@ -83,7 +83,7 @@ def sid_init_rows(
     elif mode == "normal":
         rows_nD = rng.normal(0.0, NORMAL_STD, (count, known_VD.shape[1]))
     elif mode == "hf":
-        rows_nD = _resized_rows(np.asarray(table_VD, np.float32), old_size, count, rng)
+        rows_nD = _resized_rows(np.asarray(table_VD, np.float32), base_vocab_size, count, rng)
     else:
         rows_nD = np.tile(mean_D, (count, 1))
     return np.where(chosen_n[:, None], rows_nD, mean_D).astype(np.float32)
@@ -121,8 +121,8 @@ def _shuffled_within_levels(levels_n: np.ndarray, rng: np.random.Generator) -> n
     return order_n
 
 
-def _resized_rows(table_VD: np.ndarray, old_size: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    padding_VD = table_VD[old_size : old_size + count]
+def _resized_rows(table_VD: np.ndarray, base_vocab_size: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    padding_VD = table_VD[base_vocab_size : base_vocab_size + count]
     mean_D = table_VD.mean(axis=0)
     centred = table_VD - mean_D
     # A draw with covariance c * X'X / V needs no D x D factor: combine the centred rows with normal weights.
@@ -141,18 +141,18 @@ def table_rows(rows: int, num_tokens: int, parts: int) -> int:
 def extend_vocabulary(
     model: Decoder,
     *,
-    old_size: int,
+    base_vocab_size: int,
     input_rows_nD: np.ndarray,
     output_rows_nD: np.ndarray | None = None,
 ) -> Decoder:
-    """Gives the ids old_size, old_size + 1, ... their rows; earlier rows keep their values.
+    """Gives the ids base_vocab_size, base_vocab_size + 1, ... their rows; earlier rows keep their values.
 
     The table never shrinks. It has room for the new ids rounded up to 128 x the parts that the mesh splits its rows
     into; rows that no id uses get the mean row, and their logits are -inf.
 
     Args:
       model: a decoder that was not extended before.
-      old_size: length of the base tokenizer, where new ids start (inside a table's padding rows, if it has any).
+      base_vocab_size: length of the base tokenizer, where new ids start (inside a table's padding rows, if it has any).
       input_rows_nD: embedding rows of the new ids.
       output_rows_nD: head rows of the new ids, untied models only; None leaves untied heads at their mean row.
 
@@ -165,20 +165,20 @@ def extend_vocabulary(
     if output_rows_nD is not None and model.head is None:
         raise ValueError("a tied model takes its output rows from the embedding: output_rows_nD must be None")
     rows = model.config.vocab_rows
-    if old_size > rows:
-        raise ValueError(f"old_size {old_size} is beyond the table's {rows} rows")
-    num_tokens = old_size + len(input_rows_nD)
+    if base_vocab_size > rows:
+        raise ValueError(f"base_vocab_size {base_vocab_size} is beyond the table's {rows} rows")
+    num_tokens = base_vocab_size + len(input_rows_nD)
     mesh = mesh_of(model.embedding[...])
     new_rows = table_rows(rows, num_tokens, parts_of(mesh, "vocabulary"))
 
     @functools.partial(jax.jit, out_shardings=named_sharding(mesh, "vocabulary", None))
     def extended(table_VD: jax.Array, fresh_nD: np.ndarray) -> jax.Array:
-        old_V1 = (jnp.arange(table_VD.shape[0]) < old_size)[:, None]
-        mean_D = jnp.sum(jnp.where(old_V1, table_VD.astype(jnp.float32), 0.0), axis=0) / old_size
+        old_V1 = (jnp.arange(table_VD.shape[0]) < base_vocab_size)[:, None]
+        mean_D = jnp.sum(jnp.where(old_V1, table_VD.astype(jnp.float32), 0.0), axis=0) / base_vocab_size
         whole_VD = jnp.where(old_V1, table_VD, mean_D.astype(table_VD.dtype))
         more_VD = jnp.broadcast_to(mean_D, (new_rows - rows, mean_D.shape[0])).astype(table_VD.dtype)
         whole_VD = jnp.concatenate([whole_VD, more_VD])
-        return jax.lax.dynamic_update_slice(whole_VD, fresh_nD.astype(table_VD.dtype), (old_size, 0))
+        return jax.lax.dynamic_update_slice(whole_VD, fresh_nD.astype(table_VD.dtype), (base_vocab_size, 0))
 
     graphdef, state = nnx.split(model)
     grown = nnx.merge(graphdef, state)

@@ -29,9 +29,10 @@ class Assembly:
     """A recommender before or after training.
 
     Attributes:
-      dataset: the catalogue, the splits and the clusters.
+      dataset: the catalogue, the splits and the descriptions of tokens.
       tokenizer: the base tokenizer with the SID tokens added.
-      old_size: length of the base tokenizer; SID tokens are old_size, old_size + 1, ... in catalogue order.
+      base_vocab_size: length of the base tokenizer; SID tokens are base_vocab_size, base_vocab_size + 1, ... in
+        catalogue order.
       templates: the prompt wording.
       builder: makes prompts and examples.
       trie: the valid SIDs.
@@ -41,7 +42,7 @@ class Assembly:
 
     dataset: Dataset
     tokenizer: PreTrainedTokenizerFast
-    old_size: int
+    base_vocab_size: int
     templates: Templates
     builder: PromptBuilder
     trie: Trie
@@ -68,14 +69,14 @@ def add_sid_tokens(tokenizer: PreTrainedTokenizerFast, tokens: tuple[str, ...]) 
     Raises:
       UserError: the base tokenizer already knows one of them.
     """
-    old_size = len(tokenizer)
+    base_vocab_size = len(tokenizer)
     known = sorted(set(tokens) & tokenizer.get_vocab().keys())  # which it builds anew each time it is asked for
     if known:
         raise UserError(
             f"the base tokenizer already has {known[0]!r}; start from a model that was not extended with SIDs"
         )
     tokenizer.add_tokens(list(tokens))
-    return old_size
+    return base_vocab_size
 
 
 def assemble(config: Settings, dataset: Dataset, base: str | pathlib.Path) -> Assembly:
@@ -93,7 +94,7 @@ def assemble(config: Settings, dataset: Dataset, base: str | pathlib.Path) -> As
     tokenizer = load_tokenizer(base)
     catalogue = dataset.catalogue
     words = keyword_ids(config, dataset, tokenizer)
-    old_size = add_sid_tokens(tokenizer, catalogue.tokens)
+    base_vocab_size = add_sid_tokens(tokenizer, catalogue.tokens)
     model = base_model(config, base, mesh)
 
     def rows(table_VD: jax.Array) -> np.ndarray:
@@ -105,21 +106,21 @@ def assemble(config: Settings, dataset: Dataset, base: str | pathlib.Path) -> As
             mode=config.sid_init.mode,
             target_norm=config.sid_init.target_norm,
             centred=config.sid_init.centred,
-            old_size=old_size,
+            base_vocab_size=base_vocab_size,
             seed=config.seed,
         )
 
     outputs = rows(model.head[...]) if model.head is not None and config.sid_init.outputs else None
     model = extend_vocabulary(
-        model, old_size=old_size, input_rows_nD=rows(model.embedding[...]), output_rows_nD=outputs
+        model, base_vocab_size=base_vocab_size, input_rows_nD=rows(model.embedding[...]), output_rows_nD=outputs
     )
     return Assembly(
         dataset=dataset,
         tokenizer=tokenizer,
-        old_size=old_size,
+        base_vocab_size=base_vocab_size,
         templates=config.templates,
         builder=PromptBuilder(tokenizer, config.templates, config.train.sequence_length),
-        trie=Trie.of_catalogue(catalogue, old_size),
+        trie=Trie.of_catalogue(catalogue, base_vocab_size),
         model=model,
         mesh=mesh,
     )

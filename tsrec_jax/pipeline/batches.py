@@ -49,7 +49,7 @@ class TrainingData:
 
 
 def training_data(
-    config: Settings, dataset: Dataset, builder: PromptBuilder, old_size: int, report: Callable[[str], None]
+    config: Settings, dataset: Dataset, builder: PromptBuilder, base_vocab_size: int, report: Callable[[str], None]
 ) -> TrainingData:
     """The examples of the train split and how they are learned.
 
@@ -57,7 +57,7 @@ def training_data(
       config: sections `tasks` and `train`, the objective, and `seed`, are read.
       dataset: the data.
       builder: the prompts.
-      old_size: length of the base tokenizer, where the ids of the SID tokens start.
+      base_vocab_size: length of the base tokenizer, where the ids of the SID tokens start.
       report: receives the lines of the teacher of `distilled_sid`.
 
     Raises:
@@ -72,7 +72,7 @@ def training_data(
     nearest = functools.partial(nearest_items, dataset.catalogue.items)
     mix = config.tasks
     examples = build_examples(mix.used(), TaskInputs(dataset, "train", builder, config.seed, teacher, nearest))
-    paths = SidPaths.of_catalogue(dataset.catalogue, old_size) if config.constrained else None
+    paths = SidPaths.of_catalogue(dataset.catalogue, base_vocab_size) if config.constrained else None
     slots = choose_loss_slots(examples, mix.rates, config.train.sequence_length, config.train.rows_per_group, paths)
     ranked = any(len(rows[0].ranked) for rows in examples.values() if rows)
     top_k = min(PLACES, dataset.catalogue.num_items) if ranked else 1

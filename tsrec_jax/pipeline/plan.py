@@ -178,9 +178,9 @@ def _given_dataset(config: Settings) -> Dataset | None:
 
 def _counted(config: Settings, dataset: Dataset, report: Callable[[str], None]) -> _Data:
     tokenizer = load_tokenizer(config.model.path)
-    old_size = add_sid_tokens(tokenizer, dataset.catalogue.tokens)
+    base_vocab_size = add_sid_tokens(tokenizer, dataset.catalogue.tokens)
     builder = PromptBuilder(tokenizer, config.templates, config.train.sequence_length)
-    data = training_data(config, dataset, builder, old_size, report)
+    data = training_data(config, dataset, builder, base_vocab_size, report)
     rows = [row for part in data.examples.values() for row in part]
     batches = batches_of(config, data, data.examples, step_shape(config, data.slots, data.sid_tokens).rows)
     steps = config.train.max_steps or batches.steps(config.train.epochs)

@@ -72,7 +72,7 @@ def train_recommender(
     it, what it took of memory. `profile` are the steps of which a trace is written.
     """
     dataset = assembly.dataset
-    data = training_data(config, dataset, assembly.builder, assembly.old_size, report)
+    data = training_data(config, dataset, assembly.builder, assembly.base_vocab_size, report)
     counts = ", ".join(f"{task} {len(rows)}" for task, rows in data.examples.items())
     report(f"{label}: training rows: {counts}")
     rows = _rows_per_microbatch(config.train, assembly.mesh)
@@ -86,7 +86,7 @@ def train_recommender(
 
     validation = _validation(config, assembly, rows, data)
     loss = SftLoss(data.mix.weights, settings, data.paths)
-    step, state = first_step_and_state(assembly.model, loss, settings, assembly.old_size)
+    step, state = first_step_and_state(assembly.model, loss, settings, assembly.base_vocab_size)
     run = Run(
         folder,
         identity,
@@ -167,7 +167,7 @@ def _validation(config: Settings, assembly: Assembly, rows: int, data: TrainingD
     part = process_rows(assembly.mesh, rows // settings.rows_per_group)
     layout = (settings.sequence_length, rows, data.slots, settings.rows_per_group)
     batches = list(packed_batches(valid, *layout, part, data.paths))
-    drift = Drift(assembly.model, assembly.old_size, assembly.dataset.catalogue.token_levels)
+    drift = Drift(assembly.model, assembly.base_vocab_size, assembly.dataset.catalogue.token_levels)
     searched = assembly.dataset.splits[select_by].spread(settings.valid_beam_rows)
     search = _hit_rate(config, assembly, searched) if len(searched) else None
     return Validation(batches, drift, search, settings.loss_chunk, data.paths)

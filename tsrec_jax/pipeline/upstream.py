@@ -76,19 +76,19 @@ def make_dataset(
       UserError: a gate of the SID report, the teacher's failures, or a workdir with results of other settings.
     """
     catalogue, texts = make_catalogue(config, workdir, folder, name, base, report)
-    clusters: tuple[TokenDescription, ...] = ()
+    token_descriptions: tuple[TokenDescription, ...] = ()
     wanted = what_to_make(config, folder, name)
     if wanted.make_words:
-        clusters = make_words(config, workdir, catalogue, wanted.numbered, report)
+        token_descriptions = make_words(config, workdir, catalogue, wanted.numbered, report)
     made = workdir / "dataset"
     if not made.exists():
-        write_dataset(name, catalogue, texts.splits, clusters, made)
+        write_dataset(name, catalogue, texts.splits, token_descriptions, made)
     if (folder / SUMMARY).exists() and not (made / SUMMARY).exists():  # what it says of the rows holds here too
         shutil.copyfile(folder / SUMMARY, made / SUMMARY)
     dataset = read_dataset(made, name)
     parts = {
         "items or SIDs": dataset.catalogue != catalogue,
-        "words": tuple(dataset.token_descriptions.values()) != clusters,
+        "words": tuple(dataset.token_descriptions.values()) != token_descriptions,
         **{f"{split}.csv": dataset.splits.get(split) != texts.splits.get(split) for split in SPLITS},
     }
     changed = [part for part, differs in parts.items() if differs]
@@ -139,9 +139,9 @@ def make_words(
         refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
         report("describe: finished before, skipped")
     else:
-        clusters = describe(catalogue, config.describe, folder, report, numbered=numbered)
+        token_descriptions = describe(catalogue, config.describe, folder, report, numbered=numbered)
         write_json(folder / IDENTITY, identity)
-        write_token_descriptions(file, clusters)
+        write_token_descriptions(file, token_descriptions)
     return tuple(read_token_descriptions(file, catalogue).values())
 
 
