@@ -8,6 +8,7 @@ import pytest
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline.run import training_identity
+from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.settings import default_config, load_saved, settings_of
 from tsrec_jax.training.checkpoints import LISTED, differences, refuse_differences
 
@@ -47,3 +48,13 @@ def test_how_a_layer_is_computed_may_change_between_two_starts_and_in_which_type
     for key, value, same in (("attention", "xla", True), ("remat", False, True), ("dtype", "bfloat16", False)):
         config = settings_of(default_config()).changed({"model": {key: value}})
         assert (training_identity(config, dataset) == begun) == same, key
+
+
+def test_a_stage_recorded_by_a_hash_of_its_inputs_alone_is_not_finished(tmp_path):
+    entry = {"inputs": "0123456789abcdef", "facts": {"best_step": 3}}  # as it was recorded at first
+    (tmp_path / "stages.json").write_text(json.dumps({"train": entry}))
+    workdir = Workdir(tmp_path)
+    assert workdir.finished("train", {"seed": 1}) is None
+    workdir.finish("train", {"seed": 1}, {"best_step": 5})
+    assert workdir.finished("train", {"seed": 1}) == {"best_step": 5}
+    assert workdir.finished("train", {"seed": 2}) is None
