@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 from tsrec_jax.errors import UserError
@@ -62,8 +63,14 @@ class Section:
 
 def choices_of(kind: type) -> dict[str, tuple[str, ...]]:
     """The choices of each field that is a `Literal`."""
-    hints = typing.get_type_hints(kind)
+    hints = hints_of(kind)
     return {name: typing.get_args(hint) for name, hint in hints.items() if typing.get_origin(hint) is Literal}
+
+
+@functools.cache
+def hints_of(kind: type) -> Mapping[str, Any]:
+    """The types of a section's fields. Kept, because a study makes every section anew for each of its arms."""
+    return typing.get_type_hints(kind)
 
 
 def refuse_other(name: str, value: Any, allowed: typing.Collection[str]) -> None:
@@ -82,7 +89,7 @@ def near(text: str, known: typing.Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
-def _check_number(name: str, value: Any, part: float, bounds: typing.Mapping[str, Any]) -> None:
+def _check_number(name: str, value: Any, part: float, bounds: Mapping[str, Any]) -> None:
     shown = list(value) if isinstance(value, tuple) else value
     least, above, most = bounds.get("least"), bounds.get("above"), bounds.get("most")
     if not math.isfinite(part):

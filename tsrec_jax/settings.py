@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import json
 import pathlib
-import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -28,7 +27,7 @@ from tsrec_jax.models.settings import MeshSettings, ModelSettings, PretrainSetti
 from tsrec_jax.old_keys import what_became_of
 from tsrec_jax.pipeline.settings import RunSettings, StudySettings
 from tsrec_jax.prepare.settings import PrepareSettings
-from tsrec_jax.section import Section, refuse_other, section, setting
+from tsrec_jax.section import Section, hints_of, refuse_other, section, setting
 from tsrec_jax.serving.settings import ExportSettings
 from tsrec_jax.shop.settings import ShopSettings
 from tsrec_jax.sid.settings import IndexSettings
@@ -284,7 +283,7 @@ def _config_of(part: Any) -> ConfigDict:
 def _section_of(kind: type, values: Mapping[str, Any]) -> Any:
     if kind is Templates:
         return Templates.from_mapping(values)
-    hints = typing.get_type_hints(kind)
+    hints = hints_of(kind)
     return kind(
         **{
             name: _section_of(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value

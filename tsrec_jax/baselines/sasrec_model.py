@@ -124,7 +124,7 @@ class SasRec(nnx.Module):
 
         Args:
           table_ID: what `items` gives.
-          items_BT, positions_BT, segments_BT: as in `chains.Packed`.
+          items_BT, positions_BT, segments_BT: as in `packed_chains.Packed`.
           rngs: of dropout while training; None: no dropout.
         """
         x_BTD = table_ID[items_BT] * np.sqrt(table_ID.shape[1]) + self.position_TD[...][positions_BT]

@@ -19,7 +19,7 @@ def step_shape(config: Settings, loss_slots: int, sid_tokens: int, attention: st
     """An optimiser step of the config; `sid_tokens` and `attention` as in `StepShape`."""
     settings = config.train
     return StepShape(
-        rows=settings.batch_tokens // (settings.sequence_length * settings.accumulation),
+        rows=settings.rows_per_microbatch,
         sequence_length=settings.sequence_length,
         loss_slots=loss_slots,
         accumulation=settings.accumulation,
