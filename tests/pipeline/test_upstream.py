@@ -12,6 +12,7 @@ import pytest
 from tsrec_jax.data.dataset import read_dataset, write_dataset
 from tsrec_jax.main import main
 from tsrec_jax.pipeline.run import make_inputs
+from tsrec_jax.pipeline.study_cell import wanted_cells
 from tsrec_jax.pipeline.upstream import make_catalogue
 from tsrec_jax.settings import default_config, settings_of, update
 from tsrec_jax.shop.shop import make_shop
@@ -96,6 +97,69 @@ def test_a_bare_folder_becomes_a_dataset_folder_with_a_report(indexed):
     assert (report["items"], report["levels"][0]["codes"], report["seed"]) == (80, 8, 42)
     assert (indexed / "index" / "plots" / "codes.png").stat().st_size > 0
     assert "collision rate" in (indexed / "index" / "report.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def published(given, tmp_path_factory):
+    """The SIDs of the shop in a file of their own, of four levels."""
+    sids = json.loads((given / "shop.index.json").read_text())
+    path = tmp_path_factory.mktemp("published") / "sids.json"
+    path.write_text(json.dumps({item: [*tokens, f"<d_{n % 3}>"] for n, (item, tokens) in enumerate(sids.items())}))
+    return path
+
+
+def test_a_file_gives_the_sids_of_a_folder_whatever_it_holds_itself(bare, given, published, tmp_path, capsys):
+    """Neither the SIDs nor the words of the folder itself are used."""
+    settings = [f"--config.index.given_sids={published}", "--config.index.sids=given"]
+    for name, folder in (("bare", bare), ("given", given)):
+        assert main(command("describe", folder, tmp_path / name, *settings)) == 0
+        dataset = read_dataset(tmp_path / name / "dataset")
+        assert {item.id: list(sid) for item, sid in zip(dataset.catalogue.items, dataset.catalogue.sids, strict=True)
+                } == json.loads(published.read_text())  # fmt: skip
+        assert set(dataset.token_descriptions) == set(dataset.catalogue.tokens)
+        assert dataset.splits == read_dataset(given).splits
+        assert not (tmp_path / name / "index").exists()
+    capsys.readouterr()
+    for verb, setting, words in (
+        (
+            "index",
+            "--config.seed=1",
+            "given_sids names SIDs; leave it empty and set config.index.sids=make",
+        ),
+        (
+            "describe",
+            "--config.index.sids=make",
+            "names SIDs and config.index.sids=make makes others",
+        ),
+        ("describe", "--config.describe.words=given", "its keywords are for other SIDs than those of this run"),
+    ):
+        assert main(command(verb, given, tmp_path / "refused", *settings, setting)) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_given_sids_that_miss_an_item_are_refused_by_its_id(bare, published, tmp_path, capsys):
+    sids = json.loads(published.read_text())
+    sids["other"] = sids.pop("S007")
+    (tmp_path / "sids.json").write_text(json.dumps(sids))
+    for path, words in (("sids.json", "item 'S007': has no SID, but stands in"), ("none.json", "file is missing")):
+        settings = [f"--config.index.given_sids={tmp_path / path}", "--config.index.sids=given"]
+        assert main(command("describe", bare, tmp_path / "run", *settings)) == 2
+        said = capsys.readouterr().err
+        assert words in said and str(tmp_path / path) in said
+
+
+def test_a_study_knows_given_sids_by_what_their_file_holds(bare, published, tmp_path):
+    def digest(path):
+        config = default_config()
+        update(
+            config, {"dataset": {"path": str(bare)}, "index": {"given_sids": str(path)}, "study": {"arms": {"a": {}}}}
+        )
+        return wanted_cells(settings_of(config), tmp_path)[0].data
+
+    moved = shutil.copy(published, tmp_path / "moved.json")
+    assert digest(moved) == digest(published) != digest("")
+    moved.write_text(moved.read_text().replace("<d_2>", "<d_1>"))
+    assert digest(moved) != digest(published)
 
 
 def test_a_second_run_makes_nothing_again(indexed, bare, embeddings, capsys):

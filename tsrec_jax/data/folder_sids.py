@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from tsrec_jax.data.catalogue import Item
 from tsrec_jax.data.faults import Faults
-from tsrec_jax.data.folder_files import parse_json
+from tsrec_jax.data.folder_files import parse_json, read_files
 from tsrec_jax.data.texts import has_half, without_control
 
 _SID = re.compile(r"<[^<>\s]+>")
@@ -34,6 +34,28 @@ class FolderSids:
     def changed(self) -> bool:
         """Whether they are read as other SIDs than the files have."""
         return self.written != self.read
+
+
+def read_sids(path: pathlib.Path, items: Sequence[Item], ragged: str) -> tuple[tuple[Sid, ...], tuple[str, ...]]:
+    """The SIDs that a file gives to the items of a folder.
+
+    Args:
+      path: a JSON object {item id: [token, ...]}, as NAME.index.json is.
+      items: of the folder; exactly these must stand in the file.
+      ragged: as in `Reading`.
+
+    Returns:
+      The SID of each item, and what a person should know of them, a line each.
+
+    Raises:
+      DatasetError: the file is missing or has faults, each with its item.
+    """
+    faults = Faults()
+    texts = read_files(path.parent, (path.name,), (), faults)
+    sids = parse_index(path, texts[path.name], items, ragged, faults) if texts else FolderSids({}, {})
+    refuse_own_sids(path, items, sids.written, faults)
+    faults.stop_if_any()
+    return tuple(sids.read[item.id] for item in items), tuple(faults.notes)
 
 
 def parse_index(path: pathlib.Path, text: str, items: Sequence[Item], ragged: str, faults: Faults) -> FolderSids:

@@ -36,7 +36,7 @@ IDENTITY = "identity.json"  # what a finished index was made with
 EMBEDDINGS = "embeddings.npy"
 LEVELS = "levels.npz"  # of an index that is being made
 # Settings that do not shape the SIDs.
-LOGISTICS = ("sids", "batch_rows", "max_collision_rate", "min_code_use", "min_perplexity")
+LOGISTICS = ("sids", "given_sids", "batch_rows", "max_collision_rate", "min_code_use", "min_perplexity")
 SHAPE_EMBEDDINGS = ("encoder", "text_fields", "max_tokens")
 Report = Callable[[str], None]
 Base = Callable[[TextFolder], str]  # the run's pretrained model, made where there is none

@@ -121,6 +121,8 @@ def index(config: Settings, path: pathlib.Path) -> None:
     """The verb `index`."""
     folder, name, base = _upstream_parts(config, path)
     if not upstream.what_to_make(config, folder, name).make_sids:
+        if config.index.given_sids:
+            raise UserError("config.index.given_sids names SIDs; leave it empty and set config.index.sids=make")
         raise UserError(f"{folder} holds SIDs and config.index.sids={config.index.sids}; set it to make")
     upstream.make_catalogue(config, path, folder, name, base, report)
 

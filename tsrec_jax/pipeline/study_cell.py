@@ -139,7 +139,7 @@ def wanted_cells(config: Settings, workdir: pathlib.Path) -> list[Wanted]:
     found: list[Wanted] = []
     digests: dict[tuple[Any, ...], str] = {}
     for name, kind, seeded, own in systems:
-        source = own.dataset, own.prepare
+        source = own.dataset, own.prepare, own.index.given_sids
         data = digests[source] = digests.get(source) or _data_digest(own)
         for seed in seeds if seeded else seeds[:1]:
             found.append(Wanted(name, seed, kind, seeded, own, data, cell_folder(workdir, name, seed)))
@@ -152,7 +152,17 @@ def cell_folder(workdir: pathlib.Path, name: str, seed: int) -> pathlib.Path:
 
 
 def _data_digest(config: Settings) -> str:
-    """What is known of the source data before anything is made of it; of the embedded shop its settings say all."""
+    """What is known of the source data before anything is made of it."""
+    source, given = _source_digest(config), config.index.given_sids
+    return (
+        fingerprint([source, input_facts(config.index, ("given_sids",))["SHA-256 of index.given_sids"]])
+        if given
+        else source
+    )
+
+
+def _source_digest(config: Settings) -> str:
+    """The same of texts and interactions; of the embedded shop its settings say all."""
     if config.dataset.path:
         folder = pathlib.Path(config.dataset.path)
         name = find_name(folder, config.dataset.name)
@@ -298,7 +308,7 @@ def with_inputs(wanted: Wanted, workdir: pathlib.Path, report: Report) -> Settin
     made = found["made"] | {key: str(folder / found["made"][key]) for key in found["own"]}
     words = "given" if made["words"] else "none"
     inputs = {"path": made["dataset"], "name": made["name"]}
-    changes = {"dataset": inputs, "index": {"sids": "given"}, "describe": {"words": words}}
+    changes = {"dataset": inputs, "index": {"sids": "given", "given_sids": ""}, "describe": {"words": words}}
     return config.changed({**changes, "model": {"path": made["base"]}})
 
 

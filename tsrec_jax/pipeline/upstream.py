@@ -11,6 +11,7 @@ import shutil
 from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 from tsrec_jax.data.dataset import DESCRIPTIONS_FILE, Dataset, read_dataset, write_dataset
 from tsrec_jax.data.folder_rows import SPLITS
+from tsrec_jax.data.folder_sids import read_sids
 from tsrec_jax.data.prepared import SUMMARY
 from tsrec_jax.data.text_folder import TextFolder, read_texts, texts_of
 from tsrec_jax.data.token_descriptions import read_token_descriptions, write_token_descriptions
@@ -35,17 +36,24 @@ class Upstream:
 
     Attributes:
       make_sids, make_words: whether the run makes them.
+      other_sids: whether a file beside the folder gives the SIDs.
       numbered: whether the last level that it makes only counts the items of one code.
     """
 
     make_sids: bool
+    other_sids: bool
     make_words: bool
     numbered: bool
 
     @property
+    def own_sids(self) -> bool:
+        """Whether the folder's own SIDs are used."""
+        return not self.make_sids and not self.other_sids
+
+    @property
     def given(self) -> bool:
         """Whether the folder is a dataset folder that is used as it is."""
-        return not self.make_sids and not self.make_words
+        return self.own_sids and not self.make_words
 
 
 def what_to_make(config: Settings, folder: pathlib.Path, name: str) -> Upstream:
@@ -56,15 +64,16 @@ def what_to_make(config: Settings, folder: pathlib.Path, name: str) -> Upstream:
     """
     has_sids = (folder / f"{name}.index.json").is_file()
     has_words = (folder / f"{name}{DESCRIPTIONS_FILE}").is_file()
-    if config.index.sids == "given" and not has_sids:
+    other_sids = bool(config.index.given_sids)
+    if config.index.sids == "given" and not (has_sids or other_sids):
         raise UserError(f"{folder}/{name}.index.json is not there; set config.index.sids=make, or auto")
-    make_sids = config.index.sids == "make" or not has_sids
+    make_sids = config.index.sids == "make" or not (has_sids or other_sids)
     words = config.describe.words
-    if words == "given" and (make_sids or not has_words):
-        why = "its keywords are for other SIDs than those the run makes" if has_words else "it holds no keyword file"
+    if words == "given" and (make_sids or other_sids or not has_words):
+        why = "its keywords are for other SIDs than those of this run" if has_words else "it holds no keyword file"
         raise UserError(f"config.describe.words=given, but {folder}: {why}; set config.describe.words=make")
-    make_words = words == "make" or (words == "auto" and (make_sids or not has_words))
-    return Upstream(make_sids, make_words, make_sids and config.index.collisions == "extra_level")
+    make_words = words == "make" or (words == "auto" and (make_sids or other_sids or not has_words))
+    return Upstream(make_sids, other_sids, make_words, make_sids and config.index.collisions == "extra_level")
 
 
 def make_dataset(
@@ -101,23 +110,29 @@ def make_dataset(
 
 def open_texts(config: Settings, folder: pathlib.Path, name: str) -> TextFolder:
     """The texts and interactions of a folder, as `make_catalogue` returns them, without making anything."""
-    reading = config.dataset
-    given = not what_to_make(config, folder, name).make_sids
-    return texts_of(read_dataset(folder, name, reading), folder) if given else read_texts(folder, name, reading)
+    wanted, reading = what_to_make(config, folder, name), config.dataset
+    if wanted.own_sids:
+        return texts_of(read_dataset(folder, name, reading), folder)
+    return read_texts(folder, name, reading)
 
 
 def make_catalogue(
     config: Settings, workdir: pathlib.Path, folder: pathlib.Path, name: str, base: Base, report: Report
 ) -> tuple[Catalogue, TextFolder]:
     """The catalogue with the SIDs that are given or made, and the folder's texts and interactions."""
-    reading = config.dataset
-    if not what_to_make(config, folder, name).make_sids:
+    wanted, reading = what_to_make(config, folder, name), config.dataset
+    if wanted.own_sids:
         dataset = read_dataset(folder, name, reading)
         texts = texts_of(dataset, folder)
         report_notes(texts, report)
         return dataset.catalogue, texts
     texts = read_texts(folder, name, reading)
     report_notes(texts, report)
+    if wanted.other_sids:
+        sids, notes = read_sids(pathlib.Path(config.index.given_sids), texts.items, reading.ragged_sids)
+        for note in notes:
+            report(f"index: {note}")
+        return Catalogue(texts.items, sids), texts
     return Catalogue(texts.items, make_index(config, workdir, texts, base, report).sids()), texts
 
 

@@ -20,6 +20,9 @@ class IndexSettings(Section, key="index"):
     """Item texts to semantic IDs (docs/upstream.md)."""
 
     sids: Literal["auto", "given", "make"] = setting("auto", "`auto`: given where the folder has them, else made")
+    given_sids: str = setting(
+        "", "JSON of SIDs, {item id: [token, ...]}, that take the place of the folder's; empty: NAME.index.json"
+    )
     method: str = setting("rq_kmeans_balanced", f"the quantiser: {', '.join(QUANTISERS)}")
     sizes: tuple[int, ...] = setting((), "codes of each level, any number of levels; empty: by the number of items")
     collisions: Literal["none", "sinkhorn", "extra_level"] = setting(
@@ -52,6 +55,11 @@ class IndexSettings(Section, key="index"):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_other(self.config_key("method"), self.method, tuple(QUANTISERS))
+        if self.given_sids and self.sids == "make":
+            raise UserError(
+                f"config.index.given_sids={self.given_sids!r} names SIDs and config.index.sids=make makes others; "
+                "set index.sids=given, or leave index.given_sids empty"
+            )
         if not all(isinstance(size, int) and size >= 1 for size in self.sizes):
             raise UserError(
                 f"config.index.sizes={self.sizes} must name levels of at least 1 code each, or be () for sizes "
