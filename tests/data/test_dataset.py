@@ -122,6 +122,11 @@ def in_bytes(file, old, new):
 
 ITEM, INDEX, INFO, WORDS = "Shop.item.json", "Shop.index.json", "Shop.info.txt", "Shop.description_keywords.json"
 
+
+def of_path(*path):
+    return {"path": list(path), "description": "Things", "keywords": ["thing"]}
+
+
 # name: (what is broken, file, place, words of the fault)
 FAULTS = {
     "missing file": (lambda folder: (folder / INDEX).unlink(), INDEX, "", "file is missing"),
@@ -333,6 +338,42 @@ FAULTS = {
         "names the token",
     ),
     "no keywords": (in_json(WORDS, lambda v: v[2].update(keywords=[])), WORDS, "entry 3", "needs a list of keywords"),
+    "path twice": (
+        in_json(WORDS, lambda v: v.extend([of_path("<a_9>", "<b_1>")] * 2)),
+        WORDS,
+        "entry 11",
+        "path <a_9><b_1> stands twice",
+    ),
+    "path of no item": (
+        in_json(WORDS, lambda v: v.append(of_path("<a_9>", "<b_7>"))),
+        WORDS,
+        "entry 10",
+        "path ['<a_9>', '<b_7>'] begins the SID of no item",
+    ),
+    "path of one token": (
+        in_json(WORDS, lambda v: v.append(of_path("<a_9>"))),
+        WORDS,
+        "entry 10",
+        "path ['<a_9>'] is no list of two tokens or more",
+    ),
+    "path that is a text": (
+        in_json(WORDS, lambda v: v.append({**of_path(), "path": "<a_9><b_1>"})),
+        WORDS,
+        "entry 10",
+        "path '<a_9><b_1>' is no list",
+    ),
+    "path and token": (
+        in_json(WORDS, lambda v: v[2].update(path=["<a_9>", "<b_1>"])),
+        WORDS,
+        "entry 3",
+        "one of the keys token and path, not both",
+    ),
+    "path that names its token": (
+        in_json(WORDS, lambda v: v.append({**of_path("<a_9>", "<b_1>"), "description": "What <a_9> holds"})),
+        WORDS,
+        "entry 10",
+        "the description of path <a_9><b_1> names the token <a_9>",
+    ),
     "words without keys": (in_json(WORDS, lambda v: v[2].pop("keywords")), WORDS, "entry 3", "needs the keys"),
 }
 
@@ -444,6 +485,16 @@ def test_sids_of_which_some_have_one_token_more_are_refused_filled_or_cut(ragged
     assert set(cut.token_descriptions) == set(cut.catalogue.tokens)
     assert "is left out of 2 of 5 SIDs; 2 items share a SID now" in cut.notes[0]
     assert len({found.data_hash for found in (filled, cut)}) == 2
+
+
+def test_paths_as_the_files_have_them_are_no_fault_where_sids_are_filled_or_cut(ragged):
+    edit_json(ragged / WORDS, lambda words: words.append(of_path("<a_9>", "<b_1>", "<c_3>", "<d_4>")))
+    assert "<a_9><b_1><c_3><d_4>" in read_dataset(ragged, reading=Reading(ragged_sids="fill")).token_descriptions
+    cut = read_dataset(ragged, reading=Reading(ragged_sids="drop"))
+    assert set(cut.token_descriptions) == set(cut.catalogue.tokens)
+    edit_json(ragged / WORDS, lambda words: words.append(of_path("<a_9>", "<b_1>", "<c_3>", "<d_9>")))
+    with pytest.raises(DatasetError, match=r"1 fault .*begins the SID of no item"):
+        read_dataset(ragged, reading=Reading(ragged_sids="drop"))
 
 
 def test_tokens_without_a_number_cannot_be_filled_up(ragged):

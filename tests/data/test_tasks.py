@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tsrec_jax.data.catalogue import TokenDescription
 from tsrec_jax.data.prompts import PromptBuilder, Templates
 from tsrec_jax.data.tasks import TasksSettings, build_examples
 from tsrec_jax.data.tasks.augmented_sid import AugmentedSid
@@ -115,6 +116,16 @@ def test_tokens_without_words_make_no_alignment_rows(dataset, builder):
     rows = make_examples(dataset, "train", builder, ("ts_align",))["ts_align"]
     assert len(rows) == 16
     assert not any("<a_9>" in row.key for row in rows)
+
+
+def test_a_described_path_is_aligned_as_the_tokens_a_sid_begins_with(dataset, builder, tokenizer):
+    path = TokenDescription("<b_2>", "blue things", ("blue",), ("<a_9>",))
+    dataset = dataclasses.replace(dataset, token_descriptions={path.name: path})
+    rows = make_examples(dataset, "train", builder, ("ts_align",))["ts_align"]
+    assert [texts(tokenizer, row) for row in rows] == [
+        ("Say what items with this code part share.\nPart: <a_9><b_2>\nShared:", " blue things\n<|end|>"),
+        ("Find the code part of items like these.\nShared: blue things\nPart:", "<a_9><b_2>\n<|end|>"),
+    ]
 
 
 def test_a_user_sequence_is_its_rows_laid_over_each_other(dataset, tokenizer):

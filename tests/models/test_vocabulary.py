@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.models.reference import tiny_tokens
+from tsrec_jax.data.token_words import TokenWords
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.sharding import make_mesh
 from tsrec_jax.models.vocabulary import extend_vocabulary, sid_init_rows
@@ -14,8 +15,16 @@ KEYWORDS = [[1, 2, 3], [4], [5, 5, 6], [7, 8], [9], [10, 11]]
 LEVELS = np.array([0, 0, 0, 1, 1, 2])
 
 
+def words_of(token_P, siblings_P, items_P):
+    return TokenWords((), *(np.array(values, np.int32) for values in (token_P, siblings_P, items_P)))
+
+
+TOKENS = words_of(range(6), LEVELS, [3, 1, 2, 4, 2, 6])  # each described by itself
+
+
 def rows(mode, **changes):
     settings = {
+        "words": TOKENS,
         "keyword_ids": KEYWORDS,
         "levels_n": LEVELS,
         "init_levels": (),
@@ -56,14 +65,35 @@ def test_a_level_with_the_same_keywords_throughout_keeps_its_rows_when_centred()
     assert not np.allclose(found[3:5], plain[3:5])
 
 
-def test_shuffled_rows_are_those_of_other_tokens_of_the_level():
-    plain = rows("sa")
-    shuffles = [rows("sa_shuffled", seed=seed) for seed in range(8)]
-    for shuffled in shuffles:
-        for level in range(3):
-            found, wanted = ({tuple(row) for row in array[level == LEVELS]} for array in (shuffled, plain))
-            assert found == wanted
-    assert any(not np.array_equal(shuffled, plain) for shuffled in shuffles)
+# Below tokens 0 and 1 (items 3 and 1): paths that end in 2, 3, 2 and 3; token 4 ends only paths without siblings.
+PATHS = words_of([0, 1, 2, 3, 2, 4, 5], [0, 0, 1, 1, 2, 3, 4], [3, 1, 2, 1, 1, 1, 1])
+PATH_KEYWORDS = [[1, 2], [3], [4], [5, 6], [7], [8, 9], [10]]
+PATH_LEVELS = np.array([0, 0, 1, 1, 2, 2])
+
+
+def scaled(row_D):
+    return row_D * np.linalg.norm(TABLE[:OLD_SIZE], axis=1).mean() / np.linalg.norm(row_D)
+
+
+def path_rows(**changes):
+    return rows("sa", words=PATHS, keyword_ids=PATH_KEYWORDS, levels_n=PATH_LEVELS, **changes)
+
+
+def test_the_row_of_a_token_is_the_mean_of_the_paths_that_end_in_it_by_their_items():
+    found = path_rows()
+    np.testing.assert_allclose(found[2], scaled(2 * TABLE[4] + TABLE[7]), rtol=1e-4)
+    np.testing.assert_allclose(found[3], scaled(TABLE[5] + TABLE[6]), rtol=1e-4)
+    np.testing.assert_allclose(found[1], scaled(TABLE[3]), rtol=1e-4)
+
+
+def test_centred_a_path_counts_by_what_sets_it_apart_from_its_siblings():
+    found = path_rows(centred=True)
+    beside = TABLE[4] - (TABLE[5] + TABLE[6]) / 2
+    np.testing.assert_allclose(found[2], scaled(beside), rtol=1e-4)  # its other path has no sibling
+    np.testing.assert_allclose(found[3], -found[2], rtol=1e-4, atol=1e-6)
+    alone = (TABLE[8] + TABLE[9]) / 2 - TABLE[10]  # no path of level 2 has a sibling: beside the tokens of the level
+    np.testing.assert_allclose(found[4], scaled(alone), rtol=1e-4)
+    np.testing.assert_allclose(found[5], -found[4], rtol=1e-4, atol=1e-6)
 
 
 def test_levels_that_are_not_chosen_get_the_mean_row_and_need_no_keywords():
@@ -99,7 +129,6 @@ def test_hf_is_what_transformers_leaves_where_nothing_is_drawn():
     theirs_nD = model.get_input_embeddings().weight.detach().numpy()[40:]
     ours_nD = sid_init_rows(
         table_VD,
-        keyword_ids=[],
         levels_n=np.zeros(4000, int),
         init_levels=(),
         mode="hf",

@@ -31,11 +31,29 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class TokenDescription:
-    """What a teacher says of the items that share one SID token."""
+    """What a teacher says of the items that share a SID token, or a path: the tokens with which their SIDs begin.
+
+    Attributes:
+      token: the SID token; of a path the last one.
+      description: sentences on the items.
+      keywords: words and short phrases on them.
+      prefix: of a path of several tokens those before the last; empty where the token is described wherever it stands.
+    """
 
     token: str
     description: str
     keywords: tuple[str, ...]
+    prefix: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The tokens, first level first."""
+        return (*self.prefix, self.token)
+
+    @property
+    def name(self) -> str:
+        """The tokens as one text, as in `<a_1><b_2>`: the form in which prompts carry them."""
+        return "".join(self.path)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ Files of a folder for the data set NAME:
   NAME.info.txt    SID<TAB>title<TAB>id
   train.csv, valid.csv, test.csv   user_id, history_item_title, item_title, history_item_id, item_id,
                                    history_item_sid, item_sid; lists as Python literals; test.csv may be absent
-  NAME.description_keywords.json   [{token, description, keywords}]; may be absent
+  NAME.description_keywords.json   [{token, description, keywords}], or path for token; may be absent
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import pathlib
 from collections.abc import Iterable, Mapping
 
-from tsrec_jax.data.catalogue import Catalogue, Item, TokenDescription, token_order
+from tsrec_jax.data.catalogue import Catalogue, Item, TokenDescription
 from tsrec_jax.data.faults import Faults
 from tsrec_jax.data.folder_files import AS_IT_IS, Reading, find_name, hash_of, parse_items, read_files
 from tsrec_jax.data.folder_rows import FolderRows, read_rows
@@ -38,7 +38,8 @@ class Dataset:
       path: the folder.
       catalogue: items and SIDs.
       splits: `train`, `valid` and, where the folder has it, `test`; `select` where users were held out.
-      token_descriptions: SID token -> what the teacher said of it; empty when the folder has no keyword file.
+      token_descriptions: SID token, or path of tokens as one text -> what the teacher said of it; empty when the folder
+        has no keyword file.
       data_hash: SHA-256 over the names and contents of the files read, in hexadecimal.
       notes: what a person should know of the folder, a line each.
     """
@@ -119,12 +120,12 @@ def parse_folder(
         check_info(info, files[info.name], items, sids.written, faults)
     descriptions: Mapping[str, TokenDescription] = {}
     if described.name in files and sids.read:
-        known = token_order(sids.read.values())
-        # Tokens that reading took out of the SIDs or put into them.
-        optional = {token for tokens in sids.written.values() for token in tokens} ^ set(known)
-        descriptions = parse_token_descriptions(described, files[described.name], known, faults, optional)
-    written = ["".join(sids.written.get(item.id, ())) for item in items] if with_sids else None
-    rows = read_rows(folder, files, items, reading.overlaps, faults, written)
+        written = sids.written.values() if sids.changed else ()
+        descriptions = parse_token_descriptions(
+            described, files[described.name], set(sids.read.values()), faults, set(written)
+        )
+    sid_texts = ["".join(sids.written.get(item.id, ())) for item in items] if with_sids else None
+    rows = read_rows(folder, files, items, reading.overlaps, faults, sid_texts)
     if whole:
         faults.stop_if_any()
     return Contents(files, items, sids, rows, descriptions)

@@ -1,46 +1,55 @@
-"""What a teacher said of the SID tokens, as the file `NAME.description_keywords.json`."""
+"""What a teacher said of the SID tokens, or of paths of them, as the file `NAME.description_keywords.json`.
+
+The published form of the file has an entry for each token. An entry for a path has, instead of `token`, the key `path`:
+the tokens with which the SIDs of the described items begin.
+"""
 
 from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from tsrec_jax.data.catalogue import Catalogue, TokenDescription
+from tsrec_jax.data.catalogue import Catalogue, TokenDescription, token_order
 from tsrec_jax.data.faults import Faults
 from tsrec_jax.data.folder_files import HALF, parse_json, read_files
 from tsrec_jax.data.texts import has_half, without_control
 from tsrec_jax.files import write_json
 
+Sid = tuple[str, ...]
+
 
 def read_token_descriptions(path: str | os.PathLike[str], catalogue: Catalogue) -> dict[str, TokenDescription]:
-    """Reads and checks one file: {token: description} of every token of the catalogue.
+    """Reads and checks one file: {name of a token or path: its description}, in the order of the file.
 
     Raises:
       DatasetError: up to ten faults at once: a missing file, text that is not JSON or UTF-8, tokens without an entry or
-        without an item, empty descriptions or keywords.
+        without an item, paths that no SID begins with, empty descriptions or keywords.
     """
     path = pathlib.Path(path)
     faults = Faults()
     texts = read_files(path.parent, (path.name,), (), faults)
     faults.stop_if_any()
-    descriptions = parse_token_descriptions(path, texts[path.name], catalogue.tokens, faults)
+    descriptions = parse_token_descriptions(path, texts[path.name], catalogue.sids, faults)
     faults.stop_if_any()
     return descriptions
 
 
 def parse_token_descriptions(
-    path: pathlib.Path, text: str, tokens: Collection[str], faults: Faults, optional: Collection[str] = ()
+    path: pathlib.Path, text: str, sids: Collection[Sid], faults: Faults, written: Collection[Sid] = ()
 ) -> dict[str, TokenDescription]:
-    """{token: description} of the entries without a fault; control characters are read as spaces.
+    """{name of a token or path: its description} of the entries without a fault.
+
+    Every token needs an entry, or a described path that ends in it. Control characters are read as spaces.
 
     Args:
       path: the file, for the wording of faults.
       text: its contents.
-      tokens: those that items carry; each needs an entry.
+      sids: those of the catalogue, of equally many tokens.
       faults: takes every fault.
-      optional: tokens that need none and may have one, carried or not.
+      written: the SIDs as the folder has them, where reading changed them: an entry may be of their tokens and paths
+        as well, and a token that only one of the two has needs none.
     """
     entries = parse_json(path, text, faults)
     if entries is None:
@@ -48,52 +57,99 @@ def parse_token_descriptions(
     if not isinstance(entries, list):
         faults.add(path, "", "must be a JSON list of {token, description, keywords}")
         return {}
-    known = set(tokens)
+    known, gone = _all_paths(sids), _all_paths(written)
+    tokens = token_order(sids)
+    optional = set(tokens) ^ {token for sid in written for token in sid} if written else set()
     descriptions: dict[str, TokenDescription] = {}
     seen: set[str] = set()
+    ended: set[str] = set()
     for row, entry in enumerate(entries, 1):
         place = f"entry {row}"
-        if not isinstance(entry, dict) or not {"token", "description", "keywords"} <= set(entry):
-            faults.add(path, place, "needs the keys token, description and keywords")
+        if fault := _wrong_keys(entry):
+            faults.add(path, place, fault)
             continue
-        token = entry["token"]
-        if not isinstance(token, str) or token not in known:
-            if not isinstance(token, str) or token not in optional:
-                faults.add(path, place, f"token {token!r} is carried by no item")
+        found = _path_of(entry)
+        if found is None or found not in known:
+            if found is None or found not in gone:
+                faults.add(path, place, _unknown(entry))
             continue
-        if token in seen:
-            faults.add(path, place, f"token {token} stands twice")
-        elif fault := _fault(token, entry["description"], entry["keywords"]):
+        name = "".join(found)
+        if name in seen:
+            faults.add(path, place, f"{_kind(found)} {name} stands twice")
+        elif fault := _fault(found, entry["description"], entry["keywords"]):
             faults.add(path, place, fault)
         else:
             description = without_control(entry["description"]).strip()
-            descriptions[token] = TokenDescription(token, description, tuple(map(without_control, entry["keywords"])))
-        seen.add(token)
+            keywords = tuple(map(without_control, entry["keywords"]))
+            descriptions[name] = TokenDescription(found[-1], description, keywords, found[:-1])
+        seen.add(name)
+        ended.add(found[-1])
     for token in tokens:
-        if token not in seen and token not in optional:
+        if token not in ended and token not in optional:
             faults.add(path, "", f"token {token} has no entry")
     return descriptions
 
 
-def _fault(token: str, description: Any, keywords: Any) -> str:
+def _all_paths(sids: Collection[Sid]) -> set[Sid]:
+    """What an entry may be of: every token by itself, and the first tokens of every SID."""
+    return {found for sid in sids for level in range(len(sid)) for found in ((sid[level],), sid[: level + 1])}
+
+
+def _wrong_keys(entry: Any) -> str:
+    if not isinstance(entry, dict) or not {"description", "keywords"} <= set(entry):
+        return "needs the keys token (or path), description and keywords"
+    if ("token" in entry) == ("path" in entry):
+        return "needs one of the keys token and path, not both" if "token" in entry else "needs the key token, or path"
+    return ""
+
+
+def _path_of(entry: Mapping[str, Any]) -> Sid | None:
+    """The tokens of an entry; None where its token is no text, or its path no list of two texts or more."""
+    listed = entry.get("path", [entry.get("token")])
+    if not isinstance(listed, list) or not all(isinstance(token, str) for token in listed):
+        return None
+    return tuple(listed) if len(listed) > ("path" in entry) else None
+
+
+def _unknown(entry: Mapping[str, Any]) -> str:
+    if "token" in entry:
+        return f"token {entry['token']!r} is carried by no item"
+    if _path_of(entry) is None:
+        return f"path {entry['path']!r} is no list of two tokens or more; an entry of one token has the key token"
+    return f"path {entry['path']!r} begins the SID of no item"
+
+
+def _kind(found: Sid) -> str:
+    return "token" if len(found) == 1 else "path"
+
+
+def _fault(found: Sid, description: Any, keywords: Any) -> str:
     """What is wrong with an entry; empty where nothing is."""
+    who = f"{_kind(found)} {''.join(found)}"
     if not isinstance(description, str) or not without_control(description).strip():
-        return f"token {token} has no description"
-    if token in description:
-        return f"the description of token {token} names the token, which gives the answer away"
+        return f"{who} has no description"
+    if named := [token for token in found if token in description]:
+        return f"the description of {who} names the token {named[0]}, which gives the answer away"
     if (
         not isinstance(keywords, list)
         or not keywords
         or not all(isinstance(k, str) and without_control(k).strip() for k in keywords)
     ):
-        return f"token {token} needs a list of keywords that are not empty"
+        return f"{who} needs a list of keywords that are not empty"
     if has_half(description):
-        return f"the description of token {token} {HALF}"
+        return f"the description of {who} {HALF}"
     halves = [keyword for keyword in keywords if has_half(keyword)]
-    return f"the keyword {halves[0]!r} of token {token} {HALF}" if halves else ""
+    return f"the keyword {halves[0]!r} of {who} {HALF}" if halves else ""
 
 
 def write_token_descriptions(path: pathlib.Path, descriptions: Iterable[TokenDescription]) -> None:
     """Writes a file that `read_token_descriptions` reads back equal; it appears only when it is complete."""
-    listed = [{"token": c.token, "description": c.description, "keywords": list(c.keywords)} for c in descriptions]
+    listed = [
+        {
+            **({"path": list(words.path)} if words.prefix else {"token": words.token}),
+            "description": words.description,
+            "keywords": list(words.keywords),
+        }
+        for words in descriptions
+    ]
     write_json(path, listed, indent=1)

@@ -66,8 +66,8 @@ class SidInitSettings(Section, key="sid_init"):
 
     mode: Literal["sa", "sa_shuffled", "mean", "hf", "normal"] = setting(
         "sa",
-        "the mean of a token's keywords; that of another token's; the mean of all rows; as transformers resizes a "
-        "table; or drawn at random",
+        "the mean of a token's keywords; the same where every token has the words of another, in TS-Align too; the mean "
+        "of all rows; as transformers resizes a table; or drawn at random",
     )
     levels: tuple[int, ...] = setting(
         (), "levels, from 0, that begin by `mode`, while the others begin with the mean; empty: all", least=0

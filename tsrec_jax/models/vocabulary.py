@@ -1,7 +1,9 @@
 """Vocabulary extension and SA-Init: rows for the SID tokens, made from what their clusters share.
 
 SA-Init (TS-Rec, arXiv 2602.22632): the row of a SID token is the mean pretrained embedding of all sub-words of its
-cluster's keywords, rescaled to the mean row norm of the pretrained table.
+cluster's keywords, rescaled to the mean row norm of the pretrained table. Where paths are described instead of tokens,
+it is the average over the paths that end in the token, weighted by their items; centred, each path counts by what sets
+its mean apart from those of its siblings.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from tsrec_jax.data.token_words import TokenWords
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import mesh_of, named_sharding, parts_of
 
-MODES = ("sa", "sa_shuffled", "mean", "hf", "normal")
+MODES = ("sa", "mean", "hf", "normal")
 LANES = 128  # rows are rounded up to a multiple of this times the parts that the mesh splits them into
 NORMAL_STD = 0.02
 HF_COVARIANCE_SCALE = 1e-9
@@ -29,35 +32,37 @@ _NOTHING = 1e-3  # of a row's norm: the keywords of its level are all the same b
 def sid_init_rows(
     table_VD: np.ndarray,
     *,
-    keyword_ids: Sequence[Sequence[int]],
     levels_n: np.ndarray,
     init_levels: tuple[int, ...],
     mode: str,
     target_norm: float,
     base_vocab_size: int,
     seed: int,
+    words: TokenWords | None = None,
+    keyword_ids: Sequence[Sequence[int]] = (),
     centred: bool = False,
 ) -> np.ndarray:
     """Rows for n new tokens.
 
-    Modes: `sa`, the mean of the rows of all sub-words of a token's keywords, scaled to `target_norm` times the mean row
-    norm; `sa_shuffled`, the same with the keywords permuted among the tokens of a level (a control: same rows, wrong
-    meaning); `mean`, the mean of all pretrained rows; `normal`, draws from N(0, 0.02^2); `hf`, what
-    `resize_token_embeddings` of transformers leaves: padding rows of the table as they are for the ids that fall on
-    them, and for ids beyond draws from a normal with the table's mean and 1e-9 times its covariance.
+    Modes: `sa`, SA-Init, scaled to `target_norm` times the mean row norm; `mean`, the mean of all pretrained rows;
+    `normal`, draws from N(0, 0.02^2); `hf`, what `resize_token_embeddings` of transformers leaves: padding rows of the
+    table as they are for the ids that fall on them, and for ids beyond draws from a normal with the table's mean and
+    1e-9 times its covariance.
 
     Args:
       table_VD: the pretrained table, float32, padding rows included.
-      keyword_ids: for each new token the sub-word ids of its keywords; read by `sa` and `sa_shuffled` only.
       levels_n: SID level of each new token.
       init_levels: levels that get `mode`; the others get `mean`. Empty: all levels.
       mode: one of MODES.
-      target_norm: for `sa` and `sa_shuffled`, in mean row norms of the pretrained rows.
+      target_norm: for `sa`, in mean row norms of the pretrained rows.
       base_vocab_size: pretrained rows in use (length of the base tokenizer); means and norms are taken over these.
       seed: of the random modes.
-      centred: for `sa` and `sa_shuffled`, the mean row of a level's tokens is taken from each of them before it is
-        scaled. What all keywords have in common tells no token of a level from another. A token that is alone in its
-        level, or whose level has the same keywords throughout, keeps its row.
+      words: for `sa`, which descriptions speak for which token, P of them.
+      keyword_ids: for `sa`, the sub-word ids of the keywords of each of these P.
+      centred: for `sa`, the mean row of its siblings (itself among them) is taken from that of each token or path: what
+        their keywords have in common tells none of them from another. A path without siblings then adds nothing. Of a
+        token for which that leaves nothing, the mean row of its level is taken instead; and if that too leaves nothing
+        (it is alone in its level, or all keywords there are the same), it keeps its row.
 
     Returns:
       float32 rows (n, D).
@@ -73,11 +78,10 @@ def sid_init_rows(
     rng = np.random.default_rng(seed)
     count = len(levels_n)
     chosen_n = np.isin(levels_n, init_levels) if init_levels else np.ones(count, bool)
-    if mode in ("sa", "sa_shuffled"):
-        rows_nD = _keyword_means(known_VD, keyword_ids, chosen_n)
-        rows_nD = _centred(rows_nD, levels_n) if centred else rows_nD
-        if mode == "sa_shuffled":
-            rows_nD = rows_nD[_shuffled_within_levels(levels_n, rng)]
+    if mode == "sa":
+        if words is None:
+            raise ValueError("mode 'sa' needs words")
+        rows_nD = _word_rows(known_VD, words, keyword_ids, levels_n, chosen_n, centred)
         norm = target_norm * np.linalg.norm(known_VD, axis=1).mean()
         rows_nD = rows_nD * (norm / np.maximum(np.linalg.norm(rows_nD, axis=1, keepdims=True), 1e-12))
     elif mode == "normal":
@@ -89,36 +93,50 @@ def sid_init_rows(
     return np.where(chosen_n[:, None], rows_nD, mean_D).astype(np.float32)
 
 
-def _keyword_means(known_VD: np.ndarray, keyword_ids: Sequence[Sequence[int]], chosen_n: np.ndarray) -> np.ndarray:
-    """Mean row over all sub-words of each token's keywords, so that a long keyword weighs more."""
-    rows_nD = np.zeros((len(chosen_n), known_VD.shape[1]), np.float32)
-    for index in np.flatnonzero(chosen_n).tolist():
-        ids = keyword_ids[index]
-        if not len(ids):
-            raise UserError(
-                f"SID token number {index} has no keywords, which SA-Init needs; give them or use sid_init.mode=mean"
-            )
-        rows_nD[index] = known_VD[np.asarray(ids)].mean(axis=0)
+def _word_rows(
+    known_VD: np.ndarray,
+    words: TokenWords,
+    keyword_ids: Sequence[Sequence[int]],
+    levels_n: np.ndarray,
+    chosen_n: np.ndarray,
+    centred: bool,
+) -> np.ndarray:
+    """Rows of SA-Init before they are scaled; zeros for tokens that are not chosen."""
+    has_words_n = np.zeros(len(levels_n), bool)
+    has_words_n[words.token_P[[len(ids) > 0 for ids in keyword_ids]]] = True
+    if (missing := np.flatnonzero(chosen_n & ~has_words_n)).size:
+        raise UserError(
+            f"SID token number {missing[0]} has no keywords, which SA-Init needs; give them or use sid_init.mode=mean"
+        )
+    # Over all sub-words of the keywords, so that a long keyword weighs more.
+    means_PD = np.zeros((len(keyword_ids), known_VD.shape[1]), np.float32)
+    for number, ids in enumerate(keyword_ids):
+        if chosen_n[words.token_P[number]] and len(ids):
+            means_PD[number] = known_VD[np.asarray(ids)].mean(axis=0)
+    rows_nD = _averaged(means_PD, words, len(levels_n))
+    if not centred:
+        return rows_nD
+    own_nD = _averaged(_less_the_mean(means_PD, words.siblings_P), words, len(levels_n))
+    for left_nD in (_less_the_mean(rows_nD, levels_n), rows_nD):
+        nothing_n = np.linalg.norm(own_nD, axis=1) <= _NOTHING * np.linalg.norm(rows_nD, axis=1)
+        own_nD = np.where(nothing_n[:, None], left_nD, own_nD)
+    return own_nD
+
+
+def _averaged(rows_PD: np.ndarray, words: TokenWords, count: int) -> np.ndarray:
+    """For each of `count` tokens the mean of the rows that speak for it, weighted by items; zeros where none does."""
+    share_P = words.items_P / np.bincount(words.token_P, words.items_P, count)[words.token_P]
+    rows_nD = np.zeros((count, rows_PD.shape[1]), np.float32)
+    np.add.at(rows_nD, words.token_P, rows_PD * share_P[:, None].astype(np.float32))
     return rows_nD
 
 
-def _centred(rows_nD: np.ndarray, levels_n: np.ndarray) -> np.ndarray:
-    """The rows less the mean of their level; a row of which next to nothing is left by that stays as it is."""
-    centred_nD = rows_nD.copy()
-    for level in np.unique(levels_n):
-        members = np.flatnonzero(levels_n == level)
-        centred_nD[members] -= rows_nD[members].mean(axis=0)
-    left_n = np.linalg.norm(centred_nD, axis=1) > _NOTHING * np.linalg.norm(rows_nD, axis=1)
-    return np.where(left_n[:, None], centred_nD, rows_nD)
-
-
-def _shuffled_within_levels(levels_n: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A permutation of the tokens that keeps each one's level."""
-    order_n = np.arange(len(levels_n))
-    for level in np.unique(levels_n):
-        members = np.flatnonzero(levels_n == level)
-        order_n[members] = rng.permutation(members)
-    return order_n
+def _less_the_mean(rows_PD: np.ndarray, group_P: np.ndarray) -> np.ndarray:
+    """The rows less the mean row of their group."""
+    _, group_P, size_G = np.unique(group_P, return_inverse=True, return_counts=True)
+    sums_GD = np.zeros((len(size_G), rows_PD.shape[1]), np.float32)
+    np.add.at(sums_GD, group_P, rows_PD)
+    return rows_PD - (sums_GD / size_G.astype(np.float32)[:, None])[group_P]
 
 
 def _resized_rows(table_VD: np.ndarray, base_vocab_size: int, count: int, rng: np.random.Generator) -> np.ndarray:

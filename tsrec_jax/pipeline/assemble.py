@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.outside_text import encode_outside
 from tsrec_jax.data.prompts import PromptBuilder, Templates
+from tsrec_jax.data.token_words import TokenWords, shuffled_words
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
@@ -29,7 +30,8 @@ class Assembly:
     """A recommender before or after training.
 
     Attributes:
-      dataset: the catalogue, the splits and the descriptions of tokens.
+      dataset: the catalogue, the splits and the descriptions of tokens or paths; for `sid_init.mode=sa_shuffled` each
+        has the words of another, for SA-Init and TS-Align alike.
       tokenizer: the base tokenizer with the SID tokens added.
       base_vocab_size: length of the base tokenizer; SID tokens are base_vocab_size, base_vocab_size + 1, ... in
         catalogue order.
@@ -93,17 +95,21 @@ def assemble(config: Settings, dataset: Dataset, base: str | pathlib.Path) -> As
     mesh = open_mesh(config)
     tokenizer = load_tokenizer(base)
     catalogue = dataset.catalogue
-    words = keyword_ids(config, dataset, tokenizer)
+    if config.sid_init.mode == "sa_shuffled":
+        shuffled = shuffled_words(catalogue, dataset.token_descriptions, config.seed)
+        dataset = dataclasses.replace(dataset, token_descriptions=shuffled)
+    words, keyword_ids = words_for_rows(config, dataset, tokenizer)
     base_vocab_size = add_sid_tokens(tokenizer, catalogue.tokens)
     model = base_model(config, base, mesh)
 
     def rows(table_VD: jax.Array) -> np.ndarray:
         return sid_init_rows(
             np.asarray(host_copy(table_VD), np.float32)[: model.num_tokens],
-            keyword_ids=words,
+            words=words,
+            keyword_ids=keyword_ids,
             levels_n=catalogue.token_levels,
             init_levels=tuple(config.sid_init.levels),
-            mode=config.sid_init.mode,
+            mode="sa" if words else config.sid_init.mode,
             target_norm=config.sid_init.target_norm,
             centred=config.sid_init.centred,
             base_vocab_size=base_vocab_size,
@@ -140,20 +146,25 @@ def base_model(config: Settings, base: str | pathlib.Path, mesh: Mesh | None) ->
     )
 
 
-def keyword_ids(config: Settings, dataset: Dataset, tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
-    """Sub-word ids of each SID token's keywords, joined by single spaces; empty where the mode does not read them.
+def words_for_rows(
+    config: Settings, dataset: Dataset, tokenizer: PreTrainedTokenizerFast
+) -> tuple[TokenWords | None, list[list[int]]]:
+    """What SA-Init reads: which descriptions speak for which token, and the sub-word ids of the keywords of each.
+
+    Keywords are joined by single spaces. None and an empty list where the mode does not read them.
 
     Raises:
       UserError: a token has no keywords.
     """
     if config.sid_init.mode not in ("sa", "sa_shuffled"):
-        return [[] for _ in dataset.catalogue.tokens]
-    missing = [token for token in dataset.catalogue.tokens if token not in dataset.token_descriptions]
+        return None, []
+    words = TokenWords.of(dataset.catalogue, dataset.token_descriptions)
+    spoken_for = {description.token for description in words.descriptions}
+    missing = [token for token in dataset.catalogue.tokens if token not in spoken_for]
     if missing:
         raise UserError(
             f"{dataset.path}/{dataset.name}.description_keywords.json: no keywords for {len(missing)} SID token(s), "
             f"{missing[0]} first; SA-Init needs them (or set config.sid_init.mode=mean and "
             "config.tasks.ts_align.weight=0)"
         )
-    texts = [" ".join(dataset.token_descriptions[token].keywords) for token in dataset.catalogue.tokens]
-    return encode_outside(tokenizer, texts)
+    return words, encode_outside(tokenizer, [" ".join(found.keywords) for found in words.descriptions])

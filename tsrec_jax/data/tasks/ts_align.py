@@ -1,4 +1,4 @@
-"""The task `ts_align` (TS-Align): a SID token, then what its items share, and back."""
+"""The task `ts_align` (TS-Align): a SID token, or the tokens a SID begins with, then what its items share; and back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tsrec_jax.section import setting
 
 @dataclasses.dataclass(frozen=True)
 class TsAlign(Task, key="tasks.ts_align"):
-    """TS-Align: a SID token, then the description of its items, and back; its weight is the paper's lambda."""
+    """TS-Align: a SID token or path, then the description of its items, and back; its weight is the paper's lambda."""
 
     templates: ClassVar = {
         "token_to_description": Template(
@@ -27,7 +27,7 @@ class TsAlign(Task, key="tasks.ts_align"):
     rate: float = setting(0.05, "rows per epoch", least=0)
 
     def examples(self, inputs: TaskInputs) -> list[Example]:
-        """Two for each token with a description, whatever the split.
+        """Two for each described token or path, whatever the split.
 
         Raises:
           UserError: there are no descriptions.
@@ -38,10 +38,11 @@ class TsAlign(Task, key="tasks.ts_align"):
                 f"{dataset.path}/{dataset.name}.description_keywords.json is not there: TS-Align needs its "
                 f"descriptions (or set {self.config_key('weight')}=0)"
             )
-        tokens = [token for token in dataset.catalogue.tokens if token in known]
-        texts = [known[token].description for token in tokens]
-        to, back = ([f"token/{token}/{way}_description" for token in tokens] for way in ("to", "from"))
+        place = {token: number for number, token in enumerate(dataset.catalogue.tokens)}
+        ordered = sorted(known.values(), key=lambda words: [place[token] for token in words.path])
+        names, texts = [words.name for words in ordered], [words.description for words in ordered]
+        to, back = ([f"token/{name}/{way}_description" for name in names] for way in ("to", "from"))
         return [
-            *self.from_template(inputs, "token_to_description", tokens, texts, to),
-            *self.from_template(inputs, "description_to_token", texts, tokens, back),
+            *self.from_template(inputs, "token_to_description", names, texts, to),
+            *self.from_template(inputs, "description_to_token", texts, names, back),
         ]
