@@ -33,7 +33,16 @@ def report():
         intervals={name: intervals(each, metrics, draws) for name, each in ranks.items()},
         comparisons=[compare(("ours", "other"), pair, draws, metric="NDCG@10", level="sid", seeds=(1,))],
         upper_bound={"HR@1": 1.0, "HR@10": 1.0, "NDCG@10": 1.0},
-        training={"ours": {"steps": 7, "best_step": 5, "best_value": 1.25, "stopped_early": False, "seconds": 3.0}},
+        training={
+            "ours": {
+                "steps": 7,
+                "best_step": 5,
+                "best_value": 1.25,
+                "stopped_early": False,
+                "seconds": 3.0,
+                "start": {"split": "valid", "constrained": 3.25, "vocabulary": 9.5, "scales": [1.0, 1.0]},
+            }
+        },
         facts={"command": "run it", "seed": 1, "versions": {"jax": "1"}, "config": {"seed": 1}},
     )
 

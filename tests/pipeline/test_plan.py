@@ -52,6 +52,19 @@ def test_parameters_memory_flops_and_time_are_printed_for_every_chip(qwen, capsy
     assert "40% of the bfloat16 peak" in printed
 
 
+def test_output_rows_of_their_own_are_a_second_table_and_scales_a_copy_of_it(qwen, capsys):
+    found = []
+    for head in ("plain", "own", "scaled"):
+        assert plan(qwen, "--devices=16", f"--config.sid_init.head={head}") == 0
+        words = re.search(
+            r"([\d,]+) table rows, \w+: ([\d,]+) parameters.*of a device: ([\d.]+) GiB", capsys.readouterr().out, re.S
+        )
+        found.append([float(number.replace(",", "")) for number in words.groups()])
+    (rows, parameters, memory), (_, more, most), (_, same, some) = found
+    assert more == parameters + rows * QWEN["hidden_size"] and same == parameters
+    assert memory < some < most
+
+
 def test_the_whole_training_is_given_in_hours_of_one_chip_at_the_assumed_mfu(qwen, capsys):
     assert plan(qwen, "--devices=16", "--chip=v5e", "--mfu=0.5", "--config.train.max_steps=1000") == 0
     printed = capsys.readouterr().out

@@ -97,11 +97,16 @@ def to_markdown(report: Report) -> str:
             "## Paired comparisons (bootstrap over users, one seed)\n\n" + comparison_table(report.comparisons)
         )
     if report.training:
-        rows = [["system", "steps", "best step", "best validation value", "seconds"]]
+        rows = [["system", "loss at the start", "steps", "best step", "best validation value", "seconds"]]
         for name, facts in report.training.items():
+            start = f"{facts['start']['constrained']:.4f} / {facts['start']['vocabulary']:.4f}"
             value = f"{facts['best_value']:.4f}"
-            rows.append([name, str(facts["steps"]), str(facts["best_step"]), value, f"{facts['seconds']:.0f}"])
-        parts.append("## Training\n\n" + markdown_table(rows))
+            rows.append([name, start, str(facts["steps"]), str(facts["best_step"]), value, f"{facts['seconds']:.0f}"])
+        note = (
+            "The loss at the start is in nats per SID token of the selection split: among the tokens that may stand "
+            "there in the catalogue / among the whole vocabulary."
+        )
+        parts.append(f"## Training\n\n{markdown_table(rows)}\n\n{note}")
     facts = {key: value for key, value in report.facts.items() if key != "config"}
     parts.append("## How this was made\n\n" + fact_list(facts))
     return "\n\n".join(parts) + "\n"

@@ -5,10 +5,12 @@ This is the form that training uses (packed rows, `hidden`); decoding has one of
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -49,6 +51,8 @@ class Decoder(nnx.Module):
 
     Attributes:
       num_tokens: ids in use; logits of the rows beyond are -inf. None before the vocabulary is extended: all rows.
+      sid_scale: float32 (C,), what the logits of each level's SID tokens are multiplied by; None: by nothing.
+      level_sizes: SID tokens of each level, the last ids in use, where there is a `sid_scale`.
       attention: what computes it here, as `attention.choose` gives it.
     """
 
@@ -75,6 +79,8 @@ class Decoder(nnx.Module):
         self.embedding = nnx.Param(weights["embedding"])
         self.final_norm = nnx.Param(weights["final_norm"])
         self.head = None if config.tied else nnx.Param(weights["head"])
+        self.sid_scale: nnx.Param | None = None
+        self.level_sizes: tuple[int, ...] = ()
         prefix = "blocks/"
         self.blocks = Blocks({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
 
@@ -110,9 +116,17 @@ class Decoder(nnx.Module):
         x_BTD = self._run(tokens_BT, positions_BT, attend)
         return rms_norm(x_BTD, self.final_norm[...].astype(x_BTD.dtype), self.config.rms_eps)
 
+    @property
+    def shares_table(self) -> bool:
+        """Whether the output table is the input table as it is."""
+        return self.head is None and self.sid_scale is None
+
     def output_table(self) -> jax.Array:
-        """The (V, D) table whose rows score the next token: the head, or the embedding when tied."""
-        return self.embedding[...] if self.head is None else self.head[...]
+        """The (V, D) table whose rows score the next token: the head, or the embedding when tied, times the scales."""
+        table_VD = self.embedding[...] if self.head is None else self.head[...]
+        if self.sid_scale is None:
+            return table_VD
+        return scaled_rows(table_VD, self.sid_scale[...], self.level_sizes, self.num_tokens or table_VD.shape[0])
 
     def logits(self, x: jax.Array) -> jax.Array:
         """float32 logits (..., V) of hidden states (..., D); -inf for ids that are not in use."""
@@ -148,6 +162,24 @@ class Decoder(nnx.Module):
         body = jax.checkpoint(layer) if self.remat else layer
         x_BTD, _ = jax.lax.scan(body, x_BTD, self.blocks.stacked(self.dtype))
         return x_BTD
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def scaled_rows(
+    table_VD: jax.Array, scale_C: jax.Array | np.ndarray, level_sizes: tuple[int, ...], num_tokens: int
+) -> jax.Array:
+    """A table whose SID tokens' rows are multiplied by the scale of their level, so that their logits are.
+
+    Args:
+      table_VD: output rows.
+      scale_C: float32, of each level.
+      level_sizes: SID tokens of each level; together they are the last of the ids in use.
+      num_tokens: ids in use.
+    """
+    count = sum(level_sizes)
+    scale_n = jnp.repeat(scale_C, np.array(level_sizes), total_repeat_length=count)
+    factor_V = jnp.ones(table_VD.shape[0], jnp.float32).at[num_tokens - count : num_tokens].set(scale_n)
+    return constrain(table_VD * factor_V[:, None].astype(table_VD.dtype), "vocabulary", None)
 
 
 def random_weights(config: ModelConfig, param_dtype: str, rngs: nnx.Rngs, mesh: Mesh | None) -> dict[str, jax.Array]:

@@ -328,17 +328,17 @@ def _check_keys(source: _Folder | GgufFile, config: ModelConfig) -> None:
 
 
 def hf_arrays(model: Decoder, num_tokens: int | None, dtype: str) -> Mapping[str, np.ndarray]:
-    """Every array of the model under its HF key, tables cut to `num_tokens` rows.
+    """Every array of the model under its HF key, tables cut to `num_tokens` rows, scales of SID tokens in the head.
 
     Several processes call it together; the first one gets the arrays, the others none.
     """
     kind = _dtype(dtype)
     arrays: dict[str, np.ndarray] = {}
-    tables = {"embedding": model.embedding, "final_norm": model.final_norm}
-    if model.head is not None:
-        tables["head"] = model.head
-    for name, param in tables.items():
-        whole = host_copy(param[...])
+    tables = {"embedding": model.embedding[...], "final_norm": model.final_norm[...]}
+    if not model.shares_table:
+        tables["head"] = model.output_table()
+    for name, table in tables.items():
+        whole = host_copy(table)
         if first():
             rows = slice(None) if name == "final_norm" else slice(num_tokens)
             arrays[hf_name(name)] = np.ascontiguousarray(whole[rows].astype(kind))
@@ -385,7 +385,8 @@ def save_hf(
     if len(shards) > 1:
         names = [f"model-{index:05d}-of-{len(shards):05d}.safetensors" for index in range(1, len(shards) + 1)]
     stated = model.config.special_ids if special_ids is None else special_ids
-    facts = dataclasses.replace(model.config, vocab_rows=rows, special_ids=stated).to_hf() | {"torch_dtype": dtype}
+    shape = dataclasses.replace(model.config, vocab_rows=rows, special_ids=stated, tied=model.shares_table)
+    facts = shape.to_hf() | {"torch_dtype": dtype}
     with temporary_folder(folder / "weights") as scratch:
         if len(shards) > 1:
             places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}

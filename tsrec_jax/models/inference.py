@@ -46,7 +46,7 @@ class InferenceModel:
     Attributes:
       layers: for each layer {name: array} by the names of `decoder.layer_shapes`; kernels are (out, in).
       embedding_VD: the input table.
-      head_VD: the output table of an untied model; None: the embedding.
+      head_VD: the output table, scales of SID tokens included, where it is not the embedding as it is; else None.
       final_norm_D: scale of the last norm.
       cos_PH, sin_PH: float32 (positions, H / 2) of the rotary embedding. A table, because XLA:CPU would compute cosines
         of an expression anew in every layer, for every head.
@@ -68,7 +68,7 @@ class InferenceModel:
     @classmethod
     def of(cls, model: Decoder) -> InferenceModel:
         """Copies a decoder's weights; they stay laid out over its mesh."""
-        head = None if model.head is None else model.head[...]
+        head = None if model.shares_table else model.output_table()
         parts = model.blocks.stacked(), model.embedding[...], head, model.final_norm[...]
         layers, embedding_VD, head_VD, norm_D, cos_PH, sin_PH = _unstacked(*parts, model.config, model.dtype)
         facts = model.config, model.num_tokens, model.attention

@@ -66,8 +66,8 @@ class SidInitSettings(Section, key="sid_init"):
 
     mode: Literal["sa", "sa_shuffled", "mean", "hf", "normal"] = setting(
         "sa",
-        "the mean of a token's keywords; the same where every token has the words of another, in TS-Align too; the mean "
-        "of all rows; as transformers resizes a table; or drawn at random",
+        "the mean of a token's keywords; the same where every token has the words of another, in TS-Align too; the "
+        "mean of all rows; as transformers resizes a table; or drawn at random",
     )
     levels: tuple[int, ...] = setting(
         (), "levels, from 0, that begin by `mode`, while the others begin with the mean; empty: all", least=0
@@ -75,3 +75,8 @@ class SidInitSettings(Section, key="sid_init"):
     centred: bool = setting(True, "take from each row of SA-Init what all rows of its level share")
     target_norm: float = setting(1.0, "norm of a row, as a multiple of the mean row of the pretrained table", least=0)
     outputs: bool = setting(True, "untied models: the output rows begin in the same way")
+    head: Literal["plain", "scaled", "own"] = setting(
+        "plain",
+        "what scores the SID tokens: their output rows as they are; times a learned scale of their level; or, in tied "
+        "models too, output rows of their own. The last two begin with the scale of the smallest loss on train",
+    )

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerFast
 
+from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.outside_text import encode_outside
 from tsrec_jax.data.prompts import PromptBuilder, Templates
@@ -20,6 +21,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import load_hf
 from tsrec_jax.models.sharding import host_copy, make_mesh
+from tsrec_jax.models.sid_outputs import give_outputs
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.models.vocabulary import extend_vocabulary, sid_init_rows
 from tsrec_jax.settings import Settings
@@ -120,6 +122,7 @@ def assemble(config: Settings, dataset: Dataset, base: str | pathlib.Path) -> As
     model = extend_vocabulary(
         model, base_vocab_size=base_vocab_size, input_rows_nD=rows(model.embedding[...]), output_rows_nD=outputs
     )
+    model = give_outputs(model, config.sid_init.head, level_sizes(catalogue))
     return Assembly(
         dataset=dataset,
         tokenizer=tokenizer,
@@ -130,6 +133,11 @@ def assemble(config: Settings, dataset: Dataset, base: str | pathlib.Path) -> As
         model=model,
         mesh=mesh,
     )
+
+
+def level_sizes(catalogue: Catalogue) -> tuple[int, ...]:
+    """Tokens of each level."""
+    return tuple(map(len, catalogue.level_tokens))
 
 
 def base_model(config: Settings, base: str | pathlib.Path, mesh: Mesh | None) -> Decoder:

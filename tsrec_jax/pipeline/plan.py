@@ -121,13 +121,15 @@ def _duration(seconds: float) -> str:
 
 def _base_shape(config: Settings) -> ModelConfig:
     """The shape of the pretrained model, its first layers where the config keeps only those."""
+    own = config.sid_init.head == "own"
     if not config.model.path:
-        return ModelConfig.from_hf(lm_shape(config.pretrain.vocab_size))
+        shape = ModelConfig.from_hf(lm_shape(config.pretrain.vocab_size))
+        return dataclasses.replace(shape, tied=shape.tied and not own)
     shape = read_config(config.model.path)
     layers = config.model.num_layers
     if layers > shape.num_layers:
         raise UserError(f"config.model.num_layers={layers}: {config.model.path} has {shape.num_layers} layers")
-    return dataclasses.replace(shape, num_layers=layers or shape.num_layers)
+    return dataclasses.replace(shape, num_layers=layers or shape.num_layers, tied=shape.tied and not own)
 
 
 def _mesh(config: Settings, devices: int) -> MeshShape:

@@ -249,6 +249,7 @@ def train_system(job: Job, profile: range = range(0)) -> None:
         "seconds": round(result.seconds, 1),
         "parameters": trained.parameters,
         "step_flops": trained.step_flops,
+        "start": trained.start,
     }
     job.workdir.finish("train", identity, facts)
 

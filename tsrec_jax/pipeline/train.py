@@ -23,6 +23,7 @@ from tsrec_jax.models.local_devices import on_own_devices
 from tsrec_jax.models.sharding import MESH_AXES, parts_of, process_rows
 from tsrec_jax.pipeline.assemble import Assembly
 from tsrec_jax.pipeline.batches import TrainingData, batches_of, training_data
+from tsrec_jax.pipeline.start import start_of
 from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.planning.accounting import MeshShape, parameter_count, step_flops
 from tsrec_jax.planning.chips import GIB
@@ -49,11 +50,13 @@ class TrainedRecommender:
       result: of the loop.
       parameters: of the model, its SID rows included.
       step_flops: model FLOPs of one optimiser step over all devices.
+      start: of `start.Start`, what is known of the model before its first step.
     """
 
     result: TrainResult
     parameters: int
     step_flops: float
+    start: Mapping[str, Any]
 
 
 def train_recommender(
@@ -84,6 +87,8 @@ def train_recommender(
         report(f"{label}: {line}")
     flops = step_flops(setup.model, setup.step).model
 
+    start = start_of(config, assembly, rows, data.slots, label, report)
+    assembly = dataclasses.replace(assembly, model=start.model)
     validation = _validation(config, assembly, rows, data)
     loss = SftLoss(data.mix.weights, settings, data.paths)
     step, state = first_step_and_state(assembly.model, loss, settings, assembly.base_vocab_size)
@@ -103,7 +108,7 @@ def train_recommender(
         run = dataclasses.replace(run, after_validation=functools.partial(_draw, folder, label), wandb=wandb)
     result = train(step, state, batches, validation, settings, run)
     _report_peak(setup, label, report)
-    return TrainedRecommender(result, parameter_count(setup.model), flops)
+    return TrainedRecommender(result, parameter_count(setup.model), flops, start.facts)
 
 
 def _recorded_batches(

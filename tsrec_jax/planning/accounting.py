@@ -56,6 +56,7 @@ class StepShape:
       rows_per_group: rows of a group.
       sid_tokens: rows of the table that are scored at every position; 0 where SID tokens are learned at loss slots.
       attention: what computes it, as `models.attention.choose` gives it; only `xla` keeps scores.
+      scaled: the levels' scores have a scale, so that there is a copy of the output table with scaled rows.
     """
 
     rows: int
@@ -69,6 +70,7 @@ class StepShape:
     rows_per_group: int = 1
     sid_tokens: int = 0
     attention: str = "xla"
+    scaled: bool = False
 
     @property
     def token_slots(self) -> int:
@@ -107,8 +109,8 @@ class StepMemory:
       parameters: float32, trained and frozen.
       moments: Adam's two, of what is trained.
       gradients: float32; twice with accumulation.
-      copies: weights and their gradients in the compute type, where that is not float32, and the layer that FSDP
-        gathers.
+      copies: weights and their gradients in the compute type, where that is not float32, the layer that FSDP gathers,
+        and the output table with scaled rows.
       activations: what the layers keep for the backward pass.
       working: the larger of one layer's backward pass and the loss.
       batch: the token arrays.
@@ -199,7 +201,7 @@ def step_memory(config: ModelConfig, step: StepShape, mesh: MeshShape = MeshShap
         parameters=parameter_bytes(config, mesh),
         moments=MOMENTS * trained,
         gradients=trained * (2 if step.accumulation > 1 else 1),
-        copies=_copies(config, step, mesh, compute),
+        copies=_copies(config, step, mesh, compute) + (table if step.scaled else 0),
         activations=(states if step.remat else layer) * config.num_layers,
         working=max(layer + masks, loss),
         batch=FLOAT32 * step.accumulation * rows * 3 * (step.sequence_length + step.loss_slots / step.rows_per_group),

@@ -30,6 +30,7 @@ def step_shape(config: Settings, loss_slots: int, sid_tokens: int, attention: st
         rows_per_group=settings.rows_per_group,
         sid_tokens=sid_tokens,
         attention=attention,
+        scaled=config.sid_init.head == "scaled",
     )
 
 

@@ -22,6 +22,7 @@ from tsrec_jax.training.settings import TrainSettings
 Batch = Mapping[str, Any]  # named arrays, or trees of them
 
 TABLES = ("embedding", "head")
+NEW_PARTS = (*TABLES, "sid_scale")  # what trains where the pretrained model is frozen
 
 
 class Loss(Protocol):
@@ -103,6 +104,11 @@ def is_table(path: tuple, _value: Any = None) -> bool:
     return bool(path) and path[0] in TABLES
 
 
+def is_new(path: tuple, _value: Any = None) -> bool:
+    """True for what belongs to the SID tokens: the tables that hold their rows, and the scales of their scores."""
+    return bool(path) and path[0] in NEW_PARTS
+
+
 def _names(path: tuple) -> tuple:
     """The keys of a path in a tree."""
     return tuple(getattr(key, "key", getattr(key, "name", key)) for key in path)
@@ -121,7 +127,7 @@ def _keep_new_rows(base_vocab_size: int) -> optax.GradientTransformation:
 def _decayed(params: nnx.State) -> nnx.State:
     def decays(path, _leaf):
         names = "/".join(map(str, _names(path)))
-        return not any(word in names for word in ("norm", "bias"))
+        return not any(word in names for word in ("norm", "bias", "scale"))
 
     return jax.tree_util.tree_map_with_path(decays, params)
 
@@ -143,7 +149,7 @@ def make_optimiser(settings: TrainSettings, base_vocab_size: int) -> optax.Gradi
 
 def split_model(model: Decoder, freeze: str) -> tuple[nnx.GraphDef[Decoder], nnx.State, nnx.State]:
     """The static part, the parameters that train and those that do not."""
-    trains = is_table if freeze == "trunk" else nnx.Param
+    trains = is_new if freeze == "trunk" else nnx.Param
     graphdef, trained, *rest = nnx.split(model, nnx.All(nnx.Param, trains), ...)
     return graphdef, trained, rest[0]
 

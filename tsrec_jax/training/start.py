@@ -1,0 +1,142 @@
+"""The loss with which a training starts, and the scales of the SID tokens' logits that make it smallest.
+
+Axes: B rows, T tokens, G groups of rows, P places of a group, M places in all, n SID tokens, C SID levels, D model, V
+vocabulary, N nodes of the catalogue's trie.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+
+from tsrec_jax.data.sid_paths import SidPaths
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.sharding import constrain, host_copy, mesh_of
+from tsrec_jax.processes import gather
+from tsrec_jax.training.cross_entropy import weighted_loss
+from tsrec_jax.training.loop import put_batch
+
+LEAST, MOST = 1e-2, 1e2  # of a scale: with none at all, what the rows say would be lost
+
+
+@dataclasses.dataclass(frozen=True)
+class SidPlaces:
+    """What a model says at places where a SID token comes next.
+
+    Attributes:
+      logits_Mn: float32, of the SID tokens.
+      rest_M: float32, log of the sum of exponentiated logits of all other tokens.
+      node_M: int32, the node (`data.sid_paths`) whose child comes next.
+      target_M: int32, which SID token that is.
+      paths: of the catalogue.
+    """
+
+    logits_Mn: np.ndarray
+    rest_M: np.ndarray
+    node_M: np.ndarray
+    target_M: np.ndarray
+    paths: SidPaths
+
+    def losses(self) -> dict[str, float]:
+        """Mean nats per SID token of both objectives."""
+        ones_C = np.ones(self.paths.num_levels)
+        return {objective: self.loss(objective, ones_C)[0] for objective in ("constrained", "vocabulary")}
+
+    def loss(self, objective: str, scales_C: np.ndarray) -> tuple[float, np.ndarray]:
+        """Mean nats per SID token with each level's logits multiplied by its scale, and the gradient of the scales."""
+        levels_n, places = self.paths.levels_n, np.arange(len(self.target_M))
+        logits_Mn = self.logits_Mn.astype(np.float64)
+        scaled_Mn = logits_Mn * np.asarray(scales_C)[levels_n]
+        if objective == "constrained":
+            scaled_Mn[~self.paths.allowed_Nn[self.node_M]] = -np.inf
+            norm_M = logsumexp(scaled_Mn, axis=1)
+        else:
+            norm_M = np.logaddexp(self.rest_M, logsumexp(scaled_Mn, axis=1))
+        value = np.mean(norm_M - scaled_Mn[places, self.target_M])
+        slope_Mn = np.exp(scaled_Mn - norm_M[:, None]) * logits_Mn
+        slope_n = slope_Mn.sum(axis=0)
+        np.subtract.at(slope_n, self.target_M, logits_Mn[places, self.target_M])
+        return float(value), np.bincount(levels_n, slope_n, minlength=len(scales_C)) / len(places)
+
+    def best_scales(self, objective: str) -> np.ndarray:
+        """float32 scales_C, from LEAST to MOST, of the smallest loss, which is convex in them."""
+        found = minimize(
+            lambda scales_C: self.loss(objective, scales_C),
+            np.ones(self.paths.num_levels),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(LEAST, MOST)] * self.paths.num_levels,
+        )
+        return found.x.astype(np.float32)
+
+
+def sid_places(
+    model: Decoder, batches: Sequence[Mapping[str, np.ndarray]], paths: SidPaths, chunk: int = 0
+) -> SidPlaces:
+    """What the model says wherever packed batches have a SID token to learn. Several processes call it together.
+
+    Args:
+      model: the decoder.
+      batches: of `data.input.packed_batches` with these paths, one SID token right in each place; this process's rows.
+      paths: of the catalogue.
+      chunk: places of a group whose logits over the vocabulary exist at one time; 0 means all.
+    """
+    graphdef, weights = nnx.split(model)
+    mesh = mesh_of(weights)
+    wanted = [_places(batch) for batch in batches]
+    most = max(gather(max((len(places) for batch in wanted for places in batch), default=1)))
+    parts = []
+    for batch, places in zip(batches, wanted, strict=True):
+        index_GP = np.full((len(places), most), -1, np.int32)
+        for group, found in enumerate(places):
+            index_GP[group, : len(found)] = found
+        given = {name: batch[name] for name in _READ} | {"index_GP": index_GP}
+        arrays = _at_places(graphdef, weights, put_batch(given, mesh, axis=0), paths, chunk)
+        *arrays, used_GP = map(host_copy, arrays)
+        parts.append([array[used_GP] for array in arrays])
+    logits_Mn, rest_M, node_M, target_M = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return SidPlaces(logits_Mn, rest_M, node_M, target_M, paths)
+
+
+_READ = ("tokens_BT", "positions_BT", "segment_ids_BT", "sid_node_BT", "sid_target_BTK")
+
+
+def _places(batch: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """For each group its places, in the group's rows laid end to end, at which a SID token is learned."""
+    groups = len(batch["loss_index_GP"])
+    return [np.flatnonzero(row) for row in (batch["sid_task_BT"] >= 0).reshape(groups, -1)]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def _at_places(
+    graphdef: nnx.GraphDef, weights: nnx.State, batch: Mapping[str, jax.Array], paths: SidPaths, chunk: int
+) -> tuple[jax.Array, ...]:
+    """logits_GPn, rest_GP, node_GP and target_GP at the places of `index_GP`, and which of them are places at all."""
+    model = nnx.merge(graphdef, weights)
+    index_GP, first = batch["index_GP"], paths.first_id
+    groups, used_GP = index_GP.shape[0], index_GP >= 0
+    index_GP = jnp.maximum(index_GP, 0)
+
+    def at_places(array_BT: jax.Array) -> jax.Array:
+        flat_GS = array_BT.reshape(groups, -1, *array_BT.shape[2:])
+        places = index_GP.reshape(*index_GP.shape, *(1,) * (array_BT.ndim - 2))
+        return constrain(jnp.take_along_axis(flat_GS, places, axis=1), "batch", *(None,) * (places.ndim - 1))
+
+    x_GPD = at_places(model.hidden(batch["tokens_BT"], batch["positions_BT"], batch["segment_ids_BT"]))
+    table_VD = model.output_table()
+    rows_nD = constrain(table_VD[first : first + len(paths.levels_n)].astype(x_GPD.dtype), None, None)
+    logits_GPn = jnp.einsum("gpd,nd->gpn", x_GPD, rows_nD, preferred_element_type=jnp.float32)
+    logit_GP = jnp.einsum("gpd,d->gp", x_GPD, table_VD[0].astype(x_GPD.dtype), preferred_element_type=jnp.float32)
+    zeros_GP = jnp.zeros(index_GP.shape, jnp.int32)
+    # Token 0 is as good as any other: the loss of a token and its logit are the normaliser.
+    _, nll_GP = weighted_loss(x_GPD, table_VD, zeros_GP, zeros_GP.astype(jnp.float32), num_tokens=first, chunk=chunk)
+    node_GP, target_GP = at_places(batch["sid_node_BT"]), at_places(batch["sid_target_BTK"][..., 0])
+    return logits_GPn, nll_GP + logit_GP, node_GP, target_GP, used_GP
