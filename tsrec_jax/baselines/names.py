@@ -37,6 +37,7 @@ BASELINES: dict[str, Baseline] = {
     "transitions": Baseline("tsrec_jax.baselines.counts:fit_transitions"),
     "tfidf": Baseline("tsrec_jax.baselines.text:fit_text"),
     "hybrid": Baseline("tsrec_jax.baselines.hybrid:fit_hybrid"),
+    "ease": Baseline("tsrec_jax.baselines.ease:fit_ease"),
     "sasrec": Baseline("tsrec_jax.baselines.sasrec:fit_sasrec", seeded=True),
     "sasrec+text": Baseline("tsrec_jax.baselines.sasrec:fit_sasrec_text", seeded=True),
 }

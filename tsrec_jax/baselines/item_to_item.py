@@ -1,0 +1,119 @@
+"""A table of what each item of a history says for every other item: the form of EASE and of nearest neighbours.
+
+Axis letters: B rows, I items, N the items that an item speaks for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from tsrec_jax.baselines.counts import FALLBACK, fit_popularity, history_weights
+from tsrec_jax.baselines.ranking import best_settings, ndcg
+from tsrec_jax.data.catalogue import Catalogue
+from tsrec_jax.data.interactions import Interactions
+
+KEPT = 200  # N, the strongest weights of an item that are kept; all of EASE's rank no better
+BLOCK = 512  # items whose weights for all others exist at one time
+HISTORY_START = {"history_decay": 0.5, "seen": 0.0}
+HISTORY_GRIDS = {"history_decay": (0.0, 0.3, 0.7, 0.85, 1.0), "seen": (-1.0, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.0)}
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemToItem:
+    """A weighted mean of the table's rows for the items of the history.
+
+    Attributes:
+      table_II: float32, sparse: what an item of the history (row) says for every item (column); nothing for itself.
+      bias_I: float32, added for every history; orders the items of which the table says nothing.
+      history_decay: weight of an item of the history for each item that came after it.
+      seen: what an item of the history has for itself, times its weight there; negative where nothing is had twice.
+      facts: see `Fitted`.
+    """
+
+    table_II: sparse.csr_matrix
+    bias_I: np.ndarray
+    history_decay: float
+    seen: float
+    facts: Mapping[str, Any]
+
+    def scores(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
+        """float32 scores_BI."""
+        weights_BI = history_weights(histories, len(self.bias_I), self.history_decay)
+        scores_BI = (weights_BI @ self.table_II).toarray() + self.bias_I
+        own = weights_BI.tocoo()
+        np.add.at(scores_BI, (own.row, own.col), np.float32(self.seen) * own.data)
+        return scores_BI
+
+
+def strongest(rows: Callable[[int, int], np.ndarray], num_items: int) -> sparse.csr_matrix:
+    """float32 table_II, sparse: of each item the KEPT weights of the largest size, none of them for itself.
+
+    The table is scaled so that the mean over the items of their largest weight is 1, which gives `seen` its unit.
+
+    Args:
+      rows: (start, end) -> float32 (end - start, I), the weights of a block of items.
+      num_items: I.
+    """
+    count = min(KEPT, num_items)
+    columns_IN, weights_IN = np.zeros((num_items, count), np.int32), np.zeros((num_items, count), np.float32)
+    for start in range(0, num_items, BLOCK):
+        end = min(start + BLOCK, num_items)
+        block_BI = np.array(rows(start, end), np.float32)
+        block_BI[np.arange(end - start), np.arange(start, end)] = 0
+        columns_IN[start:end] = np.argpartition(-np.abs(block_BI), count - 1, axis=1)[:, :count]
+        weights_IN[start:end] = np.take_along_axis(block_BI, columns_IN[start:end], axis=1)
+    scale = weights_IN.max(axis=1).mean()
+    if scale > 0:
+        weights_IN /= scale
+    ends_I = np.arange(num_items + 1) * count
+    table_II = sparse.csr_matrix((weights_IN.reshape(-1), columns_IN.reshape(-1), ends_I), shape=(num_items, num_items))
+    table_II.eliminate_zeros()
+    return table_II
+
+
+def choose(
+    name: str,
+    catalogue: Catalogue,
+    train: Interactions,
+    select: Interactions,
+    start: Mapping[str, float],
+    grids: Mapping[str, Sequence[float]],
+    table: Callable[[Mapping[str, float]], sparse.csr_matrix],
+    report: Callable[[str], None],
+) -> ItemToItem:
+    """The table's own settings and the history's, by NDCG@10 on `select`; a table is made once for each of its own.
+
+    Args:
+      name: of the baseline, for the report.
+      catalogue, train, select: see `Fit`.
+      start, grids: of the table's own settings, as `best_settings` takes them.
+      table: its own settings -> table_II.
+      report: receives a line of what was chosen.
+
+    Raises:
+      UserError: `select` holds no rows.
+    """
+    bias_I = np.float32(FALLBACK) * fit_popularity(catalogue, train, select, 0, report).share_I
+    made: dict[tuple[float, ...], sparse.csr_matrix] = {}
+
+    def built(settings: Mapping[str, float]) -> ItemToItem:
+        own = {key: settings[key] for key in start}
+        if (key := tuple(own.values())) not in made:
+            made[key] = table(own)
+        table_II = made[key]
+        facts = {"settings": dict(settings), "parameters": table_II.nnz + len(bias_I)}
+        return ItemToItem(table_II, bias_I, settings["history_decay"], settings["seen"], facts)
+
+    found, best = best_settings(
+        {**start, **HISTORY_START},
+        {**grids, **HISTORY_GRIDS},
+        lambda settings: ndcg(built(settings).scores, select, catalogue),
+    )
+    chosen = ", ".join(f"{key} {setting:g}" for key, setting in found.items())
+    report(f"{name}: {chosen}, NDCG@10 {best:.4f} on selection")
+    return built(found)
