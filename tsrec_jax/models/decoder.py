@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from tsrec_jax.models.attention import Attend, causal_attention, choose
 from tsrec_jax.models.config import ModelConfig
+from tsrec_jax.models.dense_head import DenseHead
 from tsrec_jax.models.layers import Rotation, TrainingRows, parameter_shapes, rms_norm, rope_frequencies
 from tsrec_jax.models.sharding import constrain, named_sharding
 
@@ -53,6 +54,7 @@ class Decoder(nnx.Module):
       num_tokens: ids in use; logits of the rows beyond are -inf. None before the vocabulary is extended: all rows.
       sid_scale: float32 (C,), what the logits of each level's SID tokens are multiplied by; None: by nothing.
       level_sizes: SID tokens of each level, the last ids in use, where there is a `sid_scale`.
+      dense: the dense head, which scores items beside the SIDs; None: there is none. It takes no part in the logits.
       attention: what computes it here, as `attention.choose` gives it.
     """
 
@@ -81,6 +83,7 @@ class Decoder(nnx.Module):
         self.head = None if config.tied else nnx.Param(weights["head"])
         self.sid_scale: nnx.Param | None = None
         self.level_sizes: tuple[int, ...] = ()
+        self.dense: DenseHead | None = None
         prefix = "blocks/"
         self.blocks = Blocks({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
 

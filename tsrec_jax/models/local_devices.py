@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import jax
 from flax import nnx
+from jax.sharding import NamedSharding
 
 from tsrec_jax.models.decoder import Decoder
-from tsrec_jax.models.layers import parameter_shapes
-from tsrec_jax.models.sharding import host_copy, mesh_of, named_sharding, own_mesh
+from tsrec_jax.models.sharding import host_copy, mesh_of, own_mesh
 
 
 @contextlib.contextmanager
@@ -22,20 +22,10 @@ def on_own_devices(model: Decoder) -> Iterator[Decoder]:
     """
     mesh = mesh_of(model.embedding[...])
     own = own_mesh(mesh)
-    if own is mesh:
+    if own is None or own is mesh:
         yield model
         return
-    shapes = parameter_shapes(model.config)
-    weights = {}
-    for path, value in nnx.to_flat_state(nnx.state(model)):
-        name = "/".join(map(str, path))
-        weights[name] = jax.device_put(host_copy(value[...]), named_sharding(own, *shapes[name][1]))
+    graphdef, weights = nnx.split(model)
+    there = jax.tree.map(lambda leaf: jax.device_put(host_copy(leaf), NamedSharding(own, leaf.sharding.spec)), weights)
     with jax.set_mesh(own):
-        yield Decoder(
-            model.config,
-            dtype=model.dtype,
-            remat=model.remat,
-            attention=model.attention,
-            weights=weights,
-            num_tokens=model.num_tokens,
-        )
+        yield nnx.merge(graphdef, there)
