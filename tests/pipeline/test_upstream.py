@@ -472,6 +472,21 @@ def test_words_can_be_made_for_given_sids_and_a_dry_run_makes_none(given, tmp_pa
     assert tuple(dataset.token_descriptions.values()) != tuple(SHOP.token_descriptions)
 
 
+def test_words_of_paths_are_made_read_and_never_taken_for_words_of_tokens(given, tmp_path, capsys):
+    given_sids = "--config.index.sids=given"
+    paths = [given_sids, "--config.describe.unit=path"]
+    assert main(command("describe", given, tmp_path / "refused", *paths)) == 2
+    assert "describes tokens, and config.describe.unit=path; set it to token" in capsys.readouterr().err
+    for _ in range(2):
+        assert main(command("describe", given, tmp_path / "run", *paths, "--config.describe.words=make")) == 0
+    made = read_dataset(tmp_path / "run" / "dataset")
+    sids = SHOP.catalogue.sids
+    assert set(made.token_descriptions) == {"".join(sid[:length]) for sid in sids for length in (1, 2, 3)}
+    made_folder = [given_sids, f"--config.dataset.path={made.path}", "--config.describe.words=given"]
+    assert main(command("describe", given, tmp_path / "again", *made_folder)) == 2
+    assert "describes paths, and config.describe.unit=token; set it to path" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

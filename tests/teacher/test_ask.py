@@ -13,6 +13,7 @@ from tsrec_jax.teacher.ask import BAD_ANSWERS, FAILED_IN_A_ROW, ask_all
 from tsrec_jax.teacher.backends.protocol import Refused, Rejected, Reply, Retryable
 from tsrec_jax.teacher.cache import AnswerCache
 from tsrec_jax.teacher.cost import Budget
+from tsrec_jax.teacher.groups import Group
 from tsrec_jax.teacher.questions import Question
 from tsrec_jax.teacher.settings import DescribeSettings
 
@@ -40,8 +41,8 @@ class Script:
 @pytest.fixture
 def ask(tmp_path, virtual_time):
     def run(teacher, count=3, *, concurrency=1, max_attempts=3, report=lambda line: None, budget=None, **changes):
-        questions = [Question(f"<a_{n}>", 0, 1, (), f"prompt {n}") for n in range(count)]
-        keys = {question.token: f"key {question.token}" for question in questions}
+        questions = [Question(Group(f"<a_{n}>", (), 0, (n,)), (), f"prompt {n}") for n in range(count)]
+        keys = {question.name: f"key {question.name}" for question in questions}
         cache = AnswerCache(tmp_path / "answers.jsonl")
         settings = DescribeSettings(concurrency=concurrency, max_attempts=max_attempts, **changes)
         return ask_all(questions, keys, teacher, cache, settings, report, virtual_time.clock, budget)

@@ -14,6 +14,7 @@ import pytest
 from tests.teacher.server import GOOD, SECRET, network_settings
 from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 from tsrec_jax.data.faults import DatasetError
+from tsrec_jax.data.token_descriptions import write_token_descriptions
 from tsrec_jax.errors import UserError
 from tsrec_jax.teacher.answers import parse_answer
 from tsrec_jax.teacher.describe import CACHE_NAME, FACTS_NAME, describe, plan
@@ -207,6 +208,67 @@ def test_a_level_that_only_numbers_gets_plain_words_and_no_model_is_asked_for_th
     for cluster in found:
         text = json.dumps({"description": cluster.description, "keywords": cluster.keywords})
         assert parse_answer(text, cluster.token) == cluster
+
+
+def test_every_path_is_described_and_those_of_few_items_without_a_model(catalogue, settings, server, tmp_path):
+    settings = dataclasses.replace(settings, unit="path", input_price=1e6)
+    found = plan(catalogue, settings, tmp_path)
+    assert (found.questions, found.counted, found.unit) == (4, 2, "path")
+    assert "4 questions" in str(found) and "2 paths of few items" in str(found)
+    clusters = describe(catalogue, settings, tmp_path, lambda line: None)
+    assert [words.name for words in clusters] == [
+        "<a_1>",
+        "<a_2>",
+        "<a_1><b_1>",
+        "<a_1><b_2>",
+        "<a_2><b_1>",
+        "<a_2><b_2>",
+    ]
+    assert len(server.requests) == 4
+    said = {words.name: words for words in clusters}
+    assert said["<a_1><b_1>"].keywords == tuple(GOOD["keywords"])
+    alone = said["<a_1><b_2>"]  # "Wooden hand drill", beside "Steel hand drill" and "Steel drill bits"
+    assert (alone.prefix, alone.token) == (("<a_1>",), "<b_2>")
+    assert {"wooden", "borer"} <= set(" ".join(alone.keywords).split())
+    assert "Wooden hand drill" in alone.description
+    facts = facts_of(tmp_path)
+    assert (facts["unit"], facts["questions"], facts["counted"], facts["answers"]) == ("path", 4, 2, 6)
+    assert describe(catalogue, settings, tmp_path, lambda line: None) == clusters
+    assert len(server.requests) == 4
+    assert plan(catalogue, dataclasses.replace(settings, least_items=1), tmp_path).questions == 6
+
+
+def test_paths_without_an_answer_are_listed_and_a_rerun_asks_only_for_them(
+    catalogue, settings, server, tmp_path, virtual_time
+):
+    server.always = {"1, in the group:\n- Wooden": "empty keywords"}  # of <a_2><b_2> alone
+    settings = dataclasses.replace(settings, max_attempts=2, unit="path")
+    with pytest.raises(UserError, match=r"1 of 6 paths have no answer.*\n  <a_2><b_2>: the list of keywords"):
+        describe(catalogue, settings, tmp_path, lambda line: None, virtual_time.clock)
+    server.always, server.requests = {}, []
+    assert len(describe(catalogue, settings, tmp_path, lambda line: None, virtual_time.clock)) == 6
+    assert len(server.requests) == 1
+
+
+def test_a_level_that_only_numbers_makes_no_paths(catalogue, tmp_path):
+    counters = [0, 0, 0, 0, 1, 1]
+    counted = Catalogue(catalogue.items, tuple((*s, f"<c_{n}>") for s, n in zip(catalogue.sids, counters, strict=True)))
+    settings = DescribeSettings(unit="path")
+    found = describe(counted, settings, tmp_path, lambda line: None, numbered=True)
+    assert [words.name for words in found[-3:]] == ["<a_2><b_2>", "<c_0>", "<c_1>"]
+    assert plan(counted, settings, tmp_path, numbered=True).questions == len(found) == 8
+    flat = Catalogue(catalogue.items, tuple(sid[:1] for sid in catalogue.sids))
+    with pytest.raises(UserError, match=r"unit=path: the SIDs have one level"):
+        describe(flat, settings, tmp_path, lambda line: None)
+
+
+def test_a_file_of_paths_is_read_where_paths_are_asked_for(catalogue, tmp_path):
+    paths = describe(catalogue, DescribeSettings(unit="path"), tmp_path, lambda line: None)
+    write_token_descriptions(tmp_path / "words.json", paths)
+    settings = DescribeSettings(backend="file", path=str(tmp_path / "words.json"), unit="path")
+    assert describe(catalogue, settings, tmp_path, lambda line: None) == paths
+    with pytest.raises(UserError, match=r"words.json describes paths, and config.describe.unit=token; set it to path"):
+        describe(catalogue, dataclasses.replace(settings, unit="token"), tmp_path, lambda line: None)
 
 
 def write_words(path, tokens):

@@ -51,6 +51,21 @@ def test_a_deep_token_says_what_its_prefixes_do_not():
     assert (found["<a_0>"][0], found["<b_1>"][0]) == ("drill", "red")
 
 
+def test_a_path_says_what_its_siblings_do_not():
+    """<b_1> is red below drills and steel below saws; in the whole catalogue it is half one and half the other."""
+    items, sids = [], []
+    for kind, (name, mark) in enumerate((("drill", "maroon"), ("saw", "steel"))):
+        for n in range(20):
+            items.append(Item(f"{name}{n}", f"{mark} {name}" if n < 8 else f"plain {name}"))
+            sids.append((f"<a_{kind}>", f"<b_{1 if n < 8 else 2}>"))
+    found = describe_tokens(Catalogue(tuple(items), tuple(sids)), DescribeSettings(unit="path"))
+    first = {words.name: words.keywords[0] for words in found}
+    assert (first["<a_0>"], first["<a_1>"]) == ("drill", "saw")
+    assert "maroon" in first["<a_0><b_1>"] and "steel" in first["<a_1><b_1>"]
+    assert "plain" in first["<a_0><b_2>"] and "plain" in first["<a_1><b_2>"]
+    assert not any("<" in words.description for words in found)
+
+
 def test_a_phrase_stands_for_its_parts():
     items = [Item(f"s{n}", f"Stainless steel bolt, grade {n}") for n in range(4)]
     items += [Item(f"w{n}", f"Oak dowel {word}") for n, word in enumerate(("long", "short", "thick", "thin"))]

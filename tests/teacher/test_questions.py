@@ -3,19 +3,26 @@
 import dataclasses
 
 from tsrec_jax.data.catalogue import Catalogue, Item
+from tsrec_jax.teacher.groups import groups_of
 from tsrec_jax.teacher.questions import evenly_spaced, make_questions
 from tsrec_jax.teacher.settings import DescribeSettings
 
 
-def questions_of(catalogue, items_per_token=40, description_chars=300):
+def questions_of(catalogue, items_per_token=40, description_chars=300, unit="token"):
     settings = DescribeSettings(items_per_token=items_per_token, description_chars=description_chars)
-    return {question.token: question for question in make_questions(catalogue, settings)}
+    groups = groups_of(catalogue, unit, catalogue.num_levels)
+    return {question.name: question for question in make_questions(catalogue, groups, settings)}
 
 
 def test_every_token_has_one_question_in_catalogue_order(catalogue):
     found = questions_of(catalogue)
     assert tuple(found) == catalogue.tokens
-    assert [(question.level, question.size) for question in found.values()] == [(0, 3), (0, 3), (1, 3), (1, 3)]
+    assert [(question.group.level, len(question.group.items)) for question in found.values()] == [
+        (0, 3),
+        (0, 3),
+        (1, 3),
+        (1, 3),
+    ]
 
 
 def test_a_sample_is_evenly_spaced():
@@ -53,6 +60,19 @@ def test_a_family_without_neighbours_is_widened_by_a_level():
     families = questions_of(catalogue)["<c_1>"].families
     assert [family.neighbours for family in families] == [(1,), (3,)]
     assert [family.neighbours for family in questions_of(catalogue)["<b_3>"].families] == [()]
+
+
+def test_a_path_is_shown_by_the_items_below_it_beside_those_of_its_siblings(catalogue):
+    found = questions_of(catalogue, unit="path")
+    assert list(found) == ["<a_1>", "<a_2>", "<a_1><b_1>", "<a_1><b_2>", "<a_2><b_1>", "<a_2><b_2>"]
+    (family,) = found["<a_1><b_1>"].families
+    assert [catalogue.items[i].id for i in family.items] == ["p1", "p5"]
+    assert [catalogue.items[i].id for i in family.neighbours] == ["p2"]
+    (family,) = found["<a_2><b_1>"].families
+    assert [catalogue.items[i].id for i in family.neighbours] == ["p4", "p6"]
+    assert found["<a_1>"].prompt == questions_of(catalogue)["<a_1>"].prompt
+    assert "all 2 of its products" in found["<a_1><b_1>"].prompt
+    assert not any(token in question.prompt for question in found.values() for token in catalogue.tokens)
 
 
 def test_the_prompt_says_how_many_of_how_many_and_shows_title_brand_category_and_a_shortened_description(catalogue):

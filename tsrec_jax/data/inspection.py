@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
+from tsrec_jax.data.catalogue import TokenDescription
 from tsrec_jax.data.dataset import DESCRIPTIONS_FILE, Contents, parse_folder
 from tsrec_jax.data.faults import DatasetError, Faults
 from tsrec_jax.data.folder_files import AS_IT_IS, Reading, find_name
@@ -65,13 +66,16 @@ def _facts(folder: pathlib.Path, contents: Contents) -> list[str]:
     lines += aligned(rows)
     if contents.sids.read:
         lines += _sid_lines(contents.sids.read)
-        lines.append(
-            f"words: {len(contents.token_descriptions):,} tokens ({DESCRIPTIONS_FILE[1:]})"
-            if contents.token_descriptions
-            else "words: none"
-        )
+        lines.append(_words_line(contents.token_descriptions))
     lines += _order_lines(contents.rows)
     return [*lines, *_tie_lines(folder)]
+
+
+def _words_line(descriptions: Mapping[str, TokenDescription]) -> str:
+    paths = sum(bool(words.prefix) for words in descriptions.values())
+    counts = ((len(descriptions) - paths, "tokens"), (paths, "paths"))
+    listed = " and ".join(f"{count:,} {unit}" for count, unit in counts if count)
+    return f"words: {listed} ({DESCRIPTIONS_FILE[1:]})" if listed else "words: none"
 
 
 def _items_had(splits: Iterable[Interactions], num_items: int) -> np.ndarray:

@@ -6,6 +6,7 @@ the tokens with which the SIDs of the described items begin.
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 from collections.abc import Collection, Iterable, Mapping
@@ -88,6 +89,15 @@ def parse_token_descriptions(
         if token not in ended and token not in optional:
             faults.add(path, "", f"token {token} has no entry")
     return descriptions
+
+
+def has_paths(path: pathlib.Path) -> bool:
+    """Whether a file describes paths; of one that cannot be read, False."""
+    try:
+        entries = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(entries, list) and any(isinstance(entry, dict) and "path" in entry for entry in entries)
 
 
 def _all_paths(sids: Collection[Sid]) -> set[Sid]:

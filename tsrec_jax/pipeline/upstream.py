@@ -22,6 +22,7 @@ from tsrec_jax.pipeline.workdir import input_facts
 from tsrec_jax.settings import Settings
 from tsrec_jax.teacher.cost import Plan
 from tsrec_jax.teacher.describe import describe, plan
+from tsrec_jax.teacher.groups import refuse_other_unit
 from tsrec_jax.training.checkpoints import refuse_differences
 
 IDENTITY = "identity.json"
@@ -60,7 +61,8 @@ def what_to_make(config: Settings, folder: pathlib.Path, name: str) -> Upstream:
     """Resolves `index.sids` and `describe.words` for a folder.
 
     Raises:
-      UserError: something is to be given that the folder has not, or given words are for other SIDs than the run makes.
+      UserError: something is to be given that the folder has not; given words are for other SIDs than the run makes, or
+        of tokens where `describe.unit` says paths, or the reverse.
     """
     has_sids = (folder / f"{name}.index.json").is_file()
     has_words = (folder / f"{name}{DESCRIPTIONS_FILE}").is_file()
@@ -73,6 +75,8 @@ def what_to_make(config: Settings, folder: pathlib.Path, name: str) -> Upstream:
         why = "its keywords are for other SIDs than those of this run" if has_words else "it holds no keyword file"
         raise UserError(f"config.describe.words=given, but {folder}: {why}; set config.describe.words=make")
     make_words = words == "make" or (words == "auto" and (make_sids or other_sids or not has_words))
+    if words != "none" and not make_words:
+        refuse_other_unit(folder / f"{name}{DESCRIPTIONS_FILE}", config.describe.unit)
     return Upstream(make_sids, other_sids, make_words, make_sids and config.index.collisions == "extra_level")
 
 

@@ -1,1 +1,1 @@
-"""The teacher: for each SID token, a description and keywords of the items that carry it."""
+"""The teacher: for each SID token or path, a description and keywords of the items that share it."""

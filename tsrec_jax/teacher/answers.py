@@ -25,14 +25,14 @@ class BadAnswer(Exception):
     """An answer that cannot be used; the message says why."""
 
 
-def parse_answer(text: str, token: str) -> TokenDescription:
-    """Reads the answer to a token's question: a JSON object, bare or inside a code fence.
+def parse_answer(text: str, token: str, prefix: tuple[str, ...] = ()) -> TokenDescription:
+    """Reads the answer to the question of a token or path: a JSON object, bare or inside a code fence.
 
     Keywords are stripped, and what repeats an earlier one but for case is left out.
 
     Raises:
       BadAnswer: an empty answer, no JSON, no object, a missing key, a value of the wrong type, an empty description, no
-        keywords, the token named in the description or a keyword, or text that no file can hold.
+        keywords, a token of the path named in the description or a keyword, or text that no file can hold.
     """
     value = _read_json(text)
     if not isinstance(value, dict):
@@ -50,13 +50,13 @@ def parse_answer(text: str, token: str) -> TokenDescription:
         raise BadAnswer("the description is empty")
     if not kept:
         raise BadAnswer("the list of keywords is empty")
-    if any(token in part for part in (description, *kept)):
+    if any(named in part for named in (*prefix, token) for part in (description, *kept)):
         raise BadAnswer("the answer names the token itself")
     try:
         "".join((description, *kept)).encode("utf-8")
     except UnicodeEncodeError:
         raise BadAnswer("the answer holds one half of a surrogate pair, which is no character") from None
-    return TokenDescription(token, description, kept)
+    return TokenDescription(token, description, kept, prefix)
 
 
 def _read_json(text: str) -> Any:

@@ -31,8 +31,8 @@ class AskResult:
     """What came of the questions; every one is in `descriptions` or in `failures`.
 
     Attributes:
-      descriptions: {token: what the model said}.
-      failures: {token: why there is no answer}.
+      descriptions: {name of a token or path: what the model said}.
+      failures: {name: why there is no answer}.
       requests: sent in this run.
       input_tokens, output_tokens: of this run's answers, the unusable ones included, as the server counted them.
     """
@@ -61,7 +61,7 @@ def ask_all(
 
     Args:
       questions: those without an answer on disk.
-      keys: {token: key of its answer in the cache}.
+      keys: {name of a token or path: key of its answer in the cache}.
       teacher: the model.
       cache: where answers go.
       settings: rate, attempts, prices and caps.
@@ -152,7 +152,7 @@ class _Asking:
         with self._lock:
             lost = self._lost()
             if lost:
-                self.result.failures[question.token] = f"not asked, because {lost}"
+                self.result.failures[question.name] = f"not asked, because {lost}"
                 return
         try:
             found = self._answer(question)
@@ -163,10 +163,10 @@ class _Asking:
             raise
         with self._lock:
             if isinstance(found, TokenDescription):
-                self.result.descriptions[question.token] = found
+                self.result.descriptions[question.name] = found
                 self._failed_in_a_row = 0
             else:
-                self.result.failures[question.token] = found
+                self.result.failures[question.name] = found
                 self._failed_in_a_row += 1
 
     def _lost(self) -> str:
@@ -218,7 +218,7 @@ class _Asking:
     def _checked(self, question: Question, reply: Reply) -> TokenDescription:
         fault = "not checked"
         try:
-            cluster, fault = parse_answer(reply.text, question.token), ""
+            cluster, fault = parse_answer(reply.text, question.group.token, question.group.prefix), ""
             return cluster
         except BadAnswer as error:
             fault = str(error)
@@ -228,7 +228,7 @@ class _Asking:
 
     def _keep(self, question: Question, reply: Reply, fault: str) -> None:
         """Writes an answer down, and counts it."""
-        self._cache.append(self._keys[question.token], question.token, reply, fault)
+        self._cache.append(self._keys[question.name], question.name, reply, fault)
         with self._lock:
             self._bad, self._good = self._bad + bool(fault), self._good + (not fault)
             self.result.input_tokens += reply.input_tokens

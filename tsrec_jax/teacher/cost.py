@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tsrec_jax.errors import UserError
+from tsrec_jax.teacher.groups import Unit
 from tsrec_jax.teacher.settings import DescribeSettings
 
 CHARACTERS_PER_TOKEN = 4
@@ -28,10 +29,12 @@ class Plan:
 
     Attributes:
       backend, model: which would be asked.
-      questions: one for each SID token.
+      questions: one for each SID token or path that is asked about.
       cached: of these the ones whose answer is on disk already.
       input_tokens, output_tokens: estimates for the others; 0 for backends that ask no model.
       cost: in the currency of the prices; None where they are not given.
+      unit: what is described, tokens or paths.
+      counted: paths of too few items to be asked about.
     """
 
     backend: str
@@ -41,16 +44,19 @@ class Plan:
     input_tokens: int
     output_tokens: int
     cost: float | None
+    unit: Unit = "token"
+    counted: int = 0
 
     def __str__(self) -> str:
         by = f"the backend {self.backend!r}{f' with {self.model}' if self.model else ''}"
         if not self.input_tokens and not self.cached:
-            return f"describe: {self.questions} tokens by {by}, which asks no model and costs nothing"
+            return f"describe: {self.questions} {self.unit}s by {by}, which asks no model and costs nothing"
         cost = "no prices given" if self.cost is None else f"about {self.cost:.2f} at the prices given"
         return (
             f"describe: {self.questions} questions to {by}, {self.cached} answered on disk, "
             f"{self.questions - self.cached} to ask: about {self.input_tokens:,} input and "
             f"{self.output_tokens:,} output tokens ({CHARACTERS_PER_TOKEN} characters a token), {cost}"
+            f"{f'; {self.counted} paths of few items get words without a model' if self.counted else ''}"
         )
 
 

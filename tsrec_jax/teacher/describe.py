@@ -1,4 +1,4 @@
-"""Descriptions and keywords for every SID token of a catalogue, by the backend that the settings name."""
+"""Descriptions and keywords for every SID token or path of a catalogue, by the backend that the settings name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import pathlib
 import time
 import urllib.parse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tsrec_jax.data.catalogue import Catalogue, TokenDescription
@@ -17,12 +17,14 @@ from tsrec_jax.teacher.ask import AskResult, ask_all
 from tsrec_jax.teacher.backends import BACKENDS
 from tsrec_jax.teacher.cache import AnswerCache, answer_key
 from tsrec_jax.teacher.cost import Budget, Plan, cost_of, estimate_tokens
+from tsrec_jax.teacher.groups import Group, groups_of
 from tsrec_jax.teacher.pace import Clock
 from tsrec_jax.teacher.questions import SAMPLE_RULE, Question, make_questions
 from tsrec_jax.teacher.settings import DescribeSettings
 
 FACTS_NAME = "teacher.json"
 CACHE_NAME = "teacher_answers.jsonl"
+LISTED = 100  # questions without an answer that an error names
 
 
 def describe(
@@ -34,68 +36,80 @@ def describe(
     *,
     numbered: bool = False,
 ) -> tuple[TokenDescription, ...]:
-    """What the teacher says of every token, in the order of `catalogue.tokens`.
+    """What the teacher says of every token, in the order of `catalogue.tokens`, or of every path, level by level.
+
+    Where a model is asked about paths, those of fewer than `least_items` items are not: they get the words that the
+    offline teacher finds in the texts of these items, beside those of their siblings.
 
     Where the last level is `numbered` (it only counts the items of one code), its tokens get the words of
     `_numbering`, unless a file has them.
 
     Writes into `folder` how it was done (FACTS_NAME) and, for backends that ask a model, each answer as it arrives
-    (CACHE_NAME). A run that was killed, or in which some tokens failed, is continued by running it again: what the
+    (CACHE_NAME). A run that was killed, or in which some questions failed, is continued by running it again: what the
     cache answers is not asked a second time.
 
     Raises:
-      UserError: a missing key or SDK, a model that the server does not know, a faulty file, or tokens that have no
-        answer after the last attempt (all of them are listed).
+      UserError: a missing key or SDK, a model that the server does not know, a faulty file, paths of a single level, or
+        questions that have no answer after the last attempt (the first LISTED of them are listed).
     """
     folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     failures: Mapping[str, str] = {}
     facts: dict[str, Any] = {}
+    groups = _groups(catalogue, settings, numbered)
     if settings.asks_a_model:
-        found, failures, facts = _ask_model(catalogue, settings, folder, report, clock, numbered)
+        found, failures, facts = _ask_model(catalogue, groups, settings, folder, report, clock)
+        few = [group for group in groups if not _asked(group, settings)]
+        found |= {words.name: words for words in _counted(catalogue, few, settings)}
+        facts |= {"least_items": settings.least_items, "counted": len(few)}
     else:
-        local = BACKENDS[settings.backend].load()(catalogue, settings, _levels(catalogue, numbered))
-        found = {words.token: words for words in local}
-    if numbered:
-        found = {words.token: words for words in _numbering(catalogue)} | found
-    descriptions = tuple(found[token] for token in catalogue.tokens if token in found)
-    shared = {"backend": settings.backend, "questions": len(catalogue.tokens), "answers": len(descriptions)}
+        local = BACKENDS[settings.backend].load()(catalogue, settings, catalogue.num_levels - numbered)
+        found = {words.name: words for words in local}
+    numbering = _numbering(catalogue) if numbered else ()
+    found = {words.name: words for words in numbering} | found
+    descriptions = _ordered(catalogue, found.values())
+    wanted = len(groups) + len(numbering)
+    shared = {"backend": settings.backend, "unit": settings.unit, "questions": wanted, "answers": len(descriptions)}
     seconds = time.monotonic() - start
     write_json(folder / FACTS_NAME, {**shared, **facts, "seconds": round(seconds, 1)}, indent=1)
     if failures:
-        lines = [f"{token}: {failures[token]}" for token in catalogue.tokens if token in failures]
+        failed = [name for name in (group.name for group in groups) if name in failures]
+        lines = [f"{name}: {failures[name]}" for name in failed[:LISTED]]
+        lines += [f"and {len(failed) - LISTED} more"] if len(failed) > LISTED else []
         head = (
-            f"{len(failures)} of {len(catalogue.tokens)} tokens have no answer; the others are kept in "
+            f"{len(failed)} of {wanted} {settings.unit}s have no answer; the others are kept in "
             f"{folder / CACHE_NAME}, and the same command asks only for these:"
         )
         raise UserError("\n  ".join([head, *lines]))
-    report(f"describe: {len(descriptions)} tokens by the backend {settings.backend!r} in {seconds:.1f} s")
+    report(f"describe: {len(descriptions)} {settings.unit}s by the backend {settings.backend!r} in {seconds:.1f} s")
     return descriptions
 
 
 def plan(catalogue: Catalogue, settings: DescribeSettings, folder: pathlib.Path, *, numbered: bool = False) -> Plan:
     """What `describe` would ask and cost; sends nothing, writes nothing and needs no key."""
+    groups = _groups(catalogue, settings, numbered)
     if not settings.asks_a_model:
-        return Plan(settings.backend, "", len(catalogue.tokens), 0, 0, 0, None)
-    questions = _questions(catalogue, settings, numbered)
+        count = len(groups) + (len(catalogue.level_tokens[-1]) if numbered else 0)
+        return Plan(settings.backend, "", count, 0, 0, 0, None, settings.unit)
+    questions = _questions(catalogue, groups, settings)
     known = _known(questions, _keys(questions, settings), AnswerCache(folder / CACHE_NAME))
-    return _plan(questions, known, settings)
+    return _plan(questions, known, settings, len(groups) - len(questions))
 
 
 def _ask_model(
     catalogue: Catalogue,
+    groups: Sequence[Group],
     settings: DescribeSettings,
     folder: pathlib.Path,
     report: Callable[[str], None],
     clock: Clock | None,
-    numbered: bool,
 ) -> tuple[dict[str, TokenDescription], Mapping[str, str], dict[str, Any]]:
-    """{token: description}, {token: why it has none}, and the facts of the run."""
-    questions = _questions(catalogue, settings, numbered)
+    """{name: description}, {name: why it has none}, and the facts of the run."""
+    questions = _questions(catalogue, groups, settings)
     keys, cache = _keys(questions, settings), AnswerCache(folder / CACHE_NAME)
     known = _known(questions, keys, cache)
-    missing = [question for question in questions if question.token not in known]
-    report(f"{_plan(questions, known, settings)}")
+    missing = [question for question in questions if question.name not in known]
+    report(f"{_plan(questions, known, settings, len(groups) - len(questions))}")
     result = AskResult()
     if missing:
         with contextlib.closing(BACKENDS[settings.backend].load()(settings)) as teacher:
@@ -119,27 +133,54 @@ def _ask_model(
     return known | result.descriptions, result.failures, facts
 
 
-def _levels(catalogue: Catalogue, numbered: bool) -> int:
-    """Levels whose tokens are more than numbers."""
-    return catalogue.num_levels - numbered
+def _groups(catalogue: Catalogue, settings: DescribeSettings, numbered: bool) -> tuple[Group, ...]:
+    """What is described: of all levels, or of those that are more than numbers."""
+    levels = catalogue.num_levels - numbered
+    if settings.unit == "path" and levels < 2:
+        raise UserError("config.describe.unit=path: the SIDs have one level, where a path is a token; set it to token")
+    return groups_of(catalogue, settings.unit, levels)
 
 
-def _questions(catalogue: Catalogue, settings: DescribeSettings, numbered: bool) -> tuple[Question, ...]:
-    """What to ask: of every token, or of those that are more than numbers."""
-    levels = _levels(catalogue, numbered)
-    return tuple(question for question in make_questions(catalogue, settings) if question.level < levels)
+def _asked(group: Group, settings: DescribeSettings) -> bool:
+    """Whether a model is asked about a group."""
+    return settings.unit == "token" or len(group.items) >= settings.least_items
 
 
-def _plan(questions: Sequence[Question], known: Mapping[str, TokenDescription], settings: DescribeSettings) -> Plan:
-    prompts = [question.prompt for question in questions if question.token not in known]
+def _counted(catalogue: Catalogue, groups: Sequence[Group], settings: DescribeSettings) -> tuple[TokenDescription, ...]:
+    """Words for groups about which no model is asked."""
+    if not groups:
+        return ()
+    from tsrec_jax.teacher.backends.offline import describe_groups  # with scikit-learn
+
+    return describe_groups(catalogue, groups, settings.num_keywords)
+
+
+def _questions(catalogue: Catalogue, groups: Sequence[Group], settings: DescribeSettings) -> tuple[Question, ...]:
+    return make_questions(catalogue, [group for group in groups if _asked(group, settings)], settings)
+
+
+def _ordered(catalogue: Catalogue, descriptions: Iterable[TokenDescription]) -> tuple[TokenDescription, ...]:
+    """Level by level, in the order of the tokens."""
+    place = {token: number for number, token in enumerate(catalogue.tokens)}
+    level_of = dict(zip(catalogue.tokens, catalogue.token_levels.tolist(), strict=True))
+    return tuple(
+        sorted(descriptions, key=lambda words: (level_of[words.token], *(place[token] for token in words.path)))
+    )
+
+
+def _plan(
+    questions: Sequence[Question], known: Mapping[str, TokenDescription], settings: DescribeSettings, counted: int
+) -> Plan:
+    prompts = [question.prompt for question in questions if question.name not in known]
     tokens = estimate_tokens(prompts, settings.num_keywords)
-    return Plan(settings.backend, settings.model, len(questions), len(known), *tokens, cost_of(settings, *tokens))
+    cost = cost_of(settings, *tokens)
+    return Plan(settings.backend, settings.model, len(questions), len(known), *tokens, cost, settings.unit, counted)
 
 
 def _keys(questions: Sequence[Question], settings: DescribeSettings) -> dict[str, str]:
     generation = {"temperature": settings.temperature, "format": settings.answer_format, "schema": ANSWER_SCHEMA}
     return {
-        question.token: answer_key(settings.backend, settings.model, question.prompt, generation)
+        question.name: answer_key(settings.backend, settings.model, question.prompt, generation)
         for question in questions
     }
 
@@ -149,11 +190,11 @@ def _known(questions: Sequence[Question], keys: Mapping[str, str], cache: Answer
     replies = cache.read()
     known = {}
     for question in questions:
-        reply = replies.get(keys[question.token])
+        reply = replies.get(keys[question.name])
         if reply is None:
             continue
         try:
-            known[question.token] = parse_answer(reply.text, question.token)
+            known[question.name] = parse_answer(reply.text, question.group.token, question.group.prefix)
         except BadAnswer:
             continue
     return known

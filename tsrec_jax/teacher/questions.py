@@ -1,4 +1,4 @@
-"""One question for each SID token: which of its items a model is shown, and the prompt.
+"""One question for each SID token or path: which of its items a model is shown, and the prompt.
 
 Sampling. Items of a cluster are ordered by SID, then by id. A cluster of n items of which m may be shown gives the ones
 at the places floor((2k + 1) n / 2m), k = 0 ... m - 1: evenly spaced, so that every large branch of the SID tree below
@@ -6,7 +6,8 @@ and above the token has its share. Nothing is drawn by chance, and the order of 
 
 Deep levels. A token on a level above 0 refines its prefix, and the items that carry it in the whole catalogue have
 little in common by themselves. So its items are shown by family (the items with the same prefix), each family beside
-NEIGHBOURS items of the same family with another token; where there is none, the family is widened by a level.
+NEIGHBOURS items of the same family with another token; where there is none, the family is widened by a level. A path
+has one family, and is shown beside PATH_NEIGHBOURS items of it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from tsrec_jax.data.catalogue import Catalogue, Item
+from tsrec_jax.teacher.groups import Group
 from tsrec_jax.teacher.settings import DescribeSettings
 
 NEIGHBOURS = 2
+PATH_NEIGHBOURS = 8
 SAMPLE_RULE = "evenly spaced over the cluster's items in the order of SID, then id"
 
 
@@ -32,43 +35,39 @@ class Family:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What a model is asked about one token.
+    """What a model is asked about the items of one token or path.
 
     Attributes:
-      token: the SID token; the prompt does not name it.
-      level: of the token, from 0.
-      size: items that carry the token.
+      group: the items; the prompt does not name its tokens.
       families: the items shown; on level 0 one family without neighbours.
       prompt: the text sent.
     """
 
-    token: str
-    level: int
-    size: int
+    group: Group
     families: tuple[Family, ...]
     prompt: str
 
     @property
+    def name(self) -> str:
+        """Of the token or path."""
+        return self.group.name
+
+    @property
     def sample(self) -> tuple[int, ...]:
-        """Indices of the cluster's items that the prompt shows."""
+        """Indices of the group's items that the prompt shows."""
         return tuple(item for family in self.families for item in family.items)
 
 
-def make_questions(catalogue: Catalogue, settings: DescribeSettings) -> tuple[Question, ...]:
-    """The questions of all tokens, in the order of `catalogue.tokens`."""
-    order = sorted(range(catalogue.num_items), key=lambda i: (catalogue.sids[i], catalogue.items[i].id))
-    members: dict[str, list[int]] = collections.defaultdict(list)
+def make_questions(catalogue: Catalogue, groups: Sequence[Group], settings: DescribeSettings) -> tuple[Question, ...]:
+    """A question of each group."""
     below: dict[tuple[str, ...], list[int]] = collections.defaultdict(list)
-    for item in order:
-        for level, token in enumerate(catalogue.sids[item]):
-            members[token].append(item)
+    for item in sorted(range(catalogue.num_items), key=lambda i: (catalogue.sids[i], catalogue.items[i].id)):
+        for level in range(catalogue.num_levels):
             below[catalogue.sids[item][:level]].append(item)
     questions = []
-    for token, level in zip(catalogue.tokens, catalogue.token_levels.tolist(), strict=True):
-        sample = evenly_spaced(members[token], settings.items_per_token)
-        families = _families(catalogue, below, sample, level)
-        prompt = _prompt(catalogue, families, level, len(members[token]), settings)
-        questions.append(Question(token, level, len(members[token]), families, prompt))
+    for group in groups:
+        families = _families(catalogue, below, group, evenly_spaced(group.items, settings.items_per_token))
+        questions.append(Question(group, families, _prompt(catalogue, families, group, settings)))
     return tuple(questions)
 
 
@@ -81,37 +80,35 @@ def evenly_spaced(items: Sequence[int], most: int) -> tuple[int, ...]:
 
 
 def _families(
-    catalogue: Catalogue, below: Mapping[tuple[str, ...], Sequence[int]], sample: Sequence[int], level: int
+    catalogue: Catalogue, below: Mapping[tuple[str, ...], Sequence[int]], group: Group, sample: Sequence[int]
 ) -> tuple[Family, ...]:
-    if level == 0:
+    if group.level == 0:
         return (Family(tuple(sample), ()),)
     by_prefix: dict[tuple[str, ...], list[int]] = collections.defaultdict(list)
     for item in sample:
-        by_prefix[catalogue.sids[item][:level]].append(item)
-    token = catalogue.sids[sample[0]][level]
-    return tuple(
-        Family(tuple(items), _neighbours(catalogue, below, prefix, token)) for prefix, items in by_prefix.items()
-    )
+        by_prefix[catalogue.sids[item][: group.level]].append(item)
+    most, members = PATH_NEIGHBOURS if group.prefix else NEIGHBOURS, frozenset(group.items)
+    return tuple(Family(tuple(items), _neighbours(below, prefix, members, most)) for prefix, items in by_prefix.items())
 
 
 def _neighbours(
-    catalogue: Catalogue, below: Mapping[tuple[str, ...], Sequence[int]], prefix: tuple[str, ...], token: str
+    below: Mapping[tuple[str, ...], Sequence[int]], prefix: tuple[str, ...], members: frozenset[int], most: int
 ) -> tuple[int, ...]:
     for length in range(len(prefix), 0, -1):
-        others = [item for item in below[prefix[:length]] if token not in catalogue.sids[item]]
+        others = [item for item in below[prefix[:length]] if item not in members]
         if others:
-            return evenly_spaced(others, NEIGHBOURS)
+            return evenly_spaced(others, most)
     return ()
 
 
-def _prompt(catalogue: Catalogue, families: Sequence[Family], level: int, size: int, settings: DescribeSettings) -> str:
-    shown = sum(len(family.items) for family in families)
+def _prompt(catalogue: Catalogue, families: Sequence[Family], group: Group, settings: DescribeSettings) -> str:
+    shown, size = sum(len(family.items) for family in families), len(group.items)
     count = f"all {size} of its products" if shown == size else f"{shown} of its {size} products, evenly spread"
-    task = _FIRST_LEVEL_TASK if level == 0 else _DEEP_LEVEL_TASK
+    task = _FIRST_LEVEL_TASK if group.level == 0 else _PATH_TASK if group.prefix else _DEEP_LEVEL_TASK
     blocks = [task.format(count=count), _RULES.format(num_keywords=settings.num_keywords)]
     for number, family in enumerate(families, 1):
         lines = [_line(catalogue.items[item], settings.description_chars) for item in family.items]
-        heading = "Products of the group:" if level == 0 else f"Family {number}, in the group:"
+        heading = "Products of the group:" if group.level == 0 else f"Family {number}, in the group:"
         blocks.append("\n".join([heading, *lines]))
         if family.neighbours:
             titles = [_line(catalogue.items[item], 0) for item in family.neighbours]
@@ -131,6 +128,12 @@ _DEEP_LEVEL_TASK = (
     "the group for comparison. Work out what sets the group's products apart from their neighbours in as many families "
     "as possible: a material, a form, a size, a use, a way of selling. Where the families share nothing, say which "
     "kinds of products come up most."
+)
+_PATH_TASK = (
+    "A shop has sorted its catalogue into families of related products, and every family again into groups. Below you "
+    "see one group, {count}, and for comparison some products of the same family that are in other groups. Work out "
+    "what the group's products are and above all what sets them apart from the rest of their family: a kind, a "
+    "material, a form, a size, a use, a way of selling."
 )
 _RULES = (
     "Reply with a single JSON object and no other text, in this shape:\n"

@@ -8,6 +8,7 @@ from typing import Literal
 from tsrec_jax.errors import UserError
 from tsrec_jax.section import Section, refuse_other, setting
 from tsrec_jax.teacher.backends import BACKENDS
+from tsrec_jax.teacher.groups import Unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,12 @@ class DescribeSettings(Section, key="describe"):
     backend: str = setting(
         "offline",
         f"the teacher: telling terms of the items' texts, a file, or a model over the network ({', '.join(BACKENDS)})",
+    )
+    unit: Unit = setting(
+        "token", "what is described: every token, or every path of tokens with which a SID begins, beside its siblings"
+    )
+    least_items: int = setting(
+        2, "paths of fewer items are not asked of a model; they get the words that `offline` finds in these", above=0
     )
     model: str = setting("", "its name at the provider")
     base_url: str = setting("", "of the server; empty: the SDK's own")

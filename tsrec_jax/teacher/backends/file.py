@@ -7,16 +7,19 @@ import pathlib
 from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 from tsrec_jax.data.token_descriptions import read_token_descriptions
 from tsrec_jax.errors import UserError
+from tsrec_jax.teacher.groups import refuse_other_unit
 from tsrec_jax.teacher.settings import DescribeSettings
 
 
 def describe_tokens(catalogue: Catalogue, settings: DescribeSettings, levels: int) -> tuple[TokenDescription, ...]:
-    """The file's descriptions of every token, those of levels beyond `levels` too.
+    """The file's descriptions of every token or path, those of levels beyond `levels` too.
 
     Raises:
-      UserError: there is no such file.
+      UserError: there is no such file, or it describes tokens where the settings say paths, or the reverse.
       DatasetError: up to ten faults of the file at once; tokens without an entry are among them.
     """
-    if not pathlib.Path(settings.path).is_file():
+    path = pathlib.Path(settings.path)
+    if not path.is_file():
         raise UserError(f"config.describe.path={settings.path!r}: no such file")
-    return tuple(read_token_descriptions(pathlib.Path(settings.path), catalogue).values())
+    refuse_other_unit(path, settings.unit)
+    return tuple(read_token_descriptions(path, catalogue).values())

@@ -12,7 +12,7 @@ s is the mean weight of t among the other clusters' items under the same prefix.
 drawn towards that of the next shorter prefix, as if PRIOR_ITEMS more items had that (a Dirichlet prior); for the empty
 prefix it is the mean over the whole catalogue outside c. On level 0 the prefix is empty, and the score is a class-based
 TF-IDF against all other clusters. It is t's part in the divergence between the cluster and what its prefixes let one
-expect.
+expect. Of a path, all items have one prefix, and the other clusters under it are the path's siblings.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 from scipy import sparse
 
 from tsrec_jax.data.catalogue import Catalogue, TokenDescription
+from tsrec_jax.teacher.groups import Group, groups_of
 from tsrec_jax.teacher.settings import DescribeSettings
 from tsrec_jax.text.terms import Terms, item_terms, title_terms
 
@@ -37,50 +38,54 @@ PHRASE_BONUS = {2: 1.25}  # factor on the score by the number of words; three in
 def describe_tokens(
     catalogue: Catalogue, settings: DescribeSettings, levels: int | None = None
 ) -> tuple[TokenDescription, ...]:
-    """A description and at most `settings.num_keywords` keywords for every token of the first `levels` levels.
+    """A description and at most `settings.num_keywords` keywords for every token or path of the first `levels` levels.
 
-    Only the catalogue is read; the same catalogue gives the same answer. Keywords come best first. Terms of the cluster
-    fill up from its titles where too few stand in two items.
+    Only the catalogue is read; the same catalogue gives the same answer.
+    """
+    levels = catalogue.num_levels if levels is None else levels
+    return describe_groups(catalogue, groups_of(catalogue, settings.unit, levels), settings.num_keywords)
+
+
+def describe_groups(catalogue: Catalogue, groups: Sequence[Group], num_keywords: int) -> tuple[TokenDescription, ...]:
+    """A description and at most `num_keywords` keywords for each group of items.
+
+    Keywords come best first. Terms of the group fill up from its titles where too few stand in two items.
     """
     terms = item_terms(catalogue.items)
-    clusters = []
-    for level, tokens in enumerate(catalogue.level_tokens[:levels]):
-        groups = _Groups.of(catalogue, terms, level)
-        for code, token in enumerate(tokens):
-            keywords = _keywords(catalogue, terms, groups, code, settings.num_keywords)
-            text = _description(catalogue, groups.members[code], keywords, level).replace(token, "")
-            clusters.append(TokenDescription(token, text, keywords))
-    return tuple(clusters)
+    beside = {level: _Prefixes.of(catalogue, terms, level) for level in {group.level for group in groups}}
+    found = []
+    for group in groups:
+        members = np.sort(np.array(group.items))
+        keywords = _keywords(catalogue, terms, beside[group.level], members, num_keywords)
+        text = _description(catalogue, members, keywords, group.level)
+        for token in (*group.prefix, group.token):
+            text = text.replace(token, "")
+        found.append(TokenDescription(group.token, text, keywords, group.prefix))
+    return tuple(found)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Groups:
-    """The clusters of one level and the prefix groups above them.
+class _Prefixes:
+    """The prefix groups above the clusters of one level.
 
     Attributes:
-      members: of each cluster the item indices.
       prefix_dI: for every prefix length d = 0 ... level the number of each item's prefix.
       sizes_dp: of each prefix length the number of items under each prefix.
       weights_dpT: of each prefix length the summed term weights of the items under each prefix, sparse.
     """
 
-    members: tuple[np.ndarray, ...]
     prefix_dI: tuple[np.ndarray, ...]
     sizes_dp: tuple[np.ndarray, ...]
     weights_dpT: tuple[sparse.csr_matrix, ...]
 
     @classmethod
-    def of(cls, catalogue: Catalogue, terms: Terms, level: int) -> _Groups:
-        codes_I = catalogue.codes_IC[:, level]
-        order_I = np.argsort(codes_I, kind="stable")
-        starts = np.searchsorted(codes_I[order_I], np.arange(1, len(catalogue.level_tokens[level])))
+    def of(cls, catalogue: Catalogue, terms: Terms, level: int) -> _Prefixes:
         prefix_dI = [np.zeros(catalogue.num_items, np.int64)]
         for depth in range(level):
             pairs_I2 = np.stack([prefix_dI[-1], catalogue.codes_IC[:, depth]], axis=1)
             prefix_dI.append(np.unique(pairs_I2, axis=0, return_inverse=True)[1].reshape(-1))
         one_hots = [_one_hot(prefix_I) for prefix_I in prefix_dI]
         return cls(
-            tuple(np.split(order_I, starts)),
             tuple(prefix_dI),
             tuple(np.bincount(prefix_I).astype(np.float64) for prefix_I in prefix_dI),
             tuple((one_hot_pI @ terms.weight_IT).tocsr() for one_hot_pI in one_hots),
@@ -92,8 +97,9 @@ def _one_hot(groups_I: np.ndarray) -> sparse.csr_matrix:
     return sparse.csr_matrix((np.ones(count, np.float32), (groups_I, np.arange(count))))
 
 
-def _keywords(catalogue: Catalogue, terms: Terms, groups: _Groups, code: int, num_keywords: int) -> tuple[str, ...]:
-    members = groups.members[code]
+def _keywords(
+    catalogue: Catalogue, terms: Terms, prefixes: _Prefixes, members: np.ndarray, num_keywords: int
+) -> tuple[str, ...]:
     held_nT, weight_nT = terms.held_IT[members], terms.weight_IT[members]
     counts_T = np.asarray(held_nT.sum(axis=0)).reshape(-1)
     found = np.flatnonzero(counts_T)
@@ -101,7 +107,7 @@ def _keywords(catalogue: Catalogue, terms: Terms, groups: _Groups, code: int, nu
     # A term's E needs no other term's, so the terms of a large cluster are taken a part at a time.
     parts = np.array_split(found, -(-len(members) * len(found) // CELLS) or 1)
     columns_nT = weight_nT.tocsc()
-    expected = np.concatenate([_expected(groups, members, columns_nT[:, part], part) for part in parts])
+    expected = np.concatenate([_expected(prefixes, members, columns_nT[:, part], part) for part in parts])
     scores = observed / len(members) * np.log(observed / expected)
     bonus = np.array([PHRASE_BONUS.get(len(terms.words[term]), 1.0) for term in found])
     # A stable sort keeps equal scores in alphabetical order.
@@ -121,18 +127,18 @@ def _keywords(catalogue: Catalogue, terms: Terms, groups: _Groups, code: int, nu
     return tuple(keywords[:num_keywords])
 
 
-def _expected(groups: _Groups, members: np.ndarray, weight_nT: sparse.csc_matrix, found: np.ndarray) -> np.ndarray:
+def _expected(prefixes: _Prefixes, members: np.ndarray, weight_nT: sparse.csc_matrix, found: np.ndarray) -> np.ndarray:
     """E of the module's docstring for the terms `found`, float64 (T,)."""
     count = len(members)
     share_nT = np.zeros((count, len(found)))
     dense_nT = weight_nT.toarray().astype(np.float64)
     for depth, (prefix_I, sizes_p, weights_pT) in enumerate(
-        zip(groups.prefix_dI, groups.sizes_dp, groups.weights_dpT, strict=True)
+        zip(prefixes.prefix_dI, prefixes.sizes_dp, prefixes.weights_dpT, strict=True)
     ):
-        prefixes, which_n = np.unique(prefix_I[members], return_inverse=True)
+        above, which_n = np.unique(prefix_I[members], return_inverse=True)
         own_pn = _one_hot(which_n)
-        others_pT = weights_pT[prefixes][:, found].toarray() - own_pn @ dense_nT
-        others_p = sizes_p[prefixes] - np.bincount(which_n)
+        others_pT = weights_pT[above][:, found].toarray() - own_pn @ dense_nT
+        others_p = sizes_p[above] - np.bincount(which_n)
         if depth == 0:
             # As if half an item more had every term, so that a term of this cluster alone has a finite score.
             share_nT = ((np.maximum(others_pT, 0) + 0.5) / (others_p[:, None] + 0.5))[which_n]
