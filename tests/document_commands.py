@@ -24,6 +24,7 @@ OTHERS = (
     "ssh-add",
     "tensorboard",
     "sha256sum",
+    "trec_eval",
     "python3.12",
     "image/bin/pip",
 )

@@ -5,6 +5,7 @@ import pytest
 
 from tests.evaluation.catalogues import catalogue_of
 from tsrec_jax.data.target_ranks import find_targets
+from tsrec_jax.evaluation.beyond import BEYOND
 from tsrec_jax.evaluation.plots import plot_metrics, plot_training
 from tsrec_jax.evaluation.report import Report, format_table, to_json, to_markdown
 from tsrec_jax.evaluation.statistics import compare, draw_users, intervals
@@ -31,6 +32,7 @@ def report():
         invalid=0,
         systems={name: each.means(metrics) for name, each in ranks.items()},
         intervals={name: intervals(each, metrics, draws) for name, each in ranks.items()},
+        beyond={"ours": dict.fromkeys(BEYOND, 0.25), "other": dict.fromkeys(BEYOND)},
         comparisons=[compare(("ours", "other"), pair, draws, metric="NDCG@10", level="sid", seeds=(1,))],
         upper_bound={"HR@1": 1.0, "HR@10": 1.0, "NDCG@10": 1.0},
         training={
@@ -71,6 +73,15 @@ def test_markdown_names_what_a_reader_needs_to_repeat_the_run(report):
     for words in ("Results on Shop (test, 8 rows of 8 users, 10 beams)", "`run it`", "jax 1", "ours > other", "1.2500"):
         assert words in text, words
     assert "config" not in text.split("## How this was made")[1]
+
+
+def test_what_is_recommended_stands_beside_accuracy_and_what_is_not_known_is_said(report):
+    table = to_markdown(report).partition("## Beyond accuracy")[2].partition("##")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
+    assert rows[0] == ["system", "HR@10", "NDCG@10", *BEYOND]
+    assert rows[2] == ["ours", "1.0000", "1.0000", *["0.2500"] * len(BEYOND)]
+    assert rows[3][3:] == ["n/a"] * len(BEYOND)
+    assert to_json(report)["systems"]["other"]["beyond"][BEYOND[0]] is None
 
 
 def test_plots_are_written_whole(report, tmp_path):

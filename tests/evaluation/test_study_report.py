@@ -81,6 +81,19 @@ def test_markdown_holds_every_section(report):
     assert any("3T" in line and "1.00 GiB" in line for line in lines)
 
 
+def test_what_is_recommended_is_shown_where_some_cell_knows_it(report):
+    """Cells of before such metrics were measured have none, and a table or column of nothing but n/a is left out."""
+    assert "Beyond accuracy" not in to_markdown(report)
+    assert not any("coverage" in column for column in to_csv(report).splitlines()[0].split(","))
+    known = [{"coverage@10": 0.25, "diversity@10": None}, {"coverage@10": 0.75, "diversity@10": None}]
+    cells = [cell_of([0], name="a", seed=n, beyond=each) for n, each in enumerate(known)]
+    built = build_report("Study", systems_of([*cells, cell_of([0], name="old")], ["a", "old"]), (), (), [], {}, 20)
+    assert " 0.5000 |" in to_markdown(built).partition("## Beyond accuracy")[2]
+    rows = list(csv.DictReader(io.StringIO(to_csv(built))))
+    assert [row["coverage@10"] for row in rows] == ["0.5", ""]
+    assert "diversity@10" not in rows[0]
+
+
 def test_csv_is_one_system_a_row(report):
     rows = list(csv.DictReader(io.StringIO(to_csv(report))))
     assert [row["system"] for row in rows] == ["ts_rec", "plain", "popularity"]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tsrec_jax.data.target_ranks import SHOWN
+from tsrec_jax.evaluation.beyond import BEYOND, CUT, Beyond
 from tsrec_jax.evaluation.statistics import Comparison, TestResult
 from tsrec_jax.text_table import fact_list, markdown_table
 
 Means = Mapping[str, Mapping[str, float]]  # {"sid" | "item": {metric: mean}}
 Intervals = Mapping[str, Mapping[str, tuple[float, float]]]  # of the same, 95 %
 UNKNOWN = "n/a"
+ACCURACY = ("HR@10", "NDCG@10")  # beside the metrics that are not of accuracy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Report:
         catalogue.
       systems: {name: means}, the main system first, baselines after it.
       intervals: {name: 95 % intervals over users}.
+      beyond: {name: coverage, popularity bias and the like, as in `beyond`}.
       comparisons: of the main system with each other.
       upper_bound: SID-level metrics of the process that generated the data, where it is known.
       training: {name: facts of its training}.
@@ -38,6 +41,7 @@ class Report:
     invalid: int
     systems: Mapping[str, Means]
     intervals: Mapping[str, Intervals]
+    beyond: Mapping[str, Beyond]
     comparisons: Sequence[Comparison]
     upper_bound: Mapping[str, float] | None
     training: Mapping[str, Any]
@@ -51,7 +55,10 @@ def to_json(report: Report) -> dict[str, Any]:
     return found | {
         "metrics": report.systems[main],
         "intervals": report.intervals[main],
-        "systems": {name: {**means, "intervals": report.intervals[name]} for name, means in report.systems.items()},
+        "systems": {
+            name: {**means, "intervals": report.intervals[name], "beyond": report.beyond[name]}
+            for name, means in report.systems.items()
+        },
         "comparisons": [dataclasses.asdict(comparison) for comparison in report.comparisons],
         **found.pop("facts"),
     }
@@ -92,6 +99,7 @@ def to_markdown(report: Report) -> str:
             "The upper bound ranks every item by its probability under the process that generated the histories: "
             "no recommender can be better in expectation."
         )
+    parts.append(beyond_section((name, means, report.beyond[name]) for name, means in report.systems.items()))
     if report.comparisons:
         parts.append(
             "## Paired comparisons (bootstrap over users, one seed)\n\n" + comparison_table(report.comparisons)
@@ -110,6 +118,21 @@ def to_markdown(report: Report) -> str:
     facts = {key: value for key, value in report.facts.items() if key != "config"}
     parts.append("## How this was made\n\n" + fact_list(facts))
     return "\n\n".join(parts) + "\n"
+
+
+def beyond_section(systems: Iterable[tuple[str, Means, Beyond]]) -> str:
+    """The section on what is recommended beside how accurate it is, from (name, means, metrics of BEYOND)."""
+    rows = [["system", *ACCURACY, *BEYOND]]
+    for name, means, beyond in systems:
+        values = [*(means["item"][metric] for metric in ACCURACY), *(beyond.get(metric) for metric in BEYOND)]
+        rows.append([name, *(UNKNOWN if value is None else f"{value:.4f}" for value in values)])
+    return (
+        f"## Beyond accuracy\n\nItem level. Of the first {CUT} items of each list: the share of the catalogue that is "
+        "shown to anybody; the Gini coefficient of how often items are shown (0: all alike); their popularity, as a "
+        "multiple of that of the items that users took in train; their novelty, the information in bits of an item's "
+        "share of train; the diversity of a list, 1 - the mean TF-IDF cosine of its pairs. docs/running.md defines "
+        "them.\n\n" + markdown_table(rows)
+    )
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> str:

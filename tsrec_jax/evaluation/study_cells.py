@@ -70,6 +70,7 @@ class Cell:
       facts: command, commit, machine, versions.
       data: digest of the source data.
       config: the resolved config that was asked for.
+      beyond: the metrics of `beyond.BEYOND`; empty in a cell that was made before they were measured.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Cell:
     facts: Mapping[str, Any]
     data: str
     config: Mapping[str, Any]
+    beyond: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
 
     def values(self, level: str, metric: str) -> np.ndarray:
         """As `TargetRanks.values`."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tsrec_jax.data.target_ranks import LEVELS, SHOWN, metric_names
+from tsrec_jax.evaluation.beyond import BEYOND
 from tsrec_jax.evaluation.statistics import (
     RESAMPLES,
     Comparison,
@@ -58,6 +59,7 @@ class SystemResult:
       means: {"sid" | "item": {metric: mean over seeds and rows}}.
       deviations: {metric of TESTED: standard deviation over the seeds' means, n - 1}; None with one seed.
       intervals: {metric of TESTED: {"users" | "seeds and users": 95 % interval}}, SID level; None with one seed.
+      beyond: {entry of BEYOND: mean over seeds}; None where no cell knows it.
       cost: {entry of COSTS: mean over seeds, of memory the most}; None where one is not known.
       slices, lost, calibration, calibration_error: as in `study_slices`.
       curves: {"loss" | "HR@10": validation against steps}, where there are any.
@@ -71,6 +73,7 @@ class SystemResult:
     means: Mapping[str, Mapping[str, float]]
     deviations: Mapping[str, float | None]
     intervals: Mapping[str, Mapping[str, tuple[float, float] | None]]
+    beyond: Mapping[str, float | None]
     cost: Mapping[str, float | None]
     slices: Mapping[str, list[Part]]
     lost: list[float]
@@ -116,6 +119,11 @@ class StudyReport:
     def metrics(self) -> list[str]:
         """The metrics that lists of `beams` entries can fill."""
         return _metrics(self.beams)
+
+    @property
+    def beyond(self) -> list[str]:
+        """The metrics of BEYOND that some system has."""
+        return [key for key in BEYOND if any(system.beyond[key] is not None for system in self.systems)]
 
 
 def _metrics(beams: int) -> list[str]:
@@ -249,6 +257,7 @@ def _result(system: System, draws: Draws, soon: Convergence | None) -> SystemRes
             }
             for metric in TESTED
         },
+        beyond={key: _over_seeds(key, [cell.beyond.get(key) for cell in system.cells]) for key in BEYOND},
         cost={key: _over_seeds(key, [cell.cost.get(key) for cell in system.cells]) for key in COSTS},
         slices=slices(system),
         lost=lost_levels(system),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tsrec_jax.data.target_ranks import LEVELS
-from tsrec_jax.evaluation.report import UNKNOWN, comparison_table, p_value, relative, test_interval
+from tsrec_jax.evaluation.report import UNKNOWN, beyond_section, comparison_table, p_value, relative, test_interval
 from tsrec_jax.evaluation.statistics import RESAMPLES, Comparison
 from tsrec_jax.evaluation.study_report import COSTS, TESTED, StudyReport, SystemResult
 from tsrec_jax.evaluation.study_slices import SHARE_OF_BEST, SLICED
@@ -59,6 +59,7 @@ def to_markdown(report: StudyReport) -> str:
         _spread(report),
         "Item level, the expected value under a uniform tie among the items of a colliding SID:\n\n"
         + _quality(report, "item"),
+        _beyond(report),
         _costs(report),
         *_slices(report),
         _lost(report),
@@ -116,6 +117,12 @@ def _comparisons(comparisons: Sequence[Comparison]) -> str:
         "of tests; that over users speaks of these trained models, that over seeds and users of the method "
         "(docs/studies.md). Systems with other SIDs are compared at item level.\n\n" + comparison_table(comparisons)
     )
+
+
+def _beyond(report: StudyReport) -> str:
+    if not report.beyond:
+        return ""
+    return beyond_section((system.name, system.means, system.beyond) for system in report.systems)
 
 
 def _costs(report: StudyReport) -> str:
@@ -189,7 +196,7 @@ def _convergence(report: StudyReport) -> str:
 
 def to_csv(report: StudyReport) -> str:
     """The contents of `study.csv`: a system a row, everything that is one number of it."""
-    found = [_columns(system, report.metrics) for system in report.systems]
+    found = [_columns(system, report) for system in report.systems]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(found[0])
@@ -200,9 +207,10 @@ def to_csv(report: StudyReport) -> str:
     return text.getvalue()
 
 
-def _columns(system: SystemResult, metrics: Sequence[str]) -> dict[str, Any]:
+def _columns(system: SystemResult, report: StudyReport) -> dict[str, Any]:
     columns: dict[str, Any] = {"system": system.name, "kind": system.kind, "seeds": " ".join(map(str, system.seeds))}
-    columns |= {f"{level} {metric}": system.means[level][metric] for level in LEVELS for metric in metrics}
+    columns |= {f"{level} {metric}": system.means[level][metric] for level in LEVELS for metric in report.metrics}
+    columns |= {metric: system.beyond[metric] for metric in report.beyond}
     for metric in TESTED:
         columns[f"std {metric}"] = system.deviations[metric]
         for over in ("users", "seeds and users"):

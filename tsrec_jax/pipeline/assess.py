@@ -15,9 +15,11 @@ from tsrec_jax.data.held_out import evaluated_split
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.target_ranks import find_targets, metric_names
 from tsrec_jax.decoding.generate import RankedSids, search_all
+from tsrec_jax.evaluation.beyond import Background
 from tsrec_jax.evaluation.predictions import Predictions, read_predictions, write_predictions
 from tsrec_jax.evaluation.report import Report, format_table, to_json, to_markdown
 from tsrec_jax.evaluation.statistics import compare, draw_users, intervals
+from tsrec_jax.evaluation.trec import write_trec
 from tsrec_jax.files import write_json, write_text
 from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.local_devices import on_own_devices
@@ -30,6 +32,7 @@ from tsrec_jax.settings import Settings
 from tsrec_jax.training.metrics_log import read_metrics
 
 PREDICTIONS = "predictions.json"
+TREC = "trec"  # the same and those of the baselines, as other programs read them
 SCORES = "scores.json"  # the log-probabilities of the predictions, a list a row
 BASELINES = ("popularity", "repeat last")  # those that take no time and choose nothing
 TOKENISED = 256  # histories a call of the tokenizer
@@ -120,7 +123,7 @@ def write_report(
     training: Mapping[str, Any],
     report: Callable[[str], None],
 ) -> None:
-    """Scores the predictions and the baselines, writes `results.json`, `results.md` and `plots/`, prints the table.
+    """Scores predictions and baselines, writes `results.json`, `results.md`, `trec/` and `plots/`, prints the table.
 
     Args:
       config: the main system's.
@@ -138,6 +141,7 @@ def write_report(
     for name in BASELINES:
         lists[name] = run_baseline(name, dataset, train, valid, rows, beams, config.seed, report).lists
     ranks = {name: find_targets(ranked, rows.targets, catalogue) for name, ranked in lists.items()}
+    background = Background.of(catalogue, train)
     draws = draw_users(rows.users, config.eval.bootstrap, config.seed)
     ndcg_SN = {name: found.values("sid", "NDCG@10")[None] for name, found in ranks.items()}
     main, *others = ranks
@@ -151,6 +155,7 @@ def write_report(
         invalid=sum(facts["invalid"] for _, facts in evaluations.values()),
         systems={name: found.means(metrics) for name, found in ranks.items()},
         intervals={name: intervals(found, metrics, draws) for name, found in ranks.items()},
+        beyond={name: background.measure(ranked) for name, ranked in lists.items()},
         comparisons=[
             compare(
                 (main, name), (ndcg_SN[main], ndcg_SN[name]), draws, metric="NDCG@10", level="sid", seeds=(config.seed,)
@@ -161,6 +166,7 @@ def write_report(
         training=training,
         facts={**run_facts(workdir), **priors},
     )
+    write_trec(workdir / TREC, [catalogue.sid(int(target)) for target in rows.targets], lists)
     write_json(workdir / "results.json", to_json(built))
     write_text(workdir / "results.md", to_markdown(built))
     curves = {name: read_metrics(folder) for name, (folder, _) in evaluations.items()}

@@ -24,6 +24,7 @@ from tsrec_jax.data.held_out import hold_out_users, refuse_selection, selection_
 from tsrec_jax.data.prepared import tied_targets
 from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.errors import UserError
+from tsrec_jax.evaluation.beyond import Background
 from tsrec_jax.evaluation.predictions import read_predictions
 from tsrec_jax.evaluation.study_cells import (
     CELL_FILE,
@@ -34,9 +35,10 @@ from tsrec_jax.evaluation.study_cells import (
     rows_of,
     sids_digest,
 )
+from tsrec_jax.evaluation.trec import write_trec
 from tsrec_jax.files import write_json
 from tsrec_jax.pipeline import indexing, sources, upstream
-from tsrec_jax.pipeline.assess import PREDICTIONS, SCORES, evaluated_rows, run_facts
+from tsrec_jax.pipeline.assess import PREDICTIONS, SCORES, TREC, evaluated_rows, run_facts
 from tsrec_jax.pipeline.lock import alone_when_free
 from tsrec_jax.pipeline.run import (
     ONLY_LOGISTICS,
@@ -367,6 +369,8 @@ def run_one_baseline(wanted: Wanted, config: Settings, report: Report) -> Cell:
         wanted.seed,
         report,
     )
+    targets = [dataset.catalogue.sid(int(target)) for target in rows.targets]
+    write_trec(wanted.folder / TREC, targets, {wanted.name: result.lists})
     known = {key: result.facts.get(key) for key in ("parameters", "steps", "examples", "tokens", "flops")}
     seconds = result.facts.get("fit_seconds", round(time.perf_counter() - started, 1))
     facts = {
@@ -419,6 +423,7 @@ def _cell(
         facts=facts,
         data=wanted.data,
         config=wanted.config.given,
+        beyond=Background.of(catalogue, dataset.splits["train"]).measure(predictions),
     )
 
 
