@@ -32,7 +32,8 @@ def workdir(quickstart_run):
 
 
 def test_a_run_leaves_every_artifact(workdir):
-    for name in ("config.json", "metrics.jsonl", "predictions.json", "results.json", "results.md"):
+    for name in ("config.json", "metrics.jsonl", "predictions.json", "results.json", "results.md", "trec/qrels.trec",
+                 "trec/TS-Rec.trec", "trec/repeat_last.trec"):  # fmt: skip
         assert (workdir / name).stat().st_size > 0, name
     for name in ("plots/training.png", "plots/metrics.png", "export/model.safetensors", "export/sid_catalogue.json"):
         assert (workdir / name).stat().st_size > 0, name
@@ -60,6 +61,9 @@ def test_results_hold_the_recommender_and_the_baselines(workdir):
     assert results["rows"] == 16
     assert results["beams"] == 20
     assert results["invalid"] == 0
+    for system in results["systems"].values():
+        assert 0 < system["beyond"]["coverage@10"] <= 1
+        assert 0 < system["beyond"]["diversity@10"] <= 1
     assert 0 < results["upper_bound"]["HR@10"] <= 1
     recorded = json.loads((workdir / "config.json").read_text())
     assert recorded["config"]["train"]["max_steps"] == 4

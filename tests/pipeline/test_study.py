@@ -82,7 +82,13 @@ def test_a_study_leaves_its_cells_and_its_report(workdir):
         "plots/curves.png",
     ):
         assert (workdir / name).stat().st_size > 0, name
-    assert (workdir / "cells/tsrec/seed-1/results.json").stat().st_size > 0
+    for name in (
+        "tsrec/seed-1/results.json",
+        "tsrec/seed-1/trec/TS-Rec.trec",
+        "popularity/seed-1/trec/popularity.trec",
+    ):
+        assert (workdir / "cells" / name).stat().st_size > 0, name
+    assert "## Beyond accuracy" in (workdir / "study.md").read_text()
     for left in ("checkpoints", "records", "begun.json", "run.lock", "pretrained", "index"):
         assert not list(workdir.glob(f"cells/*/*/{left}")), left
     assert len(list(workdir.glob("upstream/*"))) == 1, "SIDs, words and the base model were made once for all cells"
