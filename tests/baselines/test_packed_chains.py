@@ -1,12 +1,58 @@
 import numpy as np
 import pytest
 
-from tsrec_jax.baselines.packed_chains import pack_chains, pad_histories
+from tests.baselines.catalogues import rows_of
+from tsrec_jax.baselines.packed_chains import item_chains, pack_chains, pad_histories
+from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.user_sequences import ItemSequence
 
 
 def chain(items, targets):
     return ItemSequence(tuple(items), len(items) - targets, ())
+
+
+def prefixes(sequence, context):
+    """(history, target) of every place of a sequence, histories cut at their oldest end."""
+    return [(tuple(sequence[max(0, end - context) : end]), sequence[end]) for end in range(1, len(sequence))]
+
+
+def test_rows_whose_histories_were_cut_are_read_as_one_sequence_again():
+    sequence = list(range(11))
+    chains = item_chains(rows_of(*prefixes(sequence, 4)), 50)
+    assert chains == [chain(sequence[6:], 4), chain(sequence[2:7], 4), chain(sequence[:3], 2)]
+
+
+def test_every_row_is_the_target_once_behind_the_newest_part_of_its_history():
+    rng = np.random.default_rng(0)
+    pairs = [
+        (f"u{user}", *row)
+        for user in range(40)
+        for row in prefixes(rng.integers(0, 3, rng.integers(2, 15)).tolist(), 4)  # few items: many equal rows
+        if rng.random() < 0.9  # and gaps
+    ]
+    users, histories, targets = zip(*pairs, strict=True)
+    rows = Interactions(users, histories, np.array(targets, np.int32))
+    for context in (2, 4, 9):
+        learned = [
+            (part.items[:place], part.items[place])
+            for part in item_chains(rows, context)
+            for place in range(part.first, len(part.items))
+        ]
+        assert all(1 <= len(history) <= min(context, 4) for history, _ in learned)
+        assert sorted(target for _, target in learned) == sorted(targets)
+        known = {(history[-length:], target) for _, history, target in pairs for length in range(1, len(history) + 1)}
+        assert set(learned) <= known
+
+
+def test_one_item_had_over_and_over_is_one_sequence():
+    chains = item_chains(rows_of(*prefixes([7] * 12, 3)), 50)
+    assert sum(len(part.items) - part.first for part in chains) == 11
+    assert len(chains) == 4
+
+
+def test_rows_of_other_users_and_rows_that_do_not_fit_are_not_joined():
+    rows = Interactions(("a", "b", "a"), ((1,), (1, 2), (2, 2)), np.array([2, 3, 4], np.int32))
+    assert item_chains(rows, 9) == [chain((1, 2), 1), chain((1, 2, 3), 1), chain((2, 2, 4), 1)]
 
 
 def test_packing_keeps_every_input_with_its_target_and_marks_those_of_rows():

@@ -16,7 +16,7 @@ from tsrec_jax.data.user_sequences import ItemSequence
 from tsrec_jax.errors import UserError
 
 SHAPE = Shape(width=16, blocks=2, heads=2, mlp=32, dropout=0.1, id_dropout=0.2)
-SETTINGS = SasRecSettings(shape=SHAPE, slots=16, rows=4, learning_rate=1e-2, epochs=30, patience=30)
+SETTINGS = SasRecSettings(shape=SHAPE, slots=16, rows=4, learning_rate=1e-2, epochs=60, patience=60)
 TITLES = [
     f"{colour} {thing}" for colour in ("red", "blue", "green", "black") for thing in ("drill", "saw", "lamp", "glue")
 ]
@@ -130,7 +130,7 @@ def test_facts_count_what_was_trained(fitted):
     facts = fitted.facts
     assert facts["tokens"] == len(TRAIN) * facts["epochs"]
     context = max(map(len, TRAIN.histories))
-    norms, block = 5 * 2 * 16, 16 * 48 + 48 + 16 * 16 + 16 + 16 * 32 + 32 + 32 * 16 + 16
+    norms, block = 6 * 2 * 16, 16 * 48 + 48 + 16 * 16 + 16 + 16 * 32 + 32 + 32 * 16 + 16
     assert facts["parameters"] == 16 * 16 + context * 16 + norms + 2 * block
     weights = 16 * 16 + 2 * (4 * 16 * 16 + 2 * 16 * 32)
     positions = 4 * 16

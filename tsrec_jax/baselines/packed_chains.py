@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.packing import pack
 from tsrec_jax.data.user_sequences import ItemSequence
 
@@ -45,6 +46,42 @@ class Packed:
             return np.pad(taken, ((0, count - len(taken)), (0, 0)))
 
         return Packed(*(cut(getattr(self, field.name)) for field in dataclasses.fields(self)))
+
+
+def item_chains(rows: Interactions, context: int) -> list[ItemSequence]:
+    """Chains of at most `context` items before the last target, in which every row is the target once.
+
+    A row continues another one of its user when its history is the newest part of that one's history and target, so
+    that rows are joined also across the place where their histories were cut at the oldest end; of rows with equally
+    long histories, a later one continues an earlier one. What is joined is divided from its newest item backwards: the
+    first targets of a part see less than `context` items, and nothing is read twice.
+
+    Args:
+      rows: of one split.
+      context: items of a history that are read, at most; the longest history of `rows` where none is so long.
+    """
+    context = min(context, max(map(len, rows.histories)))
+    histories = [history[-context:] for history in rows.histories]
+    joined: list[tuple[list[int], int]] = []  # items, and how many of the first ones are no target
+    open_at: dict[tuple[str, tuple[int, ...]], list[int]] = {}
+    for row in sorted(range(len(rows)), key=lambda row: len(histories[row])):
+        user, history = rows.users[row], histories[row]
+        if waiting := open_at.get((user, history)):
+            number = waiting.pop()
+        else:
+            number = len(joined)
+            joined.append((list(history), len(history)))
+        items = joined[number][0]
+        items.append(int(rows.targets[row]))
+        open_at.setdefault((user, tuple(items[-context:])), []).append(number)
+    found = []
+    for items, first in joined:
+        end = len(items)
+        while end > first:
+            start = max(0, end - 1 - context)
+            found.append(ItemSequence(tuple(items[start:end]), max(first - start, 1), ()))
+            end = start + 1
+    return found
 
 
 def pack_chains(chains: list[ItemSequence], slots: int, order: np.ndarray) -> Packed:

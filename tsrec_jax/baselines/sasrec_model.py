@@ -18,6 +18,10 @@ import numpy as np
 from flax import nnx
 
 
+# Of the first values of items and positions. Larger ones are noise in the logits, which items that are seldom had keep.
+START_SCALE = 0.02
+
+
 @dataclasses.dataclass(frozen=True)
 class Shape:
     """Of the model.
@@ -35,7 +39,7 @@ class Shape:
     blocks: int = 2
     heads: int = 2
     mlp: int = 256
-    dropout: float = 0.4
+    dropout: float = 0.5
     id_dropout: float = 0.5
 
 
@@ -86,11 +90,12 @@ class SasRec(nnx.Module):
     def __init__(
         self, known_I: np.ndarray, context: int, shape: Shape, features_IK: np.ndarray | None, rngs: nnx.Rngs
     ) -> None:
-        def draw(*size: int, scale: float) -> nnx.Param:
+        def draw(*size: int, scale: float = START_SCALE) -> nnx.Param:
             return nnx.Param(scale * jax.random.normal(rngs.params(), size))
 
-        self.item_ID = draw(len(known_I), shape.width, scale=shape.width**-0.5)
-        self.position_TD = draw(context, shape.width, scale=shape.width**-0.5)
+        self.item_ID = draw(len(known_I), shape.width)
+        self.position_TD = draw(context, shape.width)
+        self.norm_embedding = nnx.LayerNorm(shape.width, rngs=rngs)
         self.blocks = nnx.List([Block(shape, rngs) for _ in range(shape.blocks)])
         self.norm = nnx.LayerNorm(shape.width, rngs=rngs)
         self.dropout = nnx.Dropout(shape.dropout)
@@ -127,7 +132,7 @@ class SasRec(nnx.Module):
           items_BT, positions_BT, segments_BT: as in `packed_chains.Packed`.
           rngs: of dropout while training; None: no dropout.
         """
-        x_BTD = table_ID[items_BT] * np.sqrt(table_ID.shape[1]) + self.position_TD[...][positions_BT]
+        x_BTD = self.norm_embedding(table_ID[items_BT] + self.position_TD[...][positions_BT])
         x_BTD = self.dropout(x_BTD, deterministic=rngs is None, rngs=rngs)
         slots = jnp.arange(items_BT.shape[1])
         same_BTS = segments_BT[:, :, None] == segments_BT[:, None, :]
