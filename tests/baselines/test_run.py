@@ -23,6 +23,7 @@ def random_rows(count):
     return rows_of(*[(history, int(RNG.integers(0, 7))) for history in histories])
 
 
+VECTORS = RNG.normal(size=(7, 4)).astype(np.float32)
 TRAIN, SELECT, ROWS = random_rows(30), random_rows(10), random_rows(12)
 
 
@@ -30,15 +31,22 @@ TRAIN, SELECT, ROWS = random_rows(30), random_rows(10), random_rows(12)
 def test_every_baseline_ranks_every_sid_once_whatever_the_targets_are(name, tmp_path, monkeypatch):
     monkeypatch.setattr("tsrec_jax.baselines.run.CHUNK", 5)
     dataset = dataset_of(CATALOGUE, tmp_path)
-    result = run_baseline(name, dataset, TRAIN, SELECT, ROWS, 99, 0, quiet)
+    result = run_baseline(name, dataset, TRAIN, SELECT, ROWS, 99, 0, quiet, lambda: VECTORS)
     assert [sorted(ranked) for ranked in result.lists] == [sorted(CATALOGUE.items_of_sid)] * 12
     blind = Interactions(ROWS.users, ROWS.histories, np.zeros(12, np.int32))
-    assert run_baseline(name, dataset, TRAIN, SELECT, blind, 3, 0, quiet).lists == [r[:3] for r in result.lists]
+    assert run_baseline(name, dataset, TRAIN, SELECT, blind, 3, 0, quiet, lambda: VECTORS).lists == [
+        r[:3] for r in result.lists
+    ]
     assert {"settings", "parameters", "fit_seconds", "rank_seconds"} <= set(result.facts)
     json.dumps(result.facts)
     if name.startswith("sasrec"):
         assert result.facts["tokens"] > 0
         assert result.facts["flops"] > 0
+
+
+def test_a_baseline_that_needs_vectors_is_refused_where_there_are_none(tmp_path):
+    with pytest.raises(UserError, match="knn: it needs vectors of the items"):
+        run_baseline("knn", dataset_of(CATALOGUE, tmp_path), TRAIN, SELECT, ROWS, 3, 0, quiet)
 
 
 def test_an_unknown_name_is_refused_with_the_names_there_are(tmp_path):

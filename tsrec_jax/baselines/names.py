@@ -10,7 +10,7 @@ import pkgutil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tsrec_jax.baselines.ranking import Fit
+    from tsrec_jax.baselines.ranking import Fit, FitVectors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +20,14 @@ class Baseline:
     Attributes:
       entry: "module:name" of its `ranking.Fit`, imported only when it is used.
       seeded: whether another seed gives another result.
+      vectors: whether it is a `ranking.FitVectors`, which is given vectors of the items.
     """
 
     entry: str
     seeded: bool = False
+    vectors: bool = False
 
-    def load(self) -> Fit:
+    def load(self) -> Fit | FitVectors:
         """What `entry` names."""
         return pkgutil.resolve_name(self.entry)
 
@@ -38,6 +40,7 @@ BASELINES: dict[str, Baseline] = {
     "tfidf": Baseline("tsrec_jax.baselines.text:fit_text"),
     "hybrid": Baseline("tsrec_jax.baselines.hybrid:fit_hybrid"),
     "ease": Baseline("tsrec_jax.baselines.ease:fit_ease"),
+    "knn": Baseline("tsrec_jax.baselines.knn:fit_knn", vectors=True),
     "sasrec": Baseline("tsrec_jax.baselines.sasrec:fit_sasrec", seeded=True),
     "sasrec+text": Baseline("tsrec_jax.baselines.sasrec:fit_sasrec_text", seeded=True),
 }

@@ -37,7 +37,9 @@ class Fitted(Protocol):
         ...
 
 
+Vectors = Callable[[], np.ndarray]  # makes float32 x_ID of the catalogue's items
 Fit = Callable[[Catalogue, Interactions, Interactions, int, Callable[[str], None]], Fitted]
+FitVectors = Callable[[Catalogue, Interactions, Interactions, int, Callable[[str], None], Vectors], Fitted]
 
 
 def rank_sids(scores_BI: np.ndarray, catalogue: Catalogue, length: int) -> list[list[str]]:

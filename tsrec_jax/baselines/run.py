@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from tsrec_jax.baselines.names import BASELINES
-from tsrec_jax.baselines.ranking import CHUNK, Fitted, rank_sids
+from tsrec_jax.baselines.ranking import CHUNK, Fit, Fitted, FitVectors, Vectors, rank_sids
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
@@ -35,13 +35,19 @@ def fit_baseline(
     select: Interactions,
     seed: int,
     report: Callable[[str], None],
+    vectors: Vectors | None = None,
 ) -> Fitted:
     """Fits a baseline; arguments and errors as in `run_baseline`."""
     if name not in BASELINES:
         raise UserError(f"no baseline is called {name!r}; there are {', '.join(BASELINES)}")
     if not len(train):
         raise UserError(f"{name}: train holds no rows to learn from; give a split with rows")
-    return BASELINES[name].load()(dataset.catalogue, train, select, seed, report)
+    row, given = BASELINES[name], (dataset.catalogue, train, select, seed, report)
+    if not row.vectors:
+        return cast(Fit, row.load())(*given)
+    if vectors is None:
+        raise UserError(f"{name}: it needs vectors of the items, and none are made here")
+    return cast(FitVectors, row.load())(*given, vectors)
 
 
 def run_baseline(
@@ -53,6 +59,7 @@ def run_baseline(
     length: int,
     seed: int,
     report: Callable[[str], None],
+    vectors: Vectors | None = None,
 ) -> BaselineResult:
     """Fits a baseline on `train`, with settings chosen on `select`, and ranks all SIDs for `rows`.
 
@@ -65,12 +72,13 @@ def run_baseline(
       length: SIDs of a list; fewer where the catalogue has fewer.
       seed: of SASRec; the others draw nothing.
       report: receives a line of what was chosen, and SASRec's progress.
+      vectors: makes the items' vectors, for a baseline that needs them; only then is it called.
 
     Raises:
       UserError: an unknown name, a train without rows, or what the baseline itself refuses.
     """
     started = time.perf_counter()
-    fitted = fit_baseline(name, dataset, train, select, seed, report)
+    fitted = fit_baseline(name, dataset, train, select, seed, report, vectors)
     fitted_at = time.perf_counter()
     lists: list[list[str]] = []
     for start in range(0, len(rows), CHUNK):

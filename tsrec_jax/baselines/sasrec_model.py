@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-
 # Of the first values of items and positions. Larger ones are noise in the logits, which items that are seldom had keep.
 START_SCALE = 0.02
 
