@@ -21,6 +21,7 @@ BENCHMARKS = {path.name: path for path in sorted((ROOT / "benchmarks").glob("*.p
 BASE = "RUN/pretrained"
 TINY = {
     "hf_parity.py": ["--export=RUN/export", "--dataset=RUN/dataset", "--rows=2", "--beams=4"],
+    "path_words.py": ["--dataset=RUN/dataset", "--out=FOLDER/report.md"],
     "prepare.py": ["--reviews=2000", "--folder=FOLDER/raw"],
     "rq_kmeans.py": ["--items=600", "--features=16", "--repeats=1", "--out=FOLDER/report.md"],
     "sid_init.py": [f"--model={BASE}", "--dataset=RUN/dataset"],
