@@ -9,14 +9,14 @@ import tsrec_jax
 PACKAGE = pathlib.Path(tsrec_jax.__file__).parent
 # From the ground up: modules and rooms, and modules that stand on another floor than their room.
 FLOORS = (
-    ("errors", "files", "processes", "progress", "cache", "text_table", "section"),
+    ("errors", "files", "processes", "progress", "cache", "text_table", "section", "old_keys"),
     ("data",),
     ("text", "prepare", "shop", "models"),
     ("sid", "teacher", "decoding", "baselines"),
     ("training", "planning.accounting", "planning.chips"),
     ("evaluation", "planning"),
     ("serving",),
-    ("settings", "settings_page", "old_keys", "experiments", "command_flags", "configs", "pipeline.settings"),
+    ("settings", "settings_page", "experiments", "command_flags", "configs", "pipeline.settings"),
     ("pipeline",),
     ("main", "__main__"),
 )

@@ -9,6 +9,8 @@ import pytest
 from tsrec_jax.errors import UserError
 from tsrec_jax.settings import default_config, paper_config, settings_of
 from tsrec_jax.settings_page import settings_page
+from tsrec_jax.sid.settings import IndexSettings
+from tsrec_jax.training.settings import TrainSettings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 AT_THE_EDGE = {"settings.py", "command_flags.py"}  # of the package: where a config becomes settings
@@ -53,6 +55,29 @@ def test_a_change_is_checked_and_leaves_the_rest():
         ({"train": {"held_out": 2.0}}, "between 0 and 1"),
         ({"sid_init": {"mode": "saa"}}, "did you mean 'sa'"),
         ({"tasks": {"augmented_sid": {"copies": 0}}}, "config.tasks.augmented_sid.copies=0 must be above 0"),
+        ({"index": {"text_fields": "title"}}, "'index.text_fields': 'title' is not of type tuple"),
+        ({"index": {"hidden": ("a",)}}, r"config.index.hidden\[0\]='a' must be a whole number"),
+        ({"index": {"hidden": [8, 1.5]}}, r"config.index.hidden\[1\]=1.5 must be a whole number"),
+        ({"index": {"sizes": (True,)}}, r"config.index.sizes\[0\]=True must be a whole number"),
+        ({"eval": {"prior_weights": ("x",)}}, r"config.eval.prior_weights\[0\]='x' must be a number"),
+        ({"eval": {"prior_weights": (1, 2.0, float("nan"))}}, r"config.eval.prior_weights\[2\]=nan must be finite"),
+        ({"sid_init": {"levels": (0.5,)}}, r"config.sid_init.levels\[0\]=0.5 must be a whole number"),
+        ({"study": {"curves": (3,)}}, r"config.study.curves\[0\]=3 must be a text"),
+        ({"run": {"stages": ("trian",)}}, r"config.run.stages\[0\]='trian' is not one of .* did you mean 'train'"),
     ):
         with pytest.raises(UserError, match=words):
             settings.changed(changes)
+
+
+def test_a_section_made_in_code_is_checked_in_the_same_way():
+    for section, changes, words in (
+        (IndexSettings, {"text_fields": "title"}, "config.index.text_fields='title' must be a tuple"),
+        (IndexSettings, {"text_fields": ()}, "config.index.text_fields is empty"),
+        (TrainSettings, {"epochs": True}, "config.train.epochs=True must be a number"),
+        (TrainSettings, {"max_steps": 2.0}, "config.train.max_steps=2.0 must be a whole number"),
+        (TrainSettings, {"wandb_project": None}, "config.train.wandb_project=None must be a text"),
+        (TrainSettings, {"keep": 1}, "config.train.keep=1 must be 2 or more"),
+    ):
+        with pytest.raises(UserError, match=words):
+            section(**changes)
+    assert TrainSettings(epochs=3).epochs == 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import sys
@@ -13,7 +12,8 @@ from ml_collections import config_flags
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.experiments import experiment_file
-from tsrec_jax.old_keys import in_message, what_became_of
+from tsrec_jax.old_keys import OLD_MODULE, OLD_MODULE_NOW, what_became_of, what_became_of_last
+from tsrec_jax.section import near
 
 
 def define_flags() -> flags.FlagValues:
@@ -69,9 +69,9 @@ def parse(arguments: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
       UserError: a flag or config key that does not exist (the nearest one is named), a value that cannot be meant, or
         an experiment that is not there or fails.
     """
-    for argument in arguments:
-        key, _, value = argument.lstrip("-").removeprefix("config.").partition("=")
-        if argument.lstrip("-").startswith("config.") and (line := what_became_of(key, value or None)):
+    changed = [found[1] for argument in arguments if (found := re.match(r"--?config\.([^=]+)", argument))]
+    for key in changed:
+        if line := what_became_of(key):
             raise UserError(line)
     values = define_flags()
     # ml_collections looks for the --config.a.b overrides in sys.argv.
@@ -85,7 +85,7 @@ def parse(arguments: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
     except flags.Error as error:
         raise UserError(str(error)) from None
     except Exception as error:  # an override without a key, or whatever the experiment file raises: the user's code
-        raise UserError(in_message(str(error)) or f"config: {_reason(error)}") from None
+        raise UserError(f"config: {_reason(error, changed)}") from None
     finally:
         sys.argv = saved
     for name in values:
@@ -123,18 +123,30 @@ def _with_config_file(arguments: Sequence[str]) -> list[str]:
 
 
 def _no_such_flag(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"did you mean --{near[0]}? " if near else ""
-    return f"--{name}: no such flag; {hint}`tsrec VERB --help` lists those of a verb"
+    return f"--{name}: no such flag{near(name, known, '--{}')}; `tsrec VERB --help` lists those of a verb"
 
 
-def _reason(error: Exception) -> str:
-    """One line of an error of ml_collections or of an experiment file; a missing key names the nearest one."""
+def _reason(error: Exception, changed: Sequence[str]) -> str:
+    """One line of an error of ml_collections, of an override of one of the `changed` keys, or of an experiment file."""
     text = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").split())
-    _, found, hint = text.partition("Did you mean ")
-    if found:
-        return f"no such key; did you mean {hint.strip(chr(39))}"
-    name = text.strip("'\"")
-    if isinstance(error, AttributeError | KeyError) and name.isidentifier():
-        return f"no such key: {name!r}"
-    return f"{type(error).__name__}: {text}"
+    if isinstance(error, ModuleNotFoundError) and error.name == OLD_MODULE:
+        return f"{text}; {OLD_MODULE_NOW}"
+    missing = re.search(r"\w+", text.replace("Key ", "", 1))
+    if missing is None or not _of_a_config(error):
+        return f"{type(error).__name__}: {text}"
+    meant = re.search(r'Did you mean "(\w+)"', text)
+    hint = f"did you mean {meant[1]!r}?" if meant else ""
+    if not any(
+        key.rpartition(".")[2] == missing[0] for key in changed
+    ):  # of these the whole key is known not to be old
+        hint = what_became_of_last(missing[0]) or hint
+    return f"no such key: {missing[0]!r}{hint and '; '}{hint}"
+
+
+def _of_a_config(error: Exception) -> bool:
+    """Whether ml_collections raised it for a key that is not there, rather than the user's own code for one of its."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_by = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
+    return isinstance(error, AttributeError | KeyError) and raised_by.startswith("ml_collections.config_dict")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import pathlib
 
 from tsrec_jax.errors import UserError
+from tsrec_jax.section import near
 
 FOLDER = pathlib.Path(__file__).parent / "configs"
 
@@ -26,6 +26,5 @@ def experiment_file(given: str) -> pathlib.Path:
     names = experiments()
     if given in names:
         return FOLDER / f"{given}.py"
-    near = difflib.get_close_matches(given.removesuffix(".py").removeprefix("configs/"), names, n=1)
-    hint = f"did you mean --config={near[0]}?" if near else f"by name there are {', '.join(names)}"
-    raise UserError(f"--config={given}: no such file; {hint}")
+    hint = near(given.removesuffix(".py").removeprefix("configs/"), names, "--config={}")
+    raise UserError(f"--config={given}: no such file{hint or '; by name there are ' + ', '.join(names)}")

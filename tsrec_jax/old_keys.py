@@ -1,9 +1,6 @@
-"""Keys of earlier configs, and what took their place."""
+"""What earlier versions called the settings, and what took the place of those that have gone."""
 
 from __future__ import annotations
-
-import re
-from typing import Any
 
 RENAMED = {
     "tasks.varied_sid": "tasks.augmented_sid",
@@ -14,37 +11,42 @@ RENAMED = {
     "train.slot_rows": "train.rows_per_group",
     "ts_align": "tasks.ts_align",
 }
+RENAMED_VALUES = {"train.freeze": {"old_rows": "pretrained_rows"}}
 _OBJECTIVE = "config.objective decides it: 'constrained' for 'catalogue', 'vocabulary' for 'vocab'"
 GONE = {
     "train.sid_loss": _OBJECTIVE,
     "eval.normaliser": _OBJECTIVE,
-    "eval.score_end": "it is left out: a SID has a fixed length, so that its end says nothing",
-    "train.new_rows_rate": "it is left out, since it gained nothing (p = .87); config.train.learning_rate is for all",
-    "tasks.similar_sid": "it is left out; config.tasks.distilled_sid took its place",
-    "tasks.distilled_sid.throughout": "it is left out, since it gained nothing (p = .31)",
+    "eval.score_end": "a SID has a fixed length, so the score of its end said nothing",
+    "train.new_rows_rate": "it gained nothing (p = .87); config.train.learning_rate holds for all rows",
+    "tasks.similar_sid": "config.tasks.distilled_sid took its place",
+    "tasks.distilled_sid.throughout": "it gained nothing (p = .31)",
     "run.arms": "config.study.arms took its place, with the verb study",
 }
-OLD_VALUES = {"train.freeze": {"old_rows": "pretrained_rows"}}
+OLD_MODULE = "tsrec_jax.configuration"  # where experiment files found default_config()
+OLD_MODULE_NOW = (
+    "tsrec_jax.settings took its place; the recipe that default_config() returned there is now paper_config(), and "
+    "default_config() is another recipe"
+)
 
 
-def what_became_of(key: str, value: Any = None) -> str:
-    """A line on an old key, such as `train.slot_rows`, or an old value of a key; empty for all others."""
+def what_became_of(key: str) -> str:
+    """A line on an old key, such as `train.slot_rows`, or on a key of an old section; empty for any other key."""
     for old, new in RENAMED.items():
-        if key == old or key.startswith(f"{old}."):
-            key_now = new + key.removeprefix(old)
-            given = "" if value is None or isinstance(value, dict) else f"; give --config.{key_now}={value}"
-            return f"config.{key} is config.{key_now} now{given}"
+        if _is_in(key, old):
+            return f"config.{key} is now called config.{new}{key.removeprefix(old)}"
     for old, why in GONE.items():
-        if key == old or key.startswith(f"{old}."):
+        if _is_in(key, old):
             return f"config.{key} is no longer a key: {why}"
-    if isinstance(value, str) and value in OLD_VALUES.get(key, {}):
-        return f"config.{key}={value!r} is {OLD_VALUES[key][value]!r} now"
     return ""
 
 
-def in_message(text: str) -> str:
-    """The same for an error whose text names the last part of an old key in quotes; empty where it names none."""
+def what_became_of_last(name: str) -> str:
+    """The same for a key of which only the last part is known, such as `slot_rows`."""
     for key in (*RENAMED, *GONE):
-        if re.search(rf"['\"]{re.escape(key.rpartition('.')[2])}['\"]", text):
+        if key.rpartition(".")[2] == name:
             return what_became_of(key)
     return ""
+
+
+def _is_in(key: str, old: str) -> bool:
+    return key == old or key.startswith(f"{old}.")

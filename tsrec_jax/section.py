@@ -7,23 +7,35 @@ import difflib
 import functools
 import math
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 from tsrec_jax.errors import UserError
+from tsrec_jax.old_keys import RENAMED_VALUES
+
+_TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}  # as messages say them
 
 
 def setting(
-    default: Any, doc: str, *, least: float | None = None, above: float | None = None, most: float | None = None
+    default: Any,
+    doc: str,
+    *,
+    choices: Collection[str] = (),
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
 ) -> Any:
-    """A field of a section.
+    """A field of a section. What it says of the value holds for each part of a tuple.
 
     Args:
-      default: its value where nobody sets it; a tuple's bounds hold for each of its parts.
+      default: its value where nobody sets it.
       doc: what it means, with its unit; docs/config.md is made of these.
-      least, above, most: the smallest value, the value that it must exceed, and the largest one.
+      choices: the names of a table that it is chosen from; a choice that never grows is a `Literal` instead.
+      least, above, most: the smallest value, the value that it must exceed, and the largest one, which goes with
+        `least`.
     """
-    return dataclasses.field(default=default, metadata={"doc": doc, "least": least, "above": above, "most": most})
+    told = {"doc": doc, "choices": choices, "least": least, "above": above, "most": most}
+    return dataclasses.field(default=default, metadata=told)
 
 
 def section(kind: Callable[[], Any]) -> Any:
@@ -34,7 +46,7 @@ def section(kind: Callable[[], Any]) -> Any:
 class Section:
     """Base of the dataclasses that hold settings; `key` is their place in the config, such as `tasks.next_sid`.
 
-    A value that is none of a field's `Literal` choices or beyond its bounds is refused by name.
+    A value of another type than its field's, none of its choices, or beyond its bounds is refused by name.
     """
 
     key: ClassVar[str] = ""
@@ -44,27 +56,37 @@ class Section:
         cls.key = key or cls.key
 
     def __post_init__(self) -> None:
-        choices = choices_of(type(self))
         for field in dataclasses.fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
-            value = getattr(self, field.name)
-            if field.name in choices:
-                refuse_other(self.config_key(field.name), value, choices[field.name])
-            if type(field.default) is int and type(value) is not int:
-                raise UserError(f"{self.config_key(field.name)}={value!r} must be a whole number")
-            for part in value if isinstance(value, tuple) else (value,):
-                if isinstance(part, int | float) and not isinstance(part, bool):
-                    _check_number(self.config_key(field.name), value, part, field.metadata)
+            self._check(field, getattr(self, field.name))
 
     @classmethod
     def config_key(cls, field: str) -> str:
         """How messages call a field: `config.train.max_steps`."""
         return f"config.{cls.key}.{field}" if cls.key else f"config.{field}"
 
+    def _check(self, field: dataclasses.Field[Any], value: Any) -> None:
+        """Refuses a value that the field cannot have."""
+        own: type = type(self)
+        name, kind, choices = self.config_key(field.name), hints_of(own)[field.name], choices_of(own, field)
+        parts = {name: value}
+        if typing.get_origin(kind) is tuple:
+            if not isinstance(value, tuple):
+                raise UserError(f"{name}={value!r} must be a tuple")
+            kind, *_ = typing.get_args(kind)
+            parts = {f"{name}[{number}]": part for number, part in enumerate(value)}
+        for place, part in parts.items():
+            if kind in _TYPES and not _is_of(kind, part):
+                raise UserError(f"{place}={part!r} must be {_TYPES[kind]}")
+            if choices:
+                refuse_other(place, part, choices)
+            if kind in (int, float):
+                _check_number(place, part, field.metadata)
 
-def choices_of(kind: type) -> dict[str, tuple[str, ...]]:
-    """The choices of each field that is a `Literal`."""
-    hints = hints_of(kind)
-    return {name: typing.get_args(hint) for name, hint in hints.items() if typing.get_origin(hint) is Literal}
+
+def choices_of(kind: type, field: dataclasses.Field[Any]) -> Collection[str]:
+    """What a field of a section may be, where it is chosen from names; else nothing."""
+    hint = hints_of(kind)[field.name]
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else field.metadata.get("choices", ())
 
 
 @functools.cache
@@ -73,30 +95,36 @@ def hints_of(kind: type) -> Mapping[str, Any]:
     return typing.get_type_hints(kind)
 
 
-def refuse_other(name: str, value: Any, allowed: typing.Collection[str]) -> None:
+def refuse_other(name: str, value: Any, allowed: Collection[str]) -> None:
     """Refuses a value that is not one of those allowed.
 
     Raises:
-      UserError: with the choices and the nearest of them.
+      UserError: with the choices, and the nearest of them or what the value is called now.
     """
     if value not in allowed:
-        raise UserError(f"{name}={value!r} is not one of {', '.join(allowed)}{near(str(value), allowed)}")
+        now = RENAMED_VALUES.get(name.removeprefix("config."), {}).get(str(value))
+        hint = f"; {value!r} is now called {now!r}" if now else near(str(value), allowed)
+        raise UserError(f"{name}={value!r} is not one of {', '.join(filter(None, allowed))}{hint}")
 
 
-def near(text: str, known: typing.Iterable[str]) -> str:
-    """A hint at what a misspelt text may mean; empty where nothing is near."""
+def near(text: str, known: Iterable[str], form: str = "{!r}") -> str:
+    """A hint at what a misspelt text may mean, shown in this form; empty where nothing is near."""
     found = difflib.get_close_matches(text, list(known), n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    return f"; did you mean {form.format(found[0])}?" if found else ""
 
 
-def _check_number(name: str, value: Any, part: float, bounds: Mapping[str, Any]) -> None:
-    shown = list(value) if isinstance(value, tuple) else value
+def _is_of(kind: type, value: Any) -> bool:
+    """Whether a value is of a type. A whole number will do for a float, but True is no number."""
+    return type(value) in (int, float) if kind is float else type(value) is kind
+
+
+def _check_number(name: str, value: float, bounds: Mapping[str, Any]) -> None:
     least, above, most = bounds.get("least"), bounds.get("above"), bounds.get("most")
-    if not math.isfinite(part):
-        raise UserError(f"{name}={shown} must be finite")
-    if above is not None and not part > above:
-        raise UserError(f"{name}={shown} must be above {above:g}")
-    if most is not None and not (0 if least is None else least) <= part <= most:
-        raise UserError(f"{name}={shown} must lie between {0 if least is None else least:g} and {most:g}")
-    if least is not None and part < least:
-        raise UserError(f"{name}={shown} must be {least:g} or more")
+    if not math.isfinite(value):
+        raise UserError(f"{name}={value} must be finite")
+    if above is not None and value <= above:
+        raise UserError(f"{name}={value} must be above {above:g}")
+    if least is not None and most is not None and not least <= value <= most:
+        raise UserError(f"{name}={value} must lie between {least:g} and {most:g}")
+    if least is not None and value < least:
+        raise UserError(f"{name}={value} must be {least:g} or more")

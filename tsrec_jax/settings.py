@@ -7,7 +7,6 @@ changes single keys (`--config.train.max_steps=100`). Below the command line eve
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,7 @@ from tsrec_jax.models.settings import MeshSettings, ModelSettings, PretrainSetti
 from tsrec_jax.old_keys import what_became_of
 from tsrec_jax.pipeline.settings import RunSettings, StudySettings
 from tsrec_jax.prepare.settings import PrepareSettings
-from tsrec_jax.section import Section, hints_of, refuse_other, section, setting
+from tsrec_jax.section import Section, hints_of, near, refuse_other, section, setting
 from tsrec_jax.serving.settings import ExportSettings
 from tsrec_jax.shop.settings import ShopSettings
 from tsrec_jax.sid.settings import IndexSettings
@@ -113,7 +112,7 @@ class Settings(Section):
         tasks, distilled = self.tasks, self.tasks.distilled_sid
         if not tasks.used():
             raise UserError("every task has weight 0 or rate 0: set config.tasks.next_sid.weight above 0")
-        refuse_other("config.tasks.distilled_sid.teacher", distilled.teacher, BASELINES)
+        refuse_other(distilled.config_key("teacher"), distilled.teacher, BASELINES)
         if "distilled_sid" in tasks.used() and distilled.soft_labels and not self.constrained:
             raise UserError(
                 "config.tasks.distilled_sid.soft_labels=True needs config.objective='constrained', where several may "
@@ -189,7 +188,7 @@ def load_saved(workdir: pathlib.Path) -> Settings:
     """The settings that a run recorded in its `config.json`.
 
     Raises:
-      UserError: there are none, or they are not readable.
+      UserError: there are none, they are not readable, or an earlier version wrote them.
     """
     path = pathlib.Path(workdir) / "config.json"
     try:
@@ -204,8 +203,15 @@ def load_saved(workdir: pathlib.Path) -> Settings:
     if not isinstance(saved, dict):
         raise UserError(f"{path}: holds no config that this program wrote; give --config=FILE.py")
     config = default_config()
-    update(config, saved)
-    return settings_of(config)
+    try:
+        update(config, saved)
+        return settings_of(config)
+    except UserError as error:
+        exported = f"; {path.parent / 'export'} can still be used" if (path.parent / "export").is_dir() else ""
+        raise UserError(
+            f"{path}: an earlier version wrote it ({error}){exported}; to train again, give --config=... and a new "
+            "--workdir"
+        ) from None
 
 
 def update(config: ConfigDict, changes: Mapping[str, Any], prefix: str = "") -> None:
@@ -216,7 +222,7 @@ def update(config: ConfigDict, changes: Mapping[str, Any], prefix: str = "") -> 
     """
     for key, value in changes.items():
         name = f"{prefix}{key}"
-        if line := what_became_of(name, value):
+        if line := what_became_of(name):
             raise UserError(line)
         is_section = isinstance(config.get(key), ConfigDict)
         if is_section and not isinstance(value, Mapping | ConfigDict):
@@ -224,14 +230,12 @@ def update(config: ConfigDict, changes: Mapping[str, Any], prefix: str = "") -> 
         if name == ARMS:
             config.arms = ConfigDict(dict(value))
         elif key not in config:
-            near = difflib.get_close_matches(key, list(config.keys()), n=1)
-            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
-            raise UserError(f"config key {name!r} does not exist{hint}")
+            raise UserError(f"config key {name!r} does not exist{near(key, config, prefix + '{}')}")
         elif is_section:
             update(config[key], value, f"{name}.")
         else:
             try:
-                config[key] = tuple(value) if isinstance(config[key], tuple) else value
+                config[key] = tuple(value) if isinstance(config[key], tuple) and isinstance(value, list) else value
             except TypeError:
                 kind = config.get_type(key).__name__
                 raise UserError(f"config key {name!r}: {value!r} is not of type {kind}") from None

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tsrec_jax.data.prompts import Template
-from tsrec_jax.old_keys import GONE, RENAMED
+from tsrec_jax.old_keys import GONE, OLD_MODULE, OLD_MODULE_NOW, RENAMED, RENAMED_VALUES
 from tsrec_jax.section import Section, choices_of
 from tsrec_jax.settings import BY_OBJECTIVE, Settings, default_config
 
@@ -38,7 +38,9 @@ def _section(kind: type[Section], values: Mapping[str, Any]) -> Iterator[str]:
         yield "| Key | Default | May be | Meaning |\n|---|---|---|---|"
         prefix = f"{kind.key}." if kind.key else ""
         for field in own:
-            allowed = ", ".join(_shown(choice) for choice in choices_of(kind).get(field.name, ())) or _bounds(field)
+            allowed = ", ".join(_shown(choice) for choice in choices_of(kind, field)) or _bounds(field)
+            if allowed and isinstance(field.default, tuple):
+                allowed = f"each: {allowed}"
             doc = field.metadata["doc"].replace("|", "\\|")
             yield f"| `{prefix}{field.name}` | {_shown(values[field.name])} | {allowed} | {doc} |"
         yield ""
@@ -73,7 +75,13 @@ def _objective() -> str:
 def _old_keys() -> str:
     lines = ["## Keys of earlier versions\n", "| Then | Now |\n|---|---|"]
     lines += [f"| {old} | `{new}` |" for old, new in RENAMED.items()]
+    lines += [
+        f"| {key}: {_shown(old)} | {_shown(new)} |"
+        for key, values in RENAMED_VALUES.items()
+        for old, new in values.items()
+    ]
     lines += [f"| {old} | {why} |" for old, why in GONE.items()]
+    lines += [f"| the module {OLD_MODULE} | {OLD_MODULE_NOW} |"]
     return "\n".join([*lines, ""])
 
 

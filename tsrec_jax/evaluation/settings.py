@@ -7,7 +7,7 @@ from typing import Literal
 
 from tsrec_jax.baselines.names import BASELINES
 from tsrec_jax.errors import UserError
-from tsrec_jax.section import Section, refuse_other, setting
+from tsrec_jax.section import Section, setting
 
 COMPARED_AT = 10  # places of a ranking
 
@@ -19,10 +19,12 @@ class EvalSettings(Section, key="eval"):
     split: Literal["test", "valid"] = setting(
         "test", "what is evaluated; falls back to valid, and says so, where a folder has no test split"
     )
-    beams: int = setting(20, "width of the search", above=0)
+    beams: int = setting(
+        20, "beams of the search, and so the length of a recommended list; reports compare NDCG@10", least=COMPARED_AT
+    )
     batch_size: int = setting(32, "histories that are searched together", above=0)
     max_rows: int = setting(0, "rows of the split, spread over it; 0: all", least=0)
-    prior: str = setting("", f"a baseline whose scores are added to the model's ({', '.join(BASELINES)}); empty: none")
+    prior: str = setting("", "baseline whose scores are added to the model's; empty: none", choices=("", *BASELINES))
     prior_weights: tuple[float, ...] = setting(
         (1.0, 4.0, 16.0, 64.0, 256.0), "of the prior, tried on the selection split"
     )
@@ -31,8 +33,5 @@ class EvalSettings(Section, key="eval"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_other("config.eval.prior", self.prior, ("", *BASELINES))
-        if self.beams < COMPARED_AT:
-            raise UserError(f"config.eval.beams={self.beams}: at least {COMPARED_AT}, since reports compare NDCG@10")
         if self.prior and not self.prior_weights:
             raise UserError("config.eval.prior_weights is empty: name at least one weight of the prior to try")

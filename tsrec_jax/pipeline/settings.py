@@ -19,13 +19,7 @@ STAGES = (*UPSTREAM, "train", "evaluate", "export")
 class RunSettings(Section, key="run"):
     """The verb `run`."""
 
-    stages: tuple[str, ...] = setting(STAGES, f"what it does, out of {', '.join(STAGES)}")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        unknown = [stage for stage in self.stages if stage not in STAGES]
-        if unknown:
-            raise UserError(f"config.run.stages: {unknown[0]!r} is not one of {', '.join(STAGES)}")
+    stages: tuple[str, ...] = setting(STAGES, "stages to run; those already finished are skipped", choices=STAGES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,17 +30,18 @@ class StudySettings(Section, key="study"):
         default_factory=dict,
         metadata={"doc": "NAME -> changes of any section but study and run, such as {'train': {'epochs': 3.0}}"},
     )
-    seeds: tuple[int, ...] = setting((1, 2, 3), "of training; what comes before it has the seed of the config")
+    seeds: tuple[int, ...] = setting(
+        (1, 2, 3), "seeds of training, which every arm is repeated with; what comes before it has `seed`", least=0
+    )
     comparisons: tuple[str, ...] = setting((), "texts `ARM > OTHER`, each a paired test; either may be a baseline")
-    baselines: tuple[str, ...] = setting((), f"systems beside the arms, out of {', '.join(BASELINES)}")
+    baselines: tuple[str, ...] = setting((), "baselines to compare the arms with", choices=BASELINES)
     curves: tuple[str, ...] = setting((), "arms whose curves are drawn together; empty: all")
     keep_weights: bool = setting(False, "keep checkpoints and records of finished cells")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        seeds = self.seeds
-        if not seeds or len(set(seeds)) < len(seeds) or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
-            raise UserError(f"config.study.seeds={seeds} must be different whole numbers from 0, at least one")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"config.study.seeds={self.seeds} must name at least one seed, and each only once")
         for name, changes in self.arms.items():
             if not re.fullmatch(r"[\w-]+", name):
                 raise UserError(f"config.study.arms: {name!r} names a folder; use letters, digits, '_' and '-'")
@@ -62,13 +57,8 @@ class StudySettings(Section, key="study"):
                 )
         if both := sorted(set(self.arms) & set(self.baselines)):
             raise UserError(f"config.study: {both[0]!r} is an arm and a baseline")
-        for key, names, known in (
-            ("baselines", self.baselines, BASELINES),
-            ("curves", self.curves, tuple(self.arms)),
-        ):
-            unknown = [name for name in names if name not in known]
-            if unknown:
-                raise UserError(f"config.study.{key}: {unknown[0]!r} is not one of {', '.join(known)}")
+        if unknown := [name for name in self.curves if name not in self.arms]:
+            raise UserError(f"config.study.curves: {unknown[0]!r} is not one of the arms, {', '.join(self.arms)}")
         self.pairs()
 
     def pairs(self) -> list[tuple[str, str]]:

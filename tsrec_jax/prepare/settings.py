@@ -63,7 +63,7 @@ class PrepareSettings(Section, key="prepare"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.ratios) != 3 or not all(isinstance(ratio, int | float) for ratio in self.ratios):
+        if len(self.ratios) != 3:
             raise UserError(f"config.prepare.ratios={self.ratios!r} must be three positive numbers: train, valid, test")
         self._check_times("start", "end")
         self._check_times("valid_from", "test_from")

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Literal
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.section import Section, refuse_other, setting
+from tsrec_jax.section import Section, setting
 from tsrec_jax.sid.quantisers import QUANTISERS
 
 TEXT_FIELDS = ("title", "brand", "categories", "description")
@@ -23,8 +23,10 @@ class IndexSettings(Section, key="index"):
     given_sids: str = setting(
         "", "JSON of SIDs, {item id: [token, ...]}, that take the place of the folder's; empty: NAME.index.json"
     )
-    method: str = setting("rq_kmeans_balanced", f"the quantiser: {', '.join(QUANTISERS)}")
-    sizes: tuple[int, ...] = setting((), "codes of each level, any number of levels; empty: by the number of items")
+    method: str = setting("rq_kmeans_balanced", "quantiser", choices=QUANTISERS)
+    sizes: tuple[int, ...] = setting(
+        (), "number of codes of each level, for any number of levels; empty: chosen by the number of items", above=0
+    )
     collisions: Literal["none", "sinkhorn", "extra_level"] = setting(
         "sinkhorn", "items of one SID: kept, given other codes on the last level, or counted on a level more"
     )
@@ -44,7 +46,9 @@ class IndexSettings(Section, key="index"):
         "llm", "the run's own pretrained model, or one of the extra `sentence_transformers`"
     )
     model: str = setting("", "another model for the encoder; empty: `model.path`, with all its layers")
-    text_fields: tuple[str, ...] = setting(TEXT_FIELDS, f"what is embedded of an item, out of {', '.join(TEXT_FIELDS)}")
+    text_fields: tuple[str, ...] = setting(
+        TEXT_FIELDS, "parts of an item's text that are embedded", choices=TEXT_FIELDS
+    )
     max_tokens: int = setting(128, "of an item's text", above=0)
     batch_rows: int = setting(16, "texts of a batch on each device", above=0)
     extend: str = setting("", "sid_index.npz of an earlier run: its items keep their SIDs, new ones are coded by it")
@@ -54,19 +58,13 @@ class IndexSettings(Section, key="index"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_other(self.config_key("method"), self.method, tuple(QUANTISERS))
         if self.given_sids and self.sids == "make":
             raise UserError(
                 f"config.index.given_sids={self.given_sids!r} names SIDs and config.index.sids=make makes others; "
                 "set index.sids=given, or leave index.given_sids empty"
             )
-        if not all(isinstance(size, int) and size >= 1 for size in self.sizes):
-            raise UserError(
-                f"config.index.sizes={self.sizes} must name levels of at least 1 code each, or be () for sizes "
-                "that fit the number of items"
-            )
-        if not self.text_fields or set(self.text_fields) - set(TEXT_FIELDS):
-            raise UserError(f"config.index.text_fields={self.text_fields} must be some of {', '.join(TEXT_FIELDS)}")
+        if not self.text_fields:
+            raise UserError(f"config.index.text_fields is empty; name some of {', '.join(TEXT_FIELDS)}")
         if self.encoder == "sentence_transformers" and not self.model:
             raise UserError("config.index.encoder='sentence_transformers' needs config.index.model, a folder or hub id")
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Literal
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.section import Section, refuse_other, setting
+from tsrec_jax.section import Section, setting
 from tsrec_jax.teacher.backends import BACKENDS
 from tsrec_jax.teacher.groups import Unit
 
@@ -20,7 +20,9 @@ class DescribeSettings(Section, key="describe"):
     )
     backend: str = setting(
         "offline",
-        f"the teacher: telling terms of the items' texts, a file, or a model over the network ({', '.join(BACKENDS)})",
+        "teacher: `offline` picks telling terms from the items' texts, `file` reads a file, the others ask a model "
+        "over the network",
+        choices=BACKENDS,
     )
     unit: Unit = setting(
         "token", "what is described: every token, or every path of tokens with which a SID begins, beside its siblings"
@@ -53,7 +55,6 @@ class DescribeSettings(Section, key="describe"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_other(self.config_key("backend"), self.backend, tuple(BACKENDS))
         if self.max_cost and not (self.input_price or self.output_price):
             raise UserError(
                 f"config.describe.max_cost={self.max_cost} needs the prices: set config.describe.input_price and "

@@ -40,7 +40,9 @@ class TrainSettings(Section, key="train"):
     valid_rows: int = setting(0, "rows of the selection split for its loss, spread over it; 0: all", least=0)
     valid_beam_rows: int = setting(2048, "the same for HR@10; 0: none", least=0)
     checkpoint_every: int = setting(200, "steps between two states for resuming; 0: only the last", least=0)
-    keep: int = setting(2, "states for resuming: if the newest is damaged, the one before it is used")
+    keep: int = setting(
+        2, "saved states to keep for resuming; if the newest is damaged, the one before it is used", least=2
+    )
     explode_factor: float = setting(
         10.0, "a loss this many times the usual one, three times in a row, stops training; 0: never", least=0
     )
@@ -55,8 +57,6 @@ class TrainSettings(Section, key="train"):
                 f"config.train.batch_tokens={self.batch_tokens} is not a multiple of "
                 f"sequence_length x accumulation = {unit}; try {max(self.batch_tokens // unit, 1) * unit}"
             )
-        if self.keep < 2:
-            raise UserError(f"config.train.keep={self.keep} must be 2 or more: if the newest is damaged, one is left")
         if self.max_steps == 0 and self.epochs == 0:
             raise UserError("config.train.max_steps and config.train.epochs are both 0: nothing would be trained")
         if self.select_by == "hr@10" and self.valid_beam_rows == 0:
