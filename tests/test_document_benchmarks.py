@@ -27,6 +27,10 @@ TINY = {
     "sid_init.py": [f"--model={BASE}", "--dataset=RUN/dataset"],
     "sid_reports.py": ["--out=FOLDER/report", "one=RUN", "two=RUN"],
     "sids_and_words.py": ["--out=FOLDER/report", "--run=one=RUN", "--run=two=RUN"],
+    "start_loss.py": [
+        *(f"--model={BASE}", "--dataset=RUN/dataset", "--rows=4", "--shuffles=1"),
+        "--out=FOLDER/report.md",
+    ],
     "train.py": [
         *("--dataset=RUN/dataset", f"--base={BASE}", "--layers=1", "--rows=4", "--steps=2", "--without_start"),
         *("--systems=transformers;ours", "--workdir=FOLDER/kept", "--out=FOLDER/report"),
