@@ -64,6 +64,7 @@ COMPILING = (
     "models/*.py",
     "pipeline/*.py",
     "planning/test_accounting.py",
+    "planning/test_search_flops.py",
     "serving/test_export*.py",
     "serving/test_recommender.py",
     "serving/test_server.py",

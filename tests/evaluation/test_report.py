@@ -42,6 +42,8 @@ def report():
                 "best_value": 1.25,
                 "stopped_early": False,
                 "seconds": 3.0,
+                "flops": 3.5e12,
+                "request_flops": None,
                 "start": {"split": "valid", "constrained": 3.25, "vocabulary": 9.5, "scales": [1.0, 1.0]},
             }
         },
@@ -70,7 +72,14 @@ def test_the_table_is_aligned_markdown_with_every_system(report):
 
 def test_markdown_names_what_a_reader_needs_to_repeat_the_run(report):
     text = to_markdown(report)
-    for words in ("Results on Shop (test, 8 rows of 8 users, 10 beams)", "`run it`", "jax 1", "ours > other", "1.2500"):
+    for words in (
+        "Results on Shop (test, 8 rows of 8 users, 10 beams)",
+        "`run it`",
+        "jax 1",
+        "ours > other",
+        "1.2500",
+        "3.5T",
+    ):
         assert words in text, words
     assert "config" not in text.split("## How this was made")[1]
 

@@ -22,7 +22,15 @@ NAMES = ["ts_rec", "plain", "absent", "popularity"]
 @pytest.fixture
 def report():
     """`ts_rec` has HR@10 .75 and .5, `plain` .25 and .25, the baseline 0."""
-    cost = {"parameters": 2e6, "steps": 10.0, "tokens": 1e5, "seconds": 60.0, "flops": 3e12, "memory": 2**30}
+    cost = {
+        "parameters": 2e6,
+        "steps": 10.0,
+        "tokens": 1e5,
+        "seconds": 60.0,
+        "flops": 3e12,
+        "memory": 2**30,
+        "request_flops": 5e6,
+    }
     bins = calibration_bins(np.log([0.5, 0.5, 0.1, 0.1]), np.array([True, False, False, False]))
     cells = [
         cell_of([0, 2, -1, 4], name="ts_rec", rows=ROWS, curve=CURVE, cost=cost, calibration=bins),
@@ -71,14 +79,15 @@ def test_targets_whose_place_no_clock_gave_are_said_once_for_all_cells():
 
 def test_markdown_holds_every_section(report):
     text = to_markdown(report)
-    for title in ("Quality", "Paired tests", "Cost of training", "Cold and warm targets", "By history length",
+    for title in ("Quality", "Paired tests", "Cost", "Cold and warm targets", "By history length",
                   "By target count in train", "Where the target is lost", "Calibration", "Convergence",
                   "How this was made"):  # fmt: skip
         assert f"## {title}" in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert any("0.6250" in line and "ts_rec" in line for line in lines)
     assert any("+150.00 %" in line and "2 of 2" in line for line in lines)
-    assert any("3T" in line and "1.00 GiB" in line for line in lines)
+    assert any("3T" in line and "1.00 GiB" in line and "5M" in line for line in lines)
+    assert "FLOPs of a request" in text
 
 
 def test_what_is_recommended_is_shown_where_some_cell_knows_it(report):

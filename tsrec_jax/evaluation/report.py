@@ -14,6 +14,7 @@ from tsrec_jax.text_table import fact_list, markdown_table
 Means = Mapping[str, Mapping[str, float]]  # {"sid" | "item": {metric: mean}}
 Intervals = Mapping[str, Mapping[str, tuple[float, float]]]  # of the same, 95 %
 UNKNOWN = "n/a"
+UNITS = (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 ACCURACY = ("HR@10", "NDCG@10")  # beside the metrics that are not of accuracy
 
 
@@ -29,7 +30,7 @@ class Report:
       beyond: {name: coverage, popularity bias and the like, as in `beyond`}.
       comparisons: of the main system with each other.
       upper_bound: SID-level metrics of the process that generated the data, where it is known.
-      training: {name: facts of its training}.
+      training: {name: facts of its training, with model FLOPs of it (`flops`) and of one request (`request_flops`)}.
       facts: command, config, seed, data hash, commit, machine, versions.
     """
 
@@ -44,7 +45,7 @@ class Report:
     beyond: Mapping[str, Beyond]
     comparisons: Sequence[Comparison]
     upper_bound: Mapping[str, float] | None
-    training: Mapping[str, Any]
+    training: Mapping[str, Mapping[str, Any]]
     facts: Mapping[str, Any]
 
 
@@ -105,14 +106,17 @@ def to_markdown(report: Report) -> str:
             "## Paired comparisons (bootstrap over users, one seed)\n\n" + comparison_table(report.comparisons)
         )
     if report.training:
-        rows = [["system", "loss at the start", "steps", "best step", "best validation value", "seconds"]]
+        rows = [["system", "loss at the start", "steps", "best step", "best validation value", "seconds", "FLOPs",
+                 "FLOPs of a request"]]  # fmt: skip
         for name, facts in report.training.items():
             start = f"{facts['start']['constrained']:.4f} / {facts['start']['vocabulary']:.4f}"
             value = f"{facts['best_value']:.4f}"
-            rows.append([name, start, str(facts["steps"]), str(facts["best_step"]), value, f"{facts['seconds']:.0f}"])
+            costs = [f"{facts['seconds']:.0f}", amount(facts["flops"]), amount(facts["request_flops"])]
+            rows.append([name, start, str(facts["steps"]), str(facts["best_step"]), value, *costs])
         note = (
             "The loss at the start is in nats per SID token of the selection split: among the tokens that may stand "
-            "there in the catalogue / among the whole vocabulary."
+            "there in the catalogue / among the whole vocabulary. FLOPs are those of matrix products: of all steps, "
+            "without what is computed twice, and of the search for one prompt of mean length."
         )
         parts.append(f"## Training\n\n{markdown_table(rows)}\n\n{note}")
     facts = {key: value for key, value in report.facts.items() if key != "config"}
@@ -133,6 +137,14 @@ def beyond_section(systems: Iterable[tuple[str, Means, Beyond]]) -> str:
         "share of train; the diversity of a list, 1 - the mean TF-IDF cosine of its pairs. docs/running.md defines "
         "them.\n\n" + markdown_table(rows)
     )
+
+
+def amount(value: float | None) -> str:
+    """A large number with four digits and its unit."""
+    if value is None:
+        return UNKNOWN
+    unit, size = next(((unit, size) for unit, size in UNITS if value >= size), ("", 1.0))
+    return f"{value / size:.4g}{unit}"
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> str:

@@ -66,7 +66,8 @@ class Cell:
       calibration: (rows, sum of their probabilities, hits) for each bin of CONFIDENCES, of the first listed SID; empty
         where scores are no probabilities.
       curve: (step, validation loss, validation HR@10) of each validation; a value that was not measured is None.
-      cost: steps, tokens, examples, seconds, memory, flops, parameters; None where one is not known.
+      cost: steps, tokens, examples, seconds, memory, flops, request_flops, parameters; None or absent where one is
+        not known.
       facts: command, commit, machine, versions.
       data: digest of the source data.
       config: the resolved config that was asked for.

@@ -35,7 +35,7 @@ from tsrec_jax.evaluation.study_slices import (
 from tsrec_jax.prepare.summary import ORDERS
 
 TESTED = ("NDCG@10", "HR@10")
-COSTS = ("parameters", "steps", "examples", "tokens", "seconds", "flops", "memory")
+COSTS = ("parameters", "steps", "examples", "tokens", "seconds", "flops", "memory", "request_flops")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +119,11 @@ class StudyReport:
     def metrics(self) -> list[str]:
         """The metrics that lists of `beams` entries can fill."""
         return _metrics(self.beams)
+
+    @property
+    def costs(self) -> list[str]:
+        """The entries of COSTS that some system has."""
+        return [key for key in COSTS if any(system.cost[key] is not None for system in self.systems)]
 
     @property
     def beyond(self) -> list[str]:

@@ -8,14 +8,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from tsrec_jax.data.target_ranks import LEVELS
-from tsrec_jax.evaluation.report import UNKNOWN, beyond_section, comparison_table, p_value, relative, test_interval
+from tsrec_jax.evaluation.report import (
+    UNKNOWN,
+    amount,
+    beyond_section,
+    comparison_table,
+    p_value,
+    relative,
+    test_interval,
+)
 from tsrec_jax.evaluation.statistics import RESAMPLES, Comparison
-from tsrec_jax.evaluation.study_report import COSTS, TESTED, StudyReport, SystemResult
+from tsrec_jax.evaluation.study_report import TESTED, StudyReport, SystemResult
 from tsrec_jax.evaluation.study_slices import SHARE_OF_BEST, SLICED
 from tsrec_jax.text_table import fact_list, markdown_table
 
-UNITS = (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
-COST_TITLES = ("parameters", "steps", "examples", "tokens", "seconds", "FLOPs", "peak memory")
+COST_TITLES = {"flops": "FLOPs", "memory": "peak memory", "request_flops": "FLOPs of a request"}  # else its name
 LATEX_SIGNS = {
     "\\": r"\textbackslash{}",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -34,18 +41,12 @@ def _range(bounds: tuple[float, float] | None, form: str = ".4f") -> str:
     return UNKNOWN if bounds is None else f"{bounds[0]:{form}} to {bounds[1]:{form}}"
 
 
-def _amount(value: float | None) -> str:
-    """A large number with three digits and its unit."""
-    if value is None:
-        return UNKNOWN
-    unit, size = next(((unit, size) for unit, size in UNITS if value >= size), ("", 1.0))
-    return f"{value / size:.4g}{unit}"
-
-
 def _cost(key: str, value: float | None) -> str:
     if key == "memory":
         return UNKNOWN if value is None else f"{value / 2**30:.2f} GiB"
-    return _amount(value) if key in ("parameters", "tokens", "flops", "examples") else _value(value, ".0f")
+    return (
+        amount(value) if key in ("parameters", "tokens", "flops", "request_flops", "examples") else _value(value, ".0f")
+    )
 
 
 def to_markdown(report: StudyReport) -> str:
@@ -126,13 +127,14 @@ def _beyond(report: StudyReport) -> str:
 
 
 def _costs(report: StudyReport) -> str:
-    rows = [["system", *TESTED, *COST_TITLES]]
+    rows = [["system", *TESTED, *(COST_TITLES.get(key, key) for key in report.costs)]]
     for system in report.systems:
-        costs = [_cost(key, system.cost[key]) for key in COSTS]
+        costs = [_cost(key, system.cost[key]) for key in report.costs]
         rows.append([system.name, *(f"{system.means['sid'][metric]:.4f}" for metric in TESTED), *costs])
     return (
-        "## Cost of training\n\nOf one seed, the mean over seeds. Seconds hold the validations. FLOPs are those of the "
-        "matrix products of all steps, without what is computed twice; peak memory is that of the process on the host, "
+        "## Cost\n\nOf one seed, the mean over seeds, and of training but for the last column. Seconds hold the "
+        "validations. FLOPs are those of the matrix products of all steps, without what is computed twice, and of the "
+        "search for one prompt of mean length; peak memory is that of the process on the host, "
         "evaluation included, the most of all seeds.\n\n" + markdown_table(rows)
     )
 
@@ -216,7 +218,7 @@ def _columns(system: SystemResult, report: StudyReport) -> dict[str, Any]:
         for over in ("users", "seeds and users"):
             low, high = system.intervals[metric][over] or (None, None)
             columns |= {f"{metric} {over} low": low, f"{metric} {over} high": high}
-    columns |= {key: system.cost[key] for key in COSTS}
+    columns |= {key: system.cost[key] for key in report.costs}
     return columns | {
         f"{part.name} {metric}": part.means[metric] for part in system.slices["target"] for metric in SLICED
     }

@@ -27,6 +27,7 @@ from tsrec_jax.pipeline import sources
 from tsrec_jax.pipeline.assemble import Assembly
 from tsrec_jax.pipeline.prior import ItemScores, choose_prior
 from tsrec_jax.pipeline.workdir import command
+from tsrec_jax.planning.search_flops import search_flops
 from tsrec_jax.processes import first
 from tsrec_jax.settings import Settings
 from tsrec_jax.training.metrics_log import read_metrics
@@ -51,7 +52,7 @@ def predict(
     """Writes `predictions.json` and `scores.json` of a trained system.
 
     Returns:
-      rows, invalid SIDs (0 by construction) and seconds, and of a prior what was chosen.
+      rows, invalid SIDs (0 by construction), seconds and FLOPs of a request, and of a prior what was chosen.
     """
     catalogue = assembly.dataset.catalogue
     split, rows = evaluated_rows(config, assembly.dataset)
@@ -78,8 +79,30 @@ def predict(
         write_text(folder / SCORES, "[" + ",\n".join(scores) + "]\n")
         write_predictions(folder / PREDICTIONS, Predictions(rows.users, targets, predictions))
     report(f"{label}: {len(rows)} rows in {seconds:.0f} s ({len(rows) / seconds:.1f} rows/s)")
-    facts = {"rows": len(rows), "invalid": invalid, "seconds": round(seconds, 1)}
+    facts = {
+        "rows": len(rows),
+        "invalid": invalid,
+        "seconds": round(seconds, 1),
+        "request_flops": _request_flops(assembly, config, rows),
+    }
     return facts if chosen is None else {**facts, "prior": chosen.facts}
+
+
+def _request_flops(assembly: Assembly, config: Settings, rows: Interactions) -> float:
+    """Model FLOPs of a request whose prompt has the mean length, taken over TOKENISED rows."""
+    catalogue, shared = assembly.dataset.catalogue, len(assembly.builder.prefix("next_sid"))
+    histories = [[catalogue.sid(item) for item in history] for history in rows.spread(TOKENISED).histories]
+    lengths = [len(prompt) for prompt in _prompts(assembly, histories)]
+    levels = assembly.trie.arrays.levels
+    return search_flops(
+        assembly.model.config,
+        prompt=round(sum(lengths) / len(lengths)) - shared,
+        shared=shared,
+        codes=[len(level.token_ids_E) for level in levels],
+        widths=[level.width for level in levels],
+        beams=config.eval.beams,
+        whole_vocabulary=config.objective == "vocabulary",
+    )
 
 
 def _search(
@@ -163,7 +186,7 @@ def write_report(
             for name in others
         ],
         upper_bound=sources.upper_bound(config, dataset, rows, metrics) if sources.is_embedded(config) else None,
-        training=training,
+        training={name: _with_flops(facts, evaluations[name][1]) for name, facts in training.items()},
         facts={**run_facts(workdir), **priors},
     )
     write_trec(workdir / TREC, [catalogue.sid(int(target)) for target in rows.targets], lists)
@@ -177,6 +200,12 @@ def write_report(
     report(
         f"\n{dataset.name}, {split}, {len(rows)} rows, {config.eval.beams} beams, SID level:\n{format_table(built)}\n"
     )
+
+
+def _with_flops(trained: Mapping[str, Any], evaluated: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of a training, with its model FLOPs and those of a request (None where earlier code evaluated)."""
+    flops = {"flops": trained["step_flops"] * trained["steps"], "request_flops": evaluated.get("request_flops")}
+    return {**trained, **flops}
 
 
 def run_facts(workdir: pathlib.Path) -> dict[str, Any]:

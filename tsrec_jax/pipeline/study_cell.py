@@ -339,6 +339,7 @@ def run_arm(wanted: Wanted, config: Settings, report: Report) -> Cell:
         **trained_amounts(rows, trained["steps"]),
         "seconds": trained["seconds"],
         "flops": trained["step_flops"] * trained["steps"],
+        "request_flops": evaluated.get("request_flops"),
         "memory": None if again else memory.bytes(),
     }
     facts = {key: value for key, value in run_facts(wanted.folder).items() if key not in ("config", "seed")}
