@@ -13,7 +13,7 @@ FLOORS = (
     ("data",),
     ("text", "prepare", "shop", "models"),
     ("sid", "teacher", "decoding", "baselines"),
-    ("training", "planning.accounting", "planning.chips"),
+    ("training", "fusion", "planning.accounting", "planning.chips"),
     ("evaluation", "planning"),
     ("serving",),
     ("settings", "settings_page", "experiments", "command_flags", "configs", "pipeline.settings"),

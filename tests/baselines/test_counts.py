@@ -9,9 +9,9 @@ from tsrec_jax.baselines.counts import (
     fit_recent_popularity,
     fit_repeat_last,
     fit_transitions,
-    history_weights,
 )
 from tsrec_jax.baselines.ranking import rank_sids
+from tsrec_jax.baselines.tables import history_weights
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.shop.shop import make_shop
 

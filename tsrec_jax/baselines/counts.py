@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from tsrec_jax.baselines.ranking import best_settings, ndcg
+from tsrec_jax.baselines.tables import ItemTables, Term
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.row_facts import out_of_time
@@ -37,9 +38,14 @@ class Popularity:
     share_I: np.ndarray
     facts: Mapping[str, Any]
 
+    @property
+    def tables(self) -> ItemTables:
+        """In the form that is exported and served."""
+        return ItemTables(self.share_I)
+
     def scores(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
         """float32 scores_BI."""
-        return np.repeat(self.share_I[None], len(histories), axis=0)
+        return self.tables.scores(histories)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,24 +88,15 @@ class Transitions:
     history_decay: float
     facts: Mapping[str, Any]
 
+    @property
+    def tables(self) -> ItemTables:
+        """In the form that is exported and served."""
+        bias_I = np.float32(FALLBACK) * self.popularity.share_I
+        return ItemTables(bias_I, (Term(self.history_decay, self.follow_II),))
+
     def scores(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
         """float32 scores_BI."""
-        weights_BI = history_weights(histories, self.follow_II.shape[0], self.history_decay)
-        return (weights_BI @ self.follow_II).toarray() + np.float32(FALLBACK) * self.popularity.share_I
-
-
-def history_weights(histories: Sequence[Sequence[int]], num_items: int, decay: float) -> sparse.csr_matrix:
-    """float32 weights_BI, sparse: `decay` to the power of an item's distance from the newest, each row of sum 1.
-
-    An item that stands several times has the sum of its weights; a decay of 0 keeps the newest item alone.
-    """
-    lengths_B = np.fromiter(map(len, histories), np.int64, len(histories))
-    starts_B = np.concatenate([[0], np.cumsum(lengths_B)])
-    items = np.fromiter((item for history in histories for item in history), np.int64, starts_B[-1])
-    rows = np.repeat(np.arange(len(histories)), lengths_B)
-    weights = np.power(float(decay), starts_B[1:][rows] - 1 - np.arange(len(items)))
-    weights /= np.bincount(rows, weights, len(histories))[rows]
-    return sparse.csr_matrix((weights.astype(np.float32), (rows, items)), shape=(len(histories), num_items))
+        return self.tables.scores(histories)
 
 
 def fit_popularity(

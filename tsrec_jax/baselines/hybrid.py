@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from tsrec_jax.baselines.counts import Transitions, fit_recent_popularity, fit_transitions, history_weights
+from tsrec_jax.baselines.counts import Transitions, fit_recent_popularity, fit_transitions
 from tsrec_jax.baselines.ranking import CHUNK, CUT, Fitted, best_settings, target_ranks
+from tsrec_jax.baselines.tables import ItemTables, Term, history_weights, itself
 from tsrec_jax.baselines.text import TextSimilarity
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
@@ -49,11 +51,20 @@ class Hybrid:
     settings: Mapping[str, float]
     facts: Mapping[str, Any]
 
+    @functools.cached_property
+    def tables(self) -> ItemTables:
+        """In the form that is exported and served."""
+        text, follow = self.text.tables, self.transitions.tables
+        weight = np.float32(self.settings["transitions"])
+        weights_2 = np.array([self.settings["popularity"], self.settings["log_popularity"]], np.float32)
+        bias_I = weight * follow.bias_I + weights_2 @ self.popularity_2I
+        weighed = (Term(term.history_decay, term.table * weight) for term in follow.terms)
+        own = itself(len(bias_I), self.settings["history_decay"], self.settings["seen"])
+        return ItemTables(bias_I, (*text.terms, *weighed, own))
+
     def scores(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
         """float32 scores_BI."""
-        seen_BI = history_weights(histories, self.popularity_2I.shape[1], self.settings["history_decay"])
-        mixed = (self.text.scores(histories), self.transitions.scores(histories), seen_BI, self.popularity_2I)
-        return _mix(*mixed, self.settings)
+        return self.tables.scores(histories)
 
 
 def fit_hybrid(

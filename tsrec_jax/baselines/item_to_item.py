@@ -6,14 +6,16 @@ Axis letters: B rows, I items, N the items that an item speaks for.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from tsrec_jax.baselines.counts import FALLBACK, fit_popularity, history_weights
+from tsrec_jax.baselines.counts import FALLBACK, fit_popularity
 from tsrec_jax.baselines.ranking import best_settings, ndcg
+from tsrec_jax.baselines.tables import ItemTables, Term, itself
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
 
@@ -41,13 +43,15 @@ class ItemToItem:
     seen: float
     facts: Mapping[str, Any]
 
+    @functools.cached_property
+    def tables(self) -> ItemTables:
+        """In the form that is exported and served."""
+        own = itself(len(self.bias_I), self.history_decay, self.seen)
+        return ItemTables(self.bias_I, (Term(self.history_decay, self.table_II), own))
+
     def scores(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
         """float32 scores_BI."""
-        weights_BI = history_weights(histories, len(self.bias_I), self.history_decay)
-        scores_BI = (weights_BI @ self.table_II).toarray() + self.bias_I
-        own = weights_BI.tocoo()
-        np.add.at(scores_BI, (own.row, own.col), np.float32(self.seen) * own.data)
-        return scores_BI
+        return self.tables.scores(histories)
 
 
 def strongest(rows: Callable[[int, int], np.ndarray], num_items: int) -> sparse.csr_matrix:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from tsrec_jax.baselines.counts import history_weights
 from tsrec_jax.baselines.ranking import best_settings, ndcg
+from tsrec_jax.baselines.tables import ItemTables, Term
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.text.likeness import text_features
@@ -32,10 +32,15 @@ class TextSimilarity:
     history_decay: float
     facts: Mapping[str, Any]
 
+    @property
+    def tables(self) -> ItemTables:
+        """In the form that is exported and served."""
+        bias_I = np.zeros(self.features_IK.shape[0], np.float32)
+        return ItemTables(bias_I, (Term(self.history_decay, self.features_IK, likeness=True),))
+
     def scores(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
         """float32 scores_BI."""
-        weights_BI = history_weights(histories, self.features_IK.shape[0], self.history_decay)
-        return ((weights_BI @ self.features_IK) @ self.features_IK.T).toarray()
+        return self.tables.scores(histories)
 
 
 def fit_text(

@@ -1,0 +1,79 @@
+"""A fusion against its formula in NumPy, and from its file."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tsrec_jax.baselines.tables import ItemTables, Term
+from tsrec_jax.errors import UserError
+from tsrec_jax.fusion.fusion import Fusion, Part, Scale, alone
+
+HISTORIES = [(0,), (1, 2, 2), (4, 3)]
+
+
+@pytest.fixture
+def fusion():
+    rng = np.random.default_rng(1)
+    tables = [
+        ItemTables(rng.normal(size=5).astype(np.float32), (Term(0.5, rng.normal(size=(5, 5)).astype(np.float32)),))
+        for _ in range(2)
+    ]
+    parts = tuple(Part(f"part {n}", own, Scale.of(own.scores(HISTORIES))) for n, own in enumerate(tables))
+    weights_F2 = rng.normal(size=(4, 2)).astype(np.float32)
+    return Fusion(parts, weights_F2, np.array([0.7, -0.2], np.float32), 0.9, {"rows": 3})
+
+
+def test_scores_follow_the_formula(fusion):
+    total = np.zeros((3, 5))
+    for row, history in enumerate(HISTORIES):
+        length = np.log1p(len(history)) - 0.9
+        for number, part in enumerate(fusion.parts):
+            x_BI = np.float64(part.tables.scores(HISTORIES))
+            log_BI = np.log(1 + 10 * np.maximum(x_BI, 0) / x_BI[x_BI > 0].mean())
+            forms = x_BI / x_BI.std(), log_BI / log_BI.std()
+            for (w, v), form_BI in zip(fusion.weights_F2[2 * number :], forms, strict=False):
+                total[row] += (w + v * length) * form_BI[row]
+    np.testing.assert_allclose(fusion.scores(HISTORIES), total, rtol=1e-4, atol=1e-5)
+    lengths = np.log1p([1, 3, 2]) - 0.9
+    np.testing.assert_allclose(fusion.dense_weights(HISTORIES), 0.7 - 0.2 * lengths, rtol=1e-5)
+
+
+def test_a_history_of_which_items_are_left_out_keeps_its_length(fusion):
+    whole, short = fusion.scores([(2, 2, 1)]), fusion.scores([(1,)], [3])
+    assert not np.allclose(fusion.scores([(1,)]), short)
+    flat = dataclasses.replace(
+        fusion, parts=tuple(dataclasses.replace(p, tables=ItemTables(p.tables.bias_I)) for p in fusion.parts)
+    )
+    assert np.array_equal(flat.scores([(2, 2, 1)]), flat.scores([(1,)], [3]))
+    assert whole.shape == short.shape
+
+
+def test_a_file_gives_the_same_scores_bit_for_bit(fusion, tmp_path):
+    fusion.save(tmp_path / "fusion.npz")
+    again = Fusion.load(tmp_path / "fusion.npz", 5)
+    assert np.array_equal(again.scores(HISTORIES), fusion.scores(HISTORIES))
+    assert np.array_equal(again.dense_weights(HISTORIES), fusion.dense_weights(HISTORIES))
+    assert again.facts == {"rows": 3}
+
+
+def test_a_file_that_is_no_fusion_or_of_another_catalogue_is_refused(fusion, tmp_path):
+    path = tmp_path / "fusion.npz"
+    with pytest.raises(UserError, match="not there; export"):
+        Fusion.load(path, 5)
+    fusion.save(path)
+    with pytest.raises(UserError, match="not of a catalogue of 6 items"):
+        Fusion.load(path, 6)
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(UserError, match="not a fusion"):
+        Fusion.load(path, 5)
+
+
+def test_one_part_alone_keeps_its_scores(fusion):
+    part = fusion.parts[0]
+    np.testing.assert_array_equal(alone(part, {}).scores(HISTORIES), part.tables.scores(HISTORIES))
+
+
+def test_scores_without_spread_or_without_any_above_zero_have_constants():
+    for scores_BI in (np.zeros((2, 3), np.float32), np.full((2, 3), -1, np.float32)):
+        assert Scale.of(scores_BI) == Scale(1.0, 1.0, 1.0)

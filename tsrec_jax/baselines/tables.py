@@ -1,0 +1,107 @@
+"""The form in which a fitted baseline is kept and served: tables of items by items, and a score of each item by itself.
+
+Whatever a baseline learned, its scores are sums over the items of a history. So a handful of arrays holds it, and the
+one function that multiplies them gives the same scores, bit for bit, from memory and from a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One summand of the scores.
+
+    Attributes:
+      history_decay: of `history_weights`.
+      table: float32, a sparse matrix or an array. Items by items, from an item of the history (row) to those it speaks for (column); or with
+        `likeness` items by features, where items speak for each other by the products of their features.
+      likeness: see `table`.
+    """
+
+    history_decay: float
+    table: Any
+    likeness: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemTables:
+    """Scores of all items as a sum over the items of a history.
+
+    Attributes:
+      bias_I: float32, what an item scores whatever the history.
+      terms: what is added to it.
+    """
+
+    bias_I: np.ndarray
+    terms: tuple[Term, ...] = ()
+
+    def scores(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
+        """float32 scores_BI of all items for each history (catalogue indices, oldest first); one may be empty."""
+        scores_BI = np.repeat(self.bias_I[None], len(histories), axis=0)
+        for term in self.terms:
+            found = history_weights(histories, len(self.bias_I), term.history_decay) @ term.table
+            if term.likeness:
+                found = found @ term.table.T
+            scores_BI += found.toarray() if sparse.issparse(found) else found
+        return scores_BI
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by name, for a file."""
+        arrays = {"bias": self.bias_I, "decays": np.array([term.history_decay for term in self.terms], np.float64)}
+        arrays["likeness"] = np.array([term.likeness for term in self.terms], bool)
+        for number, term in enumerate(self.terms):
+            if isinstance(term.table, np.ndarray):
+                arrays[f"table{number}"] = term.table
+            else:
+                parts = ("data", "indices", "indptr")
+                arrays |= {f"table{number}.{part}": getattr(term.table, part) for part in parts}
+                arrays[f"table{number}.shape"] = np.array(term.table.shape, np.int64)
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> ItemTables:
+        """What `to_arrays` described.
+
+        Raises:
+          KeyError: an array is missing.
+          ValueError: arrays do not fit together.
+        """
+        bias_I, terms = arrays["bias"], []
+        for number, (decay, likeness) in enumerate(zip(arrays["decays"], arrays["likeness"], strict=True)):
+            name = f"table{number}"
+            if name in arrays:
+                table: Any = arrays[name]
+            else:
+                parts = [arrays[f"{name}.{part}"] for part in ("data", "indices", "indptr")]
+                table = sparse.csr_matrix(tuple(parts), shape=tuple(arrays[f"{name}.shape"]))
+                table.check_format()
+            if table.shape[0] != len(bias_I) or not (likeness or table.shape[1] == len(bias_I)):
+                raise ValueError(f"a table of shape {table.shape} for {len(bias_I)} items")
+            terms.append(Term(float(decay), table, bool(likeness)))
+        return cls(bias_I, tuple(terms))
+
+
+def itself(num_items: int, history_decay: float, weight: float) -> Term:
+    """A term by which an item of the history speaks for itself alone."""
+    return Term(history_decay, sparse.csr_matrix(sparse.diags_array(np.full(num_items, weight, np.float32))))
+
+
+def history_weights(histories: Sequence[Sequence[int]], num_items: int, decay: float) -> sparse.csr_matrix:
+    """float32 weights_BI, sparse: `decay` to the power of an item's distance from the newest, each row of sum 1.
+
+    An item that stands several times has the sum of its weights; a decay of 0 keeps the newest item alone.
+    """
+    lengths_B = np.fromiter(map(len, histories), np.int64, len(histories))
+    starts_B = np.concatenate([[0], np.cumsum(lengths_B)])
+    items = np.fromiter((item for history in histories for item in history), np.int64, starts_B[-1])
+    rows = np.repeat(np.arange(len(histories)), lengths_B)
+    weights = np.power(float(decay), starts_B[1:][rows] - 1 - np.arange(len(items)))
+    weights /= np.bincount(rows, weights, len(histories))[rows]
+    return sparse.csr_matrix((weights.astype(np.float32), (rows, items)), shape=(len(histories), num_items))

@@ -1,0 +1,193 @@
+"""The weights of a fusion, fitted on rows of the selection split.
+
+First a conditional logit: among the items that the parts and the model list for a row, the target is chosen with a
+probability of exp(score) over the sum of all. From there on the same weights go uphill in a smooth NDCG: the place of
+the target is 1 plus the sum over the others of sigmoid(score - score of the target). Rows whose target nobody lists say
+nothing; a target that was put among the candidates would be told from the others by its low scores.
+
+To say how good a fusion is on the rows it is fitted on, the users are dealt into two halves, and each half is scored by
+the weights of the other.
+
+Axis letters: B rows, N candidates, F features; the last one is the model's log P(SID | history), where there is one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import optimize
+
+from tsrec_jax.baselines.ranking import CHUNK
+from tsrec_jax.baselines.tables import ItemTables
+from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.errors import UserError
+from tsrec_jax.fusion.fusion import Fusion, Part, Scale
+
+LISTED = 20  # of each part's best items, which are candidates
+SCALED_ON = 256  # rows on which the constants of the features are measured
+LEAST = 1e-3  # weight of the model: 0 would make a score of nothing but the parts, which is a fusion without the model
+HOLD = 0.1  # the share of the penalty with which the weights of the logit hold those of the smooth NDCG
+STEPS = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """What is chosen among.
+
+    Attributes:
+      items_BN: int32, each item once a row, -1 behind the last.
+      features_BNF: float32, of the parts.
+    """
+
+    items_BN: np.ndarray
+    features_BNF: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Fitted weights.
+
+    Attributes:
+      features_F2: float32, w and v of every feature.
+      model: weight of the model's log-probability; 0 where there is none.
+    """
+
+    features_F2: np.ndarray
+    model: float
+
+
+def scaled_parts(tables: Mapping[str, ItemTables], rows: Interactions) -> tuple[Part, ...]:
+    """The parts with the constants of their features, measured on some of the rows."""
+    histories = rows.spread(SCALED_ON).histories
+    return tuple(Part(name, own, Scale.of(own.scores(histories))) for name, own in tables.items())
+
+
+def candidates(parts: Sequence[Part], rows: Interactions, others: Sequence[Sequence[int]]) -> Candidates:
+    """The best items of every part, and others.
+
+    Args:
+      parts: with their constants.
+      rows: the histories.
+      others: for each row further items, such as those of the model's beams.
+    """
+    listed, features = [], []
+    for start in range(0, len(rows), CHUNK):
+        histories = rows.histories[start : start + CHUNK]
+        scores = [part.tables.scores(histories) for part in parts]
+        best = [np.argpartition(-x, min(LISTED, x.shape[1]) - 1, axis=1)[:, :LISTED] for x in scores]
+        for row in range(len(histories)):
+            items_N = np.unique([item for each in (*(top[row] for top in best), others[start + row]) for item in each])
+            items_N = items_N.astype(np.int32)
+            forms = [
+                form for part, x in zip(parts, scores, strict=True) for form in part.scale.features(x[row, items_N])
+            ]
+            listed.append(items_N)
+            features.append(np.stack(forms, axis=-1))
+    width = max(map(len, listed))
+    items_BN = np.full((len(listed), width), -1, np.int32)
+    features_BNF = np.zeros((len(listed), width, features[0].shape[-1]), np.float32)
+    for row, (items_N, own) in enumerate(zip(listed, features, strict=True)):
+        items_BN[row, : len(items_N)], features_BNF[row, : len(items_N)] = items_N, own
+    return Candidates(items_BN, features_BNF)
+
+
+def halves(users: Sequence[str]) -> np.ndarray:
+    """int (B), 0 or 1: the half of each row, the same for all rows of a user."""
+    number = {user: place for place, user in enumerate(dict.fromkeys(users))}
+    return np.array([number[user] % 2 for user in users])
+
+
+def fit_weights(
+    found: Candidates,
+    rows: Interactions,
+    chosen: np.ndarray,
+    mean_log_length: float,
+    l2: float,
+    log_p_BN: np.ndarray | None = None,
+) -> Weights:
+    """Fits the weights on some rows.
+
+    Args:
+      found: candidates of all rows.
+      rows: the rows.
+      chosen: numbers of those that are fitted on.
+      mean_log_length: m of `Fusion`.
+      l2: penalty on the sum of the squared weights, against the sum over the rows.
+      log_p_BN: float32 log P(SID of the candidate | history); None: no model takes part.
+
+    Raises:
+      UserError: no row has its target among the candidates.
+    """
+    there_BN = found.items_BN[chosen] >= 0
+    target_BN = found.items_BN[chosen] == rows.targets[chosen][:, None]
+    known = target_BN.any(axis=1)
+    if not known.any():
+        raise UserError("the fusion lists the target of none of the selection rows, so no weight can be fitted")
+    there_BN, target_BN, x_BNF = there_BN[known], target_BN[known], found.features_BNF[chosen][known]
+    lengths_B = np.array([len(rows.histories[row]) for row in chosen])[known]
+    centred_B11 = (np.log1p(lengths_B) - mean_log_length)[:, None, None].astype(np.float32)
+    x_BNF = np.concatenate([x_BNF, x_BNF * centred_B11], axis=-1)
+    bounds: list[tuple[float | None, float | None]] = [(None, None)] * x_BNF.shape[-1]
+    spread = 1.0
+    if log_p_BN is not None:
+        own_BN = np.where(there_BN, log_p_BN[chosen][known], 0)
+        spread = float(own_BN[there_BN].std()) or 1.0
+        x_BNF = np.concatenate([x_BNF, (own_BN / spread)[..., None].astype(np.float32)], axis=-1)
+        bounds.append((LEAST, None))
+    problem = _Problem(x_BNF, there_BN, target_BN, l2)
+    start = np.array([0.0 if low is None else 1.0 for low, _ in bounds])
+    logit = _minimum(problem.logit, start, bounds)
+    weights = _minimum(lambda w: problem.smooth_ndcg(w, logit), logit, bounds)
+    features = found.features_BNF.shape[-1]
+    pairs_F2 = weights[: 2 * features].reshape(2, features).T.astype(np.float32)
+    return Weights(pairs_F2, float(weights[-1]) / spread if log_p_BN is not None else 0.0)
+
+
+def fusion_of(
+    parts: tuple[Part, ...], weights: Weights, dense: bool, mean_log_length: float, facts: Mapping[str, Any]
+) -> Fusion:
+    """The fusion of fitted weights, in nats beside the model's log-probability where it takes part."""
+    weights_F2 = weights.features_F2 / np.float32(weights.model or 1.0)
+    own = 2 * len(parts)
+    return Fusion(parts, weights_F2[:own], weights_F2[own] if dense else None, mean_log_length, facts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Problem:
+    """What is minimised, with its gradient."""
+
+    x_BNF: np.ndarray
+    there_BN: np.ndarray
+    target_BN: np.ndarray
+    l2: float
+
+    def logit(self, w_F: np.ndarray) -> tuple[float, np.ndarray]:
+        rows = len(self.x_BNF)
+        score_BN = np.where(self.there_BN, self.x_BNF @ w_F, -np.inf)
+        top_B1 = score_BN.max(axis=1, keepdims=True)
+        share_BN = np.exp(score_BN - top_B1)
+        sum_B1 = share_BN.sum(axis=1, keepdims=True)
+        loss = (top_B1 + np.log(sum_B1)).sum() - score_BN[self.target_BN].sum() + self.l2 * (w_F @ w_F)
+        gradient = np.tensordot(share_BN / sum_B1 - self.target_BN, self.x_BNF, axes=2) + 2 * self.l2 * w_F
+        return loss / rows, gradient / rows
+
+    def smooth_ndcg(self, w_F: np.ndarray, held_F: np.ndarray) -> tuple[float, np.ndarray]:
+        rows, hold = len(self.x_BNF), HOLD * self.l2
+        score_BN = self.x_BNF @ w_F
+        ahead_BN = 1 / (1 + np.exp(-np.clip(score_BN - score_BN[self.target_BN][:, None], -50, 50)))
+        ahead_BN[self.target_BN | ~self.there_BN] = 0
+        rank_B = 1 + ahead_BN.sum(axis=1)
+        slope_B = np.log(2) / (np.log1p(rank_B) ** 2 * (1 + rank_B))
+        pull_BN = slope_B[:, None] * ahead_BN * (1 - ahead_BN)
+        pull_BN[self.target_BN] = -pull_BN.sum(axis=1)
+        away_F = w_F - held_F
+        loss = -(1 / np.log2(1 + rank_B)).sum() + hold * (away_F @ away_F)
+        gradient = np.tensordot(pull_BN, self.x_BNF, axes=2) + 2 * hold * away_F
+        return loss / rows, gradient / rows
+
+
+def _minimum(problem: Any, start: np.ndarray, bounds: Sequence[tuple[float | None, float | None]]) -> np.ndarray:
+    return optimize.minimize(problem, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS}).x
