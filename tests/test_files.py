@@ -5,16 +5,26 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from matplotlib import pyplot
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.files import new_folder, replacing, temporary_folder, write_figure, write_json, write_npz, write_text
+from tsrec_jax.files import (
+    LEFT_SECONDS,
+    new_folder,
+    replacing,
+    temporary_folder,
+    write_figure,
+    write_json,
+    write_npz,
+    write_text,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 KILLED = """
@@ -55,20 +65,28 @@ def test_what_is_written_is_read_back_and_folders_are_made(tmp_path):
     assert names(folder) == ["arrays.npz", "facts.json", "plots", "small.npz", "text"]
 
 
-def test_a_writer_that_is_killed_leaves_the_old_file_and_the_next_one_clears_up(tmp_path):
+def a_day_later(folder):
+    """Makes all temporary files and folders look as a day after they were left."""
+    for path in folder.glob("*.tmp"):
+        os.utime(path, (time.time() - LEFT_SECONDS - 1,) * 2)
+
+
+def test_a_writer_that_is_killed_leaves_the_old_file_and_a_later_one_clears_up(tmp_path):
     path = tmp_path / "facts.json"
     write_json(path, "old")
     killed("replacing(pathlib.Path(sys.argv[1]))", path)
     assert json.loads(path.read_text()) == "old"
     assert len(names(tmp_path)) == 2
+    a_day_later(tmp_path)
     write_json(path, "new")
     assert names(tmp_path) == ["facts.json"]
 
 
-def test_a_folder_of_a_killed_writer_is_not_there_and_the_next_one_clears_up(tmp_path):
+def test_a_folder_of_a_killed_writer_is_not_there_and_a_later_one_clears_up(tmp_path):
     folder = tmp_path / "made"
     killed("new_folder(pathlib.Path(sys.argv[1]))", folder)
     assert not folder.exists()
+    a_day_later(tmp_path)
     with new_folder(folder) as scratch:
         assert not list(scratch.iterdir())
         write_text(scratch / "whole", "")
@@ -90,12 +108,27 @@ def test_a_writer_that_fails_leaves_nothing_and_its_own_error_is_seen(tmp_path, 
 
 
 def test_what_other_writers_are_at_stays(tmp_path):
+    """A writer elsewhere cannot be seen, only how long it has not written; and a user's own file is never ours."""
     path = tmp_path / "file"
-    other = [f"file.elsewhere-{os.getpid()}.tmp", f"file.{socket.gethostname()}-{os.getppid()}.tmp", "file.mine.tmp"]
-    for name in other:
-        (tmp_path / name).write_text("theirs")
-    write_text(path, "mine")
-    assert names(tmp_path) == sorted(["file", *other])
+    old = tmp_path / "file.mine.tmp"
+    old.write_text("the user's")
+    a_day_later(tmp_path)
+    with replacing(path) as theirs, replacing(path) as others:
+        theirs.write_text("theirs")
+        others.mkdir()
+        write_text(path, "mine")
+        assert names(tmp_path) == sorted(["file", old.name, theirs.name, others.name])
+        others.rmdir()
+        others.write_text("others'")
+    assert path.read_text() == "theirs"
+    assert names(tmp_path) == ["file", old.name]
+
+
+def test_threads_that_write_one_file_do_not_disturb_each_other(tmp_path):
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda n: write_text(tmp_path / "file", f"{n % 4}" * 10**4), range(400)))
+    assert len(set((tmp_path / "file").read_text())) == 1
+    assert names(tmp_path) == ["file"]
 
 
 def test_of_two_processes_that_write_at_once_one_wins_whole(tmp_path):

@@ -1,8 +1,9 @@
 """Files and folders that appear under their name only when they are complete.
 
 Everything is written beside its place under a temporary name and then renamed, so no reader ever sees half of it and a
-failed or killed writer leaves the old file as it was. The temporary name carries the host and the process: several
-writers do not disturb each other (the last one wins), and what a killed process left is removed by the next writer.
+failed or killed writer leaves the old file as it was. Every temporary name is drawn at random: writers of one file, be
+they threads, processes or machines, do not disturb each other, and the last one wins. What a killed writer left is
+removed by the next one a day later, because a writer on another machine cannot be told from one that is gone.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import contextlib
 import json
 import os
 import pathlib
+import re
+import secrets
 import shutil
-import socket
+import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +23,10 @@ from tsrec_jax.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+LEFT_SECONDS = 24 * 3600.0
+TOKEN_BYTES = 8
+_TOKEN = re.compile(rf"[0-9a-f]{{{2 * TOKEN_BYTES}}}")
 
 
 @contextlib.contextmanager
@@ -102,29 +109,24 @@ def write_figure(path: pathlib.Path, figure: Figure) -> None:
 @contextlib.contextmanager
 def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A name beside `path` where nothing is; what lies there at the end is removed."""
-    begin, end = f"{path.name}.{socket.gethostname()}-", ".tmp"
+    begin, end = f"{path.name}.", ".tmp"
     for each in path.parent.iterdir() if path.parent.is_dir() else ():
-        if each.name.startswith(begin) and each.name.endswith(end):
-            process = each.name[len(begin) : -len(end)]
-            if process.isdigit() and not _other_process_runs(int(process)):
-                _remove(each)
-    temporary = path.with_name(f"{begin}{os.getpid()}{end}")
+        token = each.name[len(begin) : -len(end)]
+        if each.name == f"{begin}{token}{end}" and _TOKEN.fullmatch(token) and _is_old(each):
+            _remove(each)
+    temporary = path.with_name(f"{begin}{secrets.token_hex(TOKEN_BYTES)}{end}")
     try:
         yield temporary
     finally:
         _remove(temporary)
 
 
-def _other_process_runs(process: int) -> bool:
-    if process == os.getpid():  # a number that is used again, as in a container
-        return False
+def _is_old(path: pathlib.Path) -> bool:
+    """Whether nothing was written to it, or put into a folder, for LEFT_SECONDS."""
     try:
-        os.kill(process, 0)
-    except PermissionError:
-        return True
-    except (ProcessLookupError, OverflowError):
+        return time.time() - path.stat().st_mtime > LEFT_SECONDS
+    except FileNotFoundError:  # its writer has finished
         return False
-    return True
 
 
 def _remove(path: pathlib.Path) -> None:

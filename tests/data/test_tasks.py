@@ -179,3 +179,10 @@ def test_ts_align_without_descriptions_is_refused(dataset, builder):
         UserError, match=r"Shop\.description_keywords\.json is not there.*config.tasks.ts_align.weight=0"
     ):
         make_examples(dataclasses.replace(dataset, token_descriptions={}), "train", builder, ("ts_align",))
+
+
+def test_a_task_is_called_by_one_name_in_the_table_in_its_key_and_in_messages():
+    for field in dataclasses.fields(TasksSettings):
+        task = getattr(TasksSettings(), field.name)
+        assert task.key == f"tasks.{field.name}"
+        assert task.config_key("weight") == f"config.tasks.{field.name}.weight"

@@ -81,8 +81,32 @@ def test_files_of_other_rows_or_other_forms_are_refused(tmp_path):
     for other in (write(tmp_path / "b.json", [0]), write(tmp_path / "b.json", [0, 1], ["u0", "u0"])):
         with pytest.raises(UserError, match="same users and targets"):
             compare_files(path, other, CATALOGUE)
-    (tmp_path / "c.json").write_text('[{"output": "x"}]')
-    with pytest.raises(UserError, match=r"c\.json: not a predictions file"):
-        compare_files(path, tmp_path / "c.json", CATALOGUE)
     with pytest.raises(UserError, match=r"d\.json: not there"):
         compare_files(path, tmp_path / "d.json", CATALOGUE)
+
+
+GOOD = {"user": "u", "output": SIDS[0], "predict": SIDS[:3]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("{", ": not a predictions file, since it is no JSON"),
+        ("[]", ": .* no list with at least one row"),
+        ({"a": 1}, ": .* no list with at least one row"),
+        ([GOOD, {"output": SIDS[0]}], ", row 2: not a row of a predictions file"),
+        ([GOOD, "x"], ", row 2: not a row of a predictions file"),
+        ([{key: GOOD[key] for key in ("output", "predict")}], ", row 1: has no user, .* run the verb `evaluate` again"),
+        ([GOOD | {"predict": 3}], ", row 1: .* predict a list of texts"),
+        ([GOOD | {"predict": [3]}], ", row 1: .* predict a list of texts"),
+        ([GOOD | {"user": 7}], ", row 1: user and output must be texts"),
+        ([GOOD | {"predict": [SIDS[1], SIDS[1]]}], ", row 1: a SID stands twice"),
+        ([GOOD | {"output": "<z_9>"}], ", row 1: SID '<z_9>' is not in the catalogue"),
+        ([GOOD, GOOD | {"predict": ["<z_9>"]}], ", row 2: SID '<z_9>' is not in the catalogue"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_with_its_row(tmp_path, rows, said):
+    path = tmp_path / "p.json"
+    path.write_text(rows if isinstance(rows, str) else json.dumps(rows))
+    with pytest.raises(UserError, match=rf"^{path}{said}"):
+        compare_files(path, path, CATALOGUE)

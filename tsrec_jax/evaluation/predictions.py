@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -40,11 +41,30 @@ def read_predictions(path: pathlib.Path) -> Predictions:
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        return Predictions(*([row[key] for row in rows] for key in ("user", "output", "predict")))
     except FileNotFoundError:
         raise UserError(f"{path}: not there; run the verb `evaluate` first") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a predictions file ({type(error).__name__}: {error})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not a predictions file, since it is no JSON ({error})") from None
+    if not isinstance(rows, list) or not rows:
+        raise UserError(f"{path}: not a predictions file, since it is no list with at least one row")
+    for number, row in enumerate(rows, 1):
+        if fault := _fault(row):
+            raise UserError(f"{path}, row {number}: {fault}")
+    return Predictions(*([row[key] for row in rows] for key in ("user", "output", "predict")))
+
+
+def _fault(row: Any) -> str:
+    """What keeps a row from being one of a predictions file; empty: nothing."""
+    if not isinstance(row, dict) or not {"output", "predict"} <= row.keys():
+        return "not a row of a predictions file, which has user, output and predict"
+    if "user" not in row:
+        return "has no user, as an earlier version wrote it; run the verb `evaluate` again"
+    ranked = row["predict"]
+    if not isinstance(ranked, list) or not all(isinstance(text, str) for text in (row["user"], row["output"], *ranked)):
+        return "user and output must be texts, and predict a list of texts"
+    if len(set(ranked)) < len(ranked):
+        return "a SID stands twice in predict"
+    return ""
 
 
 def compare_files(
@@ -53,9 +73,16 @@ def compare_files(
     """Paired SID-level comparison of two predictions files.
 
     Raises:
-      UserError: the files are not about the same rows.
+      UserError: a file cannot be read, names a SID that is not in the catalogue, or is about other rows than the other.
     """
     pair = [read_predictions(path) for path in (first, second)]
+    for path, found in zip((first, second), pair, strict=True):
+        for number, (target, ranked) in enumerate(zip(found.targets, found.lists, strict=True), 1):
+            if unknown := [sid for sid in (target, *ranked) if sid not in catalogue.items_of_sid]:
+                raise UserError(
+                    f"{path}, row {number}: SID {unknown[0]!r} is not in the catalogue; give the catalogue of the "
+                    "dataset that was evaluated"
+                )
     users, targets = pair[0].users, pair[0].targets
     if (pair[1].users, pair[1].targets) != (users, targets):
         raise UserError(f"{first} and {second} do not have the same users and targets in the same order")

@@ -8,7 +8,7 @@ from typing import Any
 
 from tsrec_jax.data.target_ranks import SHOWN
 from tsrec_jax.evaluation.beyond import BEYOND, CUT, Beyond
-from tsrec_jax.evaluation.statistics import Comparison, TestResult
+from tsrec_jax.evaluation.statistics import Comparison, PairedTest
 from tsrec_jax.text_table import fact_list, markdown_table
 
 Means = Mapping[str, Mapping[str, float]]  # {"sid" | "item": {metric: mean}}
@@ -175,11 +175,11 @@ def relative(comparison: Comparison) -> str:
     return UNKNOWN if comparison.relative is None else f"{100 * comparison.relative:+.2f} %"
 
 
-def test_interval(test: TestResult | None) -> str:
+def test_interval(test: PairedTest | None) -> str:
     """The interval of a difference."""
     return UNKNOWN if test is None else "{:+.4f} to {:+.4f}".format(*test.interval)
 
 
-def p_value(test: TestResult | None) -> str:
+def p_value(test: PairedTest | None) -> str:
     """The p-value of no difference."""
     return UNKNOWN if test is None else f"{test.p_value:.3f}"

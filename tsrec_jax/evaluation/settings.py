@@ -29,7 +29,7 @@ class EvalSettings(Section, key="eval"):
         (1.0, 4.0, 16.0, 64.0, 256.0), "of the prior, tried on the selection split"
     )
     prior_rows: int = setting(1024, "rows of that split, spread over it; 0: all", least=0)
-    bootstrap: int = setting(1000, "resamples of the 95 % intervals", least=0)
+    bootstrap: int = setting(1000, "resamples of the 95 % intervals", least=2)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -84,14 +84,14 @@ def intervals(ranks: TargetRanks, metrics: Sequence[str], draws: Draws) -> dict[
 
 
 @dataclasses.dataclass(frozen=True)
-class TestResult:
+class PairedTest:
     """A resampled difference: its 95 % interval and the two-sided p-value of no difference, at least 2 / R."""
 
     interval: tuple[float, float]
     p_value: float
 
     @classmethod
-    def of(cls, differences_R: np.ndarray) -> TestResult:
+    def of(cls, differences_R: np.ndarray) -> PairedTest:
         """The test of resampled differences."""
         below, above = int((differences_R <= 0).sum()), int((differences_R >= 0).sum())
         return cls(interval(differences_R), min(1.0, 2 * max(min(below, above), 1) / len(differences_R)))
@@ -122,8 +122,8 @@ class Comparison:
     difference: float
     relative: float | None
     better: int
-    users: TestResult
-    seeds_and_users: TestResult | None
+    users: PairedTest
+    seeds_and_users: PairedTest | None
 
 
 def compare(
@@ -150,6 +150,6 @@ def compare(
         difference=difference,
         relative=difference / second_mean if second_mean else None,
         better=int((difference_SN.mean(axis=1) > 0).sum()),
-        users=TestResult.of(means_RS.mean(axis=1)),
-        seeds_and_users=TestResult.of(over_seeds(means_RS, draws)) if len(seeds) > 1 else None,
+        users=PairedTest.of(means_RS.mean(axis=1)),
+        seeds_and_users=PairedTest.of(over_seeds(means_RS, draws)) if len(seeds) > 1 else None,
     )
