@@ -27,7 +27,7 @@ class SearchSettings:
     Attributes:
       beams: W, at least 1; may exceed the number of nodes.
       normaliser: what a step's log-probability is normalised over: `vocabulary`, all ids in use; `constrained`,
-        the codes that the trie and the filters allow here; `level`, the level's codes, which only older exports ask for.
+        the codes that the trie and the filters allow here; `level`, those of the level, as only older exports ask.
     """
 
     beams: int = 20
