@@ -83,11 +83,12 @@ class Settings(Section):
       given: what it was made of, as plain values in which what the objective decides may be None.
     """
 
-    seed: int = setting(42, "of all that is drawn", least=0)
+    seed: int = setting(42, "seed of every random choice", least=0)
     objective: Literal["constrained", "vocabulary"] = setting(
         "constrained",
-        "what a SID token is learned and scored among: the tokens that may stand there in the catalogue, or the whole "
-        "vocabulary; it decides the form of the examples too, where `templates` and `tasks.next_sid` leave it open",
+        "which tokens a SID token competes with, in training and in search: only those that can follow in a SID "
+        "of the catalogue (`constrained`), or all tokens (`vocabulary`). It also decides every setting whose "
+        "default is `None`, as listed below",
     )
     dataset: DatasetSettings = section(DatasetSettings)
     prepare: PrepareSettings = section(PrepareSettings)

@@ -16,8 +16,8 @@ HEAD = """# Settings
 
 Every key of a config with its default, as `tsrec config` prints them. An experiment is a file that starts from
 `default_config()` of `tsrec_jax.settings`, the recipe that we recommend, or from `paper_config()`, the paper's, and
-sets what it needs; the command line changes single keys, as in `--config.train.max_steps=100`. What a key may be is
-checked before anything begins. Where the default is `None`, `objective` decides.
+sets what it needs; the command line changes single keys, as in `--config.train.max_steps=100`. Every value is checked
+before anything begins. Where the default is `None`, [`objective` decides](#what-objective-decides).
 """
 
 
@@ -53,7 +53,7 @@ def _section(kind: type[Section], values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _templates(values: Mapping[str, Any]) -> Iterator[str]:
-    yield "## templates\n\nThe wording of the examples; each text has the placeholders of its default.\n"
+    yield "## templates\n\nThe wording of the examples; each text keeps the placeholders of its default.\n"
     yield "| Key | Default |\n|---|---|"
     for name, texts in values.items():
         if not isinstance(texts, Mapping):
@@ -65,7 +65,7 @@ def _templates(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _objective() -> str:
-    lines = ["## What `objective` decides\n", f"| Key | {' | '.join(f'`{name}`' for name in BY_OBJECTIVE)} |"]
+    lines = ["## What objective decides\n", f"| Key | {' | '.join(f'`{name}`' for name in BY_OBJECTIVE)} |"]
     lines.append("|---|" + "---|" * len(BY_OBJECTIVE))
     for key in next(iter(BY_OBJECTIVE.values())):
         lines.append(f"| `{key}` | {' | '.join(_shown(values[key]) for values in BY_OBJECTIVE.values())} |")

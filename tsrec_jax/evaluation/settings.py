@@ -17,19 +17,21 @@ class EvalSettings(Section, key="eval"):
     """The evaluation."""
 
     split: Literal["test", "valid"] = setting(
-        "test", "what is evaluated; falls back to valid, and says so, where a folder has no test split"
+        "test", "split to evaluate; where a folder has no test split, valid is used and the report says so"
     )
     beams: int = setting(
-        20, "beams of the search, and so the length of a recommended list; reports compare NDCG@10", least=COMPARED_AT
+        20,
+        "number of beams, and so of recommended items; at least 10, because reports compare NDCG@10",
+        least=COMPARED_AT,
     )
-    batch_size: int = setting(32, "histories that are searched together", above=0)
-    max_rows: int = setting(0, "rows of the split, spread over it; 0: all", least=0)
+    batch_size: int = setting(32, "number of histories searched together", above=0)
+    max_rows: int = setting(0, "rows of the split to evaluate, evenly spread; 0: all", least=0)
     prior: str = setting("", "baseline whose scores are added to the model's; empty: none", choices=("", *BASELINES))
     prior_weights: tuple[float, ...] = setting(
-        (1.0, 4.0, 16.0, 64.0, 256.0), "of the prior, tried on the selection split"
+        (1.0, 4.0, 16.0, 64.0, 256.0), "weights of the prior to try on the selection split"
     )
-    prior_rows: int = setting(1024, "rows of that split, spread over it; 0: all", least=0)
-    bootstrap: int = setting(1000, "resamples of the 95 % intervals", least=2)
+    prior_rows: int = setting(1024, "rows of the selection split to try them on, evenly spread; 0: all", least=0)
+    bootstrap: int = setting(1000, "number of resamples behind the 95 % intervals", least=2)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,16 +14,18 @@ class ModelSettings(Section, key="model"):
     """The pretrained language model."""
 
     path: str = setting(
-        "", "HF folder, hub id, .gguf file or `smollm2`; empty: the run pretrains a small one on the item texts"
+        "",
+        "Hugging Face folder, hub id, .gguf file or `smollm2`; empty: the run pretrains a small model on the item"
+        " texts",
     )
-    num_layers: int = setting(0, "keep the first n layers; 0: all", least=0)
-    random: bool = setting(False, "weights of that shape drawn anew: nothing of the pretraining but the tokenizer")
+    num_layers: int = setting(0, "number of layers to keep, from the first on; 0: all", least=0)
+    random: bool = setting(False, "start from random weights of the same architecture, keeping only the tokenizer")
     dtype: Literal["float32", "bfloat16"] = setting(
-        "float32", "compute type; parameters and moments stay float32 in training"
+        "float32", "data type of the computation; in training, parameters and optimiser moments stay float32"
     )
-    remat: bool = setting(True, "recompute a layer's activations in the backward pass")
+    remat: bool = setting(True, "recompute each layer's activations in the backward pass, to save memory")
     attention: Literal["auto", "xla", "cudnn", "splash", "pallas"] = setting(
-        "auto", "what computes attention (docs/training.md)"
+        "auto", "implementation of attention (docs/training.md)"
     )
 
 
@@ -31,20 +33,20 @@ class ModelSettings(Section, key="model"):
 class PretrainSettings(Section, key="pretrain"):
     """The small language model of the embedded default, where `model.path` is empty."""
 
-    vocab_size: int = setting(1500, "tokens of its tokenizer", above=0)
-    max_steps: int = setting(300, "optimiser steps", above=0)
-    batch_tokens: int = setting(4096, "token slots of a step", above=0)
-    sequence_length: int = setting(128, "of a row, in tokens", above=0)
-    learning_rate: float = setting(2e-3, "peak rate", above=0)
+    vocab_size: int = setting(1500, "size of the tokenizer's vocabulary", above=0)
+    max_steps: int = setting(300, "number of optimiser steps", above=0)
+    batch_tokens: int = setting(4096, "token slots per optimiser step", above=0)
+    sequence_length: int = setting(128, "length of a row, in tokens", above=0)
+    learning_rate: float = setting(2e-3, "peak learning rate of AdamW", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshSettings(Section, key="mesh"):
-    """Devices along each axis of the mesh; one axis may be -1: the devices that are left."""
+    """Number of devices along each axis of the mesh; one axis may be -1, for all devices that are left."""
 
-    data: int = setting(-1, "the batch is split")
-    fsdp: int = setting(1, "the batch and the parameters are split")
-    tensor: int = setting(1, "heads and hidden units are split")
+    data: int = setting(-1, "devices that split the batch")
+    fsdp: int = setting(1, "devices that split both the batch and the parameters")
+    tensor: int = setting(1, "devices that split the attention heads and hidden units")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,17 +68,24 @@ class SidInitSettings(Section, key="sid_init"):
 
     mode: Literal["sa", "sa_shuffled", "mean", "hf", "normal"] = setting(
         "sa",
-        "the mean of a token's keywords; the same where every token has the words of another, in TS-Align too; the "
-        "mean of all rows; as transformers resizes a table; or drawn at random",
+        "where the rows begin: at the mean of the token's keywords (`sa`); at that of another token's keywords, "
+        "in TS-Align too (`sa_shuffled`); at the mean of all rows (`mean`); as transformers resizes a table "
+        "(`hf`); or at random (`normal`)",
     )
     levels: tuple[int, ...] = setting(
-        (), "levels, from 0, that begin by `mode`, while the others begin with the mean; empty: all", least=0
+        (),
+        "levels, counted from 0, whose rows begin by `mode`, while those of the others begin at the mean of all "
+        "rows; empty: all levels",
+        least=0,
     )
-    centred: bool = setting(True, "take from each row of SA-Init what all rows of its level share")
-    target_norm: float = setting(1.0, "norm of a row, as a multiple of the mean row of the pretrained table", least=0)
-    outputs: bool = setting(True, "untied models: the output rows begin in the same way")
+    centred: bool = setting(True, "subtract from each row of SA-Init the mean row of its level")
+    target_norm: float = setting(
+        1.0, "norm of a row of SA-Init, as a multiple of the mean norm in the pretrained table", least=0
+    )
+    outputs: bool = setting(True, "for models with untied embeddings: the output rows begin in the same way")
     head: Literal["plain", "scaled", "own"] = setting(
         "plain",
-        "what scores the SID tokens: their output rows as they are; times a learned scale of their level; or, in tied "
-        "models too, output rows of their own. The last two begin with the scale of the smallest loss on train",
+        "what scores the SID tokens: their output rows as they are (`plain`); these times a learned scale per "
+        "level (`scaled`); or output rows of their own, in tied models too (`own`). The last two begin with the "
+        "scale that has the smallest loss on train",
     )

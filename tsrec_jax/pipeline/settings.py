@@ -28,15 +28,20 @@ class StudySettings(Section, key="study"):
 
     arms: Mapping[str, Mapping[str, Any]] = dataclasses.field(
         default_factory=dict,
-        metadata={"doc": "NAME -> changes of any section but study and run, such as {'train': {'epochs': 3.0}}"},
+        metadata={
+            "doc": "NAME -> the settings that the arm changes, in any section but study and run, such as {'train': "
+            "{'epochs': 3.0}}"
+        },
     )
     seeds: tuple[int, ...] = setting(
-        (1, 2, 3), "seeds of training, which every arm is repeated with; what comes before it has `seed`", least=0
+        (1, 2, 3), "seeds to train every arm with; what comes before training has the seed `seed`", least=0
     )
-    comparisons: tuple[str, ...] = setting((), "texts `ARM > OTHER`, each a paired test; either may be a baseline")
+    comparisons: tuple[str, ...] = setting(
+        (), "paired tests to report, each written as `ARM > OTHER`; either may be a baseline"
+    )
     baselines: tuple[str, ...] = setting((), "baselines to compare the arms with", choices=BASELINES)
-    curves: tuple[str, ...] = setting((), "arms whose curves are drawn together; empty: all")
-    keep_weights: bool = setting(False, "keep checkpoints and records of finished cells")
+    curves: tuple[str, ...] = setting((), "arms whose training curves are drawn in one plot; empty: all")
+    keep_weights: bool = setting(False, "keep the checkpoints and records of finished cells")
 
     def __post_init__(self) -> None:
         super().__post_init__()

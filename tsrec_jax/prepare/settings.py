@@ -14,51 +14,61 @@ from tsrec_jax.section import Section, setting
 class PrepareSettings(Section, key="prepare"):
     """Raw data to a folder, where `dataset.path` is empty and a source is named (docs/upstream.md)."""
 
-    source: Literal["", "amazon2018", "amazon2023", "tables"] = setting("", "the kind of raw data; empty: none")
-    name: str = setting("", "NAME of the folder's files; empty: the category, else `data`")
-    category: str = setting("", "Amazon: as the site spells it, such as Industrial_and_Scientific")
-    raw: str = setting("", "Amazon: the folder of the raw files, which `download` fills")
-    base_url: str = setting("", "Amazon: a mirror; empty: the publishers' site")
-    interactions_file: str = setting("", "tables: CSV or Parquet with user, item and timestamp (seconds or ISO 8601)")
-    items_file: str = setting("", "tables: CSV or Parquet with item, title and, where there are any, the other texts")
+    source: Literal["", "amazon2018", "amazon2023", "tables"] = setting(
+        "", "kind of raw data to prepare; empty: nothing is prepared"
+    )
+    name: str = setting("", "NAME in the names of the files that are written; empty: the category, or else `data`")
+    category: str = setting("", "Amazon only: the category as the site spells it, such as Industrial_and_Scientific")
+    raw: str = setting("", "Amazon only: folder of the raw files, which `download` fills")
+    base_url: str = setting("", "Amazon only: address of a mirror; empty: the publishers' site")
+    interactions_file: str = setting(
+        "", "tables only: CSV or Parquet file with the columns user, item and timestamp (Unix seconds or ISO 8601)"
+    )
+    items_file: str = setting(
+        "", "tables only: CSV or Parquet file with the columns item and title, and any of the other text columns"
+    )
     columns: str = setting(
-        "", "tables: what they call these, such as `user=userId,item=movieId,items.item=id`; empty: those names"
+        "", "tables only: names of these columns where they differ, such as `user=userId,item=movieId,items.item=id`"
     )
     encoding: str = setting(
-        "", "tables: of CSV files that are not UTF-8, such as cp1252; a byte-order mark is stronger"
+        "", "tables only: encoding of CSV files that are not UTF-8, such as cp1252; a byte-order mark takes precedence"
     )
     k_core: int = setting(
-        5, "users and items with fewer interactions, repetitions counted, are left out, until none is left", least=1
+        5,
+        "users and items with fewer interactions than this, repeats included, are removed until none is left",
+        least=1,
     )
-    start: str = setting("", "first time that is kept, as ISO 8601 (UTC unless it names a zone); empty: no limit")
-    end: str = setting("", "first time that is not kept any more; empty: no limit")
-    max_history: int = setting(10, "most items in a row's history", least=1)
+    start: str = setting("", "earliest time to keep, in ISO 8601 (UTC unless it names a time zone); empty: no limit")
+    end: str = setting("", "time from which nothing is kept, in ISO 8601; empty: no limit")
+    max_history: int = setting(10, "largest number of items in a row's history", least=1)
     split: Literal["ratio", "date", "leave_one_out"] = setting(
         "ratio",
-        "all rows by time, cut at `ratios` or at `valid_from` and `test_from`; or each user's last row to test and "
-        "the one before to valid",
+        "how the rows are split: by time, in the proportions of `ratios` (`ratio`) or at `valid_from` and "
+        "`test_from` (`date`); or each user's last row to test and the one before it to valid (`leave_one_out`)",
     )
-    ratios: tuple[float, ...] = setting((8.0, 1.0, 1.0), "split `ratio`: train, valid, test", above=0)
-    valid_from: str = setting("", "split `date`: time of the first target of valid, as ISO 8601")
-    test_from: str = setting("", "split `date`: the same of test")
-    max_title_words: int = setting(0, "items with longer titles are left out; 0: no limit", least=0)
+    ratios: tuple[float, ...] = setting(
+        (8.0, 1.0, 1.0), "for the split `ratio`: proportions of train, valid and test", above=0
+    )
+    valid_from: str = setting("", "for the split `date`: time of the first target in valid, in ISO 8601")
+    test_from: str = setting("", "for the split `date`: time of the first target in test, in ISO 8601")
+    max_title_words: int = setting(0, "items whose title has more words than this are removed; 0: no limit", least=0)
     clean_titles: bool = setting(
-        True, "titles lose their HTML, and items whose title is left-over markup or script are left out"
+        True, "strip HTML from titles, and remove items whose title is leftover markup or script"
     )
     max_unreadable: float = setting(
-        0.05, "largest share of a raw file's lines that may be lost because they cannot be read", least=0, most=1
+        0.05, "largest share of a raw file's lines that may be unreadable; more is an error", least=0, most=1
     )
     max_unmatched: float = setting(
         0.2,
-        "largest share of the interactions that may be lost because their item has no entry or no usable title "
-        "(a title that is too long is not counted)",
+        "largest share of the interactions that may be lost because their item is unknown or has no usable title;"
+        " more is an error (titles that are too long do not count)",
         least=0,
         most=1,
     )
     ties: Literal["auto", "file", "shuffled", "item"] = setting(
         "auto",
-        "order of one user's interactions of one second: that of the file, by a hash, or by item id; `auto`: that of "
-        "the file, unless it is sorted by item, then shuffled",
+        "order of a user's interactions within the same second: as in the file, shuffled by a hash, or by item "
+        "id; `auto`: as in the file, or shuffled if the file is sorted by item",
     )
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ _NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 class ExportSettings(Section, key="export"):
     """The exported folder (docs/serving.md)."""
 
-    dtype: Literal["float32", "bfloat16"] = setting("float32", "of its weights")
+    dtype: Literal["float32", "bfloat16"] = setting("float32", "data type of the exported weights")
 
 
 @dataclasses.dataclass(frozen=True)

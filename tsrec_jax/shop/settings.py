@@ -11,5 +11,5 @@ from tsrec_jax.section import Section, setting
 class ShopSettings(Section, key="shop"):
     """The embedded shop, where neither a dataset folder nor raw data is named."""
 
-    num_items: int = setting(300, "items of its catalogue", above=0)
-    num_users: int = setting(900, "users who buy there", above=0)
+    num_items: int = setting(300, "number of items in the catalogue", above=0)
+    num_users: int = setting(900, "number of users who buy there", above=0)

@@ -16,41 +16,50 @@ class DescribeSettings(Section, key="describe"):
     """Words for the SID tokens (docs/upstream.md); the network settings are read by the backends that ask a model."""
 
     words: Literal["auto", "given", "make", "none"] = setting(
-        "auto", "`auto`: given where the folder has them and its SIDs are used, else made"
+        "auto",
+        "whether words are taken from the folder (`given`) or made; `auto`: taken where the folder has them and "
+        "its SIDs are used; `none`: there are no words",
     )
     backend: str = setting(
         "offline",
-        "teacher: `offline` picks telling terms from the items' texts, `file` reads a file, the others ask a model "
-        "over the network",
+        "teacher that finds the words: `offline` picks telling terms from the item texts, `file` reads a file, "
+        "and the others ask a model over the network",
         choices=BACKENDS,
     )
     unit: Unit = setting(
-        "token", "what is described: every token, or every path of tokens with which a SID begins, beside its siblings"
+        "token",
+        "what gets words: every token, or every path of tokens that a SID begins with, told apart from its siblings",
     )
     least_items: int = setting(
-        2, "paths of fewer items are not asked of a model; they get the words that `offline` finds in these", above=0
+        2, "paths with fewer items than this get their words from `offline` instead of a model", above=0
     )
-    model: str = setting("", "its name at the provider")
-    base_url: str = setting("", "of the server; empty: the SDK's own")
-    path: str = setting("", "backend `file`: a description_keywords.json")
-    items_per_token: int = setting(40, "most items of a cluster that a prompt shows", above=0)
-    num_keywords: int = setting(20, "keywords asked for of a model, or most keywords given by `offline`", above=0)
-    description_chars: int = setting(300, "characters of an item's description that a prompt shows", least=0)
-    concurrency: int = setting(8, "questions under way at the same time", above=0)
-    requests_per_minute: float = setting(0.0, "upper limit, evenly spaced; 0: none", least=0)
-    max_attempts: int = setting(5, "times one question is asked before it counts as failed", above=0)
-    timeout_seconds: float = setting(60.0, "of one request", above=0)
-    temperature: float = setting(0.0, "of the model; below 0: not sent, so that the server's own default holds")
+    model: str = setting("", "name of the model at its provider")
+    base_url: str = setting("", "address of the server; empty: the SDK's default")
+    path: str = setting("", "for the backend `file`: the description_keywords.json to read")
+    items_per_token: int = setting(40, "largest number of a token's items that a prompt shows", above=0)
+    num_keywords: int = setting(
+        20, "number of keywords to ask a model for; also the most that `offline` gives", above=0
+    )
+    description_chars: int = setting(300, "number of characters of an item's description that a prompt shows", least=0)
+    concurrency: int = setting(8, "number of questions under way at the same time", above=0)
+    requests_per_minute: float = setting(
+        0.0, "largest number of requests per minute, evenly spaced; 0: no limit", least=0
+    )
+    max_attempts: int = setting(5, "number of times a question is asked before it counts as failed", above=0)
+    timeout_seconds: float = setting(60.0, "timeout of one request, in seconds", above=0)
+    temperature: float = setting(0.0, "sampling temperature of the model; below 0: the server's default")
     answer_format: Literal["schema", "object", "text"] = setting(
-        "schema", "openai: JSON by a schema, as any JSON object, or in words alone, for servers that know no more"
+        "schema",
+        "openai only: ask for JSON that follows a schema, for any JSON object, or for plain text where the server"
+        " supports neither",
     )
-    input_price: float = setting(0.0, "of a million tokens, in any currency; 0: unknown", least=0)
-    output_price: float = setting(0.0, "the same of the answers", least=0)
+    input_price: float = setting(0.0, "price of a million input tokens, in any currency; 0: unknown", least=0)
+    output_price: float = setting(0.0, "price of a million output tokens, in the same currency; 0: unknown", least=0)
     max_questions: int = setting(
-        0, "most questions that are asked over all runs of a workdir, repetitions among them; 0: no limit", least=0
+        0, "largest number of questions asked over all runs of a workdir, repeats included; 0: no limit", least=0
     )
     max_cost: float = setting(
-        0.0, "most that their answers may cost, in the currency of the prices; 0: no limit", least=0
+        0.0, "largest total cost of these questions, in the currency of the prices; 0: no limit", least=0
     )
 
     def __post_init__(self) -> None:

@@ -13,41 +13,62 @@ from tsrec_jax.section import Section, setting
 class TrainSettings(Section, key="train"):
     """Training (docs/training.md)."""
 
-    max_steps: int = setting(0, "optimiser steps; 0: from `epochs`", least=0)
-    epochs: float = setting(6.0, "passes over the rows of the tasks", least=0)
-    batch_tokens: int = setting(1024, "token slots of one optimiser step, over all devices and accumulation", above=0)
-    sequence_length: int = setting(256, "of a packed row, in tokens, and so of the longest example", above=0)
+    max_steps: int = setting(0, "number of optimiser steps; 0: as many as `epochs` takes", least=0)
+    epochs: float = setting(6.0, "number of passes over the examples of the tasks", least=0)
+    batch_tokens: int = setting(
+        1024,
+        "token slots per optimiser step, over all devices: a multiple of sequence_length x accumulation x "
+        "rows_per_group x mesh.data x mesh.fsdp; the default fits one device",
+        above=0,
+    )
+    sequence_length: int = setting(256, "length of a packed row in tokens, and so of the longest example", above=0)
     rows_per_group: int = setting(
-        4, "packed rows that share their loss slots: more waste fewer; data x fsdp must divide their groups", above=0
+        4, "packed rows that share their loss slots; larger groups waste fewer of them", above=0
     )
-    accumulation: int = setting(1, "micro-batches of a step", above=0)
-    learning_rate: float = setting(1e-3, "peak rate of AdamW", above=0)
-    schedule: Literal["linear", "cosine", "constant"] = setting("linear", "decay to 0 after the warm-up, or none")
-    warmup_steps: int = setting(20, "of a linear warm-up from 0", least=0)
-    weight_decay: float = setting(0.0, "decoupled, on matrices", least=0)
-    clip_norm: float = setting(1.0, "largest global norm of the gradient; 0: no clipping", least=0)
+    accumulation: int = setting(1, "micro-batches per optimiser step", above=0)
+    learning_rate: float = setting(1e-3, "peak learning rate of AdamW", above=0)
+    schedule: Literal["linear", "cosine", "constant"] = setting(
+        "linear", "learning rate after the warm-up: decays to 0 linearly or as a cosine, or stays constant"
+    )
+    warmup_steps: int = setting(20, "steps of linear warm-up from 0", least=0)
+    weight_decay: float = setting(0.0, "decoupled weight decay, applied to matrices only", least=0)
+    clip_norm: float = setting(
+        1.0, "largest global norm of the gradient, which is scaled down to it; 0: no clipping", least=0
+    )
     freeze: Literal["none", "pretrained_rows", "trunk"] = setting(
-        "none", "what keeps its pretrained values: the rows of the old vocabulary, or all but the SID tokens' rows"
+        "none",
+        "what keeps its pretrained values: nothing (`none`), the rows of the pretrained vocabulary "
+        "(`pretrained_rows`), or everything but the rows of the SID tokens (`trunk`)",
     )
-    loss_normalisation: Literal["token", "task"] = setting("token", "mean over all loss tokens, or of each task's mean")
-    loss_chunk: int = setting(0, "loss slots of a group whose logits are held at once; 0: all", least=0)
-    validations: int = setting(3, "validations over the whole run; 0: one after the last step", least=0)
-    patience: int = setting(0, "validations without improvement after which training stops; 0: never", least=0)
-    select_by: Literal["loss", "hr@10"] = setting("hr@10", "what the best weights are best in, on the selection split")
+    loss_normalisation: Literal["token", "task"] = setting(
+        "token", "mean over all loss tokens (`token`), or over those of each task by itself (`task`)"
+    )
+    loss_chunk: int = setting(0, "loss slots of a group whose logits are in memory at the same time; 0: all", least=0)
+    validations: int = setting(3, "number of validations over the whole run; 0: one, after the last step", least=0)
+    patience: int = setting(
+        0, "number of validations without improvement after which training stops; 0: it never does", least=0
+    )
+    select_by: Literal["loss", "hr@10"] = setting(
+        "hr@10", "measure on the selection split by which the best weights are chosen"
+    )
     held_out: float = setting(
-        0.0, "share of train's users whose rows are the selection split, instead of valid", least=0, most=1
+        0.0, "share of train's users held out as the selection split, in place of valid; 0: none", least=0, most=1
     )
-    valid_rows: int = setting(0, "rows of the selection split for its loss, spread over it; 0: all", least=0)
-    valid_beam_rows: int = setting(2048, "the same for HR@10; 0: none", least=0)
-    checkpoint_every: int = setting(200, "steps between two states for resuming; 0: only the last", least=0)
+    valid_rows: int = setting(0, "rows of the selection split used for its loss, evenly spread; 0: all", least=0)
+    valid_beam_rows: int = setting(
+        2048, "rows of the selection split used for its HR@10, evenly spread; 0: none", least=0
+    )
+    checkpoint_every: int = setting(200, "steps between checkpoints for resuming; 0: one, after the last step", least=0)
     keep: int = setting(
-        2, "saved states to keep for resuming; if the newest is damaged, the one before it is used", least=2
+        2, "number of checkpoints to keep for resuming; if the newest is damaged, the one before it is used", least=2
     )
     explode_factor: float = setting(
-        10.0, "a loss this many times the usual one, three times in a row, stops training; 0: never", least=0
+        10.0, "training stops when the loss is this many times its usual value, three times in a row; 0: never", least=0
     )
     log_every: int = setting(10, "steps between two rows of metrics", above=0)
-    wandb_project: str = setting("", "sends the metrics to Weights & Biases too (extra `wandb`); empty: does not")
+    wandb_project: str = setting(
+        "", "Weights & Biases project that receives the metrics too (extra `wandb`); empty: none"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

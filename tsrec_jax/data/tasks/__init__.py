@@ -17,7 +17,7 @@ from tsrec_jax.section import Section, section
 
 @dataclasses.dataclass(frozen=True)
 class TasksSettings(Section, key="tasks"):
-    """The table of tasks. With a seed, the order decides how each is shuffled: a new one comes last."""
+    """The training tasks. Their order and the seed decide how each is shuffled, so that a new one comes last."""
 
     distilled_sid: DistilledSid = section(DistilledSid)
     next_sid: NextSid = section(NextSid)

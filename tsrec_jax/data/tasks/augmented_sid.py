@@ -19,8 +19,8 @@ REVERSED = 0.5  # share of the sequences
 class AugmentedSid(Task, key="tasks.augmented_sid"):
     """The histories of `next_sid`, thinned and reversed."""
 
-    rate: float = setting(0.125, "rows per epoch, out of all variants", least=0)
-    copies: int = setting(4, "variants of each user's sequence", above=0)
+    rate: float = setting(0.125, "share of all variants shown per epoch", least=0)
+    copies: int = setting(4, "number of variants of each user's sequence", above=0)
 
     def examples(self, inputs: TaskInputs) -> list[Example]:
         """One for each variant."""

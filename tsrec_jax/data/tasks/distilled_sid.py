@@ -21,17 +21,21 @@ CHUNK = 512  # histories that a teacher ranks at one time
 class DistilledSid(Task, key="tasks.distilled_sid"):
     """A history, then what a teacher recommends for it."""
 
-    rate: float = setting(0.2, "rows per epoch, out of all copies", least=0)
-    teacher: str = setting("hybrid", "a baseline (docs/studies.md), fitted on train before training begins")
-    soft_labels: bool = setting(
-        True, "learn the teacher's whole ranking instead of one item that is drawn; needs the objective `constrained`"
+    rate: float = setting(0.2, "share of all copies shown per epoch", least=0)
+    teacher: str = setting(
+        "hybrid",
+        "baseline to learn from, one of those listed at `study.baselines`; it is fitted on train before training "
+        "begins",
     )
-    copies: int = setting(6, "of each training row", above=0)
-    history_length: int = setting(10, "the last items of a row's history that are kept, at most", above=0)
+    soft_labels: bool = setting(
+        True, "learn the teacher's whole ranking instead of one item drawn from it; needs the objective `constrained`"
+    )
+    copies: int = setting(6, "number of altered copies of each training row", above=0)
+    history_length: int = setting(10, "largest number of a row's last items that a copy keeps", above=0)
     random_items: float = setting(
         0.2, "share of a history's items that are replaced by random items of the catalogue", least=0, most=1
     )
-    targets: int = setting(6, "items that the teacher adds to a history, each of which is learned", above=0)
+    targets: int = setting(6, "number of items that the teacher adds to a history, each of which is learned", above=0)
 
     def examples(self, inputs: TaskInputs) -> list[Example]:
         """One for each copy of each row."""

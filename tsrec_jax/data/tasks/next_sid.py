@@ -20,11 +20,11 @@ class NextSid(Task, key="tasks.next_sid"):
     }
 
     rate: float = setting(
-        0.5, "rows per epoch; half of them where a teacher, who has counted them, is asked too", least=0
+        0.5,
+        "share of the rows shown per epoch; half of them are enough beside a teacher that has counted them all",
+        least=0,
     )
-    user_sequences: bool = setting(
-        True, "rows of a user that continue each other as one example; None: as the objective has it"
-    )
+    user_sequences: bool = setting(True, "join a user's rows that continue each other into one example")
 
     def examples(self, inputs: TaskInputs) -> list[Example]:
         """One for each row, or for each user sequence."""

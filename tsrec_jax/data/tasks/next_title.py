@@ -18,7 +18,9 @@ class NextTitle(Task, key="tasks.next_title"):
         "next_title": Template("Name what is bought next.\n", "History: {history}\nTitle:", " {title}")
     }
 
-    rate: float = setting(0.0, "rows per epoch; a title costs more tokens than all SIDs of a history", least=0)
+    rate: float = setting(
+        0.0, "share of the rows shown per epoch; a title costs more tokens than all SIDs of a history", least=0
+    )
 
     def examples(self, inputs: TaskInputs) -> list[Example]:
         """One for each row."""

@@ -97,8 +97,10 @@ class Task(Section):
 
     templates: ClassVar[Mapping[str, Template]] = {}
 
-    weight: float = setting(1.0, "in the loss; 0: the task is left out", least=0)
-    rate: float = setting(1.0, "rows per epoch: 1 shows each row once, 0 leaves the task out", least=0)
+    weight: float = setting(1.0, "weight of the task in the loss; 0: the task is left out", least=0)
+    rate: float = setting(
+        1.0, "share of the examples shown per epoch, above 1 with repeats; 0: the task is left out", least=0
+    )
 
     def examples(self, inputs: TaskInputs) -> list[Example]:
         """Tokenises the rows of the task."""

@@ -19,7 +19,7 @@ class TitleSid(Task, key="tasks.title_sid"):
         "sid_to_title": Template("Name the item behind this code.\n", "Code: {sid}\nTitle:", " {title}"),
     }
 
-    rate: float = setting(0.05, "rows per epoch", least=0)
+    rate: float = setting(0.05, "share of the examples shown per epoch", least=0)
 
     def examples(self, inputs: TaskInputs) -> list[Example]:
         """Two for each item of the catalogue, whatever the split."""

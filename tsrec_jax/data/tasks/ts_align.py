@@ -24,7 +24,7 @@ class TsAlign(Task, key="tasks.ts_align"):
         ),
     }
 
-    rate: float = setting(0.05, "rows per epoch", least=0)
+    rate: float = setting(0.05, "share of the examples shown per epoch", least=0)
 
     def examples(self, inputs: TaskInputs) -> list[Example]:
         """Two for each described token or path, whatever the split.
