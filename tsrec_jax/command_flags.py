@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -14,6 +16,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.experiments import experiment_file
 from tsrec_jax.old_keys import OLD_MODULE, OLD_MODULE_NOW, what_became_of, what_became_of_last
 from tsrec_jax.section import near
+from tsrec_jax.serving.settings import ServerSettings
 
 
 def define_flags() -> flags.FlagValues:
@@ -51,14 +54,11 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_float("mfu", 0.4, "plan: share of the peak that a step is taken to reach", flag_values=values)
     flags.DEFINE_integer("k", 10, "number of items to recommend", lower_bound=1, flag_values=values)
     flags.DEFINE_string("export", None, "serve: an exported folder, instead of a workdir's", flag_values=values)
-    flags.DEFINE_string("host", "127.0.0.1", "serve: the address to listen on", flag_values=values)
-    flags.DEFINE_integer("port", 8000, "serve: the port to listen on; 0: a free one", flag_values=values)
     flags.DEFINE_integer("beams", None, "serve: width of the search", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("max_batch", None, "serve: requests computed together", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("queue", 128, "serve: requests that may wait", flag_values=values)
-    flags.DEFINE_float("batch_wait_ms", 3.0, "serve: how long one waits for others", flag_values=values)
-    flags.DEFINE_integer("deadline_ms", 10_000, "serve: of a request that states none", flag_values=values)
-    flags.DEFINE_integer("keep_alive", 75, "serve: seconds that an idle connection is kept", flag_values=values)
+    defines: dict[type, Any] = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    for field in dataclasses.fields(ServerSettings):
+        defines[type(field.default)](field.name, field.default, f"serve: {field.metadata['doc']}", flag_values=values)
     return values
 
 

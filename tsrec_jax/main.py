@@ -23,6 +23,7 @@ from tsrec_jax import __version__
 from tsrec_jax.cache import keep_compiled_programs, mend_compiled_programs
 from tsrec_jax.command_flags import help_lines, parse
 from tsrec_jax.errors import Stopped, UserError, no_space, not_allowed
+from tsrec_jax.serving.settings import ServerSettings, require_extra
 from tsrec_jax.settings import GIVE, Settings, load_saved, settings_of
 
 if TYPE_CHECKING:
@@ -150,10 +151,7 @@ def _recommend(values: flags.FlagValues, workdir: pathlib.Path) -> None:
 def _serve(values: flags.FlagValues, workdir: pathlib.Path) -> None:
     if values.workdir and values.export:
         raise UserError("serve takes --workdir=DIR, whose export it serves, or --export=FOLDER, not both")
-    from tsrec_jax.serving.settings import ServerSettings, require_extra
-
-    names = [field.name for field in dataclasses.fields(ServerSettings)]
-    given: dict[str, Any] = {name: values[name].value for name in names}
+    given: dict[str, Any] = {name: values[name].value for name in SERVER_FLAGS}
     settings = ServerSettings(**given)
     require_extra()
     from tsrec_jax.serving.server import serve
@@ -192,6 +190,7 @@ TOGETHER_FLAGS = ("multi_host", "coordinator", "num_processes", "process_id", "h
 
 INSTEAD = {"serve": " or --export=FOLDER", "plan": " or --config=FILE.py"}  # of a workdir
 NO_CONFIG = ("recommend", "serve")  # what they need is in the exported folder
+SERVER_FLAGS = tuple(field.name for field in dataclasses.fields(ServerSettings))
 # Flags that only some verbs take.
 ONLY_FOR = {
     "dry_run": ("describe",),
@@ -202,8 +201,7 @@ ONLY_FOR = {
     "devices": ("plan",),
     "mfu": ("plan",),
     **dict.fromkeys(("history", "item", "k"), ("recommend",)),
-    **dict.fromkeys(("export", "host", "port", "beams", "max_batch", "queue"), ("serve",)),
-    **dict.fromkeys(("batch_wait_ms", "deadline_ms", "keep_alive"), ("serve",)),
+    **dict.fromkeys(("export", "beams", "max_batch", *SERVER_FLAGS), ("serve",)),
 }
 
 

@@ -20,36 +20,26 @@ class ExportSettings(Section, key="export"):
 
 
 @dataclasses.dataclass(frozen=True)
-class ServerSettings:
-    """How the service listens and queues.
+class ServerSettings(Section):
+    """How the service listens and queues: the flags of the verb `serve`.
 
-    Attributes:
-      host, port: where; port 0 takes a free one.
-      queue: requests that may wait for their batch.
-      batch_wait_ms: how long a request waits for others to share its batch.
-      deadline_ms: of a request that states none.
-      keep_alive: seconds that a connection is kept without a request. It must outlast what a load balancer before the
-        service keeps (60 is usual), or the balancer sends a request into a connection that is being closed.
+    `keep_alive` must outlast what a load balancer before the service keeps (60 s is usual), or the balancer sends a
+    request into a connection that is being closed.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8000
-    queue: int = 128
-    batch_wait_ms: float = 3.0
-    deadline_ms: int = 10_000
-    keep_alive: int = 75
+    host: str = setting("127.0.0.1", "address to listen on")
+    port: int = setting(8000, "port to listen on; 0: a free one", least=0, most=65_535)
+    queue: int = setting(128, "number of requests that may wait for their batch", least=1)
+    batch_wait_ms: float = setting(
+        3.0, "how long a request waits for others to share its batch, in milliseconds", least=0, most=60_000
+    )
+    deadline_ms: int = setting(10_000, "deadline of a request that states none, in milliseconds", least=1, most=60_000)
+    keep_alive: int = setting(75, "seconds that an idle connection is kept open", least=1, most=86_400)
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65_535:
-            raise UserError(f"--port={self.port}: a port is between 0 and 65535")
-        if self.queue < 1:
-            raise UserError(f"--queue={self.queue}: at least 1")
-        if not 0 <= self.batch_wait_ms <= 60_000:  # which NaN is not either
-            raise UserError(f"--batch_wait_ms={self.batch_wait_ms}: between 0 and 60000")
-        if not 1 <= self.deadline_ms <= 60_000:
-            raise UserError(f"--deadline_ms={self.deadline_ms}: between 1 and 60000")
-        if not 1 <= self.keep_alive <= 86_400:
-            raise UserError(f"--keep_alive={self.keep_alive}: seconds, between 1 and 86400")
+    @classmethod
+    def config_key(cls, field: str) -> str:
+        """As the command line spells it."""
+        return f"--{field}"
 
 
 def require_extra() -> None:
