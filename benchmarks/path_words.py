@@ -41,9 +41,10 @@ class LevelFacts:
     Attributes:
       groups, single: groups, and how many of them have one item.
       unique: share of the keywords that no other group of the level has.
-      unique_beside: share of the keywords that no sibling has, a path with the same prefix or a token of the level.
-      large: groups of ENOUGH_ITEMS items or more, of which the next two are means.
-      inside, beside: how often a keyword of a group stands in the texts of its items, and in those beside it.
+      unique_beside: of groups with siblings (paths with the same prefix; tokens of the level) the share of the keywords
+        that no sibling has.
+      inside: how often a keyword of a group stands in the texts of its items; mean over groups of ENOUGH_ITEMS or more.
+      beside: how often it stands in those beside it; mean over the groups that have some.
       cosine: mean cosine of the texts of two items of a group, over the groups of two or more.
       cosine_beside: the same of an item of a group and one beside it.
       chance: share of these groups whose mean cosine is below that of 95 % of the random groups of as many items.
@@ -54,7 +55,6 @@ class LevelFacts:
     single: int
     unique: float
     unique_beside: float
-    large: int
     inside: float
     beside: float
     cosine: float
@@ -91,6 +91,7 @@ def _facts(
     counts = collections.Counter(keyword for described in words for keyword in set(described.keywords))
     near = collections.Counter((w.prefix, keyword) for w in words for keyword in set(w.keywords))
     keywords = [(w.prefix, keyword) for w in words for keyword in set(w.keywords)]
+    siblings = collections.Counter(w.prefix for w in words)
     column = {name: number for number, name in enumerate(terms.names)}
     held_TI = terms.held_IT.T.tocsr()
     below: dict[tuple[str, ...], list[int]] = collections.defaultdict(list)
@@ -102,9 +103,9 @@ def _facts(
         members = np.array(group.items)
         others = _beside(catalogue, group, below)
         known = [column[keyword] for keyword in described.keywords if keyword in column]
-        if len(members) >= ENOUGH_ITEMS and known:
+        if known:
             held_KI = held_TI[known].toarray()
-            insides.append(held_KI[:, members].mean())
+            insides += [float(held_KI[:, members].mean())] if len(members) >= ENOUGH_ITEMS else []
             shares = [held_KI[:, around].mean() for around in others if len(around)]
             besides += [float(np.mean(shares))] if shares else []
         if len(members) > 1:
@@ -124,8 +125,7 @@ def _facts(
         len(groups),
         sum(len(group.items) == 1 for group in groups),
         float(np.mean([counts[keyword] == 1 for _, keyword in keywords])),
-        float(np.mean([near[pair] == 1 for pair in keywords])),
-        len(insides),
+        _mean([near[pair] == 1 for pair in keywords if siblings[pair[0]] > 1]),
         *map(_mean, (insides, besides, cosines, cosines_beside, below_chance)),
     )
 
