@@ -2,12 +2,13 @@
 that takes anything else."""
 
 import ast
+import json
 import pathlib
 
 import pytest
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.settings import default_config, paper_config, settings_of
+from tsrec_jax.settings import Settings, default_config, flat, paper_config, settings_of, update
 from tsrec_jax.settings_page import settings_page
 from tsrec_jax.sid.settings import IndexSettings
 from tsrec_jax.training.settings import TrainSettings
@@ -42,6 +43,23 @@ def test_the_objective_decides_the_form_of_the_examples_where_it_is_left_open():
     assert default.changed({"objective": "vocabulary"}).templates == paper.templates
     kept = default.changed({"objective": "vocabulary", "templates": {"separator": "; "}})
     assert (kept.templates.separator, kept.changed({"objective": "constrained"}).templates.separator) == ("; ", "; ")
+
+
+def test_settings_made_in_code_are_the_default_recipe_and_keep_what_they_were_made_with():
+    assert Settings() == settings_of(default_config())
+    assert Settings(seed=7).changed({"train": {"epochs": 2.0}}).seed == 7
+
+
+def test_what_is_recorded_of_settings_is_what_was_decided_and_makes_the_same_settings_again():
+    """A choice left to the objective is recorded as the same choice made by hand."""
+    for config, by_hand in ((default_config(), True), (paper_config(), False)):
+        settings = settings_of(config)
+        said = settings.changed({"tasks": {"next_sid": {"user_sequences": by_hand}}})
+        assert said.resolved() == settings.resolved()
+        assert None not in flat(settings.resolved()).values()
+        again = default_config()
+        update(again, json.loads(json.dumps(settings.resolved())))
+        assert settings_of(again) == settings
 
 
 def test_a_change_is_checked_and_leaves_the_rest():

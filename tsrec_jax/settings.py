@@ -37,22 +37,17 @@ from tsrec_jax.training.wandb_log import require_wandb
 GIVE = f"--config=FILE.py or --config=NAME ({', '.join(experiments())})"  # how a command names its config
 ARMS = "study.arms"  # the section whose keys the user chooses
 _WORDED = Templates()
-# What the objective decides where the config leaves it open.
+_SIDS_ALONE = _WORDED.changed({"separator": "", "next_sid": {"header": "", "prompt": "{history}"}})
+# What the objective decides where the config leaves it open. The defaults of the sections fit the first one.
 BY_OBJECTIVE: Mapping[str, Mapping[str, Any]] = {
-    "constrained": {
-        "tasks.next_sid.user_sequences": True,
-        "tasks.distilled_sid.soft_labels": True,
-        "templates.separator": "",
-        "templates.next_sid.header": "",
-        "templates.next_sid.prompt": "{history}",
-    },
-    "vocabulary": {
-        "tasks.next_sid.user_sequences": False,
-        "tasks.distilled_sid.soft_labels": False,
-        "templates.separator": _WORDED.separator,
-        "templates.next_sid.header": _WORDED["next_sid"].header,
-        "templates.next_sid.prompt": _WORDED["next_sid"].prompt,
-    },
+    objective: {
+        "tasks.next_sid.user_sequences": constrained,
+        "tasks.distilled_sid.soft_labels": constrained,
+        "templates.separator": templates.separator,
+        "templates.next_sid.header": templates["next_sid"].header,
+        "templates.next_sid.prompt": templates["next_sid"].prompt,
+    }
+    for objective, constrained, templates in (("constrained", True, _SIDS_ALONE), ("vocabulary", False, _WORDED))
 }
 # The recipe of the paper (arXiv 2602.22632), where it differs from the default; the rows of SA-Init stay centred.
 PAPER = {
@@ -80,7 +75,8 @@ class Settings(Section):
     """Everything that a run or a study is told, as `settings_of` gives it.
 
     Attributes:
-      given: what it was made of, as plain values in which what the objective decides may be None.
+      given: the config that it was made of, as plain values; None is what the objective decides, so that `changed` may
+        change the objective. Everything else goes by what was decided (`resolved`).
     """
 
     seed: int = setting(42, "seed of every random choice", least=0)
@@ -100,7 +96,7 @@ class Settings(Section):
     mesh: MeshSettings = section(MeshSettings)
     sid_init: SidInitSettings = section(SidInitSettings)
     tasks: TasksSettings = section(TasksSettings)
-    templates: Templates = _WORDED
+    templates: Templates = _SIDS_ALONE
     train: TrainSettings = section(TrainSettings)
     eval: EvalSettings = section(EvalSettings)
     export: ExportSettings = section(ExportSettings)
@@ -134,9 +130,13 @@ class Settings(Section):
           UserError: a key that does not exist, or a value that cannot be meant.
         """
         config = default_config()
-        update(config, self.given)
+        update(config, self.given or self.resolved())
         update(config, changes)
         return settings_of(config)
+
+    def resolved(self) -> dict[str, Any]:
+        """All settings as nested plain values: what runs and cells record, and by what they are compared."""
+        return _plain(self)
 
     def arm(self, name: str) -> Settings:
         """The settings of one arm of the study, which has no arms of its own.
@@ -152,7 +152,7 @@ class Settings(Section):
 
 def default_config() -> ConfigDict:
     """All keys with their defaults, the recipe that docs/training.md recommends, for an experiment to change."""
-    config = _config_of(Settings())
+    config = ConfigDict(Settings().resolved())
     for key, value in BY_OBJECTIVE["vocabulary"].items():
         place, _, name = key.rpartition(".")
         get(config, place)[name] = placeholder(type(value))
@@ -268,21 +268,12 @@ def get(tree: Any, dotted: str) -> Any:
     return tree
 
 
-def _config_of(part: Any) -> ConfigDict:
-    if isinstance(part, Templates):
-        return ConfigDict(part.to_mapping())
-    config = ConfigDict()
-    for field in dataclasses.fields(part):
-        value = getattr(part, field.name)
-        if field.name != "given":
-            config[field.name] = (
-                _config_of(value)
-                if dataclasses.is_dataclass(value)
-                else ConfigDict(value)
-                if isinstance(value, dict)
-                else value
-            )
-    return config
+def _plain(value: Any) -> Any:
+    if isinstance(value, Templates):
+        return value.to_mapping()
+    if isinstance(value, Section):
+        return {name: _plain(part) for name, part in vars(value).items() if name != "given"}
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _section_of(kind: type, values: Mapping[str, Any]) -> Any:
