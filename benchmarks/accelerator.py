@@ -22,7 +22,7 @@ from benchmarks.device.cells import PARTS, all_cells
 from benchmarks.device.runner import Options, run
 from benchmarks.device.store import TABLES, Store
 from tsrec_jax.errors import UserError
-from tsrec_jax.pipeline.workdir import commit
+from tsrec_jax.pipeline.provenance import commit
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:

@@ -27,7 +27,7 @@ from benchmarks.decoding.threads import all_cores, pin_to_one_core
 from benchmarks.facts import command
 from benchmarks.kept import Kept, say
 from tsrec_jax.files import write_json, write_text
-from tsrec_jax.pipeline.workdir import commit, machine, versions
+from tsrec_jax.pipeline.provenance import commit, machine, versions
 
 PARTS = ("cases", "constraint", "curves")
 CASES = ("tiny", "smollm2_short", "smollm2_long", "qwen2_5")

@@ -15,7 +15,8 @@ def command() -> str:
 def backend_and_machine() -> tuple[str, str]:
     """Asked in another process: one that holds an accelerator leaves none of it to those that measure."""
     code = (
-        "import jax; from tsrec_jax.pipeline import workdir; print(jax.default_backend(), workdir.machine(), sep='\\n')"
+        "import jax; from tsrec_jax.pipeline.provenance import machine; "
+        "print(jax.default_backend(), machine(), sep='\\n')"
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
     backend, machine = done.stdout.splitlines()[-2:]

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from tsrec_jax.files import write_json
-from tsrec_jax.pipeline.workdir import fingerprint
+from tsrec_jax.pipeline.provenance import fingerprint
 
 
 def say(line: str) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.facts import command
-from tsrec_jax.pipeline.workdir import commit, machine
+from tsrec_jax.pipeline.provenance import commit, machine
 
 SIZES = (256, 256, 256)
 SAMPLED = 64

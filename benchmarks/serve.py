@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.facts import command
-from tsrec_jax.pipeline.workdir import commit, machine
+from tsrec_jax.pipeline.provenance import commit, machine
 from tsrec_jax.serving.recommender import Answer, Recommender, Request
 
 CLIENTS = (1, 8, 32)

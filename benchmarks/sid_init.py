@@ -10,7 +10,7 @@ import argparse
 import numpy as np
 
 from tsrec_jax.data.dataset import Dataset, read_dataset
-from tsrec_jax.pipeline.assemble import assemble
+from tsrec_jax.pipeline.recommender_parts import load_parts
 from tsrec_jax.settings import default_config, settings_of
 
 STARTS = {
@@ -28,10 +28,10 @@ def cosines(dataset: Dataset, model: str, start: dict) -> tuple[list[float], flo
     config.model.path = model
     config.model.num_layers = 1  # the table alone is looked at
     config.sid_init.update(start)
-    assembly = assemble(settings_of(config), dataset, model)
+    parts = load_parts(settings_of(config), dataset, model)
     levels_n = dataset.catalogue.token_levels
-    table_VD = np.asarray(assembly.model.embedding[...], np.float32)
-    rows_nD = table_VD[assembly.base_vocab_size : assembly.base_vocab_size + len(levels_n)]
+    table_VD = np.asarray(parts.model.embedding[...], np.float32)
+    rows_nD = table_VD[parts.base_vocab_size : parts.base_vocab_size + len(levels_n)]
     norms_n1 = np.linalg.norm(rows_nD, axis=1, keepdims=True)
     means = []
     for level in range(dataset.catalogue.num_levels):

@@ -27,7 +27,7 @@ from tsrec_jax.evaluation.predictions import read_predictions
 from tsrec_jax.evaluation.report import comparison_table
 from tsrec_jax.evaluation.statistics import compare, draw_users
 from tsrec_jax.files import write_json
-from tsrec_jax.pipeline.assess import evaluated_rows
+from tsrec_jax.pipeline.evaluate import evaluated_rows
 from tsrec_jax.settings import load_saved
 from tsrec_jax.sid.quality import SidReport, measure
 from tsrec_jax.sid.report import to_json

@@ -30,7 +30,7 @@ from benchmarks.training.report import report
 from benchmarks.training.start import measure_start
 from benchmarks.training.worker import LAYOUTS, TORCH
 from tsrec_jax.files import write_json
-from tsrec_jax.pipeline.workdir import commit, versions
+from tsrec_jax.pipeline.provenance import commit, versions
 
 TURN = 2  # steps of a system before the next one's turn
 WARM = 2  # steps that are not counted: the first compiles

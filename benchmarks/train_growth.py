@@ -23,7 +23,7 @@ from benchmarks.decoding.threads import pin_to_one_core
 from benchmarks.facts import backend_and_machine, command
 from benchmarks.growth.cell import Cell, measure
 from tsrec_jax.files import write_json, write_text
-from tsrec_jax.pipeline.workdir import commit, versions
+from tsrec_jax.pipeline.provenance import commit, versions
 from tsrec_jax.planning.accounting import StepShape
 
 SMALL = {

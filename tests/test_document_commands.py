@@ -30,7 +30,7 @@ from tests.test_document_benchmarks import flags_of_benchmarks
 from tsrec_jax import processes, settings
 from tsrec_jax.data.dataset import write_dataset
 from tsrec_jax.main import VERBS, main
-from tsrec_jax.pipeline.workdir import command as recorded_command
+from tsrec_jax.pipeline.provenance import command as recorded_command
 from tsrec_jax.shop.shop import make_shop
 
 ALL = [command for path in (*DOCUMENTS, *SCRIPTS, *REPORTS) for command in commands_of(path)]

@@ -11,7 +11,7 @@ ABSENT = ("array_record", "gguf", "grain", "importlib_resources", "matplotlib", 
 CONFIGURED = ("ml_collections",)  # of the pipeline, which stages share
 # Training, decoding and what answers requests; then the stages.
 LIBRARY = ("tsrec_jax.decoding.generate", "tsrec_jax.serving.recommender", "tsrec_jax.training.loop")
-STAGES = ("tsrec_jax.pipeline.run", "tsrec_jax.pipeline.study")
+STAGES = ("tsrec_jax.pipeline.stages", "tsrec_jax.pipeline.study")
 PROGRAM = """
 import importlib, json, pathlib, sys
 

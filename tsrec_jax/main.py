@@ -91,13 +91,13 @@ def _plan(values: flags.FlagValues, workdir: pathlib.Path) -> None:
 def _training(name: str) -> Callable[[flags.FlagValues, pathlib.Path], None]:
     def call(values: flags.FlagValues, workdir: pathlib.Path) -> None:
         settings = _settings(values, workdir)
-        from tsrec_jax.pipeline import run as pipeline
+        from tsrec_jax.pipeline import stages
         from tsrec_jax.pipeline.lock import alone_in
         from tsrec_jax.training.profile import profiled_steps
 
         profile = profiled_steps(values.profile)
         with alone_in(workdir, name):
-            getattr(pipeline, name)(settings, workdir, profile=profile)
+            getattr(stages, name)(settings, workdir, profile=profile)
 
     return call
 
@@ -105,11 +105,11 @@ def _training(name: str) -> Callable[[flags.FlagValues, pathlib.Path], None]:
 def _stage(name: str) -> Callable[[flags.FlagValues, pathlib.Path], None]:
     def call(values: flags.FlagValues, workdir: pathlib.Path) -> None:
         settings = _settings(values, workdir)
-        from tsrec_jax.pipeline import run as pipeline
+        from tsrec_jax.pipeline import stages
         from tsrec_jax.pipeline.lock import alone_in
 
         with alone_in(workdir, name):
-            getattr(pipeline, name)(settings, workdir)
+            getattr(stages, name)(settings, workdir)
 
     return call
 
@@ -123,11 +123,11 @@ def _study(values: flags.FlagValues, workdir: pathlib.Path) -> int:
 
 def _describe(values: flags.FlagValues, workdir: pathlib.Path) -> None:
     settings = _settings(values, workdir)
-    from tsrec_jax.pipeline import run as pipeline
+    from tsrec_jax.pipeline import stages
     from tsrec_jax.pipeline.lock import alone_in
 
     with alone_in(workdir, "describe"):
-        pipeline.describe(settings, workdir, dry_run=values.dry_run)
+        stages.describe(settings, workdir, dry_run=values.dry_run)
 
 
 def _recommend(values: flags.FlagValues, workdir: pathlib.Path) -> None:

@@ -122,7 +122,7 @@ def smollm2(dataset: pathlib.Path, *, long_header: bool, batch: int = 8) -> Prob
     The batch is one that `search_all` makes: prompts of one bucket of lengths, the one that most prompts fall into.
     """
     from tsrec_jax.data.dataset import read_dataset
-    from tsrec_jax.pipeline.assemble import assemble
+    from tsrec_jax.pipeline.recommender_parts import load_parts
     from tsrec_jax.settings import paper_config, settings_of
 
     config = paper_config()
@@ -130,7 +130,7 @@ def smollm2(dataset: pathlib.Path, *, long_header: bool, batch: int = 8) -> Prob
     if long_header:
         config.templates.next_sid.header = LONG_HEADER
     data = read_dataset(dataset)
-    parts = assemble(settings_of(config), data, "smollm2")
+    parts = load_parts(settings_of(config), data, "smollm2")
     histories = [[data.catalogue.sid(item) for item in history] for history in data.splits["test"].histories]
     prompts = parts.builder.prompts_next_sid(histories, data.catalogue.num_levels)
     sizes = tuple(len(tokens) for tokens in data.catalogue.level_tokens)

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tsrec_jax.pipeline.workdir import commit, machine, versions
+from tsrec_jax.pipeline.provenance import commit, machine, versions
 
 RUNS, QUEUED = 10, 8  # samples, and calls of a sample, which the device has one after the other
 SIZE, COPY = 8192, 2**30  # of a square product, and elements of the array that is copied

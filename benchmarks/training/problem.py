@@ -15,8 +15,8 @@ from tsrec_jax.data.packing import epoch_of_task
 from tsrec_jax.data.prompts import Templates
 from tsrec_jax.data.tasks.task import Example
 from tsrec_jax.models.decoder import Decoder
-from tsrec_jax.pipeline.assemble import assemble
 from tsrec_jax.pipeline.batches import TrainingData, training_data
+from tsrec_jax.pipeline.recommender_parts import load_parts
 from tsrec_jax.settings import Settings, paper_config, settings_of
 
 LEARNING_RATE, CLIP_NORM, WARMUP, HORIZON = 3e-4, 1.0, 20, 1000
@@ -88,9 +88,9 @@ def make_problem(request: Request, remat: bool = False) -> Problem:
         raise SystemExit(f"one device is measured, not {jax.device_count()}: hide the others (CUDA_VISIBLE_DEVICES=0)")
     config = training_config(request, remat)
     dataset = read_dataset(pathlib.Path(request.dataset))
-    assembly = assemble(config, dataset, request.base)
-    data = training_data(config, dataset, assembly.builder, assembly.base_vocab_size, lambda line: None)
-    return Problem(config, data, assembly.model, assembly.base_vocab_size)
+    parts = load_parts(config, dataset, request.base)
+    data = training_data(config, dataset, parts.builder, parts.base_vocab_size)
+    return Problem(config, data, parts.model, parts.base_vocab_size)
 
 
 def shuffled(examples: Mapping[str, Sequence[Example]], rows: int) -> Iterator[list[Example]]:

@@ -11,8 +11,8 @@ from tsrec_jax.data.dataset import read_dataset, write_dataset
 from tsrec_jax.data.prompts import PromptBuilder, Templates
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.tokenizer import load_tokenizer
-from tsrec_jax.pipeline.assemble import add_sid_tokens
 from tsrec_jax.pipeline.batches import PLACES, batches_of, training_data
+from tsrec_jax.pipeline.recommender_parts import add_sid_tokens
 from tsrec_jax.settings import default_config, settings_of
 from tsrec_jax.shop.shop import make_shop
 from tsrec_jax.shop.shop_lm import item_texts, train_tokenizer
@@ -50,9 +50,8 @@ def only_distilled(**settings):
 
 def test_a_teacher_fitted_on_train_is_learned_from(dataset, prompts):
     builder, tokenizer, base_vocab_size = prompts
-    lines = []
     config = only_distilled(teacher="popularity", copies=6)
-    data = training_data(config, dataset, builder, base_vocab_size, lines.append)
+    data = training_data(config, dataset, builder, base_vocab_size)
     rows = data.examples["distilled_sid"]
     assert data.top_k == 1
     train, valid = dataset.splits["train"], dataset.splits["valid"]
@@ -69,7 +68,7 @@ def test_a_ranking_that_is_learned_as_a_whole_has_room_in_the_batches(dataset, p
     builder, _, base_vocab_size = prompts
     config = only_distilled(teacher="popularity", copies=1, soft_labels=True)
     config = config.changed({"train": {"sequence_length": 64, "rows_per_group": 2}})
-    data = training_data(config, dataset, builder, base_vocab_size, print)
+    data = training_data(config, dataset, builder, base_vocab_size)
     assert data.top_k == PLACES
     batch = batches_of(config, data, data.examples, rows=4).batch(1)
     assert batch["sid_target_probs_BTK"].shape == (1, 4, 64, PLACES)
@@ -82,4 +81,4 @@ def test_a_teacher_that_cannot_be_fitted_is_refused(dataset, prompts):
     none = dataset.splits["valid"].take([])
     without = dataclasses.replace(dataset, splits={**dataset.splits, "valid": none})
     with pytest.raises(UserError, match="hybrid: the selection split holds no rows"):
-        training_data(only_distilled(), without, builder, base_vocab_size, print)
+        training_data(only_distilled(), without, builder, base_vocab_size)

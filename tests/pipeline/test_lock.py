@@ -54,9 +54,9 @@ def test_a_lock_ends_with_its_run_and_a_folder_that_stayed_empty_goes(tmp_path):
     assert [path.name for path in workdir.iterdir()] == ["config.json"]
 
 
-def test_one_who_waits_for_a_folder_says_so_once_and_gets_it_when_it_is_free(tmp_path, monkeypatch):
+def test_one_who_waits_for_a_folder_says_so_once_and_gets_it_when_it_is_free(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(lock_module, "WAIT_SECONDS", 0.05)
-    said, free = [], threading.Event()
+    free = threading.Event()
 
     def hold():
         with alone_in(tmp_path, "train"):
@@ -68,12 +68,12 @@ def test_one_who_waits_for_a_folder_says_so_once_and_gets_it_when_it_is_free(tmp
     holder.start()
     held.wait(30)
     threading.Timer(0.3, free.set).start()
-    with alone_when_free(tmp_path, "report", said.append):
+    with alone_when_free(tmp_path, "report"):
         assert free.is_set()
         assert json.loads((tmp_path / "run.lock").read_text())["verb"] == "report"
     holder.join()
-    assert len(said) == 1
-    assert said[0].startswith("report: waiting, since")
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said.startswith("report: waiting, since")
 
 
 def test_a_lock_that_changes_hands_all_the_time_is_held_by_one_at_a_time(tmp_path):

@@ -109,7 +109,7 @@ def test_the_weight_is_the_best_on_selection(dataset):
         ]
 
     config = prior_config(prior_weights=(1.0, 2.0, 4.0))
-    chosen = choose_prior(config, dataset, search, print)
+    chosen = choose_prior(config, dataset, search)
     assert chosen.weight == 2.0
     assert chosen.facts["tried"] == {"0": 0.0, "1": pytest.approx(1 / 3, abs=1e-5), "2": 1.0,
                                      "4": pytest.approx(2 / 3, abs=1e-5)}  # fmt: skip
@@ -125,7 +125,7 @@ def test_rows_of_the_selection_are_spread_over_it(dataset):
         assert rows == SELECT.take([0, 2])
         return [[] for _ in rows.users]
 
-    choose_prior(prior_config(prior_rows=2), dataset, search, print)
+    choose_prior(prior_config(prior_rows=2), dataset, search)
 
 
 def test_the_rows_that_are_evaluated_choose_no_weight_and_that_is_said_before_training(

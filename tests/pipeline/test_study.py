@@ -22,7 +22,7 @@ from tsrec_jax.evaluation.study_cells import read_cells, write_cells
 from tsrec_jax.main import main
 from tsrec_jax.pipeline import batches as batches_module
 from tsrec_jax.pipeline import study as study_module
-from tsrec_jax.pipeline import study_cell
+from tsrec_jax.pipeline import study_measure
 from tsrec_jax.pipeline import train as train_module
 from tsrec_jax.pipeline.lock import alone_in
 from tsrec_jax.training import loop as loop_module
@@ -60,7 +60,7 @@ def no_training(monkeypatch):
     """Names of the arms for which a training is asked, none of which begins."""
     asked = []
 
-    def train(wanted, _config, _report):
+    def train(wanted, _settings):
         asked.append(wanted.label)
         raise UserError("no training here")
 
@@ -187,12 +187,12 @@ def test_a_cell_that_fails_does_not_stop_the_others(published, monkeypatch, caps
     shutil.rmtree(published / "cells")
     made = []
 
-    def train(wanted, _config, _report):
+    def train(wanted, _settings):
         made.append(wanted.label)
         raise UserError("bad data") if wanted.name == "plain" else RuntimeError("a bug")
 
     monkeypatch.setattr(study_module, "run_arm", train)
-    monkeypatch.setattr(study_module, "with_inputs", lambda wanted, *_: wanted.config)
+    monkeypatch.setattr(study_module, "with_inputs", lambda wanted, *_: wanted.settings)
     monkeypatch.setattr(study_module, "run_one_baseline", train)
     assert main(["study", *COMMAND, f"--workdir={published}"]) == 1
     assert len(made) == 6
@@ -246,7 +246,7 @@ def test_baselines_choose_on_the_users_that_are_held_out(workdir, tmp_path, monk
         sids = list(dataset.catalogue.items_of_sid)[:length]
         return BaselineResult([sids] * len(rows), {"fit_seconds": 1.5, "flops": 2e9, "chosen": "x"})
 
-    monkeypatch.setattr(study_cell, "run_baseline", stub)
+    monkeypatch.setattr(study_measure, "run_baseline", stub)
     made = tmp_path / "made"
     shutil.copytree(next(workdir.glob("upstream/*")), made)
     splits = [{"name": "valid", "tied": 0.25}]
@@ -313,5 +313,5 @@ def test_tokens_and_examples_are_counted_by_the_means_that_the_log_holds():
         {"step": 20, "step_seconds": 0.25, "tokens_per_second": 800.0, "examples_per_second": 8.0},
     ]
     # 10 steps of 100 tokens, and 12 of 200: the last two were not logged.
-    assert study_cell.trained_amounts(rows, 22) == {"tokens": 3400, "examples": 44}
-    assert study_cell.trained_amounts([], 5) == {"tokens": None, "examples": None}
+    assert study_measure.trained_amounts(rows, 22) == {"tokens": 3400, "examples": 44}
+    assert study_measure.trained_amounts([], 5) == {"tokens": None, "examples": None}

@@ -27,12 +27,10 @@ def test_validation_takes_rows_from_all_over_the_split(tmp_path, monkeypatch, lo
     )
     monkeypatch.setattr(builder, "prompts_next_sid", lambda histories, _levels: taken.update(searched=histories) or [])
     dataset = Dataset("shop", tmp_path, shop.catalogue, shop.splits, {}, "")
-    assembly = types.SimpleNamespace(
-        dataset=dataset, builder=builder, mesh=None, model=None, base_vocab_size=0, trie=None
-    )
+    parts = types.SimpleNamespace(dataset=dataset, builder=builder, mesh=None, model=None, base_vocab_size=0, trie=None)
     config = paper_config()
     config.train.valid_rows, config.train.valid_beam_rows = loss_rows, searched
-    train._validation(settings_of(config), assembly, 8, types.SimpleNamespace(slots=64, paths=None))
+    train._validation(settings_of(config), parts, 8, types.SimpleNamespace(slots=64, paths=None))
 
     valid = shop.splits["valid"]
     last = len(valid) - 1

@@ -1,10 +1,10 @@
-"""From a config and a dataset to training batches: one way for the training itself and for its plan."""
+"""From settings and a dataset to training batches: one way for the training itself and for its plan."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from tsrec_jax.data.prompts import PromptBuilder
 from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.data.tasks import TasksSettings, build_examples
 from tsrec_jax.data.tasks.task import Example, Rank, TaskInputs
+from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
 from tsrec_jax.text.likeness import nearest_items
 
@@ -48,17 +49,14 @@ class TrainingData:
         return 0 if self.paths is None else len(self.paths.levels_n)
 
 
-def training_data(
-    config: Settings, dataset: Dataset, builder: PromptBuilder, base_vocab_size: int, report: Callable[[str], None]
-) -> TrainingData:
+def training_data(settings: Settings, dataset: Dataset, builder: PromptBuilder, base_vocab_size: int) -> TrainingData:
     """The examples of the train split and how they are learned.
 
     Args:
-      config: sections `tasks` and `train`, the objective, and `seed`, are read.
+      settings: sections `tasks` and `train`, the objective, and `seed`, are read.
       dataset: the data.
       builder: the prompts.
       base_vocab_size: length of the base tokenizer, where the ids of the SID tokens start.
-      report: receives the lines of the teacher of `distilled_sid`.
 
     Raises:
       UserError: a task lacks what it needs.
@@ -66,21 +64,21 @@ def training_data(
 
     def teacher(name: str) -> Rank:
         train, select = dataset.splits["train"], dataset.splits[selection_split(dataset)]
-        fitted = fit_baseline(name, dataset, train, select, config.seed, report)
+        fitted = fit_baseline(name, dataset, train, select, settings.seed, report)
         return lambda histories: best_items(fitted.scores(histories), PLACES)
 
     nearest = functools.partial(nearest_items, dataset.catalogue.items)
-    mix = config.tasks
-    examples = build_examples(mix.used(), TaskInputs(dataset, "train", builder, config.seed, teacher, nearest))
-    paths = SidPaths.of_catalogue(dataset.catalogue, base_vocab_size) if config.constrained else None
-    slots = choose_loss_slots(examples, mix.rates, config.train.sequence_length, config.train.rows_per_group, paths)
+    mix = settings.tasks
+    examples = build_examples(mix.used(), TaskInputs(dataset, "train", builder, settings.seed, teacher, nearest))
+    paths = SidPaths.of_catalogue(dataset.catalogue, base_vocab_size) if settings.constrained else None
+    slots = choose_loss_slots(examples, mix.rates, settings.train.sequence_length, settings.train.rows_per_group, paths)
     ranked = any(len(rows[0].ranked) for rows in examples.values() if rows)
     top_k = min(PLACES, dataset.catalogue.num_items) if ranked else 1
     return TrainingData(mix, examples, paths, slots, top_k)
 
 
 def batches_of(
-    config: Settings,
+    settings: Settings,
     data: TrainingData,
     sources: Mapping[str, Any],
     rows: int,
@@ -89,7 +87,7 @@ def batches_of(
     """The batches of a training.
 
     Args:
-      config: section `train` and `seed` are read.
+      settings: section `train` and `seed` are read.
       data: of `training_data`.
       sources: {task: random access to its examples}.
       rows: of a micro-batch, over all processes.
@@ -98,12 +96,12 @@ def batches_of(
     return train_batches(
         sources,
         rates=data.mix.rates,
-        sequence_length=config.train.sequence_length,
+        sequence_length=settings.train.sequence_length,
         rows=rows,
         loss_slots=data.slots,
-        accumulation=config.train.accumulation,
-        seed=config.seed,
-        group=config.train.rows_per_group,
+        accumulation=settings.train.accumulation,
+        seed=settings.seed,
+        group=settings.train.rows_per_group,
         part=part,
         paths=data.paths,
         top_k=data.top_k,

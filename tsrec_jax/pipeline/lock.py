@@ -9,12 +9,13 @@ import os
 import pathlib
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from filelock import FileLock, Timeout
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.processes import first
+from tsrec_jax.progress import report
 
 LOCK_FILE = "run.lock"
 WAIT_SECONDS = 2.0  # between two looks at a lock that another run holds
@@ -68,7 +69,7 @@ def alone_in(workdir: pathlib.Path, verb: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone_when_free(workdir: pathlib.Path, verb: str, report: Callable[[str], None]) -> Iterator[None]:
+def alone_when_free(workdir: pathlib.Path, verb: str) -> Iterator[None]:
     """As `alone_in`, but waits for a run that is at work there, and says so once."""
     told = False
     with contextlib.ExitStack() as stack:

@@ -1,34 +1,30 @@
-"""The verb `plan`: what a training costs on machines that need not be here, from its config alone."""
+"""The verb `plan`: what a training costs on machines that need not be here, from its settings alone."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from tsrec_jax.data.dataset import Dataset, read_dataset
-from tsrec_jax.data.folder_files import find_name
 from tsrec_jax.data.held_out import hold_out_users
 from tsrec_jax.data.prompts import PromptBuilder
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.hf import read_config
 from tsrec_jax.models.tokenizer import load_tokenizer
-from tsrec_jax.pipeline.assemble import add_sid_tokens
 from tsrec_jax.pipeline.batches import batches_of, training_data
-from tsrec_jax.pipeline.upstream import open_texts, what_to_make
+from tsrec_jax.pipeline.inputs import open_texts, source_of
+from tsrec_jax.pipeline.recommender_parts import add_sid_tokens
 from tsrec_jax.planning.accounting import MeshShape, step_flops
 from tsrec_jax.planning.chips import CHIPS
 from tsrec_jax.planning.estimate import estimate_lines, step_shape
 from tsrec_jax.planning.feasibility import Setup, refuse_memory, refuse_mesh
+from tsrec_jax.progress import report
+from tsrec_jax.settings import Settings
 from tsrec_jax.shop.shop_lm import lm_shape
 from tsrec_jax.sid.sizes import MOST_SIZES
 from tsrec_jax.text_table import aligned
-
-if TYPE_CHECKING:
-    from tsrec_jax.settings import Settings
 
 ASSUMED_MFU = 0.4
 ASSUMED_LOSS_SHARE = 0.25  # of a row's tokens, where the rows are not here to be counted
@@ -63,7 +59,7 @@ class _Data:
     source: str
 
 
-def plan(config: Settings, options: PlanOptions, report: Callable[[str], None] = print) -> None:
+def plan(settings: Settings, options: PlanOptions) -> None:
     """Prints parameters, memory of a device, FLOPs, and the time of a step and of the whole training.
 
     Raises:
@@ -73,13 +69,12 @@ def plan(config: Settings, options: PlanOptions, report: Callable[[str], None] =
         raise UserError(f"--chip={options.chip} is not one of {', '.join(CHIPS)}")
     if not 0 < options.mfu <= 1:
         raise UserError(f"--mfu={options.mfu} must lie above 0 and be 1 at most")
-    base = _base_shape(config)
-    data = _data(config, base, report)
-    setup = Setup(
-        base, data.num_tokens, step_shape(config, data.loss_slots, data.sid_tokens), _mesh(config, options.devices)
-    )
+    base = _base_shape(settings)
+    data = _data(settings, base)
+    step = step_shape(settings.train, settings.model, settings.sid_init, data.loss_slots, data.sid_tokens)
+    setup = Setup(base, data.num_tokens, step, _mesh(settings, options.devices))
     refuse_mesh(setup)
-    for line in estimate_lines(config.model.path, setup):
+    for line in estimate_lines(settings.model.path, setup):
         report(f"plan: {line}")
     report(f"plan: {data.source}")
     report("\n" + _table(setup, data.steps, options) + "\n")
@@ -87,7 +82,7 @@ def plan(config: Settings, options: PlanOptions, report: Callable[[str], None] =
         f"assumed: {options.mfu:.0%} of the bfloat16 peak (--mfu), the time between chips included; validation and "
         "compilation come on top. Memory is an estimate."
     )
-    if config.model.dtype == "float32":
+    if settings.model.dtype == "float32":
         report("config.model.dtype is float32, which accelerators compute several times slower than this peak.")
     if options.chip:
         refuse_memory(setup, CHIPS[options.chip])
@@ -119,22 +114,22 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
-def _base_shape(config: Settings) -> ModelConfig:
-    """The shape of the pretrained model, its first layers where the config keeps only those."""
-    own = config.sid_init.head == "own"
-    if not config.model.path:
-        shape = ModelConfig.from_hf(lm_shape(config.pretrain.vocab_size))
+def _base_shape(settings: Settings) -> ModelConfig:
+    """The shape of the pretrained model, its first layers where the settings keep only those."""
+    own = settings.sid_init.head == "own"
+    if not settings.model.path:
+        shape = ModelConfig.from_hf(lm_shape(settings.pretrain.vocab_size))
         return dataclasses.replace(shape, tied=shape.tied and not own)
-    shape = read_config(config.model.path)
-    layers = config.model.num_layers
+    shape = read_config(settings.model.path)
+    layers = settings.model.num_layers
     if layers > shape.num_layers:
-        raise UserError(f"config.model.num_layers={layers}: {config.model.path} has {shape.num_layers} layers")
+        raise UserError(f"config.model.num_layers={layers}: {settings.model.path} has {shape.num_layers} layers")
     return dataclasses.replace(shape, num_layers=layers or shape.num_layers, tied=shape.tied and not own)
 
 
-def _mesh(config: Settings, devices: int) -> MeshShape:
-    """The mesh of the config on so many devices; its open axis takes what the others leave."""
-    sizes = config.mesh.sizes
+def _mesh(settings: Settings, devices: int) -> MeshShape:
+    """The mesh of the settings on so many devices; its open axis takes what the others leave."""
+    sizes = settings.mesh.sizes
     fixed = math.prod(size for size in sizes if size > 0)
     devices = devices or fixed
     if devices % fixed or (-1 not in sizes and fixed != devices):
@@ -145,47 +140,47 @@ def _mesh(config: Settings, devices: int) -> MeshShape:
     return MeshShape(*(size if size > 0 else devices // fixed for size in sizes))
 
 
-def _data(config: Settings, base: ModelConfig, report: Callable[[str], None]) -> _Data:
+def _data(settings: Settings, base: ModelConfig) -> _Data:
     """Counts the rows of a dataset folder that is there with its SIDs, and assumes where there is none."""
-    dataset = _given_dataset(config)
-    known = pathlib.Path(config.model.path).exists() or "/" not in config.model.path  # a tokenizer without a download
-    if dataset is not None and config.model.path and known:
-        return _counted(config, dataset, report)
-    sizes = config.index.sizes or MOST_SIZES  # by the rule there are no more, up to four million items
+    dataset = _given_dataset(settings)
+    known = pathlib.Path(settings.model.path).exists() or "/" not in settings.model.path
+    if dataset is not None and settings.model.path and known:
+        return _counted(settings, dataset)
+    sizes = settings.index.sizes or MOST_SIZES  # by the rule there are no more, up to four million items
     new = sum(sizes) if dataset is None else len(dataset.catalogue.tokens)
-    slots = math.ceil(ASSUMED_LOSS_SHARE * config.train.sequence_length * config.train.rows_per_group)
-    steps = config.train.max_steps
+    slots = math.ceil(ASSUMED_LOSS_SHARE * settings.train.sequence_length * settings.train.rows_per_group)
+    steps = settings.train.max_steps
     times = f"{steps:,} steps" if steps else "the number of steps is unknown (config.train.max_steps is 0)"
     return _Data(
         base.vocab_rows + new,
         slots,
-        new if config.constrained else 0,
+        new if settings.constrained else 0,
         steps,
         f"the training rows are not here: loss slots taken as {ASSUMED_LOSS_SHARE:.0%} of a row, {new:,} SID tokens; "
         f"{times}",
     )
 
 
-def _given_dataset(config: Settings) -> Dataset | None:
+def _given_dataset(settings: Settings) -> Dataset | None:
     """The dataset that a run would train on as it is; of a folder that lacks SIDs or words, nothing but its faults."""
-    if not config.dataset.path:
+    if not settings.dataset.path:
         return None
-    folder = pathlib.Path(config.dataset.path)
-    name = find_name(folder, config.dataset.name)
-    if not what_to_make(config, folder, name).given:
-        open_texts(config, folder, name)
+    folder = pathlib.Path(settings.dataset.path)
+    source = source_of(settings, folder)
+    if not source.complete:
+        open_texts(settings, source)
         return None
-    return hold_out_users(read_dataset(folder, name, config.dataset), config.train.held_out)
+    return hold_out_users(read_dataset(folder, source.name, settings.dataset), settings.train.held_out)
 
 
-def _counted(config: Settings, dataset: Dataset, report: Callable[[str], None]) -> _Data:
-    tokenizer = load_tokenizer(config.model.path)
+def _counted(settings: Settings, dataset: Dataset) -> _Data:
+    tokenizer = load_tokenizer(settings.model.path)
     base_vocab_size = add_sid_tokens(tokenizer, dataset.catalogue.tokens)
-    builder = PromptBuilder(tokenizer, config.templates, config.train.sequence_length)
-    data = training_data(config, dataset, builder, base_vocab_size, report)
+    builder = PromptBuilder(tokenizer, settings.templates, settings.train.sequence_length)
+    data = training_data(settings, dataset, builder, base_vocab_size)
     rows = [row for part in data.examples.values() for row in part]
-    batches = batches_of(config, data, data.examples, step_shape(config, data.slots, data.sid_tokens).rows)
-    steps = config.train.max_steps or batches.steps(config.train.epochs)
+    batches = batches_of(settings, data, data.examples, settings.train.rows_per_microbatch)
+    steps = settings.train.max_steps or batches.steps(settings.train.epochs)
     return _Data(
         len(tokenizer),
         data.slots,

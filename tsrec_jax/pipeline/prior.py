@@ -16,6 +16,7 @@ from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.decoding.generate import RankedSids
 from tsrec_jax.errors import UserError
+from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
 
 ItemScores = Callable[[Sequence[int]], np.ndarray]  # from numbers of rows to float32 scores_BI
@@ -42,14 +43,13 @@ class ChosenPrior:
         return _scores_of(self.fitted, self.weight, rows)
 
 
-def choose_prior(config: Settings, dataset: Dataset, search: Search, report: Callable[[str], None]) -> ChosenPrior:
+def choose_prior(settings: Settings, dataset: Dataset, search: Search) -> ChosenPrior:
     """Fits `eval.prior` on train and takes the weight, out of `eval.prior_weights`, of the best NDCG@10 on selection.
 
     Args:
-      config: section `eval`, and `seed`, are read.
+      settings: section `eval`, and `seed`, are read.
       dataset: the data.
       search: ranks SIDs for rows by the trained model with scores of the items.
-      report: receives the lines.
 
     Raises:
       UserError: there are no rows of selection, or what the baseline itself refuses.
@@ -57,22 +57,22 @@ def choose_prior(config: Settings, dataset: Dataset, search: Search, report: Cal
     train, select = dataset.splits["train"], dataset.splits[selection_split(dataset)]
     if not len(select):
         raise UserError(
-            f"config.eval.prior={config.eval.prior!r}: the selection split holds no rows to choose its weight on"
+            f"config.eval.prior={settings.eval.prior!r}: the selection split holds no rows to choose its weight on"
         )
-    fitted = fit_baseline(config.eval.prior, dataset, train, select, config.seed, report)
-    rows = select.spread(config.eval.prior_rows or len(select))
-    tried = {}
-    for weight in (0.0, *config.eval.prior_weights):
+    fitted = fit_baseline(settings.eval.prior, dataset, train, select, settings.seed, report)
+    rows = select.spread(settings.eval.prior_rows or len(select))
+    tried, label = {}, f"evaluate: prior {settings.eval.prior}"
+    for weight in (0.0, *settings.eval.prior_weights):
         found = search(rows, _scores_of(fitted, weight, rows) if weight else None)
         lists = [[sid for sid, _ in ranked] for ranked in found]
         tried[weight] = find_targets(lists, rows.targets, dataset.catalogue).mean("sid", "NDCG@10")
-        report(f"prior {config.eval.prior} x {weight:g}: NDCG@10 {tried[weight]:.4f} on {len(rows)} rows of selection")
-    weights = config.eval.prior_weights
+        report(f"{label} x {weight:g}: NDCG@10 {tried[weight]:.4f} on {len(rows)} rows of selection")
+    weights = settings.eval.prior_weights
     weight = max(weights, key=tried.__getitem__)
     if len(weights) > 1 and weight in (min(weights), max(weights)):
-        report(f"prior {config.eval.prior}: the best weight, {weight:g}, is at the end of config.eval.prior_weights")
+        report(f"{label}: the best weight, {weight:g}, is at the end of config.eval.prior_weights")
     facts = {
-        "baseline": config.eval.prior,
+        "baseline": settings.eval.prior,
         "settings": fitted.facts.get("settings"),
         "weight": weight,
         "rows": len(rows),

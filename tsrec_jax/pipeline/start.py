@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from tsrec_jax.data.tasks.task import TaskInputs
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import process_rows
 from tsrec_jax.models.sid_outputs import scale_outputs
-from tsrec_jax.pipeline.assemble import Assembly, level_sizes
+from tsrec_jax.pipeline.recommender_parts import RecommenderParts, level_sizes
+from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
 from tsrec_jax.training.start import SidPlaces, sid_places
 
@@ -35,37 +36,33 @@ class Start:
     facts: Mapping[str, object]
 
 
-def start_of(
-    config: Settings, assembly: Assembly, rows: int, slots: int, label: str, report: Callable[[str], None]
-) -> Start:
+def start_of(settings: Settings, parts: RecommenderParts, rows: int, slots: int) -> Start:
     """Sets the scales of a head that has some to those of the smallest loss on train, and measures the loss.
 
     Args:
-      config: the objective and sections `tasks`, `train` and `sid_init` are read.
-      assembly: the recommender before training.
+      settings: the objective and sections `tasks`, `train` and `sid_init` are read.
+      parts: the recommender before training.
       rows: packed rows of a micro-batch, over all processes.
       slots: loss slots of a group of rows.
-      label: first word of the line that is reported.
-      report: receives it.
     """
-    dataset, model = assembly.dataset, assembly.model
-    paths = SidPaths.of_catalogue(dataset.catalogue, assembly.base_vocab_size)
-    settings = config.train
+    dataset, model = parts.dataset, parts.model
+    paths = SidPaths.of_catalogue(dataset.catalogue, parts.base_vocab_size)
+    limits = settings.train
 
     def places(model: Decoder, split: str, most: int = 0) -> SidPlaces:
-        examples = config.tasks.next_sid.examples(TaskInputs(dataset, split, assembly.builder))
+        examples = settings.tasks.next_sid.examples(TaskInputs(dataset, split, parts.builder))
         examples = [examples[number] for number in spread(len(examples), most or len(examples))]
-        part = process_rows(assembly.mesh, rows // settings.rows_per_group)
-        layout = settings.sequence_length, rows, slots, settings.rows_per_group
-        return sid_places(model, list(packed_batches(examples, *layout, part, paths)), paths, settings.loss_chunk)
+        part = process_rows(parts.mesh, rows // limits.rows_per_group)
+        layout = limits.sequence_length, rows, slots, limits.rows_per_group
+        return sid_places(model, list(packed_batches(examples, *layout, part, paths)), paths, limits.loss_chunk)
 
     scales_C = np.ones(dataset.catalogue.num_levels, np.float32)
-    if config.sid_init.head != "plain":
-        scales_C = places(model, "train", FITTED_ROWS).best_scales(config.objective)
+    if settings.sid_init.head != "plain":
+        scales_C = places(model, "train", FITTED_ROWS).best_scales(settings.objective)
         model = scale_outputs(model, scales_C, level_sizes(dataset.catalogue))
     split = selection_split(dataset)
     losses = places(model, split).losses()
     shown = ", ".join(f"{objective} {loss:.4f}" for objective, loss in losses.items())
-    scaled = "" if config.sid_init.head == "plain" else f"; scales {', '.join(f'{scale:.3g}' for scale in scales_C)}"
-    report(f"{label}: before the first step, nats per SID token on {split}: {shown}{scaled}")
+    scaled = "" if settings.sid_init.head == "plain" else f"; scales {', '.join(f'{scale:.3g}' for scale in scales_C)}"
+    report(f"train: before the first step, nats per SID token on {split}: {shown}{scaled}")
     return Start(model, {"split": split, **losses, "scales": [round(float(scale), 4) for scale in scales_C]})

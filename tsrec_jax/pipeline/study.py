@@ -13,31 +13,29 @@ from tsrec_jax.evaluation.study_report import build_report, to_json
 from tsrec_jax.evaluation.study_tables import to_csv, to_latex, to_markdown
 from tsrec_jax.files import write_json, write_text
 from tsrec_jax.pipeline.lock import InUse, alone_in, alone_when_free
-from tsrec_jax.pipeline.run import report
+from tsrec_jax.pipeline.provenance import command
 from tsrec_jax.pipeline.study_cell import (
-    Wanted,
+    WantedCell,
     begin,
     borrow_training,
     cell_folder,
     close,
     finished_cell,
-    run_arm,
-    run_one_baseline,
     wanted_cells,
-    with_inputs,
 )
-from tsrec_jax.pipeline.workdir import command
+from tsrec_jax.pipeline.study_measure import run_arm, run_one_baseline, with_inputs
+from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
 
 CELLS_FILE = "cells.npz"  # all finished cells
 _OLD_CELLS = "cells/*/*/cell.json"
 
 
-def study(config: Settings, workdir: pathlib.Path, names: Sequence[str] = (), seeds: Sequence[str] = ()) -> int:
+def study(settings: Settings, workdir: pathlib.Path, names: Sequence[str] = (), seeds: Sequence[str] = ()) -> int:
     """Works on the cells of a study that are not finished and that no other process holds, and writes the report.
 
     Args:
-      config: its section `study` names arms, seeds, baselines and comparisons.
+      settings: their section `study` names arms, seeds, baselines and comparisons.
       workdir: receives `cells/`, `upstream/`, `cells.npz`, `study.md`, `study.csv`, `study.tex`, `study.json` and
         `plots/`. One that holds nothing but `cells.npz` is gone on with.
       names, seeds: work only on these arms and baselines, and seeds; none: all. The report has all that is finished.
@@ -49,15 +47,15 @@ def study(config: Settings, workdir: pathlib.Path, names: Sequence[str] = (), se
       UserError: there are no arms, a name or seed that the study does not have, or a workdir of an older layout.
       Stopped: a signal ended a training; the same command goes on.
     """
-    if not config.study.arms:
+    if not settings.study.arms:
         raise UserError("config.study.arms is empty: a study needs arms, as in configs/studies/smoke.py")
-    cells = wanted_cells(config, workdir)
+    cells = wanted_cells(settings, workdir)
     _bring_cells(workdir)
     held, failed = [], []
     for wanted in _chosen(cells, names, seeds):
         try:
             if _work_on(wanted, cells, workdir):
-                _write_report(config, workdir, cells)
+                _write_report(settings, workdir, cells)
         except Stopped:
             raise
         except InUse as refusal:
@@ -70,7 +68,7 @@ def study(config: Settings, workdir: pathlib.Path, names: Sequence[str] = (), se
             traceback.print_exc()
             print(f"tsrec: {wanted.label}: failed, see above", file=sys.stderr, flush=True)
             failed.append(wanted)
-    _write_report(config, workdir, cells)
+    _write_report(settings, workdir, cells)
     missing = [wanted for wanted in cells if finished_cell(wanted)[0] is None]
     held = [wanted for wanted in held if wanted in missing]  # the others were finished since
     for words, listed in (("held by another process", held), ("failed", failed), ("not finished", missing)):
@@ -87,7 +85,7 @@ def _bring_cells(workdir: pathlib.Path) -> None:
             f"{workdir}: its cells, as {old.relative_to(workdir)}, have a layout that is no longer read; "
             "give another --workdir"
         )
-    with alone_when_free(workdir / "report.lock", "report", report):
+    with alone_when_free(workdir / "report.lock", "report"):
         if (workdir / CELLS_FILE).exists() and not (workdir / "cells").exists():
             for cell in read_cells(workdir / CELLS_FILE):
                 folder = cell_folder(workdir, cell.name, cell.seed)
@@ -95,7 +93,7 @@ def _bring_cells(workdir: pathlib.Path) -> None:
                 write_cells(folder / CELL_FILE, [cell])
 
 
-def _chosen(cells: Sequence[Wanted], names: Sequence[str], seeds: Sequence[str]) -> list[Wanted]:
+def _chosen(cells: Sequence[WantedCell], names: Sequence[str], seeds: Sequence[str]) -> list[WantedCell]:
     """The cells that were asked for on the command line; a system that no seed changes goes with every seed."""
     for flag, given, known in (
         ("arms", names, dict.fromkeys(wanted.name for wanted in cells)),
@@ -111,7 +109,7 @@ def _chosen(cells: Sequence[Wanted], names: Sequence[str], seeds: Sequence[str])
     ]
 
 
-def _work_on(wanted: Wanted, cells: Sequence[Wanted], workdir: pathlib.Path) -> bool:
+def _work_on(wanted: WantedCell, cells: Sequence[WantedCell], workdir: pathlib.Path) -> bool:
     """Makes a cell; returns False where it is finished.
 
     Raises:
@@ -124,18 +122,18 @@ def _work_on(wanted: Wanted, cells: Sequence[Wanted], workdir: pathlib.Path) -> 
         if finished_cell(wanted)[0] is not None:  # by another process, since
             return False
         report(f"study: {wanted.label}: begins")
-        begin(wanted, report)
-        borrow_training(wanted, cells, report)
-        config = with_inputs(wanted, workdir, report)
+        begin(wanted)
+        borrow_training(wanted, cells)
+        settings = with_inputs(wanted, workdir)
         make = run_arm if wanted.kind == "arm" else run_one_baseline
-        write_cells(wanted.file, [make(wanted, config, report)])
+        write_cells(wanted.file, [make(wanted, settings)])
         close(wanted, cells)
     return True
 
 
-def _write_report(config: Settings, workdir: pathlib.Path, wanted: Sequence[Wanted]) -> None:
+def _write_report(settings: Settings, workdir: pathlib.Path, wanted: Sequence[WantedCell]) -> None:
     """Writes the report on all finished cells; nothing where there are none."""
-    with alone_when_free(workdir / "report.lock", "report", report):
+    with alone_when_free(workdir / "report.lock", "report"):
         found = [(each, finished_cell(each)[0]) for each in wanted]
         cells = [cell for _, cell in found if cell is not None]
         if not cells:
@@ -143,12 +141,12 @@ def _write_report(config: Settings, workdir: pathlib.Path, wanted: Sequence[Want
         missing = [each for each, cell in found if cell is None]
         notes = [f"Not finished: {_listed(missing)}."] if missing else []
         write_cells(workdir / CELLS_FILE, cells)
-        order = [*config.study.arms, *config.study.baselines]
+        order = [*settings.study.arms, *settings.study.baselines]
         built = build_report(
-            f"Study on {config.dataset.name or _name(cells)}",
+            f"Study on {settings.dataset.name or _name(cells)}",
             systems_of(cells, order),
-            config.study.pairs(),
-            config.study.curves,
+            settings.study.pairs(),
+            settings.study.curves,
             notes,
             _facts(cells),
         )
@@ -160,7 +158,7 @@ def _write_report(config: Settings, workdir: pathlib.Path, wanted: Sequence[Want
         plot_study(built, workdir / "plots")
 
 
-def _listed(cells: Sequence[Wanted]) -> str:
+def _listed(cells: Sequence[WantedCell]) -> str:
     """Cells in words, those of one system together."""
     seeds: dict[str, list[str]] = {}
     for wanted in cells:

@@ -1,11 +1,11 @@
-"""Training one recommender: examples, packed batches, validation and the loop, from an assembly."""
+"""The stage `train`: examples, packed batches, validation and the loop, and which training is finished."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from jax.sharding import Mesh
@@ -21,18 +21,20 @@ from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.local_devices import on_own_devices
 from tsrec_jax.models.sharding import MESH_AXES, parts_of, process_rows
-from tsrec_jax.pipeline.assemble import Assembly
 from tsrec_jax.pipeline.batches import TrainingData, batches_of, training_data
+from tsrec_jax.pipeline.job import Job
+from tsrec_jax.pipeline.recommender_parts import RecommenderParts, load_parts
 from tsrec_jax.pipeline.start import start_of
-from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.planning.accounting import MeshShape, parameter_count, step_flops
 from tsrec_jax.planning.chips import GIB
 from tsrec_jax.planning.estimate import estimate_lines, step_shape
 from tsrec_jax.planning.feasibility import Setup
-from tsrec_jax.processes import first, first_makes
+from tsrec_jax.processes import first, first_makes, share
+from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
+from tsrec_jax.training.checkpoints import Checkpoints, best_folder
 from tsrec_jax.training.drift import Drift
-from tsrec_jax.training.loop import Run, TrainResult, train
+from tsrec_jax.training.loop import Run, train
 from tsrec_jax.training.loss import SftLoss
 from tsrec_jax.training.meter import peak_memory
 from tsrec_jax.training.metrics_log import read_metrics
@@ -41,107 +43,139 @@ from tsrec_jax.training.step import first_step_and_state
 from tsrec_jax.training.validation import Validation
 from tsrec_jax.training.wandb_log import WandbSettings
 
+STAGE = "train"
 
-@dataclasses.dataclass(frozen=True)
-class TrainedRecommender:
-    """A training that has ended.
 
-    Attributes:
-      result: of the loop.
-      parameters: of the model, its SID rows included.
-      step_flops: model FLOPs of one optimiser step over all devices.
-      start: of `start.Start`, what is known of the model before its first step.
+def train_recommender(job: Job, profile: range = range(0)) -> None:
+    """Trains the recommender, or skips it where it is trained.
+
+    What it will take is said before, from the same arithmetic as the verb `plan`; and after, where the device tells it,
+    what it took of memory.
+
+    Args:
+      job: what is trained.
+      profile: the steps of which a trace is written.
+
+    Raises:
+      UserError: the data lacks what a task needs, or the rows of a step do not divide over the mesh.
     """
+    if _is_trained(job):
+        report("train: finished before, skipped")
+        return
+    facts = _train(job, load_parts(job.settings, job.dataset, job.base), profile)
+    job.workdir.finish(STAGE, job.identity, facts)
 
-    result: TrainResult
-    parameters: int
-    step_flops: float
-    start: Mapping[str, Any]
 
+def trained_parts(job: Job) -> RecommenderParts:
+    """The parts of the recommender, the model with its trained weights.
 
-def train_recommender(
-    config: Settings,
-    assembly: Assembly,
-    workdir: Workdir,
-    folder: pathlib.Path,
-    identity: Mapping[str, Any],
-    label: str,
-    report: Callable[[str], None],
-    profile: range = range(0),
-) -> TrainedRecommender:
-    """Trains the assembly's model in `folder`, a part of `workdir` or all of it, and returns the best weights.
-
-    What it will take is printed before, from the same arithmetic as the verb `plan`; and after, where the device tells
-    it, what it took of memory. `profile` are the steps of which a trace is written.
+    Raises:
+      UserError: nothing is trained with these settings.
     """
-    dataset = assembly.dataset
-    data = training_data(config, dataset, assembly.builder, assembly.base_vocab_size, report)
-    counts = ", ".join(f"{task} {len(rows)}" for task, rows in data.examples.items())
-    report(f"{label}: training rows: {counts}")
-    rows = _rows_per_microbatch(config.train, assembly.mesh)
-    batches = _recorded_batches(config, assembly, data, rows, folder / "records")
-    settings = config.train
-    settings = dataclasses.replace(settings, max_steps=settings.max_steps or batches.steps(settings.epochs))
-    setup = _setup(config, assembly, data)
-    for line in estimate_lines(config.model.path, setup):
-        report(f"{label}: {line}")
+    if not _is_trained(job):
+        raise UserError(f"{job.workdir.path}: nothing is trained with these settings; run the verb `train` first")
+    parts = load_parts(job.settings, job.dataset, job.base)
+    with Checkpoints(job.workdir.checkpoints(job.workdir.path)) as checkpoints:
+        _, model = checkpoints.load_best(parts.model)
+    return dataclasses.replace(parts, model=model)
+
+
+def trained_facts(job: Job) -> dict[str, Any] | None:
+    """What a finished training left in the workdir; None where it has not finished with these settings."""
+    return job.workdir.finished(STAGE, job.identity)
+
+
+def _is_trained(job: Job) -> bool:
+    """Whether training has finished and its weights are there; weights that are gone make it unfinished."""
+    facts = trained_facts(job)
+    if facts is None:
+        return False
+    best = best_folder(job.workdir.checkpoints(job.workdir.path), facts["best_step"])
+    there = share(best.exists())
+    if not there:
+        report(f"train: finished before, but its weights, {best}, are gone")
+        job.workdir.forget(STAGE)
+    return there
+
+
+def _train(job: Job, parts: RecommenderParts, profile: range) -> dict[str, Any]:
+    """Trains the model of the parts and returns the facts of the finished stage."""
+    settings, folder = job.settings, job.workdir.path
+    data = training_data(settings, parts.dataset, parts.builder, parts.base_vocab_size)
+    report(f"train: training rows: {', '.join(f'{task} {len(rows)}' for task, rows in data.examples.items())}")
+    rows = _rows_per_microbatch(settings.train, parts.mesh)
+    batches = _recorded_batches(settings, parts, data, rows, folder / "records")
+    limits = settings.train
+    limits = dataclasses.replace(limits, max_steps=limits.max_steps or batches.steps(limits.epochs))
+    setup = _setup(settings, parts, data)
+    for line in estimate_lines(settings.model.path, setup):
+        report(f"train: {line}")
     flops = step_flops(setup.model, setup.step).model
 
-    start = start_of(config, assembly, rows, data.slots, label, report)
-    assembly = dataclasses.replace(assembly, model=start.model)
-    validation = _validation(config, assembly, rows, data)
-    loss = SftLoss(data.mix.weights, settings, data.paths)
-    step, state = first_step_and_state(assembly.model, loss, settings, assembly.base_vocab_size)
+    start = start_of(settings, parts, rows, data.slots)
+    parts = dataclasses.replace(parts, model=start.model)
+    validation = _validation(settings, parts, rows, data)
+    loss = SftLoss(data.mix.weights, limits, data.paths)
+    step, state = first_step_and_state(parts.model, loss, limits, parts.base_vocab_size)
     run = Run(
         folder,
-        identity,
-        label,
+        job.identity,
+        STAGE,
         report,
-        checkpoints_at=workdir.checkpoints(folder),
-        before_save=workdir.push,
+        checkpoints_at=job.workdir.checkpoints(folder),
+        before_save=job.workdir.push,
         step_flops=flops,
         profile=profile,
     )
     if first():  # process 0 sends and draws, each process traces itself
-        project = settings.wandb_project
-        wandb = WandbSettings(project, f"{folder.name} {label}", dict(config.given)) if project else None
-        run = dataclasses.replace(run, after_validation=functools.partial(_draw, folder, label), wandb=wandb)
-    result = train(step, state, batches, validation, settings, run)
-    _report_peak(setup, label, report)
-    return TrainedRecommender(result, parameter_count(setup.model), flops, start.facts)
+        project = limits.wandb_project
+        wandb = WandbSettings(project, f"{folder.name} {STAGE}", dict(settings.given)) if project else None
+        run = dataclasses.replace(run, after_validation=functools.partial(_draw, folder), wandb=wandb)
+    result = train(step, state, batches, validation, limits, run)
+    _report_peak(setup)
+    return {
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "best_value": result.best_value,
+        "stopped_early": result.stopped_early,
+        "seconds": round(result.seconds, 1),
+        "parameters": parameter_count(setup.model),
+        "step_flops": flops,
+        "start": start.facts,
+    }
 
 
 def _recorded_batches(
-    config: Settings, assembly: Assembly, data: TrainingData, rows: int, folder: pathlib.Path
+    settings: Settings, parts: RecommenderParts, data: TrainingData, rows: int, folder: pathlib.Path
 ) -> TrainBatches:
     """This process's batches, from records of all examples in a folder, which are written if they are not there."""
     from tsrec_jax.data.records import open_records, write_records  # with tensorflow-datasets
 
     first_makes(lambda: write_records(data.examples, folder))
-    part = process_rows(assembly.mesh, rows // config.train.rows_per_group)
-    return batches_of(config, data, open_records(folder), rows, part)
+    part = process_rows(parts.mesh, rows // settings.train.rows_per_group)
+    return batches_of(settings, data, open_records(folder), rows, part)
 
 
-def _setup(config: Settings, assembly: Assembly, data: TrainingData) -> Setup:
+def _setup(settings: Settings, parts: RecommenderParts, data: TrainingData) -> Setup:
     """What is trained on what, as `plan` sees it."""
-    sizes = (1, 1, 1) if assembly.mesh is None else (assembly.mesh.shape[axis] for axis in MESH_AXES)
-    model, tokens = assembly.model, len(assembly.tokenizer)
-    step = step_shape(config, data.slots, data.sid_tokens, model.attention)
+    sizes = (1, 1, 1) if parts.mesh is None else (parts.mesh.shape[axis] for axis in MESH_AXES)
+    model, tokens = parts.model, len(parts.tokenizer)
+    step = step_shape(settings.train, settings.model, settings.sid_init, data.slots, data.sid_tokens, model.attention)
     return Setup(model.config, tokens, step, MeshShape(*sizes))
 
 
-def _draw(folder: pathlib.Path, label: str) -> None:
+def _draw(folder: pathlib.Path) -> None:
     from tsrec_jax.evaluation.plots import plot_training  # with matplotlib
 
-    plot_training({label: read_metrics(folder)}, folder / "plots" / "training.png")
+    plot_training({STAGE: read_metrics(folder)}, folder / "plots" / "training.png")
 
 
-def _report_peak(setup: Setup, label: str, report: Callable[[str], None]) -> None:
+def _report_peak(setup: Setup) -> None:
     peak = peak_memory()
     if peak is not None:
         estimate = setup.memory().total
         report(
-            f"{label}: a device held {peak / GIB:.2f} GiB at most; {estimate / GIB:.2f} GiB were estimated for a step "
+            f"train: a device held {peak / GIB:.2f} GiB at most; {estimate / GIB:.2f} GiB were estimated for a step "
             f"({estimate / peak - 1:+.0%})"
         )
 
@@ -162,25 +196,25 @@ def _rows_per_microbatch(settings: TrainSettings, mesh: Mesh | None) -> int:
     return rows
 
 
-def _validation(config: Settings, assembly: Assembly, rows: int, data: TrainingData) -> Validation:
+def _validation(settings: Settings, parts: RecommenderParts, rows: int, data: TrainingData) -> Validation:
     """Next-SID loss and HR@10 on the selection split, over rows spread over it."""
-    settings = config.train
-    select_by = selection_split(assembly.dataset)
-    inputs = TaskInputs(assembly.dataset, select_by, assembly.builder)
-    valid = config.tasks.next_sid.examples(inputs)
-    valid = [valid[number] for number in spread(len(valid), settings.valid_rows or len(valid))]
-    part = process_rows(assembly.mesh, rows // settings.rows_per_group)
-    layout = (settings.sequence_length, rows, data.slots, settings.rows_per_group)
+    limits = settings.train
+    select_by = selection_split(parts.dataset)
+    inputs = TaskInputs(parts.dataset, select_by, parts.builder)
+    valid = settings.tasks.next_sid.examples(inputs)
+    valid = [valid[number] for number in spread(len(valid), limits.valid_rows or len(valid))]
+    part = process_rows(parts.mesh, rows // limits.rows_per_group)
+    layout = (limits.sequence_length, rows, data.slots, limits.rows_per_group)
     batches = list(packed_batches(valid, *layout, part, data.paths))
-    drift = Drift(assembly.model, assembly.base_vocab_size, assembly.dataset.catalogue.token_levels)
-    searched = assembly.dataset.splits[select_by].spread(settings.valid_beam_rows)
-    search = _hit_rate(config, assembly, searched) if len(searched) else None
-    return Validation(batches, drift, search, settings.loss_chunk, data.paths)
+    drift = Drift(parts.model, parts.base_vocab_size, parts.dataset.catalogue.token_levels)
+    searched = parts.dataset.splits[select_by].spread(limits.valid_beam_rows)
+    search = _hit_rate(settings, parts, searched) if len(searched) else None
+    return Validation(batches, drift, search, limits.loss_chunk, data.paths)
 
 
-def _hit_rate(config: Settings, assembly: Assembly, searched: Interactions) -> Callable[[Decoder], float]:
+def _hit_rate(settings: Settings, parts: RecommenderParts, searched: Interactions) -> Callable[[Decoder], float]:
     """HR@10 of a model on these rows, by the search of the evaluation."""
-    catalogue, builder = assembly.dataset.catalogue, assembly.builder
+    catalogue, builder = parts.dataset.catalogue, parts.builder
     prompts = builder.prompts_next_sid(
         [[catalogue.sid(item) for item in history] for history in searched.histories], catalogue.num_levels
     )
@@ -190,13 +224,13 @@ def _hit_rate(config: Settings, assembly: Assembly, searched: Interactions) -> C
         with on_own_devices(model) as own:
             found = search_all(
                 InferenceModel.of(own),
-                assembly.trie,
+                parts.trie,
                 catalogue,
                 prompts,
-                beams=config.eval.beams,
-                batch_size=config.eval.batch_size,
+                beams=settings.eval.beams,
+                batch_size=settings.eval.batch_size,
                 prefix=prefix,
-                normaliser=config.objective,
+                normaliser=settings.objective,
             )
         predicted = [[sid for sid, _ in row] for row in found]
         return find_targets(predicted, searched.targets, catalogue).mean("sid", "HR@10")

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
+from tsrec_jax.models.settings import ModelSettings, SidInitSettings
 from tsrec_jax.planning.accounting import StepShape, parameter_count, step_flops
 from tsrec_jax.planning.chips import GIB
 from tsrec_jax.planning.feasibility import Setup
-
-if TYPE_CHECKING:
-    from tsrec_jax.settings import Settings
+from tsrec_jax.training.settings import TrainSettings
 
 FLOP_UNITS = (("P", 1e15), ("T", 1e12), ("G", 1e9))
 
 
-def step_shape(config: Settings, loss_slots: int, sid_tokens: int, attention: str = "xla") -> StepShape:
-    """An optimiser step of the config; `sid_tokens` and `attention` as in `StepShape`."""
-    settings = config.train
+def step_shape(
+    settings: TrainSettings,
+    model: ModelSettings,
+    sid_init: SidInitSettings,
+    loss_slots: int,
+    sid_tokens: int,
+    attention: str = "xla",
+) -> StepShape:
+    """An optimiser step of these settings; `sid_tokens` and `attention` as in `StepShape`."""
     return StepShape(
         rows=settings.rows_per_microbatch,
         sequence_length=settings.sequence_length,
@@ -25,12 +29,12 @@ def step_shape(config: Settings, loss_slots: int, sid_tokens: int, attention: st
         accumulation=settings.accumulation,
         loss_chunk=settings.loss_chunk,
         freeze=settings.freeze,
-        dtype=config.model.dtype,
-        remat=config.model.remat,
+        dtype=model.dtype,
+        remat=model.remat,
         rows_per_group=settings.rows_per_group,
         sid_tokens=sid_tokens,
         attention=attention,
-        scaled=config.sid_init.head == "scaled",
+        scaled=sid_init.head == "scaled",
     )
 
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,9 +18,10 @@ from tsrec_jax.files import replacing, write_json, write_text
 from tsrec_jax.models.hf import load_hf
 from tsrec_jax.models.sharding import one_device, own_mesh
 from tsrec_jax.models.tokenizer import load_tokenizer
-from tsrec_jax.pipeline import sources
-from tsrec_jax.pipeline.assemble import open_mesh
-from tsrec_jax.pipeline.workdir import commit, fingerprint, input_facts, machine, versions
+from tsrec_jax.pipeline import pretrain
+from tsrec_jax.pipeline.mesh import open_mesh
+from tsrec_jax.pipeline.provenance import commit, fingerprint, input_facts, machine, versions
+from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings, section_facts
 from tsrec_jax.sid.embed import embed_texts, item_text
 from tsrec_jax.sid.given import read_embeddings, refuse_equal
@@ -38,54 +39,50 @@ LEVELS = "levels.npz"  # of an index that is being made
 # Settings that do not shape the SIDs.
 LOGISTICS = ("sids", "given_sids", "batch_rows", "max_collision_rate", "min_code_use", "min_perplexity")
 SHAPE_EMBEDDINGS = ("encoder", "text_fields", "max_tokens")
-Report = Callable[[str], None]
-Base = Callable[[TextFolder], str]  # the run's pretrained model, made where there is none
 
 
-def make_index(config: Settings, workdir: pathlib.Path, texts: TextFolder, base: Base, report: Report) -> SidIndex:
+def make_index(settings: Settings, workdir: pathlib.Path, texts: TextFolder) -> SidIndex:
     """Embeds and codes the items of a folder; a finished index is read again and never changed.
 
     Args:
-      config: sections `index`, `model`, `mesh` and `seed` are read.
-      workdir: receives the folder `index`.
+      settings: sections `index`, `model`, `mesh` and `seed` are read, and those of pretraining.
+      workdir: receives the folder `index`, and the pretrained model where the items are embedded by one made here.
       texts: the items.
-      base: gives the run's pretrained model, where it is needed.
-      report: receives the lines.
 
     Raises:
       UserError: the workdir holds an index of other settings, there are fewer SIDs than items, what is to be extended
         does not fit, or a gate of the SID report failed.
     """
     folder = workdir / "index"
-    earlier = load_index(config.index.extend) if config.index.extend else None
-    config = _with_sizes(config, len(texts.items), earlier)
-    index, x_ID = _open_or_make(config, folder, texts, earlier, base, report)
-    _judge(config, folder, texts, index, x_ID, report)
+    earlier = load_index(settings.index.extend) if settings.index.extend else None
+    settings = _with_sizes(settings, len(texts.items), earlier)
+    index, x_ID = _open_or_make(settings, folder, texts, earlier)
+    _judge(settings, folder, texts, index, x_ID)
     return index
 
 
 def _open_or_make(
-    config: Settings, folder: pathlib.Path, texts: TextFolder, earlier: SidIndex | None, base: Base, report: Report
+    settings: Settings, folder: pathlib.Path, texts: TextFolder, earlier: SidIndex | None
 ) -> tuple[SidIndex, np.ndarray]:
     """The finished index of the folder, or a new one that is written there; and float32 x_ID of the items."""
-    encoder = _encoder_facts(config, texts)
-    made_with = {"seed": config.seed, **_settings(config, config.index.code_fields), **encoder}
-    files = input_facts(config.index, ("embeddings", "extend"), LOGISTICS)
+    encoder = _encoder_facts(settings, texts)
+    made_with = {"seed": settings.seed, **_index_facts(settings, settings.index.code_fields), **encoder}
+    files = input_facts(settings.index, ("embeddings", "extend"), LOGISTICS)
     identity = {"data": texts.data_hash, **files, **made_with}
     finished = (folder / INDEX_FILE).exists()
     if finished:
         refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
     else:
         if earlier is not None:
-            _refuse_to_extend(earlier, config.index.extend, made_with)
-        refuse_too_few(config.index.sizes, len(texts.items), config.index.collisions)
-    x_ID = _embeddings(config, folder, texts, encoder, base, report)
+            _refuse_to_extend(earlier, settings.index.extend, made_with)
+        refuse_too_few(settings.index.sizes, len(texts.items), settings.index.collisions)
+    x_ID = _embeddings(settings, folder, texts, encoder)
     if finished:
         report("index: finished before, skipped")
         return load_index(folder / INDEX_FILE), x_ID
     folder.mkdir(parents=True, exist_ok=True)
     with one_device():
-        index = _coded(config, tuple(item.id for item in texts.items), x_ID, earlier, folder / LEVELS, report)
+        index = _coded(settings, tuple(item.id for item in texts.items), x_ID, earlier, folder / LEVELS)
     index = dataclasses.replace(index, made_with=made_with)
     write_json(folder / IDENTITY, identity)
     index.save(folder / INDEX_FILE)
@@ -93,9 +90,7 @@ def _open_or_make(
     return index, x_ID
 
 
-def _judge(
-    config: Settings, folder: pathlib.Path, texts: TextFolder, index: SidIndex, x_ID: np.ndarray, report: Report
-) -> None:
+def _judge(settings: Settings, folder: pathlib.Path, texts: TextFolder, index: SidIndex, x_ID: np.ndarray) -> None:
     """Measures the SIDs, writes their report where there is none, and refuses those that fail a gate."""
     with one_device():
         sid_report = measure(
@@ -105,43 +100,43 @@ def _judge(
             texts.items,
             embeddings_ID=index.whitening(x_ID),
             reconstruct=index.reconstruction,
-            seed=config.seed,
-            numbered=config.index.collisions == "extra_level",
+            seed=settings.seed,
+            numbered=settings.index.collisions == "extra_level",
         )
     if not (folder / "report.json").exists():
-        _write_report(config, folder, texts, index, sid_report)
+        _write_report(settings, folder, texts, index, sid_report)
     report(f"index: {sid_report.summary}; see {folder / 'report.md'}")
     if line := counting_levels(sid_report):
         report(f"index: {line}")
-    failed = failed_gates(sid_report, config.index)
+    failed = failed_gates(sid_report, settings.index)
     if failed:
         raise UserError(f"the SIDs fail {len(failed)} gate(s): {'; '.join(failed)}")
 
 
-def _settings(config: Settings, keys: Sequence[str]) -> dict[str, Any]:
-    facts = section_facts(config.index)
+def _index_facts(settings: Settings, keys: Sequence[str]) -> dict[str, Any]:
+    facts = section_facts(settings.index)
     return {f"index.{key}": facts[f"index.{key}"] for key in keys}
 
 
-def _encoder_facts(config: Settings, texts: TextFolder) -> dict[str, Any]:
+def _encoder_facts(settings: Settings, texts: TextFolder) -> dict[str, Any]:
     """What turns a text into a vector; of vectors that the user brings nothing is known."""
-    if config.index.embeddings:
+    if settings.index.embeddings:
         return {"index.encoder": "none, the embeddings are given"}
-    model = config.index.model or config.model.path
-    pretrained = pathlib.Path(model) / sources.IDENTITY
+    model = settings.index.model or settings.model.path
+    pretrained = pathlib.Path(model) / pretrain.IDENTITY
     if not model:
-        model = f"pretrained ({fingerprint(sources.pretraining_identity(config, texts))})"
+        model = f"pretrained ({fingerprint(pretrain.pretraining_identity(settings, texts))})"
     elif pretrained.is_file():  # by this program, in this run or another
         model = f"pretrained ({fingerprint(json.loads(pretrained.read_text(encoding='utf-8')))})"
-    return {"encoder's model": model, "model.dtype": config.model.dtype, **_settings(config, SHAPE_EMBEDDINGS)}
+    return {"encoder's model": model, "model.dtype": settings.model.dtype, **_index_facts(settings, SHAPE_EMBEDDINGS)}
 
 
-def _with_sizes(config: Settings, items: int, earlier: SidIndex | None) -> Settings:
-    """The config with the sizes that it leaves open: those of the index that is extended, or by the rule."""
-    if config.index.sizes:
-        return config
+def _with_sizes(settings: Settings, items: int, earlier: SidIndex | None) -> Settings:
+    """The settings with the sizes that they leave open: those of the index that is extended, or by the rule."""
+    if settings.index.sizes:
+        return settings
     sizes = fitting_sizes(items) if earlier is None else earlier.quantiser.sizes
-    return config.changed({"index": {"sizes": sizes}})
+    return settings.changed({"index": {"sizes": sizes}})
 
 
 def _refuse_to_extend(earlier: SidIndex, path: str, made_with: Mapping[str, Any]) -> None:
@@ -155,82 +150,79 @@ def _refuse_to_extend(earlier: SidIndex, path: str, made_with: Mapping[str, Any]
 
 
 def _coded(
-    config: Settings,
+    settings: Settings,
     item_ids: tuple[str, ...],
     x_ID: np.ndarray,
     earlier: SidIndex | None,
     kept: pathlib.Path,
-    report: Report,
 ) -> SidIndex:
     """A new index, whose levels are kept on the way, or the earlier one with the new items coded by its codebooks."""
     if earlier is None:
-        refuse_equal(x_ID, repr(config.index.embeddings) if config.index.embeddings else "their texts")
-        return build_index(item_ids, x_ID, config.index, config.seed, lambda line: report(f"index: {line}"), kept)
+        refuse_equal(x_ID, repr(settings.index.embeddings) if settings.index.embeddings else "their texts")
+        return build_index(item_ids, x_ID, settings.index, settings.seed, lambda line: report(f"index: {line}"), kept)
     if len(earlier.whitening.mean_D) != x_ID.shape[1]:
         raise UserError(
-            f"{config.index.extend} was made of embeddings with {len(earlier.whitening.mean_D)} features and these "
+            f"{settings.index.extend} was made of embeddings with {len(earlier.whitening.mean_D)} features and these "
             f"have {x_ID.shape[1]}; use the encoder it was made with"
         )
     known = len(set(item_ids) & set(earlier.item_ids))
-    report(f"index: {known} items keep their SIDs, {len(item_ids) - known} are coded by {config.index.extend}")
+    report(f"index: {known} items keep their SIDs, {len(item_ids) - known} are coded by {settings.index.extend}")
     return earlier.extended(item_ids, x_ID)
 
 
 def _embeddings(
-    config: Settings,
+    settings: Settings,
     folder: pathlib.Path,
     texts: TextFolder,
     encoder: Mapping[str, Any],
-    base: Base,
-    report: Report,
 ) -> np.ndarray:
     """float32 x_ID of the items: the user's, or made here and kept, so that a killed run does not make them again."""
-    if config.index.embeddings:
-        return read_embeddings(pathlib.Path(config.index.embeddings), len(texts.items))
+    if settings.index.embeddings:
+        return read_embeddings(pathlib.Path(settings.index.embeddings), len(texts.items))
     facts = {"data": texts.data_hash, **encoder}
     file, made_with = folder / EMBEDDINGS, folder / "embeddings.json"
     if file.exists() and json.loads(made_with.read_text(encoding="utf-8")) == facts:
         return np.load(file)
     file.unlink(missing_ok=True)
-    words = [item_text(item, config.index.text_fields) for item in texts.items]
-    model = config.index.model or base(texts)
+    words = [item_text(item, settings.index.text_fields) for item in texts.items]
+    model = settings.index.model or pretrain.pretrained_model(settings, folder.parent, texts)
     report(f"index: embedding {len(words)} item texts with {model}")
-    if config.index.encoder == "sentence_transformers":
-        x_ID = embed_sentences(model, words, config.index.max_tokens)
+    if settings.index.encoder == "sentence_transformers":
+        x_ID = embed_sentences(model, words, settings.index.max_tokens)
     else:
-        x_ID = _llm_embeddings(config, words, model, report)
+        x_ID = _llm_embeddings(settings, words, model)
     write_json(made_with, facts)
     with replacing(file) as temporary, temporary.open("wb") as opened:
         np.save(opened, x_ID)
     return x_ID
 
 
-def _llm_embeddings(config: Settings, words: list[str], model: str, report: Report) -> np.ndarray:
-    mesh = own_mesh(open_mesh(config))
+def _llm_embeddings(settings: Settings, words: list[str], model: str) -> np.ndarray:
+    mesh = own_mesh(open_mesh(settings))
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         return embed_texts(
-            load_hf(model, dtype=config.model.dtype, mesh=mesh, remat=False, attention=config.model.attention),
+            load_hf(model, dtype=settings.model.dtype, mesh=mesh, remat=False, attention=settings.model.attention),
             load_tokenizer(model),
             words,
-            max_tokens=config.index.max_tokens,
-            rows=config.index.batch_rows,
+            max_tokens=settings.index.max_tokens,
+            rows=settings.index.batch_rows,
             mesh=mesh,
             progress=lambda line: report(f"index: {line}"),
         )
 
 
 def _write_report(
-    config: Settings, folder: pathlib.Path, texts: TextFolder, index: SidIndex, measured: SidReport
+    settings: Settings, folder: pathlib.Path, texts: TextFolder, index: SidIndex, measured: SidReport
 ) -> None:
     """Writes `plots/`, `report.md` and `report.json` of the SIDs, the last when all is there."""
     facts: Mapping[str, Any] = {
         "dataset": texts.name,
-        "settings": section_facts(config.index, LOGISTICS),
-        "encoder": config.index.embeddings
-        or config.index.model
-        or config.model.path
-        or dataclasses.asdict(config.pretrain),
-        "seed": config.seed,
+        "settings": section_facts(settings.index, LOGISTICS),
+        "encoder": settings.index.embeddings
+        or settings.index.model
+        or settings.model.path
+        or dataclasses.asdict(settings.pretrain),
+        "seed": settings.seed,
         "data_hash": texts.data_hash,
         "commit": commit(),
         "machine": machine(),

@@ -20,15 +20,16 @@ from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import load_hf
-from tsrec_jax.models.sharding import host_copy, make_mesh
+from tsrec_jax.models.sharding import host_copy
 from tsrec_jax.models.sid_outputs import give_outputs
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.models.vocabulary import extend_vocabulary, sid_init_rows
+from tsrec_jax.pipeline.mesh import open_mesh
 from tsrec_jax.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)
-class Assembly:
+class RecommenderParts:
     """A recommender before or after training.
 
     Attributes:
@@ -54,19 +55,6 @@ class Assembly:
     mesh: Mesh | None
 
 
-def open_mesh(config: Settings) -> Mesh | None:
-    """The mesh of the config; None when there is a single device.
-
-    Raises:
-      UserError: the axes do not multiply to the number of devices.
-    """
-    sizes = config.mesh.sizes
-    fixed = int(np.prod([size for size in sizes if size > 0]))
-    if jax.device_count() % fixed or (-1 not in sizes and fixed != jax.device_count()):
-        raise UserError(f"config.mesh {sizes} (data, fsdp, tensor) does not fit {jax.device_count()} device(s)")
-    return None if jax.device_count() == 1 else make_mesh(*sizes)
-
-
 def add_sid_tokens(tokenizer: PreTrainedTokenizerFast, tokens: tuple[str, ...]) -> int:
     """Adds the SID tokens in order and returns the base length, which is the first one's id.
 
@@ -83,26 +71,26 @@ def add_sid_tokens(tokenizer: PreTrainedTokenizerFast, tokens: tuple[str, ...]) 
     return base_vocab_size
 
 
-def assemble(config: Settings, dataset: Dataset, base: str | pathlib.Path) -> Assembly:
+def load_parts(settings: Settings, dataset: Dataset, base: str | pathlib.Path) -> RecommenderParts:
     """Loads the base model, extends its vocabulary with initialised SID rows and builds prompts and trie.
 
     Args:
-      config: sections `model`, `mesh`, `sid_init`, `templates`, `train.sequence_length` and `seed` are read.
+      settings: sections `model`, `mesh`, `sid_init`, `templates`, `train.sequence_length` and `seed` are read.
       dataset: gives the SID tokens and their keywords.
       base: the pretrained model, any path that `load_hf` takes.
 
     Raises:
       UserError: keywords are missing for the chosen mode, or the model or mesh does not fit.
     """
-    mesh = open_mesh(config)
+    mesh = open_mesh(settings)
     tokenizer = load_tokenizer(base)
     catalogue = dataset.catalogue
-    if config.sid_init.mode == "sa_shuffled":
-        shuffled = shuffled_words(catalogue, dataset.token_descriptions, config.seed)
+    if settings.sid_init.mode == "sa_shuffled":
+        shuffled = shuffled_words(catalogue, dataset.token_descriptions, settings.seed)
         dataset = dataclasses.replace(dataset, token_descriptions=shuffled)
-    words, keyword_ids = words_for_rows(config, dataset, tokenizer)
+    words, keyword_ids = words_for_rows(settings, dataset, tokenizer)
     base_vocab_size = add_sid_tokens(tokenizer, catalogue.tokens)
-    model = base_model(config, base, mesh)
+    model = base_model(settings, base, mesh)
 
     def rows(table_VD: jax.Array) -> np.ndarray:
         return sid_init_rows(
@@ -110,25 +98,25 @@ def assemble(config: Settings, dataset: Dataset, base: str | pathlib.Path) -> As
             words=words,
             keyword_ids=keyword_ids,
             levels_n=catalogue.token_levels,
-            init_levels=tuple(config.sid_init.levels),
-            mode="sa" if words else config.sid_init.mode,
-            target_norm=config.sid_init.target_norm,
-            centred=config.sid_init.centred,
+            init_levels=tuple(settings.sid_init.levels),
+            mode="sa" if words else settings.sid_init.mode,
+            target_norm=settings.sid_init.target_norm,
+            centred=settings.sid_init.centred,
             base_vocab_size=base_vocab_size,
-            seed=config.seed,
+            seed=settings.seed,
         )
 
-    outputs = rows(model.head[...]) if model.head is not None and config.sid_init.outputs else None
+    outputs = rows(model.head[...]) if model.head is not None and settings.sid_init.outputs else None
     model = extend_vocabulary(
         model, base_vocab_size=base_vocab_size, input_rows_nD=rows(model.embedding[...]), output_rows_nD=outputs
     )
-    model = give_outputs(model, config.sid_init.head, level_sizes(catalogue))
-    return Assembly(
+    model = give_outputs(model, settings.sid_init.head, level_sizes(catalogue))
+    return RecommenderParts(
         dataset=dataset,
         tokenizer=tokenizer,
         base_vocab_size=base_vocab_size,
-        templates=config.templates,
-        builder=PromptBuilder(tokenizer, config.templates, config.train.sequence_length),
+        templates=settings.templates,
+        builder=PromptBuilder(tokenizer, settings.templates, settings.train.sequence_length),
         trie=Trie.of_catalogue(catalogue, base_vocab_size),
         model=model,
         mesh=mesh,
@@ -140,22 +128,22 @@ def level_sizes(catalogue: Catalogue) -> tuple[int, ...]:
     return tuple(map(len, catalogue.level_tokens))
 
 
-def base_model(config: Settings, base: str | pathlib.Path, mesh: Mesh | None) -> Decoder:
-    """The pretrained model in float32 parameters, or one of its shape with weights drawn by `config.seed`."""
+def base_model(settings: Settings, base: str | pathlib.Path, mesh: Mesh | None) -> Decoder:
+    """The pretrained model in float32 parameters, or one of its shape with weights drawn by `settings.seed`."""
     return load_hf(
         base,
-        dtype=config.model.dtype,
+        dtype=settings.model.dtype,
         param_dtype="float32",
-        num_layers=config.model.num_layers or None,
+        num_layers=settings.model.num_layers or None,
         mesh=mesh,
-        remat=config.model.remat,
-        attention=config.model.attention,
-        rngs=nnx.Rngs(config.seed) if config.model.random else None,
+        remat=settings.model.remat,
+        attention=settings.model.attention,
+        rngs=nnx.Rngs(settings.seed) if settings.model.random else None,
     )
 
 
 def words_for_rows(
-    config: Settings, dataset: Dataset, tokenizer: PreTrainedTokenizerFast
+    settings: Settings, dataset: Dataset, tokenizer: PreTrainedTokenizerFast
 ) -> tuple[TokenWords | None, list[list[int]]]:
     """What SA-Init reads: which descriptions speak for which token, and the sub-word ids of the keywords of each.
 
@@ -164,7 +152,7 @@ def words_for_rows(
     Raises:
       UserError: a token has no keywords.
     """
-    if config.sid_init.mode not in ("sa", "sa_shuffled"):
+    if settings.sid_init.mode not in ("sa", "sa_shuffled"):
         return None, []
     words = TokenWords.of(dataset.catalogue, dataset.token_descriptions)
     spoken_for = {description.token for description in words.descriptions}

@@ -7,7 +7,7 @@ import types
 import pytest
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.pipeline.run import training_identity
+from tsrec_jax.pipeline.job import training_identity
 from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.settings import default_config, load_saved, settings_of
 from tsrec_jax.training.checkpoints import LISTED, differences, refuse_differences

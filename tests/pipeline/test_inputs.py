@@ -11,9 +11,8 @@ import pytest
 
 from tsrec_jax.data.dataset import read_dataset, write_dataset
 from tsrec_jax.main import main
-from tsrec_jax.pipeline.run import make_inputs
+from tsrec_jax.pipeline.inputs import make_catalogue, make_inputs, source_of
 from tsrec_jax.pipeline.study_cell import wanted_cells
-from tsrec_jax.pipeline.upstream import make_catalogue
 from tsrec_jax.settings import default_config, settings_of, update
 from tsrec_jax.shop.shop import make_shop
 from tsrec_jax.sid.index import load_index
@@ -73,7 +72,7 @@ def test_what_is_odd_about_a_folder_is_said_by_every_stage_that_reads_it(bare, g
         if verb == "train":
             make_inputs(settings_of(config), tmp_path / "inputs")
         else:
-            make_catalogue(settings_of(config), tmp_path / "made", folder, "shop", lambda texts: "none", print)
+            make_catalogue(settings_of(config), tmp_path / "made", source_of(settings_of(config), folder))
         said = capsys.readouterr().out
         assert f"data: {folder / 'train.csv'}: 1 of {len(rows)} rows repeat an earlier one; all are kept\n" in said
         assert f"data: {folder / 'test.csv'}: 1 of 1 rows stand in train.csv too" in said
@@ -217,9 +216,9 @@ def test_sizes_left_open_fit_the_catalogue_and_its_extension_has_the_same(bare, 
 
 
 def test_too_few_sids_are_refused_before_any_text_is_embedded(bare, tmp_path, capsys, monkeypatch):
-    from tsrec_jax.pipeline import indexing
+    from tsrec_jax.pipeline import index
 
-    monkeypatch.setattr(indexing, "_llm_embeddings", lambda *arguments: pytest.fail("texts were embedded"))
+    monkeypatch.setattr(index, "_llm_embeddings", lambda *arguments: pytest.fail("texts were embedded"))
     settings = ["--config.model.path=anything", "--config.index.sizes=(4,4,4)"]
     assert main(command("index", bare, tmp_path / "run", *settings)) == 2
     assert "makes 4x4x4 = 64 SIDs for 80 items" in capsys.readouterr().err
@@ -280,24 +279,24 @@ def test_a_gate_fails_the_run_and_says_what_to_change(bare, embeddings, tmp_path
 
 
 def test_what_did_not_finish_may_be_started_again_with_other_settings(bare, embeddings, tmp_path, monkeypatch):
-    from tsrec_jax.pipeline import indexing, upstream
+    from tsrec_jax.pipeline import describe, index
 
     calls = []
 
-    def embed(config, words, model, report):
-        calls.append(config.index.max_tokens)
+    def embed(settings, words, model):
+        calls.append(settings.index.max_tokens)
         return np.load(embeddings)
 
     def killed(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(indexing, "_llm_embeddings", embed)
+    monkeypatch.setattr(index, "_llm_embeddings", embed)
     settings = ["--config.model.path=anything", "--config.index.max_tokens=32"]
     with monkeypatch.context() as patch:
-        patch.setattr(indexing, "_coded", killed)
+        patch.setattr(index, "_coded", killed)
         assert main(command("index", bare, tmp_path / "run", *settings)) == 1
     with monkeypatch.context() as patch:
-        patch.setattr(upstream, "describe", killed)
+        patch.setattr(describe, "describe", killed)
         assert main(command("describe", bare, tmp_path / "run", *settings, "--config.index.sizes=(8,10)")) == 1
     assert calls == [32], "the embeddings were made again"
     settings += ["--config.index.sizes=(8,10)", "--config.describe.num_keywords=5"]
@@ -347,19 +346,19 @@ def test_a_quantiser_that_is_one_row_more_runs_through_the_whole_stage(bare, gro
 @pytest.fixture
 def stubbed(monkeypatch):
     """Embeddings of chance in place of the language model's, and a pretrained model that is never made."""
-    from tsrec_jax.pipeline import indexing, sources
+    from tsrec_jax.pipeline import index, pretrain
 
-    def embed(config, words, model, report):
+    def embed(settings, words, model):
         return np.random.default_rng(0).normal(size=(len(words), 12)).astype(np.float32)
 
-    def pretrain(config, texts, workdir, report):
+    def made(settings, workdir, texts):
         (workdir / "pretrained").mkdir(parents=True)
-        facts = sources.pretraining_identity(config, texts)
-        (workdir / "pretrained" / sources.IDENTITY).write_text(json.dumps(facts))
+        facts = pretrain.pretraining_identity(settings, texts)
+        (workdir / "pretrained" / pretrain.IDENTITY).write_text(json.dumps(facts))
         return workdir / "pretrained"
 
-    monkeypatch.setattr(indexing, "_llm_embeddings", embed)
-    monkeypatch.setattr(sources, "pretrain", pretrain)
+    monkeypatch.setattr(index, "_llm_embeddings", embed)
+    monkeypatch.setattr(pretrain, "pretrain", made)
 
 
 def test_an_index_is_extended_with_its_own_settings_and_encoder_alone(bare, grown, stubbed, tmp_path, capsys):

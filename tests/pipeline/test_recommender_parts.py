@@ -16,7 +16,7 @@ from tsrec_jax.data.token_words import shuffled_words
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
 from tsrec_jax.models.tokenizer import load_tokenizer
-from tsrec_jax.pipeline.assemble import assemble, base_model, words_for_rows
+from tsrec_jax.pipeline.recommender_parts import base_model, load_parts, words_for_rows
 from tsrec_jax.settings import default_config, settings_of
 from tsrec_jax.shop.shop_lm import train_tokenizer
 
@@ -61,7 +61,7 @@ def test_shuffled_words_are_those_of_the_rows_and_of_the_alignment_task(tmp_path
     config = settings_of(default_config())
 
     def assembled(data, mode):
-        return assemble(config.changed({"sid_init": {"mode": mode}}), data, tmp_path)
+        return load_parts(config.changed({"sid_init": {"mode": mode}}), data, tmp_path)
 
     found = assembled(dataset, "sa_shuffled")
     shuffled = shuffled_words(catalogue, words, config.seed)

@@ -1,0 +1,64 @@
+"""The stage `describe`: words for each SID token, in the folder `describe/` of the workdir."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+
+from tsrec_jax.data.catalogue import Catalogue, TokenDescription
+from tsrec_jax.data.dataset import DESCRIPTIONS_FILE
+from tsrec_jax.data.token_descriptions import read_token_descriptions, write_token_descriptions
+from tsrec_jax.files import write_json
+from tsrec_jax.pipeline.provenance import input_facts
+from tsrec_jax.progress import report
+from tsrec_jax.teacher.cost import Plan
+from tsrec_jax.teacher.describe import describe, plan
+from tsrec_jax.teacher.settings import DescribeSettings
+from tsrec_jax.training.checkpoints import refuse_differences
+
+FOLDER = "describe"
+IDENTITY = "identity.json"  # what finished words were made with
+# Settings that do not shape the words, only how fast and how dearly they come.
+LOGISTICS = ("words", "concurrency", "requests_per_minute", "max_attempts", "timeout_seconds", "input_price",
+             "output_price", "max_questions", "max_cost")  # fmt: skip
+
+
+def describe_tokens(
+    settings: DescribeSettings, workdir: pathlib.Path, catalogue: Catalogue, numbered: bool
+) -> tuple[TokenDescription, ...]:
+    """Asks the teacher for the words of all tokens; finished words are read again and never changed.
+
+    Args:
+      settings: the teacher's.
+      workdir: receives the folder `describe`, with the teacher's answers and the keyword file.
+      catalogue: the items and their SIDs.
+      numbered: whether the last level only counts the items of one code.
+
+    Raises:
+      UserError: the teacher fails, or the workdir holds the words of other settings or items.
+    """
+    folder = workdir / FOLDER
+    files = ("path",) if settings.backend == "file" else ()
+    identity = {"data": _catalogue_hash(catalogue), **input_facts(settings, files, LOGISTICS)}
+    file = folder / DESCRIPTIONS_FILE.lstrip(".")
+    if file.exists():
+        refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
+        report("describe: finished before, skipped")
+    else:
+        token_descriptions = describe(catalogue, settings, folder, report, numbered=numbered)
+        write_json(folder / IDENTITY, identity)
+        write_token_descriptions(file, token_descriptions)
+    return tuple(read_token_descriptions(file, catalogue).values())
+
+
+def plan_description(settings: DescribeSettings, workdir: pathlib.Path, catalogue: Catalogue, numbered: bool) -> Plan:
+    """What `describe_tokens` would ask and what it might cost; asks nothing."""
+    return plan(catalogue, settings, workdir / FOLDER, numbered=numbered)
+
+
+def _catalogue_hash(catalogue: Catalogue) -> str:
+    digest = hashlib.sha256()
+    for item, sid in zip(catalogue.items, catalogue.sids, strict=True):
+        digest.update(json.dumps([*vars(item).values(), *sid]).encode())
+    return digest.hexdigest()

@@ -1,0 +1,254 @@
+"""The stage `evaluate`: predictions of the trained recommender, baselines beside it, and the report."""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tsrec_jax.baselines.run import run_baseline
+from tsrec_jax.data.dataset import Dataset
+from tsrec_jax.data.held_out import evaluated_split
+from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.data.target_ranks import find_targets, metric_names
+from tsrec_jax.decoding.generate import RankedSids, search_all
+from tsrec_jax.evaluation.beyond import Background
+from tsrec_jax.evaluation.predictions import Predictions, read_predictions, write_predictions
+from tsrec_jax.evaluation.report import Report, format_table, to_json, to_markdown
+from tsrec_jax.evaluation.statistics import compare, draw_users, intervals
+from tsrec_jax.evaluation.trec import write_trec
+from tsrec_jax.files import write_json, write_text
+from tsrec_jax.models.inference import InferenceModel
+from tsrec_jax.models.local_devices import on_own_devices
+from tsrec_jax.pipeline import shop
+from tsrec_jax.pipeline.job import Job
+from tsrec_jax.pipeline.prior import ItemScores, choose_prior
+from tsrec_jax.pipeline.provenance import command
+from tsrec_jax.pipeline.recommender_parts import RecommenderParts
+from tsrec_jax.pipeline.train import trained_facts, trained_parts
+from tsrec_jax.planning.search_flops import search_flops
+from tsrec_jax.processes import first
+from tsrec_jax.progress import report
+from tsrec_jax.settings import Settings, flat
+from tsrec_jax.training.metrics_log import read_metrics
+
+SYSTEM = "TS-Rec"  # what reports call the trained recommender
+PREDICTIONS = "predictions.json"
+TREC = "trec"  # the same and those of the baselines, as other programs read them
+SCORES = "scores.json"  # the log-probabilities of the predictions, a list for each row
+BASELINES = ("popularity", "repeat last")  # those that take no time and choose nothing
+TOKENISED = 256  # histories in one call of the tokenizer
+
+
+def evaluate_recommender(job: Job) -> Mapping[str, Any]:
+    """Writes the predictions of the trained recommender and the report on them; finished predictions are kept.
+
+    Returns:
+      The predicted rows, the SIDs among the predictions that do not exist (0 by construction), the seconds, the FLOPs
+      of a request and, of a prior, what was chosen.
+
+    Raises:
+      UserError: nothing is trained with these settings.
+    """
+    inputs = {**job.identity, **flat(job.settings.eval, "eval.")}
+    folder = job.workdir.path
+    facts = job.workdir.finished("evaluate", inputs, folder / PREDICTIONS)
+    if facts is None:
+        facts = _predict(trained_parts(job), job.settings, folder)
+        job.workdir.finish("evaluate", inputs, facts)
+    else:
+        report("evaluate: finished before, skipped")
+    trained = trained_facts(job)
+    if first():
+        _write_report(job, facts, trained)
+    return facts
+
+
+def _predict(parts: RecommenderParts, settings: Settings, folder: pathlib.Path) -> dict[str, Any]:
+    """Writes `predictions.json` and `scores.json`, and returns the facts of the finished stage."""
+    catalogue = parts.dataset.catalogue
+    split, rows = evaluated_rows(settings, parts.dataset)
+    if split != settings.eval.split:
+        report(f"evaluate: the folder has no {settings.eval.split}.csv, using {split}")
+    chosen = None
+    with on_own_devices(parts.model) as model:
+        search = functools.partial(_search, parts, settings, InferenceModel.of(model))
+        if settings.eval.prior:
+            chosen = choose_prior(settings, parts.dataset, search)
+        started = time.perf_counter()
+        found = search(rows, None if chosen is None else chosen.scores_of(rows))
+        seconds = time.perf_counter() - started
+    predictions = [[sid for sid, _ in ranked] for ranked in found]
+    invalid = sum(sid not in catalogue.items_of_sid for ranked in predictions for sid in ranked)
+    if invalid:
+        raise AssertionError(f"{invalid} predicted SIDs are not in the catalogue: the constraint is broken")
+    targets = [catalogue.sid(int(target)) for target in rows.targets]
+    if first():
+        folder.mkdir(parents=True, exist_ok=True)
+        scores = (json.dumps([round(float(score), 4) for _, score in ranked]) for ranked in found)
+        write_text(folder / SCORES, "[" + ",\n".join(scores) + "]\n")
+        write_predictions(folder / PREDICTIONS, Predictions(rows.users, targets, predictions))
+    report(f"evaluate: {len(rows)} rows in {seconds:.0f} s ({len(rows) / seconds:.1f} rows/s)")
+    facts = {
+        "rows": len(rows),
+        "invalid": invalid,
+        "seconds": round(seconds, 1),
+        "request_flops": _request_flops(parts, settings, rows),
+    }
+    return facts if chosen is None else {**facts, "prior": chosen.facts}
+
+
+def _request_flops(parts: RecommenderParts, settings: Settings, rows: Interactions) -> float:
+    """Model FLOPs of a request whose prompt has the mean length, taken over TOKENISED rows."""
+    catalogue, shared = parts.dataset.catalogue, len(parts.builder.prefix("next_sid"))
+    histories = [[catalogue.sid(item) for item in history] for history in rows.spread(TOKENISED).histories]
+    lengths = [len(prompt) for prompt in _prompts(parts, histories)]
+    levels = parts.trie.arrays.levels
+    return search_flops(
+        parts.model.config,
+        prompt=round(sum(lengths) / len(lengths)) - shared,
+        shared=shared,
+        codes=[len(level.token_ids_E) for level in levels],
+        widths=[level.width for level in levels],
+        beams=settings.eval.beams,
+        whole_vocabulary=settings.objective == "vocabulary",
+    )
+
+
+def _search(
+    parts: RecommenderParts,
+    settings: Settings,
+    model: InferenceModel,
+    rows: Interactions,
+    item_scores: ItemScores | None,
+) -> list[RankedSids]:
+    """The ranked SIDs of every row; `item_scores` is what the search adds to the model's scores."""
+    catalogue = parts.dataset.catalogue
+    histories = [[catalogue.sid(item) for item in history] for history in rows.histories]
+    return search_all(
+        model,
+        parts.trie,
+        catalogue,
+        _prompts(parts, histories),
+        beams=settings.eval.beams,
+        batch_size=settings.eval.batch_size,
+        prefix=parts.builder.prefix("next_sid"),
+        normaliser=settings.objective,
+        item_scores=item_scores,
+        progress=lambda line: report(f"evaluate: {line}"),
+        total=len(histories),
+    )
+
+
+def _prompts(parts: RecommenderParts, histories: Sequence[Sequence[str]]) -> Iterator[list[int]]:
+    """The prompts, tokenised a few at a time, so that it goes on while the first ones are searched."""
+    for start in range(0, len(histories), TOKENISED):
+        chunk = histories[start : start + TOKENISED]
+        yield from parts.builder.prompts_next_sid(chunk, parts.dataset.catalogue.num_levels)
+
+
+def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
+    """Scores predictions and baselines, writes `results.json`, `results.md`, `trec/` and `plots/`, says the table.
+
+    Args:
+      job: what was evaluated.
+      predicted: facts of the stage `evaluate`.
+      trained: facts of the stage `train`.
+    """
+    settings, dataset, folder = job.settings, job.dataset, job.workdir.path
+    split, rows = evaluated_rows(settings, dataset)
+    train, valid = dataset.splits["train"], dataset.splits["valid"]
+    beams, metrics = settings.eval.beams, metric_names(settings.eval.beams)
+    lists = {SYSTEM: read_predictions(folder / PREDICTIONS).lists}
+    for name in BASELINES:
+        lists[name] = run_baseline(name, dataset, train, valid, rows, beams, settings.seed, report).lists
+    ranks = {name: find_targets(ranked, rows.targets, dataset.catalogue) for name, ranked in lists.items()}
+    background = Background.of(dataset.catalogue, train)
+    draws = draw_users(rows.users, settings.eval.bootstrap, settings.seed)
+    ndcg_SN = {name: found.values("sid", "NDCG@10")[None] for name, found in ranks.items()}
+    prior = {f"prior of {SYSTEM}": predicted["prior"]} if "prior" in predicted else {}
+    built = Report(
+        dataset=dataset.name,
+        split=split,
+        rows=len(rows),
+        users=len(set(rows.users)),
+        beams=beams,
+        invalid=predicted["invalid"],
+        systems={name: found.means(metrics) for name, found in ranks.items()},
+        intervals={name: intervals(found, metrics, draws) for name, found in ranks.items()},
+        beyond={name: background.measure(ranked) for name, ranked in lists.items()},
+        comparisons=[
+            compare(
+                (SYSTEM, name),
+                (ndcg_SN[SYSTEM], ndcg_SN[name]),
+                draws,
+                metric="NDCG@10",
+                level="sid",
+                seeds=(settings.seed,),
+            )
+            for name in BASELINES
+        ],
+        upper_bound=shop.upper_bound(settings, dataset, rows, metrics) if shop.is_embedded(settings) else None,
+        training={SYSTEM: _with_flops(trained, predicted)},
+        facts={**run_facts(folder), **prior},
+    )
+    write_trec(folder / TREC, [dataset.catalogue.sid(int(target)) for target in rows.targets], lists)
+    write_json(folder / "results.json", to_json(built))
+    write_text(folder / "results.md", to_markdown(built))
+    from tsrec_jax.evaluation import plots  # with matplotlib
+
+    plots.plot_training({SYSTEM: read_metrics(folder)}, folder / "plots" / "training.png")
+    plots.plot_metrics(built, folder / "plots" / "metrics.png")
+    report(f"\n{dataset.name}, {split}, {len(rows)} rows, {beams} beams, SID level:\n{format_table(built)}\n")
+
+
+def evaluated_rows(settings: Settings, dataset: Dataset) -> tuple[str, Interactions]:
+    """The split that is evaluated and `eval.max_rows` of its rows, spread over it; valid where a folder has no such."""
+    split = evaluated_split(dataset, settings.eval.split)
+    rows = dataset.splits[split]
+    return split, rows.spread(settings.eval.max_rows or len(rows))
+
+
+def _with_flops(trained: Mapping[str, Any], predicted: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of the training, with its model FLOPs and those of a request (None where earlier code evaluated)."""
+    flops = {"flops": trained["step_flops"] * trained["steps"], "request_flops": predicted.get("request_flops")}
+    return {**trained, **flops}
+
+
+def run_facts(workdir: pathlib.Path) -> dict[str, Any]:
+    """Command, config, seed, data hash, commits, machine and versions of the run in a workdir."""
+    recorded = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+    return {
+        "command": command(),
+        "seed": recorded["config"]["seed"],
+        "data_hash": recorded["data_hash"],
+        "commit": ", after ".join([recorded["commit"], *reversed(recorded["earlier_commits"])]),
+        "machine": recorded["machine"],
+        "versions": recorded["versions"],
+        "config": recorded["config"],
+    }
+
+
+def card_facts(settings: Settings, dataset: Dataset, workdir: pathlib.Path) -> dict[str, Any]:
+    """What a model card states: data, base model, recipe and, where they were measured, results."""
+    centred = ", centred" if settings.sid_init.centred else ""
+    facts = {
+        "data": f"{dataset.name} (SHA-256 {dataset.data_hash})",
+        "base model": settings.model.path or "pretrained by the run itself on the item texts",
+        "layers": settings.model.num_layers or "all",
+        "SA-Init": f"{settings.sid_init.mode}, target norm {settings.sid_init.target_norm}{centred}",
+        "TS-Align weight": settings.tasks.ts_align.weight,
+        "seed": settings.seed,
+        "commit": run_facts(workdir)["commit"],
+    }
+    results = workdir / "results.json"
+    if results.exists():
+        measured = json.loads(results.read_text(encoding="utf-8"))
+        sid = measured["metrics"]["sid"]
+        facts[f"results ({measured['split']}, {measured['rows']} rows, {measured['beams']} beams, SID level)"] = (
+            ", ".join(f"{name} {value:.4f}" for name, value in sid.items())
+        )
+    return facts

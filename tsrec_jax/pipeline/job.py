@@ -1,0 +1,72 @@
+"""What the stages from training on share: the settings, the working directory, the data and the pretrained model."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+from tsrec_jax.data.dataset import Dataset
+from tsrec_jax.data.held_out import hold_out_users, refuse_selection
+from tsrec_jax.pipeline.inputs import make_inputs
+from tsrec_jax.pipeline.provenance import fingerprint
+from tsrec_jax.pipeline.workdir import Workdir
+from tsrec_jax.settings import Settings, flat
+
+_SHAPES_TRAINING = ("model", "sid_init", "tasks", "templates", "train")
+ONLY_LOGISTICS = ("train.log_every", "train.keep", "train.checkpoint_every", "train.explode_factor",
+                  "train.wandb_project", "model.remat", "model.attention")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run, ready for training.
+
+    Attributes:
+      settings: of all rooms.
+      workdir: where everything goes.
+      dataset: with SIDs and words, its held-out users taken out of train.
+      base: the pretrained model, a folder or a name.
+    """
+
+    settings: Settings
+    workdir: Workdir
+    dataset: Dataset
+    base: str
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What tells this training from every other one."""
+        return training_identity(self.settings, self.dataset)
+
+
+def open_job(settings: Settings, path: pathlib.Path) -> Job:
+    """Makes what training needs and is not there yet (texts, SIDs, words, base model), and records the run.
+
+    Raises:
+      UserError: what `make_inputs` refuses, or `path` holds a training of other settings.
+    """
+    dataset, base = make_inputs(settings, path)
+    dataset = hold_out_users(dataset, settings.train.held_out)
+    if settings.eval.prior:  # whose weight is chosen on the selection split
+        refuse_selection(dataset, settings.eval.split)
+    job = Job(settings, Workdir(path), dataset, base)
+    job.workdir.record(settings, job.identity, dataset.data_hash)
+    return job
+
+
+def training_identity(settings: Settings, dataset: Dataset) -> dict[str, Any]:
+    """Every setting that shapes the trained weights, as flat `section.key` facts."""
+    tokens = dataset.catalogue.tokens
+    facts: dict[str, Any] = {
+        "seed": settings.seed,
+        "objective": settings.objective,
+        "data": dataset.data_hash,
+        "SID tokens": f"{len(tokens)} ({fingerprint(tokens)})",
+    }
+    if not settings.model.path:
+        facts |= flat(settings.pretrain, "pretrain.")
+    for part in _SHAPES_TRAINING:
+        facts |= flat(getattr(settings, part), f"{part}.")
+    return {key: value for key, value in facts.items() if key not in ONLY_LOGISTICS}

@@ -1,0 +1,120 @@
+"""The verbs of the command line: each is a stage, and `run` does those that the settings name."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+
+from tsrec_jax.data.text_folder import read_texts
+from tsrec_jax.errors import UserError
+from tsrec_jax.pipeline.describe import plan_description
+from tsrec_jax.pipeline.evaluate import evaluate_recommender
+from tsrec_jax.pipeline.export import export_recommender
+from tsrec_jax.pipeline.inputs import make_catalogue, make_dataset, open_source
+from tsrec_jax.pipeline.job import open_job
+from tsrec_jax.pipeline.mesh import verb_on_mesh
+from tsrec_jax.pipeline.prepare import download_raw, prepared_folder
+from tsrec_jax.pipeline.pretrain import pretrained_model
+from tsrec_jax.pipeline.settings import UPSTREAM
+from tsrec_jax.pipeline.train import train_recommender
+from tsrec_jax.pipeline.workdir import Workdir
+from tsrec_jax.processes import several
+from tsrec_jax.progress import report
+from tsrec_jax.settings import Settings
+
+
+@verb_on_mesh
+def run(settings: Settings, path: pathlib.Path, profile: range = range(0)) -> None:
+    """The verb `run`: the stages of `config.run.stages` and whatever they need."""
+    started = time.perf_counter()
+    stages = settings.run.stages
+    if set(stages) <= set(UPSTREAM):
+        _run_upstream(settings, path)
+    else:
+        job = open_job(settings, path)
+        if "train" in stages:
+            train_recommender(job, profile)
+        if "evaluate" in stages:
+            evaluate_recommender(job)
+        if "export" in stages:
+            export_recommender(job)
+    report(f"run: done in {time.perf_counter() - started:.0f} s; see {path}")
+
+
+def _run_upstream(settings: Settings, path: pathlib.Path) -> None:
+    """Runs stages that come before training, where nothing after them is asked for."""
+    if several():
+        raise UserError(
+            f"config.run.stages={settings.run.stages}: these are the work of one process; start it without others"
+        )
+    verbs = {"prepare": prepare, "index": index, "describe": describe}
+    for stage in UPSTREAM:
+        if stage in settings.run.stages:
+            verbs[stage](settings, path)
+
+
+def download(settings: Settings, _path: pathlib.Path) -> None:
+    """The verb `download`: the raw files that `prepare` reads."""
+    download_raw(settings.prepare)
+
+
+def prepare(settings: Settings, path: pathlib.Path) -> None:
+    """The verb `prepare`."""
+    report(f"prepare: {prepared_folder(settings.prepare, path)}")
+
+
+@verb_on_mesh
+def pretrain(settings: Settings, path: pathlib.Path) -> None:
+    """The verb `pretrain`."""
+    if settings.model.path:
+        raise UserError(
+            f"config.model.path={settings.model.path!r} is pretrained already; `pretrain` is for an empty path"
+        )
+    source = Workdir(path).first_makes(lambda: open_source(settings, path))
+    texts = read_texts(source.folder, settings.dataset.name, settings.dataset)
+    report(f"pretrain: {pretrained_model(settings, path, texts)}")
+
+
+@verb_on_mesh
+def index(settings: Settings, path: pathlib.Path) -> None:
+    """The verb `index`."""
+    source = open_source(settings, path)
+    if not source.needs_index:
+        if settings.index.given_sids:
+            raise UserError("config.index.given_sids names SIDs; leave it empty and set config.index.sids=make")
+        raise UserError(f"{source.folder} holds SIDs and config.index.sids={settings.index.sids}; set it to make")
+    make_catalogue(settings, path, source)
+
+
+@verb_on_mesh
+def describe(settings: Settings, path: pathlib.Path, dry_run: bool = False) -> None:
+    """The verb `describe`; a dry run says what would be asked and asks nothing."""
+    source = open_source(settings, path)
+    if not source.needs_describe:
+        raise UserError(
+            f"{source.folder} holds words and config.describe.words={settings.describe.words}; set it to make"
+        )
+    if dry_run:
+        catalogue, _ = make_catalogue(settings, path, source)
+        report(str(plan_description(settings.describe, path, catalogue, source.numbered)))
+    else:
+        dataset, _ = make_dataset(settings, path, source)
+        report(f"describe: {dataset.path}")
+
+
+@verb_on_mesh
+def train(settings: Settings, path: pathlib.Path, profile: range = range(0)) -> None:
+    """The verb `train`; `profile` are the steps of which a trace is written."""
+    train_recommender(open_job(settings, path), profile)
+
+
+@verb_on_mesh
+def evaluate(settings: Settings, path: pathlib.Path) -> None:
+    """The verb `evaluate`."""
+    evaluate_recommender(open_job(settings, path))
+
+
+@verb_on_mesh
+def export(settings: Settings, path: pathlib.Path) -> None:
+    """The verb `export`."""
+    export_recommender(open_job(settings, path))

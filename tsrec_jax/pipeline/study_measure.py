@@ -1,0 +1,217 @@
+"""How an arm or a baseline becomes a cell: its inputs, its training or fit, and what is kept of its evaluation."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from tsrec_jax.baselines.run import run_baseline
+from tsrec_jax.data.dataset import Dataset, read_dataset
+from tsrec_jax.data.held_out import hold_out_users, refuse_selection, selection_split
+from tsrec_jax.data.prepared import tied_targets
+from tsrec_jax.data.target_ranks import find_targets
+from tsrec_jax.evaluation.beyond import Background
+from tsrec_jax.evaluation.predictions import read_predictions
+from tsrec_jax.evaluation.study_cells import Cell, calibration_bins, lost_at, rows_of, sids_digest
+from tsrec_jax.evaluation.trec import write_trec
+from tsrec_jax.files import write_json
+from tsrec_jax.pipeline.evaluate import PREDICTIONS, SCORES, TREC, evaluate_recommender, evaluated_rows, run_facts
+from tsrec_jax.pipeline.inputs import make_inputs, source_of
+from tsrec_jax.pipeline.job import open_job
+from tsrec_jax.pipeline.lock import alone_when_free
+from tsrec_jax.pipeline.mesh import on_mesh
+from tsrec_jax.pipeline.provenance import command, commit, fingerprint, machine, versions
+from tsrec_jax.pipeline.study_cell import WantedCell, upstream_facts
+from tsrec_jax.pipeline.train import train_recommender, trained_facts
+from tsrec_jax.progress import report
+from tsrec_jax.settings import Settings
+from tsrec_jax.training.host_memory import forget_peak, peak_bytes
+from tsrec_jax.training.metrics_log import read_metrics
+
+MADE = "made.json"  # in an upstream folder, when all of it is there
+
+
+def with_inputs(wanted: WantedCell, workdir: pathlib.Path) -> Settings:
+    """The cell's settings with the dataset folder and the pretrained model it begins with, made where they are not.
+
+    What is made lies in `upstream/DIGEST/` of the workdir, for all cells with the same settings of it.
+    """
+    settings = wanted.settings
+    given = settings.dataset.path and settings.model.path
+    if given and source_of(settings, pathlib.Path(settings.dataset.path)).complete:
+        return settings
+    facts = upstream_facts(wanted)
+    folder = workdir / "upstream" / fingerprint(facts)
+    with alone_when_free(folder, "upstream"):
+        if not (folder / MADE).exists():
+            with on_mesh(settings):
+                dataset, base = make_inputs(settings, folder)
+            made: dict[str, Any] = {
+                "dataset": str(dataset.path),
+                "name": dataset.name,
+                "base": base,
+                "words": bool(dataset.token_descriptions),
+            }
+            own = {key: str(pathlib.Path(made[key]).relative_to(folder)) for key in ("dataset", "base")
+                   if pathlib.Path(made[key]).is_relative_to(folder)}  # fmt: skip
+            write_json(folder / MADE, {"made": {**made, **own}, "own": sorted(own), "settings": facts})
+    found = json.loads((folder / MADE).read_text(encoding="utf-8"))
+    made = found["made"] | {key: str(folder / found["made"][key]) for key in found["own"]}
+    words = "given" if made["words"] else "none"
+    inputs = {"path": made["dataset"], "name": made["name"]}
+    changes = {"dataset": inputs, "index": {"sids": "given", "given_sids": ""}, "describe": {"words": words}}
+    return settings.changed({**changes, "model": {"path": made["base"]}})
+
+
+def run_arm(wanted: WantedCell, settings: Settings) -> Cell:
+    """Trains and evaluates one arm with one seed, in the cell's folder.
+
+    Args:
+      wanted: the cell.
+      settings: the arm's, as `with_inputs` gave them.
+    """
+    settings = settings.changed({"seed": wanted.seed})
+    memory = _PeakMemory()
+    with on_mesh(settings):
+        job = open_job(settings, wanted.folder)
+        refuse_selection(job.dataset, settings.eval.split)
+        again = trained_facts(job) is not None
+        train_recommender(job)
+        trained = trained_facts(job) or {}
+        evaluated = evaluate_recommender(job)
+    rows = read_metrics(wanted.folder)
+    scores = json.loads((wanted.folder / SCORES).read_text(encoding="utf-8"))
+    cost = {
+        "parameters": trained["parameters"],
+        "steps": trained["steps"],
+        **trained_amounts(rows, trained["steps"]),
+        "seconds": trained["seconds"],
+        "flops": trained["step_flops"] * trained["steps"],
+        "request_flops": evaluated.get("request_flops"),
+        "memory": None if again else memory.bytes(),
+    }
+    facts = {key: value for key, value in run_facts(wanted.folder).items() if key not in ("config", "seed")}
+    curve = tuple((row["step"], _number(row["valid/loss"]), _number(row.get("valid/hr@10"))) for row in rows
+                  if "valid/loss" in row)  # fmt: skip
+    predictions = read_predictions(wanted.folder / PREDICTIONS).lists
+    # With a prior, scores are no log-probabilities.
+    first = None if settings.eval.prior else [ranked[0] for ranked in scores]
+    facts |= {"prior": evaluated["prior"]} if settings.eval.prior else {}
+    facts |= _ties(settings)
+    return _cell(wanted, job.dataset, predictions, first=first, curve=curve, cost=cost, facts=facts)
+
+
+def run_one_baseline(wanted: WantedCell, settings: Settings) -> Cell:
+    """Fits and evaluates a baseline; the arguments are those of `run_arm`."""
+    dataset = read_dataset(settings.dataset.path, settings.dataset.name, settings.dataset)
+    dataset = hold_out_users(dataset, settings.train.held_out)
+    refuse_selection(dataset, settings.eval.split)
+    _, rows = evaluated_rows(settings, dataset)
+    memory, started = _PeakMemory(), time.perf_counter()
+    result = run_baseline(
+        wanted.name,
+        dataset,
+        dataset.splits["train"],
+        dataset.splits[selection_split(dataset)],
+        rows,
+        settings.eval.beams,
+        wanted.seed,
+        report,
+    )
+    targets = [dataset.catalogue.sid(int(target)) for target in rows.targets]
+    write_trec(wanted.folder / TREC, targets, {wanted.name: result.lists})
+    known = {key: result.facts.get(key) for key in ("parameters", "steps", "examples", "tokens", "flops")}
+    seconds = result.facts.get("fit_seconds", round(time.perf_counter() - started, 1))
+    facts = {
+        "command": command(),
+        "data_hash": dataset.data_hash,
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "baseline": dict(result.facts),
+        **_ties(settings),
+    }
+    cost = {**known, "seconds": seconds, "memory": memory.bytes()}
+    return _cell(wanted, dataset, result.lists, first=None, curve=(), cost=cost, facts=facts)
+
+
+def _ties(settings: Settings) -> dict[str, Any]:
+    """What is known of ties in the cell's dataset folder, as a fact; empty where nothing is."""
+    ties = tied_targets(settings.dataset.path)
+    return {} if ties is None else {"ties": dict(ties)}
+
+
+def _cell(
+    wanted: WantedCell,
+    dataset: Dataset,
+    predictions: Sequence[Sequence[str]],
+    *,
+    first: Sequence[float] | None,
+    curve: Sequence[Sequence[float | None]],
+    cost: Mapping[str, float | None],
+    facts: Mapping[str, Any],
+) -> Cell:
+    catalogue = dataset.catalogue
+    split, rows = evaluated_rows(wanted.settings, dataset)
+    placed = find_targets(predictions, rows.targets, catalogue)
+    return Cell(
+        name=wanted.name,
+        seed=wanted.seed,
+        kind=wanted.kind,
+        seeded=wanted.seeded,
+        split=split,
+        beams=wanted.settings.eval.beams,
+        sids=sids_digest(catalogue),
+        rows=rows_of(catalogue, dataset.splits["train"], rows),
+        rank=placed.rank,
+        before=placed.before,
+        lost=lost_at(catalogue, predictions, rows.targets),
+        calibration=[] if first is None else calibration_bins(first, placed.rank == 0),
+        curve=curve,
+        cost=cost,
+        facts=facts,
+        data=wanted.data,
+        config=wanted.settings.given,
+        beyond=Background.of(catalogue, dataset.splits["train"]).measure(predictions),
+    )
+
+
+def trained_amounts(rows: Sequence[Mapping[str, float]], steps: int) -> dict[str, float | None]:
+    """Tokens and examples of a training, from the means over the steps since the last row that its log holds."""
+    last = 0.0
+    totals = {"tokens": 0.0, "examples": 0.0}
+    logged = [row for row in rows if "step_seconds" in row]
+    for row in logged:
+        until = steps if row is logged[-1] else row["step"]
+        for key in totals:
+            totals[key] += row[f"{key}_per_second"] * row["step_seconds"] * (until - last)
+        last = until
+    return {key: round(value) if logged else None for key, value in totals.items()}
+
+
+def _number(value: Any) -> float | None:
+    """A logged value; one that is not finite is logged as its name."""
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+class _PeakMemory:
+    """The peak of this process while a cell is worked on, free of what cells before it held."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        jax.clear_caches()
+        self._new = forget_peak()
+        self._before = peak_bytes()
+
+    def bytes(self) -> int | None:
+        """The peak; None where it cannot be told from that of an earlier cell."""
+        now = peak_bytes()
+        known = now is not None and self._before is not None and (self._new or now > self._before)
+        return now if known else None
