@@ -24,7 +24,7 @@ from benchmarks.facts import command
 from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.files import write_text
-from tsrec_jax.pipeline.workdir import commit, machine
+from tsrec_jax.pipeline.provenance import commit, machine
 from tsrec_jax.teacher.backends.offline import ENOUGH_ITEMS, describe_groups
 from tsrec_jax.teacher.groups import Group, groups_of
 from tsrec_jax.teacher.settings import DescribeSettings

@@ -29,8 +29,8 @@ from tsrec_jax.data.tasks.next_sid import NextSid
 from tsrec_jax.data.tasks.task import TaskInputs
 from tsrec_jax.files import write_text
 from tsrec_jax.models.sharding import parts_of
-from tsrec_jax.pipeline.assemble import assemble
-from tsrec_jax.pipeline.workdir import commit, machine
+from tsrec_jax.pipeline.provenance import commit, machine
+from tsrec_jax.pipeline.recommender_parts import load_parts
 from tsrec_jax.settings import Settings, default_config, settings_of
 from tsrec_jax.teacher.backends.offline import describe_tokens
 from tsrec_jax.teacher.settings import DescribeSettings
@@ -76,14 +76,14 @@ def _nats(places: SidPlaces, scales_C: np.ndarray) -> np.ndarray:
 
 def measure(config: Settings, dataset: Dataset, rows: int, paths: SidPaths | None) -> tuple[Losses, SidPaths]:
     """The losses of one start on rows spread over valid; with the paths of another start its program is used again."""
-    assembly = assemble(config, dataset, config.model.path)
-    paths = paths or SidPaths.of_catalogue(dataset.catalogue, assembly.base_vocab_size)
-    examples = NextSid(user_sequences=False).examples(TaskInputs(dataset, "valid", assembly.builder))
+    built = load_parts(config, dataset, config.model.path)
+    paths = paths or SidPaths.of_catalogue(dataset.catalogue, built.base_vocab_size)
+    examples = NextSid(user_sequences=False).examples(TaskInputs(dataset, "valid", built.builder))
     examples = [examples[number] for number in spread(len(examples), min(rows, len(examples)))]
     length = config.train.sequence_length
-    parts = parts_of(assembly.mesh, "batch")
+    parts = parts_of(built.mesh, "batch")
     batches = list(packed_batches(examples, length, -(-BATCH_ROWS // parts) * parts, length, paths=paths))
-    return losses_of(sid_places(assembly.model, batches, paths)), paths
+    return losses_of(sid_places(built.model, batches, paths)), paths
 
 
 def _line(name: str, losses: Losses, levels: int) -> str:

@@ -150,13 +150,13 @@ def _prompts(parts: RecommenderParts, histories: Sequence[Sequence[str]]) -> Ite
         yield from parts.builder.prompts_next_sid(chunk, parts.dataset.catalogue.num_levels)
 
 
-def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
+def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, Any] | None) -> None:
     """Scores predictions and baselines, writes `results.json`, `results.md`, `trec/` and `plots/`, says the table.
 
     Args:
       job: what was evaluated.
       predicted: facts of the stage `evaluate`.
-      trained: facts of the stage `train`.
+      trained: facts of the stage `train`; None where its weights were lost since.
     """
     settings, dataset, folder = job.settings, job.dataset, job.workdir.path
     split, rows = evaluated_rows(settings, dataset)
@@ -192,7 +192,7 @@ def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, 
             for name in BASELINES
         ],
         upper_bound=shop.upper_bound(settings, dataset, rows, metrics) if shop.is_embedded(settings) else None,
-        training={SYSTEM: _with_flops(trained, predicted)},
+        training={SYSTEM: _with_flops(trained, predicted)} if trained else {},
         facts={**run_facts(folder), **prior},
     )
     write_trec(folder / TREC, [dataset.catalogue.sid(int(target)) for target in rows.targets], lists)
