@@ -27,6 +27,18 @@ def test_a_line_every_ten_seconds_says_how_far_it_is_and_how_long_it_will_take()
     ]
 
 
+def test_several_steps_at_a_time_are_counted_in_their_unit_with_what_else_is_known():
+    seconds, lines = [0.0], []
+    counted = Progress(100, lines.append, lambda: seconds[0], io.StringIO(), unit="texts")
+    for note in ("", "2 failed"):
+        seconds[0] += 12.0
+        counted.tick("embedding", 40, note)
+    assert lines == [
+        "embedding: 40 of 100 texts, about 18 s left",
+        "embedding: 80 of 100 texts; 2 failed, about 6 s left",
+    ]
+
+
 def test_on_a_terminal_a_bar_is_drawn_and_taken_away_and_no_line_is_printed():
     terminal, lines, seconds = Terminal(), [], [0.0]
     counted = Progress(2, lines.append, lambda: seconds[0], terminal)

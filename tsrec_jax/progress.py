@@ -45,6 +45,7 @@ class Progress:
       report: receives a line when REPORT_SECONDS have passed since the last one.
       now: seconds from any start.
       terminal: where a bar is drawn, if it is a terminal; None: the standard error.
+      unit: what the steps are, in the plural.
     """
 
     def __init__(
@@ -53,24 +54,28 @@ class Progress:
         report: Callable[[str], None] = report,
         now: Callable[[], float] = time.perf_counter,
         terminal: TextIO | None = None,
+        unit: str = "steps",
     ) -> None:
-        self._steps, self._report, self._now = steps, report, now
+        self._steps, self._report, self._now, self._unit = steps, report, now, unit
         self._started = self._shown = now()
         self._done = 0
         terminal = sys.stderr if terminal is None else terminal
-        self._bar = tqdm(total=steps, file=terminal, leave=False) if terminal.isatty() and first() else None
+        self._bar = (
+            tqdm(total=steps, file=terminal, leave=False, unit=f" {unit}") if terminal.isatty() and first() else None
+        )
 
-    def tick(self, name: str) -> None:
-        """One step of the part `name` is done."""
-        self._done += 1
+    def tick(self, name: str, count: int = 1, note: str = "") -> None:
+        """Some steps of the part `name` are done; `note` is what else a line says of them."""
+        self._done += count
         if self._bar is not None:
             self._bar.set_description(name, refresh=False)
-            self._bar.update()
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(count)
             if self._done == self._steps:
                 self._bar.close()
         elif self._now() - self._shown >= REPORT_SECONDS:
             self._shown = self._now()
-            self._report(f"{name}: {self._done} of {self._steps} steps{self.estimate}")
+            self._report(f"{name}: {self._done} of {self._steps} {self._unit}{note and f'; {note}'}{self.estimate}")
 
     @property
     def estimate(self) -> str:

@@ -291,5 +291,5 @@ def test_a_teacher_of_which_most_answers_are_rubbish_is_not_asked_to_the_end(ask
 def test_progress_tells_how_far_what_it_cost_and_how_long_it_takes(ask):
     lines = []
     ask(Script({}), 4, requests_per_minute=10, input_price=1000.0, output_price=0.0, report=lines.append)
-    assert lines[-1].endswith("4 of 4 questions done, 0 failed; 400 input and 80 output tokens, cost 0.40; finished")
+    assert lines[-1].endswith("4 of 4 questions; 0 failed, 400 input and 80 output tokens, cost 0.40; finished")
     assert "s left" in lines[0]

@@ -14,7 +14,7 @@ from tests.training.conftest import tiny_config
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.training import checkpoints as checkpoints_module
-from tsrec_jax.training.checkpoints import Checkpoints, Progress
+from tsrec_jax.training.checkpoints import Checkpoints, Position
 from tsrec_jax.training.step import TrainState
 
 IDENTITY = {"seed": 3}
@@ -36,8 +36,8 @@ def restored(folder, like=None, identity=IDENTITY):
     """What a new start finds: the step (0: nothing), its state, and the lines about what it passed over."""
     lines = []
     with Checkpoints(folder) as checkpoints:
-        state, progress = checkpoints.restore(like or state_of(0), identity, lines.append)
-    return state, progress, lines
+        state, position = checkpoints.restore(like or state_of(0), identity, lines.append)
+    return state, position, lines
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def saved(tmp_path_factory):
     with Checkpoints(folder, keep=2) as checkpoints:
         for step in (1, 2, 4):
             checkpoints.save_best(step, model_of(step))
-            checkpoints.save(state_of(step), Progress(IDENTITY, best_step=step, losses=[0.1, 0.2]))
+            checkpoints.save(state_of(step), Position(IDENTITY, best_step=step, losses=[0.1, 0.2]))
     return folder
 
 
@@ -61,21 +61,21 @@ def files_of(folder):
 
 
 def test_the_newest_state_comes_back_with_its_progress(folder):
-    state, progress, lines = restored(folder)
-    assert (int(state.step), progress.best_step, list(progress.losses), lines) == (4, 4, [0.1, 0.2], [])
+    state, position, lines = restored(folder)
+    assert (int(state.step), position.best_step, list(position.losses), lines) == (4, 4, [0.1, 0.2], [])
     np.testing.assert_array_equal(state.trained["embedding"], np.full((8, 4), 4.0))
 
 
 def test_best_weights_are_kept_as_long_as_a_state_refers_to_them(folder):
     assert sorted(path.name for path in (folder / "best").iterdir()) == ["2", "4"]
     shutil.rmtree(folder / "latest" / "4")
-    state, progress, lines = restored(folder)
-    assert (int(state.step), progress.best_step, lines) == (2, 2, [])
+    state, position, lines = restored(folder)
+    assert (int(state.step), position.best_step, lines) == (2, 2, [])
 
 
 def test_reading_removes_nothing(folder):
     with Checkpoints(folder, keep=3) as checkpoints:
-        checkpoints.save(state_of(6), Progress(IDENTITY, best_step=4))
+        checkpoints.save(state_of(6), Position(IDENTITY, best_step=4))
     before = files_of(folder)
     with Checkpoints(folder) as checkpoints:
         checkpoints.load_best(model_of(0))
@@ -108,8 +108,8 @@ def test_one_flipped_bit_in_any_file_falls_back_to_the_state_before_and_is_named
         bit = rng.randrange(8 * len(content))
         content[bit // 8] ^= 1 << bit % 8
         copy.write_bytes(content)
-        state, progress, [line] = restored(whole)
-        assert (int(state.step), progress.best_step) == (2, 2), f"{file.name}, bit {bit} (seed {seed})"
+        state, position, [line] = restored(whole)
+        assert (int(state.step), position.best_step) == (2, 2), f"{file.name}, bit {bit} (seed {seed})"
         assert str(whole / series / "4") in line
         assert "is not as it was written" in line or "is missing" in line, line
         shutil.rmtree(whole)
@@ -152,9 +152,9 @@ def test_without_any_whole_state_training_starts_anew(folder):
     for step in (2, 4):
         (folder / "latest" / str(step) / "SHA256SUMS").unlink()
     like = state_of(0)
-    state, progress, lines = restored(folder, like)
+    state, position, lines = restored(folder, like)
     assert state is like
-    assert progress == Progress(IDENTITY)
+    assert position == Position(IDENTITY)
     assert len(lines) == 2
 
 
@@ -207,12 +207,12 @@ def largest_file(size):
 
 def test_a_full_disk_is_named_with_its_space_and_harms_no_older_state(folder):
     with Checkpoints(folder) as checkpoints:
-        _, progress = checkpoints.restore(state_of(0), IDENTITY, print)
+        _, position = checkpoints.restore(state_of(0), IDENTITY, print)
         with largest_file(1024), pytest.raises(UserError, match=r"latest/6: .* \(\d+ MiB are free there\); make room"):
-            checkpoints.save(state_of(6), progress)
+            checkpoints.save(state_of(6), position)
             checkpoints.finish()
     assert sorted(path.name for path in (folder / "latest").iterdir()) == ["2", "4"]
     assert int(restored(folder)[0].step) == 4
     with Checkpoints(folder) as checkpoints:
-        checkpoints.save(state_of(6), progress)
+        checkpoints.save(state_of(6), position)
     assert int(restored(folder)[0].step) == 6

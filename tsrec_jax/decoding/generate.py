@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,10 +19,10 @@ from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.models.inference import InferenceModel, make_prefix
 from tsrec_jax.models.sharding import mesh_of, named_sharding
 from tsrec_jax.processes import gather, several
+from tsrec_jax.progress import Progress
 
 BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 RankedSids = list[tuple[str, float]]  # (SID, score), best first
-REPORT_SECONDS = 10.0
 WINDOW_BATCHES = 16  # prompts of so many batches are read, sorted by length and searched at a time
 WIDENING = 4
 
@@ -104,8 +103,8 @@ class Searcher:
           prompts: token ids, at least one each.
           filters: for each prompt what it leaves out; needs `filtering`.
           prior: from the numbers of a batch's prompts, of which some may be repeated, to what is added to their scores.
-          progress: receives a line now and then.
-          total: number of prompts, for the progress lines.
+          progress: receives a line now and then, where `total` is given too.
+          total: number of prompts.
 
         Returns:
           For each prompt min(W, SIDs) distinct SIDs of the catalogue, fewer where a filter leaves fewer.
@@ -115,7 +114,7 @@ class Searcher:
           FloatingPointError: a score is NaN or infinite; such scores rank nothing.
         """
         results: dict[int, SearchResult] = {}
-        clock = _Clock(progress, total)
+        told = None if progress is None or total is None else Progress(total, progress, unit="rows")
         # Dispatch one batch ahead: the host reads batch n while the device works on batch n + 1.
         pending: tuple[list[int], BeamResult] | None = None
         for rows, tokens_BS, lengths_B, prefixed in self._batches(prompts):
@@ -125,7 +124,8 @@ class Searcher:
             found = self._search(tokens_BS, lengths_B, prefixed, batch, known)
             if pending is not None:
                 results |= self._collect(*pending, filters is not None)
-                clock.tick(len(results))
+                if told is not None:
+                    told.tick("search", len(pending[0]))
             pending = (rows, found)
         if pending is not None:
             results |= self._collect(*pending, filters is not None)
@@ -261,24 +261,6 @@ class Searcher:
             )
             for place, (row, alive, dropped) in enumerate(zip(rows, alive_BW, dropped_B, strict=True))
         }
-
-
-class _Clock:
-    """Progress lines, at most one in REPORT_SECONDS."""
-
-    def __init__(self, progress: Callable[[str], None] | None, total: int | None):
-        self._progress, self._total = progress, total
-        self._started = self._last = time.perf_counter()
-
-    def tick(self, done: int) -> None:
-        now = time.perf_counter()
-        if self._progress is None or now - self._last < REPORT_SECONDS:
-            return
-        self._last = now
-        rate = done / (now - self._started)
-        left = "" if self._total is None else f"/{self._total}"
-        ends = "" if self._total is None else f", {(self._total - done) / rate:.0f} s left"
-        self._progress(f"{done}{left} rows, {rate:.1f} rows/s{ends}")
 
 
 def _read_ahead(prompts: Iterable[Sequence[int]], size: int) -> Iterator[list[Sequence[int]]]:

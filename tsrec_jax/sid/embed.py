@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Sequence
 
 import jax
@@ -17,10 +16,10 @@ from tsrec_jax.data.catalogue import Item
 from tsrec_jax.data.outside_text import encode_outside
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import constrain, named_sharding
+from tsrec_jax.progress import Progress
 from tsrec_jax.sid.settings import TEXT_FIELDS
 
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-REPORT_SECONDS = 10.0
 
 
 def item_text(item: Item, fields: Sequence[str] = TEXT_FIELDS) -> str:
@@ -66,18 +65,14 @@ def embed_texts(
     sharding = named_sharding(mesh, "batch", None)
     graph, state = nnx.split(model)
     x_ID = np.zeros((len(texts), model.config.d_model), np.float32)
-    started = last = time.perf_counter()
-    done = 0
+    told = None if progress is None else Progress(len(texts), progress, unit="texts")
     for members, tokens_BT, lengths_B in _batches(encoded, first, rows, parts):
         if sharding is not None:
             tokens_BT, lengths_B = jax.device_put((tokens_BT, lengths_B), (sharding, named_sharding(mesh, "batch")))
         x_BD = np.asarray(_pooled(graph, state, tokens_BT, lengths_B))
         x_ID[members] = x_BD[: len(members)]
-        done += len(members)
-        now = time.perf_counter()
-        if progress is not None and now - last > REPORT_SECONDS:
-            last, rate = now, done / (now - started)
-            progress(f"{done}/{len(texts)} texts, {rate:.1f} a second, {(len(texts) - done) / rate:.0f} s left")
+        if told is not None:
+            told.tick("embedding", len(members))
     if not np.isfinite(x_ID).all():
         raise FloatingPointError("item embeddings are not finite; the model's weights or activations are broken")
     return x_ID

@@ -12,6 +12,7 @@ from types import FrameType
 
 from tsrec_jax import errors
 from tsrec_jax.data.catalogue import TokenDescription
+from tsrec_jax.progress import Progress
 from tsrec_jax.teacher.answers import BadAnswer, parse_answer
 from tsrec_jax.teacher.backends.protocol import Refused, Rejected, Reply, Retryable, Teacher
 from tsrec_jax.teacher.cache import AnswerCache
@@ -23,7 +24,6 @@ from tsrec_jax.teacher.settings import DescribeSettings
 FAILED_IN_A_ROW = 20  # questions, after which the rest is not asked: the server is down or the day's quota is spent
 BAD_ANSWERS = 50  # in a run, from which it ends where more answers are unusable than usable
 LONGEST_PAUSE = 600.0  # seconds a server may ask for before its question counts as failed
-REPORT_SECONDS = 5.0
 
 
 @dataclasses.dataclass
@@ -112,18 +112,18 @@ def _told_by_sigterm(stop: Callable[[], None]) -> Iterator[list[int]]:
 
 
 def _ask(questions: Sequence[Question], asking: _Asking, concurrency: int, report: Callable[[str], None]) -> None:
-    progress = _Progress(len(questions), asking, report)
+    progress = Progress(len(questions), report, asking.clock.now, unit="questions")
     pool = concurrent.futures.ThreadPoolExecutor(concurrency, thread_name_prefix="teacher")
     try:
         futures = [pool.submit(asking.settle, question) for question in questions]
         for future in concurrent.futures.as_completed(futures):
             future.result()
-            progress.show()
+            progress.tick("describe", note=asking.spent)
     finally:
         # Also when told to stop: requests under way are paid for, so their answers are awaited and written.
         asking.pace.stop()
         pool.shutdown(wait=True, cancel_futures=True)
-    progress.show(last=True)
+    report(f"describe: {len(questions)} of {len(questions)} questions; {asking.spent}; finished")
 
 
 class _Asking:
@@ -226,6 +226,16 @@ class _Asking:
         finally:
             self._keep(question, reply, fault)
 
+    @property
+    def spent(self) -> str:
+        """What the answers so far have cost, in words."""
+        result = self.result
+        cost = cost_of(self.settings, result.input_tokens, result.output_tokens)
+        return (
+            f"{len(result.failures)} failed, {result.input_tokens:,} input and {result.output_tokens:,} output tokens"
+            f"{'' if cost is None else f', cost {cost:.2f}'}"
+        )
+
     def _keep(self, question: Question, reply: Reply, fault: str) -> None:
         """Writes an answer down, and counts it."""
         self._cache.append(self._keys[question.name], question.name, reply, fault)
@@ -234,26 +244,3 @@ class _Asking:
             self.result.input_tokens += reply.input_tokens
             self.result.output_tokens += reply.output_tokens
         self.budget.pay(reply.input_tokens, reply.output_tokens)
-
-
-class _Progress:
-    """A line now and then: how far, what it cost, how long it will take."""
-
-    def __init__(self, total: int, asking: _Asking, report: Callable[[str], None]) -> None:
-        self._total, self._asking, self._report = total, asking, report
-        self._start = self._shown = asking.clock.now()
-
-    def show(self, last: bool = False) -> None:
-        now = self._asking.clock.now()
-        if not last and now - self._shown < REPORT_SECONDS:
-            return
-        self._shown = now
-        result = self._asking.result
-        done = len(result.descriptions) + len(result.failures)
-        cost = cost_of(self._asking.settings, result.input_tokens, result.output_tokens)
-        left = (now - self._start) / max(done, 1) * (self._total - done)
-        self._report(
-            f"describe: {done} of {self._total} questions done, {len(result.failures)} failed; "
-            f"{result.input_tokens:,} input and {result.output_tokens:,} output tokens"
-            f"{'' if cost is None else f', cost {cost:.2f}'}; {'finished' if last else f'about {left:.0f} s left'}"
-        )

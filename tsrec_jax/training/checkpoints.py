@@ -27,7 +27,7 @@ _NONE, _ALL_DAMAGED = -1, -2
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
+class Position:
     """What the loop knows beside the arrays; stored with every checkpoint.
 
     Attributes:
@@ -123,19 +123,19 @@ class Checkpoints:
             if step not in wanted:
                 self._best.delete(step)
 
-    def save(self, state: TrainState, progress: Progress) -> None:
+    def save(self, state: TrainState, position: Position) -> None:
         """Writes the state in the background, once that of the call before is whole.
 
         Raises:
           UserError: no space is left.
         """
         self.finish()
-        self._latest.save(int(state.step), flatten(state), dataclasses.asdict(progress))
+        self._latest.save(int(state.step), flatten(state), dataclasses.asdict(position))
 
     def restore(
         self, like: TrainState, identity: Mapping[str, Any], report: Callable[[str], None]
-    ) -> tuple[TrainState, Progress]:
-        """The newest state that can be used, and its progress; without one `like`, and no progress yet.
+    ) -> tuple[TrainState, Position]:
+        """The newest state that can be used, and its position; `like` and that of the start where there is none.
 
         Newer ones that cannot be used are reported and removed: a crash cut them off, a file of theirs is damaged, or
         the best weights that belong to them are gone.
@@ -165,7 +165,7 @@ class Checkpoints:
             report(f"passed over {reason}")
         for step in [step for step in self._latest.steps() if step > chosen]:
             self._latest.delete(step)
-        return like, Progress(**facts)
+        return like, Position(**facts)
 
     def _choose(self) -> tuple[int, list[str]]:
         """The step to resume from (or _NONE, _ALL_DAMAGED), and why the newer ones are not."""

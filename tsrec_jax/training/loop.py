@@ -23,7 +23,7 @@ from tsrec_jax.data.input import TrainBatches
 from tsrec_jax.errors import Stopped, no_space
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import mesh_of, named_sharding
-from tsrec_jax.training.checkpoints import Checkpoints, Progress
+from tsrec_jax.training.checkpoints import Checkpoints, Position
 from tsrec_jax.training.meter import Meter
 from tsrec_jax.training.metrics_log import MetricsLog, clock
 from tsrec_jax.training.profile import Profiler
@@ -116,18 +116,18 @@ def train(
     with StopSignals() as signals, Checkpoints(run.checkpoints, keep=settings.keep) as checkpoints:
         tokens = state.model.num_tokens
         facts = {**run.identity, **({} if tokens is None else {"vocabulary.tokens": tokens})}
-        state, progress = checkpoints.restore(state, facts, lambda line: run.report(f"{label}: {line}"))
+        state, position = checkpoints.restore(state, facts, lambda line: run.report(f"{label}: {line}"))
         mesh, done = mesh_of(state.trained), int(state.step)
         if done:
             run.report(f"{label}: resuming after step {done} of {last}")
-        started = time.perf_counter() - progress.seconds
+        started = time.perf_counter() - position.seconds
         log = MetricsLog(run.folder, resume_step=done, wandb=run.wandb)
         with (
             _closed(log, run.folder),
             contextlib.closing(Profiler(run.folder, run.profile)) as profiler,
             contextlib.closing(batches.from_step(done)) as iterator,
         ):
-            journal = _Journal(step.parts, batches, settings, run, checkpoints, log, done, progress)
+            journal = _Journal(step.parts, batches, settings, run, checkpoints, log, done, position)
             told = False
             while done < last and not journal.patience_is_over and not told:
                 profiler.before(done + 1, state)
@@ -144,7 +144,7 @@ def train(
                     journal.settle()
                     if ends or journal.watch.calm:
                         run.before_save()
-                        checkpoints.save(state, journal.progress(time.perf_counter() - started))
+                        checkpoints.save(state, journal.position(time.perf_counter() - started))
             journal.settle()
         if told or signals.asked:
             checkpoints.finish()
@@ -172,12 +172,12 @@ class _Journal:
         checkpoints: Checkpoints,
         log: MetricsLog,
         done: int,
-        progress: Progress,
+        position: Position,
     ):
         self._batches, self._settings, self._run = batches, settings, run
-        self._checkpoints, self._log, self._progress = checkpoints, log, progress
+        self._checkpoints, self._log, self._position = checkpoints, log, position
         self.meter = Meter(parts, done, settings.max_steps, run.step_flops)
-        self.watch = LossWatch(settings.explode_factor, progress.losses)
+        self.watch = LossWatch(settings.explode_factor, position.losses)
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
 
     def note(self, step: int, metrics: dict[str, jax.Array]) -> None:
@@ -209,32 +209,32 @@ class _Journal:
         values = dict(validate(model))
         self._log.write(step, values)
         value = self._signed(values[f"valid/{self._settings.select_by}"])
-        improved = value < self._progress.best_value
+        improved = value < self._position.best_value
         shown = {name.removeprefix("valid/"): number for name, number in values.items() if name.startswith("valid/")}
         listed = "  ".join(f"{name} {number:.4f}" for name, number in shown.items())
         best = "  (best so far)" if improved else ""
         self._run.report(f"{self._run.label} step {step}: validation {listed}{best}")
         if improved:
             self._checkpoints.save_best(step, model)
-            self._progress = dataclasses.replace(self._progress, best_step=step, best_value=value, bad_checks=0)
+            self._position = dataclasses.replace(self._position, best_step=step, best_value=value, bad_checks=0)
         else:
-            self._progress = dataclasses.replace(self._progress, bad_checks=self._progress.bad_checks + 1)
+            self._position = dataclasses.replace(self._position, bad_checks=self._position.bad_checks + 1)
         self._run.after_validation()
         self.meter.pause()
 
     @property
     def patience_is_over(self) -> bool:
         """Whether too many validations in a row were no better."""
-        return 0 < self._settings.patience <= self._progress.bad_checks
+        return 0 < self._settings.patience <= self._position.bad_checks
 
     @property
     def best_value(self) -> float:
         """The selection metric of the best weights, in its own sign."""
-        return self._signed(self._progress.best_value)
+        return self._signed(self._position.best_value)
 
-    def progress(self, seconds: float) -> Progress:
+    def position(self, seconds: float) -> Position:
         """What a checkpoint stores beside the state, after so much training time."""
-        return dataclasses.replace(self._progress, losses=self.watch.losses, seconds=seconds)
+        return dataclasses.replace(self._position, losses=self.watch.losses, seconds=seconds)
 
     def _signed(self, value: float) -> float:
         return value if self._settings.select_by == "loss" else -value  # a rate is better when it is higher
