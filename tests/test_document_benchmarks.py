@@ -20,6 +20,10 @@ from tests.document_commands import DOCUMENTS, REPORTS, ROOT, SCRIPTS, commands_
 BENCHMARKS = {path.name: path for path in sorted((ROOT / "benchmarks").glob("*.py")) if "__main__" in path.read_text()}
 BASE = "RUN/pretrained"
 TINY = {
+    "baselines.py": [
+        *("--dataset=RUN/dataset", "--baselines=popularity;ease", "--workdir=FOLDER/kept"),
+        *("--level=item", "--out=FOLDER/report.md"),
+    ],
     "hf_parity.py": ["--export=RUN/export", "--dataset=RUN/dataset", "--rows=2", "--beams=4"],
     "path_words.py": ["--dataset=RUN/dataset", "--out=FOLDER/report.md"],
     "prepare.py": ["--reviews=2000", "--folder=FOLDER/raw"],
