@@ -25,7 +25,7 @@ from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.data.text_folder import read_texts
 from tsrec_jax.files import write_text
-from tsrec_jax.pipeline.workdir import commit, machine
+from tsrec_jax.pipeline.provenance import commit, machine
 from tsrec_jax.sid.given import read_embeddings
 from tsrec_jax.text_table import markdown_table
 

@@ -6,7 +6,6 @@ Axis letters: B rows, I items, N the items that an item speaks for.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from scipy import sparse
 
 from tsrec_jax.baselines.counts import FALLBACK, fit_popularity
 from tsrec_jax.baselines.ranking import best_settings, ndcg
-from tsrec_jax.baselines.tables import ItemTables, Term, itself
+from tsrec_jax.baselines.tables import ItemTables, Term
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
 
@@ -27,27 +26,15 @@ HISTORY_GRIDS = {"history_decay": (0.0, 0.3, 0.7, 0.85, 1.0), "seen": (-1.0, 0.1
 
 @dataclasses.dataclass(frozen=True)
 class ItemToItem:
-    """A weighted mean of the table's rows for the items of the history.
+    """A weighted mean of a table's rows for the items of the history, over a little popularity.
 
     Attributes:
-      table_II: float32, sparse: what an item of the history (row) says for every item (column); nothing for itself.
-      bias_I: float32, added for every history; orders the items of which the table says nothing.
-      history_decay: weight of an item of the history for each item that came after it.
-      seen: what an item of the history has for itself, times its weight there; negative where nothing is had twice.
+      tables: see `Fitted`; one table, on whose diagonal stands `seen`, what an item of the history says for itself.
       facts: see `Fitted`.
     """
 
-    table_II: sparse.csr_matrix
-    bias_I: np.ndarray
-    history_decay: float
-    seen: float
+    tables: ItemTables
     facts: Mapping[str, Any]
-
-    @functools.cached_property
-    def tables(self) -> ItemTables:
-        """In the form that is exported and served."""
-        own = itself(len(self.bias_I), self.history_decay, self.seen)
-        return ItemTables(self.bias_I, (Term(self.history_decay, self.table_II), own))
 
     def scores(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
         """float32 scores_BI."""
@@ -110,8 +97,10 @@ def choose(
         if (key := tuple(own.values())) not in made:
             made[key] = table(own)
         table_II = made[key]
+        own_II = sparse.eye_array(len(bias_I), dtype=np.float32, format="csr") * np.float32(settings["seen"])
+        term = Term(settings["history_decay"], sparse.csr_matrix(table_II + own_II))
         facts = {"settings": dict(settings), "parameters": table_II.nnz + len(bias_I)}
-        return ItemToItem(table_II, bias_I, settings["history_decay"], settings["seen"], facts)
+        return ItemToItem(ItemTables(bias_I, (term,)), facts)
 
     found, best = best_settings(
         {**start, **HISTORY_START},

@@ -20,8 +20,9 @@ class Term:
 
     Attributes:
       history_decay: of `history_weights`.
-      table: float32, a sparse matrix or an array. Items by items, from an item of the history (row) to those it speaks for (column); or with
-        `likeness` items by features, where items speak for each other by the products of their features.
+      table: float32, a sparse matrix or an array. Items by items, from an item of the history (row) to those it speaks
+        for (column); or with `likeness` items by features, where items speak for each other by the products of their
+        features.
       likeness: see `table`.
     """
 
