@@ -7,10 +7,11 @@ import pytest
 from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.data.outside_text import control_ids, encode_outside
 from tsrec_jax.data.prompts import OUTSIDE, PromptBuilder, Templates
+from tsrec_jax.data.text_rows import item_texts
 from tsrec_jax.errors import UserError
+from tsrec_jax.models.small_lm import train_tokenizer
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.shop.shop import make_shop
-from tsrec_jax.shop.shop_lm import item_texts, train_tokenizer
 
 SIDS = ("<a_1>", "<b_22>", "<c_333>")
 NAMES = ("unigram", "smollm2")

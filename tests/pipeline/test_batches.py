@@ -9,13 +9,14 @@ import pytest
 from tsrec_jax.baselines.run import fit_baseline
 from tsrec_jax.data.dataset import read_dataset, write_dataset
 from tsrec_jax.data.prompts import PromptBuilder, Templates
+from tsrec_jax.data.text_rows import item_texts
 from tsrec_jax.errors import UserError
+from tsrec_jax.models.small_lm import train_tokenizer
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.batches import PLACES, batches_of, training_data
 from tsrec_jax.pipeline.recommender_parts import add_sid_tokens
 from tsrec_jax.settings import default_config, settings_of
 from tsrec_jax.shop.shop import make_shop
-from tsrec_jax.shop.shop_lm import item_texts, train_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,11 @@ import jax
 import pytest
 
 from tsrec_jax.data.dataset import write_dataset
+from tsrec_jax.data.text_rows import item_texts
 from tsrec_jax.main import main
+from tsrec_jax.models.small_lm import train_tokenizer
 from tsrec_jax.planning.chips import CHIPS
 from tsrec_jax.shop.shop import make_shop
-from tsrec_jax.shop.shop_lm import item_texts, train_tokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QWEN = {  # the shape of Qwen2.5-1.5B

@@ -15,13 +15,14 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
+from tsrec_jax.data.text_rows import item_texts
 from tsrec_jax.main import main
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
+from tsrec_jax.models.small_lm import lm_config, train_tokenizer
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.shop.shop import make_shop
-from tsrec_jax.shop.shop_lm import item_texts, lm_config, train_tokenizer
 from tsrec_jax.training.metrics_log import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -77,7 +78,7 @@ def config(tmp_path_factory):
     train_tokenizer(
         item_texts(make_shop(0, num_items=70, num_users=40).catalogue.items), folder / "model", vocab_size=400
     )
-    facts = lm_config(load_tokenizer(folder / "model"))
+    facts = lm_config(load_tokenizer(folder / "model"), 128, 4)
     facts |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
     save_hf(Decoder(ModelConfig.from_hf(facts), rngs=nnx.Rngs(0)), folder / "model")
     (folder / "tiny.py").write_text(CONFIG.format(model=str(folder / "model")))

@@ -15,10 +15,10 @@ from tsrec_jax.data.tasks.ts_align import TsAlign
 from tsrec_jax.data.token_words import shuffled_words
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
+from tsrec_jax.models.small_lm import train_tokenizer
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.recommender_parts import base_model, load_parts, words_for_rows
 from tsrec_jax.settings import default_config, settings_of
-from tsrec_jax.shop.shop_lm import train_tokenizer
 
 
 def weights(model):

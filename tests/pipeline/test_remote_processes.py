@@ -10,12 +10,13 @@ import sys
 from flax import nnx
 
 from tsrec_jax.data.dataset import read_dataset
+from tsrec_jax.data.text_rows import item_texts
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
+from tsrec_jax.models.small_lm import lm_config, train_tokenizer
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.shop.shop import make_shop
-from tsrec_jax.shop.shop_lm import item_texts, lm_config, train_tokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SETTINGS = [
@@ -30,7 +31,7 @@ SETTINGS = [
 def small_model(folder):
     """A random model of one layer with a tokenizer of the shop's texts."""
     train_tokenizer(item_texts(make_shop(42, num_items=70, num_users=40).catalogue.items), folder, vocab_size=400)
-    facts = lm_config(load_tokenizer(folder)) | {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    facts = lm_config(load_tokenizer(folder), 128, 1) | {"hidden_size": 32, "intermediate_size": 64}
     save_hf(Decoder(ModelConfig.from_hf(facts), rngs=nnx.Rngs(0)), folder)
 
 

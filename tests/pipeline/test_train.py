@@ -6,11 +6,12 @@ import pytest
 
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.prompts import PromptBuilder, Templates
+from tsrec_jax.data.text_rows import item_texts
+from tsrec_jax.models.small_lm import train_tokenizer
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline import train
 from tsrec_jax.settings import paper_config, settings_of
 from tsrec_jax.shop.shop import make_shop
-from tsrec_jax.shop.shop_lm import item_texts, train_tokenizer
 
 
 @pytest.mark.parametrize(("loss_rows", "searched"), [(5, 7), (0, 10**6)])

@@ -8,12 +8,13 @@ from flax import nnx
 
 from tsrec_jax.data.catalogue import Item
 from tsrec_jax.data.outside_text import encode_outside
+from tsrec_jax.data.text_rows import item_texts
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import make_mesh
+from tsrec_jax.models.small_lm import lm_config, train_tokenizer
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.shop.shop import make_shop
-from tsrec_jax.shop.shop_lm import item_texts, lm_config, train_tokenizer
 from tsrec_jax.sid import embed as module
 from tsrec_jax.sid.embed import embed_texts, item_text
 
@@ -31,7 +32,7 @@ def tokenizer(texts, tmp_path_factory):
 
 
 def decoder(tokenizer, mesh=None):
-    facts = lm_config(tokenizer)
+    facts = lm_config(tokenizer, 128, 4)
     facts["vocab_size"] += -facts["vocab_size"] % 8  # as every mesh here divides it
     return Decoder(ModelConfig.from_hf(facts), rngs=nnx.Rngs(0), mesh=mesh, remat=False)
 

@@ -28,7 +28,7 @@ def hold_out_users(dataset: Dataset, share: float) -> Dataset:
     if not share:
         return dataset
     rows = dataset.splits["train"]
-    out_n = np.array([_place(user) < share for user in rows.users])
+    out_n = np.array([place_of(user) < share for user in rows.users])
     if out_n.all() or not out_n.any():
         raise UserError(
             f"config.train.held_out={share} of the {len(set(rows.users))} users of {dataset.path}/train.csv holds out "
@@ -59,6 +59,6 @@ def refuse_selection(dataset: Dataset, wanted: str) -> None:
         raise UserError(f"{missing}valid is what training selects by; set config.train.held_out, say to 0.1")
 
 
-def _place(user: str) -> float:
-    """The place of a user in [0, 1), by its id."""
-    return int.from_bytes(hashlib.sha256(user.encode()).digest()[:8], "big") / 2**64
+def place_of(name: str) -> float:
+    """The place of a user or an item in [0, 1), by its id alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64

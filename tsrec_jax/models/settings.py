@@ -31,13 +31,37 @@ class ModelSettings(Section, key="model"):
 
 @dataclasses.dataclass(frozen=True)
 class PretrainSettings(Section, key="pretrain"):
-    """The small language model of the embedded default, where `model.path` is empty."""
+    """The small language model that a run makes of the item texts, where `model.path` is empty (docs/upstream.md)."""
 
     vocab_size: int = setting(1500, "size of the tokenizer's vocabulary", above=0)
-    max_steps: int = setting(300, "number of optimiser steps", above=0)
+    hidden_size: int = setting(
+        128, "model dimension, a multiple of 64; attention heads of 32 and an MLP three times as wide follow", above=0
+    )
+    num_layers: int = setting(4, "number of layers", above=0)
+    max_steps: int = setting(300, "number of optimiser steps; 0: as many as `epochs` take", least=0)
+    epochs: float = setting(5.0, "passes over the texts", least=0)
     batch_tokens: int = setting(4096, "token slots per optimiser step", above=0)
-    sequence_length: int = setting(128, "length of a row, in tokens", above=0)
+    sequence_length: int = setting(128, "length of a row, in tokens; longer texts go on in the next row", above=1)
     learning_rate: float = setting(2e-3, "peak learning rate of AdamW", above=0)
+    validations: int = setting(
+        0, "number of validations, of which the best weights are kept; 0: one after the last step", least=0
+    )
+    held_out: float = setting(
+        0.0,
+        "share of the items whose texts are kept for validation; 0: every 20th text, of whatever item",
+        least=0,
+        most=1,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hidden_size % 64:
+            raise UserError(
+                f"config.pretrain.hidden_size={self.hidden_size} is not a multiple of 64; try "
+                f"{max(round(self.hidden_size / 64), 1) * 64}"
+            )
+        if self.max_steps == 0 and self.epochs == 0:
+            raise UserError("config.pretrain.max_steps and config.pretrain.epochs are both 0: nothing would be learned")
 
 
 @dataclasses.dataclass(frozen=True)

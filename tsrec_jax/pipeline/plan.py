@@ -12,6 +12,7 @@ from tsrec_jax.data.prompts import PromptBuilder
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.hf import read_config
+from tsrec_jax.models.small_lm import lm_shape
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.batches import batches_of, training_data
 from tsrec_jax.pipeline.inputs import open_texts, source_of
@@ -22,7 +23,6 @@ from tsrec_jax.planning.estimate import estimate_lines, step_shape
 from tsrec_jax.planning.feasibility import Setup, refuse_memory, refuse_mesh
 from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
-from tsrec_jax.shop.shop_lm import lm_shape
 from tsrec_jax.sid.sizes import MOST_SIZES
 from tsrec_jax.text_table import aligned
 
@@ -118,7 +118,8 @@ def _base_shape(settings: Settings) -> ModelConfig:
     """The shape of the pretrained model, its first layers where the settings keep only those."""
     own = settings.sid_init.head == "own"
     if not settings.model.path:
-        shape = ModelConfig.from_hf(lm_shape(settings.pretrain.vocab_size))
+        wanted = settings.pretrain
+        shape = ModelConfig.from_hf(lm_shape(wanted.vocab_size, wanted.hidden_size, wanted.num_layers))
         return dataclasses.replace(shape, tied=shape.tied and not own)
     shape = read_config(settings.model.path)
     layers = settings.model.num_layers

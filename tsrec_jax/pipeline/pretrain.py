@@ -10,26 +10,26 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from flax import nnx
+from transformers import PreTrainedTokenizerFast
 
-from tsrec_jax.data.input import packed_batches, train_batches
-from tsrec_jax.data.outside_text import encode_outside
-from tsrec_jax.data.tasks.task import Example
+from tsrec_jax.data.input import Batch, TrainBatches, packed_batches, train_batches
 from tsrec_jax.data.text_folder import TextFolder
+from tsrec_jax.data.text_rows import TASK, TextRows, item_texts, text_rows
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import write_json
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
 from tsrec_jax.models.sharding import parts_of, process_rows, rounded_rows
+from tsrec_jax.models.small_lm import lm_config, train_tokenizer
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.mesh import open_mesh
 from tsrec_jax.pipeline.workdir import Workdir
+from tsrec_jax.planning.accounting import parameter_count
 from tsrec_jax.processes import first
 from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
-from tsrec_jax.shop.shop_lm import item_texts, lm_config, train_tokenizer
 from tsrec_jax.training.checkpoints import refuse_differences
 from tsrec_jax.training.loop import Run, train
 from tsrec_jax.training.loss import SftLoss
@@ -38,7 +38,7 @@ from tsrec_jax.training.step import first_step_and_state
 from tsrec_jax.training.validation import validation_loss
 
 IDENTITY = "pretraining.json"  # in the pretrained folder: what it was trained on
-VALID_SHARE = 20  # every n-th text is kept for the validation loss
+FACTS = "pretraining_facts.json"  # beside it: how large it is and what came of it
 
 
 def pretrained_model(settings: Settings, workdir: pathlib.Path, texts: TextFolder) -> str:
@@ -68,68 +68,40 @@ def pretrain(settings: Settings, workdir: pathlib.Path, texts: TextFolder) -> pa
         refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
         return folder
     place, scratch = Workdir(workdir), workdir / "pretraining"
-    sentences = item_texts(texts.items)
 
     def tokenizer_folder() -> pathlib.Path:
         if not (scratch / "model").exists():
-            train_tokenizer([*sentences, *identity["wording"]], scratch / "model", vocab_size=wanted.vocab_size)
+            sentences = [*item_texts(texts.items), *identity["wording"]]
+            train_tokenizer(sentences, scratch / "model", vocab_size=wanted.vocab_size)
         return scratch / "model"
 
     tokenizer = load_tokenizer(place.first_makes(tokenizer_folder))
-    end = tokenizer.eos_token_id
-    encoded = encode_outside(tokenizer, sentences)
-    length = wanted.sequence_length
-    rows = [
-        Example("text", np.asarray([end, *ids, end][:length], np.int32), 1, f"text/{index}")
-        for index, ids in enumerate(encoded)
-    ]
-    held_out = rows[::VALID_SHARE]
-    source = [row for index, row in enumerate(rows) if index % VALID_SHARE]
-    mesh = open_mesh(settings)
-    per_step = wanted.batch_tokens // length
-    if not per_step or per_step % parts_of(mesh, "batch"):
-        raise UserError(
-            f"config.pretrain.batch_tokens={wanted.batch_tokens} makes {per_step} rows a step, which do not divide "
-            f"over data x fsdp = {parts_of(mesh, 'batch')}; use a multiple of {length * parts_of(mesh, 'batch')}"
-        )
-    batches = train_batches(
-        {"text": source},
-        rates={"text": 1.0},
-        sequence_length=length,
-        rows=per_step,
-        loss_slots=length,
-        accumulation=1,
-        seed=settings.seed,
-        part=process_rows(mesh, per_step),
-    )
-    valid = list(packed_batches(held_out, length, per_step, length, part=process_rows(mesh, per_step)))
-    shape = ModelConfig.from_hf(lm_config(tokenizer))
-    model = Decoder(
-        dataclasses.replace(shape, vocab_rows=rounded_rows(shape.vocab_rows, mesh)),
-        dtype=settings.model.dtype,
-        param_dtype="float32",
-        rngs=nnx.Rngs(settings.seed),
-        mesh=mesh,
-        remat=settings.model.remat,
-        attention=settings.model.attention,
-        num_tokens=shape.vocab_rows,
-    )
+    rows = text_rows(texts.items, tokenizer, wanted.sequence_length, wanted.held_out)
+    batches, valid = _batches(settings, rows)
+    model = _new_model(settings, tokenizer)
 
     def validate(model: Decoder) -> Mapping[str, float]:
         return {"valid/loss": validation_loss(model, valid)}
 
-    tokens = sum(len(row.tokens) for row in rows)
-    report(f"pretrain: {len(sentences)} texts, {tokens} tokens, vocabulary {len(tokenizer)}")
+    steps, steps_an_epoch = wanted.max_steps or batches.steps(wanted.epochs), batches.steps(1.0)
+    facts = {
+        "parameters": parameter_count(model.config),
+        "vocabulary": len(tokenizer),
+        "texts": rows.texts,
+        "tokens": rows.tokens,
+        "epochs": steps / steps_an_epoch,
+    }
+    report(f"pretrain: {', '.join(f'{value:,.4g} {name}' if name == 'epochs' else f'{value:,} {name}'
+                                  for name, value in facts.items())}")  # fmt: skip
     training = TrainSettings(
-        max_steps=wanted.max_steps,
+        max_steps=steps,
         learning_rate=wanted.learning_rate,
-        warmup_steps=min(20, wanted.max_steps),
-        validations=0,
+        warmup_steps=min(20, steps),
+        validations=wanted.validations,
         select_by="loss",
-        checkpoint_every=0,
-        log_every=max(1, wanted.max_steps // 10),
+        log_every=max(1, steps // 10),
     )
-    step, state = first_step_and_state(model, SftLoss({"text": 1.0}, training), training)
+    step, state = first_step_and_state(model, SftLoss({TASK: 1.0}, training), training)
     result = train(
         step,
         state,
@@ -146,10 +118,17 @@ def pretrain(settings: Settings, workdir: pathlib.Path, texts: TextFolder) -> pa
         ),
     )
     save_hf(result.model, scratch / "model", dtype="float32")
+    facts |= {
+        "steps": result.steps,
+        "best step": result.best_step,
+        "valid loss": result.best_value,
+        "seconds": result.seconds,
+    }
 
     def finish() -> pathlib.Path:
         if not folder.exists():
             write_json(scratch / "model" / IDENTITY, identity)
+            write_json(scratch / "model" / FACTS, facts)
             os.replace(scratch / "model", folder)
         if scratch.exists():
             shutil.rmtree(scratch)
@@ -159,3 +138,47 @@ def pretrain(settings: Settings, workdir: pathlib.Path, texts: TextFolder) -> pa
     if first():
         place.checkpoints(scratch).rmtree(missing_ok=True)
     return made
+
+
+def _batches(settings: Settings, rows: TextRows) -> tuple[TrainBatches, list[Batch]]:
+    """The batches that are learned, and those that are validated on.
+
+    Raises:
+      UserError: the rows of a step do not divide over the devices.
+    """
+    wanted, mesh = settings.pretrain, open_mesh(settings)
+    length = wanted.sequence_length
+    per_step = wanted.batch_tokens // length
+    if not per_step or per_step % parts_of(mesh, "batch"):
+        raise UserError(
+            f"config.pretrain.batch_tokens={wanted.batch_tokens} makes {per_step} rows a step, which do not divide "
+            f"over data x fsdp = {parts_of(mesh, 'batch')}; use a multiple of {length * parts_of(mesh, 'batch')}"
+        )
+    part = process_rows(mesh, per_step)
+    learned = train_batches(
+        {TASK: rows.learned},
+        rates={TASK: 1.0},
+        sequence_length=length,
+        rows=per_step,
+        loss_slots=length,
+        accumulation=1,
+        seed=settings.seed,
+        part=part,
+    )
+    return learned, list(packed_batches(rows.validated, length, per_step, length, part=part))
+
+
+def _new_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> Decoder:
+    """The model before its first step, on the mesh."""
+    wanted, mesh = settings.pretrain, open_mesh(settings)
+    shape = ModelConfig.from_hf(lm_config(tokenizer, wanted.hidden_size, wanted.num_layers))
+    return Decoder(
+        dataclasses.replace(shape, vocab_rows=rounded_rows(shape.vocab_rows, mesh)),
+        dtype=settings.model.dtype,
+        param_dtype="float32",
+        rngs=nnx.Rngs(settings.seed),
+        mesh=mesh,
+        remat=settings.model.remat,
+        attention=settings.model.attention,
+        num_tokens=shape.vocab_rows,
+    )

@@ -1,4 +1,4 @@
-"""The tokenizer of the embedded language model: a sentencepiece model as a Hugging Face tokenizer, id for id."""
+"""The small language model that a run pretrains: its sizes, and its tokenizer, which is sentencepiece's, id for id."""
 
 import json
 import random
@@ -8,10 +8,11 @@ import sentencepiece
 from transformers import AutoTokenizer
 
 from tsrec_jax.data.prompts import Templates
+from tsrec_jax.data.text_rows import item_texts
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.config import ModelConfig
+from tsrec_jax.models.small_lm import _without_rare, lm_config, train_tokenizer
 from tsrec_jax.shop.shop import make_shop
-from tsrec_jax.shop.shop_lm import _without_rare, item_texts, lm_config, train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +62,20 @@ def test_the_texts_say_nothing_of_purchases(texts):
     assert not any(word in text for text in texts for word in ("<a_", "user", "bought"))
 
 
-def test_the_config_is_one_that_the_decoder_and_transformers_take(folder, tmp_path):
+@pytest.mark.parametrize(("hidden_size", "num_layers"), [(128, 4), (64, 1), (256, 6)])
+def test_the_config_is_one_that_the_decoder_and_transformers_take(folder, tmp_path, hidden_size, num_layers):
     from transformers import AutoConfig
 
-    facts = lm_config(AutoTokenizer.from_pretrained(folder))
-    assert ModelConfig.from_hf(facts).tied
+    facts = lm_config(AutoTokenizer.from_pretrained(folder), hidden_size, num_layers)
+    ours = ModelConfig.from_hf(facts)
+    assert (ours.tied, ours.head_dim, ours.num_heads * ours.head_dim) == (True, 32, hidden_size)
     (tmp_path / "config.json").write_text(json.dumps(facts))
-    assert AutoConfig.from_pretrained(tmp_path).vocab_size == facts["vocab_size"]
+    theirs = AutoConfig.from_pretrained(tmp_path)
+    assert (theirs.vocab_size, theirs.hidden_size, theirs.num_hidden_layers) == (
+        facts["vocab_size"],
+        hidden_size,
+        num_layers,
+    )
 
 
 def test_more_characters_than_there_is_room_for_become_bytes_and_come_back(tmp_path):

@@ -1,4 +1,4 @@
-"""The small language model of the embedded default: its texts, its tokenizer and its shape."""
+"""The small language model that a run pretrains itself: its tokenizer and its shape."""
 
 from __future__ import annotations
 
@@ -13,28 +13,15 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tsrec_jax.data.catalogue import Item
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.tokenizer import save_tokenizer
 
 UNKNOWN, BEGIN, END, PAD = "<unk>", "<s>", "</s>", "<pad>"
 FIXED_PIECES = 4 + 256 + 1  # the special ones, one a byte, and the newline
 COVERED = 0.9995  # of all characters: sentencepiece makes pieces of those that are this share, most frequent first
+HEAD_SIZE = 32
+HIDDEN_MULTIPLE = 2 * HEAD_SIZE  # an even number of heads, so that half as many have keys
 WHOLE = 0.75  # of the room beside the fixed pieces: single characters, where the texts hold more than there is room for
-
-
-def item_texts(items: Sequence[Item]) -> list[str]:
-    """What the language model reads: sentences about each item, nothing of who bought what."""
-    texts = []
-    for item in items:
-        texts.append(item.title)
-        if item.description:
-            texts += [item.description, f"{item.title}. {item.description}"]
-        if item.brand:
-            texts.append(f"{item.title} is made by {item.brand}.")
-        if item.categories:
-            texts.append(f"{item.title} belongs to {item.categories}.")
-    return texts
 
 
 def train_tokenizer(texts: Sequence[str], folder: str | os.PathLike[str], vocab_size: int) -> None:
@@ -119,16 +106,23 @@ def fast_tokenizer(model: bytes) -> PreTrainedTokenizerFast:
     )
 
 
-def lm_shape(vocabulary: int) -> dict[str, Any]:
-    """The sizes in a `config.json` of a small tied Llama: 4 layers of width 128."""
+def lm_shape(vocabulary: int, hidden_size: int, num_layers: int) -> dict[str, Any]:
+    """The sizes in a `config.json` of a small tied Llama: heads of 32, half as many for keys, an MLP of three widths.
+
+    Args:
+      vocabulary: tokens.
+      hidden_size: a multiple of HIDDEN_MULTIPLE.
+      num_layers: at least 1.
+    """
+    heads = hidden_size // HEAD_SIZE
     return {
         "model_type": "llama",
         "vocab_size": vocabulary,
-        "hidden_size": 128,
-        "intermediate_size": 384,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "hidden_size": hidden_size,
+        "intermediate_size": 3 * hidden_size,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads // 2,
         "rope_theta": 10000.0,
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": True,
@@ -136,9 +130,9 @@ def lm_shape(vocabulary: int) -> dict[str, Any]:
     }
 
 
-def lm_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+def lm_config(tokenizer: PreTrainedTokenizerFast, hidden_size: int, num_layers: int) -> dict[str, Any]:
     """The `config.json` of that model for this tokenizer."""
-    return lm_shape(len(tokenizer)) | {
+    return lm_shape(len(tokenizer), hidden_size, num_layers) | {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
