@@ -25,6 +25,7 @@ from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.local_devices import on_own_devices
 from tsrec_jax.pipeline import shop
 from tsrec_jax.pipeline.job import Job
+from tsrec_jax.pipeline.pretrain import base_words
 from tsrec_jax.pipeline.prior import ItemScores, choose_prior
 from tsrec_jax.pipeline.provenance import command
 from tsrec_jax.pipeline.recommender_parts import RecommenderParts
@@ -193,7 +194,7 @@ def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, 
         ],
         upper_bound=shop.upper_bound(settings, dataset, rows, metrics) if shop.is_embedded(settings) else None,
         training={SYSTEM: _with_flops(trained, predicted)} if trained else {},
-        facts={**run_facts(folder), **prior},
+        facts={**run_facts(folder), "base model": base_words(job.base), **prior},
     )
     write_trec(folder / TREC, [dataset.catalogue.sid(int(target)) for target in rows.targets], lists)
     write_json(folder / "results.json", to_json(built))
@@ -232,12 +233,13 @@ def run_facts(workdir: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def card_facts(settings: Settings, dataset: Dataset, workdir: pathlib.Path) -> dict[str, Any]:
+def card_facts(job: Job) -> dict[str, Any]:
     """What a model card states: data, base model, recipe and, where they were measured, results."""
+    settings, dataset, workdir = job.settings, job.dataset, job.workdir.path
     centred = ", centred" if settings.sid_init.centred else ""
     facts = {
         "data": f"{dataset.name} (SHA-256 {dataset.data_hash})",
-        "base model": settings.model.path or "pretrained by the run itself on the item texts",
+        "base model": base_words(job.base),
         "layers": settings.model.num_layers or "all",
         "SA-Init": f"{settings.sid_init.mode}, target norm {settings.sid_init.target_norm}{centred}",
         "TS-Align weight": settings.tasks.ts_align.weight,

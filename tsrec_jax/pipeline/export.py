@@ -21,7 +21,7 @@ def export_recommender(job: Job) -> None:
         report("export: finished before, skipped")
         return
     parts = trained_parts(job)
-    card = card_facts(settings, job.dataset, job.workdir.path)
+    card = card_facts(job)
     _, rows = evaluated_rows(settings, job.dataset)
     shown = [job.dataset.catalogue.items[item].id for history in rows.histories[:1] for item in history]
     export_folder(

@@ -46,6 +46,18 @@ def pretrained_model(settings: Settings, workdir: pathlib.Path, texts: TextFolde
     return settings.model.path or str(pretrain(settings, workdir, texts))
 
 
+def base_words(base: str) -> str:
+    """What a report says of a pretrained model: its place or, where a run made it, its size and what came of it."""
+    file = pathlib.Path(base) / FACTS
+    if not file.is_file():
+        return base
+    facts = json.loads(file.read_text(encoding="utf-8"))
+    return (
+        f"pretrained on the item texts: {facts['parameters']:,} parameters, vocabulary {facts['vocabulary']:,}, "
+        f"{facts['tokens']:,} tokens seen {facts['epochs']:.3g} times, valid loss {facts['valid loss']:.4f}"
+    )
+
+
 def pretraining_identity(settings: Settings, texts: TextFolder) -> dict[str, Any]:
     """What decides the model that `pretrain` makes."""
     wording = settings.templates.wording()
@@ -85,14 +97,16 @@ def pretrain(settings: Settings, workdir: pathlib.Path, texts: TextFolder) -> pa
 
     steps, steps_an_epoch = wanted.max_steps or batches.steps(wanted.epochs), batches.steps(1.0)
     facts = {
-        "parameters": parameter_count(model.config),
+        "parameters": parameter_count(dataclasses.replace(model.config, vocab_rows=len(tokenizer))),
         "vocabulary": len(tokenizer),
         "texts": rows.texts,
         "tokens": rows.tokens,
         "epochs": steps / steps_an_epoch,
     }
-    report(f"pretrain: {', '.join(f'{value:,.4g} {name}' if name == 'epochs' else f'{value:,} {name}'
-                                  for name, value in facts.items())}")  # fmt: skip
+    report(
+        f"pretrain: {rows.texts:,} texts, {rows.tokens:,} tokens, vocabulary {len(tokenizer):,}, "
+        f"{facts['parameters']:,} parameters, {steps:,} steps, {facts['epochs']:.3g} times over all texts"
+    )
     training = TrainSettings(
         max_steps=steps,
         learning_rate=wanted.learning_rate,
