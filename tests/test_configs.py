@@ -6,6 +6,9 @@ import runpy
 import pytest
 
 from tsrec_jax.baselines.names import BASELINES
+from tsrec_jax.models.config import ModelConfig
+from tsrec_jax.models.small_lm import lm_shape
+from tsrec_jax.planning.accounting import parameter_count
 from tsrec_jax.settings import default_config, flat, paper_config, settings_of
 
 RECIPE = "tsrec-centred-wide-walks"
@@ -49,9 +52,25 @@ def test_what_is_run_on_office_is_arms_of_the_ablation(experiment):
         assert {key.split(".")[0] for key in different} <= {"study", "given"}, name
 
 
-@pytest.mark.parametrize(("name", "start"), [("amazon_smollm2", default_config), ("amazon_qwen2_5_1_5b", paper_config)])
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("amazon_smollm2", default_config),
+        ("industrial", default_config),
+        ("beauty", default_config),
+        ("amazon_qwen2_5_1_5b", paper_config),
+    ],
+)
 def test_an_experiment_on_real_data_changes_few_settings(request, experiment, name, start):
     source = (request.config.rootpath / "configs" / f"{name}.py").read_text()
     assert f"config = {start.__name__}()" in source
     assert 0 < len(re.findall(r"^    config\.\S+ = ", source, re.MULTILINE)) <= 10
     assert len({key for key in differing(experiment(f"{name}.py"), settings_of(start())) if key[:5] != "given"}) <= 10
+
+
+def test_the_models_that_real_data_pretrain_have_three_to_eight_million_parameters(experiment):
+    for name in ("industrial", "beauty"):
+        wanted = experiment(f"{name}.py").pretrain
+        shape = ModelConfig.from_hf(lm_shape(wanted.vocab_size, wanted.hidden_size, wanted.num_layers))
+        assert 3e6 < parameter_count(shape) < 8e6, name
+        assert not wanted.max_steps and wanted.held_out, name
