@@ -78,7 +78,7 @@ def test_parameters_are_those_that_are_written(workdir):
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("hidden_size=100", "config.pretrain.hidden_size=100 is no multiple of 64; try 128"),
+        ("hidden_size=100", "config.pretrain.hidden_size=100 is not a multiple of 64; try 128"),
         ("epochs=0.0", "config.pretrain.max_steps and config.pretrain.epochs are both 0"),
         ("held_out=0.2", "held_out was 0.1 and is now 0.2"),
     ],
