@@ -208,10 +208,10 @@ def load_saved(workdir: pathlib.Path) -> Settings:
         update(config, saved)
         return settings_of(config)
     except UserError as error:
-        exported = f"; {path.parent / 'export'} can still be used" if (path.parent / "export").is_dir() else ""
+        export = path.parent / "export"
         raise UserError(
-            f"{path}: an earlier version wrote it ({error}){exported}; to train again, give --config=... and a new "
-            "--workdir"
+            f"{path} holds settings that this version cannot use ({error}); train again, with --config=... and a new "
+            f"--workdir{f'; {export} still works' if export.is_dir() else ''}"
         ) from None
 
 

@@ -170,11 +170,11 @@ def test_an_old_key_says_what_took_its_place(refused, tmp_path, key, value, word
 def test_a_workdir_of_an_earlier_version_says_what_can_still_be_done_with_it(refused, tmp_path, verb):
     (tmp_path / "config.json").write_text(json.dumps({"config": {"eval": {"normaliser": "vocab"}}}))
     line = refused(verb, f"--workdir={tmp_path}")
-    for word in (f"{tmp_path}/config.json", "earlier version", "config.eval.normaliser", "a new --workdir"):
+    for word in (f"{tmp_path}/config.json", "this version cannot use", "config.eval.normaliser", "a new --workdir"):
         assert word in line
-    assert "can still be used" not in line
+    assert "still works" not in line
     (tmp_path / "export").mkdir()
-    assert f"{tmp_path}/export can still be used" in refused(verb, f"--workdir={tmp_path}")
+    assert f"{tmp_path}/export still works" in refused(verb, f"--workdir={tmp_path}")
 
 
 @pytest.fixture

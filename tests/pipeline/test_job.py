@@ -25,7 +25,7 @@ def test_each_setting_that_differs_is_named_with_both_values():
 
 def test_a_run_goes_on_with_the_settings_that_it_recorded(tmp_path):
     given = settings_of(default_config()).changed({"seed": 5, "objective": "vocabulary", "index": {"sizes": (4, 4)}})
-    (tmp_path / "config.json").write_text(json.dumps({"config": given.given}))
+    (tmp_path / "config.json").write_text(json.dumps({"config": given.resolved()}))
     assert load_saved(tmp_path) == given
     assert given.templates.separator == ","
 
