@@ -25,6 +25,7 @@ from tsrec_jax.pipeline import study as study_module
 from tsrec_jax.pipeline import study_measure
 from tsrec_jax.pipeline import train as train_module
 from tsrec_jax.pipeline.lock import alone_in
+from tsrec_jax.settings import flat
 from tsrec_jax.training import loop as loop_module
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -167,6 +168,13 @@ def test_settings_that_shape_nothing_leave_cells_finished(published, no_training
     assert main(["study", *COMMAND, *logistics, f"--workdir={published}"]) == 0
     assert not no_training
     assert "plain > tsrec" in (published / "study.md").read_text()
+
+
+def test_cells_hold_what_the_objective_decided_and_are_finished_where_the_same_is_said_by_hand(published, no_training):
+    assert None not in flat(only_cell(published / "cells/plain/seed-1/cell.npz").config).values()
+    by_hand = ["--config.tasks.next_sid.user_sequences=False", "--config.tasks.distilled_sid.soft_labels=False"]
+    assert main(["study", *COMMAND, *by_hand, f"--workdir={published}"]) == 0
+    assert not no_training
 
 
 def test_a_changed_setting_runs_the_cells_again_and_loses_nothing(published, no_training, capsys):

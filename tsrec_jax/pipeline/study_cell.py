@@ -147,7 +147,7 @@ def finished_cell(wanted: WantedCell) -> tuple[Cell | None, str]:
 
 def _changed(wanted: WantedCell, config: Mapping[str, Any], data: str) -> str:
     """How a cell of another config or of other data differs from the one that is asked for; empty: it does not."""
-    here = _shaping(wanted.settings.given, wanted.kind, wanted.data)
+    here = _shaping(wanted.settings.resolved(), wanted.kind, wanted.data)
     return differences(_shaping(config, wanted.kind, data), here)
 
 
@@ -182,7 +182,7 @@ def begin(wanted: WantedCell) -> None:
             entry.rename(aside / entry.name)
         _drop_weights(aside)
         report(f"{wanted.label}: the settings have changed ({changed}); what was there is now in {aside}")
-    write_json(begun, {"config": wanted.settings.given, "data": wanted.data})
+    write_json(begun, {"config": wanted.settings.resolved(), "data": wanted.data})
 
 
 def borrow_training(wanted: WantedCell, cells: Sequence[WantedCell]) -> None:
@@ -223,7 +223,7 @@ def _twins(wanted: WantedCell, cells: Sequence[WantedCell]) -> list[WantedCell]:
 
 
 def _trained_by(wanted: WantedCell) -> dict[str, Any]:
-    settings = _shaping(wanted.settings.given, "arm", wanted.data)
+    settings = _shaping(wanted.settings.resolved(), "arm", wanted.data)
     return {key: value for key, value in settings.items() if not key.startswith("eval.prior")}
 
 
@@ -234,7 +234,7 @@ def _drop_weights(folder: pathlib.Path) -> None:
 
 def upstream_facts(wanted: WantedCell) -> dict[str, Any]:
     """The settings and the data that shape what a cell begins with: its dataset folder and its pretrained model."""
-    settings = _shaping(wanted.settings.given, "arm", wanted.data)
+    settings = _shaping(wanted.settings.resolved(), "arm", wanted.data)
     facts = {key: value for key, value in settings.items() if _within(key, _SHAPES_UPSTREAM)}
     facts["data"] = wanted.data
     if not wanted.settings.model.path:

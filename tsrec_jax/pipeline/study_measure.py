@@ -178,7 +178,7 @@ def _cell(
         cost=cost,
         facts=facts,
         data=wanted.data,
-        config=wanted.settings.given,
+        config=wanted.settings.resolved(),
         beyond=Background.of(catalogue, dataset.splits["train"]).measure(predictions),
     )
 

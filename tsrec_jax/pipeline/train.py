@@ -129,7 +129,7 @@ def _train(job: Job, parts: RecommenderParts, profile: range) -> dict[str, Any]:
     )
     if first():  # process 0 sends and draws, each process traces itself
         project = limits.wandb_project
-        wandb = WandbSettings(project, f"{folder.name} {STAGE}", dict(settings.given)) if project else None
+        wandb = WandbSettings(project, f"{folder.name} {STAGE}", settings.resolved()) if project else None
         run = dataclasses.replace(run, after_validation=functools.partial(_draw, folder), wandb=wandb)
     result = train(step, state, batches, validation, limits, run)
     _report_peak(setup)

@@ -47,7 +47,7 @@ class Workdir:
             refuse_differences(self.path, before["identity"], identity)
             earlier = [each for each in [*before.get("earlier_commits", []), before["commit"]] if each != now]
         facts = {
-            "config": settings.given,
+            "config": settings.resolved(),
             "versions": versions(),
             "commit": now,
             "earlier_commits": list(dict.fromkeys(earlier)),
