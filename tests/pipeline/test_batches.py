@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tsrec_jax.baselines import knn
 from tsrec_jax.baselines.run import fit_baseline
 from tsrec_jax.data.dataset import read_dataset, write_dataset
 from tsrec_jax.data.prompts import PromptBuilder, Templates
@@ -17,6 +18,7 @@ from tsrec_jax.pipeline.batches import PLACES, batches_of, training_data
 from tsrec_jax.pipeline.recommender_parts import add_sid_tokens
 from tsrec_jax.settings import default_config, settings_of
 from tsrec_jax.shop.shop import make_shop
+from tsrec_jax.sid.whiten import fit_whitening
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +85,19 @@ def test_a_teacher_that_cannot_be_fitted_is_refused(dataset, prompts):
     without = dataclasses.replace(dataset, splits={**dataset.splits, "valid": none})
     with pytest.raises(UserError, match="hybrid: the selection split holds no rows"):
         training_data(only_distilled(), without, builder, base_vocab_size)
+
+
+def test_a_teacher_among_vectors_takes_those_of_the_index_and_is_refused_without(
+    dataset, prompts, tmp_path, monkeypatch
+):
+    builder, _, base_vocab_size = prompts
+    vectors_ID = np.random.default_rng(0).normal(size=(dataset.catalogue.num_items, 8)).astype(np.float32)
+    np.save(tmp_path / "vectors.npy", vectors_ID)
+    config = only_distilled(teacher="knn", copies=1)
+    with pytest.raises(UserError, match=r"config\.index\.embeddings, or config\.index\.model or config\.model\.path"):
+        training_data(config, dataset, builder, base_vocab_size)
+    config = config.changed({"index": {"embeddings": str(tmp_path / "vectors.npy")}})
+    seen = []
+    monkeypatch.setattr(knn, "fit_whitening", lambda x_ID, count: seen.append(x_ID) or fit_whitening(x_ID, count))
+    training_data(config, dataset, builder, base_vocab_size)
+    np.testing.assert_array_equal(seen[0], vectors_ID)

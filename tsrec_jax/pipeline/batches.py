@@ -18,6 +18,7 @@ from tsrec_jax.data.prompts import PromptBuilder
 from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.data.tasks import TasksSettings, build_examples
 from tsrec_jax.data.tasks.task import Example, Rank, TaskInputs
+from tsrec_jax.pipeline.index import item_vectors
 from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
 from tsrec_jax.text.likeness import nearest_items
@@ -64,7 +65,8 @@ def training_data(settings: Settings, dataset: Dataset, builder: PromptBuilder, 
 
     def teacher(name: str) -> Rank:
         train, select = dataset.splits["train"], dataset.splits[selection_split(dataset)]
-        fitted = fit_baseline(name, dataset, train, select, settings.seed, report)
+        vectors = functools.partial(item_vectors, settings, dataset.catalogue.items)
+        fitted = fit_baseline(name, dataset, train, select, settings.seed, report, vectors)
         return lambda histories: best_items(fitted.scores(histories), PLACES)
 
     nearest = functools.partial(nearest_items, dataset.catalogue.items)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from tsrec_jax.data.catalogue import Item
 from tsrec_jax.data.text_folder import TextFolder
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import replacing, write_json, write_text
@@ -184,17 +185,42 @@ def _embeddings(
     if file.exists() and json.loads(made_with.read_text(encoding="utf-8")) == facts:
         return np.load(file)
     file.unlink(missing_ok=True)
-    words = [item_text(item, settings.index.text_fields) for item in texts.items]
     model = settings.index.model or pretrain.pretrained_model(settings, folder.parent, texts)
-    report(f"index: embedding {len(words)} item texts with {model}")
-    if settings.index.encoder == "sentence_transformers":
-        x_ID = embed_sentences(model, words, settings.index.max_tokens)
-    else:
-        x_ID = _llm_embeddings(settings, words, model)
+    x_ID = _encoded(settings, texts.items, model)
     write_json(made_with, facts)
     with replacing(file) as temporary, temporary.open("wb") as opened:
         np.save(opened, x_ID)
     return x_ID
+
+
+def item_vectors(settings: Settings, items: Sequence[Item]) -> np.ndarray:
+    """float32 x_ID of a catalogue's items, for what compares items by vectors: those that their SIDs would be made of.
+
+    Args:
+      settings: sections `index`, `model` and `mesh` are read.
+      items: in the order of the item file.
+
+    Raises:
+      UserError: neither vectors nor a model to make them with are named, or the vectors do not fit.
+    """
+    if settings.index.embeddings:
+        return read_embeddings(pathlib.Path(settings.index.embeddings), len(items))
+    model = settings.index.model or settings.model.path
+    if not model:
+        raise UserError(
+            "vectors of the items are wanted; give config.index.embeddings, or config.index.model or config.model.path "
+            "to make them with"
+        )
+    return _encoded(settings, items, model)
+
+
+def _encoded(settings: Settings, items: Sequence[Item], model: str) -> np.ndarray:
+    """float32 x_ID of the items' texts by the encoder of the settings."""
+    words = [item_text(item, settings.index.text_fields) for item in items]
+    report(f"index: embedding {len(words)} item texts with {model}")
+    if settings.index.encoder == "sentence_transformers":
+        return embed_sentences(model, words, settings.index.max_tokens)
+    return _llm_embeddings(settings, words, model)
 
 
 def _llm_embeddings(settings: Settings, words: list[str], model: str) -> np.ndarray:

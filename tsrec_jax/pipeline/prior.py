@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.decoding.generate import RankedSids
 from tsrec_jax.errors import UserError
+from tsrec_jax.pipeline.index import item_vectors
 from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
 
@@ -59,7 +61,8 @@ def choose_prior(settings: Settings, dataset: Dataset, search: Search) -> Chosen
         raise UserError(
             f"config.eval.prior={settings.eval.prior!r}: the selection split holds no rows to choose its weight on"
         )
-    fitted = fit_baseline(settings.eval.prior, dataset, train, select, settings.seed, report)
+    vectors = functools.partial(item_vectors, settings, dataset.catalogue.items)
+    fitted = fit_baseline(settings.eval.prior, dataset, train, select, settings.seed, report, vectors)
     rows = select.spread(settings.eval.prior_rows or len(select))
     tried, label = {}, f"evaluate: prior {settings.eval.prior}"
     for weight in (0.0, *settings.eval.prior_weights):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import math
@@ -23,6 +24,7 @@ from tsrec_jax.evaluation.study_cells import Cell, calibration_bins, lost_at, ro
 from tsrec_jax.evaluation.trec import write_trec
 from tsrec_jax.files import write_json
 from tsrec_jax.pipeline.evaluate import PREDICTIONS, SCORES, TREC, evaluate_recommender, evaluated_rows, run_facts
+from tsrec_jax.pipeline.index import item_vectors
 from tsrec_jax.pipeline.inputs import make_inputs, source_of
 from tsrec_jax.pipeline.job import open_job
 from tsrec_jax.pipeline.lock import alone_when_free
@@ -124,6 +126,7 @@ def run_one_baseline(wanted: WantedCell, settings: Settings) -> Cell:
         settings.eval.beams,
         wanted.seed,
         report,
+        functools.partial(item_vectors, settings, dataset.catalogue.items),
     )
     targets = [dataset.catalogue.sid(int(target)) for target in rows.targets]
     write_trec(wanted.folder / TREC, targets, {wanted.name: result.lists})
