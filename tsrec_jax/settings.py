@@ -22,7 +22,7 @@ from tsrec_jax.data.tasks import TasksSettings
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.settings import EvalSettings
 from tsrec_jax.experiments import experiments
-from tsrec_jax.models.settings import MeshSettings, ModelSettings, PretrainSettings, SidInitSettings
+from tsrec_jax.models.settings import DenseSettings, MeshSettings, ModelSettings, PretrainSettings, SidInitSettings
 from tsrec_jax.old_keys import what_became_of
 from tsrec_jax.pipeline.settings import RunSettings, StudySettings
 from tsrec_jax.prepare.settings import PrepareSettings
@@ -95,6 +95,7 @@ class Settings(Section):
     describe: DescribeSettings = section(DescribeSettings)
     mesh: MeshSettings = section(MeshSettings)
     sid_init: SidInitSettings = section(SidInitSettings)
+    dense: DenseSettings = section(DenseSettings)
     tasks: TasksSettings = section(TasksSettings)
     templates: Templates = _SIDS_ALONE
     train: TrainSettings = section(TrainSettings)
@@ -114,6 +115,11 @@ class Settings(Section):
             raise UserError(
                 "config.tasks.distilled_sid.soft_labels=True needs config.objective='constrained', where several may "
                 "be right"
+            )
+        if self.dense.weight and "next_sid" not in tasks.used():
+            raise UserError(
+                f"config.dense.weight={self.dense.weight} needs config.tasks.next_sid.weight and rate above 0: the "
+                "dense head learns the items of its rows"
             )
         if self.train.wandb_project:
             require_wandb()

@@ -24,14 +24,14 @@ def test_validation_takes_rows_from_all_over_the_split(tmp_path, monkeypatch, lo
     taken = {}
     monkeypatch.setattr(train, "Drift", lambda *_: None)
     monkeypatch.setattr(
-        train, "packed_batches", lambda examples, *_: taken.update(loss=[each.key for each in examples]) or []
+        train, "packed_batches", lambda examples, *_, **__: taken.update(loss=[each.key for each in examples]) or []
     )
     monkeypatch.setattr(builder, "prompts_next_sid", lambda histories, _levels: taken.update(searched=histories) or [])
     dataset = Dataset("shop", tmp_path, shop.catalogue, shop.splits, {}, "")
     parts = types.SimpleNamespace(dataset=dataset, builder=builder, mesh=None, model=None, base_vocab_size=0, trie=None)
     config = paper_config()
     config.train.valid_rows, config.train.valid_beam_rows = loss_rows, searched
-    train._validation(settings_of(config), parts, 8, types.SimpleNamespace(slots=64, paths=None))
+    train._validation(settings_of(config), parts, 8, types.SimpleNamespace(slots=64, paths=None, items=None))
 
     valid = shop.splits["valid"]
     last = len(valid) - 1

@@ -4,11 +4,15 @@ import dataclasses
 import math
 
 import jax
+import numpy as np
 import pytest
+from flax import nnx
 
 from benchmarks.growth.cell import abstract_step
 from tsrec_jax.models.config import ModelConfig
+from tsrec_jax.models.dense_head import DenseHead
 from tsrec_jax.planning.accounting import (
+    DenseShape,
     MeshShape,
     StepShape,
     flops_utilisation,
@@ -18,6 +22,7 @@ from tsrec_jax.planning.accounting import (
     step_memory,
 )
 from tsrec_jax.planning.chips import CHIPS, chip_of
+from tsrec_jax.training.dense_loss import item_logits, place_users
 
 
 def shape_of(layers=6, vocabulary=49_152, tied=True):
@@ -104,6 +109,24 @@ def test_sid_tokens_scored_at_every_position_cost_three_products_with_their_rows
     shape = shape_of(layers=2)
     extra = step_flops(shape, dataclasses.replace(SMALL, sid_tokens=560)).model - step_flops(shape, SMALL).model
     assert extra == 3 * 2 * SMALL.token_slots * 560 * 576
+
+
+def test_flops_of_a_dense_head_are_the_matrix_products_of_its_trace():
+    sids = np.stack([np.arange(10) % 3, 3 + np.arange(10) % 4], axis=1)
+    head = DenseHead(
+        np.zeros((10, 5), np.float32), sids, np.arange(10), first_id=7, d_model=8, temperature=0.1, rngs=nnx.Rngs(0)
+    )
+    batch = {name: np.zeros((4, 6), np.int32) for name in ("item_sid_BS", "item_segment_BS", "item_place_BS")}
+
+    def forward(table_VD, x_BTD):
+        return item_logits(head, *place_users(head, table_VD, x_BTD, batch))
+
+    traced = traced_flops(jax.make_jaxpr(forward)(np.zeros((20, 8)), np.zeros((4, 12, 8))).jaxpr)
+    shape = DenseShape(items=10, slots=6, features=5)
+    assert shape.flops(8, rows=4) == traced
+    config = shape_of(layers=2)
+    more = step_flops(config, dataclasses.replace(SMALL, dense=shape)).model - step_flops(config, SMALL).model
+    assert more == 3 * shape.flops(config.d_model, SMALL.rows)
 
 
 def test_kernels_keep_no_scores():

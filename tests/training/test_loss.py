@@ -11,7 +11,7 @@ from tsrec_jax.data.input import packed_batches
 from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.data.tasks.task import Example
 from tsrec_jax.errors import UserError
-from tsrec_jax.training.loss import batch_loss, batch_nll, loss_tasks, slot_weights, task_sums
+from tsrec_jax.training.loss import batch_loss, batch_nll, hidden_states, loss_tasks, slot_weights, task_sums
 from tsrec_jax.training.settings import TrainSettings
 
 
@@ -59,7 +59,8 @@ def test_loss_and_gradient_equal_those_of_plain_log_probabilities(make_model, ex
     weight_GP = jnp.where(batch["loss_task_GP"] >= 0, 0.1 + jnp.arange(60) / 60, 0.0)
 
     def fused(state):
-        total, nll = batch_loss(nnx.merge(graphdef, state), batch, {"loss_task_GP": weight_GP}, chunk)
+        model = nnx.merge(graphdef, state)
+        total, nll = batch_loss(model, hidden_states(model, batch), batch, {"loss_task_GP": weight_GP}, chunk)
         return total, nll["loss_task_GP"]
 
     def plain(state):
@@ -129,7 +130,8 @@ def test_sid_tokens_are_scored_among_their_siblings(make_model, paths):
     weights, counts = slot_weights(loss_tasks(batch), of_task)
 
     def fused(state):
-        return batch_loss(nnx.merge(graphdef, state), batch, weights, paths=paths)
+        model = nnx.merge(graphdef, state)
+        return batch_loss(model, hidden_states(model, batch), batch, weights, paths=paths)
 
     def plain(state):
         total = 0.0

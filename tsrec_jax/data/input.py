@@ -12,6 +12,7 @@ and, where SID tokens are learned among their siblings in the catalogue (`paths`
   sid_target_BTK int32     which SID token that is, counted from the first one, or which K tokens it might be
   sid_target_probs_BTK float32    how right each of these is; they sum to 1 where a SID token is learned
   sid_task_BT int32        number of the task, -1 where no SID token is learned
+and, where the items of histories are asked for (`items`), the keys of `data.item_places`.
 Logits over the vocabulary are computed at the loss slots only. P is static: a row closes when its tokens are used up, a
 group when its slots are. Short rows keep attention cheap, and a group of many rows keeps slots from being wasted.
 """
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
+from tsrec_jax.data.item_places import ItemPlaces
 from tsrec_jax.data.packing import epoch_of_task, pack
 from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.data.tasks.task import Example
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 SLOT_MARGIN = 1.04
 SLOT_MULTIPLE = 8
 READ_AHEAD = 8  # batches
+ASK_FOR_ITEMS = ("next_sid",)  # tasks whose SIDs are items that users did take next
 MOST_STEPS = 2**40  # Grain wants a length; training says when it ends
 
 Batch = dict[str, np.ndarray]
@@ -78,7 +81,8 @@ def choose_loss_slots(
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """The shape of a batch: A, B (of all processes), T, P, rows of a group, how SID tokens are learned (K), tasks."""
+    """The shape of a batch: A, B (of all processes), T, P, rows of a group, how SID tokens are learned (K), tasks, and
+    what finds the items."""
 
     accumulation: int
     rows: int
@@ -88,6 +92,7 @@ class _Layout:
     paths: SidPaths | None
     top_k: int
     tasks: tuple[str, ...]
+    items: ItemPlaces | None
 
     def __post_init__(self):
         if self.rows % self.group:
@@ -104,6 +109,12 @@ class _Layout:
     def capacity(self) -> tuple[int, int]:
         """Tokens of a row and loss slots of a group."""
         return self.sequence_length, self.loss_slots
+
+    def with_items(self, batch: Batch) -> Batch:
+        """The batch, with its items where they are asked for."""
+        if self.items is None:
+            return batch
+        return self.items.add(batch, [number for number, task in enumerate(self.tasks) if task in ASK_FOR_ITEMS])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +163,8 @@ class TrainBatches:
         """The batch of optimiser step `step` (from 1): this process's rows, with a leading accumulation axis."""
         micros = self._numbers(step).reshape(self._layout.accumulation, -1)[:, self._part]
         batches = [[_group(self._rows(number), self._layout) for number in micro] for micro in micros]
-        return _stack([_stack(groups, np.concatenate) for groups in batches], np.stack)
+        whole = _stack([_stack(groups, np.concatenate) for groups in batches], np.stack)
+        return self._layout.with_items(whole)
 
     def keys(self, step: int) -> list[str]:
         """The keys of all examples of optimiser step `step` (from 1), of all processes, in the order of their rows."""
@@ -221,6 +233,7 @@ def train_batches(
     part: slice | np.ndarray = slice(None),
     paths: SidPaths | None = None,
     top_k: int = 1,
+    items: ItemPlaces | None = None,
 ) -> TrainBatches:
     """Batches without end.
 
@@ -236,13 +249,14 @@ def train_batches(
       part: the groups of each micro-batch that this process feeds, as a slice or by their numbers.
       paths: where given, SID tokens are learned among their siblings in the catalogue.
       top_k: K, room for the SIDs that an example ranks.
+      items: where given, finds the items of histories, and batches have its keys too.
 
     Raises:
       UserError: the rates are so small that an epoch is empty, or the groups do not divide the rows.
     """
     if not any(int(len(sources[task]) * rate + 1e-9) for task, rate in rates.items()):
         raise UserError("an epoch holds no row: the rates (config.tasks.*.rate) are too small")
-    layout = _Layout(accumulation, rows, sequence_length, loss_slots, group, paths, top_k, tuple(rates))
+    layout = _Layout(accumulation, rows, sequence_length, loss_slots, group, paths, top_k, tuple(rates), items)
     return TrainBatches(sources, rates, layout, seed, part)
 
 
@@ -255,23 +269,24 @@ def packed_batches(
     part: slice | np.ndarray = slice(None),
     paths: SidPaths | None = None,
     top_k: int = 1,
+    items: ItemPlaces | None = None,
 ) -> Iterator[Batch]:
     """One pass over the examples, without an accumulation axis; the last batch is filled with empty rows.
 
     Args:
       examples: in the order in which they compete for places; their tasks are numbered as they come.
       sequence_length, rows, loss_slots: T, B (of all processes) and P.
-      group, part, paths, top_k: as in `train_batches`.
+      group, part, paths, top_k, items: as in `train_batches`.
     """
     tasks = tuple(dict.fromkeys(example.task for example in examples))
-    layout = _Layout(1, rows, sequence_length, loss_slots, group, paths, top_k, tasks)
+    layout = _Layout(1, rows, sequence_length, loss_slots, group, paths, top_k, tasks, items)
     plan = pack(_lengths(examples, paths), layout.capacity, group) if examples else []
     for first in range(0, len(plan), layout.groups_of_step):
         chosen = plan[first : first + layout.groups_of_step]
         chosen = [*chosen, *[[]] * (layout.groups_of_step - len(chosen))]
         mine = [chosen[number] for number in np.arange(layout.groups_of_step)[part]]
         groups = [[[examples[number] for number in row] for row in members] for members in mine]
-        yield _stack([_group(members, layout) for members in groups], np.concatenate)
+        yield layout.with_items(_stack([_group(members, layout) for members in groups], np.concatenate))
 
 
 @dataclasses.dataclass(frozen=True)

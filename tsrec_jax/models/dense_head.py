@@ -136,6 +136,9 @@ class DenseHead(nnx.Module):
       temperature: that cosines are divided by.
       rngs: draws the kernels.
       mesh: all arrays are copied to its devices; None for one device.
+
+    Attributes:
+      members_UK: int32, the items of each SID, filled up with -1 to the most that share one.
     """
 
     def __init__(
@@ -165,6 +168,7 @@ class DenseHead(nnx.Module):
         self.texts_IF = Given(placed(np.asarray(texts_IF, np.float32)))
         self.tokens_IC = Given(placed(np.asarray(tokens_IC, np.int32)))
         self.sids_I = Given(placed(np.asarray(sids_I, np.int32)))
+        self.members_UK = Given(placed(_members(np.asarray(sids_I))))
         self.first_id, self.num_tokens = first_id, int(np.max(tokens_IC)) + 1
         self.num_sids = int(np.max(sids_I)) + 1
         self.temperature = temperature
@@ -186,3 +190,13 @@ class DenseHead(nnx.Module):
         history_ID = self.sid_vectors(v_ID)[self.sids_I[...]]
         learned = self.state_DD[...], self.recency_R[...], self.history_gain[...]
         return DenseScorer(v_ID, history_ID, *learned, temperature=self.temperature)
+
+
+def _members(sids_I: np.ndarray) -> np.ndarray:
+    """int32 members_UK: the items of each SID, filled up with -1."""
+    order_I = np.argsort(sids_I, kind="stable")
+    counts_U = np.bincount(sids_I)
+    place_I = np.arange(len(sids_I)) - np.repeat(np.cumsum(counts_U) - counts_U, counts_U)
+    members_UK = np.full((len(counts_U), counts_U.max()), -1, np.int32)
+    members_UK[sids_I[order_I], place_I] = order_I
+    return members_UK

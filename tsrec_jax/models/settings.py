@@ -113,3 +113,18 @@ class SidInitSettings(Section, key="sid_init"):
         "level (`scaled`); or output rows of their own, in tied models too (`own`). The last two begin with the "
         "scale that has the smallest loss on train",
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseSettings(Section, key="dense"):
+    """A dense head, which is learned beside the SIDs and scores every item at once (docs/training.md)."""
+
+    weight: float = setting(
+        0.0, "of its loss, a mean over the items of `tasks.next_sid`; 0: there is no such head", least=0
+    )
+    temperature: float = setting(0.05, "that the cosines of users and items are divided by", above=0)
+    embeddings: str = setting(
+        "",
+        ".npy file of the item texts' vectors, a row an item, such as index/embeddings.npy of a workdir; empty: the "
+        "leading singular vectors of their TF-IDF",
+    )

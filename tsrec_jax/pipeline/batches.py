@@ -14,6 +14,7 @@ from tsrec_jax.baselines.run import fit_baseline
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.input import TrainBatches, choose_loss_slots, train_batches
+from tsrec_jax.data.item_places import ItemPlaces
 from tsrec_jax.data.prompts import PromptBuilder
 from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.data.tasks import TasksSettings, build_examples
@@ -36,6 +37,7 @@ class TrainingData:
       paths: of the catalogue, where SID tokens are learned among their siblings.
       slots: loss slots of a group of rows.
       top_k: tokens that may be right in one place, at most.
+      items: finds the items of histories, which a dense head learns from; None: there is none.
     """
 
     mix: TasksSettings
@@ -43,6 +45,7 @@ class TrainingData:
     paths: SidPaths | None
     slots: int
     top_k: int
+    items: ItemPlaces | None = None
 
     @property
     def sid_tokens(self) -> int:
@@ -76,7 +79,8 @@ def training_data(settings: Settings, dataset: Dataset, builder: PromptBuilder, 
     slots = choose_loss_slots(examples, mix.rates, settings.train.sequence_length, settings.train.rows_per_group, paths)
     ranked = any(len(rows[0].ranked) for rows in examples.values() if rows)
     top_k = min(PLACES, dataset.catalogue.num_items) if ranked else 1
-    return TrainingData(mix, examples, paths, slots, top_k)
+    items = ItemPlaces.of_catalogue(dataset.catalogue, base_vocab_size) if settings.dense.weight else None
+    return TrainingData(mix, examples, paths, slots, top_k, items)
 
 
 def batches_of(
@@ -107,4 +111,5 @@ def batches_of(
         part=part,
         paths=data.paths,
         top_k=data.top_k,
+        items=data.items,
     )

@@ -14,7 +14,7 @@ from tsrec_jax.pipeline.provenance import fingerprint
 from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.settings import Settings, flat
 
-_SHAPES_TRAINING = ("model", "sid_init", "tasks", "templates", "train")
+_SHAPES_TRAINING = ("model", "sid_init", "dense", "tasks", "templates", "train")
 ONLY_LOGISTICS = ("train.log_every", "train.keep", "train.checkpoint_every", "train.explode_factor",
                   "train.wandb_project", "model.remat", "model.attention")  # fmt: skip
 

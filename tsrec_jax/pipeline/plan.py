@@ -15,9 +15,10 @@ from tsrec_jax.models.hf import read_config
 from tsrec_jax.models.small_lm import lm_shape
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.batches import batches_of, training_data
+from tsrec_jax.pipeline.dense import dense_shape
 from tsrec_jax.pipeline.inputs import open_texts, source_of
 from tsrec_jax.pipeline.recommender_parts import add_sid_tokens
-from tsrec_jax.planning.accounting import MeshShape, step_flops
+from tsrec_jax.planning.accounting import DenseShape, MeshShape, step_flops
 from tsrec_jax.planning.chips import CHIPS
 from tsrec_jax.planning.estimate import estimate_lines, step_shape
 from tsrec_jax.planning.feasibility import Setup, refuse_memory, refuse_mesh
@@ -49,12 +50,14 @@ class PlanOptions:
 class _Data:
     """What the plan knows of the data.
 
-    Ids in use, loss slots of a group, SID tokens scored everywhere, steps (0: unknown), and how it knows.
+    Ids in use, loss slots of a group, SID tokens scored everywhere, the dense head, steps (0: unknown), and how it
+    knows.
     """
 
     num_tokens: int
     loss_slots: int
     sid_tokens: int
+    dense: DenseShape | None
     steps: int
     source: str
 
@@ -71,7 +74,9 @@ def plan(settings: Settings, options: PlanOptions) -> None:
         raise UserError(f"--mfu={options.mfu} must lie above 0 and be 1 at most")
     base = _base_shape(settings)
     data = _data(settings, base)
-    step = step_shape(settings.train, settings.model, settings.sid_init, data.loss_slots, data.sid_tokens)
+    step = step_shape(
+        settings.train, settings.model, settings.sid_init, data.loss_slots, data.sid_tokens, dense=data.dense
+    )
     setup = Setup(base, data.num_tokens, step, _mesh(settings, options.devices))
     refuse_mesh(setup)
     for line in estimate_lines(settings.model.path, setup):
@@ -146,7 +151,7 @@ def _data(settings: Settings, base: ModelConfig) -> _Data:
     dataset = _given_dataset(settings)
     known = pathlib.Path(settings.model.path).exists() or "/" not in settings.model.path
     if dataset is not None and settings.model.path and known:
-        return _counted(settings, dataset)
+        return _counted(settings, base, dataset)
     sizes = settings.index.sizes or MOST_SIZES  # by the rule there are no more, up to four million items
     new = sum(sizes) if dataset is None else len(dataset.catalogue.tokens)
     slots = math.ceil(ASSUMED_LOSS_SHARE * settings.train.sequence_length * settings.train.rows_per_group)
@@ -156,6 +161,7 @@ def _data(settings: Settings, base: ModelConfig) -> _Data:
         base.vocab_rows + new,
         slots,
         new if settings.constrained else 0,
+        None if dataset is None else dense_shape(settings, dataset.catalogue, base.d_model),
         steps,
         f"the training rows are not here: loss slots taken as {ASSUMED_LOSS_SHARE:.0%} of a row, {new:,} SID tokens; "
         f"{times}",
@@ -174,7 +180,7 @@ def _given_dataset(settings: Settings) -> Dataset | None:
     return hold_out_users(read_dataset(folder, source.name, settings.dataset), settings.train.held_out)
 
 
-def _counted(settings: Settings, dataset: Dataset) -> _Data:
+def _counted(settings: Settings, base: ModelConfig, dataset: Dataset) -> _Data:
     tokenizer = load_tokenizer(settings.model.path)
     base_vocab_size = add_sid_tokens(tokenizer, dataset.catalogue.tokens)
     builder = PromptBuilder(tokenizer, settings.templates, settings.train.sequence_length)
@@ -186,6 +192,7 @@ def _counted(settings: Settings, dataset: Dataset) -> _Data:
         len(tokenizer),
         data.slots,
         data.sid_tokens,
+        dense_shape(settings, dataset.catalogue, base.d_model),
         steps,
         f"{len(rows):,} training rows of {dataset.name} with {sum(len(row.tokens) for row in rows):,} tokens; "
         f"{steps:,} steps",

@@ -24,6 +24,7 @@ from tsrec_jax.models.sharding import host_copy
 from tsrec_jax.models.sid_outputs import give_outputs
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.models.vocabulary import extend_vocabulary, sid_init_rows
+from tsrec_jax.pipeline.dense import make_head
 from tsrec_jax.pipeline.mesh import open_mesh
 from tsrec_jax.settings import Settings
 
@@ -75,7 +76,7 @@ def load_parts(settings: Settings, dataset: Dataset, base: str | pathlib.Path) -
     """Loads the base model, extends its vocabulary with initialised SID rows and builds prompts and trie.
 
     Args:
-      settings: sections `model`, `mesh`, `sid_init`, `templates`, `train.sequence_length` and `seed` are read.
+      settings: sections `model`, `mesh`, `sid_init`, `dense`, `templates`, `train.sequence_length` and `seed` are read.
       dataset: gives the SID tokens and their keywords.
       base: the pretrained model, any path that `load_hf` takes.
 
@@ -111,6 +112,8 @@ def load_parts(settings: Settings, dataset: Dataset, base: str | pathlib.Path) -
         model, base_vocab_size=base_vocab_size, input_rows_nD=rows(model.embedding[...]), output_rows_nD=outputs
     )
     model = give_outputs(model, settings.sid_init.head, level_sizes(catalogue))
+    if settings.dense.weight:
+        model.dense = nnx.data(make_head(settings, catalogue, model.config.d_model, base_vocab_size, mesh))
     return RecommenderParts(
         dataset=dataset,
         tokenizer=tokenizer,

@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import jax
+from flax import nnx
 from jax.sharding import Mesh
 
 from tsrec_jax.data.held_out import selection_split
@@ -22,10 +24,11 @@ from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.local_devices import on_own_devices
 from tsrec_jax.models.sharding import MESH_AXES, parts_of, process_rows
 from tsrec_jax.pipeline.batches import TrainingData, batches_of, training_data
+from tsrec_jax.pipeline.dense import dense_shape
 from tsrec_jax.pipeline.job import Job
 from tsrec_jax.pipeline.recommender_parts import RecommenderParts, load_parts
 from tsrec_jax.pipeline.start import start_of
-from tsrec_jax.planning.accounting import MeshShape, parameter_count, step_flops
+from tsrec_jax.planning.accounting import MeshShape, step_flops
 from tsrec_jax.planning.chips import GIB
 from tsrec_jax.planning.estimate import estimate_lines, step_shape
 from tsrec_jax.planning.feasibility import Setup
@@ -33,6 +36,7 @@ from tsrec_jax.processes import first, first_makes, share
 from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
 from tsrec_jax.training.checkpoints import Checkpoints, best_folder
+from tsrec_jax.training.dense_loss import DenseLoss
 from tsrec_jax.training.drift import Drift
 from tsrec_jax.training.loop import Run, train
 from tsrec_jax.training.loss import SftLoss
@@ -115,7 +119,8 @@ def _train(job: Job, parts: RecommenderParts, profile: range) -> dict[str, Any]:
     start = start_of(settings, parts, rows, data.slots)
     parts = dataclasses.replace(parts, model=start.model)
     validation = _validation(settings, parts, rows, data)
-    loss = SftLoss(data.mix.weights, limits, data.paths)
+    sids = SftLoss(data.mix.weights, limits, data.paths)
+    loss = DenseLoss(sids, settings.dense.weight) if settings.dense.weight else sids
     step, state = first_step_and_state(parts.model, loss, limits, parts.base_vocab_size)
     run = Run(
         folder,
@@ -131,6 +136,7 @@ def _train(job: Job, parts: RecommenderParts, profile: range) -> dict[str, Any]:
         project = limits.wandb_project
         wandb = WandbSettings(project, f"{folder.name} {STAGE}", settings.resolved()) if project else None
         run = dataclasses.replace(run, after_validation=functools.partial(_draw, folder), wandb=wandb)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(start.model, nnx.Param)))
     result = train(step, state, batches, validation, limits, run)
     _report_peak(setup)
     return {
@@ -139,7 +145,7 @@ def _train(job: Job, parts: RecommenderParts, profile: range) -> dict[str, Any]:
         "best_value": result.best_value,
         "stopped_early": result.stopped_early,
         "seconds": round(result.seconds, 1),
-        "parameters": parameter_count(setup.model),
+        "parameters": parameters,
         "step_flops": flops,
         "start": start.facts,
     }
@@ -160,7 +166,10 @@ def _setup(settings: Settings, parts: RecommenderParts, data: TrainingData) -> S
     """What is trained on what, as `plan` sees it."""
     sizes = (1, 1, 1) if parts.mesh is None else (parts.mesh.shape[axis] for axis in MESH_AXES)
     model, tokens = parts.model, len(parts.tokenizer)
-    step = step_shape(settings.train, settings.model, settings.sid_init, data.slots, data.sid_tokens, model.attention)
+    dense = dense_shape(settings, parts.dataset.catalogue, model.config.d_model)
+    step = step_shape(
+        settings.train, settings.model, settings.sid_init, data.slots, data.sid_tokens, model.attention, dense
+    )
     return Setup(model.config, tokens, step, MeshShape(*sizes))
 
 
@@ -205,7 +214,7 @@ def _validation(settings: Settings, parts: RecommenderParts, rows: int, data: Tr
     valid = [valid[number] for number in spread(len(valid), limits.valid_rows or len(valid))]
     part = process_rows(parts.mesh, rows // limits.rows_per_group)
     layout = (limits.sequence_length, rows, data.slots, limits.rows_per_group)
-    batches = list(packed_batches(valid, *layout, part, data.paths))
+    batches = list(packed_batches(valid, *layout, part, data.paths, items=data.items))
     drift = Drift(parts.model, parts.base_vocab_size, parts.dataset.catalogue.token_levels)
     searched = parts.dataset.splits[select_by].spread(limits.valid_beam_rows)
     search = _hit_rate(settings, parts, searched) if len(searched) else None

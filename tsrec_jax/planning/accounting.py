@@ -12,6 +12,7 @@ import dataclasses
 import math
 
 from tsrec_jax.models.config import ModelConfig
+from tsrec_jax.models.dense_head import RECENT
 from tsrec_jax.models.layers import layer_shapes, parameter_shapes
 from tsrec_jax.models.sharding import RULES
 from tsrec_jax.training.step import TABLES
@@ -41,6 +42,31 @@ class MeshShape:
 
 
 @dataclasses.dataclass(frozen=True)
+class DenseShape:
+    """A dense head.
+
+    Attributes:
+      items: of the catalogue.
+      slots: item slots of a row.
+      features: of an item's text.
+    """
+
+    items: int
+    slots: int
+    features: int
+
+    def parameters(self, d_model: int) -> int:
+        """All that it learns."""
+        return (self.features + 2 * d_model) * d_model + RECENT + 1
+
+    def flops(self, d_model: int, rows: int) -> int:
+        """Of its forward pass: the vectors of all items, of the users of so many rows, and their scores."""
+        users = rows * self.slots
+        products = self.items * (self.features + d_model) + users * (self.slots + d_model + self.items)
+        return 2 * products * d_model
+
+
+@dataclasses.dataclass(frozen=True)
 class StepShape:
     """One optimiser step.
 
@@ -56,6 +82,7 @@ class StepShape:
       rows_per_group: rows of a group.
       sid_tokens: rows of the table that are scored at every position; 0 where SID tokens are learned at loss slots.
       attention: what computes it, as `models.attention.choose` gives it; only `xla` keeps scores.
+      dense: the dense head, if there is one.
       scaled: the levels' scores have a scale, so that there is a copy of the output table with scaled rows.
     """
 
@@ -71,6 +98,7 @@ class StepShape:
     sid_tokens: int = 0
     attention: str = "xla"
     scaled: bool = False
+    dense: DenseShape | None = None
 
     @property
     def token_slots(self) -> int:
@@ -174,6 +202,8 @@ def step_flops(config: ModelConfig, step: StepShape) -> StepFlops:
     scores = 4 * tokens * step.sequence_length * config.num_heads * config.head_dim * config.num_layers
     head = 2 * step.accumulation * step.groups * step.loss_slots * config.vocab_rows * config.d_model
     head += 2 * tokens * step.sid_tokens * config.d_model
+    if step.dense is not None:
+        head += step.accumulation * step.dense.flops(config.d_model, step.rows)
     last = 2 * tokens * _kernels(config)["down"]
     backward_kernels = kernels * (1 if step.freeze == "trunk" else 2)
     return StepFlops(
@@ -194,6 +224,8 @@ def step_memory(config: ModelConfig, step: StepShape, mesh: MeshShape = MeshShap
     slots = min(step.loss_chunk or step.loss_slots, step.loss_slots)
     logits = LOGITS * rows / step.rows_per_group * slots * config.vocab_rows * FLOAT32 / mesh.tensor
     logits += LOGITS * rows * step.sequence_length * step.sid_tokens * FLOAT32
+    if step.dense is not None:
+        logits += LOGITS * rows * step.dense.slots * step.dense.items * FLOAT32
     # In chunks, the gradient of the table grows by one of the same size for each.
     table = config.vocab_rows * config.d_model * FLOAT32 / _shards(("vocabulary",), mesh)
     loss = logits + (table if slots < step.loss_slots else 0)

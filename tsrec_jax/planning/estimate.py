@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from tsrec_jax.models.settings import ModelSettings, SidInitSettings
-from tsrec_jax.planning.accounting import StepShape, parameter_count, step_flops
+from tsrec_jax.planning.accounting import DenseShape, StepShape, parameter_count, step_flops
 from tsrec_jax.planning.chips import GIB
 from tsrec_jax.planning.feasibility import Setup
 from tsrec_jax.training.settings import TrainSettings
@@ -20,8 +20,9 @@ def step_shape(
     loss_slots: int,
     sid_tokens: int,
     attention: str = "xla",
+    dense: DenseShape | None = None,
 ) -> StepShape:
-    """An optimiser step of these settings; `sid_tokens` and `attention` as in `StepShape`."""
+    """An optimiser step of these settings; `sid_tokens`, `attention` and `dense` as in `StepShape`."""
     return StepShape(
         rows=settings.rows_per_microbatch,
         sequence_length=settings.sequence_length,
@@ -34,6 +35,7 @@ def step_shape(
         rows_per_group=settings.rows_per_group,
         sid_tokens=sid_tokens,
         attention=attention,
+        dense=dense,
         scaled=sid_init.head == "scaled",
     )
 
@@ -41,7 +43,8 @@ def step_shape(
 def estimate_lines(model_path: str, setup: Setup) -> list[str]:
     """What a training is made of, in lines for people."""
     model, step, mesh, memory = setup.model, setup.step, setup.mesh, setup.memory()
-    total, trained = parameter_count(model), parameter_count(model, step.freeze)
+    more = 0 if step.dense is None else step.dense.parameters(model.d_model)
+    total, trained = parameter_count(model) + more, parameter_count(model, step.freeze) + more
     flops = step_flops(model, step)
     held = ", ".join(
         f"{name} {_bytes(value)}" for name, value in dataclasses.asdict(memory).items() if value >= memory.total / 200

@@ -35,13 +35,13 @@ def _is_text(head: bytes) -> bool:
     return b"\0" not in head
 
 
-def read_embeddings(path: pathlib.Path, num_items: int) -> np.ndarray:
-    """float32 x_ID from a user's .npy file.
+def read_embeddings(path: pathlib.Path, num_items: int, setting: str = "config.index.embeddings") -> np.ndarray:
+    """float32 x_ID from a user's .npy file, which `setting` names.
 
     Raises:
       UserError: it is no such file, or its array has another shape or type or holds values that are not finite.
     """
-    key = f"config.index.embeddings={str(path)!r}"
+    key = f"{setting}={str(path)!r}"
     kind = kind_of_file(path)
     if kind != "an .npy file":
         raise UserError(f"{key} is {kind}, not an .npy file; {HOW_TO_SAVE}")

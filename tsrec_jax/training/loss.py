@@ -54,14 +54,25 @@ def loss_tasks(batch: Batch) -> dict[str, jax.Array]:
     return {name: batch[name] for name in ("loss_task_GP", "sid_task_BT") if name in batch}
 
 
+def hidden_states(model: Decoder, batch: Batch) -> jax.Array:
+    """x_BTD of a packed batch after the final norm, in the compute dtype."""
+    return model.hidden(batch["tokens_BT"], batch["positions_BT"], batch["segment_ids_BT"])
+
+
 def batch_loss(
-    model: Decoder, batch: Batch, weights: Mapping[str, jax.Array], chunk: int = 0, paths: SidPaths | None = None
+    model: Decoder,
+    x_BTD: jax.Array,
+    batch: Batch,
+    weights: Mapping[str, jax.Array],
+    chunk: int = 0,
+    paths: SidPaths | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Runs the model over packed rows: sum(weight x nll), to be differentiated, and the nll of what is learned.
+    """sum(weight x nll) over packed rows, to be differentiated, and the nll of what is learned.
 
     Args:
       model: the decoder.
-      batch: `tokens_BT`, `positions_BT`, `segment_ids_BT`, `loss_index_GP`, `loss_target_GP` (see `data.input`).
+      x_BTD: its `hidden_states` of the batch.
+      batch: `loss_index_GP` and `loss_target_GP` (see `data.input`).
       weights: of each loss slot, by the names of `loss_tasks`; see `slot_weights`.
       chunk: slots of a group whose logits exist at one time; 0 means all of them.
       paths: those that the batch was made with.
@@ -70,7 +81,6 @@ def batch_loss(
       The loss, and float32 nll by the names of `loss_tasks`, through which no gradient flows; empty slots hold a
       meaningless value.
     """
-    x_BTD = model.hidden(batch["tokens_BT"], batch["positions_BT"], batch["segment_ids_BT"])
     index_GP, target_GP, table_VD = batch["loss_index_GP"], batch["loss_target_GP"], model.output_table()
     x_GSD = x_BTD.reshape(index_GP.shape[0], -1, x_BTD.shape[-1])
     x_GPD = constrain(jnp.take_along_axis(x_GSD, index_GP[..., None], axis=1), "batch", None, None)
@@ -87,7 +97,7 @@ def batch_loss(
 def batch_nll(model: Decoder, batch: Batch, chunk: int = 0, paths: SidPaths | None = None) -> dict[str, jax.Array]:
     """The nll of `batch_loss` alone."""
     weightless = {name: jnp.zeros(task.shape) for name, task in loss_tasks(batch).items()}
-    return batch_loss(model, batch, weightless, chunk, paths)[1]
+    return batch_loss(model, hidden_states(model, batch), batch, weightless, chunk, paths)[1]
 
 
 def catalogue_nll(x_BTD: jax.Array, table_VD: jax.Array, batch: Batch, paths: SidPaths) -> jax.Array:
@@ -155,7 +165,11 @@ class SftLoss:
         )
         return {**batch, "weights": weights}, counts
 
-    def __call__(self, model: Decoder, micro: Batch) -> tuple[jax.Array, jax.Array]:
-        """sum(weight x nll), and the sum of nll of each task."""
-        total, nll = batch_loss(model, micro, micro["weights"], self.settings.loss_chunk, self.paths)
+    def at_states(self, model: Decoder, x_BTD: jax.Array, micro: Batch) -> tuple[jax.Array, jax.Array]:
+        """sum(weight x nll), and the sum of nll of each task, from the hidden states of the batch."""
+        total, nll = batch_loss(model, x_BTD, micro, micro["weights"], self.settings.loss_chunk, self.paths)
         return total, task_sums(nll, loss_tasks(micro), len(self.weights))
+
+    def __call__(self, model: Decoder, micro: Batch) -> tuple[jax.Array, jax.Array]:
+        """As `at_states`, which are computed first."""
+        return self.at_states(model, hidden_states(model, micro), micro)

@@ -22,7 +22,7 @@ from tsrec_jax.training.settings import TrainSettings
 Batch = Mapping[str, Any]  # named arrays, or trees of them
 
 TABLES = ("embedding", "head")
-NEW_PARTS = (*TABLES, "sid_scale")  # what trains where the pretrained model is frozen
+NEW_PARTS = (*TABLES, "sid_scale", "dense")  # what trains where the pretrained model is frozen
 
 
 class Loss(Protocol):
@@ -105,7 +105,8 @@ def is_table(path: tuple, _value: Any = None) -> bool:
 
 
 def is_new(path: tuple, _value: Any = None) -> bool:
-    """True for what belongs to the SID tokens: the tables that hold their rows, and the scales of their scores."""
+    """True for what no pretrained model has: the rows of the SID tokens, which the tables hold, their scales, the dense
+    head."""
     return bool(path) and path[0] in NEW_PARTS
 
 
@@ -118,8 +119,9 @@ def _keep_new_rows(base_vocab_size: int) -> optax.GradientTransformation:
     """Zeroes what flows to the rows below `base_vocab_size` of the vocabulary tables."""
 
     def kept(path, leaf):
-        new_V1 = jnp.arange(leaf.shape[0])[:, None] >= base_vocab_size
-        return jnp.where(new_V1, leaf, jnp.zeros((), leaf.dtype)) if is_table(_names(path)) else leaf
+        if not is_table(_names(path)):
+            return leaf
+        return jnp.where(jnp.arange(leaf.shape[0])[:, None] >= base_vocab_size, leaf, jnp.zeros((), leaf.dtype))
 
     return optax.stateless(lambda updates, _params: jax.tree_util.tree_map_with_path(kept, updates))
 
@@ -127,7 +129,7 @@ def _keep_new_rows(base_vocab_size: int) -> optax.GradientTransformation:
 def _decayed(params: nnx.State) -> nnx.State:
     def decays(path, _leaf):
         names = "/".join(map(str, _names(path)))
-        return not any(word in names for word in ("norm", "bias", "scale"))
+        return not any(word in names for word in ("norm", "bias", "scale", "recency", "gain"))
 
     return jax.tree_util.tree_map_with_path(decays, params)
 

@@ -1,0 +1,46 @@
+"""What the dense head of a run starts from."""
+
+import numpy as np
+import pytest
+
+from tsrec_jax.data.catalogue import Catalogue, Item
+from tsrec_jax.errors import UserError
+from tsrec_jax.pipeline.dense import dense_shape, make_head, text_vectors
+from tsrec_jax.settings import default_config, settings_of
+
+TITLES = ("red steel pan", "blue steel pan", "red wool hat", "blue wool hat", "?")
+CATALOGUE = Catalogue(
+    tuple(Item(str(number), title) for number, title in enumerate(TITLES)),
+    tuple((f"<a_{number % 2}>", f"<b_{number}>") for number in range(5)),
+)
+
+
+def test_items_are_as_alike_as_their_texts_and_one_without_words_is_like_none():
+    texts_IF = text_vectors(CATALOGUE, "", 3)
+    likeness_II = texts_IF @ texts_IF.T
+    np.testing.assert_allclose(np.diag(likeness_II)[:4], 1.0, rtol=1e-5)
+    assert likeness_II[0, 1] > likeness_II[0, 3] and likeness_II[2, 3] > likeness_II[2, 1]
+    np.testing.assert_allclose(likeness_II[4], 0.0, atol=1e-4)
+
+
+def test_vectors_of_a_file_are_taken_less_their_mean(tmp_path):
+    given = np.random.default_rng(0).normal(3.0, 1.0, (5, 7))
+    np.save(tmp_path / "vectors.npy", given)
+    wanted = given - given.mean(axis=0)
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(text_vectors(CATALOGUE, str(tmp_path / "vectors.npy"), 3), wanted, atol=1e-5)
+    np.save(tmp_path / "vectors.npy", given[:4])
+    with pytest.raises(UserError, match=r"config\.dense\.embeddings.*\(5, features\)"):
+        text_vectors(CATALOGUE, str(tmp_path / "vectors.npy"), 3)
+
+
+def test_the_shape_that_a_plan_knows_is_that_of_the_head():
+    config = settings_of(default_config())
+    assert dense_shape(config, CATALOGUE, 3) is None
+    config = config.changed({"dense": {"weight": 1.0}})
+    head, shape = make_head(config, CATALOGUE, 3, 40, None), dense_shape(config, CATALOGUE, 3)
+    learned = (head.text_FD, head.sid_DD, head.state_DD, head.recency_R, head.history_gain)
+    assert shape.parameters(3) == sum(param[...].size for param in learned)
+    assert (shape.items, shape.slots) == (5, config.train.sequence_length // 2)
+    with pytest.raises(UserError, match=r"config\.tasks\.next_sid\.weight"):
+        config.changed({"tasks": {"next_sid": {"weight": 0.0}}})

@@ -1,0 +1,116 @@
+"""The loss of the dense head, beside that of the SIDs and from the same hidden states: a softmax over all items.
+
+Every place of a packed row at which a next item is learned has a user of its own: the state before the item's SID, and
+the items of the same example that stand before it.
+
+Axes: A accumulation, B rows, T tokens, S item slots of a row, I items, U different SIDs, K items that share one, D
+model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.dense_head import DenseHead, history_weights, user_vectors
+from tsrec_jax.models.sharding import constrain
+from tsrec_jax.training.loss import SftLoss, hidden_states
+from tsrec_jax.training.step import Batch
+
+
+def place_users(
+    head: DenseHead, embedding_VD: jax.Array, x_BTD: jax.Array, batch: Batch
+) -> tuple[jax.Array, jax.Array]:
+    """The users of a packed batch, one before each of its items, and the items of the catalogue.
+
+    Args:
+      head: the dense head.
+      embedding_VD: the model's input table.
+      x_BTD: its hidden states of the batch.
+      batch: with the keys of `data.item_places`.
+
+    Returns:
+      float32 u_BSD and v_ID, both of length 1; of an empty slot anything.
+    """
+    sid_BS, segment_BS = batch["item_sid_BS"], batch["item_segment_BS"]
+    v_ID = head.item_vectors(embedding_VD)
+    slot_S = jnp.arange(sid_BS.shape[1])
+    age_SS = slot_S[:, None] - slot_S - 1
+    seen_BSS = (segment_BS[:, :, None] == segment_BS[:, None]) & (sid_BS[:, None] >= 0) & (age_SS >= 0)
+    weight_BSS = history_weights(head.recency_R[...], age_SS, seen_BSS)
+    mean_BSD = jnp.einsum("bst,btd->bsd", weight_BSS, head.sid_vectors(v_ID)[jnp.maximum(sid_BS, 0)])
+    state_BSD = jnp.take_along_axis(x_BTD, batch["item_place_BS"][..., None], axis=1)
+    u_BSD = user_vectors(state_BSD, mean_BSD, head.state_DD[...], head.history_gain[...])
+    return constrain(u_BSD, "batch", None, None), v_ID
+
+
+def item_nll(head: DenseHead, logits_BSI: jax.Array, sid_BS: jax.Array) -> jax.Array:
+    """float32 nll_BS of the items that have each slot's SID, taken together."""
+    members_BSK = head.members_UK[...][jnp.maximum(sid_BS, 0)]
+    own_BSK = jnp.take_along_axis(logits_BSI, jnp.maximum(members_BSK, 0), axis=-1)
+    own_BS = jax.nn.logsumexp(own_BSK, axis=-1, where=members_BSK >= 0)
+    return jax.nn.logsumexp(logits_BSI, axis=-1) - own_BS
+
+
+def items_above(head: DenseHead, logits_BSI: jax.Array, sid_BS: jax.Array) -> jax.Array:
+    """int32 (B, S): how many items score above the best of those that have the slot's SID."""
+    members_BSK = head.members_UK[...][jnp.maximum(sid_BS, 0)]
+    own_BSK = jnp.take_along_axis(logits_BSI, jnp.maximum(members_BSK, 0), axis=-1)
+    best_BS1 = jnp.max(jnp.where(members_BSK >= 0, own_BSK, -jnp.inf), axis=-1, keepdims=True)
+    return jnp.sum(logits_BSI > best_BS1, axis=-1)
+
+
+def item_logits(head: DenseHead, u_BSD: jax.Array, v_ID: jax.Array) -> jax.Array:
+    """float32 logits_BSI of all items."""
+    return jnp.einsum("bsd,id->bsi", u_BSD, v_ID) / head.temperature
+
+
+def head_of(model: Decoder) -> DenseHead:
+    """The dense head of a model that has one."""
+    assert model.dense is not None
+    return model.dense
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseLoss:
+    """The loss of the SIDs plus that of the dense head, as a training step takes it (`step.Loss`).
+
+    Attributes:
+      sids: the loss of the SIDs.
+      weight: of the mean over all items to learn, beside it.
+    """
+
+    sids: SftLoss
+    weight: float
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The tasks, and the dense head."""
+        return (*self.sids.parts, "dense")
+
+    def weigh(self, batch: Batch) -> tuple[Batch, jax.Array]:
+        """Adds what `SftLoss.weigh` adds and `item_weight_BS`, and counts the items that the head learns."""
+        batch, counts = self.sids.weigh(batch)
+        learned = batch["item_learned_BS"].astype(jnp.float32)
+        count = jnp.sum(learned)
+        return {**batch, "item_weight_BS": self.weight * learned / jnp.maximum(count, 1.0)}, jnp.append(counts, count)
+
+    def __call__(self, model: Decoder, micro: Batch) -> tuple[jax.Array, jax.Array]:
+        """The sum of both losses, and the sum of nll of each part."""
+        x_BTD = hidden_states(model, micro)
+        total, sums = self.sids.at_states(model, x_BTD, micro)
+        head = head_of(model)
+        # One loss after the other: XLA:CPU may run what does not depend on each other at once, and where several
+        # emulated devices share few threads, collectives then wait for each other for ever.
+        total, x_BTD, embedding_VD = jax.lax.optimization_barrier((total, x_BTD, model.embedding[...]))
+
+        @jax.checkpoint
+        def nll(u_BSD: jax.Array, v_ID: jax.Array) -> jax.Array:
+            return item_nll(head, item_logits(head, u_BSD, v_ID), micro["item_sid_BS"])
+
+        nll_BS = nll(*place_users(head, embedding_VD, x_BTD, micro))
+        nll_sum = jnp.sum(jnp.where(micro["item_learned_BS"], nll_BS, 0.0))
+        return total + jnp.sum(nll_BS * micro["item_weight_BS"]), jnp.append(sums, nll_sum)
