@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import logging
 import pathlib
 import resource
 import shutil
@@ -26,6 +27,7 @@ import polars as pl
 from tsrec_jax.prepare.preparation import prepare
 from tsrec_jax.prepare.raw import RawSource
 from tsrec_jax.prepare.settings import PrepareSettings
+from tsrec_jax.progress import LOGGER
 
 BATCH = 250_000  # reviews
 BROKEN_EVERY = 100_000  # reviews
@@ -101,15 +103,17 @@ def prepare_and_time(folder: pathlib.Path) -> None:
     seconds: dict[str, float] = {}
     last = begun
 
-    def report(line: str) -> None:
-        nonlocal last
-        now = time.perf_counter()
-        stage = line.split(":")[0]
-        seconds[stage] = seconds.get(stage, 0.0) + now - last
-        last = now
+    class Timed(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            nonlocal last
+            now = time.perf_counter()
+            stage = record.getMessage().split(":")[0]
+            seconds[stage] = seconds.get(stage, 0.0) + now - last
+            last = now
 
     source = RawSource("amazon2023", folder / "Made.jsonl.gz", folder / "meta_Made.jsonl.gz")
-    prepare(source, PrepareSettings(), "Made", folder / "Made", report)
+    LOGGER.handlers = [Timed()]
+    prepare(source, PrepareSettings(), "Made", folder / "Made")
     total = time.perf_counter() - begun
     for stage, spent in seconds.items():
         print(f"{spent:8.1f} s {100 * spent / total:5.1f} %  {stage}")

@@ -47,7 +47,7 @@ def ours(x_ID: np.ndarray, rows_per_code: int) -> np.ndarray:
     from tsrec_jax.sid.settings import IndexSettings
 
     settings = IndexSettings(sizes=SIZES, iterations=10, rows_per_code=rows_per_code)
-    quantiser, codes_IC = ResidualQuantiser.fit(x_ID, settings, 0, lambda line: None)
+    quantiser, codes_IC = ResidualQuantiser.fit(x_ID, settings, 0)
     return quantiser.decode(codes_IC)
 
 

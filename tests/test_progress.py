@@ -5,8 +5,9 @@ import logging
 
 import pytest
 
+from tests.said import said
 from tsrec_jax import progress
-from tsrec_jax.progress import Progress, report
+from tsrec_jax.progress import Progress, report, stage
 
 
 class Terminal(io.StringIO):
@@ -61,3 +62,12 @@ def test_the_first_process_prints_each_line_once_and_the_others_none(capsys, mon
     assert printed.out == ("index: 100 % of 3 texts\n" if is_first else "")
     assert not printed.err
     assert bool(terminal.getvalue()) == is_first
+
+
+def test_lines_begin_with_the_stage_that_says_them():
+    with said() as lines:
+        report("before")
+        with stage("index"):
+            report("level 1 of 3")
+        report("after")
+    assert lines == ["before", "index: level 1 of 3", "after"]

@@ -74,10 +74,10 @@ def _check(values: flags.FlagValues, folder: pathlib.Path) -> int:
     from tsrec_jax.data.inspection import inspect_folder
 
     if values.config is None:
-        faults = inspect_folder(folder, print)
+        faults = inspect_folder(folder)
     else:
         dataset = settings_of(values.config).dataset
-        faults = inspect_folder(folder, print, dataset.name, dataset)
+        faults = inspect_folder(folder, dataset.name, dataset)
     return 2 if faults else 0
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from tqdm import tqdm
@@ -15,6 +17,7 @@ from tsrec_jax.processes import first
 
 REPORT_SECONDS = 10.0  # between two lines of long work
 LOGGER = logging.getLogger("tsrec_jax.run")
+_STAGE = contextvars.ContextVar("stage", default="")
 
 
 class _Console(logging.Handler):
@@ -33,8 +36,18 @@ LOGGER.propagate = False  # absl, which Orbax imports, gives the root logger a h
 
 
 def report(line: str) -> None:
-    """Says one line."""
-    LOGGER.info("%s", line)
+    """Says one line, behind the name of the stage."""
+    LOGGER.info("%s", _STAGE.get() + line)
+
+
+@contextlib.contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Lines that this thread says in the block begin with `name: `."""
+    token = _STAGE.set(f"{name}: ")
+    try:
+        yield
+    finally:
+        _STAGE.reset(token)
 
 
 class Progress:

@@ -31,19 +31,18 @@ def test_the_files_that_are_shown_are_a_complete_folder_without_a_fault(folder):
     assert found.splits["valid"].targets.tolist() == [3]
     assert set(found.token_descriptions) == set(found.catalogue.tokens)
     assert found.notes == () and out_of_time(found.splits["train"]) == ""
-    assert inspect_folder(folder, lambda _line: None) == 0
+    assert inspect_folder(folder) == 0
 
 
-def test_an_entry_of_a_path_as_the_document_writes_it_reads(folder):
+def test_an_entry_of_a_path_as_the_document_writes_it_reads(folder, capsys):
     words = folder / "Shop.description_keywords.json"
     entries = json.loads(words.read_text())
     key, value = re.search(r"it has `(\"path\"): (\[.+?\])` for `token`", DOCUMENT.read_text()).groups()
     entries[3] = {"description": "Glass lids.", "keywords": ["lid"], json.loads(key): json.loads(value)}  # for <b_1>
     words.write_text(json.dumps(entries))
     assert read_dataset(folder).token_descriptions["<a_0><b_1>"].keywords == ("lid",)
-    lines = []
-    assert inspect_folder(folder, lines.append) == 0
-    assert "words: 5 tokens and 1 paths (description_keywords.json)" in lines
+    assert inspect_folder(folder) == 0
+    assert "words: 5 tokens and 1 paths (description_keywords.json)" in capsys.readouterr().out.splitlines()
 
 
 def test_a_folder_without_sids_needs_the_files_and_columns_that_the_document_names(folder):

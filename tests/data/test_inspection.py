@@ -1,6 +1,8 @@
 """The verb `check`: what it says of a folder with and without SIDs, and every fault, without JAX."""
 
+import contextlib
 import csv
+import io
 import json
 import subprocess
 import sys
@@ -13,14 +15,14 @@ from tsrec_jax.data.text_folder import read_texts
 from tsrec_jax.main import main
 
 
-def said(folder, **options):
-    lines = []
-    faults = inspect_folder(folder, lines.append, **options)
-    return faults, "\n".join(lines)
+def inspected(folder, **options):
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        faults = inspect_folder(folder, **options)
+    return faults, printed.getvalue().removesuffix("\n")
 
 
 def test_a_folder_with_sids_is_described(folder):
-    assert said(folder) == (
+    assert inspected(folder) == (
         0,
         f"""{folder}: Shop: texts, interactions and SIDs
 items: 5, 0 of them in no row; 3 with description, 3 with brand, 3 with categories
@@ -46,7 +48,7 @@ def test_a_folder_without_sids_is_described_with_repeats_overlaps_cold_targets_a
             csv.writer(file).writerows([("user_id", "history_item_id", "item_id"), *((u, [h], t) for u, h, t in rows)])
     summary = {"ties": {"order": "file"}, "splits": [{"name": "train", "tied": 0.25}, {"name": "valid", "tied": 0.0}]}
     (tmp_path / "prepare.json").write_text(json.dumps(summary))
-    faults, text = said(tmp_path)
+    faults, text = inspected(tmp_path)
     assert faults == 0
     for line in (
         f"{tmp_path}: Toy: texts and interactions, no SIDs",
@@ -71,7 +73,7 @@ def test_every_fault_is_listed_and_reading_goes_on_behind_it(folder):
     (folder / "Shop.index.json").write_text(json.dumps(index))
     (folder / "Shop.description_keywords.json").write_text("[")
     (folder / "test.csv").write_bytes(b"\xff\xfe")
-    faults, text = said(folder)
+    faults, text = inspected(folder)
     assert text.count("\nfault: ") == faults == 17
     assert all(f"train.csv, row {row}: has another number of fields" in text for row in range(6, 20))
     assert "item 'p3': has no SID" in text
@@ -82,14 +84,14 @@ def test_every_fault_is_listed_and_reading_goes_on_behind_it(folder):
 
 def test_an_item_file_that_cannot_be_read_is_one_fault(folder):
     (folder / "Shop.item.json").write_text("{")
-    faults, text = said(folder)
+    faults, text = inspected(folder)
     assert faults == 1
     assert "Shop.item.json: not valid JSON" in text
 
 
 def test_a_folder_without_an_item_file_is_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"expected one NAME\.item\.json, found none .*; tsrec prepare makes one"):
-        inspect_folder(tmp_path, print)
+        inspect_folder(tmp_path)
 
 
 def test_the_verb_takes_a_folder_and_ends_with_two_where_there_is_a_fault(folder, capsys):
@@ -124,6 +126,6 @@ def test_reading_a_folder_needs_no_jax(folder):
     loaded = "{'jax', 'transformers'} & set(sys.modules)"
     code = (
         "import pathlib, sys; from tsrec_jax.data.inspection import inspect_folder; "
-        f"inspect_folder(pathlib.Path({str(folder)!r}), print); sys.exit(bool({loaded}))"
+        f"inspect_folder(pathlib.Path({str(folder)!r})); sys.exit(bool({loaded}))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -58,7 +58,7 @@ def test_prepare_keeps_and_counts_them_in_every_split(tmp_path):
         k_core=1, max_history=LONGEST, split="date", valid_from="1970-01-01T00:01:40", test_from="1970-01-01T00:03:20"
     )
     source = RawSource("tables", tmp_path / "log.csv", tmp_path / "items.csv")
-    summary = prepare(source, settings, "Shop", tmp_path / "made", lambda _: None)
+    summary = prepare(source, settings, "Shop", tmp_path / "made")
     assert [split.rows for split in summary.splits] == [len(LENGTHS)] * 3
     assert summary.repeated_rows == 3
     assert "3 rows have the user, history and target of an earlier one" in (tmp_path / "made/prepare.md").read_text()
@@ -78,7 +78,7 @@ def test_the_beauty_benchmark_comes_out_whole(tmp_path, shared_data):
     assert (len(sequences), sum(map(len, sequences.values()))) == (22_363, 198_502)
     settings = PrepareSettings(k_core=1, max_history=20, split="leave_one_out")
     source = RawSource("tables", tables / "interactions.csv", tables / "items.csv")
-    summary = prepare(source, settings, "Beauty", tmp_path / "made", lambda _: None)
+    summary = prepare(source, settings, "Beauty", tmp_path / "made")
     assert (summary.num_items, sum(step.dropped for step in summary.steps)) == (12_101, 0)
     for split, back in (("test", 1), ("valid", 2)):
         with (tmp_path / f"made/{split}.csv").open() as file:

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from tests.said import said
 from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.errors import UserError
 from tsrec_jax.prepare import download as module
@@ -75,8 +76,8 @@ def server(monkeypatch):
 
 
 def fetch(server, folder, **options):
-    lines = []
-    source = download("amazon2023", "Toys", folder, lines.append, base_url=server.url, **{"patience": QUICK, **options})
+    with said() as lines:
+        source = download("amazon2023", "Toys", folder, base_url=server.url, **{"patience": QUICK, **options})
     return source, lines
 
 
@@ -104,7 +105,7 @@ def test_the_addresses_are_those_of_the_two_editions(monkeypatch, tmp_path):
             for name in there:
                 (tmp_path / name).write_bytes(b"x")
             with pytest.raises(UserError):
-                download(kind, "Toys", tmp_path, print)
+                download(kind, "Toys", tmp_path)
     old, new = "https://datarepo.eng.ucsd.edu/mcauley_group/data/", "https://mcauleylab.ucsd.edu/public_datasets/data/"
     assert asked == [
         f"{old}amazon_v2/categoryFiles/Toys.json.gz",
@@ -220,7 +221,7 @@ def test_no_connection_says_which_file_to_put_where(tmp_path):
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
         with pytest.raises(UserError, match="no connection") as caught:
-            download("amazon2018", "Toys", tmp_path, print, base_url=url, patience=QUICK)
+            download("amazon2018", "Toys", tmp_path, base_url=url, patience=QUICK)
     assert f"fetch {url}/categoryFiles/Toys.json.gz on another machine" in str(caught.value)
     assert f"put it at {tmp_path / 'Toys.json.gz'} and run again" in str(caught.value)
 
@@ -231,13 +232,13 @@ def test_a_name_that_cannot_be_resolved_is_no_connection(tmp_path, monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(UserError, match=r"the name nowhere\.invalid cannot be resolved.*on another machine"):
-        download("amazon2023", "Toys", tmp_path, print, base_url="http://nowhere.invalid", patience=QUICK)
+        download("amazon2023", "Toys", tmp_path, base_url="http://nowhere.invalid", patience=QUICK)
 
 
 def test_files_that_are_there_need_no_network_and_get_a_checksum(tmp_path):
     for name, body in BODIES.items():
         (tmp_path / name).write_bytes(body)
-    source = download("amazon2023", "Toys", tmp_path, print, base_url="http://127.0.0.1:9", patience=QUICK)
+    source = download("amazon2023", "Toys", tmp_path, base_url="http://127.0.0.1:9", patience=QUICK)
     assert source.interactions == (tmp_path / REVIEWS,)
     assert (tmp_path / f"{REVIEWS}.sha256").read_text().split() == [sha256_of(tmp_path / REVIEWS), REVIEWS]
 
@@ -275,4 +276,4 @@ def test_a_run_killed_before_the_last_renaming_fetches_nothing_again(server, tmp
 @pytest.mark.parametrize(("kind", "category"), [("tables", "Toys"), ("amazon2023", "../Toys"), ("amazon2018", "")])
 def test_kinds_and_categories_that_cannot_be_fetched(tmp_path, kind, category):
     with pytest.raises(UserError, match=r"cannot be fetched|site's spelling"):
-        download(kind, category, tmp_path, print)
+        download(kind, category, tmp_path)

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from tests.prepare.test_preparation import in_a_line, read_splits, write_source
+from tests.said import said
 from tsrec_jax.errors import UserError
 from tsrec_jax.prepare.preparation import prepare
 from tsrec_jax.prepare.settings import PrepareSettings
@@ -18,8 +19,8 @@ def run(tmp_path, log, titles=None, settings=STRICT, append=""):
     source = write_source(tmp_path, log, titles)
     with source.interactions[0].open("a") as file:
         file.write(append)
-    lines = []
-    prepare(source, settings, "Shop", tmp_path / "out", lines.append)
+    with said() as lines:
+        prepare(source, settings, "Shop", tmp_path / "out")
     return json.loads((tmp_path / "out" / "prepare.json").read_text("utf-8")), lines
 
 
@@ -145,6 +146,6 @@ def test_control_characters_and_halves_of_pairs_are_cleaned_where_texts_come_in(
     source.items[0].write_text(f"item,title,description\n{texts}", encoding="utf-8")
     for clean in (True, False):
         settings = dataclasses.replace(STRICT, clean_titles=clean)
-        prepare(source, settings, "Shop", tmp_path / f"out-{clean}", lambda _: None)
+        prepare(source, settings, "Shop", tmp_path / f"out-{clean}")
         item = json.loads((tmp_path / f"out-{clean}" / "Shop.item.json").read_text("utf-8"))["i3"]
         assert (item["title"], item["description"]) == ("Drill 3", "red")

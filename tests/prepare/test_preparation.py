@@ -10,6 +10,7 @@ import random
 
 import pytest
 
+from tests.said import said
 from tsrec_jax.errors import UserError
 from tsrec_jax.prepare import preparation
 from tsrec_jax.prepare.preparation import prepare
@@ -43,7 +44,7 @@ def write_source(tmp_path, log, titles=None):
 def run(tmp_path, log, settings=LOOSE, titles=None):
     """(summary, {split: [(user, history, target)]}, items)"""
     source = write_source(tmp_path, log, titles)
-    summary = prepare(source, settings, "Shop", tmp_path / "out", lambda _: None)
+    summary = prepare(source, settings, "Shop", tmp_path / "out")
     return summary, read_splits(tmp_path / "out"), json.loads((tmp_path / "out" / "Shop.item.json").read_text("utf-8"))
 
 
@@ -303,7 +304,7 @@ def test_the_item_file_has_clean_texts(tmp_path):
     rows = [(f"i{t}", f"Drill {t}", "<p>A &amp; B</p>", "by\n Acme", "Tools &gt; Drills") for t in range(11)]
     with (tmp_path / "items.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("item", "title", "description", "brand", "categories"), *rows])
-    prepare(log, LOOSE, "Shop", tmp_path / "out", lambda _: None)
+    prepare(log, LOOSE, "Shop", tmp_path / "out")
     items = json.loads((tmp_path / "out" / "Shop.item.json").read_text("utf-8"))
     assert items["i4"] == {
         "title": "Drill 4",
@@ -351,21 +352,21 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     source = write_source(tmp_path, in_a_line(11))
     monkeypatch.setattr(preparation, "summary_tables", lambda _: None)
     with pytest.raises(TypeError):
-        prepare(source, LOOSE, "Shop", tmp_path / "out", lambda _: None)
+        prepare(source, LOOSE, "Shop", tmp_path / "out")
     monkeypatch.undo()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["items.csv", "log.csv"]
     (tmp_path / "out.writing").mkdir()
     (tmp_path / "out.writing" / "left").touch()
-    prepare(source, LOOSE, "Shop", tmp_path / "out", lambda _: None)
+    prepare(source, LOOSE, "Shop", tmp_path / "out")
     files = ["Shop.item.json", "prepare.json", "prepare.md", "test.csv", "train.csv", "valid.csv"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files
     with pytest.raises(UserError, match="exists already; nothing was written"):
-        prepare(source, LOOSE, "Shop", tmp_path / "out", lambda _: None)
+        prepare(source, LOOSE, "Shop", tmp_path / "out")
 
 
 def test_every_stage_is_reported(tmp_path):
-    lines = []
-    prepare(write_source(tmp_path, in_a_line(11)), LOOSE, "Shop", tmp_path / "out", lines.append)
+    with said() as lines:
+        prepare(write_source(tmp_path, in_a_line(11)), LOOSE, "Shop", tmp_path / "out")
     stages = [line.split(":")[0] for line in lines]
     files = ["train.csv", "valid.csv", "test.csv"]
     read = ["read log.csv", "read items.csv"]
@@ -425,4 +426,4 @@ def test_what_leaves_nothing_names_the_setting_to_loosen(tmp_path, changes, word
 
 def test_a_name_that_is_no_file_name(tmp_path):
     with pytest.raises(UserError, match=r"data set name '\.\./x'"):
-        prepare(write_source(tmp_path, in_a_line(11)), LOOSE, "../x", tmp_path / "out", print)
+        prepare(write_source(tmp_path, in_a_line(11)), LOOSE, "../x", tmp_path / "out")

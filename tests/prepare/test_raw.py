@@ -8,6 +8,7 @@ import json
 import polars as pl
 import pytest
 
+from tests.said import said
 from tsrec_jax.errors import UserError
 from tsrec_jax.prepare import raw, raw_rows, raw_tables
 from tsrec_jax.prepare.raw import RawSource, read_raw
@@ -45,8 +46,8 @@ def write(path, data):
 
 def read(tmp_path, kind, interactions, items):
     """(interactions, items, counts of the interaction files, counts of the item files, reported lines)"""
-    lines = []
-    tables = read_raw(RawSource(kind, interactions, items), tmp_path / "scratch", lines.append)
+    with said() as lines:
+        tables = read_raw(RawSource(kind, interactions, items), tmp_path / "scratch")
     return tables.interactions.collect(), tables.items.collect(), tables.interaction_files, tables.item_files, lines
 
 
@@ -157,7 +158,7 @@ def test_a_gzip_stream_cut_short_is_named(tmp_path):
     reviews.write_bytes(reviews.read_bytes()[:-500])
     source = RawSource("amazon2023", reviews, write(tmp_path / "meta.jsonl", [META_2023]))
     with pytest.raises(UserError, match=r"reviews\.jsonl\.gz: the gzip stream ends early, after line \d+; delete"):
-        read_raw(source, tmp_path / "scratch", print)
+        read_raw(source, tmp_path / "scratch")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_a_file_that_is_no_sound_gzip_is_named(tmp_path, damage, words):
     reviews.write_bytes(b"<html>Not found</html>" if damage == "no gzip" else body)
     source = RawSource("amazon2023", reviews, write(tmp_path / "meta.jsonl", [META_2023]))
     with pytest.raises(UserError, match=words):
-        read_raw(source, tmp_path / "scratch", print)
+        read_raw(source, tmp_path / "scratch")
 
 
 def test_a_file_of_another_kind_is_refused_with_its_first_line(tmp_path):
@@ -194,7 +195,7 @@ def test_sources_that_cannot_be(tmp_path):
     with pytest.raises(UserError, match="at least one file of items"):
         RawSource("tables", "a.csv", ())
     with pytest.raises(UserError, match=r"none\.csv: no such file"):
-        read_raw(RawSource("tables", tmp_path / "none.csv", tmp_path / "none.csv"), tmp_path / "scratch", print)
+        read_raw(RawSource("tables", tmp_path / "none.csv", tmp_path / "none.csv"), tmp_path / "scratch")
 
 
 ITEMS_CSV = 'item,title,description,brand,categories\nB1,Drill,"Red, and\nloud",Acme,Tools\n'

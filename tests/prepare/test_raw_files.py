@@ -27,7 +27,7 @@ def read(tmp_path, log, items=ITEMS, kind="tables", names=("log.csv", "items.csv
     for name, data in zip(names, (log, items), strict=True):
         paths.append(tmp_path / name)
         paths[-1].write_bytes(data.encode() if isinstance(data, str) else data)
-    tables = read_raw(RawSource(kind, *paths, **source), tmp_path / "scratch", lambda _: None)
+    tables = read_raw(RawSource(kind, *paths, **source), tmp_path / "scratch")
     return tables.interactions.collect().rows(), tables.items.collect(), tables.interaction_files[0]
 
 
@@ -113,7 +113,7 @@ def test_what_cannot_be_read_is_named_by_what_it_is(tmp_path, data, words):
 def test_a_folder_in_the_place_of_a_file(tmp_path):
     (tmp_path / "log.csv").mkdir()
     with pytest.raises(UserError, match=r"log\.csv: is a folder; name the file in it"):
-        read_raw(RawSource("tables", tmp_path / "log.csv", tmp_path), tmp_path / "scratch", print)
+        read_raw(RawSource("tables", tmp_path / "log.csv", tmp_path), tmp_path / "scratch")
 
 
 # --- encodings ---
@@ -234,7 +234,7 @@ def test_columns_may_have_other_names(tmp_path, kind):
         getattr(frame, f"write_{kind}")(tmp_path / name)
     columns = columns_of("user=userId, interactions.item = movieId,items.item=id,title=name,brand=maker,")
     source = RawSource("tables", tmp_path / "log", tmp_path / "items", columns)
-    tables = read_raw(source, tmp_path / "scratch", print)
+    tables = read_raw(source, tmp_path / "scratch")
     assert tables.interactions.collect().rows() == [("u", "m", 5)]
     assert tables.items.collect().rows() == [(0, "m", "Heat", "", "Acme", "")]
 
@@ -305,7 +305,7 @@ def test_whole_floats_of_parquet_and_json_are_times(tmp_path):
         tmp_path / "log"
     )
     (tmp_path / "items").write_text(ITEMS)
-    tables = read_raw(RawSource("tables", tmp_path / "log", tmp_path / "items"), tmp_path / "scratch", print)
+    tables = read_raw(RawSource("tables", tmp_path / "log", tmp_path / "items"), tmp_path / "scratch")
     assert tables.interactions.collect().rows() == [("a", "i", 5)]
     (tmp_path / "json").mkdir()
     review = {**REVIEW_2023, "timestamp": 1.4e12}

@@ -9,6 +9,7 @@ import pytest
 
 from tests.baselines.catalogues import catalogue_of, quiet
 from tests.prepare.test_preparation import LOOSE, read_splits, write_source
+from tests.said import said
 from tsrec_jax.baselines.counts import fit_transitions
 from tsrec_jax.baselines.ranking import rank_sids
 from tsrec_jax.data.prepared import tied_targets
@@ -40,9 +41,9 @@ def sequences(folder):
 
 def prepared(tmp_path, log, **changes):
     """(sequences, ties as prepare.json has them, reported lines)"""
-    lines = []
     settings = PrepareSettings(**{"k_core": 1, "max_history": 1000, **changes})
-    prepare(write_source(tmp_path, log), settings, "Shop", tmp_path / "out", lines.append)
+    with said() as lines:
+        prepare(write_source(tmp_path, log), settings, "Shop", tmp_path / "out")
     summary = json.loads((tmp_path / "out" / "prepare.json").read_text("utf-8"))
     return sequences(tmp_path / "out"), summary["ties"], lines
 
@@ -69,7 +70,7 @@ def test_several_files_follow_one_another(tmp_path):
     ids = {item: f"Title {item}" for _, item, _ in [*first, *second, *rest]}
     sources = [write_source(tmp_path / name, part, ids) for name, part in (("b", first), ("a", [*second, *rest]))]
     source = type(sources[0])("tables", [each.interactions[0] for each in sources], sources[0].items)
-    prepare(source, PrepareSettings(k_core=1, max_history=1000), "Shop", tmp_path / "out", lambda _: None)
+    prepare(source, PrepareSettings(k_core=1, max_history=1000), "Shop", tmp_path / "out")
     assert sequences(tmp_path / "out")["u"] == [item for _, item, _ in [*first, *second, *rest]]
 
 
@@ -174,17 +175,17 @@ def test_nothing_is_learned_from_the_ties_of_random_data(tmp_path, split, arrang
     items = [f"i{n:03}" for n in range(100)]
     log = [(f"u{u}", item, 3 * u * DAY) for u in range(600) for item in arrange(draw.sample(items, 8))]
     source = write_source(tmp_path, log)
-    prepare(source, PrepareSettings(k_core=1, split=split), "Shop", tmp_path / "auto", lambda _: None)
+    prepare(source, PrepareSettings(k_core=1, split=split), "Shop", tmp_path / "auto")
     assert 0.05 < hit_rate(tmp_path / "auto") < 0.16
-    prepare(source, PrepareSettings(k_core=1, split=split, ties="item"), "Shop", tmp_path / "item", lambda _: None)
+    prepare(source, PrepareSettings(k_core=1, split=split, ties="item"), "Shop", tmp_path / "item")
     assert hit_rate(tmp_path / "item") > 0.2, "the experiment would show a rule that can be learned"
 
 
 def test_rows_whose_target_is_tied_are_counted_for_each_split(tmp_path):
     log = [("u", f"i{t}", t) for t in range(20)] + [("u", "a", 20), ("u", "b", 20)]
     log += [("u", f"x{t}", t) for t in (21, 22, 23)]
-    lines = []
-    prepare(write_source(tmp_path, log), LOOSE, "Shop", tmp_path / "out", lines.append)
+    with said() as lines:
+        prepare(write_source(tmp_path, log), LOOSE, "Shop", tmp_path / "out")
     assert tied_targets(tmp_path / "out") == {"order": "file", "train": 0.0, "valid": 1.0, "test": 0.0}
     assert [line for line in lines if line.startswith("ties")] == [
         "ties: 2 interactions (8.0 %) share user and second with another; in the files the item ids of 100.0 % of such "
@@ -220,5 +221,5 @@ def test_a_split_that_ties_empty_names_the_times_and_not_the_core(tmp_path, time
     with pytest.raises(
         UserError, match=r"targets have the same time.*give times that differ, or .*leave_one_out"
     ) as info:
-        prepare(write_source(tmp_path, log), LOOSE, "Shop", tmp_path / "out", print)
+        prepare(write_source(tmp_path, log), LOOSE, "Shop", tmp_path / "out")
     assert "k_core" not in str(info.value)

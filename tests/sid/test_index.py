@@ -9,10 +9,6 @@ from tsrec_jax.sid.quantisers import QUANTISERS, Method
 from tsrec_jax.sid.settings import IndexSettings
 
 
-def quiet(_line):
-    pass
-
-
 @pytest.fixture(scope="module")
 def x_ID():
     rng = np.random.default_rng(0)
@@ -33,7 +29,7 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def built(x_ID):
     """The first 120 items, indexed in every way."""
-    return {name: build_index(IDS[:120], x_ID[:120], settings, 0, quiet) for name, settings in SETTINGS.items()}
+    return {name: build_index(IDS[:120], x_ID[:120], settings, 0) for name, settings in SETTINGS.items()}
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -63,7 +59,7 @@ def test_saving_and_loading_change_nothing(built, x_ID, tmp_path, name):
 
 
 def test_the_same_input_and_seed_give_the_same_sids(built, x_ID):
-    again = build_index(IDS[:120], x_ID[:120], SETTINGS["balanced"], 0, quiet)
+    again = build_index(IDS[:120], x_ID[:120], SETTINGS["balanced"], 0)
     assert again.sids() == built["balanced"].sids()
 
 
@@ -108,7 +104,7 @@ class Halves:
         self.means_C, self.features = means_C, int(features)
 
     @classmethod
-    def fit(cls, x_IK, settings, seed, report, kept=None):
+    def fit(cls, x_IK, settings, seed, kept=None):
         fitted = cls(x_IK[:, : len(settings.sizes)].mean(axis=0), x_IK.shape[1])
         return fitted, fitted.encode(x_IK)
 
@@ -141,7 +137,7 @@ def test_a_new_quantiser_is_one_class_and_one_row(x_ID, tmp_path, monkeypatch, c
     monkeypatch.setitem(QUANTISERS, "halves", Method(f"{__name__}:Halves", settings=("latent",)))
     settings = IndexSettings(method="halves", sizes=(2, 2, 2), collisions=collisions, whiten=8)
     assert settings.code_fields[-1] == "latent"
-    index = build_index(IDS[:120], x_ID[:120], settings, 0, quiet)
+    index = build_index(IDS[:120], x_ID[:120], settings, 0)
     index.save(tmp_path / "sid_index.npz")
     extended = load_index(tmp_path / "sid_index.npz").extended(IDS, x_ID)
     assert extended.sids()[:120] == index.sids()

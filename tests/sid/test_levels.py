@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tests.said import said
 from tsrec_jax.sid.index import build_index
 from tsrec_jax.sid.levels import LevelStore
 from tsrec_jax.sid.settings import IndexSettings
@@ -24,11 +25,11 @@ def test_levels_of_the_same_fit_come_back(tmp_path):
 def test_levels_of_other_embeddings_settings_or_seeds_are_not_taken(tmp_path):
     x_ID = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
     settings = IndexSettings(method="rq_kmeans", sizes=(4, 4), collisions="none", whiten=0, iterations=2)
-    ids, kept, lines = tuple(map(str, range(60))), tmp_path / "levels.npz", []
+    ids, kept = tuple(map(str, range(60))), tmp_path / "levels.npz"
 
     def build(x_ID, settings, seed):
-        lines.clear()
-        build_index(ids, x_ID, settings, seed, lines.append, kept)
+        with said() as lines:
+            build_index(ids, x_ID, settings, seed, kept)
         return any("are kept" in line for line in lines)
 
     assert not build(x_ID, settings, 0)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.said import said
 from tsrec_jax.sid.quantisers import residual
 from tsrec_jax.sid.quantisers.residual import BalancedQuantiser, ResidualQuantiser
 from tsrec_jax.sid.settings import IndexSettings
@@ -14,9 +15,9 @@ def x_ID():
     return (rng.normal(size=(30, 12))[rng.integers(30, size=400)] + 0.3 * rng.normal(size=(400, 12))).astype(np.float32)
 
 
-def fit(x_ID, sizes, balanced=False, seed=0, report=lambda line: None, **settings):
+def fit(x_ID, sizes, balanced=False, seed=0, **settings):
     kind = BalancedQuantiser if balanced else ResidualQuantiser
-    return kind.fit(x_ID, IndexSettings(sizes=sizes, **settings), seed, report)
+    return kind.fit(x_ID, IndexSettings(sizes=sizes, **settings), seed)
 
 
 @pytest.mark.parametrize("balanced", [False, True])
@@ -36,8 +37,8 @@ def test_any_number_of_levels_of_any_size(x_ID, sizes, balanced):
 
 
 def test_every_level_leaves_less_and_the_lines_say_so(x_ID):
-    lines = []
-    quantiser, codes_IC = fit(x_ID, (16, 16, 16), iterations=10, report=lines.append)
+    with said() as lines:
+        quantiser, codes_IC = fit(x_ID, (16, 16, 16), iterations=10)
     left = [np.square(x_ID - quantiser.decode(codes_IC[:, :depth])).sum() for depth in range(1, 4)]
     assert left[0] > left[1] > left[2]
     shares = [float(line.split(", ")[1].split("%")[0]) / 100 for line in lines]
@@ -80,8 +81,8 @@ def test_prices_of_a_sample_change_little_and_the_last_sizes_stay_even(x_ID, mon
 
 
 def test_embeddings_without_variance_are_not_said_to_be_coded_well():
-    lines = []
-    fit(np.zeros((12, 3), np.float32), (4,), iterations=2, report=lines.append)
+    with said() as lines:
+        fit(np.zeros((12, 3), np.float32), (4,), iterations=2)
     assert lines == ["level 1 of 1: 4 codes, there is no variance to code: all embeddings are equal"]
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.said import said
 from tsrec_jax.sid.quantisers import rq_vae as module
 from tsrec_jax.sid.quantisers.rq_vae import RqVae, loss
 from tsrec_jax.sid.settings import IndexSettings
@@ -24,8 +25,8 @@ def x_ID():
 
 @pytest.fixture(scope="module")
 def trained(x_ID):
-    lines = []
-    return RqVae.fit(x_ID, SMALL, 0, lines.append)[0], lines
+    with said() as lines:
+        return RqVae.fit(x_ID, SMALL, 0)[0], lines
 
 
 def start(x_ID, settings=SMALL):
@@ -115,21 +116,21 @@ def test_the_state_with_the_fewest_collisions_is_returned(x_ID, monkeypatch):
 
     monkeypatch.setattr(module, "_quality", quality)
     monkeypatch.setattr(module, "CHECK_EVERY", 1)
-    vae, _ = RqVae.fit(x_ID, dataclasses.replace(SMALL, epochs=4), 0, lambda line: None)
+    vae, _ = RqVae.fit(x_ID, dataclasses.replace(SMALL, epochs=4), 0)
     assert all(np.array_equal(vae.parameters[name], value) for name, value in seen[2].items())
     assert not np.array_equal(vae.parameters["encoder/0/w"], seen[3]["encoder/0/w"])
 
 
 def test_the_same_seed_gives_the_same_codes_and_an_epoch_compiles_once(trained, x_ID):
     before = module._epoch._cache_size()
-    again, _ = RqVae.fit(x_ID, SMALL, 0, lambda line: None)
+    again, _ = RqVae.fit(x_ID, SMALL, 0)
     assert np.array_equal(again.encode(x_ID), trained[0].encode(x_ID))
     assert module._epoch._cache_size() == before
 
 
 def test_any_number_of_levels_and_arrays_that_bring_it_back(x_ID):
     settings = dataclasses.replace(SMALL, sizes=(4, 8, 3), epochs=1)
-    vae, fitted_IC = RqVae.fit(x_ID, settings, 0, lambda line: None)
+    vae, fitted_IC = RqVae.fit(x_ID, settings, 0)
     assert vae.sizes == (4, 8, 3)
     codes_IC = vae.encode(x_ID)
     assert np.array_equal(fitted_IC, codes_IC)

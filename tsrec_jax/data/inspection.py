@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -19,17 +19,14 @@ from tsrec_jax.data.row_facts import out_of_time
 from tsrec_jax.text_table import aligned
 
 
-def inspect_folder(
-    folder: pathlib.Path, report: Callable[[str], None], name: str = "", reading: Reading = AS_IT_IS
-) -> int:
-    """Reports what a folder holds, what is odd about it, and every fault, each with its file and row.
+def inspect_folder(folder: pathlib.Path, name: str = "", reading: Reading = AS_IT_IS) -> int:
+    """Prints what a folder holds, what is odd about it, and every fault, each with its file and row.
 
     A folder with an index or a list of SIDs is read as a complete one, any other as texts and interactions. What has a
     fault is left out of the figures.
 
     Args:
       folder: the folder.
-      report: receives the lines.
       name: NAME of its files; empty: the one NAME that the folder holds.
       reading: how, where more than one way makes sense.
 
@@ -42,18 +39,18 @@ def inspect_folder(
     name = find_name(folder, name)
     complete = any((folder / f"{name}{end}").exists() for end in (".index.json", ".info.txt"))
     kind = "texts, interactions and SIDs" if complete else "texts and interactions, no SIDs"
-    report(f"{folder}: {name}: {kind}")
+    print(f"{folder}: {name}: {kind}")
     faults = Faults()
     try:
         for line in _facts(folder, parse_folder(folder, name, complete, reading, faults)):
-            report(line)
+            print(line)
     except DatasetError:  # no item can be read; the faults say why
         pass
     for note in faults.notes:
-        report(f"note: {note}")
+        print(f"note: {note}")
     for line in faults.lines:
-        report(f"fault: {line}")
-    report(f"{len(faults.lines)} fault{'s' * (len(faults.lines) != 1)}")
+        print(f"fault: {line}")
+    print(f"{len(faults.lines)} fault{'s' * (len(faults.lines) != 1)}")
     return len(faults.lines)
 
 

@@ -22,7 +22,7 @@ from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline import pretrain
 from tsrec_jax.pipeline.mesh import open_mesh
 from tsrec_jax.pipeline.provenance import commit, fingerprint, input_facts, machine, versions
-from tsrec_jax.progress import report
+from tsrec_jax.progress import report, stage
 from tsrec_jax.settings import Settings, section_facts
 from tsrec_jax.sid.embed import embed_texts, item_text
 from tsrec_jax.sid.given import read_embeddings, refuse_equal
@@ -160,7 +160,8 @@ def _coded(
     """A new index, whose levels are kept on the way, or the earlier one with the new items coded by its codebooks."""
     if earlier is None:
         refuse_equal(x_ID, repr(settings.index.embeddings) if settings.index.embeddings else "their texts")
-        return build_index(item_ids, x_ID, settings.index, settings.seed, lambda line: report(f"index: {line}"), kept)
+        with stage("index"):
+            return build_index(item_ids, x_ID, settings.index, settings.seed, kept)
     if len(earlier.whitening.mean_D) != x_ID.shape[1]:
         raise UserError(
             f"{settings.index.extend} was made of embeddings with {len(earlier.whitening.mean_D)} features and these "
@@ -225,7 +226,7 @@ def _encoded(settings: Settings, items: Sequence[Item], model: str) -> np.ndarra
 
 def _llm_embeddings(settings: Settings, words: list[str], model: str) -> np.ndarray:
     mesh = own_mesh(open_mesh(settings))
-    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh), stage("index"):
         return embed_texts(
             load_hf(model, dtype=settings.model.dtype, mesh=mesh, remat=False, attention=settings.model.attention),
             load_tokenizer(model),
@@ -233,7 +234,6 @@ def _llm_embeddings(settings: Settings, words: list[str], model: str) -> np.ndar
             max_tokens=settings.index.max_tokens,
             rows=settings.index.batch_rows,
             mesh=mesh,
-            progress=lambda line: report(f"index: {line}"),
         )
 
 

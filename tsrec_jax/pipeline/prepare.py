@@ -10,7 +10,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.files import write_json
 from tsrec_jax.pipeline.provenance import input_facts
 from tsrec_jax.prepare.settings import PrepareSettings, columns_of
-from tsrec_jax.progress import report
+from tsrec_jax.progress import report, stage
 from tsrec_jax.training.checkpoints import refuse_differences
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def prepared_folder(settings: PrepareSettings, workdir: pathlib.Path) -> pathlib
         source = download_raw(settings)
     write_json(workdir / PREPARED, identity)
     name = settings.name or settings.category or "data"
-    summary = prepare(source, settings, name, folder, lambda line: report(f"prepare: {line}"))
+    with stage("prepare"):
+        summary = prepare(source, settings, name, folder)
     report(f"\n{summary_tables(summary)}\n")
     return folder
 
@@ -67,4 +68,4 @@ def download_raw(settings: PrepareSettings) -> RawSource:
     for key in ("category", "raw"):
         if not getattr(settings, key):
             raise UserError(f"config.prepare.{key} is empty; {settings.source} needs it")
-    return download(settings.source, settings.category, settings.raw, report, base_url=settings.base_url)
+    return download(settings.source, settings.category, settings.raw, base_url=settings.base_url)

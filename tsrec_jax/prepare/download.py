@@ -18,13 +18,14 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import write_text
 from tsrec_jax.prepare.raw import RawSource
+from tsrec_jax.progress import report
 
 # kind: (base URL, review file, metadata file) of a category
 _PLACES = {
@@ -67,7 +68,6 @@ def download(
     kind: str,
     category: str,
     folder: str | os.PathLike[str],
-    report: Callable[[str], None],
     *,
     base_url: str = "",
     checksums: Mapping[str, str] | None = None,
@@ -79,7 +79,6 @@ def download(
       kind: "amazon2018" or "amazon2023".
       category: as the site spells it, for example "Industrial_and_Scientific".
       folder: where the files go; made where it is missing.
-      report: takes a line now and then.
       base_url: a mirror with the same paths below it; empty: the publishers' site.
       checksums: {file name: SHA-256 in hexadecimal} that the files must have.
       patience: how long to try; None: Patience().
@@ -103,16 +102,16 @@ def download(
     for url, path in zip(urls, paths, strict=True):
         expected = (checksums or {}).get(path.name, "").lower()
         if path.exists():
-            _check_present(path, expected, report)
+            _check_present(path, expected)
         else:
-            _fetch(url, path, expected, report, patience or Patience())
+            _fetch(url, path, expected, patience or Patience())
     return RawSource(kind, paths[0], paths[1])
 
 
 # --- a file that is there ---
 
 
-def _check_present(path: pathlib.Path, expected: str, report: Callable[[str], None]) -> None:
+def _check_present(path: pathlib.Path, expected: str) -> None:
     found, note = sha256_of(path), _beside(path, ".sha256")
     noted = note.read_text(encoding="utf-8").split(" ")[0].strip() if note.exists() else ""
     for other, where in ((expected, "the checksum asked for"), (noted, note.name)):
@@ -134,13 +133,13 @@ def _beside(path: pathlib.Path, ending: str) -> pathlib.Path:
 # --- a file that is not ---
 
 
-def _fetch(url: str, path: pathlib.Path, expected: str, report: Callable[[str], None], patience: Patience) -> None:
+def _fetch(url: str, path: pathlib.Path, expected: str, patience: Patience) -> None:
     part, facts = _beside(path, ".part"), _beside(path, ".part.json")
     most = _size(part)
     failures = 0
     while True:
         try:
-            _attempt(url, path, report, patience.timeout)
+            _attempt(url, path, patience.timeout)
             break
         except _Dropped as reason:
             # A server that begins anew after every drop would otherwise be asked for ever.
@@ -167,7 +166,7 @@ def _fetch(url: str, path: pathlib.Path, expected: str, report: Callable[[str], 
     report(f"fetch {path.name}: whole, {_size(path):,} bytes, SHA-256 {digest}")
 
 
-def _attempt(url: str, path: pathlib.Path, report: Callable[[str], None], timeout: float) -> None:
+def _attempt(url: str, path: pathlib.Path, timeout: float) -> None:
     """One connection; returns when the part is whole, as far as the server tells its size."""
     part = _beside(path, ".part")
     known = _known(path, url)
@@ -179,7 +178,7 @@ def _attempt(url: str, path: pathlib.Path, report: Callable[[str], None], timeou
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as response:
             size = _begin(response, url, path)
-            _append(response, part, size, path.name, report)
+            _append(response, part, size, path.name)
     except urllib.error.HTTPError as error:
         error.close()
         _refused(error.code, url, path)
@@ -227,7 +226,6 @@ def _append(
     part: pathlib.Path,
     size: int | None,
     name: str,
-    report: Callable[[str], None],
 ) -> None:
     with part.open("ab") as file:
         while block := response.read(_BLOCK):

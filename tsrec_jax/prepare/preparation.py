@@ -35,12 +35,13 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.files import new_folder
 from tsrec_jax.prepare import filtering, splitting, ties
 from tsrec_jax.prepare.filtering import Titles
-from tsrec_jax.prepare.raw import RawSource, RawTables, Report, read_raw
+from tsrec_jax.prepare.raw import RawSource, RawTables, read_raw
 from tsrec_jax.prepare.raw_rows import TEXT_COLUMNS
 from tsrec_jax.prepare.settings import PrepareSettings, seconds
 from tsrec_jax.prepare.splitting import Log, Rows
 from tsrec_jax.prepare.summary import SplitCount, Step, Summary, of_ties, summary_tables
 from tsrec_jax.prepare.titles import plain_text
+from tsrec_jax.progress import report
 
 _FEW_LEFT = 0.2  # share of the interactions below which the k-core is a warning
 _SHOWN_IDS = 3
@@ -58,9 +59,7 @@ _WHERE_FROM = (
 )
 
 
-def prepare(
-    source: RawSource, settings: PrepareSettings, name: str, folder: str | os.PathLike[str], report: Report
-) -> Summary:
+def prepare(source: RawSource, settings: PrepareSettings, name: str, folder: str | os.PathLike[str]) -> Summary:
     """Makes a text folder of raw data; it appears only when it is complete.
 
     Args:
@@ -68,7 +67,6 @@ def prepare(
       settings: what to keep and how to split.
       name: NAME of the data set's files.
       folder: the folder to make. Until it is done the work lies beside it, under a temporary name.
-      report: takes a line for every stage, of the form "stage: figures".
 
     Raises:
       UserError: the folder exists already; a raw file is missing, broken or of another kind; nothing or an empty split
@@ -78,18 +76,18 @@ def prepare(
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"data set name {name!r}: use letters, digits, '_', '-' and '.'")
     with new_folder(folder) as scratch:
-        tables = read_raw(source, scratch / "raw", report, settings.max_unreadable)
-        summary = _prepare(tables, settings, name, scratch, report)
+        tables = read_raw(source, scratch / "raw", settings.max_unreadable)
+        summary = _prepare(tables, settings, name, scratch)
         shutil.rmtree(scratch / "raw")
     report(f"done: {folder}")
     return summary
 
 
-def _prepare(tables: RawTables, settings: PrepareSettings, name: str, folder: pathlib.Path, report: Report) -> Summary:
+def _prepare(tables: RawTables, settings: PrepareSettings, name: str, folder: pathlib.Path) -> Summary:
     user_ids, item_ids, log, backwards = filtering.encode(tables.interactions)
     report(f"numbered: {len(log):,} interactions, {len(user_ids):,} users, {len(item_ids):,} items")
     lines = sum(file.lines for file in tables.interaction_files)
-    log, titles, steps = _filter(log, lines, tables.items, item_ids, settings, report)
+    log, titles, steps = _filter(log, lines, tables.items, item_ids, settings)
     log, found = ties.settle(log, user_ids, item_ids, settings.ties, backwards)
     if found.interactions:
         report(f"ties: {'WARNING: ' if found.share >= ties.MANY else ''}{of_ties(found)}")
@@ -128,7 +126,7 @@ def _prepare(tables: RawTables, settings: PrepareSettings, name: str, folder: pa
 
 
 def _filter(
-    log: Log, lines: int, items: pl.LazyFrame, item_ids: pl.Series, settings: PrepareSettings, report: Report
+    log: Log, lines: int, items: pl.LazyFrame, item_ids: pl.Series, settings: PrepareSettings
 ) -> tuple[Log, Titles, tuple[Step, ...]]:
     """What is left of the log, the titles of all items, and a step for every reason to drop."""
     steps: list[Step] = []

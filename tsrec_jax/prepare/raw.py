@@ -18,7 +18,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -38,6 +38,7 @@ from tsrec_jax.prepare.raw_rows import (
 )
 from tsrec_jax.prepare.raw_tables import COLUMNS, NEEDED, OPTIONAL, table_lines
 from tsrec_jax.prepare.settings import check_encoding
+from tsrec_jax.progress import report
 
 KINDS = ("amazon2018", "amazon2023", "tables")
 SHOWN_LINES = 5
@@ -47,7 +48,6 @@ _REPORT_EVERY = 1_000_000  # lines
 _INTERACTION_BATCH, _ITEM_BATCH = 200_000, 10_000
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-Report = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,15 +141,12 @@ class RawTables:
     item_files: tuple[FileCount, ...]
 
 
-def read_raw(
-    source: RawSource, scratch: str | os.PathLike[str], report: Report, max_unreadable: float = 1.0
-) -> RawTables:
+def read_raw(source: RawSource, scratch: str | os.PathLike[str], max_unreadable: float = 1.0) -> RawTables:
     """Reads a source into Parquet files under `scratch`, a batch of lines in memory at a time.
 
     Args:
       source: the files.
       scratch: a folder for the Parquet files, which the result reads from; it must not exist.
-      report: takes a line now and then.
       max_unreadable: the largest share of a file's lines that may be lost because they cannot be read.
 
     Raises:
@@ -165,7 +162,7 @@ def read_raw(
     def read(table: str, paths: Paths, spill: _Spill) -> tuple[FileCount, ...]:
         counts: list[FileCount] = []
         for path in _paths(paths):
-            counts.append(_read_file(path, table, source.lines(table, path), spill, report))
+            counts.append(_read_file(path, table, source.lines(table, path), spill))
             _refuse_loss(path, counts[-1], max_unreadable)
         return tuple(counts)
 
@@ -179,7 +176,7 @@ def read_raw(
     )
 
 
-def _read_file(path: pathlib.Path, table: str, lines: Lines, spill: _Spill, report: Report) -> FileCount:
+def _read_file(path: pathlib.Path, table: str, lines: Lines, spill: _Spill) -> FileCount:
     count = 0
     reasons: collections.Counter[str] = collections.Counter()
     examples: list[str] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,6 @@ def embed_texts(
     max_tokens: int = 128,
     rows: int = 16,
     mesh: Mesh | None = None,
-    progress: Callable[[str], None] | None = None,
 ) -> np.ndarray:
     """Mean-pooled last hidden states.
 
@@ -51,7 +50,6 @@ def embed_texts(
       max_tokens: of a text; the rest of a longer one is not read.
       rows: texts of a batch on each device.
       mesh: batches are laid over its data and fsdp axes; None: one device.
-      progress: receives a line now and then.
 
     Returns:
       float32 x_ID, in the order of the texts.
@@ -65,14 +63,13 @@ def embed_texts(
     sharding = named_sharding(mesh, "batch", None)
     graph, state = nnx.split(model)
     x_ID = np.zeros((len(texts), model.config.d_model), np.float32)
-    told = None if progress is None else Progress(len(texts), progress, unit="texts")
+    progress = Progress(len(texts), unit="texts")
     for members, tokens_BT, lengths_B in _batches(encoded, first, rows, parts):
         if sharding is not None:
             tokens_BT, lengths_B = jax.device_put((tokens_BT, lengths_B), (sharding, named_sharding(mesh, "batch")))
         x_BD = np.asarray(_pooled(graph, state, tokens_BT, lengths_B))
         x_ID[members] = x_BD[: len(members)]
-        if told is not None:
-            told.tick("embedding", len(members))
+        progress.tick("embedding", len(members))
     if not np.isfinite(x_ID).all():
         raise FloatingPointError("item embeddings are not finite; the model's weights or activations are broken")
     return x_ID

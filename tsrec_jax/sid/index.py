@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,6 @@ def build_index(
     x_ID: np.ndarray,
     settings: IndexSettings,
     seed: int,
-    report: Callable[[str], None],
     kept: pathlib.Path | None = None,
 ) -> SidIndex:
     """Codes for items from their embeddings; the same input, settings and seed give the same codes.
@@ -112,13 +111,12 @@ def build_index(
       x_ID: float32 embeddings in the same order.
       settings: how; the sizes are given.
       seed: of everything random.
-      report: receives a line a level or now and then.
       kept: file for what is finished of a long fit, as in `Quantiser.fit`. The caller removes it. None: nothing is
         kept.
     """
     whitening = fit_whitening(x_ID, settings.whiten)
     whitened_IK = whitening(x_ID)
-    quantiser, codes_IC = QUANTISERS[settings.method].load().fit(whitened_IK, settings, seed, report, kept)
+    quantiser, codes_IC = QUANTISERS[settings.method].load().fit(whitened_IK, settings, seed, kept)
     if settings.collisions == "sinkhorn":
         codes_IC = reassign_last_level(codes_IC, quantiser.last_level_costs(whitened_IK, codes_IC))
     elif settings.collisions == "extra_level":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol, Self
 
 import numpy as np
@@ -20,7 +20,6 @@ class Quantiser(Protocol):
         x_IK: np.ndarray,
         settings: IndexSettings,
         seed: int,
-        report: Callable[[str], None],
         kept: pathlib.Path | None = None,
     ) -> tuple[Self, np.ndarray]:
         """A quantiser of `settings.sizes` for float32 embeddings, and int32 codes_IC of their items.
@@ -31,7 +30,6 @@ class Quantiser(Protocol):
           x_IK: the embeddings.
           settings: sizes and the method's own.
           seed: of everything random.
-          report: receives a line now and then.
           kept: a file for what is finished of a long fit, from which the same fit goes on; the caller removes it. None:
             nothing is kept.
         """

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tsrec_jax.progress import Progress
+from tsrec_jax.progress import Progress, report
 from tsrec_jax.sid.assignment import balanced_assignment, transport_prices
 from tsrec_jax.sid.kmeans import cluster_means, first_centres, improved, nearest, squared_distances
 from tsrec_jax.sid.levels import LevelStore
@@ -24,7 +24,6 @@ from tsrec_jax.sid.settings import IndexSettings
 FREE_START = 5  # iterations of free k-means before sizes are constrained
 PRICED_ROWS, PRICED_ROWS_PER_CODE = 16_384, 64  # rows that prices on the way are computed of: the larger number
 NO_VARIANCE = "there is no variance to code: all embeddings are equal"
-Report = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +40,7 @@ class ResidualQuantiser:
 
     @classmethod
     def fit(
-        cls, x_ID: np.ndarray, settings: IndexSettings, seed: int, report: Report, kept: pathlib.Path | None = None
+        cls, x_ID: np.ndarray, settings: IndexSettings, seed: int, kept: pathlib.Path | None = None
     ) -> tuple[Self, np.ndarray]:
         """Fits the codebooks level by level; finished levels are what `kept` holds.
 
@@ -61,7 +60,7 @@ class ResidualQuantiser:
         fit_level, steps = _free_level, settings.iterations
         if cls.balanced:  # a level begins freely and ends in an assignment
             fit_level, steps = _balanced_level, min(FREE_START, settings.iterations) + settings.iterations + 1
-        progress = Progress(steps * (len(sizes) - len(levels)), report)
+        progress = Progress(steps * (len(sizes) - len(levels)))
         for level in range(len(levels), len(sizes)):
             name = f"level {level + 1} of {len(sizes)}"
             tick = functools.partial(progress.tick, name)

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Self
 
 import jax
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tsrec_jax.progress import report
 from tsrec_jax.sid.collisions import collision_groups
 from tsrec_jax.sid.kmeans import kmeans, nearest
 from tsrec_jax.sid.quantisers.residual import ResidualQuantiser
@@ -50,7 +51,6 @@ class RqVae:
         x_ID: np.ndarray,
         settings: IndexSettings,
         seed: int,
-        report: Callable[[str], None],
         kept: pathlib.Path | None = None,
     ) -> tuple[Self, np.ndarray]:
         """Trains the autoencoder and returns the state with the fewest collisions (then the least error).
