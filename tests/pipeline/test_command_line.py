@@ -53,7 +53,10 @@ def refused(tmp_path, capsys):
             ["--config=quikstart", "did you mean --config=quickstart?"],
         ),
         (("run", "--config=configs/quickstrt.py", "--workdir=WORKDIR"), ["did you mean --config=quickstart?"]),
-        (("run", "--config=mine", "--workdir=WORKDIR"), ["--config=mine: no such file", "amazon_smollm2", "quickstart"]),
+        (
+            ("run", "--config=mine", "--workdir=WORKDIR"),
+            ["--config=mine: no such file", "amazon_smollm2", "quickstart"],
+        ),
         (("plan", QUICKSTART, "--mfu=nan"), ["--mfu=nan", "finite"]),
         (("plan", QUICKSTART, "--mfu=inf"), ["--mfu=inf", "finite"]),
         (("train", QUICKSTART, "--workdir=WORKDIR", "--k=3"), ["--k is for the verb recommend, not for train"]),
