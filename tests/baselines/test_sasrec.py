@@ -16,7 +16,7 @@ from tsrec_jax.data.user_sequences import ItemSequence
 from tsrec_jax.errors import UserError
 
 SHAPE = Shape(width=16, blocks=2, heads=2, mlp=32, dropout=0.1, id_dropout=0.2)
-SETTINGS = SasRecSettings(shape=SHAPE, slots=16, rows=4, learning_rate=1e-2, epochs=60, patience=60)
+SETTINGS = SasRecSettings(shape=SHAPE, slots=16, rows=4, learning_rate=1e-2, epochs=30, patience=30)
 TITLES = [
     f"{colour} {thing}" for colour in ("red", "blue", "green", "black") for thing in ("drill", "saw", "lamp", "glue")
 ]

@@ -1,7 +1,8 @@
 """SASRec (Kang and McAuley, 2018, arXiv 1808.09781), with a softmax over all items and, if wanted, item texts.
 
-A causal transformer reads the items of a history; its state at the newest item, times the table of item embeddings,
-scores every item. With texts an item's embedding is its own row plus a projection of its text features. An item that
+A causal transformer reads the items of a history; the cosine of its state at the newest item with an item's embedding,
+over a temperature, is the item's score. (With plain products, popular items grow long, and the model overfits sooner.)
+With texts an item's embedding is its own row plus a projection of its text features. An item that
 never occurs in train has its text alone; so that this is learned too, training now and then takes the own rows of known
 items away (as DropoutNet does, Volkovs et al., 2017), and does not push unknown items down as wrong answers.
 
@@ -32,14 +33,16 @@ class Shape:
       mlp: width inside a block's feed-forward part.
       dropout: share of the states that are zeroed while training, after the embedding, in attention and in each part.
       id_dropout: with texts, share of the items whose own rows are zeroed in a step of training.
+      temperature: what the cosines are divided by to be logits.
     """
 
-    width: int = 64
+    width: int = 128
     blocks: int = 2
     heads: int = 2
     mlp: int = 256
     dropout: float = 0.5
     id_dropout: float = 0.5
+    temperature: float = 0.07
 
 
 class Constant(nnx.Variable):
@@ -98,6 +101,7 @@ class SasRec(nnx.Module):
         self.blocks = nnx.List([Block(shape, rngs) for _ in range(shape.blocks)])
         self.norm = nnx.LayerNorm(shape.width, rngs=rngs)
         self.dropout = nnx.Dropout(shape.dropout)
+        self.temperature = shape.temperature
         self.has_text = features_IK is not None
         if features_IK is not None:
             self.features_IK = Constant(jnp.asarray(features_IK))
@@ -106,11 +110,12 @@ class SasRec(nnx.Module):
             self.project_KD = draw(features_IK.shape[1], shape.width, scale=shape.width**-0.5)
 
     def items(self, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """float32 table_ID of the items' embeddings; with dropout of own rows where `rngs` is given."""
+        """float32 table_ID of the items' embeddings, of length 1; with dropout of own rows where `rngs` is given."""
         if not self.has_text:
-            return self.item_ID[...]
+            return _unit(self.item_ID[...])
         own_ID = self.id_dropout(self.item_ID[...], deterministic=rngs is None, rngs=rngs)
-        return jnp.where(self.known_I[...][:, None], own_ID, 0) + self.features_IK[...] @ self.project_KD[...]
+        known_ID = jnp.where(self.known_I[...][:, None], own_ID, 0)
+        return _unit(known_ID + self.features_IK[...] @ self.project_KD[...])
 
     def answers(self, logits_BTI: jax.Array) -> jax.Array:
         """The logits that training takes the softmax of: with texts, -inf for items that never occur in train."""
@@ -124,18 +129,25 @@ class SasRec(nnx.Module):
         segments_BT: jax.Array,
         rngs: nnx.Rngs | None = None,
     ) -> jax.Array:
-        """float32 states_BTD: what comes after each slot, from its chain's slots up to itself.
+        """float32 states_BTD of length 1 / temperature: what comes after a slot, from its chain's slots up to itself.
 
         Args:
           table_ID: what `items` gives.
           items_BT, positions_BT, segments_BT: as in `packed_chains.Packed`.
           rngs: of dropout while training; None: no dropout.
         """
-        x_BTD = self.norm_embedding(table_ID[items_BT] + self.position_TD[...][positions_BT])
+        x_BTD = self.norm_embedding(
+            table_ID[items_BT] * np.sqrt(table_ID.shape[1]) + self.position_TD[...][positions_BT]
+        )
         x_BTD = self.dropout(x_BTD, deterministic=rngs is None, rngs=rngs)
         slots = jnp.arange(items_BT.shape[1])
         same_BTS = segments_BT[:, :, None] == segments_BT[:, None, :]
         mask_BTS = same_BTS & (slots[:, None] >= slots[None, :])
         for block in self.blocks:
             x_BTD = block(x_BTD, mask_BTS, rngs)
-        return self.norm(x_BTD)
+        return _unit(self.norm(x_BTD)) / self.temperature
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    """Vectors along the last axis scaled to length 1; one of zeros, as of an unknown item without a text, stays so."""
+    return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)
