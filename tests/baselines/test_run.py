@@ -86,6 +86,11 @@ def test_a_new_baseline_is_one_file_and_one_row(tmp_path, monkeypatch):
     monkeypatch.setitem(BASELINES, "newest", Baseline("newest_baseline:fit"))
     result = run_baseline("newest", dataset_of(CATALOGUE, tmp_path), TRAIN, SELECT, ROWS, 1, 0, quiet)
     assert result.lists == [[CATALOGUE.sid(history[-1])] for history in ROWS.histories]
-    teacher = default_config()
-    teacher.tasks.distilled_sid.teacher = teacher.eval.prior = "newest"
-    assert settings_of(teacher).eval.prior == "newest"
+
+
+def test_settings_offer_every_baseline():
+    for name in BASELINES:
+        config = default_config()
+        config.tasks.distilled_sid.teacher = config.eval.prior = name
+        config.study.baselines = (name,)
+        assert settings_of(config).eval.prior == name
