@@ -89,7 +89,7 @@ def sid_batches():
     return [made.batch(step) for step in range(1, 6)]
 
 
-def run(mesh, batches=batches, paths=None):
+def run(mesh, batches=batches, paths=None, dropout=0.0):
     """Losses of all steps, the last state and the compiled step on a mesh (None: one device)."""
     rng = np.random.default_rng(0)
     weights = {
@@ -98,7 +98,7 @@ def run(mesh, batches=batches, paths=None):
         )
         for name, (shape, axes) in parameter_shapes(CONFIG).items()
     }
-    rates = settings(learning_rate=3e-3, loss_chunk=4)
+    rates = settings(learning_rate=3e-3, loss_chunk=4, dropout=dropout)
     loss = SftLoss({"a": 1.0, "b": 1.0}, rates, paths)
     step, state = first_step_and_state(Decoder(CONFIG, weights=weights), loss, rates)
     inputs = [put_batch(batch, mesh) for batch in batches()]
@@ -114,6 +114,14 @@ def run(mesh, batches=batches, paths=None):
 def losses_of_one_device():
     with jax.default_matmul_precision("highest"):
         return run(None)[0]
+
+
+def test_a_mesh_drops_what_one_device_drops():
+    found = []
+    for mesh in (None, make_mesh(2, 2, 2)):
+        with jax.default_matmul_precision("highest"), contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+            found.append(run(mesh, dropout=0.3)[0])
+    np.testing.assert_allclose(found[1], found[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)], ids=lambda shape: "x".join(map(str, shape)))

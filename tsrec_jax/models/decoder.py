@@ -17,7 +17,15 @@ from jax.sharding import Mesh
 from tsrec_jax.models.attention import Attend, causal_attention, choose
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.dense_head import DenseHead
-from tsrec_jax.models.layers import Rotation, TrainingRows, parameter_shapes, rms_norm, rope_frequencies
+from tsrec_jax.models.layers import (
+    NO_DROPOUT,
+    Dropout,
+    Rotation,
+    TrainingRows,
+    parameter_shapes,
+    rms_norm,
+    rope_frequencies,
+)
 from tsrec_jax.models.sharding import constrain, named_sharding
 
 INIT_STD = 0.02
@@ -101,6 +109,7 @@ class Decoder(nnx.Module):
         tokens_BT: jax.Array,
         positions_BT: jax.Array | None = None,
         segment_ids_BT: jax.Array | None = None,
+        dropout: Dropout = NO_DROPOUT,
     ) -> jax.Array:
         """Hidden states after the final norm.
 
@@ -108,6 +117,7 @@ class Decoder(nnx.Module):
           tokens_BT: int32 ids.
           positions_BT: int32, 0 at the start of each segment; None: 0, 1, 2, ...
           segment_ids_BT: int32; a token sees earlier tokens of its own segment only. None: one segment a row.
+          dropout: of the embeddings, and of what each attention and each MLP adds to them.
 
         Returns:
           x_BTD in the compute dtype.
@@ -116,7 +126,7 @@ class Decoder(nnx.Module):
         segment_ids_BT = None if segment_ids_BT is None else jnp.asarray(segment_ids_BT)
         length = tokens_BT.shape[1]
         attend = causal_attention(self.attention, length, length, segment_ids_BT)
-        x_BTD = self._run(tokens_BT, positions_BT, attend)
+        x_BTD = self._run(tokens_BT, positions_BT, attend, dropout)
         return rms_norm(x_BTD, self.final_norm[...].astype(x_BTD.dtype), self.config.rms_eps)
 
     @property
@@ -148,22 +158,24 @@ class Decoder(nnx.Module):
         angles = positions[..., None, None].astype(jnp.float32) * rope_frequencies(self.config)
         return jnp.cos(angles), jnp.sin(angles)
 
-    def _run(self, tokens_BT: jax.Array, positions_BT: jax.Array | None, attend: Attend) -> jax.Array:
+    def _run(self, tokens_BT: jax.Array, positions_BT: jax.Array | None, attend: Attend, dropout: Dropout) -> jax.Array:
         """All layers over whole rows."""
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1])[None], tokens_BT.shape)
         config, rotation = self.config, self._rotation(jnp.asarray(positions_BT))
-        x_BTD = constrain(self._embed(tokens_BT), "batch", None, None)
+        x_BTD = constrain(dropout(self._embed(tokens_BT), config.num_layers), "batch", None, None)
 
-        def layer(x_BTD, weights):
+        def layer(x_BTD, stacked):
+            weights, number = stacked
+            here = dropout.under(number)
             normed_BTD = ROWS.norm(x_BTD, weights, "attention_norm", config)
             q_BTNH, k_BTKH = (ROWS.heads(normed_BTD, weights, name, config, rotation) for name in "qk")
             out_BTNH = attend(q_BTNH, k_BTKH, ROWS.heads(normed_BTD, weights, "v", config))
-            x_BTD = ROWS.after_attention(x_BTD, out_BTNH, weights, config)
+            x_BTD = ROWS.after_attention(x_BTD, out_BTNH, weights, config, here)
             return constrain(x_BTD, "batch", None, None), None
 
         body = jax.checkpoint(layer) if self.remat else layer
-        x_BTD, _ = jax.lax.scan(body, x_BTD, self.blocks.stacked(self.dtype))
+        x_BTD, _ = jax.lax.scan(body, x_BTD, (self.blocks.stacked(self.dtype), jnp.arange(config.num_layers)))
         return x_BTD
 
 

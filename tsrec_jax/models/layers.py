@@ -6,6 +6,7 @@ Axis letters: B batch, T tokens, S key positions, D model, F mlp, N query heads,
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 
@@ -87,6 +88,34 @@ def _along(vector: jax.Array, axis: int, ndim: int) -> jax.Array:
     return vector.reshape(-1, *(1,) * (ndim - 1 - axis % ndim))
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+    """Zeroes a share of what passes, in training, and scales the rest so that the mean stays (Srivastava et al., 2014).
+
+    Attributes:
+      rate: the share, below 1; 0: none.
+      key: what is drawn with; the same key drops the same.
+    """
+
+    rate: float = dataclasses.field(metadata={"static": True})
+    key: jax.Array | None
+
+    def __call__(self, x: jax.Array, place: int) -> jax.Array:
+        """x without what is dropped; another `place` under the same key drops others."""
+        if not self.rate or self.key is None:
+            return x
+        kept = jax.random.bernoulli(jax.random.fold_in(self.key, place), 1 - self.rate, x.shape)
+        return jnp.where(kept, x / (1 - self.rate), jnp.zeros((), x.dtype))
+
+    def under(self, place: int | jax.Array) -> Dropout:
+        """Dropout of the same rate that drops others than this one and than those of other places."""
+        return self if self.key is None else Dropout(self.rate, jax.random.fold_in(self.key, place))
+
+
+NO_DROPOUT = Dropout(0.0, None)
+
+
 class Layout:
     """One layer's arithmetic; how activations and kernels lie in memory is for the subclasses to say.
 
@@ -127,13 +156,18 @@ class Layout:
         return x if rotation is None else rotate(x, rotation, self.head)
 
     def after_attention(
-        self, x: jax.Array, attended: jax.Array, weights: Mapping[str, jax.Array], config: ModelConfig
+        self,
+        x: jax.Array,
+        attended: jax.Array,
+        weights: Mapping[str, jax.Array],
+        config: ModelConfig,
+        dropout: Dropout = NO_DROPOUT,
     ) -> jax.Array:
-        """The output projection and the MLP, both with their residuals."""
-        x = x + self.project(attended, weights, "o")
+        """The output projection and the MLP, both with their residuals; `dropout` takes from what is added to x."""
+        x = x + dropout(self.project(attended, weights, "o"), 0)
         normed = self.norm(x, weights, "mlp_norm", config)
         inner = jax.nn.silu(self.project(normed, weights, "gate")) * self.project(normed, weights, "up")
-        return x + self.project(inner, weights, "down")
+        return x + dropout(self.project(inner, weights, "down"), 1)
 
 
 class TrainingRows(Layout):

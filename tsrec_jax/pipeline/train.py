@@ -121,7 +121,7 @@ def _train(job: Job, parts: RecommenderParts, profile: range) -> dict[str, Any]:
     validation = _validation(settings, parts, rows, data)
     sids = SftLoss(data.mix.weights, limits, data.paths)
     loss = DenseLoss(sids, settings.dense.weight) if settings.dense.weight else sids
-    step, state = first_step_and_state(parts.model, loss, limits, parts.base_vocab_size)
+    step, state = first_step_and_state(parts.model, loss, limits, parts.base_vocab_size, settings.seed)
     run = Run(
         folder,
         job.identity,

@@ -100,7 +100,7 @@ class DenseLoss:
 
     def __call__(self, model: Decoder, micro: Batch) -> tuple[jax.Array, jax.Array]:
         """The sum of both losses, and the sum of nll of each part."""
-        x_BTD = hidden_states(model, micro)
+        x_BTD = hidden_states(model, micro, self.sids.settings.dropout)
         total, sums = self.sids.at_states(model, x_BTD, micro)
         head = head_of(model)
         # One loss after the other: XLA:CPU may run what does not depend on each other at once, and where several

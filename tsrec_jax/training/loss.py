@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.layers import NO_DROPOUT, Dropout
 from tsrec_jax.models.sharding import constrain
 from tsrec_jax.training.cross_entropy import weighted_loss
 from tsrec_jax.training.settings import TrainSettings
@@ -54,9 +55,10 @@ def loss_tasks(batch: Batch) -> dict[str, jax.Array]:
     return {name: batch[name] for name in ("loss_task_GP", "sid_task_BT") if name in batch}
 
 
-def hidden_states(model: Decoder, batch: Batch) -> jax.Array:
-    """x_BTD of a packed batch after the final norm, in the compute dtype."""
-    return model.hidden(batch["tokens_BT"], batch["positions_BT"], batch["segment_ids_BT"])
+def hidden_states(model: Decoder, batch: Batch, dropout: float = 0.0) -> jax.Array:
+    """x_BTD of a packed batch after the final norm, in the compute dtype; dropout needs `dropout_key` in the batch."""
+    drop = Dropout(dropout, batch["dropout_key"]) if dropout else NO_DROPOUT
+    return model.hidden(batch["tokens_BT"], batch["positions_BT"], batch["segment_ids_BT"], drop)
 
 
 def batch_loss(
@@ -172,4 +174,4 @@ class SftLoss:
 
     def __call__(self, model: Decoder, micro: Batch) -> tuple[jax.Array, jax.Array]:
         """As `at_states`, which are computed first."""
-        return self.at_states(model, hidden_states(model, micro), micro)
+        return self.at_states(model, hidden_states(model, micro, self.settings.dropout), micro)

@@ -32,6 +32,12 @@ class TrainSettings(Section, key="train"):
     )
     warmup_steps: int = setting(20, "steps of linear warm-up from 0", least=0)
     weight_decay: float = setting(0.0, "decoupled weight decay, applied to matrices only", least=0)
+    dropout: float = setting(
+        0.0,
+        "share of the embeddings, and of what each layer adds to them, that training drops at random",
+        least=0,
+        most=0.9,
+    )
     clip_norm: float = setting(
         1.0, "largest global norm of the gradient, which is scaled down to it; 0: no clipping", least=0
     )

@@ -201,12 +201,14 @@ def make_step(
     optimiser: optax.GradientTransformation,
     learning_rate: optax.Schedule,
     base_vocab_size: int = 0,
+    seed: int = 0,
 ) -> Step:
     """The jitted update of a loss. `state` only lends its structure and shardings, so that the outputs keep them.
 
     A batch carries a leading accumulation axis A (`tokens_BT` is A x B x T, and so on); its micro-batches are summed
     inside, which equals one batch of A x B rows. With `base_vocab_size` the metrics hold both norms also over the table
     rows below it (`/pretrained_rows`) and from it on (`/new_rows`), the gradients before freezing and clipping.
+    Each micro-batch has a `dropout_key` of the seed, the step and its place, so that a resumed run drops the same.
     """
 
     def micro_loss(trained, frozen, micro):
@@ -214,6 +216,8 @@ def make_step(
 
     def update(state: TrainState, batch: Batch):
         micros, counts = loss.weigh(batch)
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        micros = {**micros, "dropout_key": jax.random.split(key, batch["tokens_BT"].shape[0])}
 
         def accumulate(carry, micro):
             total, grads, sums = carry
@@ -250,7 +254,7 @@ def make_step(
 
 
 def first_step_and_state(
-    model: Decoder, loss: Loss, settings: TrainSettings, base_vocab_size: int = 0
+    model: Decoder, loss: Loss, settings: TrainSettings, base_vocab_size: int = 0, seed: int = 0
 ) -> tuple[Step, TrainState]:
     """What a training of `model` starts with; its arrays are donated to the first update.
 
@@ -259,7 +263,8 @@ def first_step_and_state(
       loss: what is minimised.
       settings: of the optimiser; `max_steps` is where the learning rate has come down to 0.
       base_vocab_size: vocabulary rows the pretrained model brought along (the freeze boundary).
+      seed: of what is dropped.
     """
     optimiser = make_optimiser(settings, base_vocab_size)
     state = init_state(model, optimiser, settings.freeze)
-    return make_step(state, loss, optimiser, learning_rate_schedule(settings), base_vocab_size), state
+    return make_step(state, loss, optimiser, learning_rate_schedule(settings), base_vocab_size, seed), state
