@@ -115,11 +115,13 @@ def test_the_same_seed_gives_the_same_scores_and_another_gives_others():
 def test_it_stops_when_selection_stops_growing_and_keeps_the_best_epoch(monkeypatch):
     values, kept = iter([0.1, 0.3, 0.2, 0.2, 0.2, 0.2]), []
 
-    def value(scores, _rows, _catalogue):
+    def value(scores, rows, _catalogue):
+        assert rows == SELECT.spread(7)
         kept.append(scores([(0, 1)]))
         return next(values)
 
     monkeypatch.setattr(sasrec, "ndcg", value)
+    monkeypatch.setattr(sasrec, "MOST_JUDGES", 7)
     fitted = train_sasrec(CATALOGUE, TRAIN, SELECT, dataclasses.replace(SETTINGS, patience=2), 0, quiet)
     assert (fitted.facts["epochs"], fitted.facts["settings"]["best_epoch"]) == (4, 2)
     np.testing.assert_array_equal(fitted.scores([(0, 1)]), kept[1])

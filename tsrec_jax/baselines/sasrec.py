@@ -23,6 +23,8 @@ from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
 from tsrec_jax.text.likeness import text_features
 
+MOST_JUDGES = 5000  # rows of selection that are ranked after each epoch, spread over it
+
 
 @dataclasses.dataclass(frozen=True)
 class SasRecSettings:
@@ -106,7 +108,7 @@ def train_sasrec(
     seed: int,
     report: Callable[[str], None],
 ) -> FittedSasRec:
-    """Trains on the chains of `train` and returns the state of the epoch that ranked `select` best.
+    """Trains on the chains of `train`; returns the state of the epoch that ranked `select`, or MOST_JUDGES of it, best.
 
     Raises:
       UserError: as `text_features`, where texts are used; `select` holds no rows; the loss is not finite.
@@ -122,6 +124,7 @@ def train_sasrec(
     moments = _optimiser(settings).init(parameters)
     rng, key = np.random.default_rng(seed), jax.random.key(seed)
 
+    judges = select.spread(MOST_JUDGES)
     best, best_epoch, best_parameters, epoch, steps, tokens = -1.0, 0, parameters, 0, 0, 0
     while epoch < settings.epochs and epoch - best_epoch < settings.patience:
         packed = pack_chains(chains, max(settings.slots, context), rng.permutation(len(chains)))
@@ -138,7 +141,7 @@ def train_sasrec(
         if not math.isfinite(mean):
             raise UserError(f"SASRec's loss is {mean} in epoch {epoch}; give a smaller learning rate")
         fitted = FittedSasRec((graph, nnx.merge_state(parameters, constants)), context, {})
-        value = ndcg(fitted.scores, select, catalogue)
+        value = ndcg(fitted.scores, judges, catalogue)
         report(f"sasrec epoch {epoch}: loss {mean:.4f}, NDCG@10 {value:.4f} on selection")
         if value > best:
             best, best_epoch, best_parameters = value, epoch, jax.tree.map(jnp.copy, parameters)
