@@ -1,5 +1,6 @@
 """The stages before training: SIDs and words that are made once, never changed, and refused where they do not fit."""
 
+import dataclasses
 import json
 import pathlib
 import pickle
@@ -326,6 +327,17 @@ def test_items_that_join_later_change_no_sid(bare, grown, embeddings, indexed, t
     old, new = (load_index(folder / "index" / "sid_index.npz") for folder in (indexed, tmp_path / "run"))
     assert new.item_ids[0] == "NEW"
     assert new.sids()[1:] == old.sids()
+
+
+def test_an_index_that_recorded_more_settings_than_shape_it_is_extended(bare, grown, embeddings, indexed, tmp_path):
+    old = load_index(indexed / "index" / "sid_index.npz")
+    more = {"index.batch_size": 256, "index.epochs": 100, "index.hidden": [512, 256, 128]}  # those of other methods
+    dataclasses.replace(old, made_with={**old.made_with, **more}).save(tmp_path / "old.npz")
+    x_ID = np.load(embeddings)
+    np.save(tmp_path / "x.npy", np.concatenate([x_ID[:1] + 0.01, x_ID]))
+    settings = [f"--config.index.embeddings={tmp_path / 'x.npy'}", f"--config.index.extend={tmp_path / 'old.npz'}"]
+    assert main(command("index", grown, tmp_path / "run", *settings)) == 0
+    assert load_index(tmp_path / "run" / "index" / "sid_index.npz").sids()[1:] == old.sids()
 
 
 def test_a_quantiser_that_is_one_row_more_runs_through_the_whole_stage(bare, grown, embeddings, tmp_path, monkeypatch):

@@ -148,6 +148,18 @@ def test_the_file_of_all_cells_is_enough_to_go_on(tmp_path, no_training, workdir
     assert [cell.name for cell in read_cells(published / "cells.npz")].count("tsrec") == 2
 
 
+def test_cells_of_other_settings_stay_in_the_file_of_all_cells(tmp_path, no_training, workdir):
+    published = tmp_path / "new"
+    published.mkdir()
+    shutil.copy(workdir / "cells.npz", published)
+    command = [*COMMAND, "--config.train.learning_rate=0.001", "--arms=popularity", f"--workdir={published}"]
+    assert main(["study", *command]) == 0
+    assert not no_training
+    assert len(read_cells(published / "cells.npz")) == len(CELLS)
+    others = "of other arms or settings than this study's: plain, seeds 1, 2; tsrec, seeds 1, 2."
+    assert others in (published / "study.md").read_text()
+
+
 def test_a_workdir_of_the_old_layout_is_refused_in_one_line(tmp_path, no_training, capsys):
     old = tmp_path / "cells" / "plain" / "seed-1" / "cell.json"
     old.parent.mkdir(parents=True)

@@ -142,7 +142,8 @@ def _with_sizes(settings: Settings, items: int, earlier: SidIndex | None) -> Set
 
 def _refuse_to_extend(earlier: SidIndex, path: str, made_with: Mapping[str, Any]) -> None:
     """Refuses to extend an index under other settings or another encoder; no text need be embedded to know."""
-    changes = differences(earlier.made_with, made_with)
+    known = {key: value for key, value in earlier.made_with.items() if key in made_with}  # it may be of older code
+    changes = differences(known, made_with)
     if changes:
         raise UserError(
             f"{path} was made with other settings ({changes}); set them as they were, and "

@@ -20,6 +20,7 @@ from tsrec_jax.pipeline.study_cell import (
     borrow_training,
     cell_folder,
     close,
+    every_cell,
     finished_cell,
     wanted_cells,
 )
@@ -27,7 +28,7 @@ from tsrec_jax.pipeline.study_measure import run_arm, run_one_baseline, with_inp
 from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
 
-CELLS_FILE = "cells.npz"  # all finished cells
+CELLS_FILE = "cells.npz"  # all cells, also those of arms that have left the study
 _OLD_CELLS = "cells/*/*/cell.json"
 
 
@@ -73,7 +74,7 @@ def study(settings: Settings, workdir: pathlib.Path, names: Sequence[str] = (), 
     held = [wanted for wanted in held if wanted in missing]  # the others were finished since
     for words, listed in (("held by another process", held), ("failed", failed), ("not finished", missing)):
         if listed:
-            report(f"study: {words}: {_listed(listed)}")
+            report(f"study: {words}: {_listed([(wanted.name, wanted.seed) for wanted in listed])}")
     report(f"study: {len(cells) - len(missing)} of {len(cells)} cells are finished; see {workdir / 'study.md'}")
     return 1 if failed else 0
 
@@ -139,8 +140,12 @@ def _write_report(settings: Settings, workdir: pathlib.Path, wanted: Sequence[Wa
         if not cells:
             return
         missing = [each for each, cell in found if cell is None]
-        notes = [f"Not finished: {_listed(missing)}."] if missing else []
-        write_cells(workdir / CELLS_FILE, cells)
+        notes = [f"Not finished: {_listed([(each.name, each.seed) for each in missing])}."] if missing else []
+        every = every_cell(workdir)
+        write_cells(workdir / CELLS_FILE, every)
+        shown = {(cell.name, cell.seed) for cell in cells}
+        if others := [(cell.name, cell.seed) for cell in every if (cell.name, cell.seed) not in shown]:
+            notes.append(f"In {CELLS_FILE}, but of other arms or settings than this study's: {_listed(others)}.")
         order = [*settings.study.arms, *settings.study.baselines]
         built = build_report(
             f"Study on {settings.dataset.name or _name(cells)}",
@@ -158,11 +163,11 @@ def _write_report(settings: Settings, workdir: pathlib.Path, wanted: Sequence[Wa
         plot_study(built, workdir / "plots")
 
 
-def _listed(cells: Sequence[WantedCell]) -> str:
-    """Cells in words, those of one system together."""
+def _listed(cells: Sequence[tuple[str, int]]) -> str:
+    """Cells in words, by their names and seeds, those of one system together."""
     seeds: dict[str, list[str]] = {}
-    for wanted in cells:
-        seeds.setdefault(wanted.name, []).append(str(wanted.seed))
+    for system, seed in cells:
+        seeds.setdefault(system, []).append(str(seed))
     return "; ".join(f"{name}, seed{'s' * (len(found) > 1)} {', '.join(found)}" for name, found in seeds.items())
 
 

@@ -113,6 +113,13 @@ def cell_folder(workdir: pathlib.Path, name: str, seed: int) -> pathlib.Path:
     return workdir / "cells" / name.replace(" ", "_") / f"seed-{seed}"
 
 
+def every_cell(workdir: pathlib.Path) -> list[Cell]:
+    """All cells that are there, by name and seed, also those that the study does not ask for as they are."""
+    found = [cell for path in (workdir / "cells").glob(f"*/seed-*/{CELL_FILE}") if path.parent.suffix == ""
+             for cell in read_cells(path)]  # fmt: skip
+    return sorted(found, key=lambda cell: (cell.name, cell.seed))
+
+
 def _data_digest(settings: Settings) -> str:
     """What is known of the source data before anything is made of it."""
     source = _source_digest(settings)
