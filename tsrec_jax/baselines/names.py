@@ -6,30 +6,22 @@ A new one is a file, and a row in `BASELINES`.
 from __future__ import annotations
 
 import dataclasses
-import pkgutil
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from tsrec_jax.baselines.ranking import Fit, FitVectors
+from tsrec_jax.entry import Entry
 
 
 @dataclasses.dataclass(frozen=True)
-class Baseline:
+class Baseline(Entry):
     """A row of the table.
 
     Attributes:
-      entry: "module:name" of its `ranking.Fit`, imported only when it is used.
+      entry: of a `ranking.Fit`, or of a `ranking.FitVectors`.
       seeded: whether another seed gives another result.
       vectors: whether it is a `ranking.FitVectors`, which is given vectors of the items.
     """
 
-    entry: str
     seeded: bool = False
     vectors: bool = False
-
-    def load(self) -> Fit | FitVectors:
-        """What `entry` names."""
-        return pkgutil.resolve_name(self.entry)
 
 
 BASELINES: dict[str, Baseline] = {

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import pkgutil
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from tsrec_jax.sid.quantisers.protocol import Quantiser
+from tsrec_jax.entry import Entry
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
+class Method(Entry):
     """A row of the table.
 
     Attributes:
-      entry: "module:name" of the class, a `protocol.Quantiser`; imported only when it is used, since it brings JAX.
+      entry: of the class, a `protocol.Quantiser`.
       settings: the fields of `IndexSettings` that shape its codes, beside those that shape the codes of every method.
     """
 
-    entry: str
     settings: tuple[str, ...] = ()
-
-    def load(self) -> type[Quantiser]:
-        """What `entry` names."""
-        return pkgutil.resolve_name(self.entry)
 
 
 QUANTISERS: dict[str, Method] = {

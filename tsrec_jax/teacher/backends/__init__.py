@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import pkgutil
-from typing import Any
+
+from tsrec_jax.entry import Entry
 
 
 @dataclasses.dataclass(frozen=True)
-class Backend:
+class Backend(Entry):
     """A row of the table.
 
     Attributes:
-      entry: "module:name" of a callable, imported only when it is used, for it may need an SDK. Where the backend asks
-        a model: settings -> `protocol.Teacher`. Else: catalogue, settings, number of levels -> descriptions of all
-        tokens of that many first levels, or of more.
+      entry: of a callable. Where the backend asks a model: settings -> `protocol.Teacher`. Else: catalogue, settings,
+        number of levels -> descriptions of all tokens of that many first levels, or of more.
       asks_a_model: whether it sends questions over the network.
       needs: a setting that must not be empty, and what it holds.
     """
 
-    entry: str
     asks_a_model: bool = False
     needs: tuple[str, str] | None = None
-
-    def load(self) -> Any:
-        """What `entry` names."""
-        return pkgutil.resolve_name(self.entry)
 
 
 _MODEL = ("model", "the name of a model")
