@@ -162,8 +162,9 @@ def _shaping(config: Mapping[str, Any], kind: str, data: str) -> dict[str, Any]:
     """The settings that shape a cell, flat."""
     settings = flat({key: value for key, value in config.items() if key not in _ANY_SECTION})
     settings = {key: value for key, value in settings.items() if key not in _ANY_VALUE}
-    if not config["prepare"]["source"]:  # nothing is prepared, so that nothing of it shapes the cell
-        settings = {key: value for key, value in settings.items() if not key.startswith("prepare.")}
+    prepared, folder = config["prepare"]["source"], config["dataset"]["path"]
+    used = {"prepare": prepared, "shop": not (prepared or folder), "pretrain": not config["model"]["path"]}
+    settings = {key: value for key, value in settings.items() if used.get(key.partition(".")[0], True)}
     if kind == "baseline":
         settings = {key: value for key, value in settings.items() if _within(key, _SHAPES_BASELINES)}
     return {**settings, "data": data}
