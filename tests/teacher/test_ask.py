@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from tests.said import said
 from tests.teacher.server import GOOD
 from tsrec_jax.errors import Stopped, UserError
 from tsrec_jax.teacher.ask import BAD_ANSWERS, FAILED_IN_A_ROW, ask_all
@@ -40,12 +41,12 @@ class Script:
 
 @pytest.fixture
 def ask(tmp_path, virtual_time):
-    def run(teacher, count=3, *, concurrency=1, max_attempts=3, report=lambda line: None, budget=None, **changes):
+    def run(teacher, count=3, *, concurrency=1, max_attempts=3, budget=None, **changes):
         questions = [Question(Group(f"<a_{n}>", (), 0, (n,)), (), f"prompt {n}") for n in range(count)]
         keys = {question.name: f"key {question.name}" for question in questions}
         cache = AnswerCache(tmp_path / "answers.jsonl")
         settings = DescribeSettings(concurrency=concurrency, max_attempts=max_attempts, **changes)
-        return ask_all(questions, keys, teacher, cache, settings, report, virtual_time.clock, budget)
+        return ask_all(questions, keys, teacher, cache, settings, virtual_time.clock, budget)
 
     run.cache = AnswerCache(tmp_path / "answers.jsonl")
     return run
@@ -289,7 +290,7 @@ def test_a_teacher_of_which_most_answers_are_rubbish_is_not_asked_to_the_end(ask
 
 
 def test_progress_tells_how_far_what_it_cost_and_how_long_it_takes(ask):
-    lines = []
-    ask(Script({}), 4, requests_per_minute=10, input_price=1000.0, output_price=0.0, report=lines.append)
+    with said() as lines:
+        ask(Script({}), 4, requests_per_minute=10, input_price=1000.0, output_price=0.0)
     assert lines[-1].endswith("4 of 4 questions; 0 failed, 400 input and 80 output tokens, cost 0.40; finished")
     assert "s left" in lines[0]

@@ -224,7 +224,7 @@ def test_a_new_backend_that_asks_a_model_is_one_class_and_one_row(catalogue, tmp
         DescribeSettings(backend="toy")
     settings = DescribeSettings(backend="toy", model="abacus", output_price=1e6)
     assert plan(catalogue, settings, tmp_path).questions == 4
-    found = describe(catalogue, settings, tmp_path, lambda line: None)
+    found = describe(catalogue, settings, tmp_path)
     assert [words.description for words in found] == ["By abacus."] * 4
     assert plan(catalogue, settings, tmp_path).cached == 4
     facts = json.loads((tmp_path / "teacher.json").read_text())
@@ -235,6 +235,6 @@ def test_a_new_backend_that_asks_nobody_is_one_function_and_one_row(catalogue, t
     monkeypatch.setitem(BACKENDS, "toy", Backend(f"{__name__}:toy_descriptions"))
     settings = DescribeSettings(backend="toy")
     assert "costs nothing" in str(plan(catalogue, settings, tmp_path))
-    found = describe(catalogue, settings, tmp_path, lambda line: None, numbered=True)
+    found = describe(catalogue, settings, tmp_path, numbered=True)
     assert [words.token for words in found] == list(catalogue.tokens)
     assert [words.keywords for words in found] == [("toy",), ("toy",), ("2nd item",), ("3rd item",)]

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from tests.said import said
 from tests.teacher.server import GOOD, SECRET, network_settings
 from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 from tsrec_jax.data.faults import DatasetError
@@ -26,8 +27,7 @@ def facts_of(folder):
 
 
 def test_a_model_describes_every_token(catalogue, settings, server, tmp_path, virtual_time):
-    lines = []
-    clusters = describe(catalogue, settings, tmp_path, lines.append, virtual_time.clock)
+    clusters = describe(catalogue, settings, tmp_path, virtual_time.clock)
     assert clusters == tuple(
         TokenDescription(t, GOOD["description"], tuple(GOOD["keywords"])) for t in catalogue.tokens
     )
@@ -39,10 +39,10 @@ def test_a_model_describes_every_token(catalogue, settings, server, tmp_path, vi
 
 
 def test_a_second_run_asks_nothing(catalogue, settings, server, tmp_path, monkeypatch):
-    first = describe(catalogue, settings, tmp_path, lambda line: None)
+    first = describe(catalogue, settings, tmp_path)
     for variable in ("GEMINI_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.delenv(variable, raising=False)
-    assert describe(catalogue, settings, tmp_path, lambda line: None) == first
+    assert describe(catalogue, settings, tmp_path) == first
     assert len(server.requests) == 4
     assert (facts_of(tmp_path)["cached"], facts_of(tmp_path)["requests"]) == (4, 0)
 
@@ -50,9 +50,9 @@ def test_a_second_run_asks_nothing(catalogue, settings, server, tmp_path, monkey
 def test_a_cap_counts_what_earlier_runs_asked_and_a_higher_one_goes_on(catalogue, settings, server, tmp_path):
     for _ in range(2):
         with pytest.raises(UserError, match=r"max_questions allows no further question: 3 answers .*1 questions are"):
-            describe(catalogue, dataclasses.replace(settings, max_questions=3), tmp_path, lambda line: None)
+            describe(catalogue, dataclasses.replace(settings, max_questions=3), tmp_path)
         assert len(server.requests) == 3
-    assert len(describe(catalogue, dataclasses.replace(settings, max_questions=4), tmp_path, lambda line: None)) == 4
+    assert len(describe(catalogue, dataclasses.replace(settings, max_questions=4), tmp_path)) == 4
     assert len(server.requests) == 4
 
 
@@ -60,8 +60,8 @@ def test_a_cap_counts_what_earlier_runs_asked_and_a_higher_one_goes_on(catalogue
 def test_another_model_prompt_or_temperature_asks_anew(catalogue, server, tmp_path, monkeypatch, change):
     pytest.importorskip("openai")
     settings = network_settings("openai", server, monkeypatch)
-    describe(catalogue, settings, tmp_path, lambda line: None)
-    describe(catalogue, dataclasses.replace(settings, **change), tmp_path, lambda line: None)
+    describe(catalogue, settings, tmp_path)
+    describe(catalogue, dataclasses.replace(settings, **change), tmp_path)
     assert len(server.requests) == 8
 
 
@@ -74,7 +74,7 @@ MISBEHAVIOURS = [
 def test_a_server_that_misbehaves_in_every_way_is_outlasted(catalogue, settings, server, tmp_path, virtual_time):
     server.faults = [*MISBEHAVIOURS, "fenced"]
     settings = dataclasses.replace(settings, max_attempts=20, timeout_seconds=0.5)
-    clusters = describe(catalogue, settings, tmp_path, lambda line: None, virtual_time.clock)
+    clusters = describe(catalogue, settings, tmp_path, virtual_time.clock)
     assert all(cluster.keywords == tuple(GOOD["keywords"]) for cluster in clusters)
     assert len(server.requests) == len(MISBEHAVIOURS) + 4
 
@@ -85,14 +85,14 @@ def test_tokens_without_an_answer_are_listed_and_a_rerun_asks_only_for_them(
     server.always = {"Steel pipe clamp": "empty keywords"}  # shown for <a_2>, <b_1> and as a neighbour for <b_2>
     settings = dataclasses.replace(settings, max_attempts=2)
     with pytest.raises(UserError) as caught:
-        describe(catalogue, settings, tmp_path, lambda line: None, virtual_time.clock)
+        describe(catalogue, settings, tmp_path, virtual_time.clock)
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("3 of 4 tokens have no answer")
     assert [line.split(":")[0].strip() for line in lines[1:]] == ["<a_2>", "<b_1>", "<b_2>"]
     assert all("the list of keywords is empty" in line for line in lines[1:])
     assert (facts_of(tmp_path)["answers"], facts_of(tmp_path)["failed"]) == (1, 3)
     server.always, server.requests = {}, []
-    assert len(describe(catalogue, settings, tmp_path, lambda line: None, virtual_time.clock)) == 4
+    assert len(describe(catalogue, settings, tmp_path, virtual_time.clock)) == 4
     assert len(server.requests) == 3
 
 
@@ -102,7 +102,7 @@ from tests.teacher.test_describe import large_catalogue
 from tsrec_jax.teacher.describe import describe
 from tsrec_jax.teacher.settings import DescribeSettings
 settings = DescribeSettings(backend="openai", model="some-model", base_url=sys.argv[1], concurrency=1)
-describe(large_catalogue(), settings, pathlib.Path(sys.argv[2]), print)
+describe(large_catalogue(), settings, pathlib.Path(sys.argv[2]))
 """
 
 
@@ -129,7 +129,7 @@ def test_a_killed_run_loses_nothing_that_was_answered(server, tmp_path, monkeypa
     asked = [request.prompt for request in server.requests]
     assert len(asked) == 6
     server.requests = []
-    clusters = describe(large_catalogue(), settings, tmp_path, lambda line: None)
+    clusters = describe(large_catalogue(), settings, tmp_path)
     assert len(clusters) == 12
     again = [request.prompt for request in server.requests]
     assert len(again) == 7
@@ -138,17 +138,23 @@ def test_a_killed_run_loses_nothing_that_was_answered(server, tmp_path, monkeypa
 
 def test_the_key_appears_in_no_file_line_error_or_log(catalogue, settings, server, tmp_path, virtual_time, caplog):
     caplog.set_level(logging.DEBUG)
-    lines = []
     settings = dataclasses.replace(settings, max_attempts=3)
     server.faults = ["500", "echo", "400"]
     server.always = {"Wooden bar clamp": "429"}
-    with pytest.raises(UserError) as caught:
-        describe(catalogue, settings, tmp_path, lines.append, virtual_time.clock)
+    with said() as lines, pytest.raises(UserError) as caught:
+        describe(catalogue, settings, tmp_path, virtual_time.clock)
     server.always, server.faults = {}, ["401"] * 3
-    with pytest.raises(UserError) as refused:
-        describe(catalogue, settings, tmp_path, lines.append, virtual_time.clock)
+    with said() as more, pytest.raises(UserError) as refused:
+        describe(catalogue, settings, tmp_path, virtual_time.clock)
     assert any(SECRET in str(request.headers) for request in server.requests)
-    texts = [*lines, str(caught.value), str(refused.value), repr(settings), str(plan(catalogue, settings, tmp_path))]
+    texts = [
+        *lines,
+        *more,
+        str(caught.value),
+        str(refused.value),
+        repr(settings),
+        str(plan(catalogue, settings, tmp_path)),
+    ]
     texts += [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
     texts += [record.getMessage() for record in caplog.records]
     assert "[key]" in " ".join(texts)
@@ -166,23 +172,23 @@ def test_a_plan_counts_what_is_missing_and_sends_nothing(catalogue, settings, se
 
 
 def test_a_plan_knows_what_is_on_disk(catalogue, settings, tmp_path):
-    describe(catalogue, settings, tmp_path, lambda line: None)
+    describe(catalogue, settings, tmp_path)
     found = plan(catalogue, settings, tmp_path)
     assert (found.cached, found.input_tokens, found.output_tokens) == (4, 0, 0)
 
 
 def test_a_cached_answer_that_no_longer_passes_is_asked_again(catalogue, settings, server, tmp_path):
-    describe(catalogue, settings, tmp_path, lambda line: None)
+    describe(catalogue, settings, tmp_path)
     path = tmp_path / CACHE_NAME
     path.write_text(path.read_text().replace("keywords", "key words"))
-    describe(catalogue, settings, tmp_path, lambda line: None)
+    describe(catalogue, settings, tmp_path)
     assert len(server.requests) == 8
 
 
 def test_the_offline_backend_asks_nobody(catalogue, tmp_path):
     pytest.importorskip("sklearn")
-    lines = []
-    clusters = describe(catalogue, DescribeSettings(), tmp_path, lines.append)
+    with said() as lines:
+        clusters = describe(catalogue, DescribeSettings(), tmp_path)
     assert tuple(cluster.token for cluster in clusters) == catalogue.tokens
     assert (facts_of(tmp_path)["backend"], facts_of(tmp_path)["answers"]) == ("offline", 4)
     assert sorted(path.name for path in tmp_path.iterdir()) == [FACTS_NAME]
@@ -199,12 +205,12 @@ def test_a_level_that_only_numbers_gets_plain_words_and_no_model_is_asked_for_th
     counted = Catalogue(catalogue.items, numbers)
     settings = network_settings("openai", server, monkeypatch)
     assert plan(counted, settings, tmp_path, numbered=True).questions == 4
-    asked = describe(counted, settings, tmp_path, lambda line: None, numbered=True)
-    found = describe(counted, DescribeSettings(), tmp_path, lambda line: None, numbered=True)
+    asked = describe(counted, settings, tmp_path, numbered=True)
+    found = describe(counted, DescribeSettings(), tmp_path, numbered=True)
     assert len(server.requests) == 4
     assert asked[-2:] == found[-2:]
     assert [(c.token, c.keywords) for c in found[-2:]] == [("<c_0>", ("1st item",)), ("<c_1>", ("2nd item",))]
-    assert found[:-2] == describe(catalogue, DescribeSettings(), tmp_path, lambda line: None)
+    assert found[:-2] == describe(catalogue, DescribeSettings(), tmp_path)
     for cluster in found:
         text = json.dumps({"description": cluster.description, "keywords": cluster.keywords})
         assert parse_answer(text, cluster.token) == cluster
@@ -215,7 +221,7 @@ def test_every_path_is_described_and_those_of_few_items_without_a_model(catalogu
     found = plan(catalogue, settings, tmp_path)
     assert (found.questions, found.counted, found.unit) == (4, 2, "path")
     assert "4 questions" in str(found) and "2 paths of few items" in str(found)
-    clusters = describe(catalogue, settings, tmp_path, lambda line: None)
+    clusters = describe(catalogue, settings, tmp_path)
     assert [words.name for words in clusters] == [
         "<a_1>",
         "<a_2>",
@@ -233,7 +239,7 @@ def test_every_path_is_described_and_those_of_few_items_without_a_model(catalogu
     assert "Wooden hand drill" in alone.description
     facts = facts_of(tmp_path)
     assert (facts["unit"], facts["questions"], facts["counted"], facts["answers"]) == ("path", 4, 2, 6)
-    assert describe(catalogue, settings, tmp_path, lambda line: None) == clusters
+    assert describe(catalogue, settings, tmp_path) == clusters
     assert len(server.requests) == 4
     assert plan(catalogue, dataclasses.replace(settings, least_items=1), tmp_path).questions == 6
 
@@ -244,9 +250,9 @@ def test_paths_without_an_answer_are_listed_and_a_rerun_asks_only_for_them(
     server.always = {"1, in the group:\n- Wooden": "empty keywords"}  # of <a_2><b_2> alone
     settings = dataclasses.replace(settings, max_attempts=2, unit="path")
     with pytest.raises(UserError, match=r"1 of 6 paths have no answer.*\n  <a_2><b_2>: the list of keywords"):
-        describe(catalogue, settings, tmp_path, lambda line: None, virtual_time.clock)
+        describe(catalogue, settings, tmp_path, virtual_time.clock)
     server.always, server.requests = {}, []
-    assert len(describe(catalogue, settings, tmp_path, lambda line: None, virtual_time.clock)) == 6
+    assert len(describe(catalogue, settings, tmp_path, virtual_time.clock)) == 6
     assert len(server.requests) == 1
 
 
@@ -254,21 +260,21 @@ def test_a_level_that_only_numbers_makes_no_paths(catalogue, tmp_path):
     counters = [0, 0, 0, 0, 1, 1]
     counted = Catalogue(catalogue.items, tuple((*s, f"<c_{n}>") for s, n in zip(catalogue.sids, counters, strict=True)))
     settings = DescribeSettings(unit="path")
-    found = describe(counted, settings, tmp_path, lambda line: None, numbered=True)
+    found = describe(counted, settings, tmp_path, numbered=True)
     assert [words.name for words in found[-3:]] == ["<a_2><b_2>", "<c_0>", "<c_1>"]
     assert plan(counted, settings, tmp_path, numbered=True).questions == len(found) == 8
     flat = Catalogue(catalogue.items, tuple(sid[:1] for sid in catalogue.sids))
     with pytest.raises(UserError, match=r"unit=path: the SIDs have one level"):
-        describe(flat, settings, tmp_path, lambda line: None)
+        describe(flat, settings, tmp_path)
 
 
 def test_a_file_of_paths_is_read_where_paths_are_asked_for(catalogue, tmp_path):
-    paths = describe(catalogue, DescribeSettings(unit="path"), tmp_path, lambda line: None)
+    paths = describe(catalogue, DescribeSettings(unit="path"), tmp_path)
     write_token_descriptions(tmp_path / "words.json", paths)
     settings = DescribeSettings(backend="file", path=str(tmp_path / "words.json"), unit="path")
-    assert describe(catalogue, settings, tmp_path, lambda line: None) == paths
+    assert describe(catalogue, settings, tmp_path) == paths
     with pytest.raises(UserError, match=r"words.json describes paths, and config.describe.unit=token; set it to path"):
-        describe(catalogue, dataclasses.replace(settings, unit="token"), tmp_path, lambda line: None)
+        describe(catalogue, dataclasses.replace(settings, unit="token"), tmp_path)
 
 
 def write_words(path, tokens):
@@ -279,7 +285,7 @@ def write_words(path, tokens):
 
 def test_the_file_backend_reads_what_another_teacher_wrote(catalogue, tmp_path):
     settings = write_words(tmp_path / "words.json", reversed(catalogue.tokens))
-    clusters = describe(catalogue, settings, tmp_path / "out", lambda line: None)
+    clusters = describe(catalogue, settings, tmp_path / "out")
     assert [cluster.token for cluster in clusters] == list(catalogue.tokens)
     assert clusters[0].description == "kind 3"
 
@@ -287,6 +293,6 @@ def test_the_file_backend_reads_what_another_teacher_wrote(catalogue, tmp_path):
 def test_the_file_backend_names_missing_tokens_and_a_missing_file(catalogue, tmp_path):
     settings = write_words(tmp_path / "words.json", catalogue.tokens[1:])
     with pytest.raises(DatasetError, match=r"words.json: token <a_1> has no entry"):
-        describe(catalogue, settings, tmp_path, lambda line: None)
+        describe(catalogue, settings, tmp_path)
     with pytest.raises(UserError, match=r"config.describe.path='.*absent.json': no such file"):
-        describe(catalogue, dataclasses.replace(settings, path="absent.json"), tmp_path, lambda line: None)
+        describe(catalogue, dataclasses.replace(settings, path="absent.json"), tmp_path)

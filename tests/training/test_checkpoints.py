@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests.said import said
 from tests.training.conftest import tiny_config
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
@@ -34,9 +35,8 @@ def model_of(value):
 
 def restored(folder, like=None, identity=IDENTITY):
     """What a new start finds: the step (0: nothing), its state, and the lines about what it passed over."""
-    lines = []
-    with Checkpoints(folder) as checkpoints:
-        state, position = checkpoints.restore(like or state_of(0), identity, lines.append)
+    with Checkpoints(folder) as checkpoints, said() as lines:
+        state, position = checkpoints.restore(like or state_of(0), identity)
     return state, position, lines
 
 
@@ -207,7 +207,7 @@ def largest_file(size):
 
 def test_a_full_disk_is_named_with_its_space_and_harms_no_older_state(folder):
     with Checkpoints(folder) as checkpoints:
-        _, position = checkpoints.restore(state_of(0), IDENTITY, print)
+        _, position = checkpoints.restore(state_of(0), IDENTITY)
         with largest_file(1024), pytest.raises(UserError, match=r"latest/6: .* \(\d+ MiB are free there\); make room"):
             checkpoints.save(state_of(6), position)
             checkpoints.finish()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests.said import said
 from tests.training.test_step import batches_of, named
 from tsrec_jax.errors import UserError
 from tsrec_jax.training.loop import Run, train
@@ -27,7 +28,6 @@ def train_in(
     *,
     validate=None,
     identity=IDENTITY,
-    report=lambda _line: None,
     batches=None,
     loss=SFT,
     wrap=lambda step: step,
@@ -45,7 +45,7 @@ def train_in(
         batches or batches_of(examples),
         validate or (lambda _model: {"valid/loss": next(values)}),
         settings,
-        Run(folder, identity, report=report, **(run or {})),
+        Run(folder, identity, **(run or {})),
     )
 
 
@@ -65,8 +65,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, make_mo
         train_in(tmp_path / "cut", make_model(), examples, validate=dies_at_the_second_validation)
     with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "lo')  # what a kill in the middle of a line leaves
-    lines = []
-    resumed = train_in(tmp_path / "cut", make_model(seed=9), examples, report=lines.append)
+    with said() as lines:
+        resumed = train_in(tmp_path / "cut", make_model(seed=9), examples)
     assert "resuming after step 2 of 6" in lines[0]
     assert resumed.steps == whole.steps == 6
     expected = named(nnx.state(whole.model))

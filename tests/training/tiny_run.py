@@ -74,7 +74,6 @@ def run_in(
     new_rows=12,
     number=0,
     at=0,
-    report=lambda _line: None,
     **changes,
 ) -> TrainResult:
     """Trains in `folder`, which may hold a run that was cut off."""
@@ -100,7 +99,7 @@ def run_in(
             Recorded(batches_of(make_examples()), folder, number, at),
             lambda model: {"valid/loss": float(model.final_norm[...].sum())},
             settings,
-            Run(folder, {"seed": 3}, report=report),
+            Run(folder, {"seed": 3}),
         )
 
 
@@ -130,7 +129,7 @@ def _main() -> int:
     mesh = make_mesh(given.data, given.fsdp, given.tensor) if several else None
     number = signal.Signals[f"SIG{given.signal}"]
     try:
-        run_in(given.folder, steps=given.steps, every=given.every, mesh=mesh, number=number, at=given.at, report=print)
+        run_in(given.folder, steps=given.steps, every=given.every, mesh=mesh, number=number, at=given.at)
     except Stopped as stop:
         print(stop)
     return 0

@@ -46,7 +46,7 @@ def describe_tokens(
         refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
         report("describe: finished before, skipped")
     else:
-        token_descriptions = describe(catalogue, settings, folder, report, numbered=numbered)
+        token_descriptions = describe(catalogue, settings, folder, numbered=numbered)
         write_json(folder / IDENTITY, identity)
         write_token_descriptions(file, token_descriptions)
     return tuple(read_token_descriptions(file, catalogue).values())

@@ -126,7 +126,6 @@ def pretrain(settings: Settings, workdir: pathlib.Path, texts: TextFolder) -> pa
             scratch,
             identity,
             "pretrain",
-            report,
             checkpoints_at=place.checkpoints(scratch),
             before_save=place.push,
         ),

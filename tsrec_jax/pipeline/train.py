@@ -126,7 +126,6 @@ def _train(job: Job, parts: RecommenderParts, profile: range) -> dict[str, Any]:
         folder,
         job.identity,
         STAGE,
-        report,
         checkpoints_at=job.workdir.checkpoints(folder),
         before_save=job.workdir.push,
         step_flops=flops,

@@ -12,7 +12,7 @@ from types import FrameType
 
 from tsrec_jax import errors
 from tsrec_jax.data.catalogue import TokenDescription
-from tsrec_jax.progress import Progress
+from tsrec_jax.progress import Progress, report
 from tsrec_jax.teacher.answers import BadAnswer, parse_answer
 from tsrec_jax.teacher.backends.protocol import Refused, Rejected, Reply, Retryable, Teacher
 from tsrec_jax.teacher.cache import AnswerCache
@@ -50,7 +50,6 @@ def ask_all(
     teacher: Teacher,
     cache: AnswerCache,
     settings: DescribeSettings,
-    report: Callable[[str], None],
     clock: Clock | None = None,
     budget: Budget | None = None,
 ) -> AskResult:
@@ -65,7 +64,6 @@ def ask_all(
       teacher: the model.
       cache: where answers go.
       settings: rate, attempts, prices and caps.
-      report: takes lines of progress.
       clock: None: the real one.
       budget: what earlier runs asked, and the caps; None: nothing was asked.
 
@@ -76,7 +74,7 @@ def ask_all(
     asking = _Asking(keys, teacher, cache, settings, clock or Clock(), budget or Budget(settings))
     try:
         with _told_by_sigterm(asking.pace.stop) as told:
-            _ask(questions, asking, settings.concurrency, report)
+            _ask(questions, asking, settings.concurrency)
     except CapReached as cap:
         spent, left = asking.budget, len(questions) - len(asking.result.descriptions)
         raise errors.UserError(
@@ -111,8 +109,8 @@ def _told_by_sigterm(stop: Callable[[], None]) -> Iterator[list[int]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _ask(questions: Sequence[Question], asking: _Asking, concurrency: int, report: Callable[[str], None]) -> None:
-    progress = Progress(len(questions), report, asking.clock.now, unit="questions")
+def _ask(questions: Sequence[Question], asking: _Asking, concurrency: int) -> None:
+    progress = Progress(len(questions), now=asking.clock.now, unit="questions")
     pool = concurrent.futures.ThreadPoolExecutor(concurrency, thread_name_prefix="teacher")
     try:
         futures = [pool.submit(asking.settle, question) for question in questions]

@@ -6,12 +6,13 @@ import contextlib
 import pathlib
 import time
 import urllib.parse
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import write_json
+from tsrec_jax.progress import report
 from tsrec_jax.teacher.answers import ANSWER_SCHEMA, BadAnswer, parse_answer
 from tsrec_jax.teacher.ask import AskResult, ask_all
 from tsrec_jax.teacher.backends import BACKENDS
@@ -31,7 +32,6 @@ def describe(
     catalogue: Catalogue,
     settings: DescribeSettings,
     folder: pathlib.Path,
-    report: Callable[[str], None],
     clock: Clock | None = None,
     *,
     numbered: bool = False,
@@ -58,7 +58,7 @@ def describe(
     facts: dict[str, Any] = {}
     groups = _groups(catalogue, settings, numbered)
     if settings.asks_a_model:
-        found, failures, facts = _ask_model(catalogue, groups, settings, folder, report, clock)
+        found, failures, facts = _ask_model(catalogue, groups, settings, folder, clock)
         few = [group for group in groups if not _asked(group, settings)]
         found |= {words.name: words for words in _counted(catalogue, few, settings)}
         facts |= {"least_items": settings.least_items, "counted": len(few)}
@@ -101,7 +101,6 @@ def _ask_model(
     groups: Sequence[Group],
     settings: DescribeSettings,
     folder: pathlib.Path,
-    report: Callable[[str], None],
     clock: Clock | None,
 ) -> tuple[dict[str, TokenDescription], Mapping[str, str], dict[str, Any]]:
     """{name: description}, {name: why it has none}, and the facts of the run."""
@@ -114,7 +113,7 @@ def _ask_model(
     if missing:
         with contextlib.closing(BACKENDS[settings.backend].load()(settings)) as teacher:
             budget = Budget(settings, *cache.spent())
-            result = ask_all(missing, keys, teacher, cache, settings, report, clock, budget)
+            result = ask_all(missing, keys, teacher, cache, settings, clock, budget)
     facts = {
         "questions": len(questions),
         "model": settings.model,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from flax import nnx
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.processes import first, several, share
+from tsrec_jax.progress import report
 from tsrec_jax.training.series import Series
 from tsrec_jax.training.step import TABLES, TrainState
 
@@ -132,9 +133,7 @@ class Checkpoints:
         self.finish()
         self._latest.save(int(state.step), flatten(state), dataclasses.asdict(position))
 
-    def restore(
-        self, like: TrainState, identity: Mapping[str, Any], report: Callable[[str], None]
-    ) -> tuple[TrainState, Position]:
+    def restore(self, like: TrainState, identity: Mapping[str, Any]) -> tuple[TrainState, Position]:
         """The newest state that can be used, and its position; `like` and that of the start where there is none.
 
         Newer ones that cannot be used are reported and removed: a crash cut them off, a file of theirs is damaged, or
@@ -143,7 +142,6 @@ class Checkpoints:
         Args:
           like: gives the shapes and shardings.
           identity: facts that must agree with those that were saved.
-          report: receives a line for each state that is passed over.
 
         Raises:
           UserError: the state belongs to another vocabulary, other settings or another model, and the message lists the

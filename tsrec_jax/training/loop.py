@@ -23,6 +23,7 @@ from tsrec_jax.data.input import TrainBatches
 from tsrec_jax.errors import Stopped, no_space
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import mesh_of, named_sharding
+from tsrec_jax.progress import report, stage
 from tsrec_jax.training.checkpoints import Checkpoints, Position
 from tsrec_jax.training.meter import Meter
 from tsrec_jax.training.metrics_log import MetricsLog, clock
@@ -44,7 +45,6 @@ class Run:
       folder: receives `checkpoints/`, `metrics.jsonl` and TensorBoard events.
       identity: JSON facts that a resumed checkpoint must agree with.
       label: first word of the progress lines.
-      report: receives the progress lines.
       checkpoints_at: where the checkpoints go instead, when that is not this machine.
       before_save: called before a checkpoint is written, so that what it belongs to is safe by then.
       after_validation: called when a validation is in the log, to draw curves.
@@ -56,7 +56,6 @@ class Run:
     folder: pathlib.Path
     identity: Mapping[str, Any]
     label: str = "train"
-    report: Callable[[str], None] = print
     checkpoints_at: epath.Path | None = None
     before_save: Callable[[], None] = lambda: None
     after_validation: Callable[[], None] = lambda: None
@@ -116,10 +115,11 @@ def train(
     with StopSignals() as signals, Checkpoints(run.checkpoints, keep=settings.keep) as checkpoints:
         tokens = state.model.num_tokens
         facts = {**run.identity, **({} if tokens is None else {"vocabulary.tokens": tokens})}
-        state, position = checkpoints.restore(state, facts, lambda line: run.report(f"{label}: {line}"))
+        with stage(label):
+            state, position = checkpoints.restore(state, facts)
         mesh, done = mesh_of(state.trained), int(state.step)
         if done:
-            run.report(f"{label}: resuming after step {done} of {last}")
+            report(f"{label}: resuming after step {done} of {last}")
         started = time.perf_counter() - position.seconds
         log = MetricsLog(run.folder, resume_step=done, wandb=run.wandb)
         with (
@@ -156,7 +156,7 @@ def train(
     seconds = time.perf_counter() - started
     value = journal.best_value
     best_words = f"best valid/{settings.select_by} {value:.4f} at step {best_step}"
-    run.report(f"{label}: {done} steps in {clock(seconds)}; {best_words}")
+    report(f"{label}: {done} steps in {clock(seconds)}; {best_words}")
     return TrainResult(best, done, best_step, value, journal.patience_is_over and done < last, seconds)
 
 
@@ -202,7 +202,7 @@ class _Journal:
         if step % self._settings.log_every == 0 or step == self._settings.max_steps:
             values |= self.meter.rates()
             self._log.write(step, values)
-            self._run.report(f"{self._run.label} " + self.meter.line(step, values))
+            report(f"{self._run.label} " + self.meter.line(step, values))
 
     def validated(self, step: int, model: Decoder, validate: Validate) -> None:
         """Validates a model, logs it, and keeps its weights when they are the best so far."""
@@ -213,7 +213,7 @@ class _Journal:
         shown = {name.removeprefix("valid/"): number for name, number in values.items() if name.startswith("valid/")}
         listed = "  ".join(f"{name} {number:.4f}" for name, number in shown.items())
         best = "  (best so far)" if improved else ""
-        self._run.report(f"{self._run.label} step {step}: validation {listed}{best}")
+        report(f"{self._run.label} step {step}: validation {listed}{best}")
         if improved:
             self._checkpoints.save_best(step, model)
             self._position = dataclasses.replace(self._position, best_step=step, best_value=value, bad_checks=0)
