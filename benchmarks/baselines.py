@@ -87,6 +87,7 @@ def main() -> None:
         "",
     ]
     write_text(pathlib.Path(given.out), "\n".join(lines))
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":
