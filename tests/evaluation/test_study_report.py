@@ -77,6 +77,18 @@ def test_targets_whose_place_no_clock_gave_are_said_once_for_all_cells():
     assert f"- {said} is shuffled by a hash of user and item." in to_markdown(built)
 
 
+def test_the_losses_before_the_first_step_are_said_as_means_over_seeds():
+    starts = {"a": [(3.0, 9.0), (2.0, 8.0)], "b": [(6.5, 9.25)]}
+    cells = [
+        cell_of([0, 1], name=name, seed=seed, facts={"start": {"constrained": one, "vocabulary": other}})
+        for name, pairs in starts.items()
+        for seed, (one, other) in enumerate(pairs)
+    ]
+    cells.append(cell_of([0, 1], name="popularity", kind="baseline"))
+    (note,) = build_report("Study", systems_of(cells, ["a", "b", "popularity"]), (), (), (), {}, resamples=20).notes
+    assert note.endswith("the whole vocabulary: a 2.50 / 8.50, b 6.50 / 9.25")
+
+
 def test_markdown_holds_every_section(report):
     text = to_markdown(report)
     for title in ("Quality", "Paired tests", "Cost", "Cold and warm targets", "By history length",

@@ -127,7 +127,8 @@ def test_a_cell_knows_its_cost_its_curve_and_how_it_was_made(workdir):
     assert cell.cost["flops"] > 0
     assert 4 * 2048 * 0.5 < cell.cost["tokens"] <= 4 * 2048
     assert cell.cost["parameters"] > 1000
-    assert set(cell.facts) == {"command", "data_hash", "commit", "machine", "versions"}
+    assert set(cell.facts) == {"command", "data_hash", "commit", "machine", "versions", "start"}
+    assert 0 < cell.facts["start"]["constrained"] < cell.facts["start"]["vocabulary"]
     assert sum(rows for rows, _, _ in cell.calibration) == sum(cell.lost) == 16
     other = only_cell(workdir / "cells/tsrec/seed-1/cell.npz")
     assert cell.rows.digest == other.rows.digest == only_cell(workdir / "cells/popularity/seed-1/cell.npz").rows.digest

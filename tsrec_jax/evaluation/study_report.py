@@ -176,7 +176,7 @@ def build_report(
         beams=min(system.cells[0].beams for system in systems),
         systems=[_result(system, draws[system.rows.digest], soon.get(system.name)) for system in systems],
         comparisons=comparisons,
-        notes=[*said, *_tied(systems), *refused],
+        notes=[*said, *_tied(systems), *_started(systems), *refused],
         curves=drawn,
         facts=facts,
     )
@@ -193,6 +193,18 @@ def _tied(systems: Sequence[System]) -> list[str]:
                 f"user; the order among these is {ORDERS[cell.facts['ties']['order']]}."
             )
     return list(dict.fromkeys(said))
+
+
+def _started(systems: Sequence[System]) -> list[str]:
+    """The loss of each arm before its first step, in one note."""
+    said = []
+    for system in systems:
+        starts = [cell.facts["start"] for cell in system.cells if "start" in cell.facts]
+        if starts:
+            means = (sum(start[name] for start in starts) / len(starts) for name in ("constrained", "vocabulary"))
+            said.append(f"{system.name} {' / '.join(f'{mean:.2f}' for mean in means)}")
+    note = "Before the first step, nats per SID token among the tokens that may stand there / the whole vocabulary: "
+    return [note + ", ".join(said)] if said else []
 
 
 def _comparisons(

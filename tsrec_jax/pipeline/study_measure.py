@@ -106,7 +106,7 @@ def run_arm(wanted: WantedCell, settings: Settings) -> Cell:
     # With a prior, scores are no log-probabilities.
     first = None if settings.eval.prior else [ranked[0] for ranked in scores]
     facts |= {"prior": evaluated["prior"]} if settings.eval.prior else {}
-    facts |= _ties(settings)
+    facts |= {"start": trained["start"], **_ties(settings)}
     return _cell(wanted, job.dataset, predictions, first=first, curve=curve, cost=cost, facts=facts)
 
 
