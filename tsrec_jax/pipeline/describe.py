@@ -25,20 +25,20 @@ LOGISTICS = ("words", "concurrency", "requests_per_minute", "max_attempts", "tim
 
 
 def describe_tokens(
-    settings: DescribeSettings, workdir: pathlib.Path, catalogue: Catalogue, numbered: bool
+    settings: DescribeSettings, path: pathlib.Path, catalogue: Catalogue, numbered: bool
 ) -> tuple[TokenDescription, ...]:
     """Asks the teacher for the words of all tokens; finished words are read again and never changed.
 
     Args:
       settings: the teacher's.
-      workdir: receives the folder `describe`, with the teacher's answers and the keyword file.
+      path: receives the folder `describe`, with the teacher's answers and the keyword file.
       catalogue: the items and their SIDs.
       numbered: whether the last level only counts the items of one code.
 
     Raises:
-      UserError: the teacher fails, or the workdir holds the words of other settings or items.
+      UserError: the teacher fails, or `path` holds the words of other settings or items.
     """
-    folder = workdir / FOLDER
+    folder = path / FOLDER
     files = ("path",) if settings.backend == "file" else ()
     identity = {"data": _catalogue_hash(catalogue), **input_facts(settings, files, LOGISTICS)}
     file = folder / DESCRIPTIONS_FILE.lstrip(".")
@@ -52,9 +52,9 @@ def describe_tokens(
     return tuple(read_token_descriptions(file, catalogue).values())
 
 
-def plan_description(settings: DescribeSettings, workdir: pathlib.Path, catalogue: Catalogue, numbered: bool) -> Plan:
+def plan_description(settings: DescribeSettings, path: pathlib.Path, catalogue: Catalogue, numbered: bool) -> Plan:
     """What `describe_tokens` would ask and what it might cost; asks nothing."""
-    return plan(catalogue, settings, workdir / FOLDER, numbered=numbered)
+    return plan(catalogue, settings, path / FOLDER, numbered=numbered)
 
 
 def _catalogue_hash(catalogue: Catalogue) -> str:

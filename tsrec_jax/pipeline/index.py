@@ -42,19 +42,19 @@ LOGISTICS = ("sids", "given_sids", "batch_rows", "max_collision_rate", "min_code
 SHAPE_EMBEDDINGS = ("encoder", "text_fields", "max_tokens")
 
 
-def make_index(settings: Settings, workdir: pathlib.Path, texts: TextFolder) -> SidIndex:
+def make_index(settings: Settings, path: pathlib.Path, texts: TextFolder) -> SidIndex:
     """Embeds and codes the items of a folder; a finished index is read again and never changed.
 
     Args:
       settings: sections `index`, `model`, `mesh` and `seed` are read, and those of pretraining.
-      workdir: receives the folder `index`, and the pretrained model where the items are embedded by one made here.
+      path: receives the folder `index`, and the pretrained model where the items are embedded by one made here.
       texts: the items.
 
     Raises:
-      UserError: the workdir holds an index of other settings, there are fewer SIDs than items, what is to be extended
+      UserError: `path` holds an index of other settings, there are fewer SIDs than items, what is to be extended
         does not fit, or a gate of the SID report failed.
     """
-    folder = workdir / "index"
+    folder = path / "index"
     earlier = load_index(settings.index.extend) if settings.index.extend else None
     settings = _with_sizes(settings, len(texts.items), earlier)
     index, x_ID = _open_or_make(settings, folder, texts, earlier)

@@ -20,7 +20,7 @@ PREPARED = "prepared.json"  # in the workdir: what `prepared/` was made with
 LIMITS = ("max_unreadable", "max_unmatched")  # what they allow is made alike with any value of them
 
 
-def prepared_folder(settings: PrepareSettings, workdir: pathlib.Path) -> pathlib.Path:
+def prepared_folder(settings: PrepareSettings, path: pathlib.Path) -> pathlib.Path:
     """The stage `prepare`: `prepared/` in the workdir, made of the raw data once.
 
     Raises:
@@ -33,9 +33,9 @@ def prepared_folder(settings: PrepareSettings, workdir: pathlib.Path) -> pathlib
     if not settings.source:
         raise UserError("config.prepare.source is empty; set amazon2018, amazon2023 or tables")
     tables = ("interactions_file", "items_file") if settings.source == "tables" else ()
-    folder, identity = workdir / "prepared", input_facts(settings, tables, ("base_url", *LIMITS))
+    folder, identity = path / "prepared", input_facts(settings, tables, ("base_url", *LIMITS))
     if folder.exists():
-        refuse_differences(folder, json.loads((workdir / PREPARED).read_text(encoding="utf-8")), identity)
+        refuse_differences(folder, json.loads((path / PREPARED).read_text(encoding="utf-8")), identity)
         report("prepare: finished before, skipped")
         return folder
     if settings.source == "tables":
@@ -46,7 +46,7 @@ def prepared_folder(settings: PrepareSettings, workdir: pathlib.Path) -> pathlib
         source = RawSource("tables", settings.interactions_file, settings.items_file, columns, settings.encoding)
     else:
         source = download_raw(settings)
-    write_json(workdir / PREPARED, identity)
+    write_json(path / PREPARED, identity)
     name = settings.name or settings.category or "data"
     with stage("prepare"):
         summary = prepare(source, settings, name, folder)

@@ -41,9 +41,9 @@ IDENTITY = "pretraining.json"  # in the pretrained folder: what it was trained o
 FACTS = "pretraining_facts.json"  # beside it: how large it is and what came of it
 
 
-def pretrained_model(settings: Settings, workdir: pathlib.Path, texts: TextFolder) -> str:
+def pretrained_model(settings: Settings, path: pathlib.Path, texts: TextFolder) -> str:
     """The pretrained model of a run: the one that the settings name, or one that is trained here on the item texts."""
-    return settings.model.path or str(pretrain(settings, workdir, texts))
+    return settings.model.path or str(pretrain(settings, path, texts))
 
 
 def base_words(base: str) -> str:
@@ -64,7 +64,7 @@ def pretraining_identity(settings: Settings, texts: TextFolder) -> dict[str, Any
     return {"seed": settings.seed, "data": texts.data_hash, "wording": wording, **dataclasses.asdict(settings.pretrain)}
 
 
-def pretrain(settings: Settings, workdir: pathlib.Path, texts: TextFolder) -> pathlib.Path:
+def pretrain(settings: Settings, path: pathlib.Path, texts: TextFolder) -> pathlib.Path:
     """Trains a tokenizer and a small language model on the item texts; returns its HF folder.
 
     The tokenizer also sees the prompts' wording, which it would spell out letter by letter otherwise.
@@ -74,12 +74,12 @@ def pretrain(settings: Settings, workdir: pathlib.Path, texts: TextFolder) -> pa
     Raises:
       UserError: the workdir holds a model that was pretrained with other settings, or the rows do not divide.
     """
-    folder, wanted = workdir / "pretrained", settings.pretrain
+    folder, wanted = path / "pretrained", settings.pretrain
     identity = pretraining_identity(settings, texts)
     if folder.exists():
         refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
         return folder
-    place, scratch = Workdir(workdir), workdir / "pretraining"
+    workdir, scratch = Workdir(path), path / "pretraining"
 
     def tokenizer_folder() -> pathlib.Path:
         if not (scratch / "model").exists():
@@ -87,7 +87,7 @@ def pretrain(settings: Settings, workdir: pathlib.Path, texts: TextFolder) -> pa
             train_tokenizer(sentences, scratch / "model", vocab_size=wanted.vocab_size)
         return scratch / "model"
 
-    tokenizer = load_tokenizer(place.first_makes(tokenizer_folder))
+    tokenizer = load_tokenizer(workdir.first_makes(tokenizer_folder))
     rows = text_rows(texts.items, tokenizer, wanted.sequence_length, wanted.held_out)
     batches, valid = _batches(settings, rows)
     model = _new_model(settings, tokenizer)
@@ -126,8 +126,8 @@ def pretrain(settings: Settings, workdir: pathlib.Path, texts: TextFolder) -> pa
             scratch,
             identity,
             "pretrain",
-            checkpoints_at=place.checkpoints(scratch),
-            before_save=place.push,
+            checkpoints_at=workdir.checkpoints(scratch),
+            before_save=workdir.push,
         ),
     )
     save_hf(result.model, scratch / "model", dtype="float32")
@@ -147,9 +147,9 @@ def pretrain(settings: Settings, workdir: pathlib.Path, texts: TextFolder) -> pa
             shutil.rmtree(scratch)
         return folder
 
-    made = place.first_makes(finish)
+    made = workdir.first_makes(finish)
     if first():
-        place.checkpoints(scratch).rmtree(missing_ok=True)
+        workdir.checkpoints(scratch).rmtree(missing_ok=True)
     return made
 
 

@@ -36,13 +36,13 @@ def embedded_shop(settings: Settings) -> Shop:
         raise UserError(f"config.shop: {error}") from None
 
 
-def shop_folder(settings: Settings, workdir: pathlib.Path) -> pathlib.Path:
+def shop_folder(settings: Settings, path: pathlib.Path) -> pathlib.Path:
     """The shop as a dataset folder, `shop/` in the workdir, written where it is not there.
 
     Raises:
-      UserError: the workdir holds another shop.
+      UserError: `path` holds another shop.
     """
-    folder, shop = workdir / "shop", embedded_shop(settings)
+    folder, shop = path / "shop", embedded_shop(settings)
     if not folder.exists():
         write_dataset(NAME, shop.catalogue, shop.splits, shop.token_descriptions, folder)
     there = read_texts(folder)

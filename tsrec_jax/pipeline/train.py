@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jax.sharding import Mesh
 
 from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.input import TrainBatches, packed_batches
@@ -22,7 +21,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.local_devices import on_own_devices
-from tsrec_jax.models.sharding import MESH_AXES, parts_of, process_rows
+from tsrec_jax.models.sharding import MESH_AXES, process_rows
 from tsrec_jax.pipeline.batches import TrainingData, batches_of, training_data
 from tsrec_jax.pipeline.dense import dense_shape
 from tsrec_jax.pipeline.job import Job
@@ -31,7 +30,7 @@ from tsrec_jax.pipeline.start import start_of
 from tsrec_jax.planning.accounting import MeshShape, step_flops
 from tsrec_jax.planning.chips import GIB
 from tsrec_jax.planning.estimate import estimate_lines, step_shape
-from tsrec_jax.planning.feasibility import Setup
+from tsrec_jax.planning.feasibility import Setup, refuse_mesh
 from tsrec_jax.processes import first, first_makes, share
 from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
@@ -42,7 +41,6 @@ from tsrec_jax.training.loop import Run, train
 from tsrec_jax.training.loss import SftLoss
 from tsrec_jax.training.meter import peak_memory
 from tsrec_jax.training.metrics_log import read_metrics
-from tsrec_jax.training.settings import TrainSettings
 from tsrec_jax.training.step import first_step_and_state
 from tsrec_jax.training.validation import Validation
 from tsrec_jax.training.wandb_log import WandbSettings
@@ -107,11 +105,11 @@ def _train(job: Job, parts: RecommenderParts, profile: range) -> dict[str, Any]:
     settings, folder = job.settings, job.workdir.path
     data = training_data(settings, parts.dataset, parts.builder, parts.base_vocab_size)
     report(f"train: training rows: {', '.join(f'{task} {len(rows)}' for task, rows in data.examples.items())}")
-    rows = _rows_per_microbatch(settings.train, parts.mesh)
+    setup, rows = _setup(settings, parts, data), settings.train.rows_per_microbatch
+    refuse_mesh(setup)
     batches = _recorded_batches(settings, parts, data, rows, folder / "records")
     limits = settings.train
     limits = dataclasses.replace(limits, max_steps=limits.max_steps or batches.steps(limits.epochs))
-    setup = _setup(settings, parts, data)
     for line in estimate_lines(settings.model.path, setup):
         report(f"train: {line}")
     flops = step_flops(setup.model, setup.step).model
@@ -186,22 +184,6 @@ def _report_peak(setup: Setup) -> None:
             f"train: a device held {peak / GIB:.2f} GiB at most; {estimate / GIB:.2f} GiB were estimated for a step "
             f"({estimate / peak - 1:+.0%})"
         )
-
-
-def _rows_per_microbatch(settings: TrainSettings, mesh: Mesh | None) -> int:
-    """Rows of one micro-batch, over all processes.
-
-    Raises:
-      UserError: they do not divide over the mesh.
-    """
-    rows, shards = settings.rows_per_microbatch, parts_of(mesh, "batch")
-    if rows % (shards * settings.rows_per_group):
-        raise UserError(
-            f"config.train.batch_tokens={settings.batch_tokens} makes {rows} rows a step, which do not divide over "
-            f"rows_per_group x data x fsdp = {settings.rows_per_group} x {shards}; use a multiple of "
-            f"sequence_length x accumulation x {shards * settings.rows_per_group}"
-        )
-    return rows
 
 
 def _validation(settings: Settings, parts: RecommenderParts, rows: int, data: TrainingData) -> Validation:
