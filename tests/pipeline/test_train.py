@@ -1,16 +1,18 @@
-"""The rows by which training selects: spread over the split, for the loss and for the search."""
+"""What a training selects by, and what it refuses before it begins."""
 
 import types
 
 import pytest
 
+from tests.training.conftest import tiny_config
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.prompts import PromptBuilder, Templates
 from tsrec_jax.data.text_rows import item_texts
+from tsrec_jax.errors import UserError
 from tsrec_jax.models.small_lm import train_tokenizer
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline import train
-from tsrec_jax.settings import paper_config, settings_of
+from tsrec_jax.settings import default_config, paper_config, settings_of
 from tsrec_jax.shop.shop import make_shop
 
 
@@ -40,3 +42,20 @@ def test_validation_takes_rows_from_all_over_the_split(tmp_path, monkeypatch, lo
     wanted = valid.spread(searched)
     assert taken["searched"] == [[shop.catalogue.sid(item) for item in history] for history in wanted.histories]
     assert len(wanted) == min(searched, len(valid)) and wanted.histories[-1] == valid.histories[-1]
+
+
+def test_rows_that_do_not_fill_their_groups_are_refused_before_anything_is_written(tmp_path, monkeypatch):
+    settings = settings_of(default_config()).changed(
+        {"train": {"batch_tokens": 3 * 64, "sequence_length": 64, "rows_per_group": 2}}
+    )
+    examples = types.SimpleNamespace(examples={}, slots=16, sid_tokens=0)
+    monkeypatch.setattr(train, "training_data", lambda *_: examples)
+    model = types.SimpleNamespace(config=tiny_config(), attention="xla")
+    dataset = types.SimpleNamespace(catalogue=None)
+    parts = types.SimpleNamespace(
+        dataset=dataset, builder=None, base_vocab_size=0, mesh=None, model=model, tokenizer=range(64)
+    )
+    job = types.SimpleNamespace(settings=settings, workdir=types.SimpleNamespace(path=tmp_path / "run"))
+    with pytest.raises(UserError, match=r"3 rows of a micro-batch do not divide .* use config.train.batch_tokens=256"):
+        train._train(job, parts, range(0))
+    assert not (tmp_path / "run").exists()
