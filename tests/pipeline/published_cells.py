@@ -1,9 +1,10 @@
-"""Gives the published cells a setting that is newer than they are, with the value that says what was done then.
+"""Keeps the published cells in today's settings: a newer one is written into them, one that has left is taken out.
 
-    python -m tests.pipeline.published_cells index.given_sids='""' describe.unit='"token"'
+    python -m tests.pipeline.published_cells index.given_sids='""' describe.unit='"token"' -eval.prior='""'
 
-Values are JSON. Do this where a new setting is added whose value at that time is known; cells that it no longer holds
-for are to be run again.
+`KEY=VALUE` is written into every cell that does not record the key: it says what was done before the setting was there.
+`-KEY=VALUE` takes the key out of every cell in which it has this value, the one that did nothing. Values are JSON. Cells
+that no longer hold are to be run again instead.
 """
 
 import copy
@@ -23,18 +24,27 @@ def cells_file(study: str) -> pathlib.Path:
     return RESULTS / study / "cells.npz"
 
 
+def change(config: dict, setting: str) -> None:
+    """Applies one argument of the command to the config of a cell."""
+    key, _, text = setting.removeprefix("-").partition("=")
+    *sections, name = key.split(".")
+    section, value = config, json.loads(text)
+    for part in sections:
+        section = section.setdefault(part, {})
+    if not setting.startswith("-"):
+        section.setdefault(name, value)
+    elif name in section and section[name] == value:
+        del section[name]
+
+
 def main(settings: list[str]) -> None:
-    """Writes each `KEY=VALUE` into every published cell that does not record the key."""
+    """Applies the arguments to every published cell."""
     for study in STUDIES:
         cells = []
         for cell in read_cells(cells_file(study)):
             config = copy.deepcopy(dict(cell.config))
-            for key, _, value in (setting.partition("=") for setting in settings):
-                *sections, name = key.split(".")
-                section = config
-                for part in sections:
-                    section = section.setdefault(part, {})
-                section.setdefault(name, json.loads(value))
+            for setting in settings:
+                change(config, setting)
             cells.append(dataclasses.replace(cell, config=config))
         write_cells(cells_file(study), cells)
 
