@@ -80,6 +80,7 @@ UNIT = (
     "models/test_tokenizer.py",
     "pipeline/test_job.py",
     "pipeline/test_lock.py",
+    "pipeline/test_published_cells.py",
     "training/test_meter.py",
     "training/test_watch.py",
 )
