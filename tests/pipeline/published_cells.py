@@ -3,8 +3,8 @@
     python -m tests.pipeline.published_cells index.given_sids='""' describe.unit='"token"' -eval.prior='""'
 
 `KEY=VALUE` is written into every cell that does not record the key: it says what was done before the setting was there.
-`-KEY=VALUE` takes the key out of every cell in which it has this value, the one that did nothing. Values are JSON. A cell
-that no longer holds is to be run again instead.
+`-KEY=VALUE` takes the key out of every cell in which it has this value, the one that did nothing. Values are JSON.
+A cell that no longer holds is to be run again instead.
 """
 
 import copy
