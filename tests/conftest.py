@@ -41,7 +41,7 @@ TESTS = pathlib.Path(__file__).resolve().parent
 SYSTEM = (
     "benchmarks/*.py",
     "launch/test_pack.py",
-    "pipeline/test_prior.py",
+    "pipeline/test_fusion.py",
     "pipeline/test_*processes.py",
     "pipeline/test_stages.py",
     "pipeline/test_study.py",
@@ -66,6 +66,7 @@ COMPILING = (
     "planning/test_accounting.py",
     "planning/test_search_flops.py",
     "serving/test_export*.py",
+    "serving/test_fusion.py",
     "serving/test_recommender.py",
     "serving/test_server.py",
     "sid/test_[acekir]*.py",

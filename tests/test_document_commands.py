@@ -264,7 +264,7 @@ def test_settings_that_a_document_names_exist(document):
     historical = {word for c in commands_of(document) if c.commit for word in re.findall(r"config\.([\w.]+)", c.text)}
     named = {(found[1], None) for found in re.finditer(r"(?<![\w/])config\.([a-z_]+(?:\.[a-z_0-9]+)+)", text)}
     named |= {(found[1], line) for line, span in spans(document) if (found := SETTING.fullmatch(span))}
-    files = ("csv", "json", "lock", "md", "py", "sh", "tex")
+    files = ("csv", "json", "lock", "md", "npz", "py", "sh", "tex")
     missing = sorted(
         f"{document.name}{f':{line}' if line else ''}: {name}"
         for name, line in named

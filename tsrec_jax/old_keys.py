@@ -20,6 +20,9 @@ GONE = {
     "train.new_rows_rate": "it gained nothing (p = .87); config.train.learning_rate holds for all rows",
     "tasks.similar_sid": "config.tasks.distilled_sid took its place",
     "tasks.distilled_sid.throughout": "it gained nothing (p = .31)",
+    "eval.prior_weights": "config.fusion took its place, whose weights are fitted and not tried",
+    "eval.prior_rows": "config.fusion.rows took its place",
+    "eval.prior": "config.fusion.parts took its place; give --config.fusion.parts=\"('hybrid',)\" for 'hybrid'",
     "run.arms": "config.study.arms took its place, with the verb study",
 }
 OLD_MODULE = "tsrec_jax.configuration"  # where experiment files found default_config()

@@ -22,6 +22,7 @@ from tsrec_jax.data.tasks import TasksSettings
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.settings import EvalSettings
 from tsrec_jax.experiments import experiments
+from tsrec_jax.fusion.settings import DENSE, FusionSettings
 from tsrec_jax.models.settings import DenseSettings, MeshSettings, ModelSettings, PretrainSettings, SidInitSettings
 from tsrec_jax.old_keys import what_became_of
 from tsrec_jax.pipeline.settings import RunSettings, StudySettings
@@ -99,6 +100,7 @@ class Settings(Section):
     tasks: TasksSettings = section(TasksSettings)
     templates: Templates = _SIDS_ALONE
     train: TrainSettings = section(TrainSettings)
+    fusion: FusionSettings = section(FusionSettings)
     eval: EvalSettings = section(EvalSettings)
     export: ExportSettings = section(ExportSettings)
     run: RunSettings = section(RunSettings)
@@ -111,6 +113,10 @@ class Settings(Section):
         if not tasks.used():
             raise UserError("every task has weight 0 or rate 0: set config.tasks.next_sid.weight above 0")
         refuse_other(distilled.config_key("teacher"), distilled.teacher, BASELINES)
+        if DENSE in self.fusion.parts and not self.dense.weight:
+            raise UserError(
+                f"config.fusion.parts names {DENSE!r}, the model's dense head; set config.dense.weight, which trains it"
+            )
         if "distilled_sid" in tasks.used() and distilled.soft_labels and not self.constrained:
             raise UserError(
                 "config.tasks.distilled_sid.soft_labels=True needs config.objective='constrained', where several may "

@@ -58,7 +58,6 @@ ONLY_WALKS: dict[str, Any] = {
 NO_ALIGN: dict[str, Any] = {"tasks": {"ts_align": {"weight": 0.0}}}
 VOCAB_LOSS = {"objective": "vocabulary"}
 OFFLINE = {"describe": {"words": "make", "backend": "offline"}}
-PRIOR = {"eval": {"prior": "hybrid"}}  # the hybrid's scores added in the search
 
 
 def get_config() -> ConfigDict:
@@ -142,9 +141,6 @@ def get_config() -> ConfigDict:
                 "tasks": {**WIDE_WALKS["tasks"], **NO_ALIGN["tasks"]},
             },
             "tsrec-centred-only-walks": ONLY_WALKS,
-            "tsrec-distilled-prior": {**DISTILLED, **PRIOR},
-            "tsrec-centred-long-walks-prior": {**LONG_WALKS, **PRIOR},
-            "tsrec-centred-wide-walks-prior": {**WIDE_WALKS, **PRIOR},
         }
     )
     config.study.baselines = (
@@ -198,8 +194,5 @@ def get_config() -> ConfigDict:
         "tsrec-centred-only-walks > hybrid",
         "frozen-sa > frozen",
         "sa > sa-offline",
-        "tsrec-distilled-prior > hybrid",
-        "tsrec-centred-long-walks-prior > hybrid",
-        "tsrec-centred-wide-walks-prior > hybrid",
     )
     return config

@@ -91,6 +91,6 @@ def test_a_new_baseline_is_one_file_and_one_row(tmp_path, monkeypatch):
 def test_settings_offer_every_baseline():
     for name in BASELINES:
         config = default_config()
-        config.tasks.distilled_sid.teacher = config.eval.prior = name
+        config.tasks.distilled_sid.teacher, config.fusion.parts = name, (name,)
         config.study.baselines = (name,)
-        assert settings_of(config).eval.prior == name
+        assert settings_of(config).fusion.parts == (name,)

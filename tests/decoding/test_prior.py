@@ -7,9 +7,10 @@ from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.decoding import trie as trie_module
 from tsrec_jax.decoding.beam_search import SearchSettings, beam_search
 from tsrec_jax.decoding.generate import Searcher, search_all
-from tsrec_jax.decoding.prior import PriorNodes
+from tsrec_jax.decoding.prior import DenseScores, PriorNodes
 from tsrec_jax.decoding.trie import Trie
-from tsrec_jax.models.inference import InferenceModel
+from tsrec_jax.models.dense_head import DenseScorer
+from tsrec_jax.models.inference import InferenceModel, prefill
 from tsrec_jax.models.sharding import make_mesh
 
 
@@ -155,4 +156,78 @@ def test_scores_that_rank_nothing_are_refused(trie, catalogue):
 
 def test_a_trie_with_sids_of_no_item_is_refused(trie, catalogue):
     with pytest.raises(ValueError, match="no item with a score"):
-        PriorNodes(trie, catalogue.codes_IC[:20])
+        PriorNodes(trie, catalogue.codes_IC[:20]).prior(np.zeros((1, 20), np.float32))
+
+
+def with_scores(plain, row, score_of):
+    """{codes: log-probability + score} of one prompt's SIDs, best first."""
+    found = zip(np.asarray(plain.codes_BWC[row]).tolist(), np.asarray(plain.scores_BW[row]).tolist(), strict=True)
+    total = {tuple(codes): score + score_of[tuple(codes)] for codes, score in found if np.isfinite(score)}
+    return dict(sorted(total.items(), key=lambda entry: -entry[1]))
+
+
+def test_items_that_join_go_and_move_are_found_exactly_and_compile_nothing(model, trie, catalogue, padded, scores_BI):
+    """One joins beside siblings, one where only its first code is known, one is gone, one has another's SID."""
+    nodes = PriorNodes(trie, catalogue.codes_IC, joining=True)
+    settings = SearchSettings(64)
+    beam_search(model, trie.arrays, *padded, settings, prior=nodes.prior(scores_BI))
+    beam_search(model, trie.arrays, *padded, settings)
+    before = beam_search._cache_size()
+    codes = list(map(tuple, catalogue.codes_IC.tolist()))
+    free = [c for c in np.ndindex(6, 6, 6) if c not in codes]
+    beside = next(c for c in free if any(c[:2] == other[:2] for other in codes))
+    apart = next(c for c in free if not any(c[:2] == other[:2] for other in codes))
+    trie.add(np.array([beside, apart]))
+    nodes.join(beside), nodes.join(apart)
+    trie.remove(np.array([codes[0]]))
+    nodes.set(0, None)
+    nodes.set(1, codes[2])
+    if codes.count(codes[1]) == 1:
+        trie.remove(np.array([codes[1]]))
+    found = beam_search(model, trie.arrays, *padded, settings, prior=nodes.prior(scores_BI))
+    plain = beam_search(model, trie.arrays, *padded, settings)
+    assert beam_search._cache_size() == before
+    moved = {**dict(enumerate(codes)), 1: codes[2]}
+    for row, scores_I in enumerate(scores_BI):
+        score_of = {}
+        for item, own in moved.items():
+            score_of[own] = max(score_of.get(own, -np.inf), scores_I[item])
+        for new, shared in ((beside, 2), (apart, 1)):
+            siblings = [item for item, own in enumerate(codes) if own[:shared] == new[:shared]]
+            if len(siblings) > 8:
+                siblings = [siblings[int(place)] for place in np.linspace(0, len(siblings) - 1, 8)]
+            score_of[new] = scores_I[siblings].mean()
+        same(found.codes_BWC[row], found.scores_BW[row], with_scores(plain, row, score_of), trie.num_sids)
+
+
+def test_more_items_join_than_there_was_room_for(model, trie, catalogue, padded, scores_BI):
+    nodes = PriorNodes(trie, catalogue.codes_IC, joining=True)
+    free = [c for c in np.ndindex(6, 6, 6) if not trie.contains(np.array([c]))[0]][:70]
+    trie.add(np.array(free))
+    for codes in free:
+        nodes.join(codes)
+    found = beam_search(model, trie.arrays, *padded, SearchSettings(128), prior=nodes.prior(scores_BI))
+    assert np.isfinite(found.scores_BW).sum() == 5 * trie.num_sids
+
+
+def test_a_dense_head_adds_what_it_says_of_the_prompts_last_state(model, trie, catalogue, padded, scores_BI):
+    rng = np.random.default_rng(4)
+    width = model.embedding_VD.shape[1]
+    vectors = [rng.normal(size=(40, width)).astype(np.float32) for _ in range(2)]
+    state_DD = rng.normal(size=(width, width)).astype(np.float32) / width
+    scorer = DenseScorer(*vectors, state_DD, np.zeros(32, np.float32), np.float32(0.5), temperature=5.0)
+    histories, weight_B = [(1, 2), (3,), (), (39, 4, 4), (0,)], np.array([1, 0.5, 2, 0, -1], np.float32)
+    nodes = PriorNodes(trie, catalogue.codes_IC)
+    dense = DenseScores.of(scorer, histories, weight_B)
+    found = beam_search(model, trie.arrays, *padded, SearchSettings(64), prior=nodes.prior(scores_BI, dense))
+
+    state_BD = np.asarray(prefill(model, *padded)[0]).T
+    state_BD = state_BD / np.sqrt((state_BD**2).mean(axis=1, keepdims=True))
+    mean_BD = np.stack([vectors[1][list(h)].mean(axis=0) if h else np.zeros(width) for h in histories])
+    u_BD = state_BD @ state_DD + 0.5 * mean_BD
+    u_BD /= np.linalg.norm(u_BD, axis=1, keepdims=True)
+    logits_BI = u_BD @ vectors[0].T / 5.0
+    log_p_BI = logits_BI - np.log(np.exp(logits_BI).sum(axis=1, keepdims=True))
+    total_BI = scores_BI + weight_B[:, None] * log_p_BI
+    for row, wanted in enumerate(wanted_scores(model, trie, catalogue, padded, total_BI)):
+        same(found.codes_BWC[row], found.scores_BW[row], wanted, trie.num_sids)

@@ -63,8 +63,8 @@ def refused(tmp_path, capsys):
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.train.weight_decay=nan"), ["train.weight_decay=nan"]),
         (("train", QUICKSTART, "--workdir=WORKDIR", "--config.train.learning_rate=inf"), ["train.learning_rate=inf"]),
         (
-            ("train", QUICKSTART, "--workdir=WORKDIR", "--config.eval.prior_weights=(1.0,1e999)"),
-            ["eval.prior_weights[1]=inf"],
+            ("train", QUICKSTART, "--workdir=WORKDIR", "--config.fusion.l2=1e999"),
+            ["fusion.l2=inf"],
         ),
         (("train", QUICKSTART, "--workdir=WORKDIR", "extra"), ["extra"]),
         (("train", "--config=absent.py", "--workdir=WORKDIR"), ["--config=absent.py", "no such file"]),

@@ -17,6 +17,9 @@ LEFT = {
     "sft-normal-fast-rows",
     "tsrec-centred-fast-rows",
     "tsrec-centred-throughout",
+    "tsrec-centred-long-walks-prior",
+    "tsrec-centred-wide-walks-prior",
+    "tsrec-distilled-prior",
     "tsrec-histories",
     "tsrec-histories-prior",
 }

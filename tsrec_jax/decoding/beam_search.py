@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tsrec_jax.decoding.prior import Prior, prefix_values, values_of
 from tsrec_jax.decoding.trie import WORD, LevelArrays, TrieArrays
 from tsrec_jax.models.inference import InferenceModel, Prefix, SuffixCache, extend, log_normaliser, logits_of, prefill
 
@@ -52,23 +53,6 @@ class Filters:
 
     row_B: Array
     excluded: tuple[Array, ...]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Prior:
-    """What else is known of the items for each request, added to the scores; made by `prior.PriorNodes`.
-
-    A prefix counts as much as the best SID that it leads to. So a prefix never scores less than a SID below it, and
-    `BeamResult.dropped_B` holds with a prior as without.
-
-    Attributes:
-      number: for each level int32 (slots,), the position of a slot's prefix in `value`; of a dead slot anything.
-      value: for each level float32 (B, prefixes), in nats.
-    """
-
-    number: tuple[jax.Array, ...]
-    value: tuple[jax.Array, ...]
 
 
 @jax.tree_util.register_dataclass
@@ -121,6 +105,7 @@ def beam_search(
     batch = tokens_BS.shape[0]
     rows_B1 = jnp.arange(batch)[:, None]
     x_DB, prompt = prefill(model, tokens_BS, lengths_B, prefix)
+    values = None if prior is None else prefix_values(prior, x_DB)
     # One beam at the root: the first level fans it out.
     x_DBW, suffix = x_DB[..., None], SuffixCache()
     scores_BW = ranked_BW = jnp.zeros((batch, 1), jnp.float32)
@@ -131,9 +116,11 @@ def beam_search(
         if number > 0:
             tokens_BW = trie.levels[number - 1].token_ids_E[codes_BWC[..., -1]]
             x_DBW, suffix = extend(model, tokens_BW, prompt, suffix)
-        first_BW, allowed_BWK, codes_BWK = _children(level, slots_BW, _filters_of(filters, number, batch))
-        totals_BWK = _totals(model, level, x_DBW, scores_BW, allowed_BWK, codes_BWK, settings.normaliser)
-        ranked_BWK = totals_BWK if prior is None else totals_BWK + _prior_of(prior, number, first_BW, level.width)
+        first_BW, allowed_BWK, codes_BWK = allowed_children(level, slots_BW, _filters_of(filters, number, batch))
+        totals_BWK = log_probabilities(model, level, x_DBW, scores_BW, allowed_BWK, codes_BWK, settings.normaliser)
+        ranked_BWK = totals_BWK
+        if prior is not None and values is not None:
+            ranked_BWK = totals_BWK + values_of(prior.items.number[number], values[number], first_BW, level.width)
         ranked_BW, parents_BW, place_BW, lost_B = _best(ranked_BWK, settings.beams)
         scores_BW = ranked_BW if prior is None else totals_BWK[rows_B1, parents_BW, place_BW]
         dropped_B = jnp.maximum(dropped_B, lost_B)
@@ -152,7 +139,7 @@ def _filters_of(filters: Filters | None, level: int, batch: int) -> tuple[Array,
     return filters.row_B, filters.excluded[level]
 
 
-def _children(
+def allowed_children(
     level: LevelArrays, slots_BW: jax.Array, filters: tuple[Array, Array | None]
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """The first child slot of every beam, which of its `width` candidates are allowed, and a sparse level's codes."""
@@ -192,14 +179,7 @@ def _without(allowed_BWK: jax.Array, first_BW: jax.Array, count_BW: jax.Array, e
     return flat.reshape(allowed_BWK.shape)
 
 
-def _prior_of(prior: Prior, level: int, first_BW: jax.Array, width: int) -> jax.Array:
-    """The prior of every candidate, (B, W, K)."""
-    number_N = prior.number[level]
-    slots_BWK = jnp.minimum(first_BW[..., None] + jnp.arange(width), number_N.shape[0] - 1)
-    return prior.value[level][jnp.arange(first_BW.shape[0])[:, None, None], number_N[slots_BWK]]
-
-
-def _totals(
+def log_probabilities(
     model: InferenceModel,
     level: LevelArrays,
     x_DBW: jax.Array,

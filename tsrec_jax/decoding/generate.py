@@ -12,11 +12,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tsrec_jax.data.catalogue import Catalogue
-from tsrec_jax.decoding.beam_search import BeamResult, Prior, SearchSettings, beam_search
+from tsrec_jax.decoding.beam_search import BeamResult, SearchSettings, beam_search
 from tsrec_jax.decoding.filters import FilterRows, SidFilter
-from tsrec_jax.decoding.prior import PriorNodes
+from tsrec_jax.decoding.prior import DenseScores, Prior, PriorNodes
+from tsrec_jax.decoding.score_sids import score_sids
 from tsrec_jax.decoding.trie import Trie
-from tsrec_jax.models.inference import InferenceModel, make_prefix
+from tsrec_jax.models.inference import InferenceModel, Prefix, make_prefix, prefill
 from tsrec_jax.models.sharding import mesh_of, named_sharding
 from tsrec_jax.processes import gather, several
 from tsrec_jax.progress import Progress
@@ -131,15 +132,41 @@ class Searcher:
             results |= self._collect(*pending, filters is not None)
         return [results[row] for row in range(len(results))]
 
+    def score(self, prompts: Sequence[Sequence[int]], codes_RWC: np.ndarray) -> np.ndarray:
+        """float32 (R, W): log P(SID | prompt) in nats of W given SIDs for each of R prompts; see `score_sids`."""
+        scores_RW = np.zeros(codes_RWC.shape[:2], np.float32)
+        for rows, tokens_BS, lengths_B, prefixed in self._batches(prompts):
+            filled = rows + rows[:1] * (len(tokens_BS) - len(rows))
+            arrays = tokens_BS, lengths_B, codes_RWC[filled].astype(np.int32)
+            if self.mesh is not None:
+                arrays = jax.device_put(arrays, named_sharding(self.mesh, "batch"))
+            prefix = self._prefix if prefixed else None
+            found_BW = score_sids(self.model, self.trie.arrays, *arrays, self.settings, prefix)
+            scores_RW[rows] = np.asarray(found_BW)[: len(rows)]
+        return scores_RW
+
+    def states(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+        """float32 (R, D): the hidden state of each prompt's last token after the final norm."""
+        found: dict[int, np.ndarray] = {}
+        for rows, tokens_BS, lengths_B, prefixed in self._batches(prompts):
+            x_DB = _last_states(self.model, tokens_BS, lengths_B, self._prefix if prefixed else None)
+            found |= dict(zip(rows, np.asarray(x_DB, np.float32).T, strict=False))
+        return np.stack([found[row] for row in range(len(prompts))])
+
     def run_exact(
-        self, prompts: Sequence[Sequence[int]], k: int, filters: Sequence[SidFilter] | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        k: int,
+        filters: Sequence[SidFilter] | None = None,
+        *,
+        prior: Callable[[Sequence[int]], Prior] | None = None,
     ) -> list[SearchResult]:
         """Like `run`, but each answer's first k are the k best SIDs: unproven requests are searched again, wider.
 
         The last width is the number of valid prefixes, at which every SID's score is known.
         """
         widest = max(self.trie.prefixes(level) for level in range(self.trie.num_levels))
-        results = self.run(prompts, filters)
+        results = self.run(prompts, filters, prior=prior)
         beams = self.settings.beams
         while beams < widest:
             open_rows = [row for row, found in enumerate(results) if not found.exact(k)]
@@ -147,7 +174,9 @@ class Searcher:
                 break
             beams = min(beams * WIDENING, widest + -widest % 128)
             again = self._wider(beams).run(
-                [prompts[row] for row in open_rows], None if filters is None else [filters[row] for row in open_rows]
+                [prompts[row] for row in open_rows],
+                None if filters is None else [filters[row] for row in open_rows],
+                prior=None if prior is None else _of_rows(prior, open_rows),
             )
             for row, found in zip(open_rows, again, strict=True):
                 results[row] = found
@@ -185,7 +214,7 @@ class Searcher:
             sharding = named_sharding(self.mesh, "batch")
             tokens_BS, lengths_B, filters = jax.device_put((tokens_BS, lengths_B, filters), sharding)
             if prior is not None:
-                prior = dataclasses.replace(prior, value=jax.device_put(prior.value, sharding))
+                prior = dataclasses.replace(prior, scores_BI=jax.device_put(prior.scores_BI, sharding))
         prefix = self._prefix if prefixed else None
         return beam_search(self.model, arrays, tokens_BS, lengths_B, self.settings, prefix, filters, prior)
 
@@ -263,6 +292,11 @@ class Searcher:
         }
 
 
+def _of_rows(prior: Callable[[Sequence[int]], Prior], rows: Sequence[int]) -> Callable[[Sequence[int]], Prior]:
+    """The priors of some prompts by their new numbers."""
+    return lambda numbers: prior([rows[number] for number in numbers])
+
+
 def _read_ahead(prompts: Iterable[Sequence[int]], size: int) -> Iterator[list[Sequence[int]]]:
     """Windows of at most `size` prompts; the next one is read by a thread while this one is in use."""
     source = iter(prompts)
@@ -285,13 +319,15 @@ def search_all(
     prefix: Sequence[int] = (),
     normaliser: str = "vocabulary",
     item_scores: Callable[[Sequence[int]], np.ndarray] | None = None,
+    dense: Callable[[Sequence[int]], DenseScores] | None = None,
     progress: Callable[[str], None] | None = None,
     total: int | None = None,
 ) -> list[RankedSids]:
     """The ranked SIDs of every prompt as texts; arguments as in `Searcher`, `Searcher.run` and `SearchSettings`.
 
     Where `item_scores` is given, it maps numbers of prompts to float32 scores_BI of the catalogue's items, in nats, of
-    which the best of a SID's items is added to its log-probability while the search goes on.
+    which the best of a SID's items is added to its log-probability while the search goes on; `dense` says what the
+    model's dense head adds to these scores.
 
     Of several processes, each on its own devices, every one searches its share of the prompts and gets all results.
     """
@@ -304,7 +340,8 @@ def search_all(
         nodes = PriorNodes(trie, catalogue.codes_IC)
 
         def prior(rows: Sequence[int]) -> Prior:
-            return nodes.prior(item_scores([rank + count * row for row in rows]))
+            rows = [rank + count * row for row in rows]
+            return nodes.prior(item_scores(rows), None if dense is None else dense(rows))
 
     found = searcher.run(
         mine, prior=prior, progress=progress, total=None if total is None else len(range(rank, total, count))
@@ -313,6 +350,38 @@ def search_all(
     shares = gather(ranked)
     turns = itertools.chain.from_iterable(itertools.zip_longest(*shares))
     return [[(sid, score) for sid, score in row] for row in turns if row is not None]
+
+
+def score_all(
+    model: InferenceModel,
+    trie: Trie,
+    prompts: Sequence[Sequence[int]],
+    codes_RWC: np.ndarray,
+    *,
+    batch_size: int,
+    prefix: Sequence[int] = (),
+    normaliser: str = "vocabulary",
+) -> np.ndarray:
+    """float32 (R, W): log P(SID | prompt) of given SIDs; arguments as in `search_all`, processes share the work."""
+    searcher = Searcher(model, trie, SearchSettings(1, normaliser), batch_size=batch_size, prefix=prefix)
+    rank, count = (jax.process_index(), jax.process_count()) if several() else (0, 1)
+    shares = gather(searcher.score(prompts[rank::count], codes_RWC[rank::count]).tolist())
+    scores_RW = np.zeros(codes_RWC.shape[:2], np.float32)
+    for number, share in enumerate(shares):
+        scores_RW[number::count] = np.asarray(share, np.float32).reshape(-1, codes_RWC.shape[1])
+    return scores_RW
+
+
+def states_of(
+    model: InferenceModel, trie: Trie, prompts: Sequence[Sequence[int]], *, batch_size: int, prefix: Sequence[int] = ()
+) -> np.ndarray:
+    """float32 (R, D): the hidden state at the end of each prompt; arguments as in `search_all`."""
+    return Searcher(model, trie, SearchSettings(1), batch_size=batch_size, prefix=prefix).states(prompts)
+
+
+@jax.jit
+def _last_states(model: InferenceModel, tokens_BS: jax.Array, lengths_B: jax.Array, prefix: Prefix | None) -> jax.Array:
+    return prefill(model, tokens_BS, lengths_B, prefix)[0]
 
 
 def sid_texts(catalogue: Catalogue, codes_NC: np.ndarray) -> list[str]:

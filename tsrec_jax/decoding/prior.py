@@ -2,60 +2,231 @@
 
 The search then looks for the SIDs of the largest log P(SID | history) + score(SID | history), a product of two experts
 whose normaliser no ranking needs. Unlike a list that is sorted again afterwards, it finds items that the model alone
-would not have listed.
+would not have listed. A SID has the best score of its items, and a prefix counts as much as the best SID that it leads
+to: it never scores less than a SID below it, so that what a search proves without a prior it proves with one.
+
+Axis letters as elsewhere; and E entries: the items that have scores, then room for items that join, S siblings.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tsrec_jax.decoding.beam_search import Prior
-from tsrec_jax.decoding.trie import WORD, Trie
+from tsrec_jax.decoding.trie import WORD, Trie, TrieArrays
+from tsrec_jax.models.dense_head import DenseScorer
+
+SIBLINGS = 8  # by which an item that joined is scored, at most
+_ROOM = 64  # for items that join; each time it is full there is twice as much, and the search is compiled again
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ScoredItems:
+    """Where in a trie the items lie that have scores.
+
+    Attributes:
+      number: for each level int32 (slots,), a slot's prefix by its number; of a dead slot anything.
+      above: for each level int32 (E,), the number of the prefix that an entry lies under.
+      alive_E: bool, whether an entry is an item that may be recommended.
+      siblings_RS: int32, for each entry behind the items the items whose mean score it has.
+      share_RS: float32, the weights of that mean; each row sums to 1, or to 0 where there are none.
+    """
+
+    number: tuple[jax.Array, ...]
+    above: tuple[jax.Array, ...]
+    alive_E: jax.Array
+    siblings_RS: jax.Array
+    share_RS: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DenseScores:
+    """A dense head's log-probabilities, which the search computes from its own state, in scores of items.
+
+    Attributes:
+      scorer: the head.
+      history_BH: int32 items, oldest first, padded at the end.
+      lengths_B: int32 items of each history.
+      weight_B: float32, what they are multiplied by.
+    """
+
+    scorer: DenseScorer
+    history_BH: jax.Array | np.ndarray
+    lengths_B: jax.Array | np.ndarray
+    weight_B: jax.Array | np.ndarray
+
+    @classmethod
+    def of(cls, scorer: DenseScorer, histories: Sequence[Sequence[int]], weight_B: np.ndarray) -> DenseScores:
+        """Pads the histories to a power of two, so that few lengths are compiled."""
+        longest = max(map(len, histories))
+        history_BH = np.zeros((len(histories), max(32, 1 << (longest - 1).bit_length())), np.int32)
+        for row, history in enumerate(histories):
+            history_BH[row, : len(history)] = history
+        return cls(scorer, history_BH, np.array(list(map(len, histories)), np.int32), np.asarray(weight_B, np.float32))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Prior:
+    """What else is known of the items for each request, added to the scores; made by `PriorNodes`.
+
+    Attributes:
+      items: where they lie.
+      scores_BI: float32, in nats.
+      dense: what a dense head adds to them; None: nothing.
+    """
+
+    items: ScoredItems
+    scores_BI: jax.Array | np.ndarray
+    dense: DenseScores | None = None
+
+
+def prefix_values(prior: Prior, x_DB: jax.Array) -> tuple[jax.Array, ...]:
+    """For each level float32 (B, E), the best score below every prefix, by its number; -inf where no item is left.
+
+    Args:
+      prior: of the requests.
+      x_DB: hidden state of each prompt's last token after the final norm.
+    """
+    scores_BI, items = prior.scores_BI, prior.items
+    if prior.dense is not None:
+        dense = prior.dense
+        log_p_BI = dense.scorer.scores(x_DB.T, jnp.asarray(dense.history_BH), jnp.asarray(dense.lengths_B))
+        scores_BI = scores_BI + jnp.asarray(dense.weight_B)[:, None] * log_p_BI
+    joined_BR = jnp.einsum("brs,rs->br", scores_BI[:, items.siblings_RS], items.share_RS)
+    scores_EB = jnp.concatenate([scores_BI, joined_BR], axis=1).T
+    scores_EB = jnp.where(items.alive_E[:, None], scores_EB, -jnp.inf)
+    return tuple(jax.ops.segment_max(scores_EB, above_E, len(scores_EB)).T for above_E in items.above)
+
+
+def values_of(number_N: jax.Array, value_BE: jax.Array, first_BW: jax.Array, width: int) -> jax.Array:
+    """The value of every candidate of a level, (B, W, K)."""
+    slots_BWK = jnp.minimum(first_BW[..., None] + jnp.arange(width), number_N.shape[0] - 1)
+    return value_BE[jnp.arange(first_BW.shape[0])[:, None, None], number_N[slots_BWK]]
 
 
 class PriorNodes:
-    """Which items lie below which prefixes of a trie, as it is now.
+    """Which items lie below which prefixes of a trie, as it is now. Not safe for several threads.
 
     Args:
-      trie: the valid SIDs.
+      trie: the valid SIDs; its changes are followed.
       codes_IC: integer codes of the items that will have scores; one whose SID is not in the trie counts for nothing.
-
-    Raises:
-      ValueError: a SID of the trie is none of an item's, so that it would have no score.
+      joining: whether items without scores may join.
     """
 
-    def __init__(self, trie: Trie, codes_IC: np.ndarray):
-        codes_IC = np.asarray(codes_IC)
-        items_J = np.flatnonzero(trie.contains(codes_IC))
-        slots_JC = trie.slots(codes_IC[items_J])
-        if len(np.unique(slots_JC[:, -1])) != trie.num_sids:
-            raise ValueError("the trie has SIDs that no item with a score carries")
-        number, self._order, self._starts = [], [], []
-        for slot_J, level in zip(slots_JC.T, trie.arrays.levels, strict=True):
-            order_J = np.argsort(slot_J, kind="stable")
-            slots_N, starts_N = np.unique(slot_J[order_J], return_index=True)
-            numbers = np.zeros(level.alive_RM.shape[1] * WORD, np.int32)
-            numbers[slots_N] = np.arange(len(slots_N))
-            number.append(jnp.asarray(numbers))
-            self._order.append(items_J[order_J])
-            self._starts.append(starts_N)
-        self._number = tuple(number)
+    def __init__(self, trie: Trie, codes_IC: np.ndarray, *, joining: bool = False):
+        self._trie, self._items = trie, len(codes_IC)
+        self._codes_EC = np.array(codes_IC, np.int64)
+        self._alive_E = np.ones(self._items, bool)
+        self._siblings_RS = np.zeros((0, SIBLINGS), np.int32)
+        self._share_RS = np.zeros((0, SIBLINGS), np.float32)
+        self._known_IC = self._codes_EC  # by which siblings are found, wherever items go later
+        self._joined = 0
+        self._base: TrieArrays | None = None
+        self._found: ScoredItems | None = None
+        if joining:
+            self._grow(_ROOM)
 
-    def prior(self, scores_BI: np.ndarray) -> Prior:
-        """The prior of a batch; colliding items have the best of their scores.
+    def set(self, entry: int, codes: Sequence[int] | None) -> None:
+        """An entry has another SID; None: it may not be recommended."""
+        self._alive_E[entry] = codes is not None
+        if codes is not None:
+            self._codes_EC[entry] = codes
+        self._base = None
+
+    def join(self, codes: Sequence[int]) -> int:
+        """An item without scores joins; it has the mean score of the items that share most of its first codes.
+
+        Returns:
+          Its entry.
+        """
+        if self._joined == len(self._share_RS):
+            self._grow(max(_ROOM, self._joined))
+        row, entry = self._joined, self._items + self._joined
+        self._joined += 1
+        siblings = self._siblings_of(codes)
+        self._siblings_RS[row, : len(siblings)] = siblings
+        self._share_RS[row, : len(siblings)] = np.float32(1 / len(siblings)) if len(siblings) else 0
+        self.set(entry, codes)
+        return entry
+
+    def prior(self, scores_BI: np.ndarray, dense: DenseScores | None = None) -> Prior:
+        """The prior of a batch.
 
         Args:
           scores_BI: float32, in nats, of the items in the order of `codes_IC`.
+          dense: what a dense head adds.
 
         Raises:
-          ValueError: a score is not finite. (What may not be recommended is a filter's matter.)
+          ValueError: a score is not finite. (What may not be recommended is a filter's matter.) Or a SID of the trie is
+            none of an entry's, so that it would have no score.
         """
         if not np.isfinite(scores_BI).all():
             raise ValueError("a score of the prior is not finite")
-        scores_BI = np.asarray(scores_BI, np.float32)
-        value = (
-            np.maximum.reduceat(scores_BI[:, order_J], starts_N, axis=1)
-            for order_J, starts_N in zip(self._order, self._starts, strict=True)
-        )
-        return Prior(self._number, tuple(map(jnp.asarray, value)))
+        return Prior(self._follow(), np.asarray(scores_BI, np.float32), dense)
+
+    def sibling(self, entry: int) -> int | None:
+        """The first of the items by which one that joined is scored; None where it has none."""
+        row = entry - self._items
+        return int(self._siblings_RS[row, 0]) if self._share_RS[row].any() else None
+
+    def best_of_sids(self, scores_BI: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """int32 codes_UC of the SIDs that are alive, in rising order, and float32 (B, U), the best score of each.
+
+        Args:
+          scores_BI: float32, of the items in the order of `codes_IC`.
+        """
+        joined_BR = np.einsum("brs,rs->br", scores_BI[:, self._siblings_RS], self._share_RS)
+        scores_BE = np.concatenate([scores_BI, joined_BR], axis=1)
+        entries = np.flatnonzero(self._alive_E)
+        entries = entries[self._trie.contains(self._codes_EC[entries])]
+        codes_UC, number_J = np.unique(self._codes_EC[entries], axis=0, return_inverse=True)
+        order_J = np.argsort(number_J.reshape(-1), kind="stable")
+        if not len(order_J):
+            return codes_UC.astype(np.int32), np.zeros((len(scores_BI), 0), np.float32)
+        starts_U = np.searchsorted(number_J.reshape(-1)[order_J], np.arange(len(codes_UC)))
+        return codes_UC.astype(np.int32), np.maximum.reduceat(scores_BE[:, entries[order_J]], starts_U, axis=1)
+
+    def _follow(self) -> ScoredItems:
+        """The arrays for the trie as it is now; new ones have the shapes of those before while there is room."""
+        if self._found is not None and self._base is self._trie.arrays:
+            return self._found
+        entries = np.flatnonzero(self._alive_E)
+        entries = entries[self._trie.contains(self._codes_EC[entries])]
+        slots_JC = self._trie.slots(self._codes_EC[entries])
+        if len(np.unique(slots_JC[:, -1])) != self._trie.num_sids:
+            raise ValueError("the trie has SIDs that no item with a score carries")
+        number, above = [], []
+        for slot_J, level in zip(slots_JC.T, self._trie.arrays.levels, strict=True):
+            slots_N, prefix_J = np.unique(slot_J, return_inverse=True)
+            numbers = np.zeros(level.alive_RM.shape[1] * WORD, np.int32)
+            numbers[slots_N] = np.arange(len(slots_N))
+            above_E = np.zeros(len(self._alive_E), np.int32)
+            above_E[entries] = prefix_J
+            number.append(jnp.asarray(numbers))
+            above.append(jnp.asarray(above_E))
+        alive_E = np.zeros(len(self._alive_E), bool)
+        alive_E[entries] = True
+        siblings = jnp.asarray(self._siblings_RS), jnp.asarray(self._share_RS)
+        self._found = ScoredItems(tuple(number), tuple(above), jnp.asarray(alive_E), *siblings)
+        self._base = self._trie.arrays
+        return self._found
+
+    def _siblings_of(self, codes: Sequence[int]) -> np.ndarray:
+        """Items of the longest prefix that any item shares with a SID, at most SIBLINGS, at equal distances."""
+        shared_I = np.cumprod(self._known_IC == np.asarray(codes), axis=1).sum(axis=1)
+        nearest = np.flatnonzero(shared_I == max(shared_I.max(initial=0), 1))
+        return nearest[np.linspace(0, len(nearest) - 1, min(SIBLINGS, len(nearest))).astype(np.int64)]
+
+    def _grow(self, rows: int) -> None:
+        more_EC = np.zeros((rows, self._codes_EC.shape[1]), np.int64)
+        self._codes_EC = np.concatenate([self._codes_EC, more_EC])
+        self._alive_E = np.concatenate([self._alive_E, np.zeros(rows, bool)])
+        self._siblings_RS = np.concatenate([self._siblings_RS, np.zeros((rows, SIBLINGS), np.int32)])
+        self._share_RS = np.concatenate([self._share_RS, np.zeros((rows, SIBLINGS), np.float32)])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from tsrec_jax.baselines.names import BASELINES
-from tsrec_jax.errors import UserError
 from tsrec_jax.section import Section, setting
 
 COMPARED_AT = 10  # places of a ranking
@@ -26,14 +24,4 @@ class EvalSettings(Section, key="eval"):
     )
     batch_size: int = setting(32, "number of histories searched together", above=0)
     max_rows: int = setting(0, "rows of the split to evaluate, evenly spread; 0: all", least=0)
-    prior: str = setting("", "baseline whose scores are added to the model's; empty: none", choices=("", *BASELINES))
-    prior_weights: tuple[float, ...] = setting(
-        (1.0, 4.0, 16.0, 64.0, 256.0), "weights of the prior to try on the selection split"
-    )
-    prior_rows: int = setting(1024, "rows of the selection split to try them on, evenly spread; 0: all", least=0)
     bootstrap: int = setting(1000, "number of resamples behind the 95 % intervals", least=2)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.prior and not self.prior_weights:
-            raise UserError("config.eval.prior_weights is empty: name at least one weight of the prior to try")

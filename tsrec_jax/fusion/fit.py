@@ -14,7 +14,7 @@ Axis letters: B rows, N candidates, F features; the last one is the model's log 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ class Candidates:
 
     Attributes:
       items_BN: int32, each item once a row, -1 behind the last.
-      features_BNF: float32, of the parts.
+      features_BNF: float32, of the parts, and of the dense head where there is one.
     """
 
     items_BN: np.ndarray
@@ -65,25 +65,33 @@ def scaled_parts(tables: Mapping[str, ItemTables], rows: Interactions) -> tuple[
     return tuple(Part(name, own, Scale.of(own.scores(histories))) for name, own in tables.items())
 
 
-def candidates(parts: Sequence[Part], rows: Interactions, others: Sequence[Sequence[int]]) -> Candidates:
+def candidates(
+    parts: Sequence[Part],
+    rows: Interactions,
+    others: Sequence[Sequence[int]],
+    dense: Callable[[range], np.ndarray] | None = None,
+) -> Candidates:
     """The best items of every part, and others.
 
     Args:
       parts: with their constants.
       rows: the histories.
       others: for each row further items, such as those of the model's beams.
+      dense: from numbers of rows to the dense head's float32 log-probabilities (B, I), which are one more feature.
     """
     listed, features = [], []
     for start in range(0, len(rows), CHUNK):
         histories = rows.histories[start : start + CHUNK]
         scores = [part.tables.scores(histories) for part in parts]
-        best = [np.argpartition(-x, min(LISTED, x.shape[1]) - 1, axis=1)[:, :LISTED] for x in scores]
+        log_p_BI = [] if dense is None else [dense(range(start, start + len(histories)))]
+        best = [np.argpartition(-x, min(LISTED, x.shape[1]) - 1, axis=1)[:, :LISTED] for x in (*scores, *log_p_BI)]
         for row in range(len(histories)):
             items_N = np.unique([item for each in (*(top[row] for top in best), others[start + row]) for item in each])
             items_N = items_N.astype(np.int32)
             forms = [
                 form for part, x in zip(parts, scores, strict=True) for form in part.scale.features(x[row, items_N])
             ]
+            forms += [x_BI[row, items_N] for x_BI in log_p_BI]
             listed.append(items_N)
             features.append(np.stack(forms, axis=-1))
     width = max(map(len, listed))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import json
 import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from tsrec_jax.baselines.run import run_baseline
@@ -14,21 +14,19 @@ from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.held_out import evaluated_split
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.target_ranks import find_targets, metric_names
-from tsrec_jax.decoding.generate import RankedSids, search_all
 from tsrec_jax.evaluation.beyond import Background
 from tsrec_jax.evaluation.predictions import Predictions, read_predictions, write_predictions
 from tsrec_jax.evaluation.report import Report, format_table, to_json, to_markdown
 from tsrec_jax.evaluation.statistics import compare, draw_users, intervals
 from tsrec_jax.evaluation.trec import write_trec
 from tsrec_jax.files import write_json, write_text
-from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.local_devices import on_own_devices
 from tsrec_jax.pipeline import shop
+from tsrec_jax.pipeline.fuse import fused, fused_rows, fusion_inputs
 from tsrec_jax.pipeline.job import Job
 from tsrec_jax.pipeline.pretrain import base_words
-from tsrec_jax.pipeline.prior import ItemScores, choose_prior
 from tsrec_jax.pipeline.provenance import command
-from tsrec_jax.pipeline.recommender_parts import RecommenderParts
+from tsrec_jax.pipeline.search import TOKENISED, ModelSearch, search_fusion
 from tsrec_jax.pipeline.train import trained_facts, trained_parts
 from tsrec_jax.planning.search_flops import search_flops
 from tsrec_jax.processes import first
@@ -41,7 +39,6 @@ PREDICTIONS = "predictions.json"
 TREC = "trec"  # the same and those of the baselines, as other programs read them
 SCORES = "scores.json"  # the log-probabilities of the predictions, a list for each row
 BASELINES = ("popularity", "repeat last")  # those that take no time and choose nothing
-TOKENISED = 256  # histories in one call of the tokenizer
 
 
 def evaluate_recommender(job: Job) -> Mapping[str, Any]:
@@ -49,38 +46,44 @@ def evaluate_recommender(job: Job) -> Mapping[str, Any]:
 
     Returns:
       The predicted rows, the SIDs among the predictions that do not exist (0 by construction), the seconds, the FLOPs
-      of a request and, of a prior, what was chosen.
+      of a request and, of a fusion, what was fitted.
 
     Raises:
       UserError: nothing is trained with these settings.
     """
-    inputs = {**job.identity, **flat(job.settings.eval, "eval.")}
+    inputs = {**fusion_inputs(job), **flat(job.settings.eval, "eval.")}
     folder = job.workdir.path
     facts = job.workdir.finished("evaluate", inputs, folder / PREDICTIONS)
     if facts is None:
-        facts = _predict(trained_parts(job), job.settings, folder)
+        facts = _predict(job)
         job.workdir.finish("evaluate", inputs, facts)
     else:
         report("evaluate: finished before, skipped")
-    trained = trained_facts(job)
+    trained = trained_facts(job) if job.settings.fusion.model else None
     if first():
         _write_report(job, facts, trained)
     return facts
 
 
-def _predict(parts: RecommenderParts, settings: Settings, folder: pathlib.Path) -> dict[str, Any]:
+def _predict(job: Job) -> dict[str, Any]:
     """Writes `predictions.json` and `scores.json`, and returns the facts of the finished stage."""
-    catalogue = parts.dataset.catalogue
-    split, rows = evaluated_rows(settings, parts.dataset)
+    settings, folder, catalogue = job.settings, job.workdir.path, job.dataset.catalogue
+    split, rows = evaluated_rows(settings, job.dataset)
     if split != settings.eval.split:
         report(f"evaluate: the folder has no {settings.eval.split}.csv, using {split}")
-    chosen = None
-    with on_own_devices(parts.model) as model:
-        search = functools.partial(_search, parts, settings, InferenceModel.of(model))
-        if settings.eval.prior:
-            chosen = choose_prior(settings, parts.dataset, search)
+    with contextlib.ExitStack() as stack:
+        model = None
+        if settings.fusion.model:
+            parts = trained_parts(job)
+            model = ModelSearch.of(parts, settings, stack.enter_context(on_own_devices(parts.model)))
+        fusion = fused(job, model)
+        rows_fused = None if fusion is None else fused_rows(fusion, rows, model)
         started = time.perf_counter()
-        found = search(rows, None if chosen is None else chosen.scores_of(rows))
+        if model is not None:
+            found = model.search(rows, rows_fused)
+        else:
+            assert rows_fused is not None
+            found = search_fusion(catalogue, rows_fused, settings.eval.beams)
         seconds = time.perf_counter() - started
     predictions = [[sid for sid, _ in ranked] for ranked in found]
     invalid = sum(sid not in catalogue.items_of_sid for ranked in predictions for sid in ranked)
@@ -97,16 +100,16 @@ def _predict(parts: RecommenderParts, settings: Settings, folder: pathlib.Path) 
         "rows": len(rows),
         "invalid": invalid,
         "seconds": round(seconds, 1),
-        "request_flops": _request_flops(parts, settings, rows),
+        "request_flops": None if model is None else _request_flops(model, rows),
     }
-    return facts if chosen is None else {**facts, "prior": chosen.facts}
+    return facts if fusion is None else {**facts, "fusion": dict(fusion.facts)}
 
 
-def _request_flops(parts: RecommenderParts, settings: Settings, rows: Interactions) -> float:
+def _request_flops(model: ModelSearch, rows: Interactions) -> float:
     """Model FLOPs of a request whose prompt has the mean length, taken over TOKENISED rows."""
-    catalogue, shared = parts.dataset.catalogue, len(parts.builder.prefix("next_sid"))
-    histories = [[catalogue.sid(item) for item in history] for history in rows.spread(TOKENISED).histories]
-    lengths = [len(prompt) for prompt in _prompts(parts, histories)]
+    parts, settings = model.parts, model.settings
+    shared = len(parts.builder.prefix("next_sid"))
+    lengths = [len(prompt) for prompt in model.prompts(rows.spread(TOKENISED))]
     levels = parts.trie.arrays.levels
     return search_flops(
         parts.model.config,
@@ -117,38 +120,6 @@ def _request_flops(parts: RecommenderParts, settings: Settings, rows: Interactio
         beams=settings.eval.beams,
         whole_vocabulary=settings.objective == "vocabulary",
     )
-
-
-def _search(
-    parts: RecommenderParts,
-    settings: Settings,
-    model: InferenceModel,
-    rows: Interactions,
-    item_scores: ItemScores | None,
-) -> list[RankedSids]:
-    """The ranked SIDs of every row; `item_scores` is what the search adds to the model's scores."""
-    catalogue = parts.dataset.catalogue
-    histories = [[catalogue.sid(item) for item in history] for history in rows.histories]
-    return search_all(
-        model,
-        parts.trie,
-        catalogue,
-        _prompts(parts, histories),
-        beams=settings.eval.beams,
-        batch_size=settings.eval.batch_size,
-        prefix=parts.builder.prefix("next_sid"),
-        normaliser=settings.objective,
-        item_scores=item_scores,
-        progress=lambda line: report(f"evaluate: {line}"),
-        total=len(histories),
-    )
-
-
-def _prompts(parts: RecommenderParts, histories: Sequence[Sequence[str]]) -> Iterator[list[int]]:
-    """The prompts, tokenised a few at a time, so that it goes on while the first ones are searched."""
-    for start in range(0, len(histories), TOKENISED):
-        chunk = histories[start : start + TOKENISED]
-        yield from parts.builder.prompts_next_sid(chunk, parts.dataset.catalogue.num_levels)
 
 
 def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, Any] | None) -> None:
@@ -163,14 +134,17 @@ def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, 
     split, rows = evaluated_rows(settings, dataset)
     train, valid = dataset.splits["train"], dataset.splits["valid"]
     beams, metrics = settings.eval.beams, metric_names(settings.eval.beams)
-    lists = {SYSTEM: read_predictions(folder / PREDICTIONS).lists}
-    for name in BASELINES:
+    system = SYSTEM if settings.fusion.model else " + ".join(settings.fusion.parts)
+    lists = {system: read_predictions(folder / PREDICTIONS).lists}
+    compared = [name for name in BASELINES if name not in lists]
+    for name in compared:
         lists[name] = run_baseline(name, dataset, train, valid, rows, beams, settings.seed, report).lists
     ranks = {name: find_targets(ranked, rows.targets, dataset.catalogue) for name, ranked in lists.items()}
     background = Background.of(dataset.catalogue, train)
     draws = draw_users(rows.users, settings.eval.bootstrap, settings.seed)
     ndcg_SN = {name: found.values("sid", "NDCG@10")[None] for name, found in ranks.items()}
-    prior = {f"prior of {SYSTEM}": predicted["prior"]} if "prior" in predicted else {}
+    base = {"base model": base_words(job.base)} if settings.fusion.model else {}
+    fusion = {f"fusion of {system}": predicted["fusion"]} if "fusion" in predicted else {}
     built = Report(
         dataset=dataset.name,
         split=split,
@@ -183,25 +157,26 @@ def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, 
         beyond={name: background.measure(ranked) for name, ranked in lists.items()},
         comparisons=[
             compare(
-                (SYSTEM, name),
-                (ndcg_SN[SYSTEM], ndcg_SN[name]),
+                (system, name),
+                (ndcg_SN[system], ndcg_SN[name]),
                 draws,
                 metric="NDCG@10",
                 level="sid",
                 seeds=(settings.seed,),
             )
-            for name in BASELINES
+            for name in compared
         ],
         upper_bound=shop.upper_bound(settings, dataset, rows, metrics) if shop.is_embedded(settings) else None,
-        training={SYSTEM: _with_flops(trained, predicted)} if trained else {},
-        facts={**run_facts(folder), "base model": base_words(job.base), **prior},
+        training={system: _with_flops(trained, predicted)} if trained else {},
+        facts={**run_facts(folder), **base, **fusion},
     )
     write_trec(folder / TREC, [dataset.catalogue.sid(int(target)) for target in rows.targets], lists)
     write_json(folder / "results.json", to_json(built))
     write_text(folder / "results.md", to_markdown(built))
     from tsrec_jax.evaluation import plots  # with matplotlib
 
-    plots.plot_training({SYSTEM: read_metrics(folder)}, folder / "plots" / "training.png")
+    if trained:
+        plots.plot_training({system: read_metrics(folder)}, folder / "plots" / "training.png")
     plots.plot_metrics(built, folder / "plots" / "metrics.png")
     report(f"\n{dataset.name}, {split}, {len(rows)} rows, {beams} beams, SID level:\n{format_table(built)}\n")
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from tsrec_jax.models.local_devices import on_own_devices
 from tsrec_jax.pipeline.evaluate import card_facts, evaluated_rows
+from tsrec_jax.pipeline.fuse import fused, fusion_inputs
 from tsrec_jax.pipeline.job import Job
+from tsrec_jax.pipeline.search import ModelSearch
 from tsrec_jax.pipeline.train import trained_parts
+from tsrec_jax.processes import first
 from tsrec_jax.progress import report
-from tsrec_jax.serving.export import export_folder
+from tsrec_jax.serving.export import export_folder, export_fusion
 
 
 def export_recommender(job: Job) -> None:
@@ -16,25 +22,43 @@ def export_recommender(job: Job) -> None:
       UserError: nothing is trained with these settings.
     """
     settings, folder = job.settings, job.workdir.path / "export"
-    inputs = {**job.identity, "export.dtype": settings.export.dtype}
+    inputs = {**fusion_inputs(job), "export.dtype": settings.export.dtype}
     if job.workdir.finished("export", inputs, folder) is not None:
         report("export: finished before, skipped")
         return
-    parts = trained_parts(job)
-    card = card_facts(job)
     _, rows = evaluated_rows(settings, job.dataset)
     shown = [job.dataset.catalogue.items[item].id for history in rows.histories[:1] for item in history]
+    if not settings.fusion.model:
+        fusion = fused(job, None)
+        assert fusion is not None
+        facts = {"data": f"{job.dataset.name} (SHA-256 {job.dataset.data_hash})", **fusion.facts}
+        if first():
+            export_fusion(fusion, job.dataset.catalogue, folder, card_facts=facts, history=shown)
+    else:
+        _export_model(job, shown)
+    job.workdir.finish("export", inputs, {})
+    report(f"export: {folder}")
+
+
+def _export_model(job: Job, shown: Sequence[str]) -> None:
+    settings, parts = job.settings, trained_parts(job)
+    fusion = dense = None
+    if settings.fusion.parts:
+        with on_own_devices(parts.model) as model:
+            search = ModelSearch.of(parts, settings, model)
+            fusion = fused(job, search)
+            dense = search.scorer if fusion is not None and fusion.dense_2 is not None else None
     export_folder(
         parts.model,
         parts.tokenizer,
         job.dataset.catalogue,
         parts.templates,
-        folder,
+        job.workdir.path / "export",
         max_length=settings.train.sequence_length,
         normaliser=settings.objective,
-        card_facts=card,
+        card_facts=card_facts(job),
         history=shown,
         dtype=settings.export.dtype,
+        fusion=fusion,
+        dense=dense,
     )
-    job.workdir.finish("export", inputs, {})
-    report(f"export: {folder}")

@@ -51,7 +51,10 @@ class Source:
 
 
 def make_inputs(settings: Settings, path: pathlib.Path) -> tuple[Dataset, str]:
-    """The dataset with SIDs and words and the pretrained model, both made in `path` where they are not given."""
+    """The dataset with SIDs and words and the pretrained model, both made in `path` where they are not given.
+
+    No model where `fusion.model` says that none takes part, unless the SIDs are made by it.
+    """
     workdir = Workdir(path)
     source = workdir.first_makes(lambda: open_source(settings, path))
     if source.complete:
@@ -62,7 +65,7 @@ def make_inputs(settings: Settings, path: pathlib.Path) -> tuple[Dataset, str]:
         if several():  # they pretrain together, and the first one makes what needs the pretrained model
             pretrained_model(settings, path, open_texts(settings, source))
         dataset, texts = workdir.first_makes(lambda: make_dataset(settings, path, source))
-    return dataset, pretrained_model(settings, path, texts)
+    return dataset, pretrained_model(settings, path, texts) if settings.fusion.model else ""
 
 
 def open_source(settings: Settings, path: pathlib.Path) -> Source:

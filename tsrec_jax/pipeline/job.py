@@ -27,7 +27,7 @@ class Job:
       settings: of all rooms.
       workdir: where everything goes.
       dataset: with SIDs and words, its held-out users taken out of train.
-      base: the pretrained model, a folder or a name.
+      base: the pretrained model, a folder or a name; empty where no language model takes part.
     """
 
     settings: Settings
@@ -49,7 +49,7 @@ def open_job(settings: Settings, path: pathlib.Path) -> Job:
     """
     dataset, base = make_inputs(settings, path)
     dataset = hold_out_users(dataset, settings.train.held_out)
-    if settings.eval.prior:  # whose weight is chosen on the selection split
+    if settings.fusion.parts:  # which are weighed on the selection split
         refuse_selection(dataset, settings.eval.split)
     job = Job(settings, Workdir(path), dataset, base)
     job.workdir.record(settings, job.identity, dataset.data_hash)

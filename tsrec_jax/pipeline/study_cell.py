@@ -194,7 +194,7 @@ def begin(wanted: WantedCell) -> None:
 
 
 def borrow_training(wanted: WantedCell, cells: Sequence[WantedCell]) -> None:
-    """Gives an arm that differs from a finished one in the prior of its search alone that one's training."""
+    """Gives an arm that differs from a finished one in its fusion alone that one's training."""
     if wanted.kind != "arm" or (wanted.folder / FINISHED).exists():
         return
     for other in _twins(wanted, cells):
@@ -218,13 +218,14 @@ def close(wanted: WantedCell, cells: Sequence[WantedCell]) -> None:
 
 
 def _twins(wanted: WantedCell, cells: Sequence[WantedCell]) -> list[WantedCell]:
-    """The other cells that have the same training, so that only the prior of the search differs."""
-    if wanted.kind != "arm":
+    """The other cells that have the same training, so that only the fusion differs."""
+    if wanted.kind != "arm" or not wanted.settings.fusion.model:
         return []
     return [
         other
         for other in cells
         if (other.kind, other.seed) == ("arm", wanted.seed)
+        and other.settings.fusion.model
         and other.folder != wanted.folder
         and _trained_by(other) == _trained_by(wanted)
     ]
@@ -232,7 +233,7 @@ def _twins(wanted: WantedCell, cells: Sequence[WantedCell]) -> list[WantedCell]:
 
 def _trained_by(wanted: WantedCell) -> dict[str, Any]:
     settings = _shaping(wanted.settings.resolved(), "arm", wanted.data)
-    return {key: value for key, value in settings.items() if not key.startswith("eval.prior")}
+    return {key: value for key, value in settings.items() if not key.startswith("fusion.")}
 
 
 def _drop_weights(folder: pathlib.Path) -> None:

@@ -86,16 +86,16 @@ def run_arm(wanted: WantedCell, settings: Settings) -> Cell:
         refuse_selection(job.dataset, settings.eval.split)
         again = trained_facts(job) is not None
         train_recommender(job)
-        trained = trained_facts(job) or {}
+        trained = (trained_facts(job) if settings.fusion.model else None) or {}
         evaluated = evaluate_recommender(job)
-    rows = read_metrics(wanted.folder)
+    rows = read_metrics(wanted.folder) if settings.fusion.model else []
     scores = json.loads((wanted.folder / SCORES).read_text(encoding="utf-8"))
     cost = {
-        "parameters": trained["parameters"],
-        "steps": trained["steps"],
-        **trained_amounts(rows, trained["steps"]),
-        "seconds": trained["seconds"],
-        "flops": trained["step_flops"] * trained["steps"],
+        "parameters": trained.get("parameters"),
+        "steps": trained.get("steps"),
+        **(trained_amounts(rows, trained["steps"]) if trained else {}),
+        "seconds": trained.get("seconds"),
+        "flops": trained["step_flops"] * trained["steps"] if trained else None,
         "request_flops": evaluated.get("request_flops"),
         "memory": None if again else memory.bytes(),
     }
@@ -103,10 +103,11 @@ def run_arm(wanted: WantedCell, settings: Settings) -> Cell:
     curve = tuple((row["step"], _number(row["valid/loss"]), _number(row.get("valid/hr@10"))) for row in rows
                   if "valid/loss" in row)  # fmt: skip
     predictions = read_predictions(wanted.folder / PREDICTIONS).lists
-    # With a prior, scores are no log-probabilities.
-    first = None if settings.eval.prior else [ranked[0] for ranked in scores]
-    facts |= {"prior": evaluated["prior"]} if settings.eval.prior else {}
-    facts |= {"start": trained["start"], **_ties(settings)}
+    # The scores of a fusion are no log-probabilities.
+    first = None if settings.fusion.parts else [ranked[0] for ranked in scores]
+    facts |= {"fusion": evaluated["fusion"]} if settings.fusion.parts else {}
+    facts |= {"start": trained["start"]} if trained else {}
+    facts |= _ties(settings)
     return _cell(wanted, job.dataset, predictions, first=first, curve=curve, cost=cost, facts=facts)
 
 

@@ -61,6 +61,9 @@ def train_recommender(job: Job, profile: range = range(0)) -> None:
     Raises:
       UserError: the data lacks what a task needs, or the rows of a step do not divide over the mesh.
     """
+    if not job.settings.fusion.model:
+        report("train: config.fusion.model=False, nothing is trained")
+        return
     if _is_trained(job):
         report("train: finished before, skipped")
         return

@@ -34,7 +34,13 @@ class PathStep:
 
 @dataclasses.dataclass(frozen=True)
 class Recommendation:
-    """One recommended item; `score` is the log-probability of its SID in nats, the sum over its path."""
+    """One recommended item.
+
+    Attributes:
+      item_id, title, sid: the item's.
+      score: log-probability of its SID in nats, the sum over its path; with a fusion, that and the fusion's score.
+      path: the model's own log-probabilities; empty where no language model takes part.
+    """
 
     item_id: str
     title: str

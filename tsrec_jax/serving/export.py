@@ -15,14 +15,18 @@ from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.prompts import Templates
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
-from tsrec_jax.files import new_folder, write_json, write_text
+from tsrec_jax.files import new_folder, write_json, write_npz, write_text
+from tsrec_jax.fusion.fusion import Fusion
 from tsrec_jax.models.config import special_ids
 from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.dense_head import DenseScorer
 from tsrec_jax.models.hf import save_hf
 from tsrec_jax.models.tokenizer import load_tokenizer, save_tokenizer
 from tsrec_jax.processes import first
 from tsrec_jax.serving.export_files import (
     CATALOGUE_FILE,
+    DENSE_FILE,
+    FUSION_FILE,
     PROMPTS_FILE,
     TRIE_FILE,
     first_sid_id,
@@ -30,7 +34,7 @@ from tsrec_jax.serving.export_files import (
     verified,
     write_checksums,
 )
-from tsrec_jax.serving.model_card import model_card
+from tsrec_jax.serving.model_card import fusion_card, model_card
 
 
 def export_folder(
@@ -45,6 +49,8 @@ def export_folder(
     card_facts: Mapping[str, Any],
     history: Sequence[str] = (),
     dtype: str = "float32",
+    fusion: Fusion | None = None,
+    dense: DenseScorer | None = None,
 ) -> None:
     """Writes a folder that `transformers.AutoModelForCausalLM` and `Recommender` load; it replaces an older one whole.
 
@@ -60,13 +66,13 @@ def export_folder(
       card_facts: named facts for the model card.
       history: item ids, oldest first, of one user, whom the card's examples recommend to; empty: the first item's.
       dtype: type of the stored weights.
+      fusion: what the search adds to the model's scores.
+      dense: the model's dense head, where the fusion has it as a part.
 
     Raises:
       UserError: `folder` holds something else than an older export; it is left as it is.
     """
-    folder = pathlib.Path(folder)
-    if folder.exists() and not (folder / CATALOGUE_FILE).is_file() and (folder.is_file() or any(folder.iterdir())):
-        raise UserError(f"{folder}: not an export, so it is not replaced; give an empty or new folder")
+    folder = _replaceable(folder)
     ids = end_ids(model, tokenizer)
     with new_folder(folder, replace=True) if first() else contextlib.nullcontext(folder) as scratch:
         save_hf(model, scratch, dtype=dtype, special_ids=special_ids(ids))
@@ -89,9 +95,52 @@ def export_folder(
             max_length=max_length,
             normaliser=normaliser,
             facts=card_facts,
+            fused=fusion is not None,
         )
         write_text(scratch / "README.md", card)
+        if fusion is not None:
+            fusion.save(scratch / FUSION_FILE)
+        if dense is not None:
+            write_npz(scratch / DENSE_FILE, dense.to_arrays())
         write_checksums(scratch)
+
+
+def export_fusion(
+    fusion: Fusion,
+    catalogue: Catalogue,
+    folder: str | os.PathLike[str],
+    *,
+    card_facts: Mapping[str, Any],
+    history: Sequence[str] = (),
+) -> None:
+    """Writes a fusion without a language model as a folder that `Recommender` loads; it replaces an older one whole.
+
+    Args:
+      fusion: its parts are tables alone.
+      catalogue, folder, card_facts, history: as in `export_folder`.
+
+    Raises:
+      UserError: `folder` holds something else than an older export; it is left as it is.
+    """
+    with new_folder(_replaceable(folder), replace=True) as scratch:
+        write_json(scratch / CATALOGUE_FILE, catalogue.to_json(), indent=1)
+        fusion.save(scratch / FUSION_FILE)
+        names = [part.name for part in fusion.parts]
+        card = fusion_card(catalogue, names, history or (catalogue.items[0].id,), card_facts)
+        write_text(scratch / "README.md", card)
+        write_checksums(scratch)
+
+
+def _replaceable(folder: str | os.PathLike[str]) -> pathlib.Path:
+    """A folder that an export may be written to.
+
+    Raises:
+      UserError: it holds something else.
+    """
+    folder = pathlib.Path(folder)
+    if folder.exists() and not (folder / CATALOGUE_FILE).is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise UserError(f"{folder}: not an export, so it is not replaced; give an empty or new folder")
+    return folder
 
 
 def accept_catalogue(folder: str | os.PathLike[str]) -> None:
@@ -101,9 +150,15 @@ def accept_catalogue(folder: str | os.PathLike[str]) -> None:
     among them. The valid SIDs and the checksums are written anew.
 
     Raises:
-      UserError: the catalogue is not of one piece or not of this model, or another file is not as it was exported.
+      UserError: the catalogue is not of one piece or not of this model, or another file is not as it was exported; or
+        there is a fusion, which scores the items in the order in which they were exported.
     """
     folder = pathlib.Path(folder)
+    if (folder / FUSION_FILE).exists():
+        raise UserError(
+            f"{folder / FUSION_FILE}: scores the items as they were exported; change the catalogue of the loaded "
+            "recommender or of the service instead, or export anew"
+        )
     with verified(folder, but=(CATALOGUE_FILE, TRIE_FILE)):
         catalogue = read_catalogue(folder)
         first_id = first_sid_id(folder, load_tokenizer(folder), catalogue)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from tsrec_jax.data.catalogue import Catalogue
@@ -17,11 +18,15 @@ from tsrec_jax.decoding.beam_search import SearchSettings
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import write_json
+from tsrec_jax.fusion.fusion import Fusion
 from tsrec_jax.models.config import read_json
+from tsrec_jax.models.dense_head import DenseScorer
 
 CATALOGUE_FILE = "sid_catalogue.json"
 PROMPTS_FILE = "prompts.json"
 TRIE_FILE = "sid_trie.npz"
+FUSION_FILE = "fusion.npz"  # only of an export with a fusion
+DENSE_FILE = "dense_head.npz"  # only where the dense head takes part in it
 CHECKSUMS_FILE = "checksums.json"
 _FORMER_NORMALISERS = {"vocab": "vocabulary", "catalogue": "constrained"}  # what earlier exports call them
 AGAIN = "bring the folder anew, or export it again"
@@ -142,6 +147,28 @@ def read_prompts(folder: pathlib.Path) -> tuple[Templates, int, str]:
         raise UserError(f"{path}: {error.args[0]!r} is missing; {AGAIN}") from None
     except (ValueError, UserError) as error:
         raise UserError(f"{path}: {error}; {AGAIN}") from None
+
+
+def read_fusion(folder: pathlib.Path, catalogue: Catalogue) -> tuple[Fusion | None, DenseScorer | None]:
+    """What is added to the model's scores, and the dense head that takes part in it; None where there is none.
+
+    Raises:
+      UserError: a file is broken or of another catalogue.
+    """
+    if not (folder / FUSION_FILE).exists():
+        return None, None
+    fusion = Fusion.load(folder / FUSION_FILE, catalogue.num_items)
+    if fusion.dense_2 is None:
+        return fusion, None
+    path = folder / DENSE_FILE
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            scorer = DenseScorer.from_arrays(dict(stored))
+    except Exception as error:  # a broken archive fails anywhere in zipfile, zlib or NumPy
+        raise UserError(f"{path}: not a dense head that this program wrote ({error}); {AGAIN}") from None
+    if len(scorer.item_vectors_ID) != catalogue.num_items:
+        raise UserError(f"{path}: not of a catalogue of {catalogue.num_items} items; {AGAIN}")
+    return fusion, scorer
 
 
 def first_sid_id(folder: pathlib.Path, tokenizer: PreTrainedTokenizerFast, catalogue: Catalogue) -> int:

@@ -49,6 +49,7 @@ class LiveCatalogue:
         self._members: dict[Codes, dict[str, None]] = {}  # a dict keeps the order in which items came
         for item, codes in zip(catalogue.items, catalogue.codes_IC.tolist(), strict=True):
             self._members.setdefault(tuple(codes), {})[item.id] = None
+        self._changed: set[str] = set()
         self._turn, self._lock = threading.Lock(), threading.Lock()
 
     @contextlib.contextmanager
@@ -70,6 +71,11 @@ class LiveCatalogue:
     def num_levels(self) -> int:
         """Tokens of a SID (C)."""
         return len(self.level_tokens)
+
+    def take_changed(self) -> dict[str, LiveItem | None]:
+        """The items that were put, blocked, let again or removed (None) since this was last asked, while it is held."""
+        changed, self._changed = self._changed, set()
+        return {item_id: self._items.get(item_id) for item_id in sorted(changed)}
 
     def item(self, item_id: str) -> LiveItem:
         """An item by its id.
@@ -137,6 +143,7 @@ class LiveCatalogue:
             if before is not None and (before.sid, before.title) != (sid, title):
                 self._forget(before)
             self._titled.setdefault(title, {})[str(item_id)] = None
+            self._changed.add(str(item_id))
             self._items[str(item_id)] = item = LiveItem(str(item_id), title, sid, blocked)
             self._searched[item.id] = _searched(item)
             self._members.setdefault(self._codes(sid), {})[str(item_id)] = None
@@ -151,6 +158,7 @@ class LiveCatalogue:
         """
         with self.held():
             item = self.item(item_id)
+            self._changed.add(item.id)
             self._forget(item)
             del self._items[item.id], self._searched[item.id]
 
@@ -163,6 +171,7 @@ class LiveCatalogue:
         with self.held():
             items = [self.item(item_id) for item_id in item_ids]
             for item in items:
+                self._changed.add(item.id)
                 self._items[item.id] = dataclasses.replace(item, blocked=blocked)
                 self._settle(self._codes(item.sid))
 

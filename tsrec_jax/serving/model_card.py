@@ -9,7 +9,13 @@ from typing import Any
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.prompts import Templates
 from tsrec_jax.models.tokenizer import GENERIC_CLASS
-from tsrec_jax.serving.export_files import CATALOGUE_FILE, CHECKSUMS_FILE, PROMPTS_FILE, TRIE_FILE
+from tsrec_jax.serving.export_files import (
+    CATALOGUE_FILE,
+    CHECKSUMS_FILE,
+    FUSION_FILE,
+    PROMPTS_FILE,
+    TRIE_FILE,
+)
 
 # What a step's scores are normalised over, by normaliser.
 _NORMALISED = {
@@ -18,6 +24,12 @@ _NORMALISED = {
     "constrained": "the tokens that the constraint allows. The beam search of `transformers` does so over all tokens "
     "and applies the constraint then, unless it is told `renormalize_logits=True`, as below",
 }
+
+
+_FUSED = f"""`{FUSION_FILE}` holds other recommenders, whose scores `Recommender` adds to the model's. What
+`transformers` gives below is the model alone, and ranks otherwise.
+
+"""
 
 
 def model_card(
@@ -30,6 +42,7 @@ def model_card(
     max_length: int,
     normaliser: str,
     facts: Mapping[str, Any],
+    fused: bool = False,
 ) -> str:
     """The card; its blocks of Python run as they stand in the folder, and print the same items.
 
@@ -41,6 +54,7 @@ def model_card(
       ends: `eos_token_id` as in `config.json`.
       normaliser: what scores are normalised over.
       facts: of its training, by name.
+      fused: whether other recommenders take part.
     """
     listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     asked = json.dumps(list(history), ensure_ascii=False)
@@ -76,7 +90,7 @@ prompts of the training, `{CHECKSUMS_FILE}` what `Recommender.load` compares the
 constraint: without one, the model may write a semantic ID that no item has. The scores of a step are normalised over
 {_NORMALISED[normaliser]}.
 
-## With `transformers` alone
+{_FUSED if fused else ""}## With `transformers` alone
 
 The prompt of this history, without a token before it and without anything behind the last character:
 
@@ -99,6 +113,37 @@ with every prefix; sampling with a list of allowed tokens or a grammar gives oth
 recommender, use `tsrec serve --export=FOLDER`.
 
 ## Facts of its training
+
+{listed}
+"""
+
+
+def fusion_card(catalogue: Catalogue, parts: Sequence[str], history: Sequence[str], facts: Mapping[str, Any]) -> str:
+    """The card of an export without a language model.
+
+    Args:
+      catalogue: the items.
+      parts: names of the recommenders in it.
+      history: item ids of one user, oldest first, for the example.
+      facts: of how it was made, by name.
+    """
+    listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
+    return f"""# A recommender of {", ".join(parts)}
+
+Tables that score the {catalogue.num_items} items of a catalogue for a history; no language model takes part. Items that
+share a semantic ID share its score.
+
+```python
+from tsrec_jax import Recommender
+
+recommender = Recommender.load(".")  # the folder of this file
+print(recommender.recommend([{json.dumps(list(history), ensure_ascii=False)}], k=10))  # item ids, oldest first
+```
+
+`{CATALOGUE_FILE}` holds the items, `{FUSION_FILE}` the tables, `{CHECKSUMS_FILE}` what `Recommender.load` compares the
+files with.
+
+## Facts
 
 {listed}
 """

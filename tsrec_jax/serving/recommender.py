@@ -14,6 +14,7 @@ from tsrec_jax.data.prompts import PromptBuilder
 from tsrec_jax.decoding.beam_search import SearchSettings
 from tsrec_jax.decoding.filters import SidFilter
 from tsrec_jax.decoding.generate import Searcher, SearchResult
+from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.hf import load_hf
 from tsrec_jax.models.inference import InferenceModel
@@ -21,14 +22,17 @@ from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.serving.answers import Answer, PathStep, Recommendation, Request
 from tsrec_jax.serving.export_files import (
     AGAIN,
+    PROMPTS_FILE,
     first_sid_id,
     prompt_builder,
     read_catalogue,
+    read_fusion,
     read_prompts,
     read_trie,
     verified,
 )
 from tsrec_jax.serving.live_catalogue import LiveCatalogue
+from tsrec_jax.serving.live_fusion import LiveFusion
 
 MAX_BATCH = 8
 BEAMS = 20
@@ -45,6 +49,7 @@ class Recommender:
       max_batch: requests that are searched together.
       beams: width of a search unless a call says otherwise.
       normaliser: what scores are normalised over, as in `SearchSettings`.
+      fusion: what is added to the model's scores; None: nothing.
     """
 
     def __init__(
@@ -56,17 +61,21 @@ class Recommender:
         beams: int,
         max_batch: int,
         normaliser: str,
+        fusion: LiveFusion | None = None,
     ):
-        if not 1 <= _whole("beams", beams) <= MAX_BEAMS:
-            raise UserError(f"beams={beams}: must be from 1 to {MAX_BEAMS}")
-        if _whole("max_batch", max_batch) < 1:
-            raise UserError(f"max_batch={max_batch}: must be at least 1")
-        self.model, self.catalogue, self.builder = model, catalogue, builder
-        self.beams, self.max_batch, self.normaliser = beams, max_batch, normaliser
+        self._accept(catalogue, beams, max_batch)
+        self.model, self.builder, self.normaliser, self.fusion = model, builder, normaliser, fusion
         self._prefix = builder.prefix("next_sid")
         first, size = int(catalogue.trie.token_ids[0][0]), catalogue.trie.level_sizes[0]
         self._first_tokens = range(first, first + size)
         self._searchers: dict[int, Searcher] = {}
+
+    def _accept(self, catalogue: LiveCatalogue, beams: int, max_batch: int) -> None:
+        if not 1 <= _whole("beams", beams) <= MAX_BEAMS:
+            raise UserError(f"beams={beams}: must be from 1 to {MAX_BEAMS}")
+        if _whole("max_batch", max_batch) < 1:
+            raise UserError(f"max_batch={max_batch}: must be at least 1")
+        self.catalogue, self.beams, self.max_batch = catalogue, beams, max_batch
 
     def __getstate__(self) -> NoReturn:
         raise UserError(
@@ -99,6 +108,12 @@ class Recommender:
             raise UserError(f"{folder}: no such folder; give one that the verb `export` wrote")
         with verified(folder):
             catalogue = read_catalogue(folder)
+            fusion, scorer = read_fusion(folder, catalogue)
+            if fusion is not None and not (folder / PROMPTS_FILE).exists():
+                live = LiveCatalogue(catalogue, Trie.of_catalogue(catalogue, 0))
+                return FusionRecommender(
+                    live, LiveFusion(fusion, None, catalogue, live), beams=beams, max_batch=max_batch
+                )
             templates, max_length, normaliser = read_prompts(folder)
             tokenizer = load_tokenizer(folder)
             trie = read_trie(folder, catalogue, first_sid_id(folder, tokenizer, catalogue))
@@ -110,7 +125,8 @@ class Recommender:
                 f"{len(tokenizer)} tokens; {AGAIN}"
             )
         live = LiveCatalogue(catalogue, trie)
-        return cls(model, live, builder, beams=beams, max_batch=max_batch, normaliser=normaliser)
+        fused = None if fusion is None else LiveFusion(fusion, scorer, catalogue, live)
+        return cls(model, live, builder, beams=beams, max_batch=max_batch, normaliser=normaliser, fusion=fused)
 
     def recommend(
         self,
@@ -186,17 +202,24 @@ class Recommender:
             if not requests:
                 return []
             filters = [self._filter(request) for request in requests]
-            prompts = self._prompts(requests)
-            searcher = self._searcher(beams)
-            if exact:
-                wanted = max(request.k for request in requests)
-                found = searcher.run_exact(prompts, wanted, filters)
-            else:
-                found = searcher.run(prompts, filters)
             return [
-                self._answer(request, one, self._used(request, prompt))
-                for request, one, prompt in zip(requests, found, prompts, strict=True)
+                self._answer(request, one, read)
+                for request, (one, read) in zip(requests, self._find(requests, filters, beams, exact), strict=True)
             ]
+
+    def _find(
+        self, requests: Sequence[Request], filters: Sequence[SidFilter], beams: int, exact: bool
+    ) -> list[tuple[SearchResult, int]]:
+        """For each request what the search finds, and how many items of the history it read."""
+        prompts = self._prompts(requests)
+        prior = None if self.fusion is None else self.fusion.prior([request.history for request in requests])
+        searcher = self._searcher(beams)
+        if exact:
+            found = searcher.run_exact(prompts, max(request.k for request in requests), filters, prior=prior)
+        else:
+            found = searcher.run(prompts, filters, prior=prior)
+        used = (self._used(request, prompt) for request, prompt in zip(requests, prompts, strict=True))
+        return list(zip(found, used, strict=True))
 
     def check(self, request: Request, *, beams: int | None = None) -> None:
         """Refuses a request that cannot be answered.
@@ -231,7 +254,8 @@ class Recommender:
             if bucket not in done:
                 done.add(bucket)
                 report(f"warm-up: histories from {length} items, {bucket} prompt tokens")
-                searcher.run([prompt], filters)
+                prior = None if self.fusion is None else self.fusion.prior([()])
+                searcher.run([prompt], filters, prior=prior)
 
     def _searcher(self, beams: int) -> Searcher:
         if beams not in self._searchers:
@@ -281,7 +305,7 @@ class Recommender:
             used += 1
             tokens = [self.catalogue.level_tokens[level][code] for level, code in enumerate(codes)]
             steps = (after - before for before, after in zip((0.0, *totals), totals, strict=False))
-            path = tuple(PathStep(token, step) for token, step in zip(tokens, steps, strict=True))
+            path = tuple(PathStep(token, step) for token, step in zip(tokens, steps, strict=bool(totals)))
             items += [
                 Recommendation(item.id, item.title, score, "".join(tokens), path)
                 for item in self.catalogue.members(codes)
@@ -289,6 +313,23 @@ class Recommender:
             ]
         exact = found.exact(used if len(items) >= request.k else len(found.scores_W) + 1)
         return Answer(tuple(items[: request.k]), exact, read)
+
+
+class FusionRecommender(Recommender):
+    """A loaded export of a fusion without a language model, such as one baseline; `Recommender.load` makes it."""
+
+    def __init__(self, catalogue: LiveCatalogue, fusion: LiveFusion, *, beams: int, max_batch: int):
+        self._accept(catalogue, beams, max_batch)
+        self._ranked = fusion
+
+    def warm_up(self, report: Callable[[str], None], *, max_history: int) -> None:
+        """Nothing is compiled."""
+
+    def _find(
+        self, requests: Sequence[Request], filters: Sequence[SidFilter], beams: int, exact: bool
+    ) -> list[tuple[SearchResult, int]]:
+        histories = [request.history for request in requests]
+        return list(zip(self._ranked.rank(histories, filters, beams), map(len, histories), strict=True))
 
 
 def _whole(name: str, value: Any) -> int:

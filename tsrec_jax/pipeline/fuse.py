@@ -1,0 +1,172 @@
+"""The stage `fuse`: the parts of a fusion fitted on train and weighed on the selection split, `fusion.npz`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from tsrec_jax.baselines.run import fit_baseline
+from tsrec_jax.baselines.tables import ItemTables, itself
+from tsrec_jax.data.dataset import Dataset
+from tsrec_jax.data.held_out import selection_split
+from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.data.target_ranks import find_targets
+from tsrec_jax.decoding.generate import RankedSids
+from tsrec_jax.decoding.prior import DenseScores
+from tsrec_jax.errors import UserError
+from tsrec_jax.fusion.fit import Candidates, candidates, fit_weights, fusion_of, halves, scaled_parts
+from tsrec_jax.fusion.fusion import Fusion, Part, alone
+from tsrec_jax.fusion.settings import DENSE, SEEN
+from tsrec_jax.models.dense_head import DenseScorer
+from tsrec_jax.pipeline.index import item_vectors
+from tsrec_jax.pipeline.job import Job
+from tsrec_jax.pipeline.search import FusedRows, ModelSearch, search_fusion
+from tsrec_jax.processes import first
+from tsrec_jax.progress import report
+from tsrec_jax.settings import Settings, flat
+
+STAGE = "fuse"
+FILE = "fusion.npz"
+SEEN_DECAY = 0.5  # of a history's items, in the part `seen`
+
+
+def fusion_inputs(job: Job) -> dict[str, Any]:
+    """What tells this fusion from every other one."""
+    searched = {} if not job.settings.fusion.model else {"eval.beams": job.settings.eval.beams}
+    return {**job.identity, **flat(job.settings.fusion, "fusion."), **searched}
+
+
+def fused(job: Job, model: ModelSearch | None) -> Fusion | None:
+    """The fusion of a run, fitted where it is not there; None where the settings name no parts.
+
+    Args:
+      job: gives settings, data and the working directory.
+      model: the trained model, where it takes part.
+
+    Raises:
+      UserError: the selection split holds no rows, a part cannot be fitted or exported, or the model has no dense head.
+    """
+    if not job.settings.fusion.parts:
+        return None
+    inputs, path = fusion_inputs(job), job.workdir.path / FILE
+    if job.workdir.finished(STAGE, inputs, path) is None:
+        fusion = _fit(job.settings, job.dataset, model)
+        if first():
+            fusion.save(path)
+        job.workdir.finish(STAGE, inputs, dict(fusion.facts))
+    return Fusion.load(path, job.dataset.catalogue.num_items)
+
+
+def fused_rows(fusion: Fusion, rows: Interactions, model: ModelSearch | None) -> FusedRows:
+    """Rows that one fusion scores."""
+    scorer = model.scorer if model is not None and fusion.dense_2 is not None else None
+    return FusedRows(rows, [fusion], np.zeros(len(rows), np.int64), scorer)
+
+
+def _fit(settings: Settings, dataset: Dataset, model: ModelSearch | None) -> Fusion:
+    select = dataset.splits[selection_split(dataset)]
+    if not len(select):
+        raise UserError(
+            f"config.fusion.parts={settings.fusion.parts}: the selection split holds no rows to fit their weights on"
+        )
+    rows = select.spread(settings.fusion.rows or len(select))
+    tables, facts = _tables(settings, dataset, select)
+    facts = {"parts": list(settings.fusion.parts), "settings": facts, "rows": len(rows)}
+    parts = scaled_parts(tables, rows)
+    if model is None and len(parts) == 1:
+        found = alone(parts[0], facts)
+        ranked = search_fusion(dataset.catalogue, fused_rows(found, rows, None), settings.eval.beams)
+        return dataclasses.replace(found, facts={**facts, "alone": _figures(ranked, dataset, rows)})
+    scorer = model.scorer if model is not None and DENSE in settings.fusion.parts else None
+    if DENSE in settings.fusion.parts and scorer is None:
+        raise UserError(
+            f"config.fusion.parts names {DENSE!r}, but the model has no dense head; set config.dense.weight"
+        )
+    return _weighed(settings, dataset, model, rows, parts, scorer, facts)
+
+
+def _tables(
+    settings: Settings, dataset: Dataset, select: Interactions
+) -> tuple[Mapping[str, ItemTables], Mapping[str, Any]]:
+    """The parts that are tables, fitted, and the settings that were chosen for each."""
+    num_items, tables, chosen = dataset.catalogue.num_items, {}, {}
+    for name in settings.fusion.parts:
+        if name == SEEN:
+            tables[name] = ItemTables(np.zeros(num_items, np.float32), (itself(num_items, SEEN_DECAY, 1.0),))
+        elif name != DENSE:
+            vectors = functools.partial(item_vectors, settings, dataset.catalogue.items)
+            fitted = fit_baseline(name, dataset, dataset.splits["train"], select, settings.seed, report, vectors)
+            own = getattr(fitted, "tables", None)
+            if own is None:
+                raise UserError(f"config.fusion.parts: {name!r} cannot be exported; leave it out")
+            tables[name], chosen[name] = own, fitted.facts.get("settings")
+    return tables, chosen
+
+
+def _weighed(
+    settings: Settings,
+    dataset: Dataset,
+    model: ModelSearch | None,
+    rows: Interactions,
+    parts: tuple[Part, ...],
+    scorer: DenseScorer | None,
+    facts: Mapping[str, Any],
+) -> Fusion:
+    """Fits the weights, twice on a half of the users for the figures, then on all of them."""
+    catalogue, log_p_BN = dataset.catalogue, None
+    others: Sequence[Sequence[int]] = [()] * len(rows)
+    search: Callable[[FusedRows], list[RankedSids]]
+    if model is None:
+        search = functools.partial(search_fusion, catalogue, length=settings.eval.beams)
+    else:
+        search = functools.partial(model.search, rows)
+        beams = model.search(rows)
+        facts = {**facts, "model alone": _figures(beams, dataset, rows)}
+        others = [[item for sid, _ in ranked for item in catalogue.items_of_sid[sid]] for ranked in beams]
+    log_p = None if scorer is None or model is None else _dense_log_p(model, scorer, rows)
+    listed = candidates(parts, rows, others, log_p)
+    if model is not None:
+        log_p_BN = model.log_probabilities(rows, np.maximum(listed.items_BN, 0))
+    length = float(np.mean([np.log1p(len(history)) for history in rows.histories]))
+
+    def fit(chosen: np.ndarray, own: Mapping[str, Any]) -> Fusion:
+        weights = fit_weights(listed, rows, chosen, length, settings.fusion.l2, log_p_BN)
+        own = {**own, "weight of the model": weights.model} if model is not None else own
+        return fusion_of(parts, weights, scorer is not None, length, own)
+
+    half_B = halves(rows.users)
+    if half_B.any():  # else there is one user alone
+        crossed = [fit(np.flatnonzero(half_B != half), {}) for half in (0, 1)]
+        figures = _figures(search(FusedRows(rows, crossed, half_B, scorer)), dataset, rows)
+        facts = {**facts, "cross-fitted": figures}
+        said = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        report(f"fuse: {said} on {len(rows)} rows of selection, each half of the users by the weights of the other")
+    facts = {**facts, "listed": _listed(listed, rows)}
+    return fit(np.arange(len(rows)), facts)
+
+
+def _dense_log_p(model: ModelSearch, scorer: DenseScorer, rows: Interactions) -> Callable[[range], np.ndarray]:
+    states_BD = model.states(rows)
+
+    def log_p(numbers: range) -> np.ndarray:
+        histories = [rows.histories[number] for number in numbers]
+        own = DenseScores.of(scorer, histories, np.ones(len(histories)))
+        x_BD, padded = states_BD[numbers.start : numbers.stop], (own.history_BH, own.lengths_B)
+        return np.asarray(scorer.scores(jnp.asarray(x_BD), *map(jnp.asarray, padded)))
+
+    return log_p
+
+
+def _figures(ranked: list[RankedSids], dataset: Dataset, rows: Interactions) -> dict[str, float]:
+    placed = find_targets([[sid for sid, _ in row] for row in ranked], rows.targets, dataset.catalogue)
+    return {name: round(placed.mean("sid", name), 5) for name in ("HR@10", "NDCG@10")}
+
+
+def _listed(listed: Candidates, rows: Interactions) -> float:
+    """The share of rows whose target is among the candidates."""
+    return round(float((listed.items_BN == rows.targets[:, None]).any(axis=1).mean()), 4)

@@ -1,0 +1,105 @@
+"""A fusion over a catalogue that changes: items that joined have the scores of their SID's siblings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tsrec_jax.data.catalogue import Catalogue
+from tsrec_jax.decoding.filters import SidFilter
+from tsrec_jax.decoding.generate import SearchResult
+from tsrec_jax.decoding.prior import DenseScores, Prior, PriorNodes
+from tsrec_jax.fusion.fusion import Fusion
+from tsrec_jax.models.dense_head import DenseScorer
+from tsrec_jax.serving.live_catalogue import LiveCatalogue
+
+
+class LiveFusion:
+    """A fusion and the items that it scores as they are now; used while the catalogue is held.
+
+    An item of the export keeps its scores wherever its SID goes. One that joined later has the mean score of the items
+    with the longest common beginning of their SIDs, and stands for the first of these in histories.
+
+    Args:
+      fusion: as exported.
+      scorer: the model's dense head, where it takes part.
+      catalogue: the one that was exported.
+      live: the same as it is now.
+    """
+
+    def __init__(self, fusion: Fusion, scorer: DenseScorer | None, catalogue: Catalogue, live: LiveCatalogue):
+        self.fusion, self._scorer, self._live = fusion, scorer, live
+        self._entries = {item.id: number for number, item in enumerate(catalogue.items)}
+        self._items = catalogue.num_items
+        self._nodes = PriorNodes(live.trie, catalogue.codes_IC, joining=True)
+
+    def prior(self, histories: Sequence[Sequence[str]]) -> Callable[[Sequence[int]], Prior]:
+        """From numbers of some requests to what the search adds to the model's scores.
+
+        Args:
+          histories: item ids of every request, oldest first.
+        """
+        self._follow()
+        known, lengths = [self._known(history) for history in histories], list(map(len, histories))
+
+        def of(numbers: Sequence[int]) -> Prior:
+            own, long = [known[number] for number in numbers], [lengths[number] for number in numbers]
+            dense = None
+            if self._scorer is not None:
+                dense = DenseScores.of(self._scorer, own, self.fusion.dense_weights(own, long))
+            return self._nodes.prior(self.fusion.scores(own, long), dense)
+
+        return of
+
+    def rank(self, histories: Sequence[Sequence[str]], filters: Sequence[SidFilter], length: int) -> list[SearchResult]:
+        """The best SIDs by the fusion alone, whose scores of all are known: what is listed is exact.
+
+        Args:
+          histories: as in `prior`.
+          filters: for each request what it leaves out.
+          length: SIDs of a list.
+        """
+        self._follow()
+        known = [self._known(history) for history in histories]
+        scores_BI = self.fusion.scores(known, list(map(len, histories)))
+        codes_UC, best_BU = self._nodes.best_of_sids(scores_BI)
+        results = []
+        for best_U, wanted in zip(best_BU, filters, strict=True):
+            numbers = np.flatnonzero(_passes(wanted, codes_UC))
+            order = numbers[np.argsort(-best_U[numbers], kind="stable")]
+            dropped = float(best_U[order[length]]) if len(order) > length else -np.inf
+            order = order[:length]
+            totals_WC = np.zeros((len(order), 0), np.float32)
+            results.append(SearchResult(codes_UC[order], best_U[order], totals_WC, dropped))
+        return results
+
+    def _follow(self) -> None:
+        for item_id, item in self._live.take_changed().items():
+            codes = None if item is None or item.blocked else self._live.codes([item_id])[0]
+            if item_id not in self._entries:
+                if item is None:
+                    continue
+                self._entries[item_id] = self._nodes.join(self._live.codes([item_id])[0])
+            self._nodes.set(self._entries[item_id], codes)
+
+    def _known(self, history: Sequence[str]) -> list[int]:
+        """A history as items that have scores; of one that joined, the first of its siblings, if it has any."""
+        entries = (self._entries[str(item)] for item in history)
+        found = (entry if entry < self._items else self._nodes.sibling(entry) for entry in entries)
+        return [entry for entry in found if entry is not None]
+
+
+def _passes(wanted: SidFilter, codes_UC: np.ndarray) -> np.ndarray:
+    """bool (U,): which SIDs a filter leaves."""
+    passes_U = np.ones(len(codes_UC), bool)
+    if wanted.allowed_NC is None and wanted.excluded_NC is None:
+        return passes_U
+    codes = list(map(tuple, codes_UC.tolist()))
+    if wanted.allowed_NC is not None:
+        allowed = set(map(tuple, np.asarray(wanted.allowed_NC).tolist()))
+        passes_U &= np.array([own in allowed for own in codes], bool)
+    if wanted.excluded_NC is not None:
+        excluded = set(map(tuple, np.asarray(wanted.excluded_NC).tolist()))
+        passes_U &= np.array([own not in excluded for own in codes], bool)
+    return passes_U
