@@ -27,6 +27,7 @@ TINY = {
     "hf_parity.py": ["--export=RUN/export", "--dataset=RUN/dataset", "--rows=2", "--beams=4"],
     "path_words.py": ["--dataset=RUN/dataset", "--out=FOLDER/report.md"],
     "prepare.py": ["--reviews=2000", "--folder=FOLDER/raw"],
+    "pretrain.py": ["--folder=shop=RUN/dataset", "--sizes=64x1x400", "--steps=1", "--out=FOLDER/report.md"],
     "rq_kmeans.py": ["--items=600", "--features=16", "--repeats=1", "--out=FOLDER/report.md"],
     "sid_init.py": [f"--model={BASE}", "--dataset=RUN/dataset"],
     "sid_reports.py": ["--out=FOLDER/report", "one=RUN", "two=RUN"],

@@ -89,19 +89,19 @@ def pretrain(settings: Settings, path: pathlib.Path, texts: TextFolder) -> pathl
 
     tokenizer = load_tokenizer(workdir.first_makes(tokenizer_folder))
     rows = text_rows(texts.items, tokenizer, wanted.sequence_length, wanted.held_out)
-    batches, valid = _batches(settings, rows)
-    model = _new_model(settings, tokenizer)
+    batches, valid = text_batches(settings, rows)
+    model = new_model(settings, tokenizer)
 
     def validate(model: Decoder) -> Mapping[str, float]:
         return {"valid/loss": validation_loss(model, valid)}
 
-    steps, steps_an_epoch = wanted.max_steps or batches.steps(wanted.epochs), batches.steps(1.0)
+    steps = wanted.max_steps or batches.steps(wanted.epochs)
     facts = {
         "parameters": parameter_count(dataclasses.replace(model.config, vocab_rows=len(tokenizer))),
         "vocabulary": len(tokenizer),
         "texts": rows.texts,
         "tokens": rows.tokens,
-        "epochs": steps / steps_an_epoch,
+        "epochs": steps / batches.steps(1.0) if wanted.max_steps else wanted.epochs,
     }
     report(
         f"pretrain: {rows.texts:,} texts, {rows.tokens:,} tokens, vocabulary {len(tokenizer):,}, "
@@ -153,7 +153,7 @@ def pretrain(settings: Settings, path: pathlib.Path, texts: TextFolder) -> pathl
     return made
 
 
-def _batches(settings: Settings, rows: TextRows) -> tuple[TrainBatches, list[Batch]]:
+def text_batches(settings: Settings, rows: TextRows) -> tuple[TrainBatches, list[Batch]]:
     """The batches that are learned, and those that are validated on.
 
     Raises:
@@ -181,7 +181,7 @@ def _batches(settings: Settings, rows: TextRows) -> tuple[TrainBatches, list[Bat
     return learned, list(packed_batches(rows.validated, length, per_step, length, part=part))
 
 
-def _new_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> Decoder:
+def new_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> Decoder:
     """The model before its first step, on the mesh."""
     wanted, mesh = settings.pretrain, open_mesh(settings)
     shape = ModelConfig.from_hf(lm_config(tokenizer, wanted.hidden_size, wanted.num_layers))
