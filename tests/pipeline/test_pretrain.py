@@ -11,7 +11,9 @@ from tsrec_jax.data.text_rows import text_rows
 from tsrec_jax.main import main
 from tsrec_jax.models.hf import load_hf, read_config
 from tsrec_jax.models.tokenizer import load_tokenizer
+from tsrec_jax.pipeline import pretrain as pretraining
 from tsrec_jax.pipeline.pretrain import FACTS, base_words
+from tsrec_jax.settings import default_config, settings_of
 
 LENGTH, SHARE = 16, 0.1
 COMMAND = [
@@ -86,3 +88,29 @@ def test_parameters_are_those_that_are_written(workdir):
 def test_what_cannot_be_and_what_was_not_made_are_refused(workdir, capsys, setting, words):
     assert main([*COMMAND, f"--workdir={workdir}", f"--config.pretrain.{setting}"]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_tokenizer_of_which_half_was_written_or_of_other_settings_is_trained_anew(workdir, tmp_path, monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    def half(sentences, folder, **_):
+        (folder / "spiece.model").write_bytes(b"half")
+        raise Stopped
+
+    def opened(items, tokenizer, *_):
+        sizes.append(len(tokenizer))
+        raise Stopped
+
+    def pretrain(size, **patches):
+        settings = settings_of(default_config()).changed({"pretrain": {"vocab_size": size}})
+        with monkeypatch.context() as patch, pytest.raises(Stopped):
+            for name, function in patches.items():
+                patch.setattr(pretraining, name, function)
+            pretraining.pretrain(settings, tmp_path, read_texts(workdir / "shop"))
+
+    sizes: list[int] = []
+    pretrain(300, train_tokenizer=half)
+    for size in (300, 300, 320):
+        pretrain(size, text_rows=opened)
+    assert sizes == [300, 300, 320]

@@ -7,6 +7,7 @@ import pytest
 from tests.training.conftest import tiny_config
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.prompts import PromptBuilder, Templates
+from tsrec_jax.data.tasks.task import TaskInputs
 from tsrec_jax.data.text_rows import item_texts
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.small_lm import train_tokenizer
@@ -26,19 +27,23 @@ def test_validation_takes_rows_from_all_over_the_split(tmp_path, monkeypatch, lo
     taken = {}
     monkeypatch.setattr(train, "Drift", lambda *_: None)
     monkeypatch.setattr(
-        train, "packed_batches", lambda examples, *_, **__: taken.update(loss=[each.key for each in examples]) or []
+        train,
+        "packed_batches",
+        lambda examples, *_, **__: taken.update(loss=[each.tokens.tolist() for each in examples]) or [],
     )
     monkeypatch.setattr(builder, "prompts_next_sid", lambda histories, _levels: taken.update(searched=histories) or [])
     dataset = Dataset("shop", tmp_path, shop.catalogue, shop.splits, {}, "")
     parts = types.SimpleNamespace(dataset=dataset, builder=builder, mesh=None, model=None, base_vocab_size=0, trie=None)
     config = paper_config()
     config.train.valid_rows, config.train.valid_beam_rows = loss_rows, searched
-    train._validation(settings_of(config), parts, 8, types.SimpleNamespace(slots=64, paths=None, items=None))
+    settings = settings_of(config)
+    train._validation(settings, parts, 8, types.SimpleNamespace(slots=64, paths=None, items=None))
 
     valid = shop.splits["valid"]
     last = len(valid) - 1
     numbers = [0, last // 4, last // 2, 3 * last // 4, last] if loss_rows else range(len(valid))
-    assert taken["loss"] == [f"valid/{number}" for number in numbers]
+    examples = settings.tasks.next_sid.examples(TaskInputs(dataset, "valid", builder))
+    assert taken["loss"] == [examples[number].tokens.tolist() for number in numbers]
     wanted = valid.spread(searched)
     assert taken["searched"] == [[shop.catalogue.sid(item) for item in history] for history in wanted.histories]
     assert len(wanted) == min(searched, len(valid)) and wanted.histories[-1] == valid.histories[-1]

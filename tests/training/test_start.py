@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import weakref
 
 import jax
 import numpy as np
@@ -14,10 +15,11 @@ from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.data.tasks.task import Example
 from tsrec_jax.models.sharding import make_mesh
 from tsrec_jax.models.sid_outputs import give_outputs, scale_outputs
+from tsrec_jax.training import start
 from tsrec_jax.training.loop import put_batch
 from tsrec_jax.training.loss import SftLoss
 from tsrec_jax.training.settings import TrainSettings
-from tsrec_jax.training.start import SidPlaces, sid_places
+from tsrec_jax.training.start import SidPlaces, sid_losses
 from tsrec_jax.training.step import first_step_and_state
 
 SIDS = (("<a_1>", "<b_1>"), ("<a_1>", "<b_2>"), ("<a_2>", "<b_2>"), ("<a_3>", "<b_4>"))
@@ -61,11 +63,31 @@ def test_losses_at_the_start_are_those_of_plain_log_probabilities(make_model):
     for mesh in (None, make_mesh(2, 2, 2)):
         with jax.default_matmul_precision("highest"), contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
             batches = list(packed_batches(examples, 16, 8, 16, 2, paths=PATHS))
-            found.append(sid_places(scaled(mesh), batches, PATHS, chunk=3).losses())
+            found.append(sid_losses(scaled(mesh), batches, PATHS, chunk=3))
     with jax.default_matmul_precision("highest"):
         wanted = plain_losses(scaled(), examples)
     for losses in found:
         np.testing.assert_allclose([losses["constrained"], losses["vocabulary"]], wanted, atol=1e-5)
+
+
+def test_losses_hold_the_logits_of_one_batch_at_a_time(make_model, monkeypatch):
+    alive, most = 0, 0
+
+    class Counted(SidPlaces):
+        def __post_init__(self):
+            nonlocal alive, most
+            alive += 1
+            most = max(most, alive)
+            weakref.finalize(self, gone)
+
+    def gone():
+        nonlocal alive
+        alive -= 1
+
+    monkeypatch.setattr(start, "SidPlaces", Counted)
+    batches = list(packed_batches(sid_examples(), 16, 2, 32, 2, paths=PATHS))
+    start.sid_losses(make_model(), batches, PATHS)
+    assert len(batches) > 3 and most <= 2  # the next one is there before the last one is let go
 
 
 @pytest.mark.parametrize("objective", ["constrained", "vocabulary"])

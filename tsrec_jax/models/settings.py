@@ -102,7 +102,11 @@ class SidInitSettings(Section, key="sid_init"):
         "rows; empty: all levels",
         least=0,
     )
-    centred: bool = setting(True, "subtract from each row of SA-Init the mean row of its level")
+    centred: bool = setting(
+        True,
+        "subtract from each row of SA-Init the mean row of its level or, with words of paths, from each path's that of "
+        "its siblings",
+    )
     target_norm: float = setting(
         1.0, "norm of a row of SA-Init, as a multiple of the mean norm in the pretrained table", least=0
     )
@@ -120,11 +124,13 @@ class DenseSettings(Section, key="dense"):
     """A dense head, which is learned beside the SIDs and scores every item at once (docs/training.md)."""
 
     weight: float = setting(
-        0.0, "of its loss, a mean over the items of `tasks.next_sid`; 0: there is no such head", least=0
+        0.0, "weight of the head's loss, a mean over the items of `tasks.next_sid`; 0: there is no such head", least=0
     )
-    temperature: float = setting(0.05, "that the cosines of users and items are divided by", above=0)
+    temperature: float = setting(
+        0.05, "temperature of the softmax over all items, by which cosines of users and items are divided", above=0
+    )
     embeddings: str = setting(
         "",
-        ".npy file of the item texts' vectors, a row an item, such as index/embeddings.npy of a workdir; empty: the "
-        "leading singular vectors of their TF-IDF",
+        ".npy file with a vector of each item's text, a row per item in catalogue order, such as index/embeddings.npy "
+        "of a workdir; empty: the leading singular vectors of the texts' TF-IDF",
     )

@@ -83,6 +83,24 @@ def training_data(settings: Settings, dataset: Dataset, builder: PromptBuilder, 
     return TrainingData(mix, examples, paths, slots, top_k, items)
 
 
+def spread_examples(
+    settings: Settings, dataset: Dataset, split: str, builder: PromptBuilder, count: int
+) -> list[Example]:
+    """The examples of `next_sid` of some rows, spread over a split; no others are tokenised.
+
+    Args:
+      settings: section `tasks.next_sid` is read.
+      dataset: the data.
+      split: one of its splits.
+      builder: the prompts.
+      count: number of rows; 0: all.
+    """
+    rows = dataset.splits[split]
+    rows = rows.spread(count) if count else rows
+    dataset = dataclasses.replace(dataset, splits={**dataset.splits, split: rows})
+    return settings.tasks.next_sid.examples(TaskInputs(dataset, split, builder))
+
+
 def batches_of(
     settings: Settings,
     data: TrainingData,

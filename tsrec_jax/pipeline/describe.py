@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
+from typing import Any
 
 from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 from tsrec_jax.data.dataset import DESCRIPTIONS_FILE
@@ -12,8 +13,9 @@ from tsrec_jax.data.token_descriptions import read_token_descriptions, write_tok
 from tsrec_jax.files import write_json
 from tsrec_jax.pipeline.provenance import input_facts
 from tsrec_jax.progress import report
+from tsrec_jax.teacher.backends import BACKENDS
 from tsrec_jax.teacher.cost import Plan
-from tsrec_jax.teacher.describe import describe, plan
+from tsrec_jax.teacher.describe import CACHE_NAME, describe, plan
 from tsrec_jax.teacher.settings import DescribeSettings
 from tsrec_jax.training.checkpoints import refuse_differences
 
@@ -39,17 +41,34 @@ def describe_tokens(
       UserError: the teacher fails, or `path` holds the words of other settings or items.
     """
     folder = path / FOLDER
-    files = ("path",) if settings.backend == "file" else ()
-    identity = {"data": _catalogue_hash(catalogue), **input_facts(settings, files, LOGISTICS)}
+    identity = _identity(settings, catalogue)
     file = folder / DESCRIPTIONS_FILE.lstrip(".")
     if file.exists():
-        refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
+        made_with = _shaping(json.loads((folder / IDENTITY).read_text(encoding="utf-8")))
+        answers = folder / CACHE_NAME
+        hint = f"; copy {answers} to a new one, and what it answers is not asked again" if answers.exists() else ""
+        refuse_differences(folder, made_with, identity, hint)
         report("describe: finished before, skipped")
     else:
         token_descriptions = describe(catalogue, settings, folder, numbered=numbered)
         write_json(folder / IDENTITY, identity)
         write_token_descriptions(file, token_descriptions)
     return tuple(read_token_descriptions(file, catalogue).values())
+
+
+def _identity(settings: DescribeSettings, catalogue: Catalogue) -> dict[str, Any]:
+    """What decides the words."""
+    files = ("path",) if settings.backend == "file" else ()
+    return _shaping({"data": _catalogue_hash(catalogue), **input_facts(settings, files, LOGISTICS)})
+
+
+def _shaping(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts without the settings of paths where those did nothing, so that words of tokens are what they were
+    before there were such settings."""
+    paths = facts.get("describe.unit", "token") == "path"
+    asked = paths and BACKENDS[facts["describe.backend"]].asks_a_model
+    idle = {"describe.unit": not paths, "describe.least_items": not asked}
+    return {key: value for key, value in facts.items() if not idle.get(key, False)}
 
 
 def plan_description(settings: DescribeSettings, path: pathlib.Path, catalogue: Catalogue, numbered: bool) -> Plan:

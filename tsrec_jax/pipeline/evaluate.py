@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import pathlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -25,9 +24,9 @@ from tsrec_jax.pipeline import shop
 from tsrec_jax.pipeline.fuse import fused, fused_rows, fusion_inputs
 from tsrec_jax.pipeline.job import Job
 from tsrec_jax.pipeline.pretrain import base_words
-from tsrec_jax.pipeline.provenance import command
 from tsrec_jax.pipeline.search import TOKENISED, ModelSearch, search_fusion
 from tsrec_jax.pipeline.train import trained_facts, trained_parts
+from tsrec_jax.pipeline.workdir import run_facts
 from tsrec_jax.planning.search_flops import search_flops
 from tsrec_jax.processes import first
 from tsrec_jax.progress import report
@@ -192,40 +191,3 @@ def _with_flops(trained: Mapping[str, Any], predicted: Mapping[str, Any]) -> dic
     """Facts of the training, with its model FLOPs and those of a request (None where earlier code evaluated)."""
     flops = {"flops": trained["step_flops"] * trained["steps"], "request_flops": predicted.get("request_flops")}
     return {**trained, **flops}
-
-
-def run_facts(workdir: pathlib.Path) -> dict[str, Any]:
-    """Command, config, seed, data hash, commits, machine and versions of the run in a workdir."""
-    recorded = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-    return {
-        "command": command(),
-        "seed": recorded["config"]["seed"],
-        "data_hash": recorded["data_hash"],
-        "commit": ", after ".join([recorded["commit"], *reversed(recorded["earlier_commits"])]),
-        "machine": recorded["machine"],
-        "versions": recorded["versions"],
-        "config": recorded["config"],
-    }
-
-
-def card_facts(job: Job) -> dict[str, Any]:
-    """What a model card states: data, base model, recipe and, where they were measured, results."""
-    settings, dataset, workdir = job.settings, job.dataset, job.workdir.path
-    centred = ", centred" if settings.sid_init.centred else ""
-    facts = {
-        "data": f"{dataset.name} (SHA-256 {dataset.data_hash})",
-        "base model": base_words(job.base),
-        "layers": settings.model.num_layers or "all",
-        "SA-Init": f"{settings.sid_init.mode}, target norm {settings.sid_init.target_norm}{centred}",
-        "TS-Align weight": settings.tasks.ts_align.weight,
-        "seed": settings.seed,
-        "commit": run_facts(workdir)["commit"],
-    }
-    results = workdir / "results.json"
-    if results.exists():
-        measured = json.loads(results.read_text(encoding="utf-8"))
-        sid = measured["metrics"]["sid"]
-        facts[f"results ({measured['split']}, {measured['rows']} rows, {measured['beams']} beams, SID level)"] = (
-            ", ".join(f"{name} {value:.4f}" for name, value in sid.items())
-        )
-    return facts

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 from tsrec_jax.models.local_devices import on_own_devices
-from tsrec_jax.pipeline.evaluate import card_facts, evaluated_rows
+from tsrec_jax.pipeline.evaluate import evaluated_rows
 from tsrec_jax.pipeline.fuse import fused, fusion_inputs
 from tsrec_jax.pipeline.job import Job
+from tsrec_jax.pipeline.pretrain import base_words
 from tsrec_jax.pipeline.search import ModelSearch
 from tsrec_jax.pipeline.train import trained_parts
+from tsrec_jax.pipeline.workdir import run_facts
 from tsrec_jax.processes import first
 from tsrec_jax.progress import report
 from tsrec_jax.serving.export import export_folder, export_fusion
@@ -56,9 +60,32 @@ def _export_model(job: Job, shown: Sequence[str]) -> None:
         job.workdir.path / "export",
         max_length=settings.train.sequence_length,
         normaliser=settings.objective,
-        card_facts=card_facts(job),
+        card_facts=_card_facts(job),
         history=shown,
         dtype=settings.export.dtype,
         fusion=fusion,
         dense=dense,
     )
+
+
+def _card_facts(job: Job) -> dict[str, Any]:
+    """What a model card states: data, base model, recipe and, where they were measured, results."""
+    settings, dataset, path = job.settings, job.dataset, job.workdir.path
+    centred = ", centred" if settings.sid_init.centred else ""
+    facts = {
+        "data": f"{dataset.name} (SHA-256 {dataset.data_hash})",
+        "base model": base_words(job.base),
+        "layers": settings.model.num_layers or "all",
+        "SA-Init": f"{settings.sid_init.mode}, target norm {settings.sid_init.target_norm}{centred}",
+        "TS-Align weight": settings.tasks.ts_align.weight,
+        "seed": settings.seed,
+        "commit": run_facts(path)["commit"],
+    }
+    results = path / "results.json"
+    if results.exists():
+        measured = json.loads(results.read_text(encoding="utf-8"))
+        sid = measured["metrics"]["sid"]
+        facts[f"results ({measured['split']}, {measured['rows']} rows, {measured['beams']} beams, SID level)"] = (
+            ", ".join(f"{name} {value:.4f}" for name, value in sid.items())
+        )
+    return facts

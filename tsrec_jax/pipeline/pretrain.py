@@ -17,7 +17,7 @@ from tsrec_jax.data.input import Batch, TrainBatches, packed_batches, train_batc
 from tsrec_jax.data.text_folder import TextFolder
 from tsrec_jax.data.text_rows import TASK, TextRows, item_texts, text_rows
 from tsrec_jax.errors import UserError
-from tsrec_jax.files import write_json
+from tsrec_jax.files import new_folder, write_json
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
@@ -30,7 +30,7 @@ from tsrec_jax.planning.accounting import parameter_count
 from tsrec_jax.processes import first
 from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
-from tsrec_jax.training.checkpoints import refuse_differences
+from tsrec_jax.training.checkpoints import differences, refuse_differences
 from tsrec_jax.training.loop import Run, train
 from tsrec_jax.training.loss import SftLoss
 from tsrec_jax.training.settings import TrainSettings
@@ -82,9 +82,12 @@ def pretrain(settings: Settings, path: pathlib.Path, texts: TextFolder) -> pathl
     workdir, scratch = Workdir(path), path / "pretraining"
 
     def tokenizer_folder() -> pathlib.Path:
-        if not (scratch / "model").exists():
+        made_with = scratch / "model" / IDENTITY
+        if not made_with.exists() or differences(json.loads(made_with.read_text(encoding="utf-8")), identity):
             sentences = [*item_texts(texts.items), *identity["wording"]]
-            train_tokenizer(sentences, scratch / "model", vocab_size=wanted.vocab_size)
+            with new_folder(scratch / "model", replace=True) as made:
+                train_tokenizer(sentences, made, vocab_size=wanted.vocab_size)
+                write_json(made / IDENTITY, identity)
         return scratch / "model"
 
     tokenizer = load_tokenizer(workdir.first_makes(tokenizer_folder))
@@ -140,7 +143,6 @@ def pretrain(settings: Settings, path: pathlib.Path, texts: TextFolder) -> pathl
 
     def finish() -> pathlib.Path:
         if not folder.exists():
-            write_json(scratch / "model" / IDENTITY, identity)
             write_json(scratch / "model" / FACTS, facts)
             os.replace(scratch / "model", folder)
         if scratch.exists():

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from tsrec_jax.data.held_out import selection_split
-from tsrec_jax.data.input import packed_batches
-from tsrec_jax.data.interactions import spread
+from tsrec_jax.data.input import Batch, packed_batches
 from tsrec_jax.data.sid_paths import SidPaths
-from tsrec_jax.data.tasks.task import TaskInputs
+from tsrec_jax.files import write_json
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import process_rows
 from tsrec_jax.models.sid_outputs import scale_outputs
+from tsrec_jax.pipeline.batches import spread_examples
+from tsrec_jax.pipeline.job import Job
 from tsrec_jax.pipeline.recommender_parts import RecommenderParts, level_sizes
+from tsrec_jax.processes import first, share
 from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
-from tsrec_jax.training.start import SidPlaces, sid_places
+from tsrec_jax.training.checkpoints import differences
+from tsrec_jax.training.start import sid_losses, sid_places
 
+FILE = "start.json"  # what was found before the first step, and for which training
 FITTED_ROWS = 256  # of train, spread over it: the scales are three or four numbers
 
 
@@ -36,33 +42,54 @@ class Start:
     facts: Mapping[str, object]
 
 
-def start_of(settings: Settings, parts: RecommenderParts, rows: int, slots: int) -> Start:
+def start_of(job: Job, parts: RecommenderParts, rows: int, slots: int) -> Start:
     """Sets the scales of a head that has some to those of the smallest loss on train, and measures the loss.
 
+    This is done once for a training: FILE keeps what was found, and a training that is resumed reads it there.
+
     Args:
-      settings: the objective and sections `tasks`, `train` and `sid_init` are read.
+      job: what is trained; of its settings the objective and sections `tasks`, `train` and `sid_init` are read.
       parts: the recommender before training.
       rows: packed rows of a micro-batch, over all processes.
       slots: loss slots of a group of rows.
     """
-    dataset, model = parts.dataset, parts.model
-    paths = SidPaths.of_catalogue(dataset.catalogue, parts.base_vocab_size)
-    limits = settings.train
+    sizes, scaled = level_sizes(parts.dataset.catalogue), job.settings.sid_init.head != "plain"
+    facts = _kept(job)
+    if facts is None:
+        facts = _measured(job.settings, parts, rows, slots)
+        if first():
+            write_json(job.workdir.path / FILE, {"identity": job.identity, "start": facts})
+        job.workdir.push()
+    model = scale_outputs(parts.model, np.array(facts["scales"], np.float32), sizes) if scaled else parts.model
+    shown = ", ".join(f"{objective} {facts[objective]:.4f}" for objective in ("constrained", "vocabulary"))
+    scales = f"; scales {', '.join(f'{scale:.3g}' for scale in facts['scales'])}" if scaled else ""
+    report(f"train: before the first step, nats per SID token on {facts['split']}: {shown}{scales}")
+    return Start(model, facts)
 
-    def places(model: Decoder, split: str, most: int = 0) -> SidPlaces:
-        examples = settings.tasks.next_sid.examples(TaskInputs(dataset, split, parts.builder))
-        examples = [examples[number] for number in spread(len(examples), most or len(examples))]
+
+def _kept(job: Job) -> dict[str, Any] | None:
+    """The facts that an earlier run of the same training left."""
+    file = job.workdir.path / FILE
+    kept = json.loads(file.read_text(encoding="utf-8")) if first() and file.exists() else None
+    return share(None if kept is None or differences(kept["identity"], job.identity) else kept["start"])
+
+
+def _measured(settings: Settings, parts: RecommenderParts, rows: int, slots: int) -> dict[str, Any]:
+    """The facts of `Start`."""
+    dataset, model, limits = parts.dataset, parts.model, settings.train
+    paths = SidPaths.of_catalogue(dataset.catalogue, parts.base_vocab_size)
+
+    def batches(split: str, count: int) -> list[Batch]:
+        examples = spread_examples(settings, dataset, split, parts.builder, count)
         part = process_rows(parts.mesh, rows // limits.rows_per_group)
         layout = limits.sequence_length, rows, slots, limits.rows_per_group
-        return sid_places(model, list(packed_batches(examples, *layout, part, paths)), paths, limits.loss_chunk)
+        return list(packed_batches(examples, *layout, part, paths))
 
     scales_C = np.ones(dataset.catalogue.num_levels, np.float32)
     if settings.sid_init.head != "plain":
-        scales_C = places(model, "train", FITTED_ROWS).best_scales(settings.objective)
+        places = sid_places(model, batches("train", FITTED_ROWS), paths, limits.loss_chunk)
+        scales_C = places.best_scales(settings.objective)
         model = scale_outputs(model, scales_C, level_sizes(dataset.catalogue))
     split = selection_split(dataset)
-    losses = places(model, split).losses()
-    shown = ", ".join(f"{objective} {loss:.4f}" for objective, loss in losses.items())
-    scaled = "" if settings.sid_init.head == "plain" else f"; scales {', '.join(f'{scale:.3g}' for scale in scales_C)}"
-    report(f"train: before the first step, nats per SID token on {split}: {shown}{scaled}")
-    return Start(model, {"split": split, **losses, "scales": [round(float(scale), 4) for scale in scales_C]})
+    losses = sid_losses(model, batches(split, limits.valid_rows), paths, limits.loss_chunk)
+    return {"split": split, **losses, "scales": scales_C.tolist()}

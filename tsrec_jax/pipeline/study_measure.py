@@ -23,7 +23,7 @@ from tsrec_jax.evaluation.predictions import read_predictions
 from tsrec_jax.evaluation.study_cells import Cell, calibration_bins, lost_at, rows_of, sids_digest
 from tsrec_jax.evaluation.trec import write_trec
 from tsrec_jax.files import write_json
-from tsrec_jax.pipeline.evaluate import PREDICTIONS, SCORES, TREC, evaluate_recommender, evaluated_rows, run_facts
+from tsrec_jax.pipeline.evaluate import PREDICTIONS, SCORES, TREC, evaluate_recommender, evaluated_rows
 from tsrec_jax.pipeline.index import item_vectors
 from tsrec_jax.pipeline.inputs import make_inputs, source_of
 from tsrec_jax.pipeline.job import open_job
@@ -32,6 +32,7 @@ from tsrec_jax.pipeline.mesh import on_mesh
 from tsrec_jax.pipeline.provenance import command, commit, fingerprint, machine, versions
 from tsrec_jax.pipeline.study_cell import WantedCell, upstream_facts
 from tsrec_jax.pipeline.train import train_recommender, trained_facts
+from tsrec_jax.pipeline.workdir import run_facts
 from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
 from tsrec_jax.training.host_memory import forget_peak, peak_bytes

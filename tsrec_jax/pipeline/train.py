@@ -13,16 +13,15 @@ from flax import nnx
 
 from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.input import TrainBatches, packed_batches
-from tsrec_jax.data.interactions import Interactions, spread
+from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.target_ranks import find_targets
-from tsrec_jax.data.tasks.task import TaskInputs
 from tsrec_jax.decoding.generate import search_all
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.local_devices import on_own_devices
 from tsrec_jax.models.sharding import MESH_AXES, process_rows
-from tsrec_jax.pipeline.batches import TrainingData, batches_of, training_data
+from tsrec_jax.pipeline.batches import TrainingData, batches_of, spread_examples, training_data
 from tsrec_jax.pipeline.dense import dense_shape
 from tsrec_jax.pipeline.job import Job
 from tsrec_jax.pipeline.recommender_parts import RecommenderParts, load_parts
@@ -117,7 +116,7 @@ def _train(job: Job, parts: RecommenderParts, profile: range) -> dict[str, Any]:
         report(f"train: {line}")
     flops = step_flops(setup.model, setup.step).model
 
-    start = start_of(settings, parts, rows, data.slots)
+    start = start_of(job, parts, rows, data.slots)
     parts = dataclasses.replace(parts, model=start.model)
     validation = _validation(settings, parts, rows, data)
     sids = SftLoss(data.mix.weights, limits, data.paths)
@@ -193,9 +192,7 @@ def _validation(settings: Settings, parts: RecommenderParts, rows: int, data: Tr
     """Next-SID loss and HR@10 on the selection split, over rows spread over it."""
     limits = settings.train
     select_by = selection_split(parts.dataset)
-    inputs = TaskInputs(parts.dataset, select_by, parts.builder)
-    valid = settings.tasks.next_sid.examples(inputs)
-    valid = [valid[number] for number in spread(len(valid), limits.valid_rows or len(valid))]
+    valid = spread_examples(settings, parts.dataset, select_by, parts.builder, limits.valid_rows)
     part = process_rows(parts.mesh, rows // limits.rows_per_group)
     layout = (limits.sequence_length, rows, data.slots, limits.rows_per_group)
     batches = list(packed_batches(valid, *layout, part, data.paths, items=data.items))

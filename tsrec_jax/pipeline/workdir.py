@@ -11,7 +11,7 @@ from typing import Any
 from etils import epath
 
 from tsrec_jax.files import write_json
-from tsrec_jax.pipeline.provenance import commit, machine, versions
+from tsrec_jax.pipeline.provenance import command, commit, machine, versions
 from tsrec_jax.pipeline.remote import Remote
 from tsrec_jax.processes import Made, first, first_makes, gather, share
 from tsrec_jax.settings import Settings
@@ -115,3 +115,17 @@ class Workdir:
             stages[stage] = {"inputs": dict(inputs), "facts": dict(facts)}
             write_json(self.path / FINISHED, stages)
         self.push()
+
+
+def run_facts(path: pathlib.Path) -> dict[str, Any]:
+    """Command, config, seed, data hash, commits, machine and versions of the run in a workdir."""
+    recorded = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    return {
+        "command": command(),
+        "seed": recorded["config"]["seed"],
+        "data_hash": recorded["data_hash"],
+        "commit": ", after ".join([recorded["commit"], *reversed(recorded["earlier_commits"])]),
+        "machine": recorded["machine"],
+        "versions": recorded["versions"],
+        "config": recorded["config"],
+    }

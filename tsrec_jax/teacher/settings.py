@@ -28,7 +28,8 @@ class DescribeSettings(Section, key="describe"):
     )
     unit: Unit = setting(
         "token",
-        "what gets words: every token, or every path of tokens that a SID begins with, told apart from its siblings",
+        "what gets words: every token, or every path of tokens that a SID begins with, told apart from its siblings; "
+        "paths are many times as many, see `tasks.ts_align.rate`",
     )
     least_items: int = setting(
         2, "paths with fewer items than this get their words from `offline` instead of a model", above=0

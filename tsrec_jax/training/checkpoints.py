@@ -57,11 +57,16 @@ def _unflatten(like: Any, named: dict[str, Any]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), [named[name] for name in flatten(like)])
 
 
-def refuse_differences(where: pathlib.Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Raises a UserError that lists the settings in which a folder's run differs from the one that wants to use it."""
+def refuse_differences(where: pathlib.Path, there: Mapping[str, Any], here: Mapping[str, Any], hint: str = "") -> None:
+    """Raises a UserError that lists the settings in which a folder's run differs from the one that wants to use it.
+
+    `hint` ends its message.
+    """
     listed = differences(there, here)
     if listed:
-        raise UserError(f"{where} belongs to another run ({listed}); use a new --workdir or the settings it began with")
+        raise UserError(
+            f"{where} belongs to another run ({listed}); use a new --workdir or the settings it began with{hint}"
+        )
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:

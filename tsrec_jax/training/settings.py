@@ -60,7 +60,12 @@ class TrainSettings(Section, key="train"):
     held_out: float = setting(
         0.0, "share of train's users held out as the selection split, in place of valid; 0: none", least=0, most=1
     )
-    valid_rows: int = setting(0, "rows of the selection split used for its loss, evenly spread; 0: all", least=0)
+    valid_rows: int = setting(
+        0,
+        "rows of the selection split used for its loss, at each validation and before the first step, evenly spread; "
+        "0: all",
+        least=0,
+    )
     valid_beam_rows: int = setting(
         2048, "rows of the selection split used for its HR@10, evenly spread; 0: none", least=0
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -45,26 +45,32 @@ class SidPlaces:
     target_M: np.ndarray
     paths: SidPaths
 
-    def losses(self) -> dict[str, float]:
-        """Mean nats per SID token of both objectives."""
-        ones_C = np.ones(self.paths.num_levels)
-        return {objective: self.loss(objective, ones_C)[0] for objective in ("constrained", "vocabulary")}
+    def nll(self, objective: str, scales_C: np.ndarray) -> np.ndarray:
+        """float64 nll_M, in nats, with each level's logits multiplied by its scale."""
+        return self._nll(self._scaled(objective, scales_C), objective)[0]
 
     def loss(self, objective: str, scales_C: np.ndarray) -> tuple[float, np.ndarray]:
-        """Mean nats per SID token with each level's logits multiplied by its scale, and the gradient of the scales."""
-        levels_n, places = self.paths.levels_n, np.arange(len(self.target_M))
-        logits_Mn = self.logits_Mn.astype(np.float64)
-        scaled_Mn = logits_Mn * np.asarray(scales_C)[levels_n]
+        """The mean of `nll`, and its gradient with respect to the scales."""
+        levels_n, places = self.paths.levels_n, len(self.target_M)
+        scaled_Mn = self._scaled(objective, scales_C)
+        nll_M, norm_M = self._nll(scaled_Mn, objective)
+        slope_Mn = np.exp(scaled_Mn - norm_M[:, None]) * self.logits_Mn
+        slope_n = slope_Mn.sum(axis=0)
+        np.subtract.at(slope_n, self.target_M, self.logits_Mn[np.arange(places), self.target_M])
+        return float(np.mean(nll_M)), np.bincount(levels_n, slope_n, minlength=len(scales_C)) / places
+
+    def _scaled(self, objective: str, scales_C: np.ndarray) -> np.ndarray:
+        """float64 logits times their scales; -inf for those that take no part."""
+        scaled_Mn = self.logits_Mn.astype(np.float64) * np.asarray(scales_C)[self.paths.levels_n]
         if objective == "constrained":
             scaled_Mn[~self.paths.allowed_Nn[self.node_M]] = -np.inf
-            norm_M = logsumexp(scaled_Mn, axis=1)
-        else:
-            norm_M = np.logaddexp(self.rest_M, logsumexp(scaled_Mn, axis=1))
-        value = np.mean(norm_M - scaled_Mn[places, self.target_M])
-        slope_Mn = np.exp(scaled_Mn - norm_M[:, None]) * logits_Mn
-        slope_n = slope_Mn.sum(axis=0)
-        np.subtract.at(slope_n, self.target_M, logits_Mn[places, self.target_M])
-        return float(value), np.bincount(levels_n, slope_n, minlength=len(scales_C)) / len(places)
+        return scaled_Mn
+
+    def _nll(self, scaled_Mn: np.ndarray, objective: str) -> tuple[np.ndarray, np.ndarray]:
+        """nll_M and the log of the sum that it is normalised by."""
+        norm_M = logsumexp(scaled_Mn, axis=1)
+        norm_M = norm_M if objective == "constrained" else np.logaddexp(self.rest_M, norm_M)
+        return norm_M - scaled_Mn[np.arange(len(self.target_M)), self.target_M], norm_M
 
     def best_scales(self, objective: str) -> np.ndarray:
         """float32 scales_C, from LEAST to MOST, of the smallest loss, which is convex in them."""
@@ -81,7 +87,9 @@ class SidPlaces:
 def sid_places(
     model: Decoder, batches: Sequence[Mapping[str, np.ndarray]], paths: SidPaths, chunk: int = 0
 ) -> SidPlaces:
-    """What the model says wherever packed batches have a SID token to learn. Several processes call it together.
+    """What the model says wherever packed batches have a SID token to learn, of all of them at once, so of few.
+
+    Several processes call it together.
 
     Args:
       model: the decoder.
@@ -89,21 +97,45 @@ def sid_places(
       paths: of the catalogue.
       chunk: places of a group whose logits over the vocabulary exist at one time; 0 means all.
     """
+    parts = [
+        (part.logits_Mn, part.rest_M, part.node_M, part.target_M)
+        for part in _places_of_batches(model, batches, paths, chunk)
+    ]
+    logits_Mn, rest_M, node_M, target_M = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return SidPlaces(logits_Mn, rest_M, node_M, target_M, paths)
+
+
+def sid_losses(
+    model: Decoder, batches: Sequence[Mapping[str, np.ndarray]], paths: SidPaths, chunk: int = 0
+) -> dict[str, float]:
+    """Mean nats per SID token of both objectives; the logits of one batch exist at a time.
+
+    The arguments are those of `sid_places`. Several processes call it together.
+    """
+    ones_C = np.ones(paths.num_levels)
+    sums, places = dict.fromkeys(("constrained", "vocabulary"), 0.0), 0
+    for part in _places_of_batches(model, batches, paths, chunk):
+        sums = {objective: total + float(np.sum(part.nll(objective, ones_C))) for objective, total in sums.items()}
+        places += len(part.target_M)
+    return {objective: total / places for objective, total in sums.items()}
+
+
+def _places_of_batches(
+    model: Decoder, batches: Sequence[Mapping[str, np.ndarray]], paths: SidPaths, chunk: int
+) -> Iterator[SidPlaces]:
+    """The places of each batch."""
     graphdef, weights = nnx.split(model)
     mesh = mesh_of(weights)
-    wanted = [_places(batch) for batch in batches]
-    most = max(gather(max((len(places) for batch in wanted for places in batch), default=1)))
-    parts = []
-    for batch, places in zip(batches, wanted, strict=True):
+    most = max(gather(max((len(places) for batch in batches for places in _places(batch)), default=1)))
+    for batch in batches:
+        places = _places(batch)
         index_GP = np.full((len(places), most), -1, np.int32)
         for group, found in enumerate(places):
             index_GP[group, : len(found)] = found
         given = {name: batch[name] for name in _READ} | {"index_GP": index_GP}
         arrays = _at_places(graphdef, weights, put_batch(given, mesh, axis=0), paths, chunk)
-        *arrays, used_GP = map(host_copy, arrays)
-        parts.append([array[used_GP] for array in arrays])
-    logits_Mn, rest_M, node_M, target_M = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return SidPlaces(logits_Mn, rest_M, node_M, target_M, paths)
+        logits_GPn, rest_GP, node_GP, target_GP, used_GP = map(host_copy, arrays)
+        yield SidPlaces(logits_GPn[used_GP], rest_GP[used_GP], node_GP[used_GP], target_GP[used_GP], paths)
 
 
 _READ = ("tokens_BT", "positions_BT", "segment_ids_BT", "sid_node_BT", "sid_target_BTK")

@@ -24,7 +24,12 @@ class TsAlign(Task, key="tasks.ts_align"):
         ),
     }
 
-    rate: float = setting(0.05, "share of the examples shown per epoch", least=0)
+    rate: float = setting(
+        0.05,
+        "share of the examples shown per epoch; there are two for each token or path with words, so words of paths "
+        "need a lower rate to be shown as often as words of tokens",
+        least=0,
+    )
 
     def examples(self, inputs: TaskInputs) -> list[Example]:
         """Two for each described token or path, whatever the split.

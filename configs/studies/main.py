@@ -1,0 +1,57 @@
+"""The main study: does TS-Rec beat the same model without it, the hybrid, and what is published; which part does it.
+
+    python -m tsrec_jax study --config=configs/studies/main.py --workdir=runs/main_industrial \
+        --config.dataset.path=../shared/data/amazon/Industrial_rebuilt
+    python -m tsrec_jax study --config=configs/studies/main.py --workdir=runs/main_beauty \
+        --config.dataset.path=runs/beauty/prepared      # made by the verb prepare with configs/beauty.py
+
+An intact language model: pretrained on the item texts of the folder by the study itself, whole, 2.6 million parameters,
+and nothing distilled. With --config.model.path=smollm2 it is SmolLM2-135M with all its layers. Six arms, three seeds,
+one pretraining; arms that differ in their fusion alone share their trainings. Models are selected on valid, and test is
+ranked once by each arm. The comparisons were named, in this order, before any cell was run. Not run yet.
+"""
+
+from ml_collections import ConfigDict
+
+from tsrec_jax.settings import default_config
+
+PARTS = ("transitions", "tfidf", "recent popularity", "ease", "seen")
+PLAIN = {"sid_init": {"mode": "normal"}, "tasks": {"ts_align": {"weight": 0.0}}}
+DENSE = {"dense": {"weight": 1.0}}
+
+
+def get_config() -> ConfigDict:
+    """A small intact model, users' sequences and variants of them, scores of SID tokens scaled by level."""
+    config = default_config()
+    config.model.remat = False
+    config.pretrain.vocab_size = 4096
+    config.pretrain.hidden_size = 192
+    config.pretrain.max_steps = 0  # as many as `epochs` takes
+    config.sid_init.head = "scaled"
+    config.tasks.distilled_sid.rate = 0.0
+    config.tasks.next_sid.rate = 1.0
+    config.tasks.augmented_sid.copies = 8
+    config.train.epochs = 10.0
+    config.train.batch_tokens = 2048
+    config.train.learning_rate = 2e-3
+    config.train.validations = 5
+    config.train.checkpoint_every = 100
+    config.eval.batch_size = 64
+    config.study.arms = ConfigDict(
+        {
+            "sft": PLAIN,
+            "tsrec": {},
+            "tsrec-shuffled": {"sid_init": {"mode": "sa_shuffled"}},
+            "tsrec-dense": DENSE,
+            "tsrec-fusion": {**DENSE, "fusion": {"parts": (*PARTS, "dense")}},
+            "parts-alone": {"fusion": {"parts": PARTS, "model": False}},
+        }
+    )
+    config.study.baselines = ("popularity", "transitions", "tfidf", "ease", "hybrid", "sasrec")
+    config.study.comparisons = (
+        "tsrec > sft",
+        "tsrec > tsrec-shuffled",
+        "tsrec-fusion > hybrid",
+        "tsrec-fusion > parts-alone",
+    )
+    return config
