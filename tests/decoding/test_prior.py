@@ -7,7 +7,7 @@ from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.decoding import trie as trie_module
 from tsrec_jax.decoding.beam_search import SearchSettings, beam_search
 from tsrec_jax.decoding.generate import Searcher, search_all
-from tsrec_jax.decoding.prior import DenseScores, PriorNodes
+from tsrec_jax.decoding.prior import DenseScores, PriorNodes, prefix_values
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.models.dense_head import DenseScorer
 from tsrec_jax.models.inference import InferenceModel, prefill
@@ -208,6 +208,28 @@ def test_more_items_join_than_there_was_room_for(model, trie, catalogue, padded,
         nodes.join(codes)
     found = beam_search(model, trie.arrays, *padded, SearchSettings(128), prior=nodes.prior(scores_BI))
     assert np.isfinite(found.scores_BW).sum() == 5 * trie.num_sids
+
+
+def test_an_item_whose_first_code_no_item_has_is_scored_as_items_all_over_the_catalogue():
+    """Under a dense head every other score is a log-probability, so that 0 would be the best of all."""
+    rng = np.random.default_rng(6)
+    vectors = [rng.normal(size=(15, 4)).astype(np.float32) for _ in range(2)]
+    scorer = DenseScorer(
+        *vectors, np.eye(4, dtype=np.float32), np.zeros(32, np.float32), np.float32(1), temperature=1.0
+    )
+    codes_IC = np.stack([np.arange(15) % 2, np.arange(15)], axis=1)
+    trie = Trie.from_codes(codes_IC, (3, 15), [np.arange(3, dtype=np.int32), np.arange(3, 18, dtype=np.int32)])
+    nodes = PriorNodes(trie, codes_IC, joining=True)
+    trie.add(np.array([[2, 0]]))
+    assert nodes.sibling(nodes.join((2, 0))) is None
+    x_BD, history = rng.normal(size=(1, 4)).astype(np.float32), [(1, 2)]
+    dense = DenseScores.of(scorer, history, np.ones(1))
+    log_p_I = np.asarray(scorer.scores(x_BD, dense.history_BH, dense.lengths_B))[0]
+    wanted = log_p_I[[0, 2, 4, 6, 8, 10, 12, 14]].mean()
+    first_level = prefix_values(nodes.prior(np.zeros((1, 15), np.float32), dense), x_BD.T)[0][0]
+    np.testing.assert_allclose(first_level[:3], [log_p_I[::2].max(), log_p_I[1::2].max(), wanted], rtol=1e-5)
+    codes_UC, best_BU = nodes.best_of_sids(log_p_I[None])
+    np.testing.assert_allclose(best_BU[0][(codes_UC == (2, 0)).all(axis=1)], wanted, rtol=1e-5)
 
 
 def test_a_dense_head_adds_what_it_says_of_the_prompts_last_state(model, trie, catalogue, padded, scores_BI):

@@ -46,7 +46,7 @@ def scores_of(tables, rows, chosen, others=None, log_p_BN=None, **settings):
     parts = scaled_parts(tables, rows)
     found = candidates(parts, rows, others or [()] * len(rows))
     weights = fit_weights(found, rows, chosen, 1.0, 1.0, log_p_BN, **settings)
-    return found, weights, fusion_of(parts, weights, False, 1.0, {})
+    return found, weights, fusion_of(ITEMS, parts, weights, False, 1.0, {})
 
 
 def test_the_fitted_scores_rank_as_the_choice_does(tables, rows, everything):

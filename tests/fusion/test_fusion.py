@@ -21,7 +21,7 @@ def fusion():
     ]
     parts = tuple(Part(f"part {n}", own, Scale.of(own.scores(HISTORIES))) for n, own in enumerate(tables))
     weights_F2 = rng.normal(size=(4, 2)).astype(np.float32)
-    return Fusion(parts, weights_F2, np.array([0.7, -0.2], np.float32), 0.9, {"rows": 3})
+    return Fusion(5, parts, weights_F2, np.array([0.7, -0.2], np.float32), 0.9, {"rows": 3})
 
 
 def test_scores_follow_the_formula(fusion):
@@ -75,5 +75,15 @@ def test_one_part_alone_keeps_its_scores(fusion):
 
 
 def test_scores_without_spread_or_without_any_above_zero_have_constants():
-    for scores_BI in (np.zeros((2, 3), np.float32), np.full((2, 3), -1, np.float32)):
-        assert Scale.of(scores_BI) == Scale(1.0, 1.0, 1.0)
+    for value in (0.0, -1.0, -0.1):
+        assert Scale.of(np.full((7, 300), value, np.float32)) == Scale(1.0, 1.0, 1.0)
+    scale = Scale.of(np.full((7, 300), 0.1, np.float32))
+    assert (scale.linear, scale.logarithm) == (1.0, 1.0), "rounding is no spread"
+
+
+def test_of_a_dense_head_alone_every_item_scores_0_beside_it(fusion, tmp_path):
+    alone = dataclasses.replace(fusion, parts=(), weights_F2=np.zeros((0, 2), np.float32))
+    alone.save(tmp_path / "fusion.npz")
+    for own in (alone, Fusion.load(tmp_path / "fusion.npz", 5)):
+        np.testing.assert_array_equal(own.scores(HISTORIES), np.zeros((3, 5)))
+        np.testing.assert_array_equal(own.dense_weights(HISTORIES), fusion.dense_weights(HISTORIES))

@@ -26,7 +26,7 @@ def fusion(trained):
     table_II = rng.normal(size=(items, items)).astype(np.float32)
     tables = ItemTables(rng.normal(size=items).astype(np.float32), (Term(0.5, table_II),))
     weights_F2 = rng.normal(size=(2, 2)).astype(np.float32)
-    return Fusion((Part("a part", tables, Scale(1.0, 1.0, 1.0)),), weights_F2, None, 0.7, {})
+    return Fusion(items, (Part("a part", tables, Scale(1.0, 1.0, 1.0)),), weights_F2, None, 0.7, {})
 
 
 @pytest.fixture

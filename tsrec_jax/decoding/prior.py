@@ -34,7 +34,7 @@ class ScoredItems:
       above: for each level int32 (E,), the number of the prefix that an entry lies under.
       alive_E: bool, whether an entry is an item that may be recommended.
       siblings_RS: int32, for each entry behind the items the items whose mean score it has.
-      share_RS: float32, the weights of that mean; each row sums to 1, or to 0 where there are none.
+      share_RS: float32, the weights of that mean; each row that is in use sums to 1.
     """
 
     number: tuple[jax.Array, ...]
@@ -127,7 +127,7 @@ class PriorNodes:
         self._siblings_RS = np.zeros((0, SIBLINGS), np.int32)
         self._share_RS = np.zeros((0, SIBLINGS), np.float32)
         self._known_IC = self._codes_EC  # by which siblings are found, wherever items go later
-        self._joined = 0
+        self._first: list[int | None] = []  # of the siblings of each item that joined
         self._base: TrieArrays | None = None
         self._found: ScoredItems | None = None
         if joining:
@@ -143,16 +143,22 @@ class PriorNodes:
     def join(self, codes: Sequence[int]) -> int:
         """An item without scores joins; it has the mean score of the items that share most of its first codes.
 
+        Where none shares the first code, it has that of items all over the catalogue: log-probabilities lie below 0, so
+        that a score of 0 would put it before all others.
+
         Returns:
           Its entry.
         """
-        if self._joined == len(self._share_RS):
-            self._grow(max(_ROOM, self._joined))
-        row, entry = self._joined, self._items + self._joined
-        self._joined += 1
-        siblings = self._siblings_of(codes)
+        row = len(self._first)
+        if row == len(self._share_RS):
+            self._grow(max(_ROOM, row))
+        shared_I = np.cumprod(self._known_IC == np.asarray(codes), axis=1).sum(axis=1)
+        nearest = np.flatnonzero(shared_I == shared_I.max(initial=0))
+        siblings = nearest[np.linspace(0, len(nearest) - 1, min(SIBLINGS, len(nearest))).astype(np.int64)]
         self._siblings_RS[row, : len(siblings)] = siblings
-        self._share_RS[row, : len(siblings)] = np.float32(1 / len(siblings)) if len(siblings) else 0
+        self._share_RS[row, : len(siblings)] = np.float32(1 / max(len(siblings), 1))
+        self._first.append(int(siblings[0]) if shared_I.any() else None)
+        entry = self._items + row
         self.set(entry, codes)
         return entry
 
@@ -172,9 +178,8 @@ class PriorNodes:
         return Prior(self._follow(), np.asarray(scores_BI, np.float32), dense)
 
     def sibling(self, entry: int) -> int | None:
-        """The first of the items by which one that joined is scored; None where it has none."""
-        row = entry - self._items
-        return int(self._siblings_RS[row, 0]) if self._share_RS[row].any() else None
+        """The first of the items that share most codes with one that joined; None where none shares its first code."""
+        return self._first[entry - self._items]
 
     def best_of_sids(self, scores_BI: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """int32 codes_UC of the SIDs that are alive, in rising order, and float32 (B, U), the best score of each.
@@ -217,12 +222,6 @@ class PriorNodes:
         self._found = ScoredItems(tuple(number), tuple(above), jnp.asarray(alive_E), *siblings)
         self._base = self._trie.arrays
         return self._found
-
-    def _siblings_of(self, codes: Sequence[int]) -> np.ndarray:
-        """Items of the longest prefix that any item shares with a SID, at most SIBLINGS, at equal distances."""
-        shared_I = np.cumprod(self._known_IC == np.asarray(codes), axis=1).sum(axis=1)
-        nearest = np.flatnonzero(shared_I == max(shared_I.max(initial=0), 1))
-        return nearest[np.linspace(0, len(nearest) - 1, min(SIBLINGS, len(nearest))).astype(np.int64)]
 
     def _grow(self, rows: int) -> None:
         more_EC = np.zeros((rows, self._codes_EC.shape[1]), np.int64)

@@ -155,12 +155,17 @@ def fit_weights(
 
 
 def fusion_of(
-    parts: tuple[Part, ...], weights: Weights, dense: bool, mean_log_length: float, facts: Mapping[str, Any]
+    num_items: int,
+    parts: tuple[Part, ...],
+    weights: Weights,
+    dense: bool,
+    mean_log_length: float,
+    facts: Mapping[str, Any],
 ) -> Fusion:
     """The fusion of fitted weights, in nats beside the model's log-probability where it takes part."""
     weights_F2 = weights.features_F2 / np.float32(weights.model or 1.0)
     own = 2 * len(parts)
-    return Fusion(parts, weights_F2[:own], weights_F2[own] if dense else None, mean_log_length, facts)
+    return Fusion(num_items, parts, weights_F2[:own], weights_F2[own] if dense else None, mean_log_length, facts)
 
 
 @dataclasses.dataclass(frozen=True)

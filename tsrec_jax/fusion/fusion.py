@@ -26,6 +26,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.files import write_npz
 
 KNEE = 10.0
+ROUNDING = 1e-6  # a smaller deviation, as a share of the largest size, counts as none
 _FORMAT = 1
 
 
@@ -48,12 +49,17 @@ class Scale:
         """Measures them; of constant scores, or of none above 0, what is missing is 1."""
         above = scores_BI[scores_BI > 0]
         positive = float(above.mean()) if len(above) else 1.0
-        logarithm = float(_logarithm(scores_BI, positive).std())
-        return cls(float(scores_BI.std()) or 1.0, positive, logarithm or 1.0)
+        return cls(_deviation(scores_BI), positive, _deviation(_logarithm(scores_BI, positive)))
 
     def features(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Both forms of some scores, float32 of the same shape."""
         return scores / np.float32(self.linear), _logarithm(scores, self.positive) / np.float32(self.logarithm)
+
+
+def _deviation(values: np.ndarray) -> float:
+    """The standard deviation; 1 of constant values, whose own is what rounding leaves."""
+    deviation = float(values.std())
+    return deviation if deviation > ROUNDING * np.abs(values).max() else 1.0
 
 
 def _logarithm(scores: np.ndarray, positive: float) -> np.ndarray:
@@ -74,13 +80,15 @@ class Fusion:
     """Parts and their weights.
 
     Attributes:
-      parts: those that are tables; a dense head lies with the model.
+      num_items: I.
+      parts: those that are tables, none where the dense head alone takes part; that lies with the model.
       weights_F2: float32, w and v of every feature, two rows a part in the order of `parts`.
       dense_2: w and v of the dense head's log-probability; None: it takes no part.
       mean_log_length: m.
       facts: what was fitted and how good it was on the selection rows, as plain values.
     """
 
+    num_items: int
     parts: tuple[Part, ...]
     weights_F2: np.ndarray
     dense_2: np.ndarray | None
@@ -95,11 +103,10 @@ class Fusion:
           lengths: of the whole histories, where items of them are left out here.
         """
         weights_BF = self._weights(self.weights_F2, histories, lengths)
-        total_BI = np.zeros((len(histories), 0), np.float32)
+        total_BI = np.zeros((len(histories), self.num_items), np.float32)
         for number, part in enumerate(self.parts):
             for form, feature_BI in enumerate(part.scale.features(part.tables.scores(histories))):
-                share_BI = weights_BF[:, 2 * number + form, None] * feature_BI
-                total_BI = total_BI + share_BI if total_BI.size else share_BI
+                total_BI += weights_BF[:, 2 * number + form, None] * feature_BI
         return total_BI
 
     def dense_weights(self, histories: Sequence[Sequence[int]], lengths: Sequence[int] | None = None) -> np.ndarray:
@@ -154,7 +161,8 @@ class Fusion:
                 raise ValueError("weights of another number of parts")
             if any(len(part.tables.bias_I) != num_items for part in parts):
                 raise ValueError(f"not of a catalogue of {num_items} items")
-            return cls(parts, arrays["weights"], arrays.get("dense"), facts["mean_log_length"], facts["facts"])
+            length = facts["mean_log_length"]
+            return cls(num_items, parts, arrays["weights"], arrays.get("dense"), length, facts["facts"])
         except FileNotFoundError:
             raise UserError(f"{path}: not there; export the recommender again") from None
         except OSError as error:
@@ -167,7 +175,8 @@ class Fusion:
 def alone(part: Part, facts: Mapping[str, Any]) -> Fusion:
     """One part that takes no other beside it: its scores as they are."""
     part = dataclasses.replace(part, scale=Scale(1.0, 1.0, 1.0))
-    return Fusion((part,), np.array([[1, 0], [0, 0]], np.float32), None, 0.0, facts)
+    weights_F2 = np.array([[1, 0], [0, 0]], np.float32)
+    return Fusion(len(part.tables.bias_I), (part,), weights_F2, None, 0.0, facts)
 
 
 def _below(arrays: Mapping[str, np.ndarray], start: str) -> dict[str, np.ndarray]:

@@ -137,7 +137,7 @@ def _weighed(
     def fit(chosen: np.ndarray, own: Mapping[str, Any]) -> Fusion:
         weights = fit_weights(listed, rows, chosen, length, settings.fusion.l2, log_p_BN)
         own = {**own, "weight of the model": weights.model} if model is not None else own
-        return fusion_of(parts, weights, scorer is not None, length, own)
+        return fusion_of(catalogue.num_items, parts, weights, scorer is not None, length, own)
 
     half_B = halves(rows.users)
     if half_B.any():  # else there is one user alone

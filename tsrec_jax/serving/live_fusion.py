@@ -19,7 +19,8 @@ class LiveFusion:
     """A fusion and the items that it scores as they are now; used while the catalogue is held.
 
     An item of the export keeps its scores wherever its SID goes. One that joined later has the mean score of the items
-    with the longest common beginning of their SIDs, and stands for the first of these in histories.
+    with the longest common beginning of their SIDs, and stands for the first of these in histories; where no item has
+    its first code, it has the mean score of items all over the catalogue and is left out of histories.
 
     Args:
       fusion: as exported.
