@@ -87,17 +87,13 @@ def test_a_teacher_that_cannot_be_fitted_is_refused(dataset, prompts):
         training_data(only_distilled(), without, builder, base_vocab_size)
 
 
-def test_a_teacher_among_vectors_takes_those_of_the_index_and_is_refused_without(
-    dataset, prompts, tmp_path, monkeypatch
-):
+def test_a_teacher_among_vectors_takes_those_of_the_run_and_is_refused_without(dataset, prompts, monkeypatch):
     builder, _, base_vocab_size = prompts
     vectors_ID = np.random.default_rng(0).normal(size=(dataset.catalogue.num_items, 8)).astype(np.float32)
-    np.save(tmp_path / "vectors.npy", vectors_ID)
     config = only_distilled(teacher="knn", copies=1)
-    with pytest.raises(UserError, match=r"config\.index\.embeddings, or config\.index\.model or config\.model\.path"):
+    with pytest.raises(UserError, match="knn: it needs vectors of the items"):
         training_data(config, dataset, builder, base_vocab_size)
-    config = config.changed({"index": {"embeddings": str(tmp_path / "vectors.npy")}})
     seen = []
     monkeypatch.setattr(knn, "fit_whitening", lambda x_ID, count: seen.append(x_ID) or fit_whitening(x_ID, count))
-    training_data(config, dataset, builder, base_vocab_size)
+    training_data(config, dataset, builder, base_vocab_size, lambda: vectors_ID)
     np.testing.assert_array_equal(seen[0], vectors_ID)

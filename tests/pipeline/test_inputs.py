@@ -217,9 +217,9 @@ def test_sizes_left_open_fit_the_catalogue_and_its_extension_has_the_same(bare, 
 
 
 def test_too_few_sids_are_refused_before_any_text_is_embedded(bare, tmp_path, capsys, monkeypatch):
-    from tsrec_jax.pipeline import index
+    from tsrec_jax.pipeline import vectors
 
-    monkeypatch.setattr(index, "_llm_embeddings", lambda *arguments: pytest.fail("texts were embedded"))
+    monkeypatch.setattr(vectors, "_llm_embeddings", lambda *arguments: pytest.fail("texts were embedded"))
     settings = ["--config.model.path=anything", "--config.index.sizes=(4,4,4)"]
     assert main(command("index", bare, tmp_path / "run", *settings)) == 2
     assert "makes 4x4x4 = 64 SIDs for 80 items" in capsys.readouterr().err
@@ -280,7 +280,7 @@ def test_a_gate_fails_the_run_and_says_what_to_change(bare, embeddings, tmp_path
 
 
 def test_what_did_not_finish_may_be_started_again_with_other_settings(bare, embeddings, tmp_path, monkeypatch):
-    from tsrec_jax.pipeline import describe, index
+    from tsrec_jax.pipeline import describe, index, vectors
 
     calls = []
 
@@ -291,7 +291,7 @@ def test_what_did_not_finish_may_be_started_again_with_other_settings(bare, embe
     def killed(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(index, "_llm_embeddings", embed)
+    monkeypatch.setattr(vectors, "_llm_embeddings", embed)
     settings = ["--config.model.path=anything", "--config.index.max_tokens=32"]
     with monkeypatch.context() as patch:
         patch.setattr(index, "_coded", killed)
@@ -358,7 +358,7 @@ def test_a_quantiser_that_is_one_row_more_runs_through_the_whole_stage(bare, gro
 @pytest.fixture
 def stubbed(monkeypatch):
     """Embeddings of chance in place of the language model's, and a pretrained model that is never made."""
-    from tsrec_jax.pipeline import index, pretrain
+    from tsrec_jax.pipeline import pretrain, vectors
 
     def embed(settings, words, model):
         return np.random.default_rng(0).normal(size=(len(words), 12)).astype(np.float32)
@@ -369,7 +369,7 @@ def stubbed(monkeypatch):
         (workdir / "pretrained" / pretrain.IDENTITY).write_text(json.dumps(facts))
         return workdir / "pretrained"
 
-    monkeypatch.setattr(index, "_llm_embeddings", embed)
+    monkeypatch.setattr(vectors, "_llm_embeddings", embed)
     monkeypatch.setattr(pretrain, "pretrain", made)
 
 

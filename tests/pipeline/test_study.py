@@ -263,7 +263,7 @@ def test_baselines_choose_on_the_users_that_are_held_out(workdir, tmp_path, monk
     """Where valid is evaluated, nothing may be chosen by it."""
     given = {}
 
-    def stub(name, dataset, train, select, rows, length, seed, report):
+    def stub(name, dataset, train, select, rows, length, seed, report, vectors):
         given[name, seed] = train, select, rows
         sids = list(dataset.catalogue.items_of_sid)[:length]
         return BaselineResult([sids] * len(rows), {"fit_seconds": 1.5, "flops": 2e9, "chosen": "x"})

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tsrec_jax.baselines.ranking import best_items
+from tsrec_jax.baselines.ranking import Vectors, best_items
 from tsrec_jax.baselines.run import fit_baseline
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.held_out import selection_split
@@ -19,7 +19,6 @@ from tsrec_jax.data.prompts import PromptBuilder
 from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.data.tasks import TasksSettings, build_examples
 from tsrec_jax.data.tasks.task import Example, Rank, TaskInputs
-from tsrec_jax.pipeline.index import item_vectors
 from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
 from tsrec_jax.text.likeness import nearest_items
@@ -53,7 +52,9 @@ class TrainingData:
         return 0 if self.paths is None else len(self.paths.levels_n)
 
 
-def training_data(settings: Settings, dataset: Dataset, builder: PromptBuilder, base_vocab_size: int) -> TrainingData:
+def training_data(
+    settings: Settings, dataset: Dataset, builder: PromptBuilder, base_vocab_size: int, vectors: Vectors | None = None
+) -> TrainingData:
     """The examples of the train split and how they are learned.
 
     Args:
@@ -61,6 +62,7 @@ def training_data(settings: Settings, dataset: Dataset, builder: PromptBuilder, 
       dataset: the data.
       builder: the prompts.
       base_vocab_size: length of the base tokenizer, where the ids of the SID tokens start.
+      vectors: of the items, for a teacher that needs them.
 
     Raises:
       UserError: a task lacks what it needs.
@@ -68,7 +70,6 @@ def training_data(settings: Settings, dataset: Dataset, builder: PromptBuilder, 
 
     def teacher(name: str) -> Rank:
         train, select = dataset.splits["train"], dataset.splits[selection_split(dataset)]
-        vectors = functools.partial(item_vectors, settings, dataset.catalogue.items)
         fitted = fit_baseline(name, dataset, train, select, settings.seed, report, vectors)
         return lambda histories: best_items(fitted.scores(histories), PLACES)
 

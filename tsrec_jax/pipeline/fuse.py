@@ -23,7 +23,6 @@ from tsrec_jax.fusion.fit import Candidates, candidates, fit_weights, fusion_of,
 from tsrec_jax.fusion.fusion import Fusion, Part, alone
 from tsrec_jax.fusion.settings import DENSE, SEEN
 from tsrec_jax.models.dense_head import DenseScorer
-from tsrec_jax.pipeline.index import item_vectors
 from tsrec_jax.pipeline.job import Job
 from tsrec_jax.pipeline.search import FusedRows, ModelSearch, search_fusion
 from tsrec_jax.processes import first
@@ -38,7 +37,8 @@ SEEN_DECAY = 0.5  # of a history's items, in the part `seen`
 def fusion_inputs(job: Job) -> dict[str, Any]:
     """What tells this fusion from every other one."""
     searched = {} if not job.settings.fusion.model else {"eval.beams": job.settings.eval.beams}
-    return {**job.identity, **flat(job.settings.fusion, "fusion."), **searched}
+    vectors = job.vectors_identity(job.settings.fusion.parts)
+    return {**job.identity, **flat(job.settings.fusion, "fusion."), **vectors, **searched}
 
 
 def fused(job: Job, model: ModelSearch | None) -> Fusion | None:
@@ -55,7 +55,7 @@ def fused(job: Job, model: ModelSearch | None) -> Fusion | None:
         return None
     inputs, path = fusion_inputs(job), job.workdir.path / FILE
     if job.workdir.finished(STAGE, inputs, path) is None:
-        fusion = _fit(job.settings, job.dataset, model)
+        fusion = _fit(job, model)
         if first():
             fusion.save(path)
         job.workdir.finish(STAGE, inputs, dict(fusion.facts))
@@ -68,14 +68,15 @@ def fused_rows(fusion: Fusion, rows: Interactions, model: ModelSearch | None) ->
     return FusedRows(rows, [fusion], np.zeros(len(rows), np.int64), scorer)
 
 
-def _fit(settings: Settings, dataset: Dataset, model: ModelSearch | None) -> Fusion:
+def _fit(job: Job, model: ModelSearch | None) -> Fusion:
+    settings, dataset = job.settings, job.dataset
     select = dataset.splits[selection_split(dataset)]
     if not len(select):
         raise UserError(
             f"config.fusion.parts={settings.fusion.parts}: the selection split holds no rows to fit their weights on"
         )
     rows = select.spread(settings.fusion.rows or len(select))
-    tables, facts = _tables(settings, dataset, select)
+    tables, facts = _tables(job, select)
     facts = {"parts": list(settings.fusion.parts), "settings": facts, "rows": len(rows)}
     parts = scaled_parts(tables, rows)
     if model is None and len(parts) == 1:
@@ -90,17 +91,16 @@ def _fit(settings: Settings, dataset: Dataset, model: ModelSearch | None) -> Fus
     return _weighed(settings, dataset, model, rows, parts, scorer, facts)
 
 
-def _tables(
-    settings: Settings, dataset: Dataset, select: Interactions
-) -> tuple[Mapping[str, ItemTables], Mapping[str, Any]]:
+def _tables(job: Job, select: Interactions) -> tuple[Mapping[str, ItemTables], Mapping[str, Any]]:
     """The parts that are tables, fitted, and the settings that were chosen for each."""
+    settings, dataset = job.settings, job.dataset
     num_items, tables, chosen = dataset.catalogue.num_items, {}, {}
     for name in settings.fusion.parts:
         if name == SEEN:
             tables[name] = ItemTables(np.zeros(num_items, np.float32), (itself(num_items, SEEN_DECAY, 1.0),))
         elif name != DENSE:
-            vectors = functools.partial(item_vectors, settings, dataset.catalogue.items)
-            fitted = fit_baseline(name, dataset, dataset.splits["train"], select, settings.seed, report, vectors)
+            train = dataset.splits["train"]
+            fitted = fit_baseline(name, dataset, train, select, settings.seed, report, job.vectors)
             own = getattr(fitted, "tables", None)
             if own is None:
                 raise UserError(f"config.fusion.parts: {name!r} cannot be exported; leave it out")

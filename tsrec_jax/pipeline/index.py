@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from tsrec_jax.data.catalogue import Item
 from tsrec_jax.data.text_folder import TextFolder
 from tsrec_jax.errors import UserError
-from tsrec_jax.files import replacing, write_json, write_text
-from tsrec_jax.models.hf import load_hf
-from tsrec_jax.models.sharding import one_device, own_mesh
-from tsrec_jax.models.tokenizer import load_tokenizer
-from tsrec_jax.pipeline import pretrain
-from tsrec_jax.pipeline.mesh import open_mesh
-from tsrec_jax.pipeline.provenance import commit, fingerprint, input_facts, machine, versions
+from tsrec_jax.files import write_json, write_text
+from tsrec_jax.models.sharding import one_device
+from tsrec_jax.pipeline.provenance import commit, input_facts, machine, versions
+from tsrec_jax.pipeline.vectors import ItemVectors
 from tsrec_jax.progress import report, stage
 from tsrec_jax.settings import Settings, section_facts
-from tsrec_jax.sid.embed import embed_texts, item_text
-from tsrec_jax.sid.given import read_embeddings, refuse_equal
+from tsrec_jax.sid.given import refuse_equal
 from tsrec_jax.sid.index import SidIndex, build_index, load_index
 from tsrec_jax.sid.quality import SidReport, measure
 from tsrec_jax.sid.report import counting_levels, failed_gates, to_json, to_markdown
-from tsrec_jax.sid.sentence_encoder import embed_sentences
 from tsrec_jax.sid.sizes import fitting_sizes, refuse_too_few
 from tsrec_jax.training.checkpoints import differences, refuse_differences
 
 INDEX_FILE = "sid_index.npz"
 IDENTITY = "identity.json"  # what a finished index was made with
-EMBEDDINGS = "embeddings.npy"
 LEVELS = "levels.npz"  # of an index that is being made
 # Settings that do not shape the SIDs.
 LOGISTICS = ("sids", "given_sids", "batch_rows", "max_collision_rate", "min_code_use", "min_perplexity")
-SHAPE_EMBEDDINGS = ("encoder", "text_fields", "max_tokens")
 
 
 def make_index(settings: Settings, path: pathlib.Path, texts: TextFolder) -> SidIndex:
@@ -66,8 +56,8 @@ def _open_or_make(
     settings: Settings, folder: pathlib.Path, texts: TextFolder, earlier: SidIndex | None
 ) -> tuple[SidIndex, np.ndarray]:
     """The finished index of the folder, or a new one that is written there; and float32 x_ID of the items."""
-    encoder = _encoder_facts(settings, texts)
-    made_with = {"seed": settings.seed, **_index_facts(settings, settings.index.code_fields), **encoder}
+    vectors = ItemVectors.before_training(settings, folder.parent, texts)
+    made_with = {"seed": settings.seed, **_index_facts(settings, settings.index.code_fields), **vectors.encoder}
     files = input_facts(settings.index, ("embeddings", "extend"), LOGISTICS)
     identity = {"data": texts.data_hash, **files, **made_with}
     finished = (folder / INDEX_FILE).exists()
@@ -77,7 +67,7 @@ def _open_or_make(
         if earlier is not None:
             _refuse_to_extend(earlier, settings.index.extend, made_with)
         refuse_too_few(settings.index.sizes, len(texts.items), settings.index.collisions)
-    x_ID = _embeddings(settings, folder, texts, encoder)
+    x_ID = vectors()
     if finished:
         report("index: finished before, skipped")
         return load_index(folder / INDEX_FILE), x_ID
@@ -119,19 +109,6 @@ def _index_facts(settings: Settings, keys: Sequence[str]) -> dict[str, Any]:
     return {f"index.{key}": facts[f"index.{key}"] for key in keys}
 
 
-def _encoder_facts(settings: Settings, texts: TextFolder) -> dict[str, Any]:
-    """What turns a text into a vector; of vectors that the user brings nothing is known."""
-    if settings.index.embeddings:
-        return {"index.encoder": "none, the embeddings are given"}
-    model = settings.index.model or settings.model.path
-    pretrained = pathlib.Path(model) / pretrain.IDENTITY
-    if not model:
-        model = f"pretrained ({fingerprint(pretrain.pretraining_identity(settings, texts))})"
-    elif pretrained.is_file():  # by this program, in this run or another
-        model = f"pretrained ({fingerprint(json.loads(pretrained.read_text(encoding='utf-8')))})"
-    return {"encoder's model": model, "model.dtype": settings.model.dtype, **_index_facts(settings, SHAPE_EMBEDDINGS)}
-
-
 def _with_sizes(settings: Settings, items: int, earlier: SidIndex | None) -> Settings:
     """The settings with the sizes that they leave open: those of the index that is extended, or by the rule."""
     if settings.index.sizes:
@@ -171,71 +148,6 @@ def _coded(
     known = len(set(item_ids) & set(earlier.item_ids))
     report(f"index: {known} items keep their SIDs, {len(item_ids) - known} are coded by {settings.index.extend}")
     return earlier.extended(item_ids, x_ID)
-
-
-def _embeddings(
-    settings: Settings,
-    folder: pathlib.Path,
-    texts: TextFolder,
-    encoder: Mapping[str, Any],
-) -> np.ndarray:
-    """float32 x_ID of the items: the user's, or made here and kept, so that a killed run does not make them again."""
-    if settings.index.embeddings:
-        return read_embeddings(pathlib.Path(settings.index.embeddings), len(texts.items))
-    facts = {"data": texts.data_hash, **encoder}
-    file, made_with = folder / EMBEDDINGS, folder / "embeddings.json"
-    if file.exists() and json.loads(made_with.read_text(encoding="utf-8")) == facts:
-        return np.load(file)
-    file.unlink(missing_ok=True)
-    model = settings.index.model or pretrain.pretrained_model(settings, folder.parent, texts)
-    x_ID = _encoded(settings, texts.items, model)
-    write_json(made_with, facts)
-    with replacing(file) as temporary, temporary.open("wb") as opened:
-        np.save(opened, x_ID)
-    return x_ID
-
-
-def item_vectors(settings: Settings, items: Sequence[Item]) -> np.ndarray:
-    """float32 x_ID of a catalogue's items, for what compares items by vectors: those that their SIDs would be made of.
-
-    Args:
-      settings: sections `index`, `model` and `mesh` are read.
-      items: in the order of the item file.
-
-    Raises:
-      UserError: neither vectors nor a model to make them with are named, or the vectors do not fit.
-    """
-    if settings.index.embeddings:
-        return read_embeddings(pathlib.Path(settings.index.embeddings), len(items))
-    model = settings.index.model or settings.model.path
-    if not model:
-        raise UserError(
-            "vectors of the items are wanted; give config.index.embeddings, or config.index.model or config.model.path "
-            "to make them with"
-        )
-    return _encoded(settings, items, model)
-
-
-def _encoded(settings: Settings, items: Sequence[Item], model: str) -> np.ndarray:
-    """float32 x_ID of the items' texts by the encoder of the settings."""
-    words = [item_text(item, settings.index.text_fields) for item in items]
-    report(f"index: embedding {len(words)} item texts with {model}")
-    if settings.index.encoder == "sentence_transformers":
-        return embed_sentences(model, words, settings.index.max_tokens)
-    return _llm_embeddings(settings, words, model)
-
-
-def _llm_embeddings(settings: Settings, words: list[str], model: str) -> np.ndarray:
-    mesh = own_mesh(open_mesh(settings))
-    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh), stage("index"):
-        return embed_texts(
-            load_hf(model, dtype=settings.model.dtype, mesh=mesh, remat=False, attention=settings.model.attention),
-            load_tokenizer(model),
-            words,
-            max_tokens=settings.index.max_tokens,
-            rows=settings.index.batch_rows,
-            mesh=mesh,
-        )
 
 
 def _write_report(

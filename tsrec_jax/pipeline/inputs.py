@@ -19,6 +19,7 @@ from tsrec_jax.pipeline.index import make_index
 from tsrec_jax.pipeline.prepare import prepared_folder
 from tsrec_jax.pipeline.pretrain import pretrained_model
 from tsrec_jax.pipeline.shop import is_embedded, shop_folder
+from tsrec_jax.pipeline.vectors import need_base
 from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.processes import several
 from tsrec_jax.progress import report
@@ -65,7 +66,7 @@ def make_inputs(settings: Settings, path: pathlib.Path) -> tuple[Dataset, str]:
         if several():  # they pretrain together, and the first one makes what needs the pretrained model
             pretrained_model(settings, path, open_texts(settings, source))
         dataset, texts = workdir.first_makes(lambda: make_dataset(settings, path, source))
-    return dataset, pretrained_model(settings, path, texts) if settings.fusion.model else ""
+    return dataset, pretrained_model(settings, path, texts) if need_base(settings) else ""
 
 
 def open_source(settings: Settings, path: pathlib.Path) -> Source:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.held_out import hold_out_users, refuse_selection
 from tsrec_jax.pipeline.inputs import make_inputs
-from tsrec_jax.pipeline.provenance import fingerprint
+from tsrec_jax.pipeline.provenance import fingerprint, input_facts
+from tsrec_jax.pipeline.vectors import ItemVectors, need_vectors, teachers
 from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.settings import Settings, flat
 
-_SHAPES_TRAINING = ("model", "sid_init", "dense", "tasks", "templates", "train")
+_SHAPES_TRAINING = ("model", "sid_init", "tasks", "templates", "train")
 ONLY_LOGISTICS = ("train.log_every", "train.keep", "train.checkpoint_every", "train.explode_factor",
                   "train.wandb_project", "model.remat", "model.attention")  # fmt: skip
 
@@ -38,7 +40,16 @@ class Job:
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
         """What tells this training from every other one."""
-        return training_identity(self.settings, self.dataset)
+        return {**training_identity(self.settings, self.dataset), **self.vectors_identity(teachers(self.settings))}
+
+    @property
+    def vectors(self) -> ItemVectors:
+        """Vectors of the items, for baselines that need them."""
+        return ItemVectors.of_model(self.settings, self.workdir.path, self.dataset.catalogue.items, self.base)
+
+    def vectors_identity(self, baselines: Collection[str]) -> dict[str, Any]:
+        """What tells the vectors that these baselines are fitted to from others; empty where they need none."""
+        return self.vectors.identity if need_vectors(baselines) else {}
 
 
 def open_job(settings: Settings, path: pathlib.Path) -> Job:
@@ -52,6 +63,8 @@ def open_job(settings: Settings, path: pathlib.Path) -> Job:
     if settings.fusion.parts:  # which are weighed on the selection split
         refuse_selection(dataset, settings.eval.split)
     job = Job(settings, Workdir(path), dataset, base)
+    if need_vectors([*teachers(settings), *settings.fusion.parts]):
+        job.workdir.first_makes(job.vectors.file)
     job.workdir.record(settings, job.identity, dataset.data_hash)
     return job
 
@@ -69,4 +82,5 @@ def training_identity(settings: Settings, dataset: Dataset) -> dict[str, Any]:
         facts |= flat(settings.pretrain, "pretrain.")
     for part in _SHAPES_TRAINING:
         facts |= flat(getattr(settings, part), f"{part}.")
+    facts |= input_facts(settings.dense, ("embeddings",))
     return {key: value for key, value in facts.items() if key not in ONLY_LOGISTICS}

@@ -6,6 +6,8 @@ import dataclasses
 import math
 import pathlib
 
+import numpy as np
+
 from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.data.held_out import hold_out_users
 from tsrec_jax.data.prompts import PromptBuilder
@@ -184,7 +186,9 @@ def _counted(settings: Settings, base: ModelConfig, dataset: Dataset) -> _Data:
     tokenizer = load_tokenizer(settings.model.path)
     base_vocab_size = add_sid_tokens(tokenizer, dataset.catalogue.tokens)
     builder = PromptBuilder(tokenizer, settings.templates, settings.train.sequence_length)
-    data = training_data(settings, dataset, builder, base_vocab_size)
+    # Which items a teacher names changes no length, so its neighbours need not be the real ones.
+    vectors = np.random.default_rng(settings.seed).normal(size=(dataset.catalogue.num_items, 8)).astype(np.float32)
+    data = training_data(settings, dataset, builder, base_vocab_size, lambda: vectors)
     rows = [row for part in data.examples.values() for row in part]
     batches = batches_of(settings, data, data.examples, settings.train.rows_per_microbatch)
     steps = settings.train.max_steps or batches.steps(settings.train.epochs)

@@ -22,6 +22,7 @@ from tsrec_jax.pipeline.job import ONLY_LOGISTICS
 from tsrec_jax.pipeline.provenance import fingerprint, input_facts
 from tsrec_jax.pipeline.workdir import FINISHED
 from tsrec_jax.progress import report
+from tsrec_jax.section import Section
 from tsrec_jax.settings import Settings, flat
 from tsrec_jax.training.checkpoints import differences
 
@@ -32,6 +33,10 @@ _ANY_VALUE = {
     *(f"index.{key}" for key in index.LOGISTICS if key != "sids"),
     *(f"describe.{key}" for key in describe.LOGISTICS if key != "words"),
     *(
+        "index.embeddings",
+        "index.extend",
+        "describe.path",
+        "dense.embeddings",
         "dataset.path",
         "dataset.overlaps",
         "prepare.raw",
@@ -101,7 +106,7 @@ def wanted_cells(settings: Settings, workdir: pathlib.Path) -> list[WantedCell]:
     found: list[WantedCell] = []
     digests: dict[tuple[Any, ...], str] = {}
     for name, kind, seeded, own in systems:
-        source = own.dataset, own.prepare, own.index.given_sids
+        source = own.dataset, own.prepare, own.index, own.describe, own.dense
         data = digests[source] = digests.get(source) or _data_digest(own)
         for seed in seeds if seeded else seeds[:1]:
             found.append(WantedCell(name, seed, kind, seeded, own, data, cell_folder(workdir, name, seed)))
@@ -121,11 +126,22 @@ def every_cell(workdir: pathlib.Path) -> list[Cell]:
 
 
 def _data_digest(settings: Settings) -> str:
-    """What is known of the source data before anything is made of it."""
-    source = _source_digest(settings)
-    if not settings.index.given_sids:
-        return source
-    return fingerprint([source, input_facts(settings.index, ("given_sids",))["SHA-256 of index.given_sids"]])
+    """What is known of the source data, and of the files that settings name, before anything is made of them."""
+    upstream = _upstream_digest(settings)
+    return _with_files(upstream, [(settings.dense, "embeddings")])
+
+
+def _upstream_digest(settings: Settings) -> str:
+    """The same of what a cell begins with."""
+    index = [(settings.index, key) for key in ("given_sids", "embeddings", "extend")]
+    return _with_files(_source_digest(settings), [*index, (settings.describe, "path")])
+
+
+def _with_files(digest: str, named: Sequence[tuple[Section, str]]) -> str:
+    """A digest with the contents of the files that these settings name, if any, wherever they lie."""
+    found = [input_facts(section, (key,))[f"SHA-256 of {section.key}.{key}"]
+             for section, key in named if getattr(section, key)]  # fmt: skip
+    return fingerprint([digest, *found]) if found else digest
 
 
 def _source_digest(settings: Settings) -> str:
@@ -245,7 +261,7 @@ def upstream_facts(wanted: WantedCell) -> dict[str, Any]:
     """The settings and the data that shape what a cell begins with: its dataset folder and its pretrained model."""
     settings = _shaping(wanted.settings.resolved(), "arm", wanted.data)
     facts = {key: value for key, value in settings.items() if _within(key, _SHAPES_UPSTREAM)}
-    facts["data"] = wanted.data
+    facts["data"] = _upstream_digest(wanted.settings)
     if not wanted.settings.model.path:
         facts["wording"] = wanted.settings.templates.wording()
     return facts

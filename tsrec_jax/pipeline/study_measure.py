@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import json
 import math
@@ -24,7 +23,6 @@ from tsrec_jax.evaluation.study_cells import Cell, calibration_bins, lost_at, ro
 from tsrec_jax.evaluation.trec import write_trec
 from tsrec_jax.files import write_json
 from tsrec_jax.pipeline.evaluate import PREDICTIONS, SCORES, TREC, evaluate_recommender, evaluated_rows
-from tsrec_jax.pipeline.index import item_vectors
 from tsrec_jax.pipeline.inputs import make_inputs, source_of
 from tsrec_jax.pipeline.job import open_job
 from tsrec_jax.pipeline.lock import alone_when_free
@@ -32,9 +30,11 @@ from tsrec_jax.pipeline.mesh import on_mesh
 from tsrec_jax.pipeline.provenance import command, commit, fingerprint, machine, versions
 from tsrec_jax.pipeline.study_cell import WantedCell, upstream_facts
 from tsrec_jax.pipeline.train import train_recommender, trained_facts
+from tsrec_jax.pipeline.vectors import ItemVectors, need_base, need_vectors, teachers
 from tsrec_jax.pipeline.workdir import run_facts
 from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
+from tsrec_jax.sid.given import read_embeddings
 from tsrec_jax.training.host_memory import forget_peak, peak_bytes
 from tsrec_jax.training.metrics_log import read_metrics
 
@@ -42,18 +42,30 @@ MADE = "made.json"  # in an upstream folder, when all of it is there
 
 
 def with_inputs(wanted: WantedCell, workdir: pathlib.Path) -> Settings:
-    """The cell's settings with the dataset folder and the pretrained model it begins with, made where they are not.
+    """The cell's settings with the dataset folder, the pretrained model and, where a baseline needs them, the vectors
+    of the items that it begins with, made where they are not.
 
     What is made lies in `upstream/DIGEST/` of the workdir, for all cells with the same settings of it.
     """
-    settings = wanted.settings
-    given = settings.dataset.path and settings.model.path
-    if given and source_of(settings, pathlib.Path(settings.dataset.path)).complete:
-        return settings
     facts = upstream_facts(wanted)
     folder = workdir / "upstream" / fingerprint(facts)
+    settings = wanted.settings
+    given = settings.dataset.path and settings.model.path
+    if not (given and source_of(settings, pathlib.Path(settings.dataset.path)).complete):
+        settings = _with_dataset(settings, folder, facts)
+    fitted = [wanted.name] if wanted.kind == "baseline" else [*teachers(settings), *settings.fusion.parts]
+    if not need_vectors(fitted):
+        return settings
+    items = read_dataset(settings.dataset.path, settings.dataset.name, settings.dataset).catalogue.items
+    with alone_when_free(folder, "upstream"), on_mesh(settings):
+        file = ItemVectors.of_model(settings, folder, items, settings.model.path).file()
+    return settings.changed({"index": {"embeddings": str(file)}})
+
+
+def _with_dataset(settings: Settings, folder: pathlib.Path, facts: Mapping[str, Any]) -> Settings:
+    """The settings with the dataset and the pretrained model that lie in a folder, made there by the first cell."""
     with alone_when_free(folder, "upstream"):
-        if not (folder / MADE).exists():
+        if not (folder / MADE).exists() or (need_base(settings) and not _made(folder)["base"]):
             with on_mesh(settings):
                 dataset, base = make_inputs(settings, folder)
             made: dict[str, Any] = {
@@ -65,12 +77,17 @@ def with_inputs(wanted: WantedCell, workdir: pathlib.Path) -> Settings:
             own = {key: str(pathlib.Path(made[key]).relative_to(folder)) for key in ("dataset", "base")
                    if pathlib.Path(made[key]).is_relative_to(folder)}  # fmt: skip
             write_json(folder / MADE, {"made": {**made, **own}, "own": sorted(own), "settings": facts})
-    found = json.loads((folder / MADE).read_text(encoding="utf-8"))
-    made = found["made"] | {key: str(folder / found["made"][key]) for key in found["own"]}
+    made = _made(folder)
     words = "given" if made["words"] else "none"
     inputs = {"path": made["dataset"], "name": made["name"]}
     changes = {"dataset": inputs, "index": {"sids": "given", "given_sids": ""}, "describe": {"words": words}}
     return settings.changed({**changes, "model": {"path": made["base"]}})
+
+
+def _made(folder: pathlib.Path) -> dict[str, Any]:
+    """What was made in an upstream folder: `base` is empty where no cell has needed a model yet."""
+    found = json.loads((folder / MADE).read_text(encoding="utf-8"))
+    return found["made"] | {key: str(folder / found["made"][key]) for key in found["own"]}
 
 
 def run_arm(wanted: WantedCell, settings: Settings) -> Cell:
@@ -128,7 +145,7 @@ def run_one_baseline(wanted: WantedCell, settings: Settings) -> Cell:
         settings.eval.beams,
         wanted.seed,
         report,
-        functools.partial(item_vectors, settings, dataset.catalogue.items),
+        lambda: read_embeddings(pathlib.Path(settings.index.embeddings), dataset.catalogue.num_items),
     )
     targets = [dataset.catalogue.sid(int(target)) for target in rows.targets]
     write_trec(wanted.folder / TREC, targets, {wanted.name: result.lists})

@@ -105,7 +105,7 @@ def _is_trained(job: Job) -> bool:
 def _train(job: Job, parts: RecommenderParts, profile: range) -> dict[str, Any]:
     """Trains the model of the parts and returns the facts of the finished stage."""
     settings, folder = job.settings, job.workdir.path
-    data = training_data(settings, parts.dataset, parts.builder, parts.base_vocab_size)
+    data = training_data(settings, parts.dataset, parts.builder, parts.base_vocab_size, job.vectors)
     report(f"train: training rows: {', '.join(f'{task} {len(rows)}' for task, rows in data.examples.items())}")
     setup, rows = _setup(settings, parts, data), settings.train.rows_per_microbatch
     refuse_mesh(setup)

@@ -1,0 +1,173 @@
+"""The vectors of the items, of which SIDs are made and among which neighbours are found: made once, and kept."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from tsrec_jax.baselines.names import BASELINES
+from tsrec_jax.data.catalogue import Item
+from tsrec_jax.data.text_folder import TextFolder
+from tsrec_jax.errors import UserError
+from tsrec_jax.files import replacing, write_json
+from tsrec_jax.models.hf import load_hf
+from tsrec_jax.models.sharding import own_mesh
+from tsrec_jax.models.tokenizer import load_tokenizer
+from tsrec_jax.pipeline import pretrain
+from tsrec_jax.pipeline.mesh import open_mesh
+from tsrec_jax.pipeline.provenance import fingerprint, input_facts
+from tsrec_jax.progress import report, stage
+from tsrec_jax.settings import Settings, section_facts
+from tsrec_jax.sid.embed import embed_texts, item_text
+from tsrec_jax.sid.given import read_embeddings
+from tsrec_jax.sid.sentence_encoder import embed_sentences
+
+FILE = "embeddings.npy"  # in the folder `index` of a workdir
+MADE_WITH = "embeddings.json"  # beside it: what they were made with
+SHAPES = ("encoder", "text_fields", "max_tokens")  # settings of `index` that decide a text's vector
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemVectors:
+    """The vectors of a run's items: the user's, or those that an encoder makes of the item texts.
+
+    Calling it gives float32 x_ID, in the order of the items. Only one process at a time may make them.
+
+    Attributes:
+      settings: sections `index`, `model` and `mesh` are read.
+      items: in the order of the item file.
+      folder: where they are kept.
+      base: gives the pretrained model that a run starts from, by which texts are embedded where `index.model` is empty.
+      base_identity: what tells that model from every other one.
+    """
+
+    settings: Settings
+    items: Sequence[Item]
+    folder: pathlib.Path
+    base: Callable[[], str]
+    base_identity: str
+
+    @classmethod
+    def before_training(cls, settings: Settings, workdir: pathlib.Path, texts: TextFolder) -> ItemVectors:
+        """Those of a run whose pretrained model may not be there yet, and is made when it is needed."""
+        own, path = pretrain.pretraining_identity(settings, texts), settings.model.path
+        identity = _model_identity(path) if path else f"pretrained ({fingerprint(own)})"
+        base = functools.partial(pretrain.pretrained_model, settings, workdir, texts)
+        return cls(settings, texts.items, workdir / "index", base, identity)
+
+    @classmethod
+    def of_model(cls, settings: Settings, workdir: pathlib.Path, items: Sequence[Item], base: str) -> ItemVectors:
+        """Those of a run whose pretrained model, `base`, is there."""
+        return cls(settings, items, workdir / "index", lambda: base, _model_identity(base))
+
+    @property
+    def encoder(self) -> dict[str, Any]:
+        """What turns a text into a vector; of vectors that the user brings nothing is known."""
+        settings = self.settings
+        if settings.index.embeddings:
+            return {"index.encoder": "none, the embeddings are given"}
+        facts = section_facts(settings.index)
+        return {
+            "encoder's model": _model_identity(settings.index.model) if settings.index.model else self.base_identity,
+            "model.dtype": settings.model.dtype,
+            **{f"index.{key}": facts[f"index.{key}"] for key in SHAPES},
+        }
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells these vectors from others of the same items.
+
+        Raises:
+          UserError: vectors that are given are not there.
+        """
+        given = "SHA-256 of index.embeddings"
+        return {**self.encoder, given: input_facts(self.settings.index, ("embeddings",))[given]}
+
+    def file(self) -> pathlib.Path:
+        """Where they are: the user's file, or the kept one, which is made where it is not there.
+
+        Raises:
+          UserError: there is no encoder, or it cannot be loaded.
+        """
+        if self.settings.index.embeddings:
+            return pathlib.Path(self.settings.index.embeddings)
+        words = [item_text(item, self.settings.index.text_fields) for item in self.items]
+        facts = {"texts": fingerprint(words), **self.encoder}
+        file, made_with = self.folder / FILE, self.folder / MADE_WITH
+        if file.exists() and json.loads(made_with.read_text(encoding="utf-8")) == facts:
+            return file
+        model = self.settings.index.model or self.base()
+        if not model:
+            raise UserError(
+                "vectors of the items are wanted, and there is no model to make them with; give "
+                "config.index.embeddings or config.index.model"
+            )
+        file.unlink(missing_ok=True)
+        x_ID = _encoded(self.settings, words, model)
+        write_json(made_with, facts)
+        with replacing(file) as temporary, temporary.open("wb") as opened:
+            np.save(opened, x_ID)
+        return file
+
+    def __call__(self) -> np.ndarray:
+        """float32 x_ID.
+
+        Raises:
+          UserError: as `file`, or vectors that are given do not fit the items.
+        """
+        given = self.settings.index.embeddings
+        return read_embeddings(self.file(), len(self.items), "config.index.embeddings" if given else "kept vectors")
+
+
+def teachers(settings: Settings) -> tuple[str, ...]:
+    """The baselines that tasks of the training learn from, where there is one."""
+    learned = settings.fusion.model and "distilled_sid" in settings.tasks.used()
+    return (settings.tasks.distilled_sid.teacher,) if learned else ()
+
+
+def need_vectors(names: Collection[str]) -> bool:
+    """Whether one of these baselines is fitted to vectors of the items; other names need none."""
+    return any(name in BASELINES and BASELINES[name].vectors for name in names)
+
+
+def need_base(settings: Settings) -> bool:
+    """Whether a run needs its pretrained model: to train, or to embed the items for a fusion's parts."""
+    index = settings.index
+    return settings.fusion.model or (need_vectors(settings.fusion.parts) and not (index.embeddings or index.model))
+
+
+def _model_identity(model: str) -> str:
+    """What tells an encoder from others: how this program pretrained it, in this run or another, or its place."""
+    pretrained = pathlib.Path(model) / pretrain.IDENTITY
+    if not pretrained.is_file():
+        return model
+    return f"pretrained ({fingerprint(json.loads(pretrained.read_text(encoding='utf-8')))})"
+
+
+def _encoded(settings: Settings, words: list[str], model: str) -> np.ndarray:
+    """float32 x_ID of the items' texts by the encoder of the settings."""
+    report(f"index: embedding {len(words)} item texts with {model}")
+    if settings.index.encoder == "sentence_transformers":
+        return embed_sentences(model, words, settings.index.max_tokens)
+    return _llm_embeddings(settings, words, model)
+
+
+def _llm_embeddings(settings: Settings, words: list[str], model: str) -> np.ndarray:
+    mesh = own_mesh(open_mesh(settings))
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh), stage("index"):
+        return embed_texts(
+            load_hf(model, dtype=settings.model.dtype, mesh=mesh, remat=False, attention=settings.model.attention),
+            load_tokenizer(model),
+            words,
+            max_tokens=settings.index.max_tokens,
+            rows=settings.index.batch_rows,
+            mesh=mesh,
+        )
