@@ -4,7 +4,7 @@ import pytest
 from tests.baselines.catalogues import catalogue_of, quiet, rows_of
 from tsrec_jax.baselines import ease, item_to_item
 from tsrec_jax.baselines.ease import fit_ease, users_had
-from tsrec_jax.baselines.item_to_item import strongest
+from tsrec_jax.baselines.item_to_item import strongest, table_of
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
 
@@ -52,7 +52,7 @@ def test_the_strongest_weights_are_kept_whatever_their_sign(monkeypatch):
     monkeypatch.setattr(item_to_item, "KEPT", 2)
     monkeypatch.setattr(item_to_item, "BLOCK", 3)
     weights_II = np.random.default_rng(2).normal(size=(7, 7)).astype(np.float32)
-    table_II = strongest(lambda start, end: weights_II[start:end], 7).toarray()
+    table_II = table_of(*strongest(lambda start, end: weights_II[start:end], 7)).toarray()
     np.fill_diagonal(weights_II, 0)
     for kept, row in zip(table_II, weights_II, strict=True):
         assert set(np.flatnonzero(kept)) == set(np.argsort(-np.abs(row))[:2])

@@ -44,10 +44,32 @@ def test_vectors_that_are_all_equal_leave_popularity():
     assert np.isfinite(scores_BI).all()
 
 
-@pytest.mark.parametrize("vectors", [np.ones((11, 3)), np.ones(12), np.full((12, 3), np.nan)])
-def test_vectors_that_are_not_one_an_item_are_refused(vectors):
-    with pytest.raises(UserError, match="one finite vector for each item"):
+@pytest.mark.parametrize(
+    ("vectors", "words"),
+    [
+        (np.ones((11, 3)), r"shape \(11, 3\) for a catalogue of 12 items; it needs one for each item"),
+        (np.ones(12), r"shape \(12,\)"),
+        (np.where(np.arange(36).reshape(12, 3) > 20, np.nan, 1.0), r"the vector of item 7 \(of 5\) is not finite"),
+    ],
+)
+def test_vectors_that_are_not_one_an_item_are_refused(vectors, words):
+    with pytest.raises(UserError, match=words):
         fit(vectors=vectors)
+
+
+def test_items_are_compared_once_for_each_whitening_and_the_number_of_pairs_is_said_before(monkeypatch):
+    compared, said = [], []
+    strongest = knn.strongest
+    monkeypatch.setattr(knn, "strongest", lambda *given: compared.append(len(said)) or strongest(*given))
+    fit_knn(CATALOGUE, PAIRS, PAIRS, 0, said.append, lambda: VECTORS)
+    assert "12 items, 1.4e+02 cosines for each whitening" in said[0]
+    assert compared == [1] * len({knn.START["whiten"], *knn.GRIDS["whiten"]})
+
+
+def test_too_many_pairs_are_refused_before_there_are_vectors(monkeypatch):
+    monkeypatch.setattr(knn, "MOST_PAIRS", 143)
+    with pytest.raises(UserError, match=r"12 items are 1\.4e\+02 pairs .* leave this baseline out"):
+        fit_knn(CATALOGUE, PAIRS, PAIRS, 0, quiet, lambda: pytest.fail("vectors were made"))
 
 
 def test_a_selection_without_rows_is_refused():

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from scipy import linalg, sparse
 
-from tsrec_jax.baselines.item_to_item import ItemToItem, choose, strongest
+from tsrec_jax.baselines.item_to_item import ItemToItem, choose, strongest, table_of
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
@@ -45,7 +45,7 @@ def fit_ease(
     def table(settings: Mapping[str, float]) -> sparse.csr_matrix:
         inverse_II = _inverse(together_II, settings["regularisation"])
         scale_I = -1 / np.diag(inverse_II)
-        return strongest(lambda start, end: inverse_II[start:end] * scale_I, catalogue.num_items)
+        return table_of(*strongest(lambda start, end: inverse_II[start:end] * scale_I, catalogue.num_items))
 
     return choose("ease", catalogue, train, select, START, GRIDS, table, report)
 

@@ -41,10 +41,8 @@ class ItemToItem:
         return self.tables.scores(histories)
 
 
-def strongest(rows: Callable[[int, int], np.ndarray], num_items: int) -> sparse.csr_matrix:
-    """float32 table_II, sparse: of each item the KEPT weights of the largest size, none of them for itself.
-
-    The table is scaled so that the mean over the items of their largest weight is 1, which gives `seen` its unit.
+def strongest(rows: Callable[[int, int], np.ndarray], num_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """int32 columns_IN and float32 weights_IN: of each item the KEPT weights of the largest size; its own counts as 0.
 
     Args:
       rows: (start, end) -> float32 (end - start, I), the weights of a block of items.
@@ -58,9 +56,18 @@ def strongest(rows: Callable[[int, int], np.ndarray], num_items: int) -> sparse.
         block_BI[np.arange(end - start), np.arange(start, end)] = 0
         columns_IN[start:end] = np.argpartition(-np.abs(block_BI), count - 1, axis=1)[:, :count]
         weights_IN[start:end] = np.take_along_axis(block_BI, columns_IN[start:end], axis=1)
+    return columns_IN, weights_IN
+
+
+def table_of(columns_IN: np.ndarray, weights_IN: np.ndarray) -> sparse.csr_matrix:
+    """float32 table_II, sparse, of what `strongest` found.
+
+    It is scaled so that the mean over the items of their largest weight is 1, which gives `seen` its unit.
+    """
+    num_items, count = columns_IN.shape
     scale = weights_IN.max(axis=1).mean()
     if scale > 0:
-        weights_IN /= scale
+        weights_IN = weights_IN / scale
     ends_I = np.arange(num_items + 1) * count
     table_II = sparse.csr_matrix((weights_IN.reshape(-1), columns_IN.reshape(-1), ends_I), shape=(num_items, num_items))
     table_II.eliminate_zeros()
