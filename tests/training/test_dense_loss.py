@@ -15,7 +15,7 @@ from tsrec_jax.data.input import packed_batches, train_batches
 from tsrec_jax.models.dense_head import DenseHead
 from tsrec_jax.models.sharding import make_mesh
 from tsrec_jax.models.sid_outputs import give_outputs
-from tsrec_jax.training.dense_loss import DenseLoss, items_above
+from tsrec_jax.training.dense_loss import DenseLoss, items_above, learned_sums
 from tsrec_jax.training.loop import put_batch
 from tsrec_jax.training.loss import SftLoss
 from tsrec_jax.training.settings import TrainSettings
@@ -90,11 +90,12 @@ def plain_dense_loss(model):
     return -jnp.mean(jax.nn.logsumexp(log_probs_BI, axis=-1, where=np.array(shared)))
 
 
-def test_loss_and_gradient_are_those_of_single_histories(make_model):
+@pytest.mark.parametrize("chunk", [0, 3])
+def test_loss_and_gradient_are_those_of_single_histories(make_model, chunk):
     graphdef, state = nnx.split(with_head(make_model()))
 
     def packed(state, weight, paths=PATHS):
-        loss, all_rows = loss_of(paths), [row for task in rows().values() for row in task]
+        loss, all_rows = loss_of(paths, loss_chunk=chunk), [row for task in rows().values() for row in task]
         (whole,) = packed_batches(all_rows, 16, 8, 16, paths=paths, items=PLACES)
         batch, counts = loss.weigh(jax.tree.map(lambda array: array[None], whole))
         micro = jax.tree.map(lambda array: array[0], batch)
@@ -125,6 +126,44 @@ def test_loss_and_gradient_are_those_of_single_histories(make_model):
         assert any(part in name for name in moved), part
 
 
+@pytest.mark.parametrize(("group", "chunk", "whole"), [(2, 0, True), (2, 3, False), (2, 99, True)])
+def test_all_items_are_scored_for_as_many_slots_of_a_group_as_asked(make_model, group, chunk, whole):
+    graphdef, state = nnx.split(with_head(make_model()))
+    all_rows = [row for task in rows().values() for row in task]
+    (batch,) = packed_batches(all_rows, 16, 8, 32, group, paths=PATHS, items=PLACES)
+    loss = loss_of(PATHS, loss_chunk=chunk)
+
+    def gradient(state):
+        weighed, _ = loss.weigh(jax.tree.map(lambda array: array[None], batch))
+        micro = jax.tree.map(lambda array: array[0], weighed)
+        return jax.grad(lambda state: loss(nnx.merge(graphdef, state), micro)[0], allow_int=True)(state)
+
+    said = str(jax.make_jaxpr(gradient)(state))
+    groups, slots, items = 8 // group, group * 8, 4
+    assert (f"f32[{groups},{slots},{items}]" in said) == whole
+    assert (f"f32[{groups},{chunk},{items}]" in said) != whole
+
+
+def test_a_piece_without_an_item_to_learn_is_not_scored():
+    scored = []
+    head = with_head_alone()
+    sid_BS = np.array([[0, 1, 2, -1], [1, -1, -1, -1]])
+    learned_BS = np.array([[False, True, True, False], [True, False, False, False]])
+    batch = {"item_sid_BS": sid_BS, "item_learned_BS": learned_BS, "loss_index_GP": np.zeros((2, 5), np.int32)}
+    rng = np.random.default_rng(1)
+    users = (rng.normal(size=(2, 4, 16)).astype(np.float32), rng.normal(size=(4, 16)).astype(np.float32))
+
+    def summed(logits_GcI, slots_Gc):
+        jax.debug.callback(lambda sid_Gc: scored.append(sid_Gc.tolist()), slots_Gc["sid"])
+        return [jnp.sum(jnp.where(slots_Gc["learned"], logits_GcI[..., 0], 0.0)), jnp.sum(slots_Gc["learned"] * 1.0)]
+
+    sums = learned_sums(summed, head, users, batch, chunk=1)
+    jax.effects_barrier()
+    wanted = (users[0] @ users[1][0] / head.temperature)[learned_BS].sum()
+    np.testing.assert_allclose(sums, [wanted, 3.0], rtol=1e-5)
+    assert sorted(scored) == [[[1], [1]], [[2], [-1]]]
+
+
 def test_items_above_counts_those_that_score_more_than_the_best_of_the_sid():
     head, sid_BS = with_head_alone(), np.array([[0, 1, -1], [2, 0, 1]])
     logits_BSI = np.random.default_rng(5).normal(size=(2, 3, 4)).astype(np.float32)
@@ -150,7 +189,7 @@ def run_steps(make_model, mesh=None, accumulation=1, steps=3, **settings):
 def test_micro_batches_and_eight_devices_give_the_losses_of_one_batch_on_one_device(make_model):
     whole, state = run_steps(make_model)
     parts, _ = run_steps(make_model, accumulation=2, steps=1)
-    mesh, sharded = run_steps(make_model, make_mesh(2, 2, 2))
+    mesh, sharded = run_steps(make_model, make_mesh(2, 2, 2), loss_chunk=3)
     assert len(set(whole)) == 3
     assert parts[0] == pytest.approx(whole[0], rel=1e-5)
     np.testing.assert_allclose(mesh, whole, rtol=1e-5)

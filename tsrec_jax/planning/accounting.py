@@ -225,7 +225,9 @@ def step_memory(config: ModelConfig, step: StepShape, mesh: MeshShape = MeshShap
     logits = LOGITS * rows / step.rows_per_group * slots * config.vocab_rows * FLOAT32 / mesh.tensor
     logits += LOGITS * rows * step.sequence_length * step.sid_tokens * FLOAT32
     if step.dense is not None:
-        logits += LOGITS * rows * step.dense.slots * step.dense.items * FLOAT32
+        items = step.rows_per_group * step.dense.slots
+        items = min(step.loss_chunk or items, items)
+        logits += LOGITS * rows / step.rows_per_group * items * step.dense.items * FLOAT32
     # In chunks, the gradient of the table grows by one of the same size for each.
     table = config.vocab_rows * config.d_model * FLOAT32 / _shards(("vocabulary",), mesh)
     loss = logits + (table if slots < step.loss_slots else 0)

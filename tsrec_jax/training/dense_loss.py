@@ -3,13 +3,16 @@
 Every place of a packed row at which a next item is learned has a user of its own: the state before the item's SID, and
 the items of the same example that stand before it.
 
-Axes: A accumulation, B rows, T tokens, S item slots of a row, I items, U different SIDs, K items that share one, D
-model.
+The scores of all items exist for a piece of the slots at a time, and only for pieces in which an item is learned.
+
+Axes: A accumulation, B rows, T tokens, S item slots of a row, G groups of rows, Q item slots of a group, c of a piece,
+I items, U different SIDs, K items that share one, D model.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +71,75 @@ def item_logits(head: DenseHead, u_BSD: jax.Array, v_ID: jax.Array) -> jax.Array
     return jnp.einsum("bsd,id->bsi", u_BSD, v_ID) / head.temperature
 
 
+Slots = Mapping[str, jax.Array]  # arrays of item slots: `sid`, `learned` and what else a sum needs
+
+
+def learned_sums(
+    summed: Callable[[jax.Array, Slots], Sequence[jax.Array]],
+    head: DenseHead,
+    users: tuple[jax.Array, jax.Array],
+    batch: Batch,
+    chunk: int = 0,
+    **more_BS: jax.Array,
+) -> jax.Array:
+    """Sums over the learned items of a packed batch, each of which sees the scores of all items.
+
+    The learned slots of a group are gathered and taken `chunk` at a time, as `weighted_loss` takes loss slots; a piece
+    without any costs nothing.
+
+    Args:
+      summed: from float32 logits (G, c, I) and the arrays of these slots (G, c) to scalars; slots that are not learned
+        must add nothing to them.
+      head: the dense head.
+      users: of `place_users`.
+      batch: with the keys of `data.item_places`.
+      chunk: slots of a group whose logits exist at one time; 0 means all.
+      more_BS: arrays of the slots beside `sid` and `learned`.
+
+    Returns:
+      The scalars, float32, in one vector.
+    """
+    u_BSD, v_ID = users
+    slots_BS = {"sid": batch["item_sid_BS"], "learned": batch["item_learned_BS"], **more_BS}
+    groups = batch["loss_index_GP"].shape[0]
+
+    def grouped(array_BS: jax.Array) -> jax.Array:
+        return array_BS.reshape(groups, -1, *array_BS.shape[2:])
+
+    order_GQ = jnp.argsort(~grouped(slots_BS["learned"]), axis=1, stable=True)
+
+    def learned_first(array_BS: jax.Array) -> jax.Array:
+        order = order_GQ.reshape(*order_GQ.shape, *(1,) * (array_BS.ndim - 2))
+        array_GQ = jnp.take_along_axis(grouped(array_BS), order, axis=1)
+        return constrain(array_GQ, "batch", *(None,) * (array_GQ.ndim - 1))
+
+    def piece(v_ID: jax.Array, u_GcD: jax.Array, slots_Gc: Slots) -> jax.Array:
+        return jnp.stack(summed(item_logits(head, u_GcD, v_ID), slots_Gc))
+
+    @jax.checkpoint
+    def piece_or_nothing(v_ID: jax.Array, u_GcD: jax.Array, slots_Gc: Slots) -> jax.Array:
+        def nothing(*of: object) -> jax.Array:
+            return jnp.zeros(jax.eval_shape(piece, *of).shape)
+
+        return jax.lax.cond(jnp.any(slots_Gc["learned"]), piece, nothing, v_ID, u_GcD, slots_Gc)
+
+    ordered = jax.tree.map(learned_first, (u_BSD, slots_BS))
+    slots = order_GQ.shape[1]
+    if chunk <= 0 or chunk >= slots:
+        return jax.checkpoint(piece)(v_ID, *ordered)
+
+    def pieces(array_GQ: jax.Array) -> jax.Array:
+        padded = jnp.pad(array_GQ, ((0, 0), (0, -slots % chunk)) + ((0, 0),) * (array_GQ.ndim - 2))
+        return padded.reshape(groups, -1, chunk, *array_GQ.shape[2:]).swapaxes(0, 1)
+
+    def add(total: jax.Array, taken: tuple[jax.Array, Slots]) -> tuple[jax.Array, None]:
+        return total + piece_or_nothing(v_ID, *taken), None
+
+    taken = jax.tree.map(pieces, ordered)
+    first = jax.eval_shape(piece, v_ID, *jax.tree.map(lambda array: array[0], taken))
+    return jax.lax.scan(add, jnp.zeros(first.shape, first.dtype), taken)[0]
+
+
 def head_of(model: Decoder) -> DenseHead:
     """The dense head of a model that has one."""
     assert model.dense is not None
@@ -107,10 +179,11 @@ class DenseLoss:
         # emulated devices share few threads, collectives then wait for each other for ever.
         total, x_BTD, embedding_VD = jax.lax.optimization_barrier((total, x_BTD, model.embedding[...]))
 
-        @jax.checkpoint
-        def nll(u_BSD: jax.Array, v_ID: jax.Array) -> jax.Array:
-            return item_nll(head, item_logits(head, u_BSD, v_ID), micro["item_sid_BS"])
+        def summed(logits_GcI: jax.Array, slots_Gc: Slots) -> tuple[jax.Array, jax.Array]:
+            nll_Gc = jnp.where(slots_Gc["learned"], item_nll(head, logits_GcI, slots_Gc["sid"]), 0.0)
+            return jnp.sum(nll_Gc * slots_Gc["weight"]), jnp.sum(nll_Gc)
 
-        nll_BS = nll(*place_users(head, embedding_VD, x_BTD, micro))
-        nll_sum = jnp.sum(jnp.where(micro["item_learned_BS"], nll_BS, 0.0))
-        return total + jnp.sum(nll_BS * micro["item_weight_BS"]), jnp.append(sums, nll_sum)
+        users = place_users(head, embedding_VD, x_BTD, micro)
+        chunk = self.sids.settings.loss_chunk
+        loss, nll_sum = learned_sums(summed, head, users, micro, chunk, weight=micro["item_weight_BS"])
+        return total + loss, jnp.append(sums, nll_sum)

@@ -49,7 +49,12 @@ class TrainSettings(Section, key="train"):
     loss_normalisation: Literal["token", "task"] = setting(
         "token", "mean over all loss tokens (`token`), or over those of each task by itself (`task`)"
     )
-    loss_chunk: int = setting(0, "loss slots of a group whose logits are in memory at the same time; 0: all", least=0)
+    loss_chunk: int = setting(
+        0,
+        "loss slots of a group, and items that a dense head learns there, whose logits are in memory at the same time; "
+        "0: all",
+        least=0,
+    )
     validations: int = setting(3, "number of validations over the whole run; 0: one, after the last step", least=0)
     patience: int = setting(
         0, "number of validations without improvement after which training stops; 0: it never does", least=0

@@ -14,7 +14,7 @@ from flax import nnx
 from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import mesh_of
-from tsrec_jax.training.dense_loss import head_of, item_logits, item_nll, items_above, place_users
+from tsrec_jax.training.dense_loss import Slots, head_of, item_nll, items_above, learned_sums, place_users
 from tsrec_jax.training.drift import Drift
 from tsrec_jax.training.loop import put_batch
 from tsrec_jax.training.loss import batch_nll, hidden_states, loss_tasks
@@ -41,7 +41,7 @@ class Validation:
 
     def __call__(self, model: Decoder) -> dict[str, float]:
         values = {"valid/loss": validation_loss(model, self.batches, self.chunk, self.paths), **self.drift(model)}
-        values |= {} if model.dense is None else dense_quality(model, self.batches)
+        values |= {} if model.dense is None else dense_quality(model, self.batches, self.chunk)
         return values if self.hit_rate is None else values | {"valid/hr@10": self.hit_rate(model)}
 
 
@@ -68,23 +68,27 @@ def _loss_sums(
     return sum(sums.values(), jnp.zeros(())), count
 
 
-def dense_quality(model: Decoder, batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
+def dense_quality(model: Decoder, batches: Sequence[Mapping[str, np.ndarray]], chunk: int = 0) -> dict[str, float]:
     """Of the dense head by itself, over packed batches with items: mean nats per item, and the share of items above
     which fewer than ten others score."""
     graphdef, weights = nnx.split(model)
     mesh = mesh_of(weights)
-    sums = [_dense_sums(graphdef, weights, put_batch(batch, mesh, axis=0)) for batch in batches]
+    sums = [_dense_sums(graphdef, weights, put_batch(batch, mesh, axis=0), chunk) for batch in batches]
     loss, hits, count = np.sum(jax.device_get(sums), axis=0)
     return {"valid/dense_loss": float(loss / count), "valid/dense_hr@10": float(hits / count)}
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _dense_sums(graphdef: nnx.GraphDef, weights: nnx.State, batch: Mapping[str, jax.Array]) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _dense_sums(graphdef: nnx.GraphDef, weights: nnx.State, batch: Mapping[str, jax.Array], chunk: int) -> jax.Array:
     """float32 (3,): sum of nll, number of hits among ten and of items, of a packed batch."""
     model = nnx.merge(graphdef, weights)
-    head, sid_BS, learned_BS = head_of(model), batch["item_sid_BS"], batch["item_learned_BS"]
+    head = head_of(model)
     users = place_users(head, model.embedding[...], hidden_states(model, batch), batch)
-    logits_BSI = item_logits(head, *users)
-    hits_BS = items_above(head, logits_BSI, sid_BS) < 10
-    values = item_nll(head, logits_BSI, sid_BS), hits_BS, jnp.ones(sid_BS.shape)
-    return jnp.stack([jnp.sum(jnp.where(learned_BS, value, 0.0)) for value in values])
+
+    def summed(logits_GcI: jax.Array, slots_Gc: Slots) -> list[jax.Array]:
+        sid_Gc = slots_Gc["sid"]
+        hits_Gc = items_above(head, logits_GcI, sid_Gc) < 10
+        values = item_nll(head, logits_GcI, sid_Gc), hits_Gc, jnp.ones(sid_Gc.shape)
+        return [jnp.sum(jnp.where(slots_Gc["learned"], value, 0.0)) for value in values]
+
+    return learned_sums(summed, head, users, batch, chunk)
