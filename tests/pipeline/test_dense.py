@@ -5,7 +5,9 @@ import pytest
 
 from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.errors import UserError
-from tsrec_jax.pipeline.dense import dense_shape, make_head, text_vectors
+from tsrec_jax.pipeline import dense
+from tsrec_jax.pipeline.dense import dense_shape, kept_text_vectors, make_head, text_vectors
+from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.settings import default_config, settings_of
 
 TITLES = ("red steel pan", "blue steel pan", "red wool hat", "blue wool hat", "?")
@@ -34,11 +36,22 @@ def test_vectors_of_a_file_are_taken_less_their_mean(tmp_path):
         text_vectors(CATALOGUE, str(tmp_path / "vectors.npy"), 3)
 
 
+def test_singular_vectors_are_computed_once_for_a_workdir_and_anew_for_other_texts_or_sizes(tmp_path, monkeypatch):
+    calls, compute = [], dense.svd_features
+    monkeypatch.setattr(dense, "svd_features", lambda *given: calls.append(given) or compute(*given))
+    other = Catalogue((Item("0", "green steel pot"), *CATALOGUE.items[1:]), CATALOGUE.sids)
+    for catalogue, features, computed in ((CATALOGUE, 3, 1), (CATALOGUE, 3, 1), (CATALOGUE, 2, 2), (other, 2, 3)):
+        kept_IF = kept_text_vectors(Workdir(tmp_path), catalogue, "", features)
+        assert len(calls) == computed
+        np.testing.assert_array_equal(kept_IF, text_vectors(catalogue, "", features))
+        del calls[computed:]
+
+
 def test_the_shape_that_a_plan_knows_is_that_of_the_head():
     config = settings_of(default_config())
     assert dense_shape(config, CATALOGUE, 3) is None
     config = config.changed({"dense": {"weight": 1.0}})
-    head, shape = make_head(config, CATALOGUE, 3, 40, None), dense_shape(config, CATALOGUE, 3)
+    head, shape = make_head(config, CATALOGUE, 3, 40, None, text_vectors), dense_shape(config, CATALOGUE, 3)
     learned = (head.text_FD, head.sid_DD, head.state_DD, head.recency_R, head.history_gain)
     assert shape.parameters(3) == sum(param[...].size for param in learned)
     assert (shape.items, shape.slots) == (5, config.train.sequence_length // 2)

@@ -60,7 +60,8 @@ def test_rows_that_do_not_fill_their_groups_are_refused_before_anything_is_writt
     parts = types.SimpleNamespace(
         dataset=dataset, builder=None, base_vocab_size=0, mesh=None, model=model, tokenizer=range(64)
     )
-    job = types.SimpleNamespace(settings=settings, workdir=types.SimpleNamespace(path=tmp_path / "run"))
+    workdir = types.SimpleNamespace(path=tmp_path / "run")
+    job = types.SimpleNamespace(settings=settings, workdir=workdir, vectors=None)
     with pytest.raises(UserError, match=r"3 rows of a micro-batch do not divide .* use config.train.batch_tokens=256"):
         train._train(job, parts, range(0))
     assert not (tmp_path / "run").exists()

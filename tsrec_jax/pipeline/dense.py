@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 from flax import nnx
@@ -10,15 +11,23 @@ from jax.sharding import Mesh
 
 from tsrec_jax.baselines.sasrec import svd_features
 from tsrec_jax.data.catalogue import Catalogue
+from tsrec_jax.files import write_npz
 from tsrec_jax.models.dense_head import DenseHead
+from tsrec_jax.pipeline.provenance import fingerprint
+from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.planning.accounting import DenseShape
 from tsrec_jax.settings import Settings
 from tsrec_jax.sid.given import read_embeddings, refuse_equal
 
 MOST_FEATURES = 256
+FILE = "dense_texts.npz"  # the vectors that a run has computed, and of what
+
+Texts = Callable[[Catalogue, str, int], np.ndarray]  # as `text_vectors`
 
 
-def make_head(settings: Settings, catalogue: Catalogue, d_model: int, first_id: int, mesh: Mesh | None) -> DenseHead:
+def make_head(
+    settings: Settings, catalogue: Catalogue, d_model: int, first_id: int, mesh: Mesh | None, texts: Texts
+) -> DenseHead:
     """A head before training, the same in every stage.
 
     Args:
@@ -27,13 +36,14 @@ def make_head(settings: Settings, catalogue: Catalogue, d_model: int, first_id: 
       d_model: width of the model.
       first_id: id of the first SID token.
       mesh: where its arrays lie.
+      texts: gives the vectors of the texts.
 
     Raises:
       UserError: the items' texts share no words, or the file of vectors is none.
     """
     dense = settings.dense
     return DenseHead(
-        text_vectors(catalogue, dense.embeddings, min(d_model, MOST_FEATURES)),
+        texts(catalogue, dense.embeddings, min(d_model, MOST_FEATURES)),
         catalogue.tokens_IC,
         catalogue.sid_numbers_I,
         first_id=first_id,
@@ -70,3 +80,20 @@ def text_vectors(catalogue: Catalogue, embeddings: str, features: int) -> np.nda
         texts_IF = svd_features(catalogue, features)
     length_I1 = np.linalg.norm(texts_IF, axis=1, keepdims=True)
     return (texts_IF / np.where(length_I1 > 0, length_I1, 1.0)).astype(np.float32)
+
+
+def kept_text_vectors(workdir: Workdir, catalogue: Catalogue, embeddings: str, features: int) -> np.ndarray:
+    """As `text_vectors`; what is computed is kept in the workdir, so that all stages and processes have the same."""
+    if embeddings:
+        return text_vectors(catalogue, embeddings, features)
+    made_with = fingerprint([features, *(vars(item) for item in catalogue.items)])
+
+    def make() -> pathlib.Path:
+        file = workdir.path / FILE
+        if not file.exists() or str(np.load(file)["made_with"]) != made_with:
+            texts_IF = text_vectors(catalogue, "", features)
+            write_npz(file, {"texts_IF": texts_IF, "made_with": np.array(made_with)})
+        return file
+
+    with np.load(workdir.first_makes(make)) as kept:
+        return kept["texts_IF"]

@@ -24,7 +24,7 @@ from tsrec_jax.models.sharding import host_copy
 from tsrec_jax.models.sid_outputs import give_outputs
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.models.vocabulary import extend_vocabulary, sid_init_rows
-from tsrec_jax.pipeline.dense import make_head
+from tsrec_jax.pipeline.dense import Texts, make_head, text_vectors
 from tsrec_jax.pipeline.mesh import open_mesh
 from tsrec_jax.settings import Settings
 
@@ -72,13 +72,16 @@ def add_sid_tokens(tokenizer: PreTrainedTokenizerFast, tokens: tuple[str, ...]) 
     return base_vocab_size
 
 
-def load_parts(settings: Settings, dataset: Dataset, base: str | pathlib.Path) -> RecommenderParts:
+def load_parts(
+    settings: Settings, dataset: Dataset, base: str | pathlib.Path, texts: Texts = text_vectors
+) -> RecommenderParts:
     """Loads the base model, extends its vocabulary with initialised SID rows and builds prompts and trie.
 
     Args:
       settings: sections `model`, `mesh`, `sid_init`, `dense`, `templates`, `train.sequence_length` and `seed` are read.
       dataset: gives the SID tokens and their keywords.
       base: the pretrained model, any path that `load_hf` takes.
+      texts: gives the vectors of the item texts for a dense head.
 
     Raises:
       UserError: keywords are missing for the chosen mode, or the model or mesh does not fit.
@@ -113,7 +116,7 @@ def load_parts(settings: Settings, dataset: Dataset, base: str | pathlib.Path) -
     )
     model = give_outputs(model, settings.sid_init.head, level_sizes(catalogue))
     if settings.dense.weight:
-        model.dense = nnx.data(make_head(settings, catalogue, model.config.d_model, base_vocab_size, mesh))
+        model.dense = nnx.data(make_head(settings, catalogue, model.config.d_model, base_vocab_size, mesh, texts))
     return RecommenderParts(
         dataset=dataset,
         tokenizer=tokenizer,

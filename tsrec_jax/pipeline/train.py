@@ -22,7 +22,7 @@ from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.local_devices import on_own_devices
 from tsrec_jax.models.sharding import MESH_AXES, process_rows
 from tsrec_jax.pipeline.batches import TrainingData, batches_of, spread_examples, training_data
-from tsrec_jax.pipeline.dense import dense_shape
+from tsrec_jax.pipeline.dense import dense_shape, kept_text_vectors
 from tsrec_jax.pipeline.job import Job
 from tsrec_jax.pipeline.recommender_parts import RecommenderParts, load_parts
 from tsrec_jax.pipeline.start import start_of
@@ -66,7 +66,7 @@ def train_recommender(job: Job, profile: range = range(0)) -> None:
     if _is_trained(job):
         report("train: finished before, skipped")
         return
-    facts = _train(job, load_parts(job.settings, job.dataset, job.base), profile)
+    facts = _train(job, _parts(job), profile)
     job.workdir.finish(STAGE, job.identity, facts)
 
 
@@ -78,10 +78,15 @@ def trained_parts(job: Job) -> RecommenderParts:
     """
     if not _is_trained(job):
         raise UserError(f"{job.workdir.path}: nothing is trained with these settings; run the verb `train` first")
-    parts = load_parts(job.settings, job.dataset, job.base)
+    parts = _parts(job)
     with Checkpoints(job.workdir.checkpoints(job.workdir.path)) as checkpoints:
         _, model = checkpoints.load_best(parts.model)
     return dataclasses.replace(parts, model=model)
+
+
+def _parts(job: Job) -> RecommenderParts:
+    """The parts before training; the vectors of the texts are computed once for all stages."""
+    return load_parts(job.settings, job.dataset, job.base, functools.partial(kept_text_vectors, job.workdir))
 
 
 def trained_facts(job: Job) -> dict[str, Any] | None:
