@@ -22,6 +22,7 @@ from tsrec_jax.baselines.names import BASELINES
 from tsrec_jax.baselines.run import run_baseline
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.dataset import Dataset, read_dataset
+from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.data.text_folder import read_texts
 from tsrec_jax.files import write_text
@@ -48,7 +49,8 @@ def measure(name: str, dataset: Dataset, vectors: str, seed: int) -> dict[str, A
     read = functools.partial(read_embeddings, pathlib.Path(vectors), dataset.catalogue.num_items) if vectors else None
     result = run_baseline(name, dataset, train, valid, test, LENGTH, seed, say, read)
     found = find_targets(result.lists, test.targets, dataset.catalogue)
-    return {"metrics": {metric: found.mean("sid", metric) for metric in METRICS}, "facts": dict(result.facts)}
+    metrics = {metric: found.mean("sid", metric) for metric in METRICS}
+    return {"metrics": metrics, "facts": dict(result.facts), "commit": commit()}
 
 
 def main() -> None:
@@ -73,17 +75,19 @@ def main() -> None:
         seed = given.seed if BASELINES[name].seeded else 0
         vectors = given.vectors if BASELINES[name].vectors else ""
         make = functools.partial(measure, name, dataset, vectors, seed)
-        found = kept.get(name, {"seed": seed, "vectors": vectors}, make)
+        found = kept.get(name, {"seed": seed, "vectors": sha256_of(pathlib.Path(vectors)) if vectors else ""}, make)
         values = [f"{found['metrics'][metric]:.4f}" for metric in METRICS]
-        rows.append([name, *values, f"{found['facts']['parameters']}", f"{found['facts']['fit_seconds']:.0f}"])
+        cost = [f"{found['facts']['parameters']}", f"{found['facts']['fit_seconds']:.0f}"]
+        rows.append([name, *values, *cost, found.get("commit", "unknown")[:7]])
         say(f"{name}: {' '.join(values)}")
     test = dataset.splits["test"]
     lines = [
         f"# Baselines on {dataset.name}, {given.level} level\n",
         f"`{command()}`\n",
         f"{len(dataset.splits['train'])} rows of train, {len(test)} of test, {dataset.catalogue.num_items} items; "
-        f"chosen on valid; seed {given.seed}, data {dataset.data_hash[:12]}, commit {commit()}, {machine()}.\n",
-        markdown_table([["baseline", *METRICS, "numbers kept", "seconds to fit"], *rows]),
+        f"chosen on valid; seed {given.seed}, data {dataset.data_hash[:12]}, {machine()}. A row says which commit "
+        "measured it.\n",
+        markdown_table([["baseline", *METRICS, "numbers kept", "seconds to fit", "commit"], *rows]),
         "",
     ]
     write_text(pathlib.Path(given.out), "\n".join(lines))

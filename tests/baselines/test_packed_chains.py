@@ -72,6 +72,11 @@ def test_packing_keeps_every_input_with_its_target_and_marks_those_of_rows():
     assert packed.weight_BT[packed.segments_BT == 0].sum() == 0
 
 
+def test_a_row_without_a_history_teaches_nothing():
+    rows = rows_of(((), 5), ((1,), 2))
+    assert [chain.items for chain in item_chains(rows, 4)] == [(1, 2)]
+
+
 def test_the_last_rows_are_filled_up_with_empty_ones():
     packed = pack_chains([chain((1, 2), 1)] * 3, 1, np.arange(3)).rows(2, 2)
     assert packed.items_BT.tolist() == [[1], [0]]

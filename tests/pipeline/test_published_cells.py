@@ -1,5 +1,6 @@
 """The cells under docs/results are those of today's studies, which go on from them instead of starting over."""
 
+import dataclasses
 import pathlib
 import runpy
 
@@ -24,6 +25,8 @@ LEFT = {
     "tsrec-histories-prior",
 }
 
+OLDER = {"sasrec", "sasrec+text"}  # baselines that give other results today, and are measured again
+
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_each_published_cell_of_an_arm_that_remains_is_finished(study, tmp_path, monkeypatch):
@@ -40,4 +43,11 @@ def test_each_published_cell_of_an_arm_that_remains_is_finished(study, tmp_path,
         wanted.folder.mkdir(parents=True)
         write_cells(wanted.folder / CELL_FILE, [published[wanted.name, wanted.seed]])
         cell, changed = study_cell.finished_cell(wanted)
-        assert cell is not None, f"{wanted.label}: {changed}; see tests/pipeline/published_cells.py"
+        if wanted.name in OLDER:
+            assert changed == f"version of {wanted.name} was 1 and is now 2"
+            old = published[wanted.name, wanted.seed]
+            today = dataclasses.replace(old, facts={**old.facts, "baseline": {"version": 2}})
+            write_cells(wanted.folder / CELL_FILE, [today])
+            assert study_cell.finished_cell(wanted)[0] is not None
+        else:
+            assert cell is not None, f"{wanted.label}: {changed}; see tests/pipeline/published_cells.py"

@@ -18,10 +18,12 @@ class Baseline(Entry):
       entry: of a `ranking.Fit`, or of a `ranking.FitVectors`.
       seeded: whether another seed gives another result.
       vectors: whether it is a `ranking.FitVectors`, which is given vectors of the items.
+      version: counts the changes after which it gives other results; a study measures the cells of others again.
     """
 
     seeded: bool = False
     vectors: bool = False
+    version: int = 1
 
 
 BASELINES: dict[str, Baseline] = {
@@ -33,6 +35,6 @@ BASELINES: dict[str, Baseline] = {
     "hybrid": Baseline("tsrec_jax.baselines.hybrid:fit_hybrid"),
     "ease": Baseline("tsrec_jax.baselines.ease:fit_ease"),
     "knn": Baseline("tsrec_jax.baselines.knn:fit_knn", vectors=True),
-    "sasrec": Baseline("tsrec_jax.baselines.sasrec:fit_sasrec", seeded=True),
-    "sasrec+text": Baseline("tsrec_jax.baselines.sasrec:fit_sasrec_text", seeded=True),
+    "sasrec": Baseline("tsrec_jax.baselines.sasrec:fit_sasrec", seeded=True, version=2),
+    "sasrec+text": Baseline("tsrec_jax.baselines.sasrec:fit_sasrec_text", seeded=True, version=2),
 }

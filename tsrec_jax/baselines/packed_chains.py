@@ -77,7 +77,7 @@ def item_chains(rows: Interactions, context: int) -> list[ItemSequence]:
     found = []
     for items, first in joined:
         end = len(items)
-        while end > first:
+        while end > max(first, 1):  # an item that nothing precedes is no target
             start = max(0, end - 1 - context)
             found.append(ItemSequence(tuple(items[start:end]), max(first - start, 1), ()))
             end = start + 1

@@ -164,14 +164,20 @@ def finished_cell(wanted: WantedCell) -> tuple[Cell | None, str]:
     if not wanted.file.exists():
         return None, ""
     (cell,) = read_cells(wanted.file)
-    changed = _changed(wanted, cell.config, cell.data)
+    measured = cell.facts.get("baseline", {}).get("version", 1)  # older cells have none
+    changed = _changed(wanted, cell.config, cell.data, measured)
     return (None, changed) if changed else (cell, "")
 
 
-def _changed(wanted: WantedCell, config: Mapping[str, Any], data: str) -> str:
-    """How a cell of another config or of other data differs from the one that is asked for; empty: it does not."""
+def _changed(wanted: WantedCell, config: Mapping[str, Any], data: str, version: int = 1) -> str:
+    """How a cell of another config, of other data or of another version of its baseline differs from the one that is
+    asked for; empty: it does not."""
     here = _shaping(wanted.settings.resolved(), wanted.kind, wanted.data)
-    return differences(_shaping(config, wanted.kind, data), here)
+    there = _shaping(config, wanted.kind, data)
+    if wanted.kind == "baseline":
+        key = f"version of {wanted.name}"
+        here, there = here | {key: BASELINES[wanted.name].version}, there | {key: version}
+    return differences(there, here)
 
 
 def _shaping(config: Mapping[str, Any], kind: str, data: str) -> dict[str, Any]:
@@ -198,7 +204,7 @@ def begin(wanted: WantedCell) -> None:
     begun = folder / BEGUN
     if not changed and begun.exists():
         before = json.loads(begun.read_text(encoding="utf-8"))
-        changed = _changed(wanted, before["config"], before["data"])
+        changed = _changed(wanted, before["config"], before["data"], before.get("version", 1))
     if changed:
         aside = next(each for n in range(1, 10**6) if not (each := folder.with_name(f"{folder.name}.old-{n}")).exists())
         aside.mkdir()
@@ -206,7 +212,8 @@ def begin(wanted: WantedCell) -> None:
             entry.rename(aside / entry.name)
         _drop_weights(aside)
         report(f"{wanted.label}: the settings have changed ({changed}); what was there is now in {aside}")
-    write_json(begun, {"config": wanted.settings.resolved(), "data": wanted.data})
+    version = {"version": BASELINES[wanted.name].version} if wanted.kind == "baseline" else {}
+    write_json(begun, {"config": wanted.settings.resolved(), "data": wanted.data, **version})
 
 
 def borrow_training(wanted: WantedCell, cells: Sequence[WantedCell]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from tsrec_jax.baselines.names import BASELINES
 from tsrec_jax.baselines.run import run_baseline
 from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.data.held_out import hold_out_users, refuse_selection, selection_split
@@ -157,7 +158,7 @@ def run_one_baseline(wanted: WantedCell, settings: Settings) -> Cell:
         "commit": commit(),
         "machine": machine(),
         "versions": versions(),
-        "baseline": dict(result.facts),
+        "baseline": {"version": BASELINES[wanted.name].version, **result.facts},
         **_ties(settings),
     }
     cost = {**known, "seconds": seconds, "memory": memory.bytes()}
