@@ -54,12 +54,13 @@ def fused(job: Job, model: ModelSearch | None) -> Fusion | None:
     if not job.settings.fusion.parts:
         return None
     inputs, path = fusion_inputs(job), job.workdir.path / FILE
-    if job.workdir.finished(STAGE, inputs, path) is None:
-        fusion = _fit(job, model)
-        if first():
-            fusion.save(path)
-        job.workdir.finish(STAGE, inputs, dict(fusion.facts))
-    return Fusion.load(path, job.dataset.catalogue.num_items)
+    if job.workdir.finished(STAGE, inputs, path) is not None:
+        return Fusion.load(path, job.dataset.catalogue.num_items)
+    fusion = _fit(job, model)
+    if first():
+        fusion.save(path)
+    job.workdir.finish(STAGE, inputs, fusion.facts)
+    return fusion
 
 
 def fused_rows(fusion: Fusion, rows: Interactions, model: ModelSearch | None) -> FusedRows:

@@ -195,8 +195,12 @@ function showAnswer(answer, elapsed) {
 
 function answerRow(item, index) {
   const title = make("span", { className: "title" }, item.title, make("small", { textContent: item.id }));
-  const score = make("span", { className: "score", textContent: percent(item.score), title: "probability of its SID" },
-    make("small", { textContent: `log ${item.score.toFixed(3)}` }));
+  const own = item.path.reduce((sum, step) => sum + step.score, 0);
+  const fused = item.path.length === 0 || Math.abs(own - item.score) > 1e-3; // a fusion's scores are no probabilities
+  const score = fused
+    ? make("span", { className: "score", textContent: item.score.toFixed(3), title: "score" })
+    : make("span", { className: "score", textContent: percent(item.score), title: "probability of its SID" },
+      make("small", { textContent: `log ${item.score.toFixed(3)}` }));
   const path = make("div", { className: "path" });
   path.setAttribute("aria-label", "SID path");
   item.path.forEach((step, place) => {
