@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from tsrec_jax import progress
 from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.shop.shop import FINISHES, make_shop
 from tsrec_jax.teacher.answers import parse_answer
@@ -140,6 +141,19 @@ def test_the_same_catalogue_gives_the_same_answer(catalogue):
     assert describe_tokens(catalogue, DescribeSettings()) == describe_tokens(
         Catalogue(catalogue.items, catalogue.sids), DescribeSettings()
     )
+
+
+def test_a_token_with_items_without_words_below_one_prefix_has_the_words_of_the_others():
+    items = (Item("p1", "!!!"), Item("p2", "oak dowel"), Item("p3", "steel bolt"))
+    found = keywords_of(Catalogue(items, (("<a_1>", "<b_1>"), ("<a_2>", "<b_1>"), ("<a_2>", "<b_2>"))))
+    assert "oak" in " ".join(found["<b_1>"]) and "steel" in " ".join(found["<b_2>"])
+
+
+def test_long_work_says_how_far_it_is(catalogue, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "REPORT_SECONDS", 0.0)
+    found = describe_tokens(catalogue, DescribeSettings(unit="path"))
+    said = [line for line in capsys.readouterr().out.splitlines() if "groups of items" in line]
+    assert len(said) == len(found) and f"{len(found)} of {len(found)} groups of items" in said[-1]
 
 
 def test_no_more_keywords_than_asked_for(catalogue):

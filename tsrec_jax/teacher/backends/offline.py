@@ -24,6 +24,7 @@ import numpy as np
 from scipy import sparse
 
 from tsrec_jax.data.catalogue import Catalogue, TokenDescription
+from tsrec_jax.progress import Progress
 from tsrec_jax.teacher.groups import Group, groups_of
 from tsrec_jax.teacher.settings import DescribeSettings
 from tsrec_jax.text.terms import Terms, item_terms, title_terms
@@ -53,7 +54,7 @@ def describe_groups(catalogue: Catalogue, groups: Sequence[Group], num_keywords:
     """
     terms = item_terms(catalogue.items)
     beside = {level: _Prefixes.of(catalogue, terms, level) for level in {group.level for group in groups}}
-    found = []
+    found, progress = [], Progress(len(groups), unit="groups of items")
     for group in groups:
         members = np.sort(np.array(group.items))
         keywords = _keywords(catalogue, terms, beside[group.level], members, num_keywords)
@@ -61,6 +62,7 @@ def describe_groups(catalogue: Catalogue, groups: Sequence[Group], num_keywords:
         for token in (*group.prefix, group.token):
             text = text.replace(token, "")
         found.append(TokenDescription(group.token, text, keywords, group.prefix))
+        progress.tick("words from the texts")
     return tuple(found)
 
 
