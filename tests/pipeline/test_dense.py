@@ -47,7 +47,7 @@ def test_singular_vectors_are_computed_once_for_a_workdir_and_anew_for_other_tex
         del calls[computed:]
 
 
-def test_the_shape_that_a_plan_knows_is_that_of_the_head():
+def test_the_shape_that_a_plan_knows_is_that_of_the_head(tmp_path):
     config = settings_of(default_config())
     assert dense_shape(config, CATALOGUE, 3) is None
     config = config.changed({"dense": {"weight": 1.0}})
@@ -55,5 +55,8 @@ def test_the_shape_that_a_plan_knows_is_that_of_the_head():
     learned = (head.text_FD, head.sid_DD, head.state_DD, head.recency_R, head.history_gain)
     assert shape.parameters(3) == sum(param[...].size for param in learned)
     assert (shape.items, shape.slots) == (5, config.train.sequence_length // 2)
+    np.save(tmp_path / "vectors.npy", np.random.default_rng(0).normal(size=(5, 7)))
+    config = config.changed({"dense": {"embeddings": str(tmp_path / "vectors.npy")}})
+    assert dense_shape(config, CATALOGUE, 3).parameters(3) - shape.parameters(3) == (7 - shape.features) * 3
     with pytest.raises(UserError, match=r"config\.tasks\.next_sid\.weight"):
         config.changed({"tasks": {"next_sid": {"weight": 0.0}}})

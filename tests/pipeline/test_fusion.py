@@ -126,6 +126,7 @@ def test_a_baseline_alone_runs_exports_and_recommends_as_itself(workdir, request
         (["--config.fusion.parts=('dense',)", "--config.fusion.model=False"], "the dense head is the model's"),
         (["--config.fusion.model=False"], "needs config.fusion.parts of baselines alone"),
         (["--config.fusion.parts=('hybird',)"], "did you mean 'hybrid'?"),
+        (["--config.fusion.parts=('seen', 'sasrec')"], "config.fusion.parts[1]='sasrec' is not one of popularity, "),
         (["--config.fusion.parts=('tfidf', 'tfidf')"], "a part stands twice"),
         (["--config.eval.prior=hybrid"], "config.eval.prior is no longer a key: config.fusion.parts took its place"),
     ],
@@ -139,7 +140,6 @@ def test_fusions_that_cannot_be_are_refused(flags, message, tmp_path, capsys):
     ("flags", "message"),
     [
         (["--config.fusion.parts=('popularity',)", "--config.eval.split=valid"], "valid is what training selects by"),
-        (["--config.fusion.parts=('repeat last',)", "--config.fusion.model=False"], "'repeat last' cannot be exported"),
     ],
 )
 def test_what_the_data_or_a_part_forbids_is_said_before_training(flags, message, workdir, request, tmp_path, capsys):

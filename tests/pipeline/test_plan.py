@@ -103,7 +103,9 @@ def test_the_embedded_default_is_planned_without_anything(capsys):
     assert plan(config="quickstart") == 0
     printed = capsys.readouterr().out
     assert "the embedded model, 4 layers" in printed
-    assert "360 steps" in printed
+    assert "360 steps" in printed and "dense head" not in printed
+    assert plan("--config.dense.weight=1.0", config="quickstart") == 0
+    assert "360 steps; the dense head is left out" in capsys.readouterr().out
     assert "float32, which accelerators compute" in printed
 
 

@@ -139,6 +139,11 @@ def test_a_dense_head_is_exported_with_its_weight(fusion, trained, exported, tmp
     scores_I = fusion.scores([[item]])[0] + 3.0 * (logits_I - np.log(np.exp(logits_I).sum()))
     model = model_scores(exported, [["B003"]])[0]
     check(found, {sid: model[sid] + own for sid, own in sid_scores(trained.catalogue, scores_I).items()})
+    recommender.warm_up(lambda line: None, max_history=33)
+    compiled = beam_search._cache_size()
+    for length in (1, 32, 33):
+        recommender.answer([Request(("B003",) * length, 2)])
+    assert beam_search._cache_size() == compiled
     (tmp_path / "export" / "dense_head.npz").unlink()
     with pytest.raises(UserError, match=r"dense_head\.npz"):
         Recommender.load(tmp_path / "export")

@@ -19,22 +19,24 @@ class Baseline(Entry):
       seeded: whether another seed gives another result.
       vectors: whether it is a `ranking.FitVectors`, which is given vectors of the items.
       version: counts the changes after which it gives other results; a study measures the cells of others again.
+      tables: whether what it fits has `tables.ItemTables`, its `tables`, by which it can be exported.
     """
 
     seeded: bool = False
     vectors: bool = False
     version: int = 1
+    tables: bool = True
 
 
 BASELINES: dict[str, Baseline] = {
     "popularity": Baseline("tsrec_jax.baselines.counts:fit_popularity"),
     "recent popularity": Baseline("tsrec_jax.baselines.counts:fit_recent_popularity"),
-    "repeat last": Baseline("tsrec_jax.baselines.counts:fit_repeat_last"),
+    "repeat last": Baseline("tsrec_jax.baselines.counts:fit_repeat_last", tables=False),
     "transitions": Baseline("tsrec_jax.baselines.counts:fit_transitions"),
     "tfidf": Baseline("tsrec_jax.baselines.text:fit_text"),
     "hybrid": Baseline("tsrec_jax.baselines.hybrid:fit_hybrid"),
     "ease": Baseline("tsrec_jax.baselines.ease:fit_ease"),
     "knn": Baseline("tsrec_jax.baselines.knn:fit_knn", vectors=True),
-    "sasrec": Baseline("tsrec_jax.baselines.sasrec:fit_sasrec", seeded=True, version=2),
-    "sasrec+text": Baseline("tsrec_jax.baselines.sasrec:fit_sasrec_text", seeded=True, version=2),
+    "sasrec": Baseline("tsrec_jax.baselines.sasrec:fit_sasrec", seeded=True, version=2, tables=False),
+    "sasrec+text": Baseline("tsrec_jax.baselines.sasrec:fit_sasrec_text", seeded=True, version=2, tables=False),
 }

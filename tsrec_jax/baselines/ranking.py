@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tsrec_jax.baselines.tables import ItemTables
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.target_ranks import ndcg_of_ranks
@@ -35,6 +36,13 @@ class Fitted(Protocol):
     def scores(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
         """float32 scores_BI, finite, of all items for each history (catalogue indices, oldest first)."""
         ...
+
+
+class FittedTables(Fitted, Protocol):
+    """One that can be exported."""
+
+    @property
+    def tables(self) -> ItemTables: ...
 
 
 Vectors = Callable[[], np.ndarray]  # makes float32 x_ID of the catalogue's items

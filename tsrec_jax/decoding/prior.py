@@ -44,6 +44,11 @@ class ScoredItems:
     share_RS: jax.Array
 
 
+def padded_length(items: int) -> int:
+    """What a history of so many items is padded to for the dense head; a search is compiled for each."""
+    return max(32, 1 << (items - 1).bit_length())
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DenseScores:
@@ -64,8 +69,7 @@ class DenseScores:
     @classmethod
     def of(cls, scorer: DenseScorer, histories: Sequence[Sequence[int]], weight_B: np.ndarray) -> DenseScores:
         """Pads the histories to a power of two, so that few lengths are compiled."""
-        longest = max(map(len, histories))
-        history_BH = np.zeros((len(histories), max(32, 1 << (longest - 1).bit_length())), np.int32)
+        history_BH = np.zeros((len(histories), padded_length(max(map(len, histories)))), np.int32)
         for row, history in enumerate(histories):
             history_BH[row, : len(history)] = history
         return cls(scorer, history_BH, np.array(list(map(len, histories)), np.int32), np.asarray(weight_B, np.float32))

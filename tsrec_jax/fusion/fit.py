@@ -6,7 +6,8 @@ the target is 1 plus the sum over the others of sigmoid(score - score of the tar
 nothing; a target that was put among the candidates would be told from the others by its low scores.
 
 To say how good a fusion is on the rows it is fitted on, the users are dealt into two halves, and each half is scored by
-the weights of the other.
+the weights of the other. The parts' own settings and the model's checkpoint were chosen on both halves, so what is said
+is optimistic.
 
 Axis letters: B rows, N candidates, F features; the last one is the model's log P(SID | history), where there is one.
 """

@@ -6,7 +6,7 @@ import dataclasses
 
 from tsrec_jax.baselines.names import BASELINES
 from tsrec_jax.errors import UserError
-from tsrec_jax.section import Section, refuse_other, setting
+from tsrec_jax.section import Section, setting
 
 DENSE = "dense"
 SEEN = "seen"
@@ -18,8 +18,9 @@ class FusionSettings(Section, key="fusion"):
 
     parts: tuple[str, ...] = setting(
         (),
-        f"baselines ({', '.join(BASELINES)}), `{SEEN}` (what the history holds already) and the model's own `{DENSE}` "
+        f"baselines that can be exported, `{SEEN}` (what the history holds already) and the model's own `{DENSE}` "
         "head; empty: the model alone",
+        choices=(*(name for name, row in BASELINES.items() if row.tables), SEEN, DENSE),
     )
     model: bool = setting(
         True,
@@ -27,14 +28,15 @@ class FusionSettings(Section, key="fusion"):
         "and `serve` work on the parts alone",
     )
     rows: int = setting(
-        0, "rows of the selection split, spread over it, that the weights are fitted on; 0: all", least=0
+        0,
+        "rows of the selection split, spread over it, that the weights are fitted on, which the model searches twice "
+        "and scores once; 0: all",
+        least=0,
     )
     l2: float = setting(1.0, "penalty on the squared weights, as if it were spread over the rows", least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in self.parts:
-            refuse_other("config.fusion.parts", name, (*BASELINES, SEEN, DENSE))
         if len(set(self.parts)) < len(self.parts):
             raise UserError(f"config.fusion.parts={self.parts}: a part stands twice")
         if not self.model and (not self.parts or DENSE in self.parts):

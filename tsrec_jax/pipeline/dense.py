@@ -59,7 +59,10 @@ def dense_shape(settings: Settings, catalogue: Catalogue, d_model: int) -> Dense
     if not settings.dense.weight:
         return None
     slots = settings.train.sequence_length // catalogue.num_levels
-    return DenseShape(catalogue.num_items, slots, min(d_model, MOST_FEATURES))
+    features, path = min(d_model, MOST_FEATURES), pathlib.Path(settings.dense.embeddings)
+    if settings.dense.embeddings and path.exists():
+        features = read_embeddings(path, catalogue.num_items, "config.dense.embeddings").shape[1]
+    return DenseShape(catalogue.num_items, slots, features)
 
 
 def text_vectors(catalogue: Catalogue, embeddings: str, features: int) -> np.ndarray:

@@ -188,6 +188,6 @@ def evaluated_rows(settings: Settings, dataset: Dataset) -> tuple[str, Interacti
 
 
 def _with_flops(trained: Mapping[str, Any], predicted: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of the training, with its model FLOPs and those of a request (None where earlier code evaluated)."""
-    flops = {"flops": trained["step_flops"] * trained["steps"], "request_flops": predicted.get("request_flops")}
+    """Facts of the training, with its model FLOPs and those of a request."""
+    flops = {"flops": trained["step_flops"] * trained["steps"], "request_flops": predicted["request_flops"]}
     return {**trained, **flops}

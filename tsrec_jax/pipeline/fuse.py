@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
 
+from tsrec_jax.baselines.ranking import FittedTables
 from tsrec_jax.baselines.run import fit_baseline
 from tsrec_jax.baselines.tables import ItemTables, itself
 from tsrec_jax.data.dataset import Dataset
@@ -54,12 +55,17 @@ def fused(job: Job, model: ModelSearch | None) -> Fusion | None:
     if not job.settings.fusion.parts:
         return None
     inputs, path = fusion_inputs(job), job.workdir.path / FILE
-    if job.workdir.finished(STAGE, inputs, path) is not None:
+    finished = job.workdir.finished(STAGE, inputs, path) is not None
+    fitted = None if finished else _fit(job, model)
+
+    def kept() -> Fusion:
+        if fitted is not None and first():
+            fitted.save(path)
         return Fusion.load(path, job.dataset.catalogue.num_items)
-    fusion = _fit(job, model)
-    if first():
-        fusion.save(path)
-    job.workdir.finish(STAGE, inputs, fusion.facts)
+
+    fusion = job.workdir.first_makes(kept)
+    if not finished:
+        job.workdir.finish(STAGE, inputs, fusion.facts)
     return fusion
 
 
@@ -102,10 +108,8 @@ def _tables(job: Job, select: Interactions) -> tuple[Mapping[str, ItemTables], M
         elif name != DENSE:
             train = dataset.splits["train"]
             fitted = fit_baseline(name, dataset, train, select, settings.seed, report, job.vectors)
-            own = getattr(fitted, "tables", None)
-            if own is None:
-                raise UserError(f"config.fusion.parts: {name!r} cannot be exported; leave it out")
-            tables[name], chosen[name] = own, fitted.facts.get("settings")
+            tables[name] = cast(FittedTables, fitted).tables
+            chosen[name] = fitted.facts.get("settings")
     return tables, chosen
 
 
@@ -125,6 +129,7 @@ def _weighed(
     if model is None:
         search = functools.partial(search_fusion, catalogue, length=settings.eval.beams)
     else:
+        report(f"fuse: the model searches {len(rows)} rows of selection twice; config.fusion.rows takes fewer")
         search = functools.partial(model.search, rows)
         beams = model.search(rows)
         facts = {**facts, "model alone": _figures(beams, dataset, rows)}

@@ -158,6 +158,7 @@ def _data(settings: Settings, base: ModelConfig) -> _Data:
     new = sum(sizes) if dataset is None else len(dataset.catalogue.tokens)
     slots = math.ceil(ASSUMED_LOSS_SHARE * settings.train.sequence_length * settings.train.rows_per_group)
     steps = settings.train.max_steps
+    without = "; the dense head is left out" if dataset is None and settings.dense.weight else ""
     times = f"{steps:,} steps" if steps else "the number of steps is unknown (config.train.max_steps is 0)"
     return _Data(
         base.vocab_rows + new,
@@ -166,7 +167,7 @@ def _data(settings: Settings, base: ModelConfig) -> _Data:
         None if dataset is None else dense_shape(settings, dataset.catalogue, base.d_model),
         steps,
         f"the training rows are not here: loss slots taken as {ASSUMED_LOSS_SHARE:.0%} of a row, {new:,} SID tokens; "
-        f"{times}",
+        f"{times}{without}",
     )
 
 

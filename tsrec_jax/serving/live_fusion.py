@@ -9,7 +9,7 @@ import numpy as np
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.decoding.filters import SidFilter
 from tsrec_jax.decoding.generate import SearchResult
-from tsrec_jax.decoding.prior import DenseScores, Prior, PriorNodes
+from tsrec_jax.decoding.prior import DenseScores, Prior, PriorNodes, padded_length
 from tsrec_jax.fusion.fusion import Fusion
 from tsrec_jax.models.dense_head import DenseScorer
 from tsrec_jax.serving.live_catalogue import LiveCatalogue
@@ -42,8 +42,18 @@ class LiveFusion:
           histories: item ids of every request, oldest first.
         """
         self._follow()
-        known, lengths = [self._known(history) for history in histories], list(map(len, histories))
+        return self._prior([self._known(history) for history in histories], list(map(len, histories)))
 
+    def prior_of_length(self, items: int) -> Callable[[Sequence[int]], Prior]:
+        """As `prior` of one request whose history holds so many items, whichever they are: what warming up needs."""
+        self._follow()
+        return self._prior([[0] * items], [items])
+
+    def padded_length(self, items: int) -> int:
+        """The length of a history of so many items in what the search is compiled for; 0 where it reads none."""
+        return 0 if self._scorer is None else padded_length(items)
+
+    def _prior(self, known: Sequence[Sequence[int]], lengths: Sequence[int]) -> Callable[[Sequence[int]], Prior]:
         def of(numbers: Sequence[int]) -> Prior:
             own, long = [known[number] for number in numbers], [lengths[number] for number in numbers]
             dense = None

@@ -240,21 +240,22 @@ class Recommender:
             self.catalogue.item(item_id)
 
     def warm_up(self, report: Callable[[str], None], *, max_history: int) -> None:
-        """Compiles the search for every prompt length that a history of at most `max_history` items can have.
+        """Compiles the search for every length of prompt, and of a dense head's history, up to `max_history` items.
 
         It asks with a SID of the vocabulary, whose item there need not be: the catalogue may be empty by now.
         """
         sid = "".join(tokens[0] for tokens in self.catalogue.level_tokens)
         filters = [SidFilter(allowed_NC=np.zeros((1, self.catalogue.num_levels), np.int64))]
         searcher = self._searcher(self.beams)
-        done: set[int] = set()
+        done: set[tuple[int, int]] = set()
         for length in range(1, max_history + 1):
             (prompt,) = self.builder.prompts_next_sid([[sid] * length], self.catalogue.num_levels)
             bucket = searcher.bucket(len(prompt) - len(self._prefix))
-            if bucket not in done:
-                done.add(bucket)
+            shape = bucket, 0 if self.fusion is None else self.fusion.padded_length(length)
+            if shape not in done:
+                done.add(shape)
                 report(f"warm-up: histories from {length} items, {bucket} prompt tokens")
-                prior = None if self.fusion is None else self.fusion.prior([()])
+                prior = None if self.fusion is None else self.fusion.prior_of_length(length)
                 searcher.run([prompt], filters, prior=prior)
 
     def _searcher(self, beams: int) -> Searcher:
