@@ -1,5 +1,7 @@
 """The fit: right weights of a known choice, its gradients, its candidates and its halves."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import optimize
@@ -42,10 +44,10 @@ def everything(monkeypatch):
     monkeypatch.setattr(fit, "LISTED", ITEMS)
 
 
-def scores_of(tables, rows, chosen, others=None, log_p_BN=None, **settings):
+def scores_of(tables, rows, chosen, others=None, log_p_BN=None):
     parts = scaled_parts(tables, rows)
     found = candidates(parts, rows, others or [()] * len(rows))
-    weights = fit_weights(found, rows, chosen, 1.0, 1.0, log_p_BN, **settings)
+    weights = fit_weights(found, rows, chosen, np.arange(ITEMS), 1.0, 1.0, log_p_BN)
     return found, weights, fusion_of(ITEMS, parts, weights, False, 1.0, {})
 
 
@@ -112,6 +114,17 @@ def test_rows_whose_target_nobody_lists_say_nothing(tables, rows, monkeypatch):
     nobody = np.setdiff1d(np.arange(ROWS), listed)
     with pytest.raises(UserError, match="none of the selection rows"):
         scores_of(tables, rows, nobody)
+
+
+def test_items_that_share_the_targets_sid_are_no_wrong_answers(tables, rows, everything):
+    found = candidates(scaled_parts(tables, rows), rows, [()] * ROWS)
+    sids_I, own = np.arange(ITEMS), (np.arange(ROWS), np.arange(ITEMS), 1.0, 1.0)
+    sids_I[ITEMS // 2 :] = np.arange(ITEMS // 2)
+    mates_B1 = ((rows.targets + ITEMS // 2) % ITEMS)[:, None]
+    without = dataclasses.replace(found, items_BN=np.where(found.items_BN == mates_B1, -1, found.items_BN))
+    shared = fit_weights(found, rows, own[0], sids_I, 1.0, 1.0)
+    np.testing.assert_array_equal(shared.features_F2, fit_weights(without, rows, *own).features_F2)
+    assert not np.allclose(shared.features_F2, fit_weights(found, rows, *own).features_F2)
 
 
 def test_a_users_rows_are_in_one_half():

@@ -113,6 +113,7 @@ def fit_weights(
     found: Candidates,
     rows: Interactions,
     chosen: np.ndarray,
+    sids_I: np.ndarray,
     mean_log_length: float,
     l2: float,
     log_p_BN: np.ndarray | None = None,
@@ -123,6 +124,8 @@ def fit_weights(
       found: candidates of all rows.
       rows: the rows.
       chosen: numbers of those that are fitted on.
+      sids_I: the number of each item's SID. Other items with the target's are no wrong answers: a SID is ranked by the
+        best of its items.
       mean_log_length: m of `Fusion`.
       l2: penalty on the sum of the squared weights, against the sum over the rows.
       log_p_BN: float32 log P(SID of the candidate | history); None: no model takes part.
@@ -130,8 +133,9 @@ def fit_weights(
     Raises:
       UserError: no row has its target among the candidates.
     """
-    there_BN = found.items_BN[chosen] >= 0
-    target_BN = found.items_BN[chosen] == rows.targets[chosen][:, None]
+    items_BN, targets_B1 = found.items_BN[chosen], rows.targets[chosen][:, None]
+    target_BN = items_BN == targets_B1
+    there_BN = target_BN | ((items_BN >= 0) & (sids_I[items_BN] != sids_I[targets_B1]))
     known = target_BN.any(axis=1)
     if not known.any():
         raise UserError("the fusion lists the target of none of the selection rows, so no weight can be fitted")

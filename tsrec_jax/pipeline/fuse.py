@@ -141,7 +141,7 @@ def _weighed(
     length = float(np.mean([np.log1p(len(history)) for history in rows.histories]))
 
     def fit(chosen: np.ndarray, own: Mapping[str, Any]) -> Fusion:
-        weights = fit_weights(listed, rows, chosen, length, settings.fusion.l2, log_p_BN)
+        weights = fit_weights(listed, rows, chosen, catalogue.sid_numbers_I, length, settings.fusion.l2, log_p_BN)
         own = {**own, "weight of the model": weights.model} if model is not None else own
         return fusion_of(catalogue.num_items, parts, weights, scorer is not None, length, own)
 
