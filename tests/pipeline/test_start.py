@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from tsrec_jax.data.dataset import Dataset
+from tsrec_jax.data.interactions import spread
 from tsrec_jax.data.prompts import PromptBuilder, Templates
 from tsrec_jax.data.text_rows import item_texts
 from tsrec_jax.models.config import ModelConfig
@@ -16,7 +17,7 @@ from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sid_outputs import give_outputs
 from tsrec_jax.models.small_lm import lm_config, train_tokenizer
 from tsrec_jax.models.tokenizer import load_tokenizer
-from tsrec_jax.pipeline import start
+from tsrec_jax.pipeline import batches, start
 from tsrec_jax.pipeline.recommender_parts import add_sid_tokens, level_sizes
 from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.settings import default_config, settings_of
@@ -63,6 +64,7 @@ def parts(tmp_path_factory):
     model = Decoder(shape, dtype="float32", param_dtype="float32", rngs=nnx.Rngs(0))
     return types.SimpleNamespace(
         dataset=Dataset("shop", tmp_path, shop.catalogue, shop.splits, {}, ""),
+        tokenizer=tokenizer,
         builder=PromptBuilder(tokenizer, Templates()),
         model=give_outputs(model, "scaled", level_sizes(shop.catalogue)),
         base_vocab_size=base,
@@ -84,6 +86,14 @@ def test_it_is_of_the_rows_of_the_validations_and_no_others_are_tokenised(tmp_pa
     tokens, first = parts.dataset.catalogue.tokens_IC[rows.targets], parts.base_vocab_size
     sids = [[token for token in row if token >= first][-tokens.shape[1] :] for row in measured[0]]
     assert sids == (first + tokens).tolist()
+
+
+def test_user_sequences_are_taken_whole(parts):
+    settings = settings_of(default_config())
+    given = settings, parts.dataset, "valid", PromptBuilder(parts.tokenizer, settings.templates)
+    every, some = (batches.spread_examples(*given, count) for count in (0, 7))
+    wanted = [every[number].tokens.tolist() for number in spread(len(every), 7)]
+    assert settings.tasks.next_sid.user_sequences and [row.tokens.tolist() for row in some] == wanted
 
 
 def test_a_training_that_is_resumed_measures_nothing_and_begins_with_the_same_model(

@@ -14,11 +14,13 @@ from tsrec_jax.baselines.run import fit_baseline
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.input import TrainBatches, choose_loss_slots, train_batches
+from tsrec_jax.data.interactions import spread
 from tsrec_jax.data.item_places import ItemPlaces
 from tsrec_jax.data.prompts import PromptBuilder
 from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.data.tasks import TasksSettings, build_examples
 from tsrec_jax.data.tasks.task import Example, Rank, TaskInputs
+from tsrec_jax.data.user_sequences import user_sequences
 from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
 from tsrec_jax.text.likeness import nearest_items
@@ -87,17 +89,21 @@ def training_data(
 def spread_examples(
     settings: Settings, dataset: Dataset, split: str, builder: PromptBuilder, count: int
 ) -> list[Example]:
-    """The examples of `next_sid` of some rows, spread over a split; no others are tokenised.
+    """Some examples of `next_sid`, rows or user sequences, spread over a split; no others are tokenised.
 
     Args:
       settings: section `tasks.next_sid` is read.
       dataset: the data.
       split: one of its splits.
       builder: the prompts.
-      count: number of rows; 0: all.
+      count: number of examples; 0: all.
     """
     rows = dataset.splits[split]
-    rows = rows.spread(count) if count else rows
+    if count and settings.tasks.next_sid.user_sequences:
+        sequences = user_sequences(rows)
+        rows = rows.take(sorted(row for number in spread(len(sequences), count) for row in sequences[number].rows))
+    elif count:
+        rows = rows.spread(count)
     dataset = dataclasses.replace(dataset, splits={**dataset.splits, split: rows})
     return settings.tasks.next_sid.examples(TaskInputs(dataset, split, builder))
 
