@@ -28,6 +28,15 @@ TINY = {
     "path_words.py": ["--dataset=RUN/dataset", "--out=FOLDER/report.md"],
     "prepare.py": ["--reviews=2000", "--folder=FOLDER/raw"],
     "pretrain.py": ["--folder=shop=RUN/dataset", "--sizes=64x1x400", "--steps=1", "--out=FOLDER/report.md"],
+    "rl.py": [
+        "--prompts=2",
+        "--length=8",
+        "--beams=4",
+        "--width=16",
+        "--items=60",
+        "--repeats=1",
+        "--out=FOLDER/report.md",
+    ],
     "rq_kmeans.py": ["--items=600", "--features=16", "--repeats=1", "--out=FOLDER/report.md"],
     "sid_init.py": [f"--model={BASE}", "--dataset=RUN/dataset"],
     "sid_reports.py": ["--out=FOLDER/report", "one=RUN", "two=RUN"],
@@ -50,7 +59,7 @@ ELSEWHERE = {
     "serve.py": "tests/serving/test_real_service.py::test_the_benchmark_of_the_service_reports_from_end_to_end",
 }
 SERVICE = ("uvicorn", "fastapi")
-NEEDS = {"decode.py": ("torch",), "hf_parity.py": ("torch",), "serve.py": SERVICE, "train.py": ("torch",)}
+NEEDS = {"serve.py": SERVICE, **dict.fromkeys(("decode.py", "hf_parity.py", "rl.py", "train.py"), ("torch",))}
 COMMANDS = [
     command
     for path in (*DOCUMENTS, *SCRIPTS, *REPORTS)

@@ -14,7 +14,7 @@ FLOORS = (
     ("text", "prepare", "shop", "models"),
     ("sid", "teacher", "decoding", "baselines"),
     ("training", "fusion", "planning.accounting", "planning.chips"),
-    ("evaluation", "planning"),
+    ("evaluation", "planning", "rl"),
     ("serving",),
     ("settings", "settings_page", "experiments", "command_flags", "configs", "pipeline.settings"),
     ("pipeline",),

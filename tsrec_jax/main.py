@@ -46,6 +46,7 @@ verbs
   plan       what a training costs: parameters, memory, FLOPs, time; needs no workdir and none of the devices
              [--chip=v5e --devices=16 --mfu=0.4]; refuses a mesh that cannot work, with one that does
   train      the recommender; resumes where it stopped; --profile=10:13 writes a trace of these steps (also with run)
+  rl         the second stage, from the best weights of `train` (config.rl, docs/rl.md); resumes where it stopped
   study      arms x seeds of config.study, each cell once, and one report with paired tests (docs/studies.md); several
              processes may work in one workdir [--arms=a,b --seeds=1,2: only these cells]
   evaluate   predictions.json, results.json, results.md and plots of the trained recommender
@@ -55,7 +56,7 @@ verbs
   serve      an HTTP service and a web page on the exported folder, or on --export=FOLDER without a workdir
              [--host=127.0.0.1 --port=8000 --beams --max_batch --queue --batch_wait_ms --deadline_ms --keep_alive]
 
-several processes as one run, over all their devices (run, pretrain, train, evaluate, export), on a shared workdir:
+several processes as one run, over all their devices (run, pretrain, train, rl, evaluate, export), on a shared workdir:
   --multi_host               where JAX finds the others itself (TPU pods, Slurm, Open MPI)
   --coordinator=HOST:PORT --num_processes=N --process_id=I   elsewhere; process 0 answers at HOST:PORT
   --heartbeat_seconds=60     silence after which a process is taken for dead, which ends the others
@@ -179,13 +180,14 @@ VERBS: dict[str, Callable[[flags.FlagValues, pathlib.Path], int | None]] = {
     "pretrain": _stage("pretrain"),
     "plan": _plan,
     "train": _training("train"),
+    "rl": _stage("rl"),
     "study": _study,
     "evaluate": _stage("evaluate"),
     "export": _stage("export"),
     "recommend": _recommend,
     "serve": _serve,
 }
-TOGETHER = ("run", "pretrain", "train", "evaluate", "export")  # verbs that several processes do together
+TOGETHER = ("run", "pretrain", "train", "rl", "evaluate", "export")  # verbs that several processes do together
 TOGETHER_FLAGS = ("multi_host", "coordinator", "num_processes", "process_id", "heartbeat_seconds")
 
 INSTEAD = {"serve": " or --export=FOLDER", "plan": " or --config=FILE.py"}  # of a workdir

@@ -27,6 +27,7 @@ from tsrec_jax.models.settings import DenseSettings, MeshSettings, ModelSettings
 from tsrec_jax.old_keys import what_became_of
 from tsrec_jax.pipeline.settings import RunSettings, StudySettings
 from tsrec_jax.prepare.settings import PrepareSettings
+from tsrec_jax.rl.settings import RlSettings
 from tsrec_jax.section import Section, hints_of, near, refuse_other, section, setting
 from tsrec_jax.serving.settings import ExportSettings
 from tsrec_jax.shop.settings import ShopSettings
@@ -100,6 +101,7 @@ class Settings(Section):
     tasks: TasksSettings = section(TasksSettings)
     templates: Templates = _SIDS_ALONE
     train: TrainSettings = section(TrainSettings)
+    rl: RlSettings = section(RlSettings)
     fusion: FusionSettings = section(FusionSettings)
     eval: EvalSettings = section(EvalSettings)
     export: ExportSettings = section(ExportSettings)
@@ -126,6 +128,15 @@ class Settings(Section):
             raise UserError(
                 f"config.dense.weight={self.dense.weight} needs config.tasks.next_sid.weight and rate above 0: the "
                 "dense head learns the items of its rows"
+            )
+        if self.rl.steps and not self.fusion.model:
+            raise UserError(
+                f"config.rl.steps={self.rl.steps} needs config.fusion.model=True: the second stage is the model's"
+            )
+        if self.rl.steps and not (self.constrained and self.train.valid_beam_rows):
+            raise UserError(
+                f"config.rl.steps={self.rl.steps} needs config.objective='constrained', whose probabilities the second "
+                "stage learns from, and config.train.valid_beam_rows above 0, by which its weights are chosen"
             )
         if self.train.wandb_project:
             require_wandb()

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tsrec_jax.decoding.prior import Prior, prefix_values, values_of
+from tsrec_jax.decoding.sampled_beams import noisy_scores
 from tsrec_jax.decoding.trie import WORD, LevelArrays, TrieArrays
 from tsrec_jax.models.inference import InferenceModel, Prefix, SuffixCache, extend, log_normaliser, logits_of, prefill
 
@@ -85,6 +86,7 @@ def beam_search(
     prefix: Prefix | None = None,
     filters: Filters | None = None,
     prior: Prior | None = None,
+    noise: jax.Array | None = None,
 ) -> BeamResult:
     """The best SIDs that the search finds for each prompt.
 
@@ -101,6 +103,8 @@ def beam_search(
       prefix: what stands before every prompt.
       filters: what requests leave out; None: nothing.
       prior: what is added to the scores; None: nothing.
+      noise: random key; the beams are then a sample without replacement by the probabilities of the SIDs, first drawn
+        first, and their scores are noisy. None: the beams are the best.
     """
     batch = tokens_BS.shape[0]
     rows_B1 = jnp.arange(batch)[:, None]
@@ -121,8 +125,11 @@ def beam_search(
         ranked_BWK = totals_BWK
         if prior is not None and values is not None:
             ranked_BWK = totals_BWK + values_of(prior.items.number[number], values[number], first_BW, level.width)
+        if noise is not None:
+            ranked_BWK = noisy_scores(ranked_BWK, ranked_BW, jax.random.fold_in(noise, number))
         ranked_BW, parents_BW, place_BW, lost_B = _best(ranked_BWK, settings.beams)
-        scores_BW = ranked_BW if prior is None else totals_BWK[rows_B1, parents_BW, place_BW]
+        plain = prior is None and noise is None
+        scores_BW = ranked_BW if plain else totals_BWK[rows_B1, parents_BW, place_BW]
         dropped_B = jnp.maximum(dropped_B, lost_B)
         slots_BW = first_BW[rows_B1, parents_BW] + place_BW
         new_BW = place_BW if codes_BWK is None else codes_BWK[rows_B1, parents_BW, place_BW]

@@ -67,6 +67,23 @@ def causal_attention(backend: str, keys: int, queries: int, segment_ids_BS: jax.
     return attend
 
 
+def suffix_attention(lengths_B: jax.Array, prompt: int, width: int, own: int) -> Attend:
+    """The attention of prompts with suffixes behind them, as `causal_attention` gives it, by XLA.
+
+    Args:
+      lengths_B: int32 prompt lengths.
+      prompt: padded length of the prompts.
+      width, own: suffixes of a prompt and tokens of each, laid end to end behind the padding.
+    """
+    index_T = jnp.arange(prompt + width * own)
+    suffix_T = jnp.where(index_T < prompt, -1, (index_T - prompt) // max(own, 1))
+    causal_TS = index_T[:, None] >= index_T[None]
+    own_TS = causal_TS & (suffix_T[:, None] == suffix_T[None])
+    read_BS = (index_T < prompt) & (index_T < lengths_B[:, None])
+    mask_BTS = own_TS | ((suffix_T >= 0)[:, None] & read_BS[:, None])
+    return functools.partial(attention, mask_BTS=mask_BTS)
+
+
 def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
     """Grouped-query attention with a float32 softmax by XLA; keys and values are not repeated.
 

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from tsrec_jax.models.attention import Attend, causal_attention, choose
+from tsrec_jax.models.attention import Attend, causal_attention, choose, suffix_attention
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.dense_head import DenseHead
 from tsrec_jax.models.layers import (
@@ -128,6 +128,34 @@ class Decoder(nnx.Module):
         attend = causal_attention(self.attention, length, length, segment_ids_BT)
         x_BTD = self._run(tokens_BT, positions_BT, attend, dropout)
         return rms_norm(x_BTD, self.final_norm[...].astype(x_BTD.dtype), self.config.rms_eps)
+
+    def hidden_suffixes(
+        self, tokens_BS: jax.Array, lengths_B: jax.Array, suffixes_BWP: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Hidden states after the final norm of prompts and of several suffixes of each, which see the prompt but not
+        one another: the prompt is run once, however many there are.
+
+        Args:
+          tokens_BS: int32 prompts, padded at the end.
+          lengths_B: int32 prompt lengths, at least 1.
+          suffixes_BWP: int32, W suffixes of P tokens a prompt.
+
+        Returns:
+          x_BD of the prompt's last token, and x_BWPD.
+        """
+        batch, length = tokens_BS.shape
+        width, own = suffixes_BWP.shape[1:]
+        behind_BWP = jnp.broadcast_to(lengths_B[:, None, None] + jnp.arange(own), suffixes_BWP.shape)
+        before_BS = jnp.broadcast_to(jnp.arange(length), (batch, length))
+        tokens_BT, positions_BT = (
+            jnp.concatenate([first, then.reshape(batch, -1)], axis=1)
+            for first, then in ((tokens_BS, suffixes_BWP), (before_BS, behind_BWP))
+        )
+        attend = suffix_attention(lengths_B, length, width, own)
+        x_BTD = self._run(tokens_BT, positions_BT, attend, NO_DROPOUT)
+        x_BTD = rms_norm(x_BTD, self.final_norm[...].astype(x_BTD.dtype), self.config.rms_eps)
+        x_BD = jnp.take_along_axis(x_BTD, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
+        return x_BD, x_BTD[:, length:].reshape(batch, width, own, -1)
 
     @property
     def shares_table(self) -> bool:

@@ -24,8 +24,9 @@ from tsrec_jax.pipeline import shop
 from tsrec_jax.pipeline.fuse import fused, fused_rows, fusion_inputs
 from tsrec_jax.pipeline.job import Job
 from tsrec_jax.pipeline.pretrain import base_words
+from tsrec_jax.pipeline.rl import final_parts, rl_facts
 from tsrec_jax.pipeline.search import TOKENISED, ModelSearch, search_fusion
-from tsrec_jax.pipeline.train import trained_facts, trained_parts
+from tsrec_jax.pipeline.train import trained_facts
 from tsrec_jax.pipeline.workdir import run_facts
 from tsrec_jax.planning.search_flops import search_flops
 from tsrec_jax.processes import first
@@ -73,7 +74,7 @@ def _predict(job: Job) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         model = None
         if settings.fusion.model:
-            parts = trained_parts(job)
+            parts = final_parts(job)
             model = ModelSearch.of(parts, settings, stack.enter_context(on_own_devices(parts.model)))
         fusion = fused(job, model)
         rows_fused = None if fusion is None else fused_rows(fusion, rows, model)
@@ -144,6 +145,8 @@ def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, 
     ndcg_SN = {name: found.values("sid", "NDCG@10")[None] for name, found in ranks.items()}
     base = {"base model": base_words(job.base)} if settings.fusion.model else {}
     fusion = {f"fusion of {system}": predicted["fusion"]} if "fusion" in predicted else {}
+    improved = rl_facts(job)
+    second = {} if improved is None else {"second stage": improved}
     built = Report(
         dataset=dataset.name,
         split=split,
@@ -167,7 +170,7 @@ def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, 
         ],
         upper_bound=shop.upper_bound(settings, dataset, rows, metrics) if shop.is_embedded(settings) else None,
         training={system: _with_flops(trained, predicted)} if trained else {},
-        facts={**run_facts(folder), **base, **fusion},
+        facts={**run_facts(folder), **base, **fusion, **second},
     )
     write_trec(folder / TREC, [dataset.catalogue.sid(int(target)) for target in rows.targets], lists)
     write_json(folder / "results.json", to_json(built))

@@ -11,8 +11,8 @@ from tsrec_jax.pipeline.evaluate import evaluated_rows
 from tsrec_jax.pipeline.fuse import fused, fusion_inputs
 from tsrec_jax.pipeline.job import Job
 from tsrec_jax.pipeline.pretrain import base_words
+from tsrec_jax.pipeline.rl import final_parts
 from tsrec_jax.pipeline.search import ModelSearch
-from tsrec_jax.pipeline.train import trained_parts
 from tsrec_jax.pipeline.workdir import run_facts
 from tsrec_jax.processes import first
 from tsrec_jax.progress import report
@@ -45,7 +45,7 @@ def export_recommender(job: Job) -> None:
 
 
 def _export_model(job: Job, shown: Sequence[str]) -> None:
-    settings, parts = job.settings, trained_parts(job)
+    settings, parts = job.settings, final_parts(job)
     fusion = dense = None
     if settings.fusion.parts:
         with on_own_devices(parts.model) as model:

@@ -39,7 +39,7 @@ def fusion_inputs(job: Job) -> dict[str, Any]:
     """What tells this fusion from every other one."""
     searched = {} if not job.settings.fusion.model else {"eval.beams": job.settings.eval.beams}
     vectors = job.vectors_identity(job.settings.fusion.parts)
-    return {**job.identity, **flat(job.settings.fusion, "fusion."), **vectors, **searched}
+    return {**job.final_identity, **flat(job.settings.fusion, "fusion."), **vectors, **searched}
 
 
 def fused(job: Job, model: ModelSearch | None) -> Fusion | None:

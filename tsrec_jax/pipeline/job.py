@@ -12,7 +12,7 @@ from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.held_out import hold_out_users, refuse_selection
 from tsrec_jax.pipeline.inputs import make_inputs
 from tsrec_jax.pipeline.provenance import fingerprint, input_facts
-from tsrec_jax.pipeline.vectors import ItemVectors, need_vectors, teachers
+from tsrec_jax.pipeline.vectors import ItemVectors, need_vectors, rl_needs_vectors, teachers
 from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.settings import Settings, flat
 
@@ -51,6 +51,14 @@ class Job:
         """What tells the vectors that these baselines are fitted to from others; empty where they need none."""
         return self.vectors.identity if need_vectors(baselines) else {}
 
+    @property
+    def final_identity(self) -> dict[str, Any]:
+        """What tells the weights that are evaluated and exported from all others: the second stage's too, if any."""
+        if not self.settings.rl.steps:
+            return self.identity
+        vectors = self.vectors.identity if rl_needs_vectors(self.settings) else {}
+        return {**self.identity, **flat(self.settings.rl, "rl."), **vectors}
+
 
 def open_job(settings: Settings, path: pathlib.Path) -> Job:
     """Makes what training needs and is not there yet (texts, SIDs, words, base model), and records the run.
@@ -63,7 +71,7 @@ def open_job(settings: Settings, path: pathlib.Path) -> Job:
     if settings.fusion.parts:  # which are weighed on the selection split
         refuse_selection(dataset, settings.eval.split)
     job = Job(settings, Workdir(path), dataset, base)
-    if need_vectors([*teachers(settings), *settings.fusion.parts]):
+    if need_vectors([*teachers(settings), *settings.fusion.parts]) or rl_needs_vectors(settings):
         job.workdir.first_makes(job.vectors.file)
     job.workdir.record(settings, job.identity, dataset.data_hash)
     return job

@@ -22,7 +22,7 @@ from tsrec_jax.pipeline.inputs import open_texts, source_of
 from tsrec_jax.pipeline.recommender_parts import add_sid_tokens
 from tsrec_jax.planning.accounting import DenseShape, MeshShape, step_flops
 from tsrec_jax.planning.chips import CHIPS
-from tsrec_jax.planning.estimate import estimate_lines, step_shape
+from tsrec_jax.planning.estimate import estimate_lines, second_stage_line, step_shape
 from tsrec_jax.planning.feasibility import Setup, refuse_memory, refuse_mesh
 from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
@@ -52,8 +52,8 @@ class PlanOptions:
 class _Data:
     """What the plan knows of the data.
 
-    Ids in use, loss slots of a group, SID tokens scored everywhere, the dense head, steps (0: unknown), and how it
-    knows.
+    Ids in use, loss slots of a group, SID tokens scored everywhere, the dense head, steps (0: unknown), how it
+    knows, and the levels of a SID.
     """
 
     num_tokens: int
@@ -62,6 +62,7 @@ class _Data:
     dense: DenseShape | None
     steps: int
     source: str
+    levels: int
 
 
 def plan(settings: Settings, options: PlanOptions) -> None:
@@ -83,6 +84,8 @@ def plan(settings: Settings, options: PlanOptions) -> None:
     refuse_mesh(setup)
     for line in estimate_lines(settings.model.path, setup):
         report(f"plan: {line}")
+    if settings.rl.steps:
+        report(f"plan: {second_stage_line(setup, settings.rl, data.levels)}")
     report(f"plan: {data.source}")
     report("\n" + _table(setup, data.steps, options) + "\n")
     report(
@@ -168,6 +171,7 @@ def _data(settings: Settings, base: ModelConfig) -> _Data:
         steps,
         f"the training rows are not here: loss slots taken as {ASSUMED_LOSS_SHARE:.0%} of a row, {new:,} SID tokens; "
         f"{times}{without}",
+        len(sizes) if dataset is None else dataset.catalogue.num_levels,
     )
 
 
@@ -201,4 +205,5 @@ def _counted(settings: Settings, base: ModelConfig, dataset: Dataset) -> _Data:
         steps,
         f"{len(rows):,} training rows of {dataset.name} with {sum(len(row.tokens) for row in rows):,} tokens; "
         f"{steps:,} steps",
+        dataset.catalogue.num_levels,
     )

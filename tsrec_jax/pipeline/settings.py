@@ -12,7 +12,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.section import Section, near, setting
 
 UPSTREAM = ("prepare", "index", "describe")
-STAGES = (*UPSTREAM, "train", "evaluate", "export")
+STAGES = (*UPSTREAM, "train", "rl", "evaluate", "export")
 
 
 @dataclasses.dataclass(frozen=True)

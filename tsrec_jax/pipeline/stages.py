@@ -15,6 +15,7 @@ from tsrec_jax.pipeline.job import open_job
 from tsrec_jax.pipeline.mesh import verb_on_mesh
 from tsrec_jax.pipeline.prepare import download_raw, prepared_folder
 from tsrec_jax.pipeline.pretrain import pretrained_model
+from tsrec_jax.pipeline.rl import improve_recommender, require_stage
 from tsrec_jax.pipeline.settings import UPSTREAM
 from tsrec_jax.pipeline.train import train_recommender
 from tsrec_jax.pipeline.workdir import Workdir
@@ -34,6 +35,8 @@ def run(settings: Settings, path: pathlib.Path, profile: range = range(0)) -> No
         job = open_job(settings, path)
         if "train" in stages:
             train_recommender(job, profile)
+        if "rl" in stages:
+            improve_recommender(job)
         if "evaluate" in stages:
             evaluate_recommender(job)
         if "export" in stages:
@@ -106,6 +109,13 @@ def describe(settings: Settings, path: pathlib.Path, dry_run: bool = False) -> N
 def train(settings: Settings, path: pathlib.Path, profile: range = range(0)) -> None:
     """The verb `train`; `profile` are the steps of which a trace is written."""
     train_recommender(open_job(settings, path), profile)
+
+
+@verb_on_mesh
+def rl(settings: Settings, path: pathlib.Path) -> None:
+    """The verb `rl`."""
+    require_stage(settings)
+    improve_recommender(open_job(settings, path))
 
 
 @verb_on_mesh

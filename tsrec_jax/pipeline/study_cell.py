@@ -185,7 +185,8 @@ def _shaping(config: Mapping[str, Any], kind: str, data: str) -> dict[str, Any]:
     settings = flat({key: value for key, value in config.items() if key not in _ANY_SECTION})
     settings = {key: value for key, value in settings.items() if key not in _ANY_VALUE}
     prepared, folder = config["prepare"]["source"], config["dataset"]["path"]
-    used = {"prepare": prepared, "shop": not (prepared or folder), "pretrain": not config["model"]["path"]}
+    used = {"prepare": prepared, "shop": not (prepared or folder), "pretrain": not config["model"]["path"],
+            "rl": config.get("rl", {}).get("steps", 0)}  # fmt: skip
     settings = {key: value for key, value in settings.items() if used.get(key.partition(".")[0], True)}
     if kind == "baseline":
         settings = {key: value for key, value in settings.items() if _within(key, _SHAPES_BASELINES)}
@@ -217,7 +218,7 @@ def begin(wanted: WantedCell) -> None:
 
 
 def borrow_training(wanted: WantedCell, cells: Sequence[WantedCell]) -> None:
-    """Gives an arm that differs from a finished one in its fusion alone that one's training."""
+    """Gives an arm that differs from a finished one in what comes after training alone that one's training."""
     if wanted.kind != "arm" or (wanted.folder / FINISHED).exists():
         return
     for other in _twins(wanted, cells):
@@ -241,7 +242,7 @@ def close(wanted: WantedCell, cells: Sequence[WantedCell]) -> None:
 
 
 def _twins(wanted: WantedCell, cells: Sequence[WantedCell]) -> list[WantedCell]:
-    """The other cells that have the same training, so that only the fusion differs."""
+    """The other cells that have the same training, so that only what comes after it differs."""
     if wanted.kind != "arm" or not wanted.settings.fusion.model:
         return []
     return [
@@ -256,11 +257,11 @@ def _twins(wanted: WantedCell, cells: Sequence[WantedCell]) -> list[WantedCell]:
 
 def _trained_by(wanted: WantedCell) -> dict[str, Any]:
     settings = _shaping(wanted.settings.resolved(), "arm", wanted.data)
-    return {key: value for key, value in settings.items() if not key.startswith("fusion.")}
+    return {key: value for key, value in settings.items() if not key.startswith(("fusion.", "rl."))}
 
 
 def _drop_weights(folder: pathlib.Path) -> None:
-    for name in ("checkpoints", "records"):
+    for name in ("checkpoints", "records", "rl/checkpoints"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

@@ -29,6 +29,7 @@ from tsrec_jax.pipeline.job import open_job
 from tsrec_jax.pipeline.lock import alone_when_free
 from tsrec_jax.pipeline.mesh import on_mesh
 from tsrec_jax.pipeline.provenance import command, commit, fingerprint, machine, versions
+from tsrec_jax.pipeline.rl import improve_recommender, rl_facts
 from tsrec_jax.pipeline.study_cell import WantedCell, upstream_facts
 from tsrec_jax.pipeline.train import train_recommender, trained_facts
 from tsrec_jax.pipeline.vectors import ItemVectors, need_base, need_vectors, teachers
@@ -106,6 +107,8 @@ def run_arm(wanted: WantedCell, settings: Settings) -> Cell:
         again = trained_facts(job) is not None
         train_recommender(job)
         trained = (trained_facts(job) if settings.fusion.model else None) or {}
+        improve_recommender(job)
+        improved = rl_facts(job)
         evaluated = evaluate_recommender(job)
     rows = read_metrics(wanted.folder) if settings.fusion.model else []
     scores = json.loads((wanted.folder / SCORES).read_text(encoding="utf-8"))
@@ -126,6 +129,7 @@ def run_arm(wanted: WantedCell, settings: Settings) -> Cell:
     first = None if settings.fusion.parts else [ranked[0] for ranked in scores]
     facts |= {"fusion": evaluated["fusion"]} if settings.fusion.parts else {}
     facts |= {"start": trained["start"]} if trained else {}
+    facts |= {"second stage": improved} if improved else {}
     facts |= _ties(settings)
     return _cell(wanted, job.dataset, predictions, first=first, curve=curve, cost=cost, facts=facts)
 

@@ -25,6 +25,7 @@ from tsrec_jax.pipeline import pretrain
 from tsrec_jax.pipeline.mesh import open_mesh
 from tsrec_jax.pipeline.provenance import fingerprint, input_facts
 from tsrec_jax.progress import report, stage
+from tsrec_jax.rl.names import REWARDS
 from tsrec_jax.settings import Settings, section_facts
 from tsrec_jax.sid.embed import embed_texts, item_text
 from tsrec_jax.sid.given import read_embeddings
@@ -136,6 +137,11 @@ def teachers(settings: Settings) -> tuple[str, ...]:
 def need_vectors(names: Collection[str]) -> bool:
     """Whether one of these baselines is fitted to vectors of the items; other names need none."""
     return any(name in BASELINES and BASELINES[name].vectors for name in names)
+
+
+def rl_needs_vectors(settings: Settings) -> bool:
+    """Whether there is a second stage whose teacher or reward reads vectors of the items."""
+    return settings.rl.steps > 0 and (need_vectors((settings.rl.teacher,)) or REWARDS[settings.rl.reward].vectors)
 
 
 def need_base(settings: Settings) -> bool:

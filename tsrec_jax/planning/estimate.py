@@ -5,9 +5,19 @@ from __future__ import annotations
 import dataclasses
 
 from tsrec_jax.models.settings import ModelSettings, SidInitSettings
-from tsrec_jax.planning.accounting import DenseShape, StepShape, parameter_count, step_flops
+from tsrec_jax.planning.accounting import (
+    FLOAT32,
+    LOGITS,
+    DenseShape,
+    StepShape,
+    parameter_bytes,
+    parameter_count,
+    step_flops,
+    step_memory,
+)
 from tsrec_jax.planning.chips import GIB
 from tsrec_jax.planning.feasibility import Setup
+from tsrec_jax.rl.settings import RlSettings
 from tsrec_jax.training.settings import TrainSettings
 
 FLOP_UNITS = (("P", 1e15), ("T", 1e12), ("G", 1e9))
@@ -58,6 +68,40 @@ def estimate_lines(model_path: str, setup: Setup) -> list[str]:
         f"{_flops(flops.model)}, and {_flops(flops.recomputed)} computed twice",
         f"memory of a device: {_bytes(memory.total)} ({held})",
     ]
+
+
+def second_stage_line(setup: Setup, settings: RlSettings, levels: int) -> str:
+    """What a device holds in a step of the second stage, in a line for people.
+
+    Args:
+      setup: of training; its rows are taken as the longest prompts there may be.
+      settings: of the second stage.
+      levels: tokens of a SID.
+    """
+    rows, own = settings.prompts // settings.accumulation, setup.step
+    step = dataclasses.replace(
+        own,
+        rows=rows,
+        sequence_length=own.sequence_length + settings.candidates * (levels - 1),
+        accumulation=settings.accumulation,
+        loss_slots=0,
+        loss_chunk=0,
+        rows_per_group=1,
+        sid_tokens=0,
+        attention="xla",
+        dense=None,
+    )
+    total = step_memory(setup.model, step, setup.mesh).total
+    # Scores of the children of every prefix, those of the starting model among them.
+    scores = LOGITS * rows * settings.candidates * own.sid_tokens * FLOAT32 / (setup.mesh.data * setup.mesh.fsdp)
+    parameters = parameter_bytes(setup.model, setup.mesh)
+    reference = parameters / (2 if own.dtype == "bfloat16" else 1) if settings.keeps_reference else 0
+    held = scores * (2 if reference else 1) + reference
+    return (
+        f"the second stage: a step of {settings.prompts} prompts of at most {own.sequence_length} tokens with "
+        f"{settings.candidates} candidates each; memory of a device: {_bytes(total + held)}, "
+        f"of it the starting model {_bytes(reference)}"
+    )
 
 
 def _flops(value: float) -> str:

@@ -19,7 +19,6 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from tsrec_jax.data.input import TrainBatches
 from tsrec_jax.errors import Stopped, no_space
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import mesh_of, named_sharding
@@ -29,7 +28,7 @@ from tsrec_jax.training.meter import Meter
 from tsrec_jax.training.metrics_log import MetricsLog, clock
 from tsrec_jax.training.profile import Profiler
 from tsrec_jax.training.settings import TrainSettings
-from tsrec_jax.training.step import Step, TrainState
+from tsrec_jax.training.step import Batches, Step, TrainState
 from tsrec_jax.training.stopping import StopSignals
 from tsrec_jax.training.wandb_log import WandbSettings
 from tsrec_jax.training.watch import LossWatch, refusal
@@ -91,7 +90,7 @@ class TrainResult:
 
 
 def train(
-    step: Step, state: TrainState, batches: TrainBatches, validate: Validate, settings: TrainSettings, run: Run
+    step: Step, state: TrainState, batches: Batches, validate: Validate, settings: TrainSettings, run: Run
 ) -> TrainResult:
     """Trains until `max_steps` or until patience runs out; resumes where the run's folder holds checkpoints.
 
@@ -166,7 +165,7 @@ class _Journal:
     def __init__(
         self,
         parts: tuple[str, ...],
-        batches: TrainBatches,
+        batches: Batches,
         settings: TrainSettings,
         run: Run,
         checkpoints: Checkpoints,

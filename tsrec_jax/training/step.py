@@ -25,6 +25,22 @@ TABLES = ("embedding", "head")
 NEW_PARTS = (*TABLES, "sid_scale", "dense")  # what trains where the pretrained model is frozen
 
 
+class Batches(Protocol):
+    """Batches by number, such as `data.input.TrainBatches`: batch n is a function of n alone."""
+
+    def from_step(self, step: int) -> Any:
+        """An endless iterator whose first batch is that of optimiser step `step` + 1, with a method `close`."""
+        ...
+
+    def batch(self, step: int) -> Mapping[str, Any]:
+        """The batch of optimiser step `step` (from 1), this process's rows."""
+        ...
+
+    def keys(self, step: int) -> list[str]:
+        """What a message calls the examples of that step, of all processes."""
+        ...
+
+
 class Loss(Protocol):
     """What a training minimises. The loss of a step is the sum over its micro-batches."""
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 
 import jax
 
-from tsrec_jax.data.input import TrainBatches
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import write_json, write_npz
 from tsrec_jax.processes import first, several
+from tsrec_jax.training.step import Batches
 
 WINDOW = 50  # losses whose median is the measure
 WARM_UP = 20  # losses without which there is no measure
@@ -77,7 +77,7 @@ class LossWatch:
         return self.losses[-back] > self._factor * statistics.median(before)
 
 
-def refusal(fault: LossFault, folder: pathlib.Path, batches: TrainBatches, label: str) -> UserError:
+def refusal(fault: LossFault, folder: pathlib.Path, batches: Batches, label: str) -> UserError:
     """The error that ends the run. Its batch is saved as `bad_batch_step_N.npz` (with several processes each one's
     rows), the keys of all its examples beside it in `bad_batch_step_N.json`."""
     keys = batches.keys(fault.step)

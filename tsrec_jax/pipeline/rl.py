@@ -1,0 +1,248 @@
+"""The stage `rl`: the trained recommender goes on by what the settings of `rl` name, in `rl/` of the workdir."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tsrec_jax.baselines.ranking import best_items
+from tsrec_jax.baselines.run import fit_baseline
+from tsrec_jax.data.held_out import selection_split
+from tsrec_jax.data.target_ranks import find_targets
+from tsrec_jax.decoding.generate import search_all
+from tsrec_jax.errors import UserError
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.inference import InferenceModel
+from tsrec_jax.models.local_devices import on_own_devices
+from tsrec_jax.models.sharding import parts_of, process_rows
+from tsrec_jax.pipeline.job import Job
+from tsrec_jax.pipeline.recommender_parts import RecommenderParts
+from tsrec_jax.pipeline.train import trained_parts
+from tsrec_jax.processes import first, share
+from tsrec_jax.progress import report
+from tsrec_jax.rl.batches import PromptBatches, Rank, longest_prompt
+from tsrec_jax.rl.names import REWARDS
+from tsrec_jax.rl.propose import SidVectors
+from tsrec_jax.rl.step import first_rl_step_and_state
+from tsrec_jax.settings import Settings
+from tsrec_jax.training.checkpoints import Checkpoints, best_folder
+from tsrec_jax.training.loop import Run, train
+from tsrec_jax.training.metrics_log import read_metrics
+from tsrec_jax.training.settings import TrainSettings
+from tsrec_jax.training.wandb_log import WandbSettings
+
+STAGE = "rl"
+CUTS = (1, 5, 10, 20, 50)  # of HR at each validation, as far as there are beams
+
+
+def require_stage(settings: Settings) -> None:
+    """Refuses settings without a second stage.
+
+    Raises:
+      UserError: `rl.steps` is 0.
+    """
+    if not settings.rl.steps:
+        raise UserError("config.rl.steps=0: there is no second stage; give its number of steps, say 100")
+
+
+def improve_recommender(job: Job) -> None:
+    """Takes the second stage, or skips it where it is finished or there is none.
+
+    Raises:
+      UserError: nothing is trained, the objective of training is not `constrained`, or the prompts of a step do not
+        divide over the mesh.
+    """
+    if not job.settings.rl.steps:
+        return
+    if _is_finished(job):
+        report("rl: finished before, skipped")
+        return
+    job.workdir.finish(STAGE, job.final_identity, _improve(job, trained_parts(job)))
+
+
+def final_parts(job: Job) -> RecommenderParts:
+    """The parts of the recommender as it is evaluated and exported: after the second stage where there is one.
+
+    Raises:
+      UserError: the stages that make it have not finished with these settings.
+    """
+    parts = trained_parts(job)
+    if not job.settings.rl.steps:
+        return parts
+    if not _is_finished(job):
+        raise UserError(
+            f"{job.workdir.path}: the second stage is not finished with these settings; run the verb `rl` first, or "
+            "set config.rl.steps=0"
+        )
+    with Checkpoints(job.workdir.checkpoints(job.workdir.path / STAGE)) as checkpoints:
+        _, model = checkpoints.load_best(parts.model)
+    return dataclasses.replace(parts, model=model)
+
+
+def rl_facts(job: Job) -> dict[str, Any] | None:
+    """What a finished second stage left in the workdir; None where there is none."""
+    return job.workdir.finished(STAGE, job.final_identity) if job.settings.rl.steps else None
+
+
+def _is_finished(job: Job) -> bool:
+    facts = rl_facts(job)
+    if facts is None:
+        return False
+    best = best_folder(job.workdir.checkpoints(job.workdir.path / STAGE), facts["best_step"])
+    there = share(best.exists())
+    if not there:
+        report(f"rl: finished before, but its weights, {best}, are gone")
+        job.workdir.forget(STAGE)
+    return there
+
+
+def _improve(job: Job, parts: RecommenderParts) -> dict[str, Any]:
+    """Takes the steps from the model of the parts and returns the facts of the finished stage."""
+    settings, folder = job.settings, job.workdir.path / STAGE
+    limits = stage_limits(settings)
+    batches = _batches(job, parts)
+    vectors = _sid_vectors(job, parts) if REWARDS[settings.rl.reward].vectors else None
+    wanted = settings.rl
+    report(
+        f"rl: {wanted.objective}, reward {wanted.reward}, {len(batches.rows)} rows, {wanted.prompts} prompts of up to "
+        f"{batches.length} tokens a step, {wanted.group} beams"
+    )
+    validation = _validation(settings, parts)
+    start = validation(parts.model)
+    report("rl: before the first step, " + "  ".join(f"{name} {value:.4f}" for name, value in start.items()))
+    step, state = first_rl_step_and_state(
+        parts.model,
+        parts.trie.arrays,
+        wanted,
+        limits,
+        base_vocab_size=parts.base_vocab_size,
+        seed=settings.seed,
+        vectors=vectors,
+    )
+    run = Run(
+        folder,
+        job.final_identity,
+        STAGE,
+        checkpoints_at=job.workdir.checkpoints(folder),
+        before_save=job.workdir.push,
+    )
+    if first():
+        project = limits.wandb_project
+        name = f"{job.workdir.path.name} {STAGE}"
+        wandb = WandbSettings(project, name, settings.resolved()) if project else None
+        run = dataclasses.replace(run, after_validation=functools.partial(_draw, folder), wandb=wandb)
+    result = train(step, state, batches, validation, limits, run)
+    return {
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "best_value": result.best_value,
+        "stopped_early": result.stopped_early,
+        "seconds": round(result.seconds, 1),
+        "start": start,
+    }
+
+
+def stage_limits(settings: Settings) -> TrainSettings:
+    """The settings of the loop and of the optimiser, as the second stage has them."""
+    wanted = settings.rl
+    return dataclasses.replace(
+        settings.train,
+        max_steps=wanted.steps,
+        learning_rate=wanted.learning_rate,
+        warmup_steps=wanted.warmup_steps,
+        schedule="constant",
+        validations=max(1, wanted.steps // wanted.validate_every) if wanted.validate_every else 0,
+        patience=wanted.patience,
+        select_by="hr@10",
+    )
+
+
+def _batches(job: Job, parts: RecommenderParts) -> PromptBatches:
+    """The prompts of train."""
+    settings = job.settings
+    wanted, catalogue, rows = settings.rl, parts.dataset.catalogue, parts.dataset.splits["train"]
+    shards, micro = parts_of(parts.mesh, "batch"), wanted.prompts // wanted.accumulation
+    if micro % shards:
+        unit = wanted.accumulation * shards
+        raise UserError(
+            f"config.rl.prompts={wanted.prompts} does not divide over accumulation x data x fsdp = {unit}; try "
+            f"{max(wanted.prompts // unit, 1) * unit}"
+        )
+    return PromptBatches(
+        rows,
+        catalogue,
+        parts.builder,
+        wanted.prompts,
+        wanted.accumulation,
+        longest_prompt(parts.builder, catalogue, rows),
+        settings.seed,
+        process_rows(parts.mesh, micro),
+        _teacher(job, parts),
+        wanted.teacher_items if wanted.teacher else 0,
+    )
+
+
+def _teacher(job: Job, parts: RecommenderParts) -> Rank | None:
+    settings, name, dataset = job.settings, job.settings.rl.teacher, parts.dataset
+    if not name:
+        return None
+    select = dataset.splits[selection_split(dataset)]
+    fitted = fit_baseline(name, dataset, dataset.splits["train"], select, settings.seed, report, job.vectors)
+    return lambda histories: best_items(fitted.scores(histories), settings.rl.teacher_items)
+
+
+def _sid_vectors(job: Job, parts: RecommenderParts) -> SidVectors:
+    """The vectors of the items of each SID as one of length 1."""
+    catalogue = parts.dataset.catalogue
+    vectors_ID = np.asarray(job.vectors(), np.float32)
+    vectors_ID = vectors_ID / np.maximum(np.linalg.norm(vectors_ID, axis=1, keepdims=True), 1e-12)
+    slots_U, of_item_I = np.unique(parts.trie.slots(catalogue.codes_IC)[:, -1], return_inverse=True)
+    sums_UD = np.zeros((len(slots_U), vectors_ID.shape[1]), np.float32)
+    np.add.at(sums_UD, of_item_I, vectors_ID)
+    return SidVectors(
+        slots_U.astype(np.int32), sums_UD / np.maximum(np.linalg.norm(sums_UD, axis=1, keepdims=True), 1e-12)
+    )
+
+
+def _validation(settings: Settings, parts: RecommenderParts) -> Callable[[Decoder], dict[str, float]]:
+    """HR at CUTS, NDCG@10 and the recall of first codes on the selection split, by the search of the evaluation."""
+    catalogue, builder, beams = parts.dataset.catalogue, parts.builder, settings.eval.beams
+    rows = parts.dataset.splits[selection_split(parts.dataset)].spread(settings.train.valid_beam_rows)
+    prompts = builder.prompts_next_sid(
+        [[catalogue.sid(item) for item in history] for history in rows.histories], catalogue.num_levels
+    )
+    first_codes_I = np.asarray(catalogue.codes_IC)[:, 0]
+    first_of = {catalogue.sid(item): int(code) for item, code in enumerate(first_codes_I)}
+
+    def validate(model: Decoder) -> dict[str, float]:
+        with on_own_devices(model) as own:
+            found = search_all(
+                InferenceModel.of(own),
+                parts.trie,
+                catalogue,
+                prompts,
+                beams=beams,
+                batch_size=settings.eval.batch_size,
+                prefix=builder.prefix("next_sid"),
+                normaliser=settings.objective,
+            )
+        lists = [[sid for sid, _ in ranked] for ranked in found]
+        ranks = find_targets(lists, rows.targets, catalogue)
+        values = {f"valid/hr@{cut}": ranks.mean("sid", f"HR@{cut}") for cut in CUTS if cut <= beams}
+        values["valid/ndcg@10"] = ranks.mean("sid", "NDCG@10")
+        firsts = [{first_of[sid] for sid in ranked} for ranked in lists]
+        known = [int(first_codes_I[target]) in own for own, target in zip(firsts, rows.targets, strict=True)]
+        return {**values, "valid/first_code_recall": float(np.mean(known))}
+
+    return validate
+
+
+def _draw(folder: pathlib.Path) -> None:
+    from tsrec_jax.evaluation.plots import plot_training  # with matplotlib
+
+    plot_training({STAGE: read_metrics(folder)}, folder / "plots" / "training.png")

@@ -1,0 +1,1 @@
+"""The objectives, a file each: functions of the kind `terms.ObjectiveFunction`."""

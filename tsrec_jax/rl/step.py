@@ -1,0 +1,95 @@
+"""One step of the second stage: the model proposes, then learns; two compiled programs of static shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tsrec_jax.decoding.trie import TrieArrays
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.rl.loss import LOSSES, RlLoss
+from tsrec_jax.rl.propose import SidVectors, propose
+from tsrec_jax.rl.scores import score_candidates
+from tsrec_jax.rl.settings import RlSettings
+from tsrec_jax.training.settings import TrainSettings
+from tsrec_jax.training.step import Batch, Step, TrainState, first_step_and_state
+
+
+def first_rl_step_and_state(
+    model: Decoder,
+    trie: TrieArrays,
+    settings: RlSettings,
+    train: TrainSettings,
+    *,
+    base_vocab_size: int = 0,
+    seed: int = 0,
+    vectors: SidVectors | None = None,
+) -> tuple[Step, TrainState]:
+    """What the second stage starts with, from a trained decoder, whose arrays are donated to the first update.
+
+    Where the loss asks for the starting model, its weights are kept in the compute dtype. Candidates are a function of
+    the weights, the batch, the seed and the step, so that a resumed stage sees the same.
+
+    Args:
+      model: the decoder; it is also the reference.
+      trie: the valid SIDs.
+      settings: of the stage.
+      train: of the optimiser.
+      base_vocab_size: the freeze boundary.
+      seed: of what is drawn.
+      vectors: of the SIDs, where the reward reads them.
+    """
+    constants = jax.tree.map(np.asarray, trie)
+    loss = RlLoss(constants, settings)
+    reference = None
+    if settings.keeps_reference:
+        graphdef, weights = nnx.split(model)
+        kept = jax.jit(lambda tree: jax.tree.map(lambda leaf: _compute_dtype(leaf, model.dtype), tree))(weights)
+        reference = nnx.merge(graphdef, kept)
+    step, state = first_step_and_state(model, loss, train, base_vocab_size, seed)
+    key = jax.random.key(seed)
+
+    def prepare(state: TrainState, reference: nnx.State | None, batch: Batch) -> dict[str, Any]:
+        trie = jax.tree.map(jnp.asarray, constants)
+
+        def one(micro: Batch) -> dict[str, Any]:
+            found = propose(
+                state.model,
+                trie,
+                micro,
+                jax.random.wrap_key_data(micro["key"]),
+                group=settings.group,
+                sampled=settings.sampled,
+                vectors=vectors,
+            )
+            if reference is None:
+                return {"candidates": found}
+            before = nnx.merge(graphdef, reference)
+            scored = score_candidates(before, trie, micro["tokens_BT"], micro["lengths_B"], found.codes_BWC)
+            return {"candidates": found, "reference": scored}
+
+        keys = jax.random.split(jax.random.fold_in(key, state.step), batch["lengths_B"].shape[0])
+        micros = {**batch, "key": jax.random.key_data(keys)}
+        if len(keys) == 1:
+            return jax.tree.map(lambda x: x[None], one(jax.tree.map(lambda x: x[0], micros)))
+        return jax.lax.map(one, micros)
+
+    prepared = jax.jit(prepare)
+    kept_weights = None if reference is None else nnx.split(reference)[1]
+
+    def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        state, metrics = step.update(state, {**batch, **prepared(state, kept_weights, batch)})
+        sums, counts = metrics.pop("part_sums"), metrics.pop("part_counts")
+        shown = {f"rl/{name}": sums[at] / counts[at] for at, name in enumerate(loss.parts) if at >= len(LOSSES)}
+        parts = {"part_sums": sums[: len(LOSSES)], "part_counts": counts[: len(LOSSES)]}
+        return state, {**metrics, **shown, **parts}
+
+    return Step(update, LOSSES), state
+
+
+def _compute_dtype(leaf: jax.Array, dtype: str) -> jax.Array:
+    return jnp.copy(leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf)

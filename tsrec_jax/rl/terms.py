@@ -1,0 +1,141 @@
+"""What an objective sees: the candidates of each prompt, their log-probabilities and what they are worth.
+
+Axis letters: B prompts, W candidates, of which number 0 is the target, C levels, K children of a prefix, G beams,
+M items of the teacher.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from tsrec_jax.rl.settings import RlSettings
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """Distinct SIDs that are compared for each prompt.
+
+    Attributes:
+      codes_BWC: int32; the target's in the place of a candidate that is not valid.
+      valid_BW: bool, whether a candidate takes part: the first of equal SIDs, and no dead beam.
+      group_BW: bool, those that count as proposed by the model: its beams, and the target, to which the last beam
+        gives way where the model did not propose it.
+      gain_BW: float32, the teacher's discount of the candidate's place in its ranking, over that of its first; 0: the
+        teacher has not ranked it.
+      hit_B: bool, whether the model proposed the target.
+      random_BW: float32 in [0, 1), drawn anew in every step.
+      likeness_BW: float32, cosine of the candidate's and the target's vectors; 0 where there are none.
+    """
+
+    codes_BWC: jax.Array
+    valid_BW: jax.Array
+    group_BW: jax.Array
+    gain_BW: jax.Array
+    hit_B: jax.Array
+    random_BW: jax.Array
+    likeness_BW: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """Log-probabilities of the children of the prefixes that the candidates go through on one level.
+
+    Attributes:
+      log_p_BWK: float32 in nats; 0 where there is no child. W is 1 on the first level, whose prefix all share.
+      allowed_BWK: bool, whether there is a child.
+      reach_BW: float32, log-probability of the prefix itself.
+      slot_BW: int32, which prefix it is.
+    """
+
+    log_p_BWK: jax.Array
+    allowed_BWK: jax.Array
+    reach_BW: jax.Array
+    slot_BW: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A model's view of the candidates.
+
+    Attributes:
+      log_p_BW: float32 log P(SID | prompt) among the SIDs of the catalogue, in nats.
+      levels: of each level.
+    """
+
+    log_p_BW: jax.Array
+    levels: tuple[Level, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """What an objective is made of.
+
+    Attributes:
+      log_p_BW: of the model that learns; gradients flow through it.
+      reference_BW: of the starting model; None where the objective does not ask for it.
+      reward_BW: float32, no gradient.
+      candidates: the candidates.
+      settings: the weights.
+    """
+
+    log_p_BW: jax.Array
+    reference_BW: jax.Array | None
+    reward_BW: jax.Array
+    candidates: Candidates
+    settings: RlSettings
+
+
+ObjectiveFunction = Callable[[Terms], jax.Array]  # float32 loss_B
+# From candidates, their rank_BW in the model's order (from 1), the items_B that share the target's SID, and settings.
+RewardFunction = Callable[[Candidates, jax.Array, jax.Array, RlSettings], jax.Array]
+
+
+def ranks(log_p_BW: jax.Array, among_BW: jax.Array) -> jax.Array:
+    """int32 rank_BW, from 1, of every candidate among some of them; equal scores share the best place."""
+    above_BWW = (log_p_BW[:, None, :] > log_p_BW[:, :, None]) & among_BW[:, None, :]
+    return 1 + jnp.sum(above_BWW, axis=-1)
+
+
+def shared_levels(codes_BWC: jax.Array) -> jax.Array:
+    """int32 (B, W): how many first codes a candidate shares with the target."""
+    same_BWC = codes_BWC == codes_BWC[:, :1]
+    return jnp.sum(jnp.cumprod(same_BWC.astype(jnp.int32), axis=-1), axis=-1)
+
+
+def divergence(model: Scored, reference: Scored, valid_BW: jax.Array) -> jax.Array:
+    """float32 (B): KL(reference | model) over the children of every prefix that a candidate goes through.
+
+    Each prefix counts once, by the probability with which the reference reaches it; over all prefixes of a catalogue
+    the sum is the divergence between the distributions of SIDs.
+    """
+    total_B = jnp.zeros(valid_BW.shape[0])
+    for own, other in zip(model.levels, reference.levels, strict=True):
+        share_BW = _once(other, valid_BW) * jnp.exp(other.reach_BW)
+        kl_BW = jnp.sum(jnp.exp(other.log_p_BWK) * (other.log_p_BWK - own.log_p_BWK), axis=-1, where=own.allowed_BWK)
+        total_B += jnp.sum(share_BW * kl_BW, axis=-1)
+    return total_B
+
+
+def entropies(model: Scored, valid_BW: jax.Array) -> list[jax.Array]:
+    """For each level float32 (B): entropy of the next code in nats, over the visited prefixes by their probability."""
+    found = []
+    for level in model.levels:
+        share_BW = _once(level, valid_BW) * jnp.exp(level.reach_BW)
+        own_BW = -jnp.sum(jnp.exp(level.log_p_BWK) * level.log_p_BWK, axis=-1, where=level.allowed_BWK)
+        found.append(jnp.sum(share_BW * own_BW, axis=-1) / jnp.maximum(jnp.sum(share_BW, axis=-1), 1e-30))
+    return found
+
+
+def _once(level: Level, valid_BW: jax.Array) -> jax.Array:
+    """float32 (B, W), such that the valid candidates of one prefix have 1 together."""
+    if level.slot_BW.shape[1] == 1:
+        return jnp.ones_like(level.reach_BW)
+    same_BWW = (level.slot_BW[:, None] == level.slot_BW[:, :, None]) & valid_BW[:, None]
+    return valid_BW / jnp.maximum(jnp.sum(same_BWW, axis=-1), 1)
