@@ -10,7 +10,9 @@ from tests.pipeline.small import SMALL
 from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.evaluation.predictions import read_predictions
 from tsrec_jax.main import main
+from tsrec_jax.pipeline.rl import stage_limits
 from tsrec_jax.serving.recommender import Recommender
+from tsrec_jax.settings import default_config, settings_of
 from tsrec_jax.training.metrics_log import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -83,3 +85,10 @@ def test_what_cannot_be_meant_is_refused(finished, changes, words, capsys):
 def test_an_evaluation_asks_for_the_stage_that_its_settings_name(finished, capsys):
     assert main(["evaluate", *COMMAND, *SECOND, "--config.rl.steps=9", f"--workdir={finished}"]) == 2
     assert "run the verb `rl` first" in capsys.readouterr().err
+
+
+def test_the_loss_of_the_stage_may_be_below_zero():
+    """Many times its usual value is no explosion there."""
+    settings = settings_of(default_config()).changed({"rl": {"steps": 50, "validate_every": 20}})
+    limits = stage_limits(settings)
+    assert (limits.explode_factor, limits.max_steps, limits.select_by, limits.validations) == (0, 50, "hr@10", 2)

@@ -159,6 +159,7 @@ def stage_limits(settings: Settings) -> TrainSettings:
         validations=max(1, wanted.steps // wanted.validate_every) if wanted.validate_every else 0,
         patience=wanted.patience,
         select_by="hr@10",
+        explode_factor=0.0,  # an objective may be below 0, where so many times its usual value says nothing
     )
 
 
