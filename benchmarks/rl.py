@@ -3,7 +3,7 @@
     PYTHONPATH=. python benchmarks/rl.py --out=runs/benchmark_rl.md
 
 Needs the extra `peers` (torch). Both have the same weights, prompts and catalogue, and update on the same candidates;
-the losses of the first step are compared. Ours searches and updates in two compiled programs; the loop calls `generate`
+the losses of the first step are compared. Ours searches and updates in one compiled program; the loop calls `generate`
 with a prefix constraint, writes each candidate behind its prompt and runs the sequences of one prompt at a time.
 """
 

@@ -1,4 +1,4 @@
-"""One step of the second stage: the model proposes, then learns; two compiled programs of static shapes."""
+"""One step of the second stage: the model proposes, then learns; one compiled program of static shapes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from flax import nnx
 
 from tsrec_jax.decoding.trie import TrieArrays
 from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.sharding import mesh_of
 from tsrec_jax.rl.loss import LOSSES, RlLoss
 from tsrec_jax.rl.propose import SidVectors, propose
 from tsrec_jax.rl.scores import score_candidates
@@ -78,17 +79,22 @@ def first_rl_step_and_state(
             return jax.tree.map(lambda x: x[None], one(jax.tree.map(lambda x: x[0], micros)))
         return jax.lax.map(one, micros)
 
-    prepared = jax.jit(prepare)
     kept_weights = None if reference is None else nnx.split(reference)[1]
 
-    def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        state, metrics = step.update(state, {**batch, **prepared(state, kept_weights, batch)})
+    def update(state: TrainState, reference: nnx.State | None, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        state, metrics = step.update(state, {**batch, **prepare(state, reference, batch)})
         sums, counts = metrics.pop("part_sums"), metrics.pop("part_counts")
         shown = {f"rl/{name}": sums[at] / counts[at] for at, name in enumerate(loss.parts) if at >= len(LOSSES)}
         parts = {"part_sums": sums[: len(LOSSES)], "part_counts": counts[: len(LOSSES)]}
         return state, {**metrics, **shown, **parts}
 
-    return Step(update, LOSSES), state
+    # One program: others that wait for the same state would run beside it, and on a mesh their devices would wait for
+    # one another.
+    shardings = None
+    if mesh_of(state.trained) is not None:
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state), None
+    whole = jax.jit(update, donate_argnums=0, out_shardings=shardings)
+    return Step(lambda state, batch: whole(state, kept_weights, batch), LOSSES), state
 
 
 def _compute_dtype(leaf: jax.Array, dtype: str) -> jax.Array:
