@@ -62,7 +62,7 @@ def search_pair(problem: Problem, beams: int) -> tuple[Method, Method]:
         return jax.jit(lambda *arguments: beam_search.__wrapped__(*arguments, settings))
 
     free = method(traced())
-    with mock.patch.object(module, "_children", everything):
+    with mock.patch.object(module, "allowed_children", everything):
         free()
     return method(traced()), free
 
