@@ -134,3 +134,21 @@ def _remove(path: pathlib.Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def exported_file(path: str | os.PathLike[str], what: str) -> Iterator[None]:
+    """While a file of an export is read: whatever goes wrong is an error that names the file and the way out.
+
+    Raises:
+      UserError: the file is not there, cannot be read, or is not `what` this program writes under that name.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; export the recommender again") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; export the recommender again") from None
+    except Exception as error:  # a broken archive fails anywhere in zipfile, zlib or NumPy
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path}: not {what} that this program wrote ({reason}); export again") from None

@@ -28,8 +28,7 @@ import numpy as np
 
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.sid_prefixes import prefix_levels, sorted_unique
-from tsrec_jax.errors import UserError
-from tsrec_jax.files import write_npz
+from tsrec_jax.files import exported_file, write_npz
 
 DENSE_SLOTS = 1 << 24
 WORD = 32
@@ -292,7 +291,7 @@ class Trie:
         Raises:
           UserError: there is no such file, or it is not a trie.
         """
-        try:
+        with exported_file(path, "a trie"):
             with pathlib.Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = dict(stored)
             facts = json.loads(str(arrays["facts"]))
@@ -305,13 +304,6 @@ class Trie:
                 )
             ]
             return cls(levels, [arrays[f"ids{c}"] for c in range(len(levels))], facts["num_sids"])
-        except FileNotFoundError:
-            raise UserError(f"{path}: not there; export the recommender again") from None
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror or error}; export the recommender again") from None
-        except Exception as error:  # a broken archive fails anywhere in zipfile, zlib or NumPy
-            reason = str(error) or type(error).__name__
-            raise UserError(f"{path}: not a trie that this program wrote ({reason}); export again") from None
 
     def same_as(self, other: Trie) -> bool:
         """Whether both allow the same SIDs by the same arrays, as tries built of one catalogue do."""

@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 
 from tsrec_jax.baselines.tables import ItemTables
-from tsrec_jax.errors import UserError
-from tsrec_jax.files import write_npz
+from tsrec_jax.files import exported_file, write_npz
 
 KNEE = 10.0
 ROUNDING = 1e-6  # a smaller deviation, as a share of the largest size, counts as none
@@ -147,7 +146,7 @@ class Fusion:
         Raises:
           UserError: there is no such file, it is no fusion, or one of another catalogue.
         """
-        try:
+        with exported_file(path, "a fusion"):
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = dict(stored)
             facts = json.loads(str(arrays["facts"]))
@@ -163,13 +162,6 @@ class Fusion:
                 raise ValueError(f"not of a catalogue of {num_items} items")
             length = facts["mean_log_length"]
             return cls(num_items, parts, arrays["weights"], arrays.get("dense"), length, facts["facts"])
-        except FileNotFoundError:
-            raise UserError(f"{path}: not there; export the recommender again") from None
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror or error}; export the recommender again") from None
-        except Exception as error:  # a broken archive fails anywhere in zipfile, zlib or NumPy
-            reason = str(error) or type(error).__name__
-            raise UserError(f"{path}: not a fusion that this program wrote ({reason}); export again") from None
 
 
 def alone(part: Part, facts: Mapping[str, Any]) -> Fusion:

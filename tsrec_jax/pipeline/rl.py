@@ -22,15 +22,15 @@ from tsrec_jax.models.local_devices import on_own_devices
 from tsrec_jax.models.sharding import parts_of, process_rows
 from tsrec_jax.pipeline.job import Job
 from tsrec_jax.pipeline.recommender_parts import RecommenderParts
-from tsrec_jax.pipeline.train import trained_parts
-from tsrec_jax.processes import first, share
+from tsrec_jax.pipeline.train import trained_parts, weights_are_there
+from tsrec_jax.processes import first
 from tsrec_jax.progress import report
 from tsrec_jax.rl.batches import PromptBatches, Rank, longest_prompt
 from tsrec_jax.rl.names import REWARDS
 from tsrec_jax.rl.propose import SidVectors
 from tsrec_jax.rl.step import first_rl_step_and_state
 from tsrec_jax.settings import Settings
-from tsrec_jax.training.checkpoints import Checkpoints, best_folder
+from tsrec_jax.training.checkpoints import Checkpoints
 from tsrec_jax.training.loop import Run, train
 from tsrec_jax.training.metrics_log import read_metrics
 from tsrec_jax.training.settings import TrainSettings
@@ -90,15 +90,7 @@ def rl_facts(job: Job) -> dict[str, Any] | None:
 
 
 def _is_finished(job: Job) -> bool:
-    facts = rl_facts(job)
-    if facts is None:
-        return False
-    best = best_folder(job.workdir.checkpoints(job.workdir.path / STAGE), facts["best_step"])
-    there = share(best.exists())
-    if not there:
-        report(f"rl: finished before, but its weights, {best}, are gone")
-        job.workdir.forget(STAGE)
-    return there
+    return weights_are_there(job, STAGE, job.workdir.path / STAGE, rl_facts(job))
 
 
 def _improve(job: Job, parts: RecommenderParts) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -96,14 +96,25 @@ def trained_facts(job: Job) -> dict[str, Any] | None:
 
 def _is_trained(job: Job) -> bool:
     """Whether training has finished and its weights are there; weights that are gone make it unfinished."""
-    facts = trained_facts(job)
+    return weights_are_there(job, STAGE, job.workdir.path, trained_facts(job))
+
+
+def weights_are_there(job: Job, stage: str, folder: pathlib.Path, facts: Mapping[str, Any] | None) -> bool:
+    """Whether the best weights of a finished stage are there; a stage whose weights are gone is forgotten.
+
+    Args:
+      job: gives the working directory.
+      stage: its name.
+      folder: where it was trained.
+      facts: what it left; None: it has not finished.
+    """
     if facts is None:
         return False
-    best = best_folder(job.workdir.checkpoints(job.workdir.path), facts["best_step"])
+    best = best_folder(job.workdir.checkpoints(folder), facts["best_step"])
     there = share(best.exists())
     if not there:
-        report(f"train: finished before, but its weights, {best}, are gone")
-        job.workdir.forget(STAGE)
+        report(f"{stage}: finished before, but its weights, {best}, are gone")
+        job.workdir.forget(stage)
     return there
 
 
