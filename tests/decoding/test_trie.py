@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 
@@ -133,6 +134,13 @@ def test_a_saved_trie_comes_back(forms, tmp_path):
         Trie.load(tmp_path / "trie.npz")
     with pytest.raises(UserError, match="not there"):
         Trie.load(tmp_path / "absent.npz")
+
+
+def test_arrays_that_a_trace_asks_for_first_are_arrays_afterwards(forms):
+    trie = Trie.from_codes(CODES, [2, 3], IDS)
+    traced = jax.eval_shape(lambda: trie.arrays)
+    assert jax.tree.map(lambda array: array.shape, traced) == jax.tree.map(np.shape, trie.arrays)
+    assert reachable(trie) == [(0, 2), (1, 0), (1, 1)]
 
 
 def test_codes_of_more_than_64_bits_are_told_apart(monkeypatch):

@@ -23,7 +23,6 @@ import pathlib
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tsrec_jax.data.catalogue import Catalogue
@@ -160,19 +159,12 @@ class Trie:
     @functools.cached_property
     def arrays(self) -> TrieArrays:
         """The device copy; made anew after a change, of the same shapes unless a sparse level outgrew its room."""
-        return TrieArrays(
-            tuple(
-                LevelArrays(
-                    jnp.asarray(ids),
-                    jnp.asarray(level.alive[None]),
-                    None if level.starts is None else jnp.asarray(level.starts),
-                    None if level.codes is None else jnp.asarray(level.codes),
-                    level.width,
-                    level.stride,
-                )
-                for level, ids in zip(self._levels, self.token_ids, strict=True)
-            )
+        parts = tuple(
+            LevelArrays(ids, level.alive[None], level.starts, level.codes, level.width, level.stride)
+            for level, ids in zip(self._levels, self.token_ids, strict=True)
         )
+        with jax.ensure_compile_time_eval():  # arrays, never tracers, also where a trace asks first: they are kept
+            return jax.device_put(TrieArrays(parts))
 
     def slots(self, codes_NC: np.ndarray) -> np.ndarray:
         """int64 (N, C): the slot of every prefix of every SID, -1 where a sparse level has none."""
