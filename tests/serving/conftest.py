@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as token_models
 from transformers import PreTrainedTokenizerFast
 
-from tsrec_jax.data.catalogue import Catalogue, Item
+from tsrec_jax.data.catalogue import Catalogue, Item, TokenDescription
 from tsrec_jax.data.prompts import PromptBuilder, Templates
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.models.config import ModelConfig
@@ -40,7 +40,12 @@ class Trained:
 
     def export(self, folder, **changes):
         """Writes the export."""
-        arguments = {"max_length": MAX_LENGTH, "normaliser": "vocabulary", "card_facts": FACTS} | changes
+        arguments = {
+            "max_length": MAX_LENGTH,
+            "normaliser": "vocabulary",
+            "card_facts": FACTS,
+            "words": words_of(self.catalogue),
+        } | changes
         export_folder(self.model, self.tokenizer, self.catalogue, self.templates, folder, **arguments)
         return folder
 
@@ -65,6 +70,16 @@ def small_catalogue():
     codes[7] = codes[3]  # two items of one SID
     sids = tuple((f"<a_{a}>", f"<b_{b}>", f"<c_{c}>") for a, b, c in codes)
     return Catalogue(tuple(Item(f"B{index:03d}", f"Thing {index}") for index in range(30)), sids)
+
+
+def words_of(catalogue):
+    """What a teacher said of every token, and of the first two levels of item 0 together."""
+    of_tokens = [
+        TokenDescription(token, f"Things of kind {token.strip('<>')}.", (f"kind {token.strip('<>')}", "thing"))
+        for token in catalogue.tokens
+    ]
+    (first, second, _) = catalogue.sids[0]
+    return [*of_tokens, TokenDescription(second, "Things of two kinds.", ("both",), prefix=(first,))]
 
 
 @pytest.fixture(scope="session")

@@ -129,5 +129,8 @@ class FakeRecommender:
 
 def recommendation(item, place):
     scores = [-0.1 * (place + 1), -0.7, -1.3]
-    path = tuple(PathStep(token, score) for token, score in zip(item.sid, scores, strict=True))
+    path = tuple(
+        PathStep(token, score, (f"kind {token.strip('<>')}", "thing"), f"Things of kind {token.strip('<>')}.")
+        for token, score in zip(item.sid, scores, strict=True)
+    )
     return Recommendation(item.id, item.title, sum(scores), "".join(item.sid), path)

@@ -96,7 +96,10 @@ def test_a_recommendation_is_that_of_the_recommender_with_paths_and_times(client
     assert [item["id"] for item in body["items"]] == [item.item_id for item in wanted.items]
     first, best = body["items"][0], wanted.items[0]
     assert (first["title"], first["score"], first["sid"]) == (best.title, best.score, best.sid)
-    assert first["path"] == [{"token": step.token, "score": step.score} for step in best.path]
+    assert first["path"] == [
+        {"token": step.token, "score": step.score, "keywords": list(step.keywords), "description": step.description}
+        for step in best.path
+    ]
     assert body["exact"] is True and body["batch_size"] == 1
     assert 0 <= body["timing_ms"]["queue"] <= body["timing_ms"]["total"] < 10_000
     assert 0 <= body["timing_ms"]["compute"] <= body["timing_ms"]["total"]

@@ -20,6 +20,7 @@ FILES = (
     "prompts.json",
     "sid_catalogue.json",
     "sid_trie.npz",
+    "sid_words.json",
     "tokenizer.json",
     "tokenizer_config.json",
 )
@@ -60,6 +61,7 @@ def damage(folder, name, kind):
         path.write_text(TEXTS[kind])
 
 
+NEEDED = [name for name in FILES if name != "sid_words.json"]  # older exports have no words
 DAMAGES = ("missing", "a folder", "a link to nowhere", "a pipe", "empty", "half", "zeros", "not UTF-8")
 CASES = [(name, kind) for name in FILES for kind in (*DAMAGES, *TEXTS, *FILES) if kind != name]
 
@@ -95,8 +97,12 @@ def test_every_damage_is_seen_by_its_checksum(folder, name, kind, monkeypatch):
     refused(folder, name.replace(".", r"\."))
 
 
-@pytest.mark.parametrize(("name", "kind"), CASES)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [case for case in CASES if case not in (("sid_words.json", "missing"), ("sid_words.json", "list"))],
+)
 def test_every_damage_is_refused_by_what_reads_the_file(older, name, kind):
+    """Without words, as the exports of before, a folder is whole."""
     damage(older, name, kind)
     refused(older)
 
@@ -199,6 +205,25 @@ def test_prompts_of_the_wrong_kind_are_refused(older, change, words):
     facts = json.loads((older / "prompts.json").read_text(encoding="utf-8"))
     (older / "prompts.json").write_text(json.dumps(facts | change), encoding="utf-8")
     refused(older, rf"prompts\.json: .*{words}")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda entries: entries.append(3), "entry 25 needs the keys token"),
+        (lambda entries: entries[2].pop("keywords"), "entry 3 needs the keys token"),
+        (lambda entries: entries[2].update(token="<d_1>"), "entry 3: token '<d_1>' is carried by no item"),
+        (lambda entries: entries[2].update(token=["<a_1>"]), r"entry 3: token \['<a_1>'\]"),
+        (lambda entries: entries[2].update(keywords="mug"), "entry 3: token .* needs a list of keywords"),
+        (lambda entries: entries[2].update(description=None), "entry 3: token .* has no description"),
+        (lambda entries: entries[-1].update(path="<a_7><b_6>"), "entry 24: path '<a_7><b_6>' is no list of two tokens"),
+    ],
+)
+def test_words_of_the_wrong_kind_are_refused(older, change, words):
+    entries = json.loads((older / "sid_words.json").read_text(encoding="utf-8"))
+    change(entries)
+    (older / "sid_words.json").write_text(json.dumps(entries), encoding="utf-8")
+    refused(older, rf"sid_words\.json: {words}")
 
 
 @pytest.mark.parametrize("longest", [0, -5, "long", [64], True])

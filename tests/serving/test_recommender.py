@@ -1,12 +1,14 @@
 import copy as copy_module
 import json
 import pickle
+import re
 import shutil
 
 import numpy as np
 import pytest
 
 import tsrec_jax
+from tests.serving.conftest import words_of
 from tsrec_jax.decoding.beam_search import beam_search
 from tsrec_jax.decoding.generate import search_all
 from tsrec_jax.errors import UserError
@@ -253,6 +255,21 @@ def test_the_path_says_what_each_token_added_to_the_score(recommender):
         assert "".join(step.token for step in one.path) == one.sid
         assert sum(step.score for step in one.path) == pytest.approx(one.score, abs=1e-4)
         assert all(step.score < 0 for step in one.path)
+
+
+def test_every_token_of_a_path_comes_with_the_words_of_the_teacher(recommender, trained, tmp_path):
+    first, second, third = trained.catalogue.sids[0]
+    by_token = {words.name: (words.keywords, words.description) for words in words_of(trained.catalogue)}
+    found = recommender.recommend([["B000"]], k=30)[0]
+    of_sid = {one.sid: [(step.keywords, step.description) for step in one.path] for one in found}
+    wanted = [by_token[first], (("both",), "Things of two kinds."), by_token[third]]
+    assert of_sid["".join((first, second, third))] == wanted, "what is said of a path goes before what is of its token"
+    for sid, said in of_sid.items():
+        if not sid.startswith(first + second):
+            assert said == [by_token[token] for token in re.findall("<.*?>", sid)]
+    plain = Recommender.load(trained.export(tmp_path / "plain", words=()))
+    assert not (tmp_path / "plain" / "sid_words.json").exists()
+    assert {(step.keywords, step.description) for step in plain.recommend([["B000"]], k=1)[0][0].path} == {((), "")}
 
 
 def test_exact_answers_are_those_of_a_search_of_everything(recommender):

@@ -91,6 +91,35 @@ def parse_token_descriptions(
     return descriptions
 
 
+def described_tokens(entries: Any, tokens: Collection[str]) -> dict[str, TokenDescription]:
+    """{name of a token or path: its description} of the contents of a file that lies beside a trained model.
+
+    Of a catalogue that has changed since, some paths may begin no SID any more, and need not.
+
+    Args:
+      entries: the JSON value.
+      tokens: the SID tokens that there are.
+
+    Raises:
+      ValueError: the value is no list, or the first entry that has a fault.
+    """
+    if not isinstance(entries, list):
+        raise ValueError("it is not a list of {token, description, keywords}")
+    known = set(tokens)
+    descriptions: dict[str, TokenDescription] = {}
+    for row, entry in enumerate(entries, 1):
+        if fault := _wrong_keys(entry):
+            raise ValueError(f"entry {row} {fault}")
+        found = _path_of(entry)
+        if found is None or not known.issuperset(found):
+            raise ValueError(f"entry {row}: {_unknown(entry)}")
+        if fault := _fault(found, entry["description"], entry["keywords"]):
+            raise ValueError(f"entry {row}: {fault}")
+        words = TokenDescription(found[-1], entry["description"], tuple(entry["keywords"]), found[:-1])
+        descriptions[words.name] = words
+    return descriptions
+
+
 def has_paths(path: pathlib.Path) -> bool:
     """Whether a file describes paths; of one that cannot be read, False."""
     try:

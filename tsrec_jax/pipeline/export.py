@@ -62,6 +62,7 @@ def _export_model(job: Job, shown: Sequence[str]) -> None:
         normaliser=settings.objective,
         card_facts=_card_facts(job),
         history=shown,
+        words=job.dataset.token_descriptions.values(),
         dtype=settings.export.dtype,
         fusion=fusion,
         dense=dense,

@@ -26,10 +26,18 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class PathStep:
-    """One token of a SID and its log-probability (nats) after the prompt and the tokens before it."""
+    """One token of a SID.
+
+    Attributes:
+      token: as the model writes it.
+      score: its log-probability in nats, after the prompt and the tokens before it.
+      keywords, description: what the teacher said of the items with this token there; empty where nothing is known.
+    """
 
     token: str
     score: float
+    keywords: tuple[str, ...] = ()
+    description: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

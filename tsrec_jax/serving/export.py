@@ -6,13 +6,14 @@ import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from tsrec_jax.data.catalogue import Catalogue
+from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 from tsrec_jax.data.prompts import Templates
+from tsrec_jax.data.token_descriptions import write_token_descriptions
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import new_folder, write_json, write_npz, write_text
@@ -29,6 +30,7 @@ from tsrec_jax.serving.export_files import (
     FUSION_FILE,
     PROMPTS_FILE,
     TRIE_FILE,
+    WORDS_FILE,
     first_sid_id,
     read_catalogue,
     verified,
@@ -48,6 +50,7 @@ def export_folder(
     normaliser: str,
     card_facts: Mapping[str, Any],
     history: Sequence[str] = (),
+    words: Iterable[TokenDescription] = (),
     dtype: str = "float32",
     fusion: Fusion | None = None,
     dense: DenseScorer | None = None,
@@ -65,6 +68,7 @@ def export_folder(
       folder: where to.
       card_facts: named facts for the model card.
       history: item ids, oldest first, of one user, whom the card's examples recommend to; empty: the first item's.
+      words: what is said of the SID tokens, or of paths of them.
       dtype: type of the stored weights.
       fusion: what the search adds to the model's scores.
       dense: the model's dense head, where the fusion has it as a part.
@@ -85,6 +89,8 @@ def export_folder(
         prompts = {"templates": templates.to_mapping(), "max_length": max_length, "normaliser": normaliser}
         write_json(scratch / PROMPTS_FILE, prompts, indent=1)
         Trie.of_catalogue(catalogue, len(tokenizer) - len(catalogue.tokens)).save(scratch / TRIE_FILE)
+        if described := list(words):
+            write_token_descriptions(scratch / WORDS_FILE, described)
         tokenizer_class = json.loads((scratch / "tokenizer_config.json").read_text(encoding="utf-8"))["tokenizer_class"]
         card = model_card(
             catalogue,

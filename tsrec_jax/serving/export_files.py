@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.data.prompts import PromptBuilder, Templates
+from tsrec_jax.data.token_descriptions import described_tokens
 from tsrec_jax.decoding.beam_search import SearchSettings
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
@@ -21,10 +22,12 @@ from tsrec_jax.files import write_json
 from tsrec_jax.fusion.fusion import Fusion
 from tsrec_jax.models.config import read_json
 from tsrec_jax.models.dense_head import DenseScorer
+from tsrec_jax.serving.words import SidWords
 
 CATALOGUE_FILE = "sid_catalogue.json"
 PROMPTS_FILE = "prompts.json"
 TRIE_FILE = "sid_trie.npz"
+WORDS_FILE = "sid_words.json"  # only where the SID tokens are described
 FUSION_FILE = "fusion.npz"  # only of an export with a fusion
 DENSE_FILE = "dense_head.npz"  # only where the dense head takes part in it
 CHECKSUMS_FILE = "checksums.json"
@@ -119,6 +122,21 @@ def read_catalogue(folder: pathlib.Path) -> Catalogue:
     path = folder / CATALOGUE_FILE
     try:
         return Catalogue.from_json(read_json(path, AGAIN))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; {AGAIN}") from None
+
+
+def read_words(folder: pathlib.Path, catalogue: Catalogue) -> SidWords:
+    """What the SID tokens mean; nothing where the export does not say.
+
+    Raises:
+      UserError: the file is broken, or describes other tokens.
+    """
+    path = folder / WORDS_FILE
+    if not path.exists() and not path.is_symlink():
+        return SidWords()
+    try:
+        return SidWords(described_tokens(read_json(path, AGAIN), catalogue.tokens))
     except ValueError as error:
         raise UserError(f"{path}: {error}; {AGAIN}") from None
 

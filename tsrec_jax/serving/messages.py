@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from tsrec_jax.serving.answers import PathStep
 from tsrec_jax.serving.batcher import Answered
 
 MAX_HISTORY = 50
@@ -98,7 +99,7 @@ def answer_json(found: Answered, total_seconds: float) -> dict[str, Any]:
                 "title": item.title,
                 "score": item.score,
                 "sid": item.sid,
-                "path": [{"token": step.token, "score": step.score} for step in item.path],
+                "path": [_step_json(step) for step in item.path],
             }
             for item in found.answer.items
         ],
@@ -111,6 +112,12 @@ def answer_json(found: Answered, total_seconds: float) -> dict[str, Any]:
         },
         "batch_size": found.batch_size,
     }
+
+
+def _step_json(step: PathStep) -> dict[str, Any]:
+    """A token of a path; with what it means, where that is known."""
+    said = {"keywords": step.keywords, "description": step.description} if step.keywords else {}
+    return {"token": step.token, "score": step.score, **said}
 
 
 def item_json(item: Any) -> dict[str, Any]:

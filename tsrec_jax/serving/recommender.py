@@ -29,10 +29,12 @@ from tsrec_jax.serving.export_files import (
     read_fusion,
     read_prompts,
     read_trie,
+    read_words,
     verified,
 )
 from tsrec_jax.serving.live_catalogue import LiveCatalogue
 from tsrec_jax.serving.live_fusion import LiveFusion
+from tsrec_jax.serving.words import SidWords
 
 MAX_BATCH = 8
 BEAMS = 20
@@ -50,6 +52,7 @@ class Recommender:
       beams: width of a search unless a call says otherwise.
       normaliser: what scores are normalised over, as in `SearchSettings`.
       fusion: what is added to the model's scores; None: nothing.
+      words: what the SID tokens mean.
     """
 
     def __init__(
@@ -61,9 +64,11 @@ class Recommender:
         beams: int,
         max_batch: int,
         normaliser: str,
+        words: SidWords,
         fusion: LiveFusion | None = None,
     ):
         self._accept(catalogue, beams, max_batch)
+        self.words = words
         self.model, self.builder, self.normaliser, self.fusion = model, builder, normaliser, fusion
         self._prefix = builder.prefix("next_sid")
         first, size = int(catalogue.trie.token_ids[0][0]), catalogue.trie.level_sizes[0]
@@ -118,6 +123,7 @@ class Recommender:
             tokenizer = load_tokenizer(folder)
             trie = read_trie(folder, catalogue, first_sid_id(folder, tokenizer, catalogue))
             builder = prompt_builder(folder, tokenizer, catalogue, templates, max_length)
+            words = read_words(folder, catalogue)
             model = InferenceModel.of(load_hf(folder, dtype=dtype, remat=False))
         if model.config.vocab_rows != len(tokenizer):
             raise UserError(
@@ -126,7 +132,16 @@ class Recommender:
             )
         live = LiveCatalogue(catalogue, trie)
         fused = None if fusion is None else LiveFusion(fusion, scorer, catalogue, live)
-        return cls(model, live, builder, beams=beams, max_batch=max_batch, normaliser=normaliser, fusion=fused)
+        return cls(
+            model,
+            live,
+            builder,
+            beams=beams,
+            max_batch=max_batch,
+            normaliser=normaliser,
+            words=words,
+            fusion=fused,
+        )
 
     def recommend(
         self,
@@ -306,7 +321,10 @@ class Recommender:
             used += 1
             tokens = [self.catalogue.level_tokens[level][code] for level, code in enumerate(codes)]
             steps = (after - before for before, after in zip((0.0, *totals), totals, strict=False))
-            path = tuple(PathStep(token, step) for token, step in zip(tokens, steps, strict=bool(totals)))
+            path = tuple(
+                PathStep(token, step) if said is None else PathStep(token, step, said.keywords, said.description)
+                for token, step, said in zip(tokens, steps, self.words.of_sid(tokens), strict=bool(totals))
+            )
             items += [
                 Recommendation(item.id, item.title, score, "".join(tokens), path)
                 for item in self.catalogue.members(codes)
@@ -321,7 +339,7 @@ class FusionRecommender(Recommender):
 
     def __init__(self, catalogue: LiveCatalogue, fusion: LiveFusion, *, beams: int, max_batch: int):
         self._accept(catalogue, beams, max_batch)
-        self._ranked = fusion
+        self.words, self._ranked = SidWords(), fusion
 
     def warm_up(self, report: Callable[[str], None], *, max_history: int) -> None:
         """Nothing is compiled."""
