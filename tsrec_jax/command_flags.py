@@ -56,7 +56,12 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string("export", None, "serve: an exported folder, instead of a workdir's", flag_values=values)
     flags.DEFINE_integer("beams", None, "serve: width of the search", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("max_batch", None, "serve: requests computed together", lower_bound=1, flag_values=values)
-    defines: dict[type, Any] = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    defines: dict[type, Any] = {
+        str: flags.DEFINE_string,
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        bool: flags.DEFINE_boolean,
+    }
     for field in dataclasses.fields(ServerSettings):
         defines[type(field.default)](field.name, field.default, f"serve: {field.metadata['doc']}", flag_values=values)
     return values

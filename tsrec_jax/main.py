@@ -54,7 +54,8 @@ verbs
   recommend  --history=ID,ID,... [--k=10]: items for one history, from the exported folder; ids with a comma, or with
              blanks at their ends: --item=ID for each of them instead
   serve      an HTTP service and a web page on the exported folder, or on --export=FOLDER without a workdir
-             [--host=127.0.0.1 --port=8000 --beams --max_batch --queue --batch_wait_ms --deadline_ms --keep_alive]
+             [--host=127.0.0.1 --port=8000 --beams --max_batch --queue --batch_wait_ms --deadline_ms --keep_alive
+             --log=text|json --access_log]
 
 several processes as one run, over all their devices (run, pretrain, train, rl, evaluate, export), on a shared workdir:
   --multi_host               where JAX finds the others itself (TPU pods, Slurm, Open MPI)

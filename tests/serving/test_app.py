@@ -1,5 +1,3 @@
-import concurrent.futures
-import gc
 import json
 import logging
 import time
@@ -9,83 +7,10 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra [serve]")
 pytest.importorskip("prometheus_client", reason="needs the extra [serve]")
 
-from starlette.testclient import TestClient
-
-from tests.serving.fakes import EVIL, FakeRecommender
+from tests.serving.clients import ADMIN, NEW, TOKEN, hold, metric, refused
+from tests.serving.fakes import EVIL
 from tsrec_jax.serving import messages
-from tsrec_jax.serving.app import make_app
 from tsrec_jax.serving.recommender import Request
-from tsrec_jax.serving.service import Service
-
-TOKEN = "a-tökén of the test"
-ADMIN = {"Authorization": b"Bearer " + TOKEN.encode()}
-NEW = {"title": "A new thing", "sid": ["<a_1>", "<b_2>", "<c_3>"]}
-
-
-def until(condition, seconds=10.0):
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "it did not happen in time"
-        time.sleep(0.005)
-
-
-@pytest.fixture
-def recommender():
-    return FakeRecommender()
-
-
-@pytest.fixture
-def make_client(recommender):
-    """make_client(**settings): a client of a service that is ready; the service is drained at the end."""
-    made = []
-
-    def make(ready=True, max_queue=50, max_wait=0.005, **settings):
-        service = Service(recommender, max_queue=max_queue, max_wait=max_wait)
-        client = TestClient(make_app(service, **({"admin_token": TOKEN} | settings)), raise_server_exceptions=False)
-        client.__enter__()
-        client.service = service
-        made.append(client)
-        if ready:
-            service.start()
-            until(lambda: not service.not_ready)
-        return client
-
-    yield make
-    recommender.gate.set()
-    for client in made:
-        client.service.drain()
-        until(lambda client=client: client.service.drained)
-        client.__exit__(None, None, None)
-
-
-@pytest.fixture
-def client(make_client):
-    return make_client()
-
-
-@pytest.fixture
-def crowd():
-    """A pool for requests that are under way at the same time."""
-    with concurrent.futures.ThreadPoolExecutor(32) as pool:
-        yield pool
-
-
-def metric(client, line):
-    """The value of one line of /metrics; 0 where it is not there yet."""
-    found = [row.rsplit(" ", 1)[1] for row in client.get("/metrics").text.splitlines() if row.startswith(line + " ")]
-    return float(found[0]) if found else 0.0
-
-
-def refused(response, status, *words):
-    """Checks an error: its status, and JSON with nothing but one line of reason, which holds the words."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/json"
-    assert list(response.json()) == ["error"]
-    reason = response.json()["error"]
-    assert "Traceback" not in reason and "\n" not in reason and ".py" not in reason
-    for word in words:
-        assert word in reason
-    return reason
 
 
 def test_a_recommendation_is_that_of_the_recommender_with_paths_and_times(client, recommender):
@@ -241,17 +166,6 @@ def test_concurrent_requests_share_batches_and_get_their_own_answers(client, rec
     assert metric(client, "tsrec_queue_seconds_count") == 60
 
 
-def hold(client, crowd, recommender, waiting):
-    """One request being computed behind the closed gate and so many more in the queue; their futures."""
-    recommender.gate.clear()
-    futures = [crowd.submit(client.post, "/recommend", json={"history": ["B000"]})]
-    assert recommender.computing.wait(10)
-    for number in range(waiting):
-        futures.append(crowd.submit(client.post, "/recommend", json={"history": [f"B{number + 1:03d}"]}))
-        until(lambda number=number: client.service.batcher.depth == number + 1)
-    return futures
-
-
 def test_a_full_queue_is_429_with_retry_after_and_the_accepted_are_answered(make_client, recommender, crowd):
     client = make_client(max_queue=2)
     accepted = hold(client, crowd, recommender, 2)
@@ -301,80 +215,6 @@ def test_an_error_of_our_own_is_500_without_a_traceback_and_still_counted(client
     refused(response, 500, "error of the server")
     assert "content-security-policy" in response.headers
     assert metric(client, 'tsrec_requests_total{method="GET",route="/items",status="500"}') == 1
-
-
-def test_health_is_503_with_the_reason_until_the_warm_up_is_over(make_client, recommender):
-    client = make_client(ready=False)
-    assert client.get("/health").status_code == 503
-    recommender.gate.clear()
-    client.service.start()
-    until(lambda: "program 1 of 2" in client.get("/health").text)
-    assert refused(client.get("/health"), 503) == "warm-up: program 1 of 2"
-    response = client.post("/recommend", json={"history": ["B001"]})
-    refused(response, 503, "warm-up")
-    assert int(response.headers["retry-after"]) > 0
-    assert metric(client, "tsrec_ready") == 0
-    recommender.gate.set()
-    until(lambda: client.get("/health").status_code == 200)
-    assert client.get("/health").json() == {"status": "ok", "items": 31, "levels": 3, "max_k": 50}
-    assert client.post("/recommend", json={"history": ["B001"]}).status_code == 200
-    assert metric(client, "tsrec_ready") == 1
-    assert metric(client, 'tsrec_refused_total{reason="not_ready"}') == 1
-
-
-def test_a_warm_up_that_fails_never_becomes_healthy(make_client, recommender, monkeypatch, caplog):
-    client = make_client(ready=False)
-    monkeypatch.setattr(recommender, "warm_up", lambda report, **options: 1 / 0)
-    with caplog.at_level(logging.ERROR):
-        client.service.start()
-        until(lambda: client.service.failure)
-    assert "ZeroDivisionError" not in refused(client.get("/health"), 503, "warm-up failed")
-    assert "ZeroDivisionError" in caplog.text
-
-
-def test_a_service_whose_thread_has_died_says_so(make_client, recommender, monkeypatch):
-    client = make_client()
-    monkeypatch.setattr(client.service.batcher, "_on_batch", lambda size, seconds: 1 / 0)
-    refused(client.post("/recommend", json={"history": ["B001"]}), 500, "thread", "log")
-    until(lambda: client.service.failure)
-    refused(client.get("/health"), 503, "thread", "log")
-    refused(client.post("/recommend", json={"history": ["B001"]}), 503, "thread")
-
-
-def test_draining_refuses_new_requests_and_answers_the_accepted(make_client, recommender, crowd):
-    client = make_client()
-    accepted = hold(client, crowd, recommender, 6)
-    client.service.drain()
-    refused(client.post("/recommend", json={"history": ["B001"]}), 503, "shutting down")
-    refused(client.get("/health"), 503, "shutting down")
-    assert not client.service.drained
-    recommender.gate.set()
-    answers = [future.result(10) for future in accepted]
-    assert [answer.status_code for answer in answers] == [200] * 7
-    until(lambda: client.service.drained)
-    assert metric(client, 'tsrec_refused_total{reason="draining"}') == 1
-
-
-def test_what_is_there_after_the_warm_up_is_kept_from_the_garbage_collector(make_client):
-    gc.unfreeze()
-    make_client()
-    try:
-        assert gc.get_freeze_count() > 10_000
-    finally:
-        gc.unfreeze()
-
-
-def test_a_warm_up_is_given_up_when_the_shutdown_begins(make_client, recommender):
-    recommender.warm_up_steps = 1000
-    client = make_client(ready=False)
-    recommender.gate.clear()
-    client.service.start()
-    until(lambda: "program 1 " in client.service.not_ready)
-    client.service.drain()
-    recommender.gate.set()
-    until(lambda: client.service.drained)
-    assert client.service.not_ready == "the server is shutting down"
-    assert recommender.warmed == 1
 
 
 def test_items_are_put_found_recommended_blocked_and_removed(client, recommender):
@@ -474,36 +314,6 @@ def test_items_are_found_up_to_the_limit(client):
     assert [item["id"] for item in body["items"]] == ["B001", "B010", "B011"]
     (evil,) = client.get("/items", params={"q": "EVIL"}).json()["items"]
     assert evil["title"] == EVIL
-
-
-def test_metrics_are_prometheus_text_that_counts_by_route_and_status(client):
-    from prometheus_client.parser import text_string_to_metric_families
-
-    client.post("/recommend", json={"history": ["B001"]})
-    client.post("/recommend", json={"history": ["none"]})
-    client.put("/items/NEW", json=NEW, headers=ADMIN)
-    client.delete("/items/B001")
-    client.get("/some/where"), client.get("/else/where")
-    client.get("/"), client.get("/page.js"), client.head("/page.js")
-    client.request("BREW", "/coffee")
-    response = client.get("/metrics")
-    assert response.headers["content-type"].startswith("text/plain; version=")
-    families = {family.name: family for family in text_string_to_metric_families(response.text)}
-    counted = {tuple(s.labels.values()): s.value for s in families["tsrec_requests"].samples if "created" not in s.name}
-    assert counted == {
-        ("POST", "/recommend", "200"): 1,
-        ("POST", "/recommend", "422"): 1,
-        ("PUT", "/items/{item_id:path}", "201"): 1,
-        ("DELETE", "/items/{item_id:path}", "401"): 1,
-        ("GET", "none", "404"): 2,
-        ("GET", "/", "200"): 1,
-        ("GET", "/page.js", "200"): 1,
-        ("HEAD", "/page.js", "200"): 1,
-        ("other", "none", "404"): 1,
-    }
-    reasons = {sample.labels["reason"] for sample in families["tsrec_refused"].samples}
-    assert reasons == {"queue_full", "expired", "not_ready", "draining", "failed", "client_gone"}
-    assert {"tsrec_request_seconds", "tsrec_queue_depth", "tsrec_batch_size", "tsrec_items"} < set(families)
 
 
 def test_every_answer_forbids_foreign_scripts_and_guessed_types(client):

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.serving.answers import Answer, Request
+from tsrec_jax.serving.logs import REQUEST_ID
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,11 +70,12 @@ class Answered:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ticket:
-    """A request's place in the queue; times are of `time.monotonic`."""
+    """A request's place in the queue; times are of `time.monotonic`, `name` is the request's in the log."""
 
     request: Request
     queued_at: float
     expires_at: float
+    name: str
     future: Future[Answered] = dataclasses.field(default_factory=Future)
 
 
@@ -141,7 +143,7 @@ class Batcher:
         """
         with self._changed:
             self._check_room()
-            ticket = Ticket(request, time.monotonic(), expires_at)
+            ticket = Ticket(request, time.monotonic(), expires_at, REQUEST_ID.get())
             self._queue.append(ticket)
             self._changed.notify()
         return ticket
@@ -252,7 +254,8 @@ class Batcher:
         if isinstance(error, UserError):
             batch[0].future.set_exception(error)
             return
-        _LOG.error("a batch of %d requests failed", len(batch), exc_info=error)
+        names = [ticket.name for ticket in batch]
+        _LOG.error("a batch of %d requests failed", len(batch), exc_info=error, extra={"facts": {"requests": names}})
         for ticket in batch:
             ticket.future.set_exception(
                 BatchFailed("the recommender failed on this request; the server's log says why")

@@ -1,13 +1,17 @@
-"""What every HTTP request passes first and last: size and time limits of its body, response headers, counting."""
+"""What every HTTP request passes first and last: its id, limits of its body, response headers, counting, the log."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import re
 import time
+import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from tsrec_jax.serving.logs import ACCESS, REQUEST_ID
 from tsrec_jax.serving.metrics import Metrics
 
 Scope = MutableMapping[str, Any]
@@ -20,6 +24,8 @@ BODY_SECONDS = 10.0
 _PATIENCE = 8  # how many times the limit is read of a body that is refused
 ARRIVED = "tsrec.arrived"  # in the scope: time.monotonic() of the request's arrival
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
+_ID = re.compile(rb"[!-~]{1,128}")  # a request id that is taken over from the client: it goes into headers and the log
+_LOG = logging.getLogger(ACCESS)
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -62,13 +68,20 @@ class Guard:
             await self._app(scope, receive, send)
             return
         scope[ARRIVED] = arrived = time.monotonic()
+        method, request_id = scope["method"], _request_id(scope)
+        REQUEST_ID.set(request_id.decode())
+        if method == "HEAD":
+            scope = {**scope, "method": "GET"}  # the same answer; its body is left out below
         status = 0
 
         async def send_with_headers(message: MutableMapping[str, Any]) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
+                headers = [*message.get("headers", []), *_HEADERS, (b"x-request-id", request_id)]
+                message = {**message, "headers": headers}
+            elif method == "HEAD":
+                message = {**message, "body": b""}
             await send(message)
 
         try:
@@ -82,8 +95,9 @@ class Guard:
             await _send_error(send_with_headers, refused)
         finally:
             if status:
-                method = scope["method"] if scope["method"] in _METHODS else "other"
-                self._metrics.request(_route(scope), method, status, time.monotonic() - arrived)
+                seconds = time.monotonic() - arrived
+                self._metrics.request(_route(scope), method if method in _METHODS else "other", status, seconds)
+                _log(scope, method, status, seconds)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
         """The request's body; None: the client left before it was complete.
@@ -111,6 +125,20 @@ class Guard:
         if too_large:
             raise _Refused(413, f"the body is larger than {self._max_body} bytes")
         return bytes(body)
+
+
+def _request_id(scope: Scope) -> bytes:
+    """What the client calls the request (`X-Request-ID`), or a name of our own."""
+    given = dict(scope["headers"]).get(b"x-request-id", b"")
+    return given if _ID.fullmatch(given) else uuid.uuid4().hex.encode()
+
+
+def _log(scope: Scope, method: str, status: int, seconds: float) -> None:
+    """A line of the access log; the path is as it was sent, so that no letter of it can break the line."""
+    client, path = (scope.get("client") or ("-",))[0], scope.get("raw_path", b"").decode("ascii", "backslashreplace")
+    milliseconds = round(1000 * seconds, 1)
+    facts = {"client": client, "method": method, "path": path, "status": status, "ms": milliseconds}
+    _LOG.info("%s %s %s %d %.1f ms", client, method, path, status, milliseconds, extra={"facts": facts})
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

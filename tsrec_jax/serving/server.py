@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import pathlib
 import signal
 import socket
-import sys
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.serving.app import make_app
+from tsrec_jax.serving.logs import logging_to_stderr
 from tsrec_jax.serving.messages import MAX_DEADLINE_MS
 from tsrec_jax.serving.service import Service
 from tsrec_jax.serving.settings import ServerSettings
@@ -103,7 +102,7 @@ def run(recommender: Recommender, settings: ServerSettings, listener: socket.soc
     server = _Server(config, service)
     # uvicorn has handlers of its own for all but SIGHUP. It raises a signal again after its shutdown; by then it has
     # been obeyed.
-    with _logging(), on_signals(lambda number, frame: server.stop()):
+    with logging_to_stderr(settings.log, access=settings.access_log), on_signals(lambda number, frame: server.stop()):
         server.run([listener])
     if service.failure:
         raise RuntimeError(service.failure)
@@ -178,24 +177,6 @@ class JsonH11Protocol(H11Protocol):
 def _shown(listener: socket.socket) -> str:
     host, port, *_ = listener.getsockname()
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-@contextlib.contextmanager
-def _logging() -> Iterator[None]:
-    """The service's own lines and uvicorn's, with times, on the standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    loggers = [logging.getLogger(name) for name in ("tsrec_jax", "uvicorn")]
-    for logger in loggers:
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False  # absl, which Orbax imports, gives the root logger a handler: each line twice
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
-            logger.propagate = True
 
 
 def bind(host: str, port: int) -> socket.socket:

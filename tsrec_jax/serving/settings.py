@@ -35,6 +35,8 @@ class ServerSettings(Section):
     )
     deadline_ms: int = setting(10_000, "deadline of a request that states none, in milliseconds", least=1, most=60_000)
     keep_alive: int = setting(75, "seconds that an idle connection is kept open", least=1, most=86_400)
+    log: Literal["text", "json"] = setting("text", "form of the log's lines")
+    access_log: bool = setting(True, "a line for each finished request")
 
     @classmethod
     def config_key(cls, field: str) -> str:

@@ -1,0 +1,43 @@
+"""The routes that probes and monitors ask."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+
+from tsrec_jax.serving.http_errors import error_response
+from tsrec_jax.serving.metrics import CONTENT_TYPE
+from tsrec_jax.serving.service import Service
+
+
+def watch_routes(service: Service) -> APIRouter:
+    """Liveness, readiness, health and metrics."""
+    routes = APIRouter(tags=["watching"])
+
+    @routes.get("/livez")
+    async def alive() -> Response:
+        """200 unless the process has failed for good and should be restarted; also while it warms up and drains."""
+        return error_response(503, service.failure) if service.failure else JSONResponse({"status": "alive"})
+
+    @routes.get("/readyz")
+    async def ready() -> Response:
+        """200 while new requests should be sent here; 503 with the reason while warming up and shutting down."""
+        if reason := service.not_ready:
+            return error_response(503, reason)
+        return JSONResponse({"status": "ready"})
+
+    @routes.get("/health")
+    async def health() -> Response:
+        """As /readyz, with what is served."""
+        if reason := service.not_ready:
+            return error_response(503, reason)
+        catalogue = service.recommender.catalogue
+        facts = {"items": catalogue.num_items, "levels": catalogue.num_levels, "max_k": service.max_k}
+        return JSONResponse({"status": "ok", **facts})
+
+    @routes.get("/metrics")
+    def metrics() -> Response:
+        """Counters and histograms in Prometheus' text format."""
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+
+    return routes
