@@ -58,10 +58,24 @@ def test_ids_may_be_numbers_and_descriptions_lists_written_as_text(folder):
 
 
 def test_texts_that_are_null_are_empty(folder):
-    nothing = {"brand": None, "description": None, "categories": [None, "Tools"]}
+    nothing = {"brand": None, "description": None, "categories": [None, "Tools"], "image": None}
     edit_json(folder / "Shop.item.json", lambda items: items["p1"].update(nothing))
     item = read_dataset(folder).catalogue.items[0]
     assert (item.brand, item.description, item.categories) == ("", "", "Tools")
+
+
+def test_an_image_is_an_address_that_no_model_reads(folder, tmp_path, splits, token_descriptions):
+    address = "https://shop.example/1.jpg?size=2"
+    edit_json(folder / "Shop.item.json", lambda items: items["p1"].update(image=address))
+    found = read_dataset(folder)
+    item = found.catalogue.items[0]
+    assert item.image == address and address not in item.read_by_models.values()
+    write_dataset("Shop", found.catalogue, splits, token_descriptions.values(), tmp_path / "again")
+    assert read_dataset(tmp_path / "again").catalogue == found.catalogue
+    for bad in ("javascript:alert(1)", "1.jpg", "https://x/ y", ["https://x/1.jpg"]):
+        edit_json(folder / "Shop.item.json", lambda items, bad=bad: items["p1"].update(image=bad))
+        with pytest.raises(UserError, match=r"item 'p1': its image .* is no address"):
+            read_dataset(folder)
 
 
 def test_a_folder_is_never_overwritten(folder, catalogue, splits):

@@ -72,7 +72,11 @@ def small_catalogue():
     codes = rng.integers(1, 9, (30, 3)).tolist()
     codes[7] = codes[3]  # two items of one SID
     sids = tuple((f"<a_{a}>", f"<b_{b}>", f"<c_{c}>") for a, b, c in codes)
-    return Catalogue(tuple(Item(f"B{index:03d}", f"Thing {index}") for index in range(30)), sids)
+    items = [Item(f"B{index:03d}", f"Thing {index}") for index in range(30)]
+    items[5] = dataclasses.replace(
+        items[5], brand="Acme", categories="Tools, Drills", image="https://shop.example/5.jpg"
+    )
+    return Catalogue(tuple(items), sids)
 
 
 def words_of(catalogue):

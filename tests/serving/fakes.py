@@ -5,6 +5,7 @@ import difflib
 import threading
 import time
 
+from tsrec_jax.data.catalogue import shown_facts
 from tsrec_jax.errors import UserError
 from tsrec_jax.serving.recommender import Answer, PathStep, Recommendation
 
@@ -18,6 +19,9 @@ class FakeItem:
     title: str
     sid: tuple[str, ...]
     blocked: bool = False
+    brand: str = ""
+    categories: str = ""
+    image: str = ""
 
 
 class FakeCatalogue:
@@ -47,11 +51,11 @@ class FakeCatalogue:
             item for item in self._items.values() if all(word in f"{item.title} {item.id}".lower() for word in words)
         ][:limit]
 
-    def put(self, item_id, title, sid, blocked=False):
+    def put(self, item_id, title, sid, blocked=False, **facts):
         if len(sid) != self.num_levels:
             raise UserError(f"a SID has {self.num_levels} tokens")
         new = item_id not in self._items
-        self._items[item_id] = FakeItem(item_id, title, tuple(sid), blocked)
+        self._items[item_id] = FakeItem(item_id, title, tuple(sid), blocked, **facts)
         return new
 
     def remove(self, item_id):
@@ -133,4 +137,4 @@ def recommendation(item, place):
         PathStep(token, score, (f"kind {token.strip('<>')}", "thing"), f"Things of kind {token.strip('<>')}.")
         for token, score in zip(item.sid, scores, strict=True)
     )
-    return Recommendation(item.id, item.title, sum(scores), "".join(item.sid), path)
+    return Recommendation(item.id, item.title, sum(scores), "".join(item.sid), path, **shown_facts(item))

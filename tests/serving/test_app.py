@@ -232,6 +232,14 @@ def test_items_are_put_found_recommended_blocked_and_removed(client, recommender
     assert client.get("/items", params={"q": "A new thing"}).json()["items"] == []
 
 
+def test_an_item_may_have_brand_categories_and_an_image(client):
+    facts = {"brand": "Acme", "categories": "Tools", "image": "https://shop.example/new.jpg"}
+    assert client.put("/items/NEW", json=NEW | facts, headers=ADMIN).status_code == 201
+    assert client.get("/items/NEW").json() == {"id": "NEW", **NEW, "blocked": False, **facts}
+    (found,) = client.post("/recommend", json={"history": ["B001"], "allow": ["NEW"]}).json()["items"]
+    assert {fact: found[fact] for fact in facts} == facts
+
+
 def test_an_item_is_shown_by_its_id(client):
     found = client.get("/items/B001")
     assert (found.status_code, found.json()["id"], found.json()["title"]) == (200, "B001", "Thing 1")
@@ -262,6 +270,8 @@ def test_an_id_may_hold_slashes_and_any_letters(client, recommender):
         ("X", NEW | {"sid": "a_1 b_2"}, ["sid", "<a_1><b_2><c_3>"]),
         ("X", NEW | {"sid": ["<a_1>"]}, ["3 tokens"]),
         ("X", NEW | {"blocked": 1}, ["blocked"]),
+        ("X", NEW | {"brand": "two\nlines"}, ["brand: must be one line"]),
+        ("X", NEW | {"image": "javascript:alert(1)"}, ["image: must be an address"]),
         ("X", NEW | {"price": 1}, ["price: no such key"]),
         ("x" * 300, NEW, ["256"]),
         ("", NEW, ["256"]),

@@ -272,6 +272,14 @@ def test_every_token_of_a_path_comes_with_the_words_of_the_teacher(recommender, 
     assert {(step.keywords, step.description) for step in plain.recommend([["B000"]], k=1)[0][0].path} == {((), "")}
 
 
+def test_items_come_with_brand_categories_and_image_where_the_catalogue_has_them(recommender, trained):
+    found = {one.item_id: one for one in recommender.recommend([["B000"]], k=30)[0]}
+    for item in trained.catalogue.items:
+        one = found[item.id]
+        assert (one.brand, one.categories, one.image) == (item.brand, item.categories, item.image)
+    assert found["B005"].image == "https://shop.example/5.jpg"
+
+
 def test_exact_answers_are_those_of_a_search_of_everything(recommender):
     (every,) = recommender.recommend([["B000"]], k=100)
     requests = [Request(("B000",), k=2)]

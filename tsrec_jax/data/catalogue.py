@@ -15,18 +15,29 @@ from tsrec_jax.errors import UserError
 
 NEAREST_AMONG = 1_000  # comparing an id with so many takes a few milliseconds, in which no other thread runs
 _SHOWN = 100  # characters of an id that is not known
+SHOWN_FACTS = ("brand", "categories", "image")  # of an item, beside its title, for people who look at it
+_ADDRESS = re.compile(r"https?://[^\s\"'<>\\`\x00-\x20\x7f]+", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d+)(?!.*\d)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One item as its folder describes it; `description` is plain text, absent fields are empty."""
+    """One item as its folder describes it; `description` is plain text, absent fields are empty.
+
+    `image` is the address of a picture, for people to see; no model reads it.
+    """
 
     id: str
     title: str
     description: str = ""
     brand: str = ""
     categories: str = ""
+    image: str = ""
+
+    @property
+    def read_by_models(self) -> dict[str, str]:
+        """All but the image, by name: what SIDs, words and vectors are made of."""
+        return {name: value for name, value in vars(self).items() if name != "image"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,19 +152,22 @@ class Catalogue:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """The contents of `sid_catalogue.json`: ids, titles and SIDs, and the tokens in vocabulary order."""
+        """The contents of `sid_catalogue.json`: the items without their descriptions, and the tokens by vocabulary id.
+
+        An item's brand, categories and image stand there where it has them.
+        """
         return {
             "levels": self.num_levels,
             "tokens": list(self.tokens),
             "items": [
-                {"id": item.id, "title": item.title, "sid": list(sid)}
+                {"id": item.id, "title": item.title, "sid": list(sid), **shown_facts(item)}
                 for item, sid in zip(self.items, self.sids, strict=True)
             ],
         }
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Catalogue:
-        """The catalogue that `to_json` described (without descriptions, brands and categories).
+        """The catalogue that `to_json` described.
 
         Raises:
           ValueError: the facts are of another kind, or disagree with themselves.
@@ -161,12 +175,25 @@ class Catalogue:
         _check_facts(facts)
         entries = facts["items"]
         catalogue = cls(
-            tuple(Item(entry["id"], entry["title"]) for entry in entries),
+            tuple(
+                Item(entry["id"], entry["title"], **{fact: entry[fact] for fact in SHOWN_FACTS if fact in entry})
+                for entry in entries
+            ),
             tuple(tuple(entry["sid"]) for entry in entries),
         )
         if list(catalogue.tokens) != facts["tokens"] or catalogue.num_levels != facts["levels"]:
             raise ValueError("its tokens are not those of its items")
         return catalogue
+
+
+def shown_facts(item: Any) -> dict[str, str]:
+    """Those of `SHOWN_FACTS` that an item has, by name; it may be an item of a served catalogue too."""
+    return {fact: text for fact in SHOWN_FACTS if (text := getattr(item, fact))}
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is an address on the web, as that of an image has to be."""
+    return _ADDRESS.fullmatch(text) is not None
 
 
 def token_order(sids: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
@@ -195,6 +222,11 @@ def _check_facts(facts: Any) -> None:
         for key, text in (("id", item_id), ("title", title)):
             if not isinstance(text, str) or not text:
                 raise ValueError(f"item {number}: {key}={text!r} is not a text, or an empty one")
+        for key in SHOWN_FACTS:
+            if not isinstance(entry.get(key, ""), str):
+                raise ValueError(f"item {number}: {key}={entry[key]!r} is not a text")
+        if (image := entry.get("image")) and not is_address(image):
+            raise ValueError(f"item {number}: image={image!r} is not an address that begins with https:// or http://")
         if not isinstance(sid, list) or len(sid) != levels or set(map(type, sid)) != {str}:
             raise ValueError(f"item {number}: sid={sid!r} is not a list of {levels} tokens")
     if len({entry["id"] for entry in entries}) < len(entries):
@@ -203,7 +235,8 @@ def _check_facts(facts: Any) -> None:
     if len(set().union(*on_levels)) < sum(map(len, on_levels)):
         raise ValueError("a token stands on two levels")
     try:
-        "".join([text for entry in entries for text in (entry["id"], entry["title"], *entry["sid"])]).encode()
+        texts = ((entry["id"], entry["title"], *entry["sid"], *map(entry.get, SHOWN_FACTS)) for entry in entries)
+        "".join(text for row in texts for text in row if text).encode()
     except UnicodeEncodeError:
         raise ValueError("a text holds half of a pair of surrogates") from None
 

@@ -1,7 +1,7 @@
 """A dataset folder, read into typed values and checked; docs/dataset.md shows each of its files.
 
 Files of a folder for the data set NAME:
-  NAME.item.json   {id: {title, description, brand, categories}}
+  NAME.item.json   {id: {title, description, brand, categories, image}}
   NAME.index.json  {id: [token, token, token]}
   NAME.info.txt    SID<TAB>title<TAB>id
   train.csv, valid.csv, test.csv   user_id, history_item_title, item_title, history_item_id, item_id,
@@ -145,7 +145,10 @@ def write_dataset(
     """
     folder = pathlib.Path(folder)
     pairs = list(zip(catalogue.items, catalogue.sids, strict=True))
-    items = {item.id: {key: value for key, value in vars(item).items() if key != "id"} for item, _ in pairs}
+    items = {  # without an image, none is written: such a folder keeps the hash that it had before there were images
+        item.id: {key: value for key, value in vars(item).items() if key != "id" and (value or key != "image")}
+        for item, _ in pairs
+    }
     info = "".join(f"{''.join(sid)}\t{' '.join(item.title.split())}\t{item.id}\n" for item, sid in pairs)
     with new_folder(folder) as scratch:
         write_json(scratch / f"{name}.item.json", items, indent=1)

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tsrec_jax.data.catalogue import Item
+from tsrec_jax.data.catalogue import Item, is_address
 from tsrec_jax.data.faults import DatasetError, Faults, named
 from tsrec_jax.data.settings import DatasetSettings as Reading
 from tsrec_jax.data.texts import has_control, has_half, stands_for_nothing, without_control
@@ -121,11 +121,15 @@ def _item(path: pathlib.Path, item_id: str, entry: Any, faults: Faults) -> Item:
         "brand": "" if entry.get("brand") is None else str(entry["brand"]),
         "categories": _plain_text(entry.get("categories", "")),
     }
+    image = entry.get("image") or ""
+    if not isinstance(image, str) or (image and not is_address(image)):
+        faults.add(path, place, f"its image {image!r} is no address that begins with https:// or http://")
+        return Item(item_id, "")
     halves = [field for field, text in texts.items() if has_half(text)]
     if halves:
         faults.add(path, place, f"its {halves[0]} {HALF}")
         return Item(item_id, "")
-    return Item(item_id, **texts)
+    return Item(item_id, **texts, image=image)
 
 
 def _plain_text(value: Any) -> str:

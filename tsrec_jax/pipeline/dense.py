@@ -89,7 +89,7 @@ def kept_text_vectors(workdir: Workdir, catalogue: Catalogue, embeddings: str, f
     """As `text_vectors`; what is computed is kept in the workdir, so that all stages and processes have the same."""
     if embeddings:
         return text_vectors(catalogue, embeddings, features)
-    made_with = fingerprint([features, *(vars(item) for item in catalogue.items)])
+    made_with = fingerprint([features, *(item.read_by_models for item in catalogue.items)])
 
     def make() -> pathlib.Path:
         file = workdir.path / FILE

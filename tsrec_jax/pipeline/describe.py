@@ -79,5 +79,5 @@ def plan_description(settings: DescribeSettings, path: pathlib.Path, catalogue: 
 def _catalogue_hash(catalogue: Catalogue) -> str:
     digest = hashlib.sha256()
     for item, sid in zip(catalogue.items, catalogue.sids, strict=True):
-        digest.update(json.dumps([*vars(item).values(), *sid]).encode())
+        digest.update(json.dumps([*item.read_by_models.values(), *sid]).encode())
     return digest.hexdigest()

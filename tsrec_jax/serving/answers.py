@@ -48,6 +48,7 @@ class Recommendation:
       item_id, title, sid: the item's.
       score: log-probability of its SID in nats, the sum over its path; with a fusion, that and the fusion's score.
       path: the model's own log-probabilities; empty where no language model takes part.
+      brand, categories, image: the item's, for people to see; empty where the catalogue does not have them.
     """
 
     item_id: str
@@ -55,6 +56,9 @@ class Recommendation:
     score: float
     sid: str
     path: tuple[PathStep, ...]
+    brand: str = ""
+    categories: str = ""
+    image: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,7 +43,7 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
         if not 1 <= len(item_id) <= MAX_ID or not item_id.strip() or not is_plain(item_id):
             raise UserError(f"an item's id has 1 to {MAX_ID} characters, none of them a control character or broken")
         catalogue = service.recommender.catalogue
-        new = catalogue.put(item_id, body.title, body.sid, blocked=body.blocked)
+        new = catalogue.put(item_id, body.title, body.sid, blocked=body.blocked, **body.facts)
         return JSONResponse({"id": item_id, "new": new, "items": catalogue.num_items}, 201 if new else 200)
 
     @routes.delete("/items/{item_id:path}", dependencies=[Depends(may_change)])

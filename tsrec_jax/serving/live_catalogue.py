@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from tsrec_jax.data.catalogue import Catalogue, unknown_item
+from tsrec_jax.data.catalogue import Catalogue, shown_facts, unknown_item
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 
@@ -18,12 +18,18 @@ Codes = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class LiveItem:
-    """One item; a blocked one may stand in histories and is never recommended."""
+    """One item; a blocked one may stand in histories and is never recommended.
+
+    `brand`, `categories` and `image`, the address of a picture, are for people to see; absent ones are empty.
+    """
 
     id: str
     title: str
     sid: tuple[str, ...]
     blocked: bool = False
+    brand: str = ""
+    categories: str = ""
+    image: str = ""
 
 
 class LiveCatalogue:
@@ -39,7 +45,7 @@ class LiveCatalogue:
         self.level_tokens = catalogue.level_tokens
         self._code_of = [{token: code for code, token in enumerate(tokens)} for tokens in catalogue.level_tokens]
         self._items = {
-            item.id: LiveItem(item.id, item.title, sid)
+            item.id: LiveItem(item.id, item.title, sid, **shown_facts(item))
             for item, sid in zip(catalogue.items, catalogue.sids, strict=True)
         }
         self._searched = {item.id: _searched(item) for item in self._items.values()}
@@ -120,8 +126,12 @@ class LiveCatalogue:
         items = (self._items[item_id] for item_id in self._members.get(tuple(codes), ()))
         return [item for item in items if not item.blocked]
 
-    def put(self, item_id: str, title: str, sid: Sequence[str], blocked: bool = False) -> bool:
+    def put(self, item_id: str, title: str, sid: Sequence[str], blocked: bool = False, **facts: str) -> bool:
         """Adds or replaces an item; returns whether it is new. It can be recommended from the next search on.
+
+        Args:
+          item_id, title, sid, blocked: the item's.
+          facts: its `brand`, `categories` and `image`, where it has them.
 
         Raises:
           UserError: no id or title, another number of tokens than levels, or a token that the model has no row for.
@@ -144,7 +154,7 @@ class LiveCatalogue:
                 self._forget(before)
             self._titled.setdefault(title, {})[str(item_id)] = None
             self._changed.add(str(item_id))
-            self._items[str(item_id)] = item = LiveItem(str(item_id), title, sid, blocked)
+            self._items[str(item_id)] = item = LiveItem(str(item_id), title, sid, blocked, **facts)
             self._searched[item.id] = _searched(item)
             self._members.setdefault(self._codes(sid), {})[str(item_id)] = None
             self._settle(self._codes(sid))

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from tsrec_jax.data.catalogue import is_address, shown_facts
 from tsrec_jax.serving.answers import PathStep
 from tsrec_jax.serving.batcher import Answered
 
@@ -44,6 +45,12 @@ def _plain(title: str) -> str:
     return title
 
 
+def _address(text: str) -> str:
+    if text and not is_address(text):
+        raise ValueError("must be an address that begins with https:// or http://")
+    return text
+
+
 def _tokens(sid: Any) -> tuple[str, ...]:
     """The tokens of a SID that is a list of them, or one text."""
     found = _TOKEN.findall(sid) if isinstance(sid, str) and _TOKENS.fullmatch(sid) else sid
@@ -57,6 +64,7 @@ def _is_token(value: Any) -> bool:
 
 
 ItemId = Annotated[str, Field(min_length=1)]
+ShownText = Annotated[str, Field(max_length=MAX_TITLE), AfterValidator(_plain)]
 Title = Annotated[str, Field(max_length=MAX_TITLE), AfterValidator(_filled)]
 
 
@@ -88,6 +96,14 @@ class ItemBody(_Message):
     title: Annotated[Title, AfterValidator(_plain)]
     sid: Annotated[Any, AfterValidator(_tokens)]
     blocked: bool = False
+    brand: ShownText = ""
+    categories: ShownText = ""
+    image: Annotated[str, Field(max_length=MAX_TITLE), AfterValidator(_address)] = ""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What people see of the item beside its title, where it is given."""
+        return shown_facts(self)
 
 
 def answer_json(found: Answered, total_seconds: float) -> dict[str, Any]:
@@ -99,6 +115,7 @@ def answer_json(found: Answered, total_seconds: float) -> dict[str, Any]:
                 "title": item.title,
                 "score": item.score,
                 "sid": item.sid,
+                **shown_facts(item),
                 "path": [_step_json(step) for step in item.path],
             }
             for item in found.answer.items
@@ -122,7 +139,8 @@ def _step_json(step: PathStep) -> dict[str, Any]:
 
 def item_json(item: Any) -> dict[str, Any]:
     """A `LiveItem` of the catalogue."""
-    return {"id": item.id, "title": item.title, "sid": list(item.sid), "blocked": item.blocked}
+    facts = {"id": item.id, "title": item.title, "sid": list(item.sid), "blocked": item.blocked}
+    return {**facts, **shown_facts(item)}
 
 
 def validation_reason(errors: Sequence[Mapping[str, Any]]) -> str:

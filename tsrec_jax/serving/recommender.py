@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from tsrec_jax.data.catalogue import shown_facts
 from tsrec_jax.data.prompts import PromptBuilder
 from tsrec_jax.decoding.beam_search import SearchSettings
 from tsrec_jax.decoding.filters import SidFilter
@@ -326,7 +327,7 @@ class Recommender:
                 for token, step, said in zip(tokens, steps, self.words.of_sid(tokens), strict=bool(totals))
             )
             items += [
-                Recommendation(item.id, item.title, score, "".join(tokens), path)
+                Recommendation(item.id, item.title, score, "".join(tokens), path, **shown_facts(item))
                 for item in self.catalogue.members(codes)
                 if item.id not in excluded and (allowed is None or item.id in allowed)
             ]
