@@ -45,15 +45,15 @@ def test_an_item_is_found_by_its_id_and_an_unknown_one_names_its_neighbours(cata
 
 def test_an_unknown_id_is_compared_with_few_ids_only(monkeypatch):
     known = dict.fromkeys(f"B{number}" for number in range(NEAREST_AMONG))
-    assert str(unknown_item("B9999", known)).endswith(
+    assert str(unknown_item("B9999", known, len(known))).endswith(
         "is not in the catalogue of 1000 items; nearest ids: B999, B99, B998"
     )
     monkeypatch.setattr(
         difflib, "get_close_matches", lambda *arguments, **options: pytest.fail("a search over all ids")
     )
     known["another"] = None
-    assert str(unknown_item("B9999", known)) == "item 'B9999' is not in the catalogue of 1001 items"
-    long = str(unknown_item("x" * 1_000_000, known))
+    assert str(unknown_item("B9999", known, len(known))) == "item 'B9999' is not in the catalogue of 1001 items"
+    long = str(unknown_item("x" * 1_000_000, known, len(known)))
     assert long == f"item '{'x' * 100}'... is not in the catalogue of 1001 items"
 
 

@@ -148,7 +148,7 @@ class Catalogue:
         """
         found = self._index.get(str(item_id))
         if found is None:
-            raise unknown_item(item_id, self._index)
+            raise unknown_item(item_id, self._index, self.num_items)
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -241,16 +241,21 @@ def _check_facts(facts: Any) -> None:
         raise ValueError("a text holds half of a pair of surrogates") from None
 
 
-def unknown_item(item_id: str, known: Collection[str]) -> UserError:
-    """The error for an id that is not among the known ones; it names the nearest, where they are few enough to compare.
+def unknown_item(item_id: str, known: Collection[str], items: int) -> UserError:
+    """The error for an id that no item has; it names the nearest ones.
 
     A server calls this for every request with an id that has gone.
+
+    Args:
+      item_id: the id.
+      known: ids that it may stand for; more than NEAREST_AMONG are not looked at.
+      items: how many there are in all.
     """
     shown = str(item_id)[:_SHOWN]
     near = difflib.get_close_matches(shown, list(known), n=3, cutoff=0.5) if len(known) <= NEAREST_AMONG else []
     hint = f"; nearest ids: {', '.join(near)}" if near else ""
     more = "..." if len(str(item_id)) > _SHOWN else ""
-    return UserError(f"item {shown!r}{more} is not in the catalogue of {len(known)} items{hint}")
+    return UserError(f"item {shown!r}{more} is not in the catalogue of {items} items{hint}")
 
 
 def _by_number(token: str) -> tuple[int, str]:

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
+import logging
 import threading
+import time
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from tsrec_jax.data.catalogue import Catalogue, shown_facts, unknown_item
+from tsrec_jax.data.catalogue import NEAREST_AMONG, Catalogue, shown_facts, unknown_item
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
+from tsrec_jax.serving.catalogue_changes import Change, Changes, now
+from tsrec_jax.serving.catalogue_search import CatalogueSearch
 
 Codes = tuple[int, ...]
+FOLLOW_SECONDS = 0.2  # between two looks for what other processes have changed
+_COMPARED = 100  # characters of an unknown id
+_PAGE = 5_000  # changes that are taken over while searches wait
+_WITNESSES = 1_000  # items of the export whose SIDs tell a later export of other SIDs
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,28 +47,46 @@ class LiveItem:
 class LiveCatalogue:
     """Items by id, and the trie of the SIDs that have an item to recommend. Safe for several threads.
 
+    A change is made in this order: it is written to the journal, which returns once it is durable, then it is read from
+    there as if another process had made it. With a file, what others write into it is taken over every FOLLOW_SECONDS.
+
     Args:
-      catalogue: the items to start with; its tokens are those that the model has rows for.
+      catalogue: the items as exported; its tokens are those that the model has rows for.
       trie: of that catalogue; changed in place.
+      changes: what has happened to it since; None: nothing, and what will happen lives as long as this object.
+
+    Raises:
+      UserError: the changes are to another export, with other SIDs.
     """
 
-    def __init__(self, catalogue: Catalogue, trie: Trie):
+    def __init__(self, catalogue: Catalogue, trie: Trie, changes: Changes | None = None):
         self.trie = trie
         self.level_tokens = catalogue.level_tokens
+        self.changes = Changes() if changes is None else changes
         self._code_of = [{token: code for code, token in enumerate(tokens)} for tokens in catalogue.level_tokens]
         self._items = {
             item.id: LiveItem(item.id, item.title, sid, **shown_facts(item))
             for item, sid in zip(catalogue.items, catalogue.sids, strict=True)
         }
-        self._searched = {item.id: _searched(item) for item in self._items.values()}
-        self._titled: dict[str, dict[str, None]] = {}
-        for item in catalogue.items:
-            self._titled.setdefault(item.title, {})[item.id] = None
         self._members: dict[Codes, dict[str, None]] = {}  # a dict keeps the order in which items came
         for item, codes in zip(catalogue.items, catalogue.codes_IC.tolist(), strict=True):
             self._members.setdefault(tuple(codes), {})[item.id] = None
+        self._exported: dict[str, LiveItem | None] = {}  # of items that were changed: as the export has them
+        self._foreign: dict[str, str] = {}  # items that this export cannot hold, and why
+        self._witnesses = {item.id: "".join(item.sid) for item in itertools.islice(self._items.values(), _WITNESSES)}
         self._changed: set[str] = set()
+        self._seen = 0  # number of the last change that was taken over
+        self._index: CatalogueSearch | None = None
+        self._unindexed: list[tuple[LiveItem | None, LiveItem | None]] = []  # changes while the index is built
         self._turn, self._lock = threading.Lock(), threading.Lock()
+        self._writing, self._building = threading.RLock(), threading.Lock()
+        self._named = self._check_sids()
+        self.catch_up()
+        if self._foreign:
+            reason = next(iter(self._foreign.values()))
+            raise UserError(f"{self.changes.path}: {len(self._foreign)} items are none of this export's: {reason}")
+        if self.changes.path is not None:
+            threading.Thread(target=_follow, args=(weakref.ref(self),), name="catalogue", daemon=True).start()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -83,34 +113,52 @@ class LiveCatalogue:
         changed, self._changed = self._changed, set()
         return {item_id: self._items.get(item_id) for item_id in sorted(changed)}
 
+    def get(self, item_id: str) -> LiveItem | None:
+        """An item by its id; None where no item has it."""
+        return self._items.get(str(item_id))
+
     def item(self, item_id: str) -> LiveItem:
         """An item by its id.
 
         Raises:
-          UserError: no item has this id; the message names the nearest ones, in a small catalogue.
+          UserError: no item has this id; the message names the nearest ones.
         """
-        found = self._items.get(str(item_id))
+        found = self.get(item_id)
         if found is None:
-            raise unknown_item(item_id, self._items)
+            # A search that holds the catalogue comes here too: it must not wait for the index to be built.
+            few, index = len(self._items) <= NEAREST_AMONG, self._index
+            near = list(self._items) if few else [] if index is None else index.near(str(item_id)[:_COMPARED])
+            raise unknown_item(item_id, near, len(self._items))
         return found
+
+    def items(self) -> Iterator[LiveItem]:
+        """All items in the order in which they came; one that goes meanwhile may be left out, one that comes too."""
+        for item_id in list(self._items):
+            item = self._items.get(item_id)
+            if item is not None:
+                yield item
+
+    @property
+    def search(self) -> CatalogueSearch:
+        """The index of titles and ids; the first use builds it, which takes about a minute for a million items."""
+        if self._index is None:
+            with self._building:
+                if self._index is None:
+                    with self._writing:
+                        items, self._unindexed = list(self._items.values()), []
+                    index = CatalogueSearch(items)  # changes need not wait for it
+                    with self._writing:
+                        index.follow(self._unindexed)
+                        self._index = index
+        return self._index
 
     def titled(self, title: str) -> list[LiveItem]:
         """The items that have exactly this title, in the order in which they came."""
-        found = (self._items.get(item_id) for item_id in list(self._titled.get(title, ())))
-        return [item for item in found if item is not None]  # one may have gone meanwhile
+        return self._present(self.search.titled(title))
 
     def find(self, text: str, limit: int) -> list[LiveItem]:
         """The first `limit` items whose id or title holds every word of a text, whatever the case."""
-        words = text.casefold().split()
-        found: list[LiveItem] = []
-        for item_id, searched in list(self._searched.items()):
-            if len(found) == limit:
-                break
-            if all(word in searched for word in words):
-                item = self._items.get(item_id)
-                if item is not None:  # it may have gone meanwhile
-                    found.append(item)
-        return found
+        return self._present(self.search.find(text, limit))
 
     def codes(self, item_ids: Iterable[str]) -> np.ndarray:
         """int64 (N, C): the codes of items.
@@ -126,87 +174,221 @@ class LiveCatalogue:
         items = (self._items[item_id] for item_id in self._members.get(tuple(codes), ()))
         return [item for item in items if not item.blocked]
 
-    def put(self, item_id: str, title: str, sid: Sequence[str], blocked: bool = False, **facts: str) -> bool:
+    def put(
+        self, item_id: str, title: str, sid: Sequence[str], blocked: bool = False, *, who: str = "", **facts: str
+    ) -> bool:
         """Adds or replaces an item; returns whether it is new. It can be recommended from the next search on.
 
         Args:
-          item_id, title, sid, blocked: the item's.
+          item_id: 1 character or more.
+          title: not blank.
+          sid: one token for each level, of those that the model has rows for.
+          blocked: whether it is only for histories.
+          who: for the journal.
           facts: its `brand`, `categories` and `image`, where it has them.
 
         Raises:
           UserError: no id or title, another number of tokens than levels, or a token that the model has no row for.
+          NotKept: the change could not be written, and is not made.
         """
-        sid = tuple(sid)
-        if not str(item_id) or not title.strip():
-            raise UserError(f"item {item_id!r}: needs an id and a title that are not empty")
-        if len(sid) != self.num_levels:
-            raise UserError(f"item {item_id!r}: its SID has {len(sid)} tokens, the catalogue's have {self.num_levels}")
-        for level, token in enumerate(sid):
-            if token not in self._code_of[level]:
-                known = self.level_tokens[level]
-                raise UserError(
-                    f"item {item_id!r}: {token!r} is not one of the {len(known)} tokens of level {level + 1} that the "
-                    f"model has rows for (as {known[0]}); code the item with the codebooks of the training"
-                )
-        with self.held():
-            before = self._items.get(str(item_id))
-            if before is not None and (before.sid, before.title) != (sid, title):
-                self._forget(before)
-            self._titled.setdefault(title, {})[str(item_id)] = None
-            self._changed.add(str(item_id))
-            self._items[str(item_id)] = item = LiveItem(str(item_id), title, sid, blocked, **facts)
-            self._searched[item.id] = _searched(item)
-            self._members.setdefault(self._codes(sid), {})[str(item_id)] = None
-            self._settle(self._codes(sid))
-        return before is None
+        item = LiveItem(str(item_id), title, tuple(sid), blocked, **facts)
+        return self.put_all([item], who=who) == 1
 
-    def remove(self, item_id: str) -> None:
+    def put_all(self, items: Iterable[LiveItem], *, who: str = "") -> int:
+        """Adds or replaces items, all of them or none; returns how many are new. Raises as `put`."""
+        items = list(items)
+        for item in items:
+            if fault := self._fault(item):
+                raise UserError(fault)
+        with self._change():
+            new = len({item.id for item in items} - self._items.keys())
+            self._append("put", [(item.id, _state(item)) for item in items], who)
+        return new
+
+    def remove(self, item_id: str, *, who: str = "") -> None:
         """Takes an item out; afterwards it is unknown in histories too (to keep it there, block it).
 
         Raises:
           UserError: no such item.
+          NotKept: as `put`.
         """
-        with self.held():
-            item = self.item(item_id)
-            self._changed.add(item.id)
-            self._forget(item)
-            del self._items[item.id], self._searched[item.id]
+        self.remove_all([item_id], who=who)
 
-    def block(self, item_ids: Iterable[str], blocked: bool = True) -> None:
+    def remove_all(self, item_ids: Iterable[str], *, who: str = "") -> None:
+        """Takes items out, all of them or none. Raises as `remove`."""
+        with self._change():
+            gone: list[tuple[str, dict[str, Any] | None]] = [(self.item(item_id).id, None) for item_id in item_ids]
+            self._append("remove", gone, who)
+
+    def block(self, item_ids: Iterable[str], blocked: bool = True, *, who: str = "") -> None:
         """Keeps items from being recommended, or lets them again.
 
         Raises:
           UserError: an unknown item; then none is changed.
+          NotKept: as `put`.
         """
-        with self.held():
-            items = [self.item(item_id) for item_id in item_ids]
-            for item in items:
-                self._changed.add(item.id)
-                self._items[item.id] = dataclasses.replace(item, blocked=blocked)
-                self._settle(self._codes(item.sid))
+        with self._change():
+            states = [(item.id, self._own_state(item) | {"blocked": blocked}) for item in map(self.item, item_ids)]
+            self._append("block" if blocked else "unblock", states, who)
+
+    def restore(self, item_ids: Iterable[str], *, who: str = "") -> None:
+        """Brings exported items back as they were exported, whether they were removed, replaced or blocked since.
+
+        Raises:
+          UserError: an item that is not of the export; then none is changed.
+          NotKept: as `put`.
+        """
+        with self._change():
+            ids = list(item_ids)
+            for item_id in ids:
+                if self._exported.get(item_id, self._items.get(item_id)) is None:
+                    raise UserError(f"item {item_id!r} is none of the export's, so there is nothing to restore")
+            self._append("restore", [(item_id, {}) for item_id in ids], who)
+
+    def catch_up(self) -> None:
+        """Takes over what is in the journal and not yet here, as other processes' changes."""
+        with self._writing:
+            while page := self.changes.after(self._seen, _PAGE):
+                with self.held():
+                    self._apply(page)
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[None]:
+        """What is appended inside is durable, and here, at the end; it follows on all that was changed before it."""
+        with self._writing:
+            with self.changes.writing():
+                self.catch_up()
+                if not self._named:
+                    self.changes.set_exported(self._witnesses)
+                yield
+            self._named = True
+            self.catch_up()
+
+    def _append(self, action: str, states: Iterable[tuple[str, dict[str, Any] | None]], who: str) -> None:
+        at = now()
+        self.changes.append([Change(0, at, who, action, item_id, state) for item_id, state in states])
+
+    def _apply(self, changes: Sequence[Change]) -> None:
+        """Takes changes over, while the catalogue is held."""
+        touched: dict[Codes, None] = {}
+        indexed: list[tuple[LiveItem | None, LiveItem | None]] = []
+        for change in changes:
+            before = self._items.get(change.id)
+            item = self._after(change, self._exported.setdefault(change.id, before))
+            if before is not None and (item is None or item.sid != before.sid):
+                codes = self._codes(before.sid)
+                del self._members[codes][change.id]
+                touched[codes] = None
+            if item is None:
+                self._items.pop(change.id, None)
+            else:
+                self._items[change.id] = item
+                codes = self._codes(item.sid)
+                self._members.setdefault(codes, {})[change.id] = None
+                touched[codes] = None
+            self._changed.add(change.id)
+            indexed.append((before, item))
+            self._seen = change.number
+        self._settle(list(touched))
+        if self._index is None:
+            self._unindexed += indexed
+        else:
+            self._index.follow(indexed)
+
+    def _after(self, change: Change, exported: LiveItem | None) -> LiveItem | None:
+        """The item after a change; None: it is not in the catalogue."""
+        self._foreign.pop(change.id, None)
+        if change.state is None:
+            return None
+        try:
+            if "sid" not in change.state:
+                return None if exported is None else dataclasses.replace(exported, **change.state)
+            item = LiveItem(change.id, **{**change.state, "sid": tuple(change.state["sid"])})
+            fault = self._fault(item)
+        except TypeError as error:
+            fault = f"item {change.id!r}: not as this version of the program writes it ({error})"
+        if fault:
+            self._foreign[change.id] = fault
+            _LOG.warning("change %d of %s is left out: %s", change.number, self.changes.path, fault)
+            return None
+        return item
+
+    def _own_state(self, item: LiveItem) -> dict[str, Any]:
+        """What the journal has to say of an item so that it is as now: nothing of one that is as exported."""
+        last = self.changes.last(item.id)
+        return {} if last is None or last.state is None or "sid" not in last.state else _state(item)
+
+    def _fault(self, item: LiveItem) -> str:
+        """Why the catalogue cannot hold an item; empty where it can."""
+        if not item.id or not item.title.strip():
+            return f"item {item.id!r}: needs an id and a title that are not empty"
+        if len(item.sid) != self.num_levels:
+            return f"item {item.id!r}: its SID has {len(item.sid)} tokens, the catalogue's have {self.num_levels}"
+        for level, token in enumerate(item.sid):
+            if token not in self._code_of[level]:
+                known = self.level_tokens[level]
+                return (
+                    f"item {item.id!r}: {token!r} is not one of the {len(known)} tokens of level {level + 1} that the "
+                    f"model has rows for (as {known[0]}); code the item with the codebooks of the training"
+                )
+        return ""
+
+    def _check_sids(self) -> bool:
+        """Refuses changes whose SIDs were made of other codes than this export's, though their tokens may be the same.
+
+        Returns:
+          whether the journal names this very export.
+        """
+        before = self.changes.exported()
+        common = before.keys() & self._items.keys()
+        if not before or (common and all(before[each] == "".join(self._items[each].sid) for each in common)):
+            return before == self._witnesses
+        coded = {change.id: change.state is not None and "sid" in change.state for change in self.changes.after(0)}
+        if any(coded.values()):
+            raise UserError(
+                f"{self.changes.path}: {sum(coded.values())} items have SIDs of another export, where the same tokens "
+                "mean something else; `tsrec catalogue adopt` takes these items out and keeps all else, or give "
+                "another --catalogue"
+            )
+        return False
 
     def _codes(self, sid: Sequence[str]) -> Codes:
         return tuple(self._code_of[level][token] for level, token in enumerate(sid))
 
-    def _forget(self, item: LiveItem) -> None:
-        """Takes an item out of what finds it by title and by SID."""
-        codes = self._codes(item.sid)
-        del self._members[codes][item.id]
-        del self._titled[item.title][item.id]
-        if not self._titled[item.title]:
-            del self._titled[item.title]
-        self._settle(codes)
-
-    def _settle(self, codes: Codes) -> None:
+    def _settle(self, touched: Sequence[Codes]) -> None:
         """A SID is valid while it has an item that may be recommended."""
-        if self.members(codes):
-            self.trie.add(np.array([codes]))
-        else:
-            self.trie.remove(np.array([codes]))
-        if not self._members.get(codes, True):
-            del self._members[codes]
+        alive = [codes for codes in touched if self.members(codes)]
+        self.trie.add(np.array(alive, np.int64).reshape(-1, self.num_levels))
+        dead = [codes for codes in touched if not self.members(codes)]
+        self.trie.remove(np.array(dead, np.int64).reshape(-1, self.num_levels))
+        for codes in touched:
+            if not self._members.get(codes, True):
+                del self._members[codes]
+
+    def _present(self, item_ids: Iterable[str]) -> list[LiveItem]:
+        found = map(self._items.get, item_ids)
+        return [item for item in found if item is not None]  # one may have gone meanwhile
 
 
-def _searched(item: LiveItem) -> str:
-    """What a search for the item looks at, whatever the case."""
-    return f"{item.id} {item.title}".casefold()
+def _state(item: LiveItem) -> dict[str, Any]:
+    """What the journal keeps of an item: all that is not as it would be anyway."""
+    fields = {field.name: field.default for field in dataclasses.fields(item)}
+    return {
+        name: getattr(item, name) for name, default in fields.items() if name != "id" and getattr(item, name) != default
+    }
+
+
+def _follow(reference: weakref.ref[LiveCatalogue]) -> None:
+    """Takes over what other processes change, until the catalogue is gone."""
+    while True:
+        time.sleep(FOLLOW_SECONDS)
+        catalogue = reference()
+        if catalogue is None:
+            return
+        try:
+            if catalogue.changes.changed_elsewhere:
+                catalogue.catch_up()
+        except Exception:
+            _LOG.exception("the changes of other processes cannot be read")
+            catalogue.changes.close()  # the next look opens the file again
+        del catalogue

@@ -1,0 +1,254 @@
+"""The changes of a catalogue, kept in a SQLite file: who changed what and when, durable before it is answered.
+
+The file is a journal. Each row carries the whole state of one item after the change, so the rows in their order,
+applied to an export's catalogue, give the catalogue as it is now. Several processes of one machine may use one file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tsrec_jax.errors import UserError
+
+_APPLICATION = 0x54535243  # "TSRC": what SQLite keeps in the header, so that another program's file is told apart
+_FORMAT = 1
+_BUSY_SECONDS = 30.0  # how long another process's change, an import at most, is waited for
+_TABLES = """
+CREATE TABLE changes (
+  number INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, who TEXT NOT NULL, action TEXT NOT NULL,
+  id TEXT NOT NULL, state TEXT
+);
+CREATE INDEX changes_of_item ON changes (id, number);
+CREATE TABLE exported (id TEXT PRIMARY KEY, sid TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+
+class NotKept(UserError):
+    """A change was not made, because it could not be written; the catalogue is as before."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """One row of the journal.
+
+    Attributes:
+      number: rises with each change; 0 where it is not written yet.
+      at: when, UTC, ISO 8601 with milliseconds.
+      who: whoever asked for it.
+      action: `put`, `block`, `unblock`, `remove` or `restore`.
+      id: the item.
+      state: of the item afterwards, as the fields of a `LiveItem` without its id; without a SID: as the export has it,
+        but for what is stated; None: it is not in the catalogue.
+    """
+
+    number: int
+    at: str
+    who: str
+    action: str
+    id: str
+    state: Mapping[str, Any] | None
+
+
+class Changes:
+    """The journal of one catalogue. Safe for several threads.
+
+    Args:
+      path: the file, which the first change makes; None: in memory, for as long as this object lives.
+
+    Raises:
+      UserError: the file is there and no journal.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None):
+        self.path = None if path is None else pathlib.Path(path)
+        self._db: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None  # device and inode: a name may come to mean another file
+        self._version = -1
+        self._lock = threading.RLock()
+        if self.path is None or self.path.exists():
+            self._connection()
+
+    def close(self) -> None:
+        """Closes the file; the next use opens it again."""
+        with self._lock:
+            if self._db is not None:
+                self._db.close()
+            self._db, self._version = None, -1
+
+    def require_writable(self) -> None:
+        """Raises UserError where no change could be kept. Makes the file."""
+        with self.writing():
+            pass
+
+    @property
+    def changed_elsewhere(self) -> bool:
+        """Whether another connection has written since this was last asked; the first time, whether there is a file."""
+        with self._lock:
+            if self._db is None and (self.path is None or not self.path.exists()):
+                return False
+            before, self._version = self._version, self._value("PRAGMA data_version")
+            return before != self._version
+
+    def after(self, number: int, limit: int = -1) -> list[Change]:
+        """The changes behind a number, in order, at most `limit`."""
+        if self._db is None and self.path is not None and not self.path.exists():
+            return []
+        rows = self._rows("SELECT * FROM changes WHERE number > ? ORDER BY number LIMIT ?", (number, limit))
+        return [Change(*row, None if state is None else json.loads(state)) for *row, state in rows]
+
+    def last(self, item_id: str) -> Change | None:
+        """The last change of an item."""
+        number = self._value("SELECT max(number) FROM changes WHERE id = ?", (item_id,))
+        return None if number is None else self.after(number - 1, 1)[0]
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Changes that are appended inside are durable together when the block ends, or none of them is made.
+
+        Nobody else's come between them and what was read inside.
+
+        Raises:
+          NotKept: the disk is full, the file cannot be written, or another process has held it for too long.
+        """
+        with self._lock:
+            db = self._connection()
+            try:
+                if self.path is not None and self._file != _identity(self.path):
+                    raise NotKept(f"{self.path}: removed or replaced while it was in use; start again")
+                db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield
+                    db.execute("COMMIT")
+                finally:
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
+            except sqlite3.Error as error:
+                raise NotKept(f"{self.path}: the change is not made ({error})") from None
+
+    def append(self, changes: Sequence[Change]) -> None:
+        """Writes changes, inside `writing`; they get their numbers."""
+        self._connection().executemany(
+            "INSERT INTO changes (at, who, action, id, state) VALUES (?, ?, ?, ?, ?)",
+            (
+                (c.at, c.who, c.action, c.id, None if c.state is None else json.dumps(c.state, ensure_ascii=False))
+                for c in changes
+            ),
+        )
+
+    def exported(self) -> dict[str, str]:
+        """{id: SID} of some items of the export to which the changes were made; empty before the first change."""
+        if self._db is None and self.path is not None and not self.path.exists():
+            return {}
+        return dict(self._rows("SELECT id, sid FROM exported"))
+
+    def set_exported(self, sids: Mapping[str, str]) -> None:
+        """Writes, inside `writing`, what `exported` reads."""
+        db = self._connection()
+        db.execute("DELETE FROM exported")
+        db.executemany("INSERT INTO exported VALUES (?, ?)", sids.items())
+
+    def faults(self) -> list[str]:
+        """What SQLite finds wrong with the file."""
+        found = [str(row[0]) for row in self._rows("PRAGMA integrity_check")]
+        return [] if found == ["ok"] else found
+
+    def compact(self) -> int:
+        """Drops the changes that a later one of the same item has overtaken, and gives the room back.
+
+        Returns:
+          how many were dropped.
+        """
+        with self.writing():
+            dropped = self._connection().execute(
+                "DELETE FROM changes WHERE number NOT IN (SELECT max(number) FROM changes GROUP BY id)"
+            )
+        for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+            self._rows(statement)
+        return dropped.rowcount
+
+    def _value(self, query: str, values: Sequence[Any] = ()) -> Any:
+        return self._rows(query, values)[0][0]
+
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._lock:
+            try:
+                return self._connection().execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise UserError(f"{self.path}: cannot be read ({error}); `tsrec catalogue verify` says more") from None
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._db is None:
+            if self.path is None:
+                self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+                _make_tables(self._db)
+            else:
+                self._db = _opened(self.path)
+                self._file = _identity(self.path)
+        return self._db
+
+
+def now() -> str:
+    """The time as the journal writes it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def _identity(path: pathlib.Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _opened(path: pathlib.Path) -> sqlite3.Connection:
+    """A connection to the file, which is made where it is not there."""
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: its folder is not there")
+    try:
+        db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            _prepare(db, path)
+        except BaseException:
+            db.close()
+            raise
+    except sqlite3.Error as error:
+        raise UserError(f"{path}: cannot be opened as a catalogue's changes ({error}); see --catalogue") from None
+    return db
+
+
+def _prepare(db: sqlite3.Connection, path: pathlib.Path) -> None:
+    db.execute("PRAGMA synchronous = FULL")  # a commit returns when the disk has it
+    if _is_empty(db):
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("BEGIN IMMEDIATE")
+        if _is_empty(db):  # another process may have been faster
+            _make_tables(db)
+        db.execute("COMMIT")
+    if _header(db, "application_id") != _APPLICATION:
+        raise UserError(f"{path}: a database of another program; give another --catalogue")
+    if (version := _header(db, "user_version")) != _FORMAT:
+        raise UserError(f"{path}: written by another version of this program (format {version}); use that one")
+
+
+def _is_empty(db: sqlite3.Connection) -> bool:
+    return not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+
+
+def _header(db: sqlite3.Connection, name: str) -> int:
+    return int(db.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _make_tables(db: sqlite3.Connection) -> None:
+    for statement in _TABLES.split(";"):
+        db.execute(statement)
+    db.execute(f"PRAGMA application_id = {_APPLICATION}")
+    db.execute(f"PRAGMA user_version = {_FORMAT}")

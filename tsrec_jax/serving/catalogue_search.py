@@ -1,0 +1,144 @@
+"""Items by their words, titles and nearly right ids, from an index in memory."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from tsrec_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from tsrec_jax.serving.live_catalogue import LiveItem
+
+# SQLite indexes runs of three characters. A text is followed by its characters with this one between them, so that
+# single characters and pairs are in such runs too: "ab" gives "|a|" and "a|b".
+_BETWEEN = "\x01"
+_GRAMS = 24  # of a long word that are looked up; whether all of it occurs is looked at afterwards
+_NEIGHBOURS = 3  # ids before and behind an unknown one in their order
+_SHARING = 8  # ids that have one half of it
+_LEAST_SQLITE = (3, 34)  # the first with an index of three characters
+_TABLES = """
+CREATE TABLE items (number INTEGER PRIMARY KEY, id TEXT NOT NULL, title TEXT NOT NULL);
+CREATE VIRTUAL TABLE grams USING fts5(
+  text, content = '', columnsize = 0, detail = none, tokenize = 'trigram case_sensitive 1'
+);
+"""
+_INDEXES = "CREATE UNIQUE INDEX ids ON items (id); CREATE INDEX titles ON items (title);"
+
+
+class CatalogueSearch:
+    """The index. Safe for several threads; whatever it is asked, it looks at few items.
+
+    Args:
+      items: in the order in which they are found.
+
+    Raises:
+      UserError: Python's SQLite is too old.
+    """
+
+    def __init__(self, items: Iterable[LiveItem]):
+        if sqlite3.sqlite_version_info < _LEAST_SQLITE:
+            raise UserError(f"a search needs SQLite 3.34 or later; this Python has {sqlite3.sqlite_version}")
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        self._db.executescript(_TABLES)
+        self._db.execute("BEGIN")
+        for number, item in enumerate(items):
+            self._insert(number, item)
+        self._db.execute("COMMIT")
+        self._db.executescript(_INDEXES)
+
+    def follow(self, changes: Iterable[tuple[LiveItem | None, LiveItem | None]]) -> None:
+        """Takes items over, each as it was and as it is; None: it was not, or is not, in the catalogue."""
+        with self._lock:
+            self._db.execute("BEGIN")
+            for before, after in changes:
+                number = None if before is None else self._remove(before)
+                if after is not None:
+                    self._insert(number, after)
+            self._db.execute("COMMIT")
+
+    def find(self, text: str, limit: int) -> list[str]:
+        """The ids of the first `limit` items whose id or title holds every word of a text, whatever the case."""
+        words = _folded(text).split()
+        with self._lock:
+            return _first(limit, self._matching(words))
+
+    def titled(self, title: str) -> list[str]:
+        """The ids of the items with exactly this title."""
+        return self._column("SELECT id FROM items WHERE title = ? ORDER BY number", title)
+
+    def near(self, item_id: str) -> list[str]:
+        """Some ids that a misspelt one may stand for: its neighbours in order, and those that hold a half of it."""
+        found = self._column("SELECT id FROM items WHERE id >= ? ORDER BY id LIMIT ?", item_id, _NEIGHBOURS)
+        found += self._column("SELECT id FROM items WHERE id < ? ORDER BY id DESC LIMIT ?", item_id, _NEIGHBOURS)
+        half = len(item_id) // 2
+        for part in (item_id, item_id[:half], item_id[half:]):
+            if len(part) > 2:
+                found += self.find(part, _SHARING)
+        return list(dict.fromkeys(found))
+
+    def _matching(self, words: list[str]) -> Iterator[str]:
+        grams = [gram for word in words for gram in _grams(word)]
+        try:
+            if grams:
+                query = " AND ".join('"{}"'.format(gram.replace('"', '""')) for gram in dict.fromkeys(grams))
+                rows = self._db.execute(
+                    "SELECT id, title FROM grams JOIN items ON items.number = grams.rowid WHERE grams MATCH ? "
+                    "ORDER BY grams.rowid",
+                    (query,),
+                )
+            else:
+                rows = self._db.execute("SELECT id, title FROM items ORDER BY number")
+        except UnicodeEncodeError:  # half a pair of surrogates, which no item holds
+            return
+        for item_id, title in rows:
+            searched = _searched(item_id, title)
+            if all(word in searched for word in words):
+                yield item_id
+
+    def _column(self, query: str, *values: str | int) -> list[str]:
+        with self._lock:
+            try:
+                return [row[0] for row in self._db.execute(query, values)]
+            except UnicodeEncodeError:
+                return []
+
+    def _insert(self, number: int | None, item: LiveItem) -> None:
+        number = self._db.execute("INSERT INTO items VALUES (?, ?, ?)", (number, item.id, item.title)).lastrowid
+        self._db.execute("INSERT INTO grams (rowid, text) VALUES (?, ?)", (number, _indexed(item)))
+
+    def _remove(self, item: LiveItem) -> int:
+        """Takes an item out and returns its number."""
+        number = int(self._db.execute("SELECT number FROM items WHERE id = ?", (item.id,)).fetchone()[0])
+        self._db.execute("DELETE FROM items WHERE number = ?", (number,))
+        self._db.execute("INSERT INTO grams (grams, rowid, text) VALUES ('delete', ?, ?)", (number, _indexed(item)))
+        return number
+
+
+def _first(limit: int, found: Iterator[str]) -> list[str]:
+    return [item_id for _, item_id in zip(range(limit), found, strict=False)]
+
+
+def _folded(text: str) -> str:
+    """A text whatever its case; without NUL, which ends a text in SQLite, and without what the index adds."""
+    return text.casefold().replace("\0", "\ufffd").replace(_BETWEEN, "\ufffd")
+
+
+def _searched(item_id: str, title: str) -> str:
+    return _folded(f"{item_id} {title}")
+
+
+def _indexed(item: LiveItem) -> str:
+    searched = _searched(item.id, item.title)
+    return f"{searched}{_BETWEEN}{_BETWEEN.join(searched)}{_BETWEEN}"
+
+
+def _grams(word: str) -> list[str]:
+    """What the index knows of a word, for a long one some of it."""
+    if len(word) < 3:
+        return [f"{_BETWEEN}{word}{_BETWEEN}" if len(word) == 1 else _BETWEEN.join(word)]
+    grams = [word[place : place + 3] for place in range(len(word) - 2)]
+    return grams[:: -(-len(grams) // _GRAMS)]
