@@ -34,7 +34,8 @@ SECOND_DECODE = (
     ("Qwen2.5-1.5B", "float32", 150, 8, 20),
 )
 FIRST_TRAIN, SECOND_TRAIN = ("Qwen2.5-1.5B",), ("SmolLM2-135M",)
-ARMS = ("sft-normal", "sft", "sa", "sa-centred", "sa-centred-shuffled", "tsrec-centred")  # the shortest first
+# Of the study; a fusion follows the arm whose training it shares.
+ARMS = ("sft", "tsrec", "tsrec-shuffled", "tsrec-dense", "tsrec-fusion", "parts-alone")
 SEEDS = (1, 2, 3)
 
 
@@ -65,7 +66,7 @@ def all_cells(tiny: bool) -> list[Cell]:
             _decode(TINY, "bfloat16", 12, 1, 4, TINY_GUESS),
             _decode(TINY, "float32", 12, 2, 4, TINY_GUESS),
             *_train(TINY, TINY_GUESS, 16)[:2],
-            _study("sa-centred", 1, TINY_GUESS),
+            _study("tsrec", 1, TINY_GUESS),
         ]
     shapes = [name for name in SHAPES if name != TINY]
     grid = [

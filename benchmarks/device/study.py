@@ -1,4 +1,4 @@
-"""The part `study`: one cell of configs/studies/accelerator.py by the verb `study`, in this process."""
+"""The part `study`: a cell of configs/studies/main.py on all layers of SmolLM2, by the verb `study`, in this process."""
 
 from __future__ import annotations
 
@@ -16,9 +16,15 @@ from tsrec_jax.models.gguf import SMOLLM2, gguf_path
 from tsrec_jax.pipeline.study import study
 from tsrec_jax.settings import Settings, settings_of, update
 
-CONFIG = pathlib.Path(__file__).resolve().parents[2] / "configs" / "studies" / "accelerator.py"
+CONFIG = pathlib.Path(__file__).resolve().parents[2] / "configs" / "studies" / "main.py"
 METRICS = ("HR@1", "HR@10", "NDCG@10")
 CELLS = "study_cells.tar.gz"  # the finished cells, to go on from elsewhere
+# A larger model than a CPU trains in the time, at the learning rate of the paper. Baselines need no accelerator.
+LARGE = {
+    "model": {"path": "smollm2", "dtype": "bfloat16"},
+    "train": {"batch_tokens": 4096, "learning_rate": 3e-4},
+    "eval": {"batch_size": 256},
+}
 # The same stages and files with a model and a training of seconds.
 TINY = {
     "model": {"path": "", "dtype": "float32", "num_layers": 1},
@@ -33,8 +39,7 @@ def study_config(data: str, tiny: bool) -> Settings:
     """The config on a dataset folder, or with none on the embedded shop."""
     config = runpy.run_path(str(CONFIG))["get_config"]()
     update(config, {"dataset": {"path": data}})
-    if tiny:
-        update(config, TINY)
+    update(config, TINY if tiny else LARGE)
     return settings_of(config)
 
 

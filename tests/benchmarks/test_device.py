@@ -37,7 +37,7 @@ def test_the_cells_are_all_that_was_promised_each_once_and_the_most_wanted_first
 
 
 def test_the_tiny_study_is_the_real_one_with_less_to_do(request):
-    path = request.config.rootpath / "configs" / "studies" / "accelerator.py"
+    path = request.config.rootpath / "configs" / "studies" / "main.py"
     real, tiny = runpy.run_path(str(path))["get_config"](), study.study_config("", tiny=True)
     assert list(real.study.arms) == list(tiny.study.arms)
     assert tiny.train.max_steps < 10

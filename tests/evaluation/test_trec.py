@@ -53,6 +53,8 @@ def test_figures_of_the_files_are_those_of_the_report(tmp_path):
 
 
 def test_white_space_in_a_sid_does_not_end_its_field(tmp_path):
+    (tmp_path / "gone.trec").write_text("of a system that is evaluated no more")
     write_trec(tmp_path, ["<a 1><b>"], {"s": [["<a 1><b>", "<a\t1><b>"]]})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["qrels.trec", "s.trec"]
     assert read_qrels(tmp_path / "qrels.trec") == {"1": {"<a%201><b>": 1}}
     assert read_run(tmp_path / "s.trec", "s") == {"1": ["<a%201><b>", "<a%091><b>"]}

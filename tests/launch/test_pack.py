@@ -151,7 +151,7 @@ def test_pieces_are_small_and_hold_what_is_read_and_nothing_else(pieces):
     assert "notes.txt" not in names
     listed = subprocess.run(["tar", "-tzf", pieces / "code.tar.gz.01"], capture_output=True, text=True, check=True)
     names = listed.stdout.splitlines()
-    assert {"tsrec_jax/main.py", "benchmarks/accelerator.py", "configs/studies/accelerator.py", "COMMIT"} <= set(names)
+    assert {"tsrec_jax/main.py", "benchmarks/accelerator.py", "configs/studies/main.py", "COMMIT"} <= set(names)
     assert not [name for name in names if name.startswith(("tests", "docs"))]
 
 

@@ -9,6 +9,7 @@ Axis letters: U users of train, I items.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -53,13 +54,14 @@ def fit_ease(
 def users_had(rows: Interactions, num_items: int) -> sparse.csr_matrix:
     """float32 had_UI, sparse: 1 where a user had an item, as history or target of any row."""
     numbers: dict[str, int] = {}
-    pairs = {
-        (numbers.setdefault(user, len(numbers)), item)
-        for user, history, target in zip(rows.users, rows.histories, rows.targets, strict=True)
-        for item in (*history, int(target))
-    }
-    users, items = np.array(sorted(pairs)).T
-    return sparse.csr_matrix((np.ones(len(items), np.float32), (users, items)), shape=(len(numbers), num_items))
+    users_B = np.array([numbers.setdefault(user, len(numbers)) for user in rows.users])
+    lengths_B = np.array([len(history) for history in rows.histories])
+    items = np.fromiter(itertools.chain.from_iterable(rows.histories), np.int64, lengths_B.sum())
+    users = np.concatenate([np.repeat(users_B, lengths_B), users_B])
+    items = np.concatenate([items, rows.targets])
+    had_UI = sparse.csr_matrix((np.ones(len(items), np.float32), (users, items)), shape=(len(numbers), num_items))
+    had_UI.data[:] = 1  # the constructor adds up what is had several times
+    return had_UI
 
 
 def _inverse(together_II: sparse.csr_matrix, regularisation: float) -> np.ndarray:

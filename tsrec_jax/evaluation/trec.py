@@ -19,13 +19,15 @@ _SPACE = re.compile(r"\s")  # it would end a field
 
 
 def write_trec(folder: pathlib.Path, targets: Sequence[str], systems: Mapping[str, Sequence[Sequence[str]]]) -> None:
-    """Writes `qrels.trec`, and of each system a run, `NAME.trec`, its name with `_` for spaces.
+    """Writes `qrels.trec`, and of each system a run, `NAME.trec`, its name with `_` for spaces; earlier runs go.
 
     Args:
       folder: receives the files; made if needed.
       targets: of each row its target's SID.
       systems: {name: for each row the ranked SIDs, best first}.
     """
+    for earlier in folder.glob("*.trec"):
+        earlier.unlink()
     write_text(folder / QRELS, "".join(f"{row} 0 {_field(sid)} 1\n" for row, sid in enumerate(targets, 1)))
     for name, lists in systems.items():
         tag = _SPACE.sub("_", name)
