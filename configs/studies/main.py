@@ -27,14 +27,16 @@ def get_config() -> ConfigDict:
     config.pretrain.vocab_size = 4096
     config.pretrain.hidden_size = 192
     config.pretrain.max_steps = 0  # as many as `epochs` takes
+    config.pretrain.epochs = 2.0
     config.sid_init.head = "scaled"
     config.tasks.distilled_sid.rate = 0.0
     config.tasks.next_sid.rate = 1.0
     config.tasks.augmented_sid.copies = 8
-    config.train.epochs = 10.0
+    config.train.epochs = 9.0
     config.train.batch_tokens = 2048
     config.train.learning_rate = 2e-3
-    config.train.validations = 5
+    config.train.dropout = 0.3
+    config.train.validations = 3
     config.train.checkpoint_every = 100
     config.eval.batch_size = 64
     config.study.arms = ConfigDict(
@@ -42,7 +44,7 @@ def get_config() -> ConfigDict:
             "sft": PLAIN,
             "tsrec": {},
             "tsrec-shuffled": {"sid_init": {"mode": "sa_shuffled"}},
-            "tsrec-dense": DENSE,
+            "tsrec-dense": {**DENSE, "fusion": {"parts": ("dense",)}},
             "tsrec-fusion": {**DENSE, "fusion": {"parts": (*PARTS, "dense")}},
             "parts-alone": {"fusion": {"parts": PARTS, "model": False}},
         }
