@@ -16,7 +16,7 @@ from tsrec_jax.data.tasks.next_sid import NextSid
 from tsrec_jax.data.tasks.task import Example, TaskInputs
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.tokenizer import load_tokenizer
-from tsrec_jax.pipeline.recommender_parts import add_sid_tokens
+from tsrec_jax.pipeline.sid_tokens import add_sid_tokens
 
 MIX = ("next_sid", "next_title", "title_sid", "ts_align")
 ROWS = 4096  # of train that are tokenised: more than a measurement sees

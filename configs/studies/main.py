@@ -17,7 +17,7 @@ from tsrec_jax.settings import default_config
 
 PARTS = ("transitions", "tfidf", "recent popularity", "ease", "seen")
 PLAIN = {"sid_init": {"mode": "normal"}, "tasks": {"ts_align": {"weight": 0.0}}}
-DENSE = {"dense": {"weight": 1.0}}
+DENSE = {"dense": {"weight": 0.5}}
 
 
 def get_config() -> ConfigDict:

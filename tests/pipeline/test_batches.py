@@ -15,7 +15,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.models.small_lm import train_tokenizer
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.batches import PLACES, batches_of, training_data
-from tsrec_jax.pipeline.recommender_parts import add_sid_tokens
+from tsrec_jax.pipeline.sid_tokens import add_sid_tokens
 from tsrec_jax.settings import default_config, settings_of
 from tsrec_jax.shop.shop import make_shop
 from tsrec_jax.sid.whiten import fit_whitening

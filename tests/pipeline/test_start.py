@@ -18,7 +18,8 @@ from tsrec_jax.models.sid_outputs import give_outputs
 from tsrec_jax.models.small_lm import lm_config, train_tokenizer
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline import batches, start
-from tsrec_jax.pipeline.recommender_parts import add_sid_tokens, level_sizes
+from tsrec_jax.pipeline.recommender_parts import level_sizes
+from tsrec_jax.pipeline.sid_tokens import add_sid_tokens
 from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.settings import default_config, settings_of
 from tsrec_jax.shop.shop import make_shop

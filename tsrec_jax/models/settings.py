@@ -18,6 +18,11 @@ class ModelSettings(Section, key="model"):
         "Hugging Face folder, hub id, .gguf file or `smollm2`; empty: the run pretrains a small model on the item"
         " texts",
     )
+    trained: bool = setting(
+        False,
+        "whether the model at `path` writes these SIDs already, such as an export or a checkpoint of MiniOneRec's form:"
+        " nothing is trained then, and the second stage, evaluation and export take it as it is",
+    )
     num_layers: int = setting(0, "number of layers to keep, from the first on; 0: all", least=0)
     random: bool = setting(False, "start from random weights of the same architecture, keeping only the tokenizer")
     dtype: Literal["float32", "bfloat16"] = setting(

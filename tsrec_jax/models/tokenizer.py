@@ -85,6 +85,22 @@ def _same(tokenizer: PreTrainedTokenizerFast, written: Tokenizer) -> bool:
     return found == wanted and backend.decode(found) == written.decode(found)
 
 
+def cut_tokenizer(tokenizer: PreTrainedTokenizerFast, length: int) -> PreTrainedTokenizerFast:
+    """The tokenizer without the tokens that were added to it from the id `length` on.
+
+    Raises:
+      ValueError: a token from there on was not added but belongs to its own vocabulary.
+    """
+    facts = json.loads(tokenizer.backend_tokenizer.to_str())
+    facts["added_tokens"] = [token for token in facts["added_tokens"] if token["id"] < length]
+    roles = {role: token for role, token in tokenizer.special_tokens_map.items() if role.endswith("_token")}
+    backend = Tokenizer.from_str(json.dumps(facts))
+    cut = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **roles)
+    if len(cut) != length:
+        raise ValueError(f"{len(cut)} tokens are left, not {length}")
+    return cut
+
+
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | os.PathLike[str]) -> None:
     """Writes a tokenizer so that transformers 4.57 and 5 read it with the same ids, and pad batches on the left.
 

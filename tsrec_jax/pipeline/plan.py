@@ -15,11 +15,10 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.hf import read_config
 from tsrec_jax.models.small_lm import lm_shape
-from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline.batches import batches_of, training_data
 from tsrec_jax.pipeline.dense import dense_shape
 from tsrec_jax.pipeline.inputs import open_texts, source_of
-from tsrec_jax.pipeline.recommender_parts import add_sid_tokens
+from tsrec_jax.pipeline.sid_tokens import add_sid_tokens, base_tokenizer
 from tsrec_jax.planning.accounting import DenseShape, MeshShape, step_flops
 from tsrec_jax.planning.chips import CHIPS
 from tsrec_jax.planning.estimate import estimate_lines, second_stage_line, step_shape
@@ -188,7 +187,7 @@ def _given_dataset(settings: Settings) -> Dataset | None:
 
 
 def _counted(settings: Settings, base: ModelConfig, dataset: Dataset) -> _Data:
-    tokenizer = load_tokenizer(settings.model.path)
+    tokenizer = base_tokenizer(settings.model.path, dataset.catalogue.tokens).tokenizer
     base_vocab_size = add_sid_tokens(tokenizer, dataset.catalogue.tokens)
     builder = PromptBuilder(tokenizer, settings.templates, settings.train.sequence_length)
     # Which items a teacher names changes no length, so its neighbours need not be the real ones.

@@ -22,10 +22,10 @@ from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import load_hf
 from tsrec_jax.models.sharding import host_copy
 from tsrec_jax.models.sid_outputs import give_outputs
-from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.models.vocabulary import extend_vocabulary, sid_init_rows
 from tsrec_jax.pipeline.dense import Texts, make_head, text_vectors
 from tsrec_jax.pipeline.mesh import open_mesh
+from tsrec_jax.pipeline.sid_tokens import add_sid_tokens, base_tokenizer
 from tsrec_jax.settings import Settings
 
 
@@ -56,26 +56,12 @@ class RecommenderParts:
     mesh: Mesh | None
 
 
-def add_sid_tokens(tokenizer: PreTrainedTokenizerFast, tokens: tuple[str, ...]) -> int:
-    """Adds the SID tokens in order and returns the base length, which is the first one's id.
-
-    Raises:
-      UserError: the base tokenizer already knows one of them.
-    """
-    base_vocab_size = len(tokenizer)
-    known = sorted(set(tokens) & tokenizer.get_vocab().keys())  # which it builds anew each time it is asked for
-    if known:
-        raise UserError(
-            f"the base tokenizer already has {known[0]!r}; start from a model that was not extended with SIDs"
-        )
-    tokenizer.add_tokens(list(tokens))
-    return base_vocab_size
-
-
 def load_parts(
     settings: Settings, dataset: Dataset, base: str | pathlib.Path, texts: Texts = text_vectors
 ) -> RecommenderParts:
     """Loads the base model, extends its vocabulary with initialised SID rows and builds prompts and trie.
+
+    SID tokens that the model knows already, by their names, keep their rows.
 
     Args:
       settings: sections `model`, `mesh`, `sid_init`, `dense`, `templates`, `train.sequence_length` and `seed` are read.
@@ -84,21 +70,33 @@ def load_parts(
       texts: gives the vectors of the item texts for a dense head.
 
     Raises:
-      UserError: keywords are missing for the chosen mode, or the model or mesh does not fit.
+      UserError: keywords are missing for the chosen mode, the model or mesh does not fit, or a model that
+        `model.trained` calls trained does not know a SID token.
     """
     mesh = open_mesh(settings)
-    tokenizer = load_tokenizer(base)
     catalogue = dataset.catalogue
+    found = base_tokenizer(base, catalogue.tokens)
+    tokenizer, fresh = found.tokenizer, [token for token in catalogue.tokens if token not in found.known]
+    if settings.model.trained and fresh:
+        raise UserError(
+            f"config.model.trained=True, but {base} knows {len(found.known)} of the catalogue's "
+            f"{len(catalogue.tokens)} SID tokens and not {fresh[0]!r}; give the SIDs it was trained with, or train"
+        )
     if settings.sid_init.mode == "sa_shuffled":
         shuffled = shuffled_words(catalogue, dataset.token_descriptions, settings.seed)
         dataset = dataclasses.replace(dataset, token_descriptions=shuffled)
-    words, keyword_ids = words_for_rows(settings, dataset, tokenizer)
+    words, keyword_ids = words_for_rows(settings, dataset, tokenizer) if fresh else (None, [])
     base_vocab_size = add_sid_tokens(tokenizer, catalogue.tokens)
     model = base_model(settings, base, mesh)
 
     def rows(table_VD: jax.Array) -> np.ndarray:
-        return sid_init_rows(
-            np.asarray(host_copy(table_VD), np.float32)[: model.num_tokens],
+        pretrained_VD = np.asarray(host_copy(table_VD), np.float32)[: model.num_tokens]
+        if not fresh:
+            return found.kept(
+                catalogue.tokens, np.zeros((len(catalogue.tokens), pretrained_VD.shape[1])), pretrained_VD
+            )
+        begun_nD = sid_init_rows(
+            pretrained_VD,
             words=words,
             keyword_ids=keyword_ids,
             levels_n=catalogue.token_levels,
@@ -109,8 +107,10 @@ def load_parts(
             base_vocab_size=base_vocab_size,
             seed=settings.seed,
         )
+        return found.kept(catalogue.tokens, begun_nD, pretrained_VD)
 
-    outputs = rows(model.head[...]) if model.head is not None and settings.sid_init.outputs else None
+    own_outputs = model.head is not None and (settings.sid_init.outputs or bool(found.known))
+    outputs = rows(model.head[...]) if own_outputs else None
     model = extend_vocabulary(
         model, base_vocab_size=base_vocab_size, input_rows_nD=rows(model.embedding[...]), output_rows_nD=outputs
     )

@@ -63,6 +63,9 @@ def train_recommender(job: Job, profile: range = range(0)) -> None:
     if not job.settings.fusion.model:
         report("train: config.fusion.model=False, nothing is trained")
         return
+    if job.settings.model.trained:
+        report("train: config.model.trained=True, nothing is trained")
+        return
     if _is_trained(job):
         report("train: finished before, skipped")
         return
@@ -76,6 +79,8 @@ def trained_parts(job: Job) -> RecommenderParts:
     Raises:
       UserError: nothing is trained with these settings.
     """
+    if job.settings.model.trained:
+        return _parts(job)
     if not _is_trained(job):
         raise UserError(f"{job.workdir.path}: nothing is trained with these settings; run the verb `train` first")
     parts = _parts(job)
