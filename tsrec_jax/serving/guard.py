@@ -26,8 +26,9 @@ ARRIVED = "tsrec.arrived"  # in the scope: time.monotonic() of the request's arr
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
 _ID = re.compile(rb"[!-~]{1,128}")  # a request id that is taken over from the client: it goes into headers and the log
 _LOG = logging.getLogger(ACCESS)
+# The page's own files, and the pictures of items where the catalogue has addresses of them.
 _POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' https: http:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = [

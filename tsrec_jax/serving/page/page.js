@@ -1,56 +1,21 @@
-"use strict";
+/* The page for recommendations: search, history, filters, answer. */
 
-/* Every text of the catalogue reaches the page through textContent, so that none of it is ever read as HTML. */
+import { answerRow, facts, summary } from "./answer.js";
+import { action, ask, at, make, name, Refused, watchHealth } from "./server.js";
+import { fromAddress, toAddress, toCurl } from "./share.js";
 
-const at = (id) => document.getElementById(id);
+const FOUND = 30;
+const EXAMPLES = 3; // shown; "Random" takes any
 const chosen = { history: [], exclude: [], allow: [] }; // items as the server described them
 let ready = false;
+let whenReady = null; // what waits for the server
+let taking = false; // the address is being read, and not written meanwhile
 let searching = null;
 let recommending = null;
 let typing = 0;
-
-function make(tag, properties = {}, ...children) {
-  const node = Object.assign(document.createElement(tag), properties);
-  node.append(...children);
-  return node;
-}
-
-async function ask(address, options = {}) {
-  let response;
-  try {
-    response = await fetch(address, options);
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Error("the server does not answer");
-  }
-  const noJson = { error: `an answer that is no JSON (status ${response.status})` };
-  const answer = await response.json().catch(() => noJson);
-  if (!response.ok) throw new Error(answer.error);
-  return answer;
-}
-
-/* ---- the server's state ---- */
-
-async function watchHealth() {
-  const status = at("status");
-  try {
-    const health = await ask("health");
-    ready = true;
-    at("k").max = health.max_k;
-    status.dataset.state = "ok";
-    status.textContent = `ready: ${health.items.toLocaleString("en")} items, ${health.levels} SID levels`;
-  } catch (error) {
-    ready = false;
-    status.dataset.state = "down";
-    status.textContent = error.message;
-  }
-  showButtons();
-  setTimeout(watchHealth, ready ? 15000 : 1000);
-}
-
-function showButtons() {
-  at("recommend").disabled = !ready || chosen.history.length === 0;
-}
+let found = [];
+let examples = [];
+let answered = null; // the request that the rows answer
 
 /* ---- searching ---- */
 
@@ -59,16 +24,22 @@ async function search() {
   searching = new AbortController();
   const text = at("search").value.trim();
   try {
-    const answer = await ask(`items?limit=30&q=${encodeURIComponent(text)}`, { signal: searching.signal });
-    at("found").replaceChildren(...answer.items.map(foundRow));
-    const few = answer.items.length < 30;
-    const count = `${answer.items.length} of ${answer.of.toLocaleString("en")} items`;
-    at("found-note").textContent = few ? count : `the first ${count}; type more words to narrow them down`;
+    const answer = await ask(`v1/items?limit=${FOUND}&q=${encodeURIComponent(text)}`, { signal: searching.signal });
+    found = answer.items;
+    at("found-note").textContent = foundNote(text, answer.of);
   } catch (error) {
     if (error.name === "AbortError") return;
-    at("found").replaceChildren();
+    found = [];
     at("found-note").textContent = error.message;
   }
+  at("found").replaceChildren(...found.map(foundRow));
+  at("only-found").hidden = text === "" || found.length === 0;
+}
+
+function foundNote(text, of) {
+  if (found.length === 0) return text === "" ? "The catalogue has no items." : `No title or id holds every word of “${text}”.`;
+  const count = `${found.length} of ${of.toLocaleString("en")} items`;
+  return found.length < FOUND ? count : `the first ${count}; type more words to narrow them down`;
 }
 
 async function chooseFirst() {
@@ -78,27 +49,36 @@ async function chooseFirst() {
 }
 
 function foundRow(item) {
-  const note = item.blocked ? `${item.id}, blocked` : item.id;
   const add = make("button", { type: "button", className: "name", title: "Add to the history" });
-  add.append(item.title, make("small", { textContent: `${note}  ${item.sid.join("")}` }));
+  const note = facts(item);
+  note.append(`  ${item.sid.join("")}`, item.blocked ? "  blocked" : "");
+  add.append(make("span", { className: "clamp" }, name(item.title)), note);
   add.addEventListener("click", () => choose("history", item));
-  return make("li", {}, add, action("Never", `Never recommend ${item.title}`, () => choose("exclude", item)),
-    action("Only", `Recommend only ${item.title} and others so marked`, () => choose("allow", item)));
-}
-
-function action(text, label, act) {
-  const button = make("button", { type: "button", className: "act", textContent: text, title: label });
-  button.setAttribute("aria-label", label);
-  button.addEventListener("click", act);
-  return button;
+  const only = action("Only", `Recommend only ${item.title} and others so marked`, () => choose("allow", item));
+  only.disabled = item.blocked;
+  if (item.blocked) only.title = "A blocked item is never recommended";
+  return make("li", {}, add, action("Never", `Never recommend ${item.title}`, () => choose("exclude", item)), only);
 }
 
 /* ---- what is chosen ---- */
 
 function choose(list, item) {
-  const twice = list !== "history" && chosen[list].some((other) => other.id === item.id);
-  if (!twice) chosen[list].push(item);
+  const without = (other) => { chosen[other] = chosen[other].filter((one) => one.id !== item.id); };
+  if (list !== "history") { without("exclude"); without("allow"); } // an item is on one of the two
+  chosen[list].push(item);
   showChosen();
+}
+
+function wanted() {
+  const ids = (list) => chosen[list].map((item) => item.id);
+  const request = {
+    history: ids("history"),
+    k: at("k").valueAsNumber,
+    exclude_history: at("exclude-history").checked,
+    exclude: ids("exclude"),
+  };
+  if (chosen.allow.length > 0) request.allow = ids("allow");
+  return request;
 }
 
 function showChosen() {
@@ -108,7 +88,18 @@ function showChosen() {
     at(`${list}-box`).hidden = chosen[list].length === 0;
     at(list).replaceChildren(...chosen[list].map((item, index) => chip(list, item, index)));
   }
-  showButtons();
+  showState();
+}
+
+/** Follows every change: the address, the button with its reason, and whether the rows still answer what is asked. */
+function showState() {
+  const request = wanted();
+  if (!taking) history.replaceState(null, "", location.pathname + location.search + toAddress(request));
+  at("recommend").disabled = !ready || request.history.length === 0;
+  at("why").textContent = !ready ? "The server is not ready." : request.history.length === 0 ? "Choose an item first." : "";
+  const stale = answered !== null && JSON.stringify(request) !== JSON.stringify(answered);
+  at("answer").classList.toggle("stale", stale);
+  at("stale").textContent = stale ? "This answers an earlier history or earlier settings: recommend again." : "";
 }
 
 function historyRow(item, index) {
@@ -124,8 +115,9 @@ function historyRow(item, index) {
     showChosen();
     focusHistory(Math.min(index, chosen.history.length - 1), 2);
   };
-  const name = make("span", { className: "name" }, item.title, make("small", { textContent: item.id }));
-  const row = make("li", {}, make("span", { className: "number", textContent: index + 1 }), name,
+  const label = make("span", { className: "name" }, make("span", { className: "clamp", title: item.title }, name(item.title)),
+    facts(item));
+  const row = make("li", {}, make("span", { className: "number", textContent: index + 1 }), label,
     action("↑", `Move ${item.title} up`, () => move(-1)), action("↓", `Move ${item.title} down`, () => move(1)),
     action("✕", `Remove ${item.title}`, remove));
   row.addEventListener("keydown", (event) => {
@@ -141,88 +133,138 @@ function focusHistory(index, button) {
 
 function chip(list, item, index) {
   const remove = () => { chosen[list].splice(index, 1); showChosen(); };
-  const button = make("button", { type: "button", textContent: item.title });
+  const button = make("button", { type: "button" }, make("span", {}, name(item.title)));
   button.setAttribute("aria-label", `No longer filter by ${item.title}`);
   button.addEventListener("click", remove);
   return make("li", {}, button);
 }
 
+/* ---- something to start with ---- */
+
+async function loadExamples() {
+  examples = (await ask("examples").catch(() => ({ examples: [] }))).examples;
+  at("random").hidden = at("or-examples").hidden = examples.length === 0;
+  at("examples").replaceChildren(...examples.slice(0, EXAMPLES).map((items) => {
+    const button = make("button", { type: "button", className: "quiet" }, make("span", { className: "clamp" }, name(items[0].title)),
+      make("small", { textContent: `and ${items.length - 1} more like it` }));
+    button.addEventListener("click", () => start(items));
+    return make("li", {}, button);
+  }));
+}
+
+function start(items) {
+  chosen.history = [...items];
+  showChosen();
+  at("recommend").focus({ preventScroll: true });
+  recommend();
+}
+
+function startWithAny() {
+  const now = wanted().history.join();
+  const others = examples.filter((items) => items.map((item) => item.id).join() !== now);
+  start(others[Math.floor(Math.random() * others.length)] ?? examples[0]);
+}
+
+/** Takes over what the address asks for, and recommends; where the server does not answer, once it does. */
+async function takeAddress() {
+  const request = fromAddress(location.hash);
+  if (request === null) return;
+  const gone = [];
+  const look = (id) => ask(`v1/items/${encodeURIComponent(id)}`).catch((error) => {
+    if (!(error instanceof Refused)) throw error;
+    gone.push(id);
+  });
+  const lists = Object.keys(chosen);
+  taking = true;
+  try {
+    const items = await Promise.all(lists.map((list) => Promise.all(request[list].map(look))));
+    lists.forEach((list, place) => { chosen[list] = items[place].filter((item) => item !== undefined); });
+  } catch {
+    whenReady = takeAddress;
+    return;
+  }
+  taking = false;
+  if (request.k >= 1) at("k").value = request.k;
+  at("exclude-history").checked = request.exclude_history;
+  showChosen();
+  await recommend();
+  if (gone.length > 0) showError(`no longer in the catalogue: ${gone.join(", ")}`);
+}
+
 /* ---- recommendations ---- */
 
-async function recommend(event) {
-  event.preventDefault();
-  if (at("recommend").disabled) return;
+async function recommend() {
+  if (!ready) { whenReady = recommend; return; }
+  if (at("recommend").disabled || !at("settings").reportValidity()) return;
   recommending?.abort();
   recommending = new AbortController();
-  const ids = (list) => chosen[list].map((item) => item.id);
-  const wanted = {
-    history: ids("history"),
-    k: at("k").valueAsNumber,
-    exclude_history: at("exclude-history").checked,
-    exclude: ids("exclude"),
-  };
-  if (chosen.allow.length > 0) wanted.allow = ids("allow");
+  const request = wanted();
   at("error").hidden = true;
   at("answer").classList.add("busy");
   const started = performance.now();
   try {
-    const answer = await ask("recommend", {
+    const answer = await ask("v1/recommend", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify(wanted),
+      body: JSON.stringify(request),
       signal: recommending.signal,
     });
-    showAnswer(answer, performance.now() - started);
+    showAnswer(request, answer, performance.now() - started);
   } catch (error) {
     if (error.name === "AbortError") return;
-    showAnswer({ items: [] }, null);
-    at("error").textContent = error.message;
-    at("error").hidden = false;
+    clearAnswer();
+    showError(error.message);
   }
   at("answer").classList.remove("busy");
 }
 
-function showAnswer(answer, elapsed) {
-  at("answer").replaceChildren(...answer.items.map(answerRow));
-  at("answer-empty").hidden = answer.items.length > 0 || elapsed !== null;
-  if (elapsed === null) { at("timing").textContent = ""; return; }
-  const { queue, compute, total } = answer.timing_ms;
-  const proof = answer.exact ? "proven to be the best" : "not proven to be the best: a wider search may find others";
-  at("timing").textContent = `${answer.items.length} items, ${proof}. ${elapsed.toFixed(0)} ms here, ` +
-    `${total.toFixed(0)} ms in the server: ${queue.toFixed(0)} ms in the queue, ${compute.toFixed(0)} ms computed ` +
-    `in a batch of ${answer.batch_size}.`;
+function showAnswer(request, answer, elapsed) {
+  answered = request;
+  at("answer").replaceChildren(...answer.items.map((item, index) => answerRow(item, index, (one) => choose("history", one))));
+  at("answer-empty").hidden = true;
+  at("sharing").hidden = false;
+  at("timing").textContent = summary(answer, request, elapsed);
+  showState();
+  bringIntoSight(at("answer-heading"));
 }
 
-function answerRow(item, index) {
-  const title = make("span", { className: "title" }, item.title, make("small", { textContent: item.id }));
-  const own = item.path.reduce((sum, step) => sum + step.score, 0);
-  const fused = item.path.length === 0 || Math.abs(own - item.score) > 1e-3; // a fusion's scores are no probabilities
-  const score = fused
-    ? make("span", { className: "score", textContent: item.score.toFixed(3), title: "score" })
-    : make("span", { className: "score", textContent: percent(item.score), title: "probability of its SID" },
-      make("small", { textContent: `log ${item.score.toFixed(3)}` }));
-  const path = make("div", { className: "path" });
-  path.setAttribute("aria-label", "SID path");
-  item.path.forEach((step, place) => {
-    if (place > 0) path.append(make("span", { className: "then", textContent: "→" }));
-    path.append(pathStep(step));
-  });
-  const again = action("+ History", `Add ${item.title} to the history`, () => choose("history", item));
-  again.classList.add("again");
-  return make("li", {}, make("span", { className: "rank", textContent: index + 1 }), title, score, path, again);
+function clearAnswer() {
+  answered = null;
+  at("answer").replaceChildren();
+  at("answer-empty").hidden = false;
+  at("sharing").hidden = at("copy-by-hand").hidden = at("error").hidden = true;
+  at("timing").textContent = at("copied").textContent = "";
+  showState();
 }
 
-function pathStep(step) {
-  const node = make("span", { className: "step", title: `log-probability ${step.score.toFixed(4)}` },
-    make("b", { textContent: step.token }),
-    make("span", { textContent: `${percent(step.score)} ${step.score.toFixed(2)}` }));
-  node.style.setProperty("--share", Math.exp(Math.min(step.score, 0)));
-  return node;
+function showError(reason) {
+  at("error").textContent = reason;
+  at("error").hidden = false;
+  bringIntoSight(at("answer-heading"));
 }
 
-function percent(score) {
-  const value = 100 * Math.exp(score);
-  return value >= 0.01 ? `${value.toFixed(value < 1 ? 3 : 1)} %` : `${value.toExponential(1)} %`;
+/** Scrolls to a heading and moves the focus there, unless the upper half of the window shows it already. */
+function bringIntoSight(heading) {
+  const { top } = heading.getBoundingClientRect();
+  if (top >= 0 && top < window.innerHeight / 2) return;
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  heading.focus({ preventScroll: true });
+  heading.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
+}
+
+/** Copies a text; shows it to be copied by hand where the browser lets no page copy (plain HTTP on another machine). */
+async function copy(text, done) {
+  const box = at("copy-by-hand");
+  box.hidden = true;
+  try {
+    await navigator.clipboard.writeText(text);
+    at("copied").textContent = done;
+  } catch {
+    at("copied").textContent = "copy it from here:";
+    box.value = text;
+    box.hidden = false;
+    box.select();
+  }
 }
 
 /* ---- keys ---- */
@@ -246,16 +288,33 @@ at("search").addEventListener("keydown", (event) => {
 });
 at("found").addEventListener("keydown", moveAmongFound);
 document.addEventListener("keydown", (event) => {
-  const inField = event.target.matches("input");
+  const inField = event.target.matches("input, textarea");
   if (event.key === "/" && !inField) { event.preventDefault(); at("search").focus(); at("search").select(); }
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) recommend(event);
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); recommend(); }
 });
-at("settings").addEventListener("submit", recommend);
+at("settings").addEventListener("submit", (event) => { event.preventDefault(); recommend(); });
+at("settings").addEventListener("input", showState);
+at("random").addEventListener("click", startWithAny);
+at("only-found").addEventListener("click", () => {
+  for (const item of found) if (!item.blocked) choose("allow", item);
+});
 at("clear").addEventListener("click", () => {
-  for (const list of Object.keys(chosen)) chosen[list].length = 0;
+  for (const list of Object.keys(chosen)) chosen[list] = [];
+  recommending?.abort();
+  clearAnswer();
   showChosen();
   at("search").focus();
 });
+at("copy-address").addEventListener("click", () => copy(location.href, "link copied"));
+at("copy-curl").addEventListener("click", () => copy(toCurl(wanted()), "command copied"));
+window.addEventListener("hashchange", takeAddress);
 
-watchHealth();
+watchHealth((health) => {
+  ready = health !== null;
+  if (ready) at("k").max = health.max_k;
+  showState();
+  if (ready && whenReady) { const act = whenReady; whenReady = null; act(); }
+});
 search();
+loadExamples();
+takeAddress();

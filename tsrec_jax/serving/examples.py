@@ -1,0 +1,48 @@
+"""Histories to start with: items whose SIDs begin with one token, which the codes therefore take to be alike.
+
+They are made of the catalogue alone: an export holds no user's history, and should not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tsrec_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from tsrec_jax.serving.live_catalogue import LiveCatalogue, LiveItem
+
+_EXAMPLES = 24
+_ITEMS = 4
+
+
+class Examples:
+    """Histories drawn once, as the catalogue is then."""
+
+    def __init__(self, catalogue: LiveCatalogue) -> None:
+        """Draws them: of different first tokens as far as there are such, and always the same ones."""
+        self._catalogue = catalogue
+        rng = np.random.default_rng(0)
+        codes_NC = catalogue.trie.sid_codes()
+        first_E, count_E = np.unique(codes_NC[:, 0], return_counts=True)
+        first_E = rng.permutation(first_E[count_E > 1])
+        self._drawn: list[list[str]] = []
+        for first in np.resize(first_E, _EXAMPLES if len(first_E) else 0):
+            alike_M = np.flatnonzero(codes_NC[:, 0] == first)
+            picked = rng.choice(alike_M, min(_ITEMS, len(alike_M)), replace=False)
+            self._drawn.append([catalogue.members(codes_NC[row].tolist())[0].id for row in picked])
+
+    def now(self) -> list[list[LiveItem]]:
+        """Those of which at least two items are still there, without the items that are gone or blocked."""
+        found = [
+            [item for item in map(self._item, ids) if item is not None and not item.blocked] for ids in self._drawn
+        ]
+        return [items for items in found if len(items) > 1]
+
+    def _item(self, item_id: str) -> LiveItem | None:
+        try:
+            return self._catalogue.item(item_id)
+        except UserError:
+            return None
