@@ -192,6 +192,30 @@ def test_two_processes_go_on_from_the_checkpoint_of_one_and_evaluate_and_export_
         np.testing.assert_allclose(value, wanted[name], atol=1e-4, err_msg=name)
 
 
+def test_two_processes_take_the_second_stage_as_one_does(config, whole, tmp_path):
+    """From an export that is taken as it is, with the same prompts, candidates and updates."""
+    settings = {
+        **{"dataset.path": whole / "shop", "model.path": whole / "export", "model.trained": True, "mesh.fsdp": 4},
+        **{"objective": "constrained", "train.valid_beam_rows": 8, "rl.steps": 2, "rl.prompts": 16, "rl.group": 4},
+        **{"rl.teacher": "popularity", "rl.kl": 0.1, "rl.warmup_steps": 0, "rl.learning_rate": 1e-3},
+    }
+    command = ["rl", config, *(f"--config.{key}={value}" for key, value in settings.items())]
+    assert main([*command, f"--workdir={tmp_path / 'one'}"]) == 0
+    port = free_port()
+    both = [start(n, port, ("-m", "tsrec_jax"), *command, f"--workdir={tmp_path / 'two'}") for n in range(2)]
+    try:
+        printed = [process.communicate(timeout=400) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [0, 0], printed
+    found, wanted = (read_metrics(tmp_path / each / "rl") for each in ("two", "one"))
+    names = ("loss", "loss/objective", "loss/nll", "loss/kl", "rl/reward", "rl/expected_reward", "grad_norm")
+    compared = [[row[name] for row in rows if "loss" in row for name in names] for rows in (found, wanted)]
+    assert len(compared[0]) == 2 * len(names)
+    np.testing.assert_allclose(*compared, rtol=1e-4, atol=1e-6)
+
+
 DYING = """
 import os, signal, sys
 from tsrec_jax import main
