@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 
 from tests.evaluation.cells import cell_of, rows_by
-from tsrec_jax.evaluation.statistics import draw_users, interval, over_seeds, resampled
+from tsrec_jax.evaluation.statistics import (
+    Comparison,
+    PairedTest,
+    draw_users,
+    holm_corrected,
+    interval,
+    over_seeds,
+    resampled,
+)
 from tsrec_jax.evaluation.study_cells import System
 from tsrec_jax.evaluation.study_report import common_seeds
 from tsrec_jax.evaluation.study_report import compare_systems as compare
@@ -161,3 +169,16 @@ def test_the_p_value_is_two_sided():
     first, second = [0] * 30 + [-1] * 170, [-1] * 30 + [0] * 18 + [-1] * 152
     found = compare(system("a", [first]), system("b", [second]), "HR@1", draw_users(np.arange(200)))
     assert found.users.p_value == pytest.approx(0.081, abs=0.025)
+
+
+def made_with(metric, p_value, over_seeds=None):
+    tests = [None if p is None else PairedTest((0.0, 0.0), p) for p in (p_value, over_seeds)]
+    return Comparison("a", "b", metric, "sid", (1,), 0.0, 0.0, 0.0, None, 0, *tests)
+
+
+def test_p_values_are_corrected_for_the_comparisons_of_a_metric():
+    """By Holm's steps done by hand: .005 x 4, .01 x 3, .03 x 2, and .04 x 1, which may not be below the one before."""
+    of_a_metric = [made_with("NDCG@10", p) for p in (0.01, 0.04, 0.03)] + [made_with("NDCG@10", 0.9, 0.005)]
+    found = holm_corrected([*of_a_metric, made_with("HR@10", 0.04), made_with("HR@10", 0.8)])
+    assert [each.holm for each in found] == pytest.approx([0.03, 0.06, 0.06, 0.02, 0.08, 0.8])
+    assert holm_corrected([]) == []

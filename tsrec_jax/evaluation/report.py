@@ -167,6 +167,8 @@ def comparison_table(comparisons: Sequence[Comparison]) -> str:
             "p, seeds and users": lambda c: p_value(c.seeds_and_users),
             "seeds with first above": lambda c: f"{c.better} of {len(c.seeds)}",
         }
+    if any(each.holm is not None for each in comparisons):
+        columns["p, Holm"] = lambda c: UNKNOWN if c.holm is None else f"{c.holm:.3f}"
     return markdown_table([list(columns), *([cell(each) for cell in columns.values()] for each in comparisons)])
 
 

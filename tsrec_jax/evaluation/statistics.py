@@ -110,6 +110,8 @@ class Comparison:
       better: seeds with a mean difference above 0.
       users: test over users.
       seeds_and_users: test over both; None with one seed.
+      holm: p-value of the widest of these tests, corrected for the comparisons made together (`holm_corrected`); None:
+        it was made alone.
     """
 
     first: str
@@ -124,6 +126,7 @@ class Comparison:
     better: int
     users: PairedTest
     seeds_and_users: PairedTest | None
+    holm: float | None = None
 
 
 def compare(
@@ -153,3 +156,23 @@ def compare(
         users=PairedTest.of(means_RS.mean(axis=1)),
         seeds_and_users=PairedTest.of(over_seeds(means_RS, draws)) if len(seeds) > 1 else None,
     )
+
+
+def holm_corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons with p-values corrected for the number of those in the same metric (Holm, 1979).
+
+    The test over seeds and users counts, or where there is one seed that over users. In the order of the p-values, the
+    n-th of m is multiplied by m - n + 1, and none is below the one before it: at any level, the chance that a single
+    difference is called one where there is none stays below that level.
+    """
+    corrected = {}
+    for metric in {each.metric for each in comparisons}:
+        tests = [
+            ((each.seeds_and_users or each.users).p_value, number)
+            for number, each in enumerate(comparisons)
+            if each.metric == metric
+        ]
+        least = 0.0
+        for place, (p_value, number) in enumerate(sorted(tests)):
+            least = corrected[number] = max(least, min(1.0, p_value * (len(tests) - place)))
+    return [dataclasses.replace(each, holm=corrected[number]) for number, each in enumerate(comparisons)]

@@ -16,6 +16,7 @@ from tsrec_jax.evaluation.statistics import (
     Draws,
     compare,
     draw_users,
+    holm_corrected,
     interval,
     over_seeds,
     resampled,
@@ -227,7 +228,7 @@ def _comparisons(
             refused.append(f"Not compared: {text}; they have no finished seed in common.")
             continue
         made.extend(compare_systems(first, second, metric, draws[first.rows.digest]) for metric in TESTED)
-    return made, refused
+    return holm_corrected(made), refused
 
 
 def common_seeds(first: System, second: System) -> tuple[int, ...]:

@@ -114,9 +114,10 @@ def _spread(report: StudyReport) -> str:
 
 def _comparisons(comparisons: Sequence[Comparison]) -> str:
     return (
-        "## Paired tests\n\nOf the means over the seeds that both have. p is two-sided, uncorrected for the number "
-        "of tests; that over users speaks of these trained models, that over seeds and users of the method "
-        "(docs/studies.md). Systems with other SIDs are compared at item level.\n\n" + comparison_table(comparisons)
+        "## Paired tests\n\nOf the means over the seeds that both have. p is two-sided; that over users speaks of "
+        "these trained models, that over seeds and users of the method (docs/studies.md). The last column is corrected for "
+        "the number of comparisons in the same metric. Systems with other SIDs are compared at item level.\n\n"
+        + comparison_table(comparisons)
     )
 
 
@@ -232,10 +233,23 @@ def to_latex(report: StudyReport) -> str:
     caption = f"{report.title}: {report.split} split, {report.rows} rows, SID level, means over seeds."
     parts = ["% Needs \\usepackage{booktabs}.", _latex(rows, caption)]
     if report.comparisons:
-        rows = [["Comparison", "Metric", "Seeds", "Difference", "Relative", "95 % (users)", "p", "p (seeds, users)"]]
+        rows = [
+            [
+                "Comparison",
+                "Metric",
+                "Seeds",
+                "Difference",
+                "Relative",
+                "95 % (users)",
+                "p",
+                "p (seeds, users)",
+                "p (Holm)",
+            ]
+        ]
         for c in report.comparisons:
             row = [f"{c.first} > {c.second}", f"{c.metric} ({c.level})", str(len(c.seeds)), f"{c.difference:+.4f}"]
-            rows.append([*row, relative(c), test_interval(c.users), p_value(c.users), p_value(c.seeds_and_users)])
+            tests = test_interval(c.users), p_value(c.users), p_value(c.seeds_and_users), f"{c.holm:.3f}"
+            rows.append([*row, relative(c), *tests])
         parts.append(_latex(rows, "Paired tests, bootstrap over users, and over seeds and users."))
     return "\n\n".join(parts) + "\n"
 
