@@ -115,9 +115,9 @@ def _spread(report: StudyReport) -> str:
 def _comparisons(comparisons: Sequence[Comparison]) -> str:
     return (
         "## Paired tests\n\nOf the means over the seeds that both have. p is two-sided; that over users speaks of "
-        "these trained models, that over seeds and users of the method (docs/studies.md). The last column is corrected for "
-        "the number of comparisons in the same metric. Systems with other SIDs are compared at item level.\n\n"
-        + comparison_table(comparisons)
+        "these trained models, that over seeds and users of the method (docs/studies.md). The last column is "
+        "corrected for the number of comparisons in the same metric. Systems with other SIDs are compared at item "
+        "level.\n\n" + comparison_table(comparisons)
     )
 
 
