@@ -70,6 +70,7 @@ COMPILING = (
     "serving/test_export*.py",
     "serving/test_fusion.py",
     "serving/test_recommender.py",
+    "serving/test_connections.py",
     "serving/test_server.py",
     "sid/test_[acekir]*.py",
     "sid/test_levels.py",

@@ -55,7 +55,7 @@ verbs
              blanks at their ends: --item=ID for each of them instead
   serve      an HTTP service and a web page on the exported folder, or on --export=FOLDER without a workdir
              [--host=127.0.0.1 --port=8000 --beams --max_batch --queue --batch_wait_ms --deadline_ms --keep_alive
-             --log=text|json --access_log]
+             --connections --drain_delay --log=text|json --access_log]
 
 several processes as one run, over all their devices (run, pretrain, train, rl, evaluate, export), on a shared workdir:
   --multi_host               where JAX finds the others itself (TPU pods, Slurm, Open MPI)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tsrec_jax.data.catalogue import shown_facts
 from tsrec_jax.errors import UserError
-from tsrec_jax.serving.recommender import Answer, PathStep, Recommendation
+from tsrec_jax.serving.answers import Answer, PathStep, Recommendation
 
 SLOW_K = 49  # a request for so many items takes a second
 EVIL = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"

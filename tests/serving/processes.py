@@ -92,8 +92,8 @@ def running(command, **environment):
 
 
 @contextlib.contextmanager
-def fake(seconds=0.0, queue=64, **environment):
-    """The fake recommender's server, ready."""
-    with running([FAKE, seconds, queue], **environment) as server:
+def fake(seconds=0.0, queue=64, settings=(), **environment):
+    """The fake recommender's server, ready; `settings` such as "connections=3"."""
+    with running([FAKE, seconds, f"queue={queue}", *settings], **environment) as server:
         server.wait_for("ready")
         yield server

@@ -10,7 +10,7 @@ pytest.importorskip("prometheus_client", reason="needs the extra [serve]")
 from tests.serving.clients import ADMIN, NEW, TOKEN, hold, metric, refused
 from tests.serving.fakes import EVIL
 from tsrec_jax.serving import messages
-from tsrec_jax.serving.recommender import Request
+from tsrec_jax.serving.answers import Request
 
 
 def test_a_recommendation_is_that_of_the_recommender_with_paths_and_times(client, recommender):

@@ -7,8 +7,8 @@ import pytest
 
 from tests.serving.fakes import FakeRecommender
 from tsrec_jax.errors import UserError
+from tsrec_jax.serving.answers import Request
 from tsrec_jax.serving.batcher import Batcher, BatchFailed, BatchSettings, Closed, Expired, QueueFull
-from tsrec_jax.serving.recommender import Request
 
 LATER = 1e9
 

@@ -16,7 +16,7 @@ pytest.importorskip("fastapi", reason="needs the extra [serve]")
 
 from tests.serving import processes
 from tests.serving.fakes import EVIL, FakeRecommender
-from tsrec_jax.serving.recommender import Request
+from tsrec_jax.serving.answers import Request
 
 TOKEN = "a token for changes"
 WIDTHS = {"desk": {"width": 1440, "height": 900}, "telephone": {"width": 390, "height": 844}}

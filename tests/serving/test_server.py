@@ -18,7 +18,7 @@ from tests.serving.fakes import SLOW_K, FakeRecommender
 from tsrec_jax.errors import UserError
 from tsrec_jax.main import main
 from tsrec_jax.serving import server
-from tsrec_jax.serving.recommender import Request
+from tsrec_jax.serving.answers import Request
 from tsrec_jax.serving.server import bind, run
 from tsrec_jax.serving.settings import ServerSettings
 
@@ -116,11 +116,9 @@ def test_each_line_of_the_log_is_there_once(monkeypatch, capsys):
 
 def test_an_idle_connection_is_kept_longer_than_load_balancers_keep_theirs(monkeypatch):
     assert ServerSettings().keep_alive > 60
-    recommender, config, given = FakeRecommender(), server.uvicorn.Config, {}
+    recommender, config, given = FakeRecommender(), server.Config, {}
     monkeypatch.setattr(recommender, "warm_up", lambda report, **options: os.kill(os.getpid(), signal.SIGTERM))
-    monkeypatch.setattr(
-        server.uvicorn, "Config", lambda app, **options: given.update(options) or config(app, **options)
-    )
+    monkeypatch.setattr(server, "Config", lambda app, **options: given.update(options) or config(app, **options))
     serve_here(recommender)
     assert given["timeout_keep_alive"] == ServerSettings().keep_alive
 
@@ -151,72 +149,6 @@ def test_a_client_that_leaves_frees_its_place_in_the_queue(running):
     until(lambda: value(running, "tsrec_batch_size_sum") == before + 1)
     assert running.request("POST", "/recommend", {"history": ["B001"]})[0] == 200
     assert value(running, "tsrec_batch_size_sum") == before + 2
-
-
-def raw(running, content, rest=b""):
-    """What the server says to these bytes, up to the end of the connection."""
-    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
-        connection.sendall(content)
-        connection.sendall(rest)
-        received = b""
-        while chunk := connection.recv(65_536):
-            received += chunk
-    return received
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 100_000],
-    ids=["no request", "no host", "a header without end"],
-)
-def test_what_is_no_http_request_is_a_json_error_too(running, content):
-    head, body = raw(running, content).split(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 400 ") and b"application/json" in head
-    assert list(json.loads(body)) == ["error"]
-
-
-def test_a_client_that_goes_on_sending_reads_its_refusal_and_is_cut_off_later(running):
-    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
-        connection.sendall(b"nonsense\r\n\r\n")
-        received = connection.recv(1)
-        connection.sendall(b"a" * 1_000_000)
-        while chunk := connection.recv(65_536):
-            received += chunk
-        assert received.startswith(b"HTTP/1.1 400 ") and received.endswith(b"}")
-        with pytest.raises((ConnectionResetError, BrokenPipeError)):
-            for _ in range(200):  # 10 s
-                connection.sendall(b"a")
-                time.sleep(0.05)
-
-
-def test_a_chunked_body_beyond_the_limit_is_refused_on_the_wire(running):
-    head = (
-        b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-    )
-    chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
-    answer = raw(running, head, chunk * 17 + b"0\r\n\r\n")
-    assert b" 413 " in answer.splitlines()[0] and b'{"error": "the body is larger than' in answer
-
-
-def test_a_body_whose_length_is_said_twice_is_refused_and_ends_the_connection(running):
-    head = (
-        b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
-    )
-    answer = raw(running, head, b"0\r\n\r\nGET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 400 ") and b"length is said once" in answer
-    assert answer.count(b"HTTP/1.1") == 1
-
-
-def test_an_announced_body_beyond_the_limit_is_refused_before_it_is_sent(running):
-    head = b"POST /recommend HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2000000\r\n\r\n"
-    answer = raw(running, head)
-    assert answer.startswith(b"HTTP/1.1 413 ")
-
-
-def test_a_web_socket_is_not_offered(running):
-    head = b"GET /recommend HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n"
-    assert raw(running, head).startswith(b"HTTP/1.1 405 ")
 
 
 def test_the_token_comes_from_the_environment(running):

@@ -31,6 +31,7 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' https: http:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_CLOSE = (b"connection", b"close")
 _HEADERS = [
     (b"content-security-policy", _POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
@@ -51,15 +52,25 @@ class Guard:
     The whole body is read here, whether its length is announced or it comes in chunks, and handed on in one piece.
     """
 
-    def __init__(self, app: App, metrics: Metrics, *, max_body: int = MAX_BODY, body_seconds: float = BODY_SECONDS):
+    def __init__(
+        self,
+        app: App,
+        metrics: Metrics,
+        closing: Callable[[], bool] = lambda: False,
+        *,
+        max_body: int = MAX_BODY,
+        body_seconds: float = BODY_SECONDS,
+    ):
         """Args:
         app: the application.
         metrics: told of every request that got a response.
+        closing: whether every response now ends its connection.
         max_body: bytes.
         body_seconds: within which the body must have arrived.
         """
         self._app = app
         self._metrics = metrics
+        self._closing = closing
         self._max_body = max_body
         self._body_seconds = body_seconds
 
@@ -80,6 +91,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = [*message.get("headers", []), *_HEADERS, (b"x-request-id", request_id)]
+                if self._closing() and _CLOSE not in headers:
+                    headers.append(_CLOSE)
                 message = {**message, "headers": headers}
             elif method == "HEAD":
                 message = {**message, "body": b""}
@@ -167,7 +180,7 @@ async def _send_error(send: Send, refused: _Refused) -> None:
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
+        _CLOSE,
     ]
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import pathlib
 import signal
@@ -14,12 +13,11 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.serving.app import make_app
+from tsrec_jax.serving.connections import Config, LimitedH11Protocol, room_for
 from tsrec_jax.serving.logs import logging_to_stderr
 from tsrec_jax.serving.messages import MAX_DEADLINE_MS
 from tsrec_jax.serving.service import Service
@@ -32,8 +30,8 @@ TOKEN_VARIABLE = "TSREC_ADMIN_TOKEN"
 _BACKLOG = 2048
 # A response that its client does not take is given up so long after the last one was ready.
 _FLUSH_SECONDS = 10
-# So long the client of a request that was no HTTP may still send; what it sends is thrown away.
-_LINGER_SECONDS = 2.0
+# So long after the last accepted request is answered, requests that were on their way are answered too.
+_LINGER_SECONDS = 1.0
 # Beyond its deadline no accepted request is waited for; the rest is for a batch that was just begun.
 _DRAIN_SECONDS = MAX_DEADLINE_MS / 1000 + 15.0
 
@@ -87,9 +85,9 @@ def run(recommender: Recommender, settings: ServerSettings, listener: socket.soc
     service = Service(recommender, max_queue=settings.queue, max_wait=settings.batch_wait_ms / 1000)
     token = os.environ.get(TOKEN_VARIABLE, "").strip()
     app = make_app(service, admin_token=token, deadline_seconds=settings.deadline_ms / 1000)
-    config = uvicorn.Config(
+    config = Config(
         app,
-        http=JsonH11Protocol,
+        http=LimitedH11Protocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -99,10 +97,11 @@ def run(recommender: Recommender, settings: ServerSettings, listener: socket.soc
         timeout_keep_alive=settings.keep_alive,
         timeout_graceful_shutdown=_FLUSH_SECONDS,
     )
-    server = _Server(config, service)
+    server = _Server(config, service, settings.drain_delay)
     # uvicorn has handlers of its own for all but SIGHUP. It raises a signal again after its shutdown; by then it has
     # been obeyed.
     with logging_to_stderr(settings.log, access=settings.access_log), on_signals(lambda number, frame: server.stop()):
+        config.max_connections = room_for(settings.connections)
         server.run([listener])
     if service.failure:
         raise RuntimeError(service.failure)
@@ -112,11 +111,11 @@ def run(recommender: Recommender, settings: ServerSettings, listener: socket.soc
 
 
 class _Server(uvicorn.Server):
-    """Warms up while it listens; answers all that was accepted before it closes its connections."""
+    """Warms up while it listens; answers everything that was sent before it closes its connections."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, drain_delay: float) -> None:
         super().__init__(config)
-        self._service = service
+        self._service, self._drain_delay = service, drain_delay
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listens, then begins the warm-up."""
@@ -126,12 +125,39 @@ class _Server(uvicorn.Server):
         self._service.start(self._changed)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drains the service, which refuses new requests meanwhile, then closes."""
+        """Says that it leaves, serves on for the drain delay, refuses what is new, and closes when all is answered."""
+        self._service.leave()
+        if not self._service.failure:
+            await self._until(lambda: False, self._drain_delay)
         self._service.drain()
-        latest = time.monotonic() + _DRAIN_SECONDS
-        while not self._service.drained and not self.force_exit and time.monotonic() < latest:
-            await asyncio.sleep(0.02)
+        await self._until(lambda: self._service.drained, _DRAIN_SECONDS)
+        await self._accept_last(sockets or [])
+        # Every answer closes its connection by now, so what is left are connections on which nothing was asked.
+        await self._until(lambda: not self.server_state.connections, _LINGER_SECONDS)
         await super().shutdown(sockets)
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
+        latest = time.monotonic() + seconds
+        while not condition() and not self.force_exit and time.monotonic() < latest:
+            await asyncio.sleep(0.02)
+
+    async def _accept_last(self, listeners: list[socket.socket]) -> None:
+        """Closes the listeners, and takes the connections that the kernel had accepted: closing would reset them."""
+        loop, accepted = asyncio.get_running_loop(), []
+        last = [listener.dup() for listener in listeners]
+        for server in self.servers:
+            server.close()
+        for listener in last:
+            listener.setblocking(False)
+            with contextlib.closing(listener), contextlib.suppress(BlockingIOError):  # until there is none left
+                while True:
+                    accepted.append(listener.accept()[0])
+        for connection in accepted:
+            connection.setblocking(False)
+            await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> LimitedH11Protocol:
+        return LimitedH11Protocol(self.config, self.server_state, self.lifespan.state)
 
     def stop(self) -> None:
         """Begins the shutdown."""
@@ -142,36 +168,6 @@ class _Server(uvicorn.Server):
             self.stop()
         elif not self._service.draining:
             print(f"ready: {self._service.recommender.catalogue.num_items} items", flush=True)
-
-
-class JsonH11Protocol(H11Protocol):
-    """HTTP/1.1, with the refusal of what is no HTTP request (or has too large a header) in JSON like all others."""
-
-    _refused = False
-
-    def data_received(self, data: bytes) -> None:
-        """Hands the bytes on, unless the request they belong to was refused."""
-        if not self._refused:
-            super().data_received(data)
-
-    def send_400_response(self, msg: str) -> None:
-        """Writes the response and ends the connection.
-
-        What the client is still sending is read meanwhile: a connection that is closed with bytes unread is reset, and
-        the client may lose the response (RFC 9112, section 9.6).
-        """
-        body = json.dumps({"error": msg}).encode()
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-        ]
-        for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
-            self.transport.write(self.conn.send(event))
-        self.transport.write_eof()
-        self._refused = True
-        self._unset_keepalive_if_required()
-        self.timeout_keep_alive_task = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
 
 def _shown(listener: socket.socket) -> str:

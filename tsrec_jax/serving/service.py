@@ -29,7 +29,8 @@ class _Stopped(Exception):
 class Service:
     """What the HTTP routes share.
 
-    States, in this order: warming up (or failed to), ready, draining. Only `ready` accepts recommendations.
+    States, in this order: warming up (or failed to), ready, leaving, draining. Recommendations are accepted while it is
+    ready or leaving; of these two only the first invites them.
     """
 
     def __init__(self, recommender: Recommender, *, max_queue: int, max_wait: float) -> None:
@@ -50,7 +51,7 @@ class Service:
         self.failure = ""  # what has ended it for good
         self._when_changed: Callable[[], None] = lambda: None
         self.batcher = Batcher(recommender.answer, settings, self.metrics.batch, self._answers_no_more)
-        self.draining = False
+        self.leaving = self.draining = False
         self._warm = False
         self._progress = "the warm-up has not begun"
         self._warm_up: threading.Thread | None = None
@@ -67,6 +68,11 @@ class Service:
 
     @property
     def not_ready(self) -> str:
+        """Why no recommendation should be sent here; empty where it should."""
+        return "the server is shutting down" if self.leaving else self._refusal
+
+    @property
+    def _refusal(self) -> str:
         """Why recommendations are not accepted now; empty where they are."""
         if self.draining:
             return "the server is shutting down"
@@ -80,13 +86,17 @@ class Service:
         return min(self.recommender.beams, MAX_K)
 
     def refuse_unless_ready(self) -> None:
-        """Raises NotReady with the reason, in every state but `ready`."""
-        if reason := self.not_ready:
+        """Raises NotReady with the reason where recommendations are not accepted."""
+        if reason := self._refusal:
             raise NotReady(reason)
+
+    def leave(self) -> None:
+        """Announces the shutdown; requests are still accepted, and every answer closes its connection."""
+        self.leaving = True
 
     def drain(self) -> None:
         """Begins the shutdown: nothing new is accepted, all that was accepted is answered. Returns at once."""
-        self.draining = True
+        self.leaving = self.draining = True
         self.batcher.close()
 
     @property

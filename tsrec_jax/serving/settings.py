@@ -35,6 +35,10 @@ class ServerSettings(Section):
     )
     deadline_ms: int = setting(10_000, "deadline of a request that states none, in milliseconds", least=1, most=60_000)
     keep_alive: int = setting(75, "seconds that an idle connection is kept open", least=1, most=86_400)
+    connections: int = setting(1000, "number of connections that may be open; further ones are refused", least=1)
+    drain_delay: float = setting(
+        0.0, "seconds between a signal to stop, which /readyz tells at once, and the first refusal", least=0, most=3_600
+    )
     log: Literal["text", "json"] = setting("text", "form of the log's lines")
     access_log: bool = setting(True, "a line for each finished request")
 

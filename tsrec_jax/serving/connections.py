@@ -1,0 +1,123 @@
+"""HTTP/1.1 connections with limits, and with refusals in JSON like all other errors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import resource
+import time
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+_LOG = logging.getLogger(__name__)
+# The head of a request must have arrived so long after its first byte.
+HEAD_SECONDS = 10.0
+# So long the client of a request that was refused here may still send; what it sends is thrown away.
+_LINGER_SECONDS = 2.0
+_TELL_SECONDS = 10.0  # a refusal for want of room is logged no more often
+_OTHER_FILES = 64  # what the process opens beside connections
+
+
+class Config(uvicorn.Config):
+    """uvicorn's, with the limits of connections.
+
+    Attributes:
+      max_connections: that are open at once.
+      head_seconds: from the first byte of a request to the end of its head.
+    """
+
+    max_connections = 1000
+    head_seconds = HEAD_SECONDS
+    told_at = -_TELL_SECONDS  # time.monotonic() of the last line that there was no room
+
+
+class LimitedH11Protocol(H11Protocol):
+    """One connection: no request head takes longer than its time, and none beyond the limit is served.
+
+    uvicorn waits for a head without end. Connections that send one byte and stop would take every file that the
+    process may open, and so shut out everybody else.
+    """
+
+    config: Config
+    _refused = False
+    _head_limit: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Refuses the connection where there are too many; an idle one is kept as long as between two requests."""
+        super().connection_made(transport)
+        if len(self.connections) > self.config.max_connections:
+            if time.monotonic() - self.config.told_at > _TELL_SECONDS:
+                self.config.told_at = time.monotonic()
+                _LOG.warning("%d connections are open; further ones are refused", self.config.max_connections)
+            self._answer(503, "too many connections are open; try again later")
+            self.transport.close()
+            return
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forgets the time limit."""
+        self._limit_head(False)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Hands the bytes on, unless the request they belong to was refused."""
+        if self._refused:
+            return
+        super().data_received(data)
+        if not self._refused:
+            self._limit_head(self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0]))
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuses what is no HTTP request, or has too large a head."""
+        self._refuse(400, msg)
+
+    def _limit_head(self, begun: bool) -> None:
+        if not begun and self._head_limit is not None:
+            self._head_limit.cancel()
+            self._head_limit = None
+        elif begun and self._head_limit is None:
+            seconds = self.config.head_seconds
+            reason = f"the head of the request did not arrive within {seconds:g} s"
+            self._head_limit = self.loop.call_later(seconds, self._refuse, 408, reason)
+
+    def _refuse(self, status: int, reason: str) -> None:
+        """Answers and ends the connection.
+
+        What the client is still sending is read meanwhile: a connection that is closed with bytes unread is reset, and
+        the client may lose the response (RFC 9112, section 9.6).
+        """
+        self._answer(status, reason)
+        self.transport.write_eof()
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+
+    def _answer(self, status: int, reason: str) -> None:
+        body = json.dumps({"error": reason}).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self._refused = True
+
+
+def room_for(connections: int) -> int:
+    """As many connections as this process may open files for, at most those; the soft limit is raised where it may be.
+
+    Args:
+      connections: wanted.
+    """
+    wanted = connections + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft < wanted:
+            connections = max(1, soft - _OTHER_FILES)
+            _LOG.warning("this process may open %d files: no more than %d connections", soft, connections)
+    return connections
