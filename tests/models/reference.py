@@ -23,6 +23,7 @@ LLAMA3 = {
 CASES = {
     "llama_tied": ("llama", {"tie_word_embeddings": True, "head_dim": 6}),
     "llama_untied_llama3": ("llama", {"tie_word_embeddings": False, "head_dim": 8, "rope": LLAMA3}),
+    "mistral_untied": ("mistral", {"tie_word_embeddings": False, "head_dim": 6, "sliding_window": None}),
     "qwen2_tied": ("qwen2", {"tie_word_embeddings": True}),
     "qwen2_untied": ("qwen2", {"tie_word_embeddings": False, "num_key_value_heads": 1}),
     "qwen3_tied": ("qwen3", {"tie_word_embeddings": True, "head_dim": 6}),
@@ -59,7 +60,7 @@ def torch_model(case: str, seed: int = 0):
     import transformers
 
     facts = tiny_facts(case)
-    kind = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[facts.pop("model_type")]
+    kind = facts.pop("model_type").capitalize()
     config = getattr(transformers, f"{kind}Config")(**facts)
     model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
     generator = torch.Generator().manual_seed(seed)

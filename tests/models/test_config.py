@@ -94,3 +94,13 @@ def test_sizes_and_ids_that_no_model_can_have_are_refused(change, named):
 def test_a_config_that_holds_no_settings_is_refused():
     with pytest.raises(UserError, match=r"config\.json: holds list"):
         ModelConfig.from_hf([], "config.json")
+
+
+@pytest.mark.parametrize("stated", [{}, {"sliding_window": 8}])
+def test_a_mistral_with_a_sliding_window_is_refused(stated):
+    """Which one without the key has, in transformers too; an export says that it has none."""
+    facts = tiny_facts("mistral_untied")
+    assert ModelConfig.from_hf(facts).to_hf()["sliding_window"] is None
+    del facts["sliding_window"]
+    with pytest.raises(UserError, match=r"sliding_window=(4096|8) is not supported"):
+        ModelConfig.from_hf(facts | stated)

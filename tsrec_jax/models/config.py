@@ -21,6 +21,8 @@ class Family:
       qk_norm: RMSNorm on each head of q and k.
       head_dim: where a config states none; None: d_model / heads.
       states_head_dim: whether a config may state one; where not, it is d_model / heads.
+      sliding_window: of a config that states none; a model with one is refused, whatever its size. None: a config's
+        `use_sliding_window` decides.
     """
 
     architecture: str
@@ -28,10 +30,12 @@ class Family:
     qk_norm: bool = False
     head_dim: int | None = None
     states_head_dim: bool = True
+    sliding_window: int | None = None
 
 
 FAMILIES = {  # by the `model_type` of a config.json
     "llama": Family("LlamaForCausalLM"),
+    "mistral": Family("MistralForCausalLM", sliding_window=4096),
     "qwen2": Family("Qwen2ForCausalLM", qkv_bias=True, states_head_dim=False),
     "qwen3": Family("Qwen3ForCausalLM", qk_norm=True, head_dim=128),
 }
@@ -170,6 +174,8 @@ class ModelConfig:
         facts["rope_parameters"] = {**rope, "rope_theta": self.rope_theta}
         if not FAMILIES[self.family].states_head_dim:
             del facts["head_dim"]
+        if FAMILIES[self.family].sliding_window is not None:
+            facts["sliding_window"] = None
         return facts
 
 
@@ -237,6 +243,11 @@ def _refuse_unsupported(facts: Mapping[str, Any], family: str, source: str) -> N
     for key, allowed in wanted.items():
         if key in facts and facts[key] not in allowed:
             raise UserError(f"{source}: {key}={facts[key]!r} is not supported for {family}")
+    window = FAMILIES[family].sliding_window and facts.get("sliding_window", FAMILIES[family].sliding_window)
+    if window is not None:
+        raise UserError(
+            f"{source}: sliding_window={window!r} is not supported; later models of {family} state null, and have none"
+        )
     stated, implied = facts.get("head_dim"), facts["hidden_size"] // facts["num_attention_heads"]
     if not FAMILIES[family].states_head_dim and stated not in (None, implied):
         raise UserError(f"{source}: head_dim={stated} differs from hidden_size / heads, which {family} does not allow")

@@ -1,4 +1,4 @@
-"""One decoder for Llama, Qwen2/Qwen2.5 and Qwen3: layers stacked on a leading axis and scanned.
+"""One decoder for Llama, Mistral, Qwen2/Qwen2.5 and Qwen3: layers stacked on a leading axis and scanned.
 
 This is the form that training uses (packed rows, `hidden`); decoding has one of its own, `inference.InferenceModel`.
 """
