@@ -18,6 +18,7 @@ OURS = ("tsrec", "python", "bash", "source")
 OTHERS = (
     "pip",
     "curl",
+    "docker",
     "gcloud",
     "export",
     "eval",

@@ -43,6 +43,9 @@ class FakeCatalogue:
     def num_items(self):
         return len(self._items)
 
+    def get(self, item_id):
+        return self._items.get(item_id)
+
     def item(self, item_id):
         if item_id not in self._items:
             near = ", ".join(difflib.get_close_matches(item_id, self._items))

@@ -39,5 +39,5 @@ def make_app(
         app.include_router(routes, prefix=VERSION)
         app.include_router(routes, include_in_schema=False)  # as they were called before there were versions
     app.include_router(watch_routes(service))
-    app.include_router(page_routes(service.recommender.catalogue))
+    app.include_router(page_routes(service))
     return Guard(app, service.metrics, lambda: service.leaving, max_body=max_body, body_seconds=body_seconds)

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tsrec_jax.errors import UserError
-
 if TYPE_CHECKING:
     from tsrec_jax.serving.live_catalogue import LiveCatalogue, LiveItem
 
@@ -23,7 +21,7 @@ class Examples:
 
     def __init__(self, catalogue: LiveCatalogue) -> None:
         """Draws them: of different first tokens as far as there are such, and always the same ones."""
-        self._catalogue = catalogue
+        self.catalogue = catalogue
         rng = np.random.default_rng(0)
         codes_NC = catalogue.trie.sid_codes()
         first_E, count_E = np.unique(codes_NC[:, 0], return_counts=True)
@@ -36,13 +34,5 @@ class Examples:
 
     def now(self) -> list[list[LiveItem]]:
         """Those of which at least two items are still there, without the items that are gone or blocked."""
-        found = [
-            [item for item in map(self._item, ids) if item is not None and not item.blocked] for ids in self._drawn
-        ]
-        return [items for items in found if len(items) > 1]
-
-    def _item(self, item_id: str) -> LiveItem | None:
-        try:
-            return self._catalogue.item(item_id)
-        except UserError:
-            return None
+        there = ([item for item in map(self.catalogue.get, ids) if item and not item.blocked] for ids in self._drawn)
+        return [items for items in there if len(items) > 1]
