@@ -301,9 +301,12 @@ def test_ids_with_quotes_and_backslashes_survive(tmp_path):
 
 def test_the_item_file_has_clean_texts(tmp_path):
     log = write_source(tmp_path, in_a_line(11))
-    rows = [(f"i{t}", f"Drill {t}", "<p>A &amp; B</p>", "by\n Acme", "Tools &gt; Drills") for t in range(11)]
+    rows = [
+        (f"i{t}", f"Drill {t}", "<p>A &amp; B</p>", "by\n Acme", "Tools &gt; Drills", "https://x/?a=1&b=2" * (t == 4))
+        for t in range(11)
+    ]
     with (tmp_path / "items.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("item", "title", "description", "brand", "categories"), *rows])
+        csv.writer(file).writerows([("item", "title", "description", "brand", "categories", "image"), *rows])
     prepare(log, LOOSE, "Shop", tmp_path / "out")
     items = json.loads((tmp_path / "out" / "Shop.item.json").read_text("utf-8"))
     assert items["i4"] == {
@@ -311,7 +314,9 @@ def test_the_item_file_has_clean_texts(tmp_path):
         "description": "A & B",
         "brand": "by Acme",
         "categories": "Tools > Drills",
+        "image": "https://x/?a=1&b=2",
     }
+    assert "image" not in items["i5"]
 
 
 def test_the_summary_stands_in_the_folder_as_values_and_as_tables(tmp_path):

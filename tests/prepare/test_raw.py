@@ -21,6 +21,7 @@ META_2018 = {
     "description": ["One.", "", "Two."],
     "brand": "Acme",
     "category": ["Tools", "Drills"],
+    "imageURL": ["", "https://shop.example/1.jpg", "https://shop.example/2.jpg"],
     "also_buy": ["B2"],
 }
 META_2023 = {
@@ -30,6 +31,7 @@ META_2023 = {
     "features": ["Red", "Loud"],
     "store": "Acme",
     "categories": ["Tools", "Drills"],
+    "images": [{"hi_res": None, "thumb": "https://shop.example/small.jpg", "large": "https://shop.example/1.jpg"}],
 }
 
 
@@ -69,6 +71,7 @@ def test_amazon_2018_in_every_ending(tmp_path, ending):
             "description": "One. Two.",
             "brand": "Acme",
             "categories": "Tools > Drills",
+            "image": "https://shop.example/1.jpg",
         }
     ]
 
@@ -77,7 +80,7 @@ def test_amazon_2023_has_milliseconds_parents_and_features(tmp_path):
     orphan = {**REVIEW_2023, "parent_asin": None, "timestamp": -1}
     interactions, items, *_ = read_amazon(tmp_path, 2023, [REVIEW_2023, orphan], [META_2023])
     assert interactions.rows() == [("U1", "B1", 1_400_000_000), ("U1", "B1x", -1)]
-    assert items.rows() == [(0, "B1", "Drill", "One. Red Loud", "Acme", "Tools > Drills")]
+    assert items.rows() == [(0, "B1", "Drill", "One. Red Loud", "Acme", "Tools > Drills", "https://shop.example/1.jpg")]
 
 
 def test_texts_that_are_missing_are_empty_and_broken_emoji_do_not_stop_the_reading(tmp_path):
@@ -225,7 +228,7 @@ def test_csv_tables(tmp_path):
         ("U3", "B1", -5),
         ("U4", "B1", 20_140_532),
     ]
-    assert items.rows() == [(0, "B1", "Drill", "Red, and\nloud", "Acme", "Tools")]
+    assert items.rows() == [(0, "B1", "Drill", "Red, and\nloud", "Acme", "Tools", "")]
 
 
 def test_bad_rows_of_csv_tables_are_counted_and_shown_with_their_line(tmp_path, monkeypatch):
@@ -303,7 +306,7 @@ def test_parquet_tables(tmp_path, monkeypatch):
     interactions, items, (count,), _, _ = read(tmp_path, "tables", tmp_path / "log.parquet", tmp_path / "items.parquet")
     assert interactions.rows() == [("1", "B1", 1_399_982_400), ("3", "B2", 1_399_982_400)]
     assert (count.malformed, count.examples) == (1, ("line 2: item is not an id: None",))
-    assert items.rows() == [(0, "B1", "Drill", "", "", "Tools > Drills")]
+    assert items.rows() == [(0, "B1", "Drill", "", "", "Tools > Drills", "")]
 
 
 @pytest.mark.parametrize("times", [[datetime.date(2014, 5, 13)], ["2014-05-13"], [1_399_939_200]])

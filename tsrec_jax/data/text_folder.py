@@ -1,7 +1,7 @@
 """A dataset folder before its items have SIDs: texts and interactions.
 
 Files for the data set NAME:
-  NAME.item.json                   {id: {title, description, brand, categories}}
+  NAME.item.json                   {id: {title, description, brand, categories, image}}
   train.csv, valid.csv, test.csv   user_id, history_item_id, item_id; lists as Python literals; test.csv may be absent
 
 A full dataset folder is one too: its SIDs and further columns are not read.

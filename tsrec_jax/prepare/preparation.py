@@ -1,7 +1,7 @@
 """Raw interactions and items to a text folder: the dataset folder before its items have semantic IDs.
 
 Files of the folder for the data set NAME:
-  NAME.item.json   {id: {title, description, brand, categories}}, ids in rising order
+  NAME.item.json   {id: {title, description, brand, categories, image}}, ids in rising order
   train.csv, valid.csv, test.csv   user_id, history_item_id (ids as a Python list, oldest first), item_id;
                                    in the order of time
   prepare.json     the summary: settings, input files with their SHA-256, what was kept and dropped at each step
@@ -245,6 +245,8 @@ def _write_items(
         for row in facts.iter_rows(named=True):
             texts = {column: plain_text(row[column]) for column in TEXT_COLUMNS}
             texts["title"] = titles.texts[row["number"]]
+            if row["image"]:
+                texts["image"] = row["image"]
             file.write(f"{separator}{json.dumps(row['item'], ensure_ascii=False)}: ")
             file.write(json.dumps(texts, ensure_ascii=False))
             separator = ",\n"

@@ -7,7 +7,7 @@ Amazon files hold one JSON object a line:
 Plain tables are CSV (with a header; separated by `,` `;` `|` or tabs) or Parquet; other columns are ignored:
   interactions: user, item, timestamp (whole seconds since 1970, or an ISO 8601 date or time; UTC unless it says;
                 dates with their hyphens, since 20140513 may be seconds)
-  items: item, title; optional: description, brand, categories (text, or lists in Parquet)
+  items: item, title; optional: description, brand, categories, image (text, or lists in Parquet)
 All but Parquet may be compressed with gzip, bzip2 or xz. What a file is, is told by its contents and not by its name.
 """
 
@@ -130,8 +130,8 @@ class RawTables:
 
     Attributes:
       interactions: user, item (text), timestamp (int64, seconds since 1970); in the order of the files.
-      items: entry (int64, 0 for the first, in the order of the files), item, title, description, brand, categories
-        (text, empty where there is none; as written, not cleaned).
+      items: entry (int64, 0 for the first, in the order of the files), item, title, description, brand, categories,
+        image (text, empty where there is none; as written, not cleaned).
       interaction_files, item_files: what was read of each file.
     """
 

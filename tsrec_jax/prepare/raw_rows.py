@@ -15,13 +15,14 @@ from typing import Any
 
 import polars as pl
 
+from tsrec_jax.data.catalogue import is_address
 from tsrec_jax.data.texts import stands_for_nothing
 from tsrec_jax.errors import UserError
 from tsrec_jax.prepare.raw_files import PARQUET, encoding_of, open_raw, read_head
 
 INTERACTION_SCHEMA = {"user": pl.String, "item": pl.String, "timestamp": pl.Int64}
 TEXT_COLUMNS = ("title", "description", "brand", "categories")
-ITEM_SCHEMA = {"item": pl.String, **dict.fromkeys(TEXT_COLUMNS, pl.String)}
+ITEM_SCHEMA = {"item": pl.String, **dict.fromkeys((*TEXT_COLUMNS, "image"), pl.String)}
 
 _LONGEST_LINE = 1 << 24  # bytes: what is longer is no review, and must not fill the memory
 _LONGEST_ID = 1024  # characters: what is longer is a text in the wrong place
@@ -50,11 +51,12 @@ _REVIEW_KEYS = {
     "amazon2018": ("reviewerID", ("asin",), "unixReviewTime", 1),
     "amazon2023": ("user_id", ("parent_asin", "asin"), "timestamp", 1000),
 }
-# kind: (item keys in order of preference, parts of the description, brand, categories)
+# kind: (item keys in order of preference, parts of the description, brand, categories, images)
 _METADATA_KEYS = {
-    "amazon2018": (("asin",), ("description",), "brand", "category"),
-    "amazon2023": (("parent_asin", "asin"), ("description", "features"), "store", "categories"),
+    "amazon2018": (("asin",), ("description",), "brand", "category", "imageURL"),
+    "amazon2023": (("parent_asin", "asin"), ("description", "features"), "store", "categories", "images"),
 }
+_IMAGE_SIZES = ("large", "hi_res", "thumb")  # of one of several images, in order of preference
 
 
 def amazon_lines(table: str, kind: str, path: pathlib.Path) -> Lines:
@@ -77,7 +79,7 @@ def _row_of_review(user: str, item: Sequence[str], time: str, units: int, entry:
 
 
 def _row_of_metadata(
-    item: Sequence[str], description: Sequence[str], brand: str, categories: str, entry: Mapping[str, Any]
+    item: Sequence[str], description: Sequence[str], brand: str, categories: str, images: str, entry: Mapping[str, Any]
 ) -> Row:
     return (
         id_of(_first_of(entry, item), item[0]),
@@ -85,6 +87,7 @@ def _row_of_metadata(
         " ".join(filter(None, (text_of(entry.get(part)) for part in description))),
         text_of(entry.get(brand)),
         text_of(entry.get(categories), " > "),
+        image_of(entry.get(images)),
     )
 
 
@@ -176,3 +179,12 @@ def text_of(value: Any, separator: str = " ") -> str:
     if stands_for_nothing(text):
         return ""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def image_of(value: Any) -> str:
+    """The address of a picture: a text, or the first of a list of texts or of sizes; empty where there is none."""
+    if isinstance(value, list):
+        return next(filter(None, map(image_of, value)), "")
+    if isinstance(value, Mapping):
+        return image_of([value.get(size) for size in _IMAGE_SIZES])
+    return value if isinstance(value, str) and is_address(value) else ""

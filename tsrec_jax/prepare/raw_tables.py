@@ -27,13 +27,14 @@ from tsrec_jax.prepare.raw_rows import (
     Malformed,
     Row,
     id_of,
+    image_of,
     second_of,
     text_of,
     whole,
 )
 
 NEEDED = {INTERACTIONS: ("user", "item", "timestamp"), ITEMS: ("item", "title")}
-OPTIONAL = {INTERACTIONS: (), ITEMS: TEXT_COLUMNS[1:]}
+OPTIONAL = {INTERACTIONS: (), ITEMS: (*TEXT_COLUMNS[1:], "image")}
 COLUMNS = tuple(dict.fromkeys((*NEEDED[INTERACTIONS], *NEEDED[ITEMS], *OPTIONAL[ITEMS])))
 
 # Characters of a cell. Ids and times are short, so that a quote that is never closed is met soon; texts can be long.
@@ -73,7 +74,7 @@ def _row_of_interaction(row: Mapping[str, Any]) -> Row:
 
 def _row_of_item(row: Mapping[str, Any]) -> Row:
     texts = (text_of(row.get(column), " > " if column == "categories" else " ") for column in TEXT_COLUMNS)
-    return id_of(row["item"], "item"), *texts
+    return id_of(row["item"], "item"), *texts, image_of(row.get("image"))
 
 
 def _names(table: str, path: pathlib.Path, columns: Mapping[str, str], found: Sequence[str]) -> dict[str, str]:
