@@ -58,6 +58,11 @@ def test_walks_along_codes_reach_exactly_the_sids(forms, sizes):
     assert trie.level_sizes == tuple(sizes)
     for level in range(len(sizes) + 1):
         assert trie.prefixes(level) == len({codes[:level] for codes in wanted})
+    trie.remove(np.array(wanted[3:6]))
+    del wanted[3:6]
+    for level in range(1, len(sizes)):
+        for prefix in np.ndindex(*sizes[:level]):
+            assert trie.sid_codes(prefix).tolist() == [list(codes) for codes in wanted if codes[:level] == prefix]
     every = np.stack(np.meshgrid(*map(np.arange, sizes), indexing="ij"), axis=-1).reshape(-1, len(sizes))
     assert trie.contains(every).tolist() == [tuple(codes) in set(wanted) for codes in every.tolist()]
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.pipeline.small import SMALL
+from tsrec_jax.data.catalogue import Item
 from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.data.prepared import tied_targets
 from tsrec_jax.main import main
@@ -18,6 +19,7 @@ from tsrec_jax.pipeline import workdir as workdir_module
 from tsrec_jax.pipeline.remote import Remote
 from tsrec_jax.serving.recommender import Recommender
 from tsrec_jax.shop.shop import make_shop
+from tsrec_jax.sid.index import load_index
 from tsrec_jax.training import loop as loop_module
 from tsrec_jax.training.metrics_log import read_metrics
 
@@ -79,6 +81,22 @@ def test_predictions_are_in_test_order_and_inside_the_catalogue(workdir):
     for row in rows:
         assert len(row["predict"]) == len(set(row["predict"])) == 20
         assert set(row["predict"]) <= set(dataset.catalogue.items_of_sid)
+
+
+def test_the_export_says_what_tokens_mean_and_codes_an_item_from_its_texts(workdir):
+    recommender = Recommender.load(workdir / "export")
+    (texts,) = (json.loads(path.read_text()) for path in (workdir / "dataset").glob("*.item.json"))
+    old, facts = next(iter(texts.items()))
+    (best,) = recommender.recommend([[old]], k=1)[0]
+    assert all(step.keywords and step.description for step in best.path)
+    others = {item.sid for item in recommender.catalogue.items()}
+    new, coding = recommender.put(Item("NEW", **facts))
+    assert new and (coding.sid not in others or coding.shared_with)
+    index = load_index(workdir / "index" / "sid_index.npz")
+    vectors = np.load(workdir / "index" / "embeddings.npy")
+    again = index.extended([*index.item_ids, "NEW"], np.concatenate([vectors, vectors[:1]]))
+    assert coding.sid[0] == again.sids()[-1][0], "as `index.extend` codes an item of these texts"
+    assert (workdir / "export" / "encoder" / "model.safetensors").is_file()
 
 
 def test_the_exported_recommender_gives_the_evaluated_lists(workdir):

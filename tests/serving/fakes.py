@@ -10,7 +10,7 @@ import numpy as np
 
 from tsrec_jax.data.catalogue import shown_facts
 from tsrec_jax.errors import UserError
-from tsrec_jax.serving.answers import Answer, PathStep, Recommendation
+from tsrec_jax.serving.answers import Answer, Coding, Neighbour, PathStep, Recommendation
 
 SLOW_K = 49  # a request for so many items takes a second
 EVIL = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -104,6 +104,16 @@ class FakeRecommender:
         self.computing = threading.Event()
         self.failures = []
         self.batches = []
+        self.put_items = []
+
+    def put(self, item, sid=None, *, blocked=False, who=""):
+        self.put_items.append(item)
+        if sid is not None or self.catalogue.get(item.id) is not None:
+            sid = sid or self.catalogue.get(item.id).sid
+            return self.catalogue.put(item.id, item.title, sid, blocked, **shown_facts(item)), None
+        sid = ("<a_1>", "<b_2>", "<c_500>")
+        self.catalogue.put(item.id, item.title, sid, blocked, **shown_facts(item))
+        return True, Coding(sid, 0.75, (), (Neighbour("B001", "Thing 1", ("<a_1>", "<b_1>", "<c_1>"), 0.5),))
 
     def check(self, request):
         if not request.history:

@@ -9,6 +9,7 @@ pytest.importorskip("prometheus_client", reason="needs the extra [serve]")
 
 from tests.serving.clients import ADMIN, NEW, TOKEN, hold, metric, refused
 from tests.serving.fakes import EVIL
+from tsrec_jax.data.catalogue import Item
 from tsrec_jax.serving import messages
 from tsrec_jax.serving.answers import Request
 
@@ -232,6 +233,18 @@ def test_items_are_put_found_recommended_blocked_and_removed(client, recommender
     assert client.get("/items", params={"q": "A new thing"}).json()["items"] == []
 
 
+def test_an_item_without_a_sid_is_coded_from_its_texts_and_keeps_its_sid_afterwards(client, recommender):
+    body = {"title": "A mug", "description": "For a trip.", "brand": "Acme"}
+    response = client.put("/items/MUG", json=body, headers=ADMIN)
+    neighbour = {"id": "B001", "title": "Thing 1", "sid": ["<a_1>", "<b_1>", "<c_1>"], "likeness": 0.5}
+    coding = {"sid": ["<a_1>", "<b_2>", "<c_500>"], "sure": 0.75, "shared_with": [], "neighbours": [neighbour]}
+    assert (response.status_code, response.json()) == (201, {"id": "MUG", "new": True, "items": 32, **coding})
+    assert recommender.put_items == [Item("MUG", "A mug", "For a trip.", "Acme")]
+    response = client.put("/items/MUG", json={"title": "A large mug"}, headers=ADMIN)
+    assert (response.status_code, response.json()) == (200, {"id": "MUG", "new": False, "items": 32})
+    assert client.get("/items/MUG").json()["sid"] == coding["sid"]
+
+
 def test_an_item_may_have_brand_categories_and_an_image(client):
     facts = {"brand": "Acme", "categories": "Tools", "image": "https://shop.example/new.jpg"}
     assert client.put("/items/NEW", json=NEW | facts, headers=ADMIN).status_code == 201
@@ -255,7 +268,9 @@ def test_an_id_may_hold_slashes_and_any_letters(client, recommender):
 @pytest.mark.parametrize(
     ("item", "body", "words"),
     [
-        ("X", {"title": "x"}, ["sid"]),
+        ("X", {"sid": NEW["sid"]}, ["title"]),
+        ("X", {"title": "x", "sid": None}, ["sid"]),
+        ("X", {"title": "x", "description": 5}, ["description"]),
         ("X", NEW | {"title": " "}, ["title: must not be blank"]),
         ("X", NEW | {"title": ""}, ["title: must not be blank"]),
         ("X", NEW | {"title": "two\nlines"}, ["title: must be one line"]),

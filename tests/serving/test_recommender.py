@@ -3,9 +3,13 @@ import json
 import pickle
 import re
 import shutil
+import types
 
+import huggingface_hub
 import numpy as np
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 
 import tsrec_jax
 from tests.serving.conftest import words_of
@@ -379,3 +383,68 @@ def test_warming_up_needs_no_item(exported):
 def test_widths_that_cannot_be_are_refused(exported, options):
     with pytest.raises(UserError, match=next(iter(options))):
         Recommender.load(exported, **options)
+
+
+class Hub:
+    """Stands in for the hub: repositories are folders."""
+
+    def __init__(self, folder):
+        self.folder, self.made = folder, []
+
+    def create_repo(self, repo_id, *, private, exist_ok):
+        assert exist_ok
+        self.made.append((repo_id, private))
+        (self.folder / repo_id).mkdir(parents=True, exist_ok=True)
+
+    def upload_folder(self, *, folder_path, repo_id, allow_patterns, delete_patterns, commit_message):
+        names = [path.relative_to(folder_path).as_posix() for path in folder_path.rglob("*") if path.is_file()]
+        for name in filter_repo_objects(names, allow_patterns=allow_patterns):
+            place = self.folder / repo_id / name
+            place.parent.mkdir(exist_ok=True)
+            shutil.copyfile(folder_path / name, place)
+        return types.SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/1")
+
+    def snapshot_download(self, repo_id, *, revision, allow_patterns):
+        if revision not in (None, "v1") or not (self.folder / repo_id).is_dir():
+            raise LocalEntryNotFoundError("no such repository\nor revision")
+        return str(self.folder / repo_id)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    hub = Hub(tmp_path / "hub")
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
+    return hub
+
+
+def test_an_export_goes_to_the_hub_and_comes_back_without_what_lies_beside_it(hub, exported, tmp_path):
+    folder = copy(exported, tmp_path)
+    (folder / "catalogue.sqlite").write_text("changes")
+    (folder / "notes.txt").write_text("mine")
+    loaded = Recommender.load(folder)
+    loaded.catalogue.remove("B001")
+    assert loaded.push_to_hub("shop/mugs") == "https://hub/shop/mugs/commit/1"
+    assert hub.made == [("shop/mugs", True)]
+    assert {path.name for path in (hub.folder / "shop" / "mugs").iterdir()} == {p.name for p in exported.iterdir()}
+    for again in (Recommender.load("shop/mugs"), Recommender.load("shop/mugs", revision="v1")):
+        assert again.catalogue.num_items == 30
+
+
+def test_what_the_hub_does_not_have_is_said_in_one_line(hub, exported, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"^shop/none: no such folder, and the hub gave no copy \(no such repository\)$"
+    ):
+        Recommender.load("shop/none")
+    (tmp_path / "runs").mkdir()
+    for path in ("runs/none", "none", "a/b/c", "../x", tmp_path / "x"):  # of a folder, by its looks
+        with pytest.raises(UserError, match="no such folder; give one that the verb `export` wrote, or OWNER/NAME"):
+            Recommender.load(path)
+    with pytest.raises(UserError, match="a folder has no revision='v1'"):
+        Recommender.load(exported, revision="v1")
+    with pytest.raises(UserError, match="'mugs': not the id of a repository"):
+        Recommender.load(exported).push_to_hub("mugs")
+    monkeypatch.setattr(hub, "create_repo", lambda *args, **options: (_ for _ in ()).throw(OSError("no token\nx")))
+    with pytest.raises(UserError, match=r"shop/mugs: not uploaded \(no token\); `hf auth login` logs in"):
+        Recommender.load(exported).push_to_hub("shop/mugs")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.errors import UserError
 from tsrec_jax.sid.index import build_index, load_index, sid_token
 from tsrec_jax.sid.quantisers import QUANTISERS, Method
@@ -46,6 +47,21 @@ def test_newcomers_get_sids_and_nobody_elses_change(built, x_ID, name):
     if index.collisions != "none":
         kept = {before[item] for item in sids if item in before}
         assert all(sids[item] not in kept for item in sids if item not in before)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_codebooks_alone_know_the_codes_that_items_have(built, x_ID, name):
+    index = built[name]
+    codes_IC = index.codes_IC[:20]  # a few items, so that some codes are nobody's
+    sids = tuple(tuple(sid_token(level, code) for level, code in enumerate(codes)) for codes in codes_IC.tolist())
+    catalogue = Catalogue(tuple(Item(item, item) for item in IDS[:20]), sids)
+    found = index.codebooks(catalogue.level_tokens)
+    levels = len(index.quantiser.sizes)
+    assert found.item_ids == () and found.quantiser.sizes == tuple(map(len, catalogue.level_tokens[:levels]))
+    own_IK = found.quantiser.decode(catalogue.codes_IC[:, :levels])
+    np.testing.assert_allclose(own_IK, index.quantiser.decode(codes_IC[:, :levels]), atol=1e-6)
+    codes_NC = found.quantiser.encode(index.whitening(x_ID))
+    assert (codes_NC < np.array(found.quantiser.sizes)).all()
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.sid.sentence_encoder import embed_sentences
+from tsrec_jax.sid.sentence_encoder import sentence_encoder
 
 
 class Encoder:
@@ -30,17 +30,17 @@ def package(monkeypatch):
 
 @pytest.mark.parametrize(("max_tokens", "read"), [(16, 16), (64, 40)])
 def test_vectors_are_float32_and_texts_are_cut_at_the_smaller_limit(package, max_tokens, read):
-    x_ID = embed_sentences("model", ["ab", "abc"], max_tokens)
+    x_ID = sentence_encoder("model", max_tokens)(["ab", "abc"])
     assert x_ID.dtype == np.float32
     assert x_ID.tolist() == [[2, read], [3, read]]
 
 
 def test_a_model_that_cannot_be_loaded_is_named(package):
     with pytest.raises(UserError, match=r"config\.index\.model='absent'.*no such model"):
-        embed_sentences("absent", ["a"], 8)
+        sentence_encoder("absent", 8)
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(UserError, match=r"tsrec_jax\[sentence_transformers\]"):
-        embed_sentences("model", ["a"], 8)
+        sentence_encoder("model", 8)

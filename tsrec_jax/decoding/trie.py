@@ -167,11 +167,15 @@ class Trie:
             return jax.device_put(TrieArrays(parts))
 
     def slots(self, codes_NC: np.ndarray) -> np.ndarray:
-        """int64 (N, C): the slot of every prefix of every SID, -1 where a sparse level has none."""
+        """int64 (N, C): the slot of every prefix of every SID, -1 where a sparse level has none.
+
+        Args:
+          codes_NC: codes of the first C levels, all of them or fewer.
+        """
         codes_NC = np.asarray(codes_NC, np.int64)
         slots_NC = np.zeros(codes_NC.shape, np.int64)
         parent_N = np.zeros(len(codes_NC), np.int64)
-        for number, level in enumerate(self._levels):
+        for number, level in enumerate(self._levels[: codes_NC.shape[1]]):
             if level.starts is None:
                 slot_N = parent_N * level.stride + codes_NC[:, number]
             else:
@@ -191,11 +195,23 @@ class Trie:
             return 1
         return int(np.unpackbits(self._levels[level - 1].alive.view(np.uint8)).sum())
 
-    def sid_codes(self) -> np.ndarray:
-        """int32 (N, C): the codes of every SID that is alive, in rising order."""
-        parents_N, codes_NC = np.zeros(1, np.int64), np.zeros((1, 0), np.int32)
-        for level in self._levels:
-            slots_M = np.flatnonzero(np.unpackbits(level.alive.view(np.uint8), bitorder="little"))
+    def sid_codes(self, prefix: Sequence[int] = ()) -> np.ndarray:
+        """int32 (N, C): the codes of every SID that is alive, in rising order.
+
+        Args:
+          prefix: fewer than C codes, with which these SIDs begin.
+        """
+        codes_NC = np.array([prefix], np.int32).reshape(1, len(prefix))
+        parents_N = self.slots(codes_NC)[:, -1] if len(prefix) else np.zeros(1, np.int64)
+        parents_N = parents_N[parents_N >= 0]
+        for level in self._levels[len(prefix) :]:
+            if not len(parents_N):
+                return np.zeros((0, self.num_levels), np.int32)
+            # What lies below a range of slots is a range of slots.
+            begin, end = level.children(int(parents_N[0])).start, level.children(int(parents_N[-1])).stop
+            word = begin // WORD
+            bits = np.unpackbits(level.alive[word : -(-end // WORD)].view(np.uint8), bitorder="little")
+            slots_M = begin + np.flatnonzero(bits[begin - word * WORD : end - word * WORD])
             if level.starts is None or level.codes is None:
                 parent_M, code_M = slots_M // level.stride, slots_M % level.stride
             else:

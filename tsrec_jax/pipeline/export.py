@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import pathlib
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from tsrec_jax.models.local_devices import on_own_devices
 from tsrec_jax.pipeline.evaluate import evaluated_rows
 from tsrec_jax.pipeline.fuse import fused, fusion_inputs
+from tsrec_jax.pipeline.index import INDEX_FILE
 from tsrec_jax.pipeline.job import Job
-from tsrec_jax.pipeline.pretrain import base_words
+from tsrec_jax.pipeline.pretrain import IDENTITY, base_words
 from tsrec_jax.pipeline.rl import final_parts
 from tsrec_jax.pipeline.search import ModelSearch
 from tsrec_jax.pipeline.workdir import run_facts
 from tsrec_jax.processes import first
 from tsrec_jax.progress import report
+from tsrec_jax.serving.codebooks import Codebooks, Encoder, quantiles
 from tsrec_jax.serving.export import export_folder, export_fusion
+from tsrec_jax.sid.embed import item_text
+from tsrec_jax.sid.index import load_index
 
 
 def export_recommender(job: Job) -> None:
@@ -37,7 +44,8 @@ def export_recommender(job: Job) -> None:
         assert fusion is not None
         facts = {"data": f"{job.dataset.name} (SHA-256 {job.dataset.data_hash})", **fusion.facts}
         if first():
-            export_fusion(fusion, job.dataset.catalogue, folder, card_facts=facts, history=shown)
+            catalogue, codebooks = job.dataset.catalogue, _codebooks(job)
+            export_fusion(fusion, catalogue, folder, card_facts=facts, history=shown, codebooks=codebooks)
     else:
         _export_model(job, shown)
     job.workdir.finish("export", inputs, {})
@@ -63,10 +71,36 @@ def _export_model(job: Job, shown: Sequence[str]) -> None:
         card_facts=_card_facts(job),
         history=shown,
         words=job.dataset.token_descriptions.values(),
+        codebooks=_codebooks(job) if first() else None,
         dtype=settings.export.dtype,
         fusion=fusion,
         dense=dense,
     )
+
+
+def _codebooks(job: Job) -> Codebooks | None:
+    """What codes new items; None where the SIDs were given, or made of vectors that were given."""
+    settings, catalogue, file = job.settings, job.dataset.catalogue, job.workdir.path / "index" / INDEX_FILE
+    model = settings.index.model or job.base
+    if settings.index.embeddings or not model or not file.exists():
+        return None
+    index, ids = load_index(file), tuple(item.id for item in catalogue.items)
+    if index.item_ids != ids or index.sids() != catalogue.sids:  # an index that other SIDs have replaced
+        return None
+    x_ID = job.vectors()
+    encoder = Encoder(
+        settings.index.encoder,
+        model,
+        (pathlib.Path(model) / IDENTITY).is_file(),
+        settings.model.dtype,
+        settings.index.text_fields,
+        settings.index.max_tokens,
+        item_text(catalogue.items[0], settings.index.text_fields),
+        x_ID[0],
+    )
+    stands_IK = index.reconstruction(len(index.quantiser.sizes))
+    errors_I = np.square(index.whitening(x_ID) - stands_IK).sum(axis=1)
+    return Codebooks(index.codebooks(catalogue.level_tokens), encoder, quantiles(errors_I))
 
 
 def _card_facts(job: Job) -> dict[str, Any]:

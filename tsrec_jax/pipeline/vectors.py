@@ -29,7 +29,7 @@ from tsrec_jax.rl.names import REWARDS
 from tsrec_jax.settings import Settings, section_facts
 from tsrec_jax.sid.embed import embed_texts, item_text
 from tsrec_jax.sid.given import read_embeddings
-from tsrec_jax.sid.sentence_encoder import embed_sentences
+from tsrec_jax.sid.sentence_encoder import sentence_encoder
 
 FILE = "embeddings.npy"  # in the folder `index` of a workdir
 MADE_WITH = "embeddings.json"  # beside it: what they were made with
@@ -162,7 +162,7 @@ def _encoded(settings: Settings, words: list[str], model: str) -> np.ndarray:
     """float32 x_ID of the items' texts by the encoder of the settings."""
     report(f"index: embedding {len(words)} item texts with {model}")
     if settings.index.encoder == "sentence_transformers":
-        return embed_sentences(model, words, settings.index.max_tokens)
+        return sentence_encoder(model, settings.index.max_tokens)(words)
     return _llm_embeddings(settings, words, model)
 
 

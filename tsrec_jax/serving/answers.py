@@ -74,3 +74,35 @@ class Answer:
     items: tuple[Recommendation, ...]
     exact: bool
     used: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbour:
+    """An item of the catalogue that a new one is like.
+
+    Attributes:
+      id, title, sid: the item's.
+      likeness: cosine of the new item's whitened vector and what this item's SID stands for, -1 to 1.
+    """
+
+    id: str
+    title: str
+    sid: tuple[str, ...]
+    likeness: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Coding:
+    """How an item got its SID.
+
+    Attributes:
+      sid: its tokens.
+      sure: share of the exported items that their SIDs describe no better than this one describes its item, 0 to 1.
+      shared_with: ids of the items that have the same SID: none, unless all codes for items like these are taken.
+      neighbours: the items that it is most like, the nearest first, as far as they may be recommended.
+    """
+
+    sid: tuple[str, ...]
+    sure: float
+    shared_with: tuple[str, ...]
+    neighbours: tuple[Neighbour, ...]

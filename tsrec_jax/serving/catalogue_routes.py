@@ -9,9 +9,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, Response
 
+from tsrec_jax.data.catalogue import Item
 from tsrec_jax.errors import UserError
 from tsrec_jax.serving.http_errors import error_response
-from tsrec_jax.serving.messages import MAX_FOUND, MAX_ID, MAX_QUERY, ItemBody, is_plain, item_json
+from tsrec_jax.serving.messages import MAX_FOUND, MAX_ID, MAX_QUERY, ItemBody, coding_json, is_plain, item_json
 from tsrec_jax.serving.service import Service
 
 _LOG = logging.getLogger(__name__)
@@ -39,12 +40,14 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
 
     @routes.put("/items/{item_id:path}", dependencies=[Depends(may_change)])
     def put(item_id: str, body: ItemBody) -> Response:
-        """Adds an item, or replaces one."""
+        """Adds an item, or replaces one. A new one without a SID gets one that is made of its texts."""
         if not 1 <= len(item_id) <= MAX_ID or not item_id.strip() or not is_plain(item_id):
             raise UserError(f"an item's id has 1 to {MAX_ID} characters, none of them a control character or broken")
-        catalogue = service.recommender.catalogue
-        new = catalogue.put(item_id, body.title, body.sid, blocked=body.blocked, **body.facts)
-        return JSONResponse({"id": item_id, "new": new, "items": catalogue.num_items}, 201 if new else 200)
+        recommender = service.recommender
+        item = Item(item_id, body.title, body.description, **body.facts)
+        new, coding = recommender.put(item, body.sid, blocked=body.blocked)
+        facts = {"id": item_id, "new": new, "items": recommender.catalogue.num_items}
+        return JSONResponse(facts | ({} if coding is None else coding_json(coding)), 201 if new else 200)
 
     @routes.delete("/items/{item_id:path}", dependencies=[Depends(may_change)])
     def delete(item_id: str) -> Response:

@@ -24,6 +24,7 @@ from tsrec_jax.models.dense_head import DenseScorer
 from tsrec_jax.models.hf import save_hf
 from tsrec_jax.models.tokenizer import load_tokenizer, save_tokenizer
 from tsrec_jax.processes import first
+from tsrec_jax.serving.codebooks import Codebooks
 from tsrec_jax.serving.export_files import (
     CATALOGUE_FILE,
     DENSE_FILE,
@@ -51,6 +52,7 @@ def export_folder(
     card_facts: Mapping[str, Any],
     history: Sequence[str] = (),
     words: Iterable[TokenDescription] = (),
+    codebooks: Codebooks | None = None,
     dtype: str = "float32",
     fusion: Fusion | None = None,
     dense: DenseScorer | None = None,
@@ -69,6 +71,7 @@ def export_folder(
       card_facts: named facts for the model card.
       history: item ids, oldest first, of one user, whom the card's examples recommend to; empty: the first item's.
       words: what is said of the SID tokens, or of paths of them.
+      codebooks: code new items from their texts.
       dtype: type of the stored weights.
       fusion: what the search adds to the model's scores.
       dense: the model's dense head, where the fusion has it as a part.
@@ -91,6 +94,8 @@ def export_folder(
         Trie.of_catalogue(catalogue, len(tokenizer) - len(catalogue.tokens)).save(scratch / TRIE_FILE)
         if described := list(words):
             write_token_descriptions(scratch / WORDS_FILE, described)
+        if codebooks is not None:
+            codebooks.save(scratch)
         tokenizer_class = json.loads((scratch / "tokenizer_config.json").read_text(encoding="utf-8"))["tokenizer_class"]
         card = model_card(
             catalogue,
@@ -118,12 +123,13 @@ def export_fusion(
     *,
     card_facts: Mapping[str, Any],
     history: Sequence[str] = (),
+    codebooks: Codebooks | None = None,
 ) -> None:
     """Writes a fusion without a language model as a folder that `Recommender` loads; it replaces an older one whole.
 
     Args:
       fusion: its parts are tables alone.
-      catalogue, folder, card_facts, history: as in `export_folder`.
+      catalogue, folder, card_facts, history, codebooks: as in `export_folder`.
 
     Raises:
       UserError: `folder` holds something else than an older export; it is left as it is.
@@ -131,6 +137,8 @@ def export_fusion(
     with new_folder(_replaceable(folder), replace=True) as scratch:
         write_json(scratch / CATALOGUE_FILE, catalogue.to_json(), indent=1)
         fusion.save(scratch / FUSION_FILE)
+        if codebooks is not None:
+            codebooks.save(scratch)
         names = [part.name for part in fusion.parts]
         card = fusion_card(catalogue, names, history or (catalogue.items[0].id,), card_facts)
         write_text(scratch / "README.md", card)

@@ -46,6 +46,17 @@ def write_checksums(folder: pathlib.Path) -> None:
     write_json(folder / CHECKSUMS_FILE, facts, indent=1)
 
 
+def exported_names(folder: pathlib.Path) -> list[str]:
+    """The names of an export's own files; of one without checksums, of all that may be.
+
+    Raises:
+      UserError: the file of checksums is broken.
+    """
+    there = sorted(path.name for path in folder.iterdir() if path.is_file())
+    own = _wanted(folder)
+    return [name for name in there if name in _FREE or (name.endswith(_READ) if own is None else name in own)]
+
+
 @contextlib.contextmanager
 def verified(folder: pathlib.Path, but: tuple[str, ...] = ()) -> Iterator[None]:
     """Compares a folder with its checksums while it is being read: the weights, whose sums take longest, in threads.

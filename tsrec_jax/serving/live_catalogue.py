@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -174,6 +174,15 @@ class LiveCatalogue:
         items = (self._items[item_id] for item_id in self._members.get(tuple(codes), ()))
         return [item for item in items if not item.blocked]
 
+    def ids_of(self, codes: Sequence[int]) -> list[str]:
+        """The ids of the items of a SID, blocked ones too, in the order in which they came."""
+        return list(self._members.get(tuple(codes), ()))
+
+    def siblings(self, prefix: Sequence[int]) -> list[Codes]:
+        """The SIDs of items, blocked ones too, that begin with these codes of all levels but the last."""
+        under = ((*prefix, code) for code in range(len(self.level_tokens[-1])))
+        return [codes for codes in under if codes in self._members]
+
     def put(
         self, item_id: str, title: str, sid: Sequence[str], blocked: bool = False, *, who: str = "", **facts: str
     ) -> bool:
@@ -204,6 +213,15 @@ class LiveCatalogue:
             new = len({item.id for item in items} - self._items.keys())
             self._append("put", [(item.id, _state(item)) for item in items], who)
         return new
+
+    def put_chosen(self, choose: Callable[[], LiveItem], *, who: str = "") -> LiveItem:
+        """Adds the item that `choose` makes while nothing else can change; returns it. Raises as `put`."""
+        with self._change():
+            item = choose()
+            if fault := self._fault(item):
+                raise UserError(fault)
+            self._append("put", [(item.id, _state(item))], who)
+        return item
 
     def remove(self, item_id: str, *, who: str = "") -> None:
         """Takes an item out; afterwards it is unknown in histories too (to keep it there, block it).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from tsrec_jax.data.catalogue import is_address, shown_facts
-from tsrec_jax.serving.answers import PathStep
+from tsrec_jax.serving.answers import Coding, PathStep
 from tsrec_jax.serving.batcher import Answered
 
 MAX_HISTORY = 50
@@ -19,6 +20,7 @@ MAX_K = 512
 MAX_DEADLINE_MS = 60_000
 MAX_ID = 256  # of an item that is put; one that is there may have any id
 MAX_TITLE = 2_000
+MAX_DESCRIPTION = 20_000
 MAX_LEVELS = 32
 MAX_FOUND = 100
 MAX_QUERY = 200
@@ -91,10 +93,11 @@ class RecommendBody(_Message):
 
 
 class ItemBody(_Message):
-    """PUT /items/{id}."""
+    """PUT /items/{id}; without a `sid` an item keeps the one that it has, and a new one is coded from its texts."""
 
     title: Annotated[Title, AfterValidator(_plain)]
-    sid: Annotated[Any, AfterValidator(_tokens)]
+    sid: Annotated[Any, AfterValidator(_tokens)] = None
+    description: Annotated[str, Field(max_length=MAX_DESCRIPTION)] = ""
     blocked: bool = False
     brand: ShownText = ""
     categories: ShownText = ""
@@ -135,6 +138,11 @@ def _step_json(step: PathStep) -> dict[str, Any]:
     """A token of a path; with what it means, where that is known."""
     said = {"keywords": step.keywords, "description": step.description} if step.keywords else {}
     return {"token": step.token, "score": step.score, **said}
+
+
+def coding_json(coding: Coding) -> dict[str, Any]:
+    """How an item got its SID, beside what PUT /items/{id} answers anyway."""
+    return dataclasses.asdict(coding)
 
 
 def item_json(item: Any) -> dict[str, Any]:

@@ -109,8 +109,8 @@ A completion ends with a newline and the token {first_end}, the tokenizer's `eos
 `generation_config.json` name (first) as `eos_token_id`.{also}
 
 vLLM and SGLang were not tried with this folder. What is needed of them is a beam search under a constraint that differs
-with every prefix; sampling with a list of allowed tokens or a grammar gives other lists. To serve the lists of this
-recommender, use `tsrec serve --export=FOLDER`.
+with every prefix; sampling with a list of allowed tokens or a grammar gives other lists. `docs/other_servers.md` of
+tsrec_jax says how far they go. To serve the lists of this recommender, use `tsrec serve --export=FOLDER`.
 
 ## Facts of its training
 

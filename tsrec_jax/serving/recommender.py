@@ -6,11 +6,11 @@ import os
 import pathlib
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
-from tsrec_jax.data.catalogue import shown_facts
+from tsrec_jax.data.catalogue import Item, shown_facts
 from tsrec_jax.data.prompts import PromptBuilder
 from tsrec_jax.decoding.beam_search import SearchSettings
 from tsrec_jax.decoding.filters import SidFilter
@@ -20,7 +20,10 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.models.hf import load_hf
 from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.tokenizer import load_tokenizer
-from tsrec_jax.serving.answers import Answer, PathStep, Recommendation, Request
+from tsrec_jax.serving.answers import Answer, Coding, PathStep, Recommendation, Request
+from tsrec_jax.serving.arguments import item_ids, listed, whole
+from tsrec_jax.serving.codebooks import NO_CODEBOOKS, Codebooks, read_codebooks
+from tsrec_jax.serving.coder import Coder
 from tsrec_jax.serving.export_files import (
     AGAIN,
     PROMPTS_FILE,
@@ -33,6 +36,7 @@ from tsrec_jax.serving.export_files import (
     read_words,
     verified,
 )
+from tsrec_jax.serving.hub import local_export, push_export
 from tsrec_jax.serving.live_catalogue import LiveCatalogue
 from tsrec_jax.serving.live_fusion import LiveFusion
 from tsrec_jax.serving.words import SidWords
@@ -46,6 +50,7 @@ class Recommender:
     """A loaded export; make one with `Recommender.load`. Safe for several threads, which take turns.
 
     Attributes:
+      folder: that it was loaded from.
       model: the weights.
       catalogue: the items; it may change at any time.
       builder: makes the prompts.
@@ -54,7 +59,10 @@ class Recommender:
       normaliser: what scores are normalised over, as in `SearchSettings`.
       fusion: what is added to the model's scores; None: nothing.
       words: what the SID tokens mean.
+      coder: codes items from their texts; None: the export has no codebooks.
     """
+
+    folder: pathlib.Path
 
     def __init__(
         self,
@@ -66,9 +74,10 @@ class Recommender:
         max_batch: int,
         normaliser: str,
         words: SidWords,
+        codebooks: Codebooks | None = None,
         fusion: LiveFusion | None = None,
     ):
-        self._accept(catalogue, beams, max_batch)
+        self._accept(catalogue, codebooks, beams, max_batch)
         self.words = words
         self.model, self.builder, self.normaliser, self.fusion = model, builder, normaliser, fusion
         self._prefix = builder.prefix("next_sid")
@@ -76,12 +85,13 @@ class Recommender:
         self._first_tokens = range(first, first + size)
         self._searchers: dict[int, Searcher] = {}
 
-    def _accept(self, catalogue: LiveCatalogue, beams: int, max_batch: int) -> None:
-        if not 1 <= _whole("beams", beams) <= MAX_BEAMS:
+    def _accept(self, catalogue: LiveCatalogue, codebooks: Codebooks | None, beams: int, max_batch: int) -> None:
+        if not 1 <= whole("beams", beams) <= MAX_BEAMS:
             raise UserError(f"beams={beams}: must be from 1 to {MAX_BEAMS}")
-        if _whole("max_batch", max_batch) < 1:
+        if whole("max_batch", max_batch) < 1:
             raise UserError(f"max_batch={max_batch}: must be at least 1")
         self.catalogue, self.beams, self.max_batch = catalogue, beams, max_batch
+        self.coder = None if codebooks is None else Coder(codebooks, catalogue)
 
     def __getstate__(self) -> NoReturn:
         raise UserError(
@@ -97,28 +107,40 @@ class Recommender:
         dtype: str = "float32",
         beams: int = BEAMS,
         max_batch: int = MAX_BATCH,
+        encoder: str | None = None,
+        revision: str | None = None,
     ) -> Recommender:
         """Loads an exported folder.
 
         Args:
-          folder: what the verb `export` wrote.
+          folder: what the verb `export` wrote, or OWNER/NAME of one that was brought to the Hugging Face hub.
           dtype: compute and parameter type.
           beams: width of a search, 1 to 512; at most so many items can be asked for.
           max_batch: requests that are searched together.
+          encoder: folder or hub id of what made vectors of the item texts, where it is not to be had under the name in
+            the export. It is loaded with the first item that is coded.
+          revision: branch, tag or commit on the hub; None: the newest.
 
         Raises:
           UserError: the folder is not a complete export.
         """
-        folder = pathlib.Path(folder)
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; give one that the verb `export` wrote")
+        folder = local_export(folder, revision)
+        recommender = cls._loaded(folder, dtype=dtype, beams=beams, max_batch=max_batch, encoder=encoder)
+        recommender.folder = folder
+        return recommender
+
+    @classmethod
+    def _loaded(
+        cls, folder: pathlib.Path, *, dtype: str, beams: int, max_batch: int, encoder: str | None
+    ) -> Recommender:
         with verified(folder):
             catalogue = read_catalogue(folder)
             fusion, scorer = read_fusion(folder, catalogue)
+            codebooks = read_codebooks(folder, [len(tokens) for tokens in catalogue.level_tokens], encoder)
             if fusion is not None and not (folder / PROMPTS_FILE).exists():
                 live = LiveCatalogue(catalogue, Trie.of_catalogue(catalogue, 0))
                 return FusionRecommender(
-                    live, LiveFusion(fusion, None, catalogue, live), beams=beams, max_batch=max_batch
+                    live, LiveFusion(fusion, None, catalogue, live), codebooks, beams=beams, max_batch=max_batch
                 )
             templates, max_length, normaliser = read_prompts(folder)
             tokenizer = load_tokenizer(folder)
@@ -141,8 +163,24 @@ class Recommender:
             max_batch=max_batch,
             normaliser=normaliser,
             words=words,
+            codebooks=codebooks,
             fusion=fused,
         )
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True) -> str:
+        """Brings the loaded export to the Hugging Face hub, as it was exported: without changes of its catalogue.
+
+        Args:
+          repo_id: OWNER/NAME, which `load` takes then; the repository is made where it is not there.
+          private: whether a new repository is.
+
+        Returns:
+          the address of the commit.
+
+        Raises:
+          UserError: nobody is logged in (`hf auth login`), or the hub refuses.
+        """
+        return push_export(self.folder, repo_id, private=private)
 
     def recommend(
         self,
@@ -177,16 +215,16 @@ class Recommender:
           UserError: an empty history, something else than a list of item ids where one is wanted, an unknown item, k
             below 1 or beams below k.
         """
-        out = _ids("exclude", exclude)
-        allowed = None if allow is None else _ids("allow", allow)
+        out = item_ids("exclude", exclude)
+        allowed = None if allow is None else item_ids("allow", allow)
         requests = []
-        for number, history in enumerate(_listed("histories", histories, "histories, each a list of item ids"), 1):
-            ids = _ids(f"history {number}", history)
+        for number, history in enumerate(listed("histories", histories, "histories, each a list of item ids"), 1):
+            ids = item_ids(f"history {number}", history)
             if not ids:
                 raise UserError(f"history {number} is empty: give at least one item id")
             requests.append(Request(ids, k, exclude_history, out, allowed))
         if beams is None:
-            k = _whole("k", k)
+            k = whole("k", k)
             beams = self.beams if k <= self.beams else min(1 << (k - 1).bit_length(), max(k, MAX_BEAMS))
         answers = self.answer(requests, beams=beams, exact=exact)
         cut = [
@@ -211,7 +249,7 @@ class Recommender:
         Raises:
           UserError: a request that `check` refuses.
         """
-        beams = self.beams if beams is None else _whole("beams", beams)
+        beams = self.beams if beams is None else whole("beams", beams)
         with self.catalogue.held():
             for request in requests:
                 self.check(request, beams=beams)
@@ -222,6 +260,37 @@ class Recommender:
                 self._answer(request, one, read)
                 for request, (one, read) in zip(requests, self._find(requests, filters, beams, exact), strict=True)
             ]
+
+    def put(
+        self,
+        item: Item,
+        sid: Sequence[str] | None = None,
+        *,
+        blocked: bool = False,
+        who: str = "",
+    ) -> tuple[bool, Coding | None]:
+        """Adds or replaces an item. It can be recommended from the next search on.
+
+        Args:
+          item: its texts, of which the description is not kept.
+          sid: its tokens; None: those that it has, or of a new item a SID of its own, made of its texts.
+          blocked: whether it is only for histories.
+          who: for the journal.
+
+        Returns:
+          whether it is new, and how its SID was made; None where it was given or is as it was.
+
+        Raises:
+          UserError: the item or its SID cannot be, or the export cannot code.
+        """
+        known = self.catalogue.get(item.id)
+        if sid is None and known is not None:
+            sid = known.sid
+        if sid is not None:
+            return self.catalogue.put(item.id, item.title, sid, blocked, who=who, **shown_facts(item)), None
+        if self.coder is None:
+            raise UserError(NO_CODEBOOKS)
+        return True, self.coder.put(item, blocked=blocked, who=who)
 
     def _find(
         self, requests: Sequence[Request], filters: Sequence[SidFilter], beams: int, exact: bool
@@ -245,14 +314,14 @@ class Recommender:
             that is no number, below 1 or above the beams.
         """
         beams = self.beams if beams is None else beams
-        if _whole("k", request.k) < 1:
+        if whole("k", request.k) < 1:
             raise UserError(f"k={request.k}: must be at least 1")
         if not request.k <= beams <= MAX_BEAMS:
             raise UserError(f"beams={beams}: must be at least k={request.k} and at most {MAX_BEAMS}")
-        history, excluded = _ids("history", request.history), _ids("exclude", request.exclude)
+        history, excluded = item_ids("history", request.history), item_ids("exclude", request.exclude)
         if not history:
             raise UserError("the history is empty: give at least one item id")
-        for item_id in (*history, *excluded, *(() if request.allow is None else _ids("allow", request.allow))):
+        for item_id in (*history, *excluded, *(() if request.allow is None else item_ids("allow", request.allow))):
             self.catalogue.item(item_id)
 
     def warm_up(self, report: Callable[[str], None], *, max_history: int) -> None:
@@ -338,8 +407,16 @@ class Recommender:
 class FusionRecommender(Recommender):
     """A loaded export of a fusion without a language model, such as one baseline; `Recommender.load` makes it."""
 
-    def __init__(self, catalogue: LiveCatalogue, fusion: LiveFusion, *, beams: int, max_batch: int):
-        self._accept(catalogue, beams, max_batch)
+    def __init__(
+        self,
+        catalogue: LiveCatalogue,
+        fusion: LiveFusion,
+        codebooks: Codebooks | None = None,
+        *,
+        beams: int,
+        max_batch: int,
+    ):
+        self._accept(catalogue, codebooks, beams, max_batch)
         self.words, self._ranked = SidWords(), fusion
 
     def warm_up(self, report: Callable[[str], None], *, max_history: int) -> None:
@@ -350,25 +427,3 @@ class FusionRecommender(Recommender):
     ) -> list[tuple[SearchResult, int]]:
         histories = [request.history for request in requests]
         return list(zip(self._ranked.rank(histories, filters, beams), map(len, histories), strict=True))
-
-
-def _whole(name: str, value: Any) -> int:
-    """A whole number of any kind, as an int."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise UserError(f"{name}={value!r}: must be a whole number")
-    return int(value)
-
-
-def _listed(name: str, value: Any, wanted: str) -> Sequence[Any]:
-    """A list, tuple or array of one axis; neither a text nor what can be read only once."""
-    if isinstance(value, str | bytes):
-        raise UserError(f"{name} is the text {value!r}: give a list of {wanted}")
-    if not isinstance(value, Sequence) and getattr(value, "ndim", None) != 1:
-        raise UserError(
-            f"{name} is {'None' if value is None else f'a {type(value).__name__}'}: give a list of {wanted}"
-        )
-    return value
-
-
-def _ids(name: str, value: Any) -> tuple[str, ...]:
-    return tuple(_listed(name, value, "item ids"))

@@ -69,7 +69,8 @@ def embed_texts(
             tokens_BT, lengths_B = jax.device_put((tokens_BT, lengths_B), (sharding, named_sharding(mesh, "batch")))
         x_BD = np.asarray(_pooled(graph, state, tokens_BT, lengths_B))
         x_ID[members] = x_BD[: len(members)]
-        progress.tick("embedding", len(members))
+        if len(texts) > rows * parts:  # of a few texts, as a service embeds them, there is nothing to say
+            progress.tick("embedding", len(members))
     if not np.isfinite(x_ID).all():
         raise FloatingPointError("item embeddings are not finite; the model's weights or activations are broken")
     return x_ID

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -77,6 +76,24 @@ class SidIndex:
             costs_NE = self.quantiser.last_level_costs(whitened_ND, new_NC) if self.collisions == "sinkhorn" else None
             codes_IC[new_N] = code_newcomers(self.collisions, self.codes_IC, new_NC, costs_NE)
         return dataclasses.replace(self, item_ids=tuple(item_ids), codes_IC=codes_IC)
+
+    def codebooks(self, level_tokens: Sequence[Sequence[str]]) -> SidIndex:
+        """What codes new items, without the items: of the codes those alone that some item has.
+
+        A model has no row for the token of any other code.
+
+        Args:
+          level_tokens: of a catalogue with these SIDs, as `Catalogue.level_tokens`. Code number e of a level of the
+            result is token number e there.
+        """
+        numbers = [
+            {sid_token(level, code): code for code in range(size)} for level, size in enumerate(self.quantiser.sizes)
+        ]
+        codes = [
+            [known[token] for token in tokens]
+            for known, tokens in zip(numbers, level_tokens, strict=False)  # a level that numbers collisions has none
+        ]
+        return dataclasses.replace(self, quantiser=self.quantiser.only(codes), item_ids=(), codes_IC=self.codes_IC[:0])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes one .npz; it appears only when it is complete."""
@@ -154,5 +171,7 @@ def load_index(path: str | os.PathLike[str]) -> SidIndex:
         raise UserError(f"{path}: not there; {way_out}") from None
     except KeyError as error:
         raise UserError(f"{path}: not an index that this program wrote (it has no {error}); {way_out}") from None
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a broken archive fails anywhere in zipfile, zlib or NumPy
         raise UserError(f"{path}: not an index that this program wrote ({error}); {way_out}") from None

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from tsrec_jax.errors import UserError
 
 
-def embed_sentences(model: str, texts: Sequence[str], max_tokens: int) -> np.ndarray:
-    """float32 x_ID by the model's own pooling.
+def sentence_encoder(model: str, max_tokens: int) -> Callable[[Sequence[str]], np.ndarray]:
+    """What maps texts to float32 x_ID, by the model's own pooling.
 
     The package tokenizes for itself: a text that spells one of the model's control tokens, such as `[SEP]`, is not
     protected as `encode_outside` protects the language model's texts, and only that text's vector suffers.
 
     Args:
       model: a folder or hub id that sentence-transformers loads.
-      texts: of the items.
       max_tokens: of a text; never more than the model itself reads.
 
     Raises:
@@ -36,4 +35,8 @@ def embed_sentences(model: str, texts: Sequence[str], max_tokens: int) -> np.nda
         reason = " ".join(str(error).split())
         raise UserError(f"config.index.model={model!r}: sentence-transformers cannot load it ({reason})") from None
     encoder.max_seq_length = min(max_tokens, encoder.max_seq_length or max_tokens)
-    return np.asarray(encoder.encode(list(texts), show_progress_bar=False), np.float32)
+
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        return np.asarray(encoder.encode(list(texts), show_progress_bar=False), np.float32)
+
+    return embed

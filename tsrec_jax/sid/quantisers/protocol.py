@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, Self
 
 import numpy as np
@@ -42,6 +42,10 @@ class Quantiser(Protocol):
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What an .npz keeps of it."""
+        ...
+
+    def only(self, codes: Sequence[Sequence[int]]) -> Self:
+        """The quantiser with these codes of each level alone, numbered anew in the order in which they are listed."""
         ...
 
     @property

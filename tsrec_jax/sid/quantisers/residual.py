@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Self
 
 import jax
@@ -83,6 +83,11 @@ class ResidualQuantiser:
     def arrays(self) -> dict[str, np.ndarray]:
         """See `Quantiser`."""
         return {f"codebook_{level}": codebook_ED for level, codebook_ED in enumerate(self.codebooks)}
+
+    def only(self, codes: Sequence[Sequence[int]]) -> Self:
+        """See `Quantiser`."""
+        pairs = zip(self.codebooks, codes, strict=True)
+        return dataclasses.replace(self, codebooks=tuple(codebook_ED[list(own)] for codebook_ED, own in pairs))
 
     @property
     def sizes(self) -> tuple[int, ...]:

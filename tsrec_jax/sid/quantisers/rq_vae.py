@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import jax
@@ -91,6 +91,11 @@ class RqVae:
     def arrays(self) -> dict[str, np.ndarray]:
         """See `Quantiser`."""
         return dict(self.parameters)
+
+    def only(self, codes: Sequence[Sequence[int]]) -> Self:
+        """See `Quantiser`."""
+        codebooks = {f"codebook/{level}": codebook for level, codebook in enumerate(self._levels.only(codes).codebooks)}
+        return dataclasses.replace(self, parameters={**self.parameters, **codebooks})
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -1,0 +1,196 @@
+"""Items from their texts alone: a SID of their own by the codebooks of the training, and what is said of it."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.serving.conftest import small_catalogue
+from tsrec_jax.data.catalogue import Item
+from tsrec_jax.decoding.trie import Trie
+from tsrec_jax.errors import UserError
+from tsrec_jax.serving import coder as module
+from tsrec_jax.serving.codebooks import Codebooks, Encoder, quantiles, read_codebooks
+from tsrec_jax.serving.coder import Coder
+from tsrec_jax.serving.live_catalogue import LiveCatalogue
+from tsrec_jax.serving.recommender import Recommender
+from tsrec_jax.sid.embed import embed_texts
+from tsrec_jax.sid.index import SidIndex
+from tsrec_jax.sid.quantisers.residual import ResidualQuantiser
+from tsrec_jax.sid.whiten import Whitening
+
+WIDTH = 32  # of the vectors, as of the small model
+LEVELS = 3
+TEXT_FIELDS = ("title", "description")
+SIZES = [len(tokens) for tokens in small_catalogue().level_tokens]
+
+
+@pytest.fixture(scope="module")
+def index():
+    """Codebooks of 9 codes, of which no item has the first. Sums of codes are of length 1, or nearly."""
+    rng = np.random.default_rng(5)
+    books = rng.normal(size=(LEVELS, 9, WIDTH)).astype(np.float32)
+    books[0, :, WIDTH // 2 :] = books[1:, :, : WIDTH // 2] = 0
+    books *= np.array([1.0, 0.05, 0.0025])[:, None, None] / np.linalg.norm(books, axis=2, keepdims=True)
+    whitening = Whitening(np.zeros(WIDTH, np.float32), np.eye(WIDTH, dtype=np.float32))
+    return SidIndex(
+        "rq_kmeans", "sinkhorn", whitening, ResidualQuantiser(tuple(books)), (), np.zeros((0, LEVELS), np.int32)
+    )
+
+
+def codebooks(index, catalogue, encoder="nowhere", probe_D=None, carried=False):
+    probe_D = np.zeros(WIDTH, np.float32) if probe_D is None else probe_D
+    own = Encoder("llm", str(encoder), carried, "float32", TEXT_FIELDS, 16, "Thing 1", probe_D)
+    return Codebooks(index.codebooks(catalogue.level_tokens), own, quantiles(np.linspace(0.0, 1.0, 50)))
+
+
+class Coded:
+    """A catalogue and its coder, whose encoder is a table of vectors by title."""
+
+    def __init__(self, index, **changes):
+        catalogue = small_catalogue()
+        self.catalogue = LiveCatalogue(catalogue, Trie.of_catalogue(catalogue, 0))
+        self.coder = Coder(codebooks(dataclasses.replace(index, **changes), catalogue), self.catalogue)
+        self.vectors = {}
+        self.coder._embed = lambda texts: np.stack([self.vectors[text.split("\n")[0]] for text in texts])
+
+    def stands_for(self, item_id):
+        """What an item's SID stands for."""
+        return self.coder._codebooks.index.quantiser.decode(self.catalogue.codes([item_id]).astype(np.int32))[0]
+
+    def put(self, item_id, vector_D, **changes):
+        self.vectors[item_id] = vector_D
+        return self.coder.put(Item(item_id, item_id), **changes)
+
+
+def test_an_item_gets_the_nearest_codes_that_are_free_and_no_other_items_sid_changes(index):
+    coded = Coded(index)
+    before = {item.id: item.sid for item in coded.catalogue.items()}
+    first = coded.put("NEW1", coded.stands_for("B000"))
+    assert first.sid[:2] == before["B000"][:2] and first.sid not in before.values()
+    second = coded.put("NEW2", coded.stands_for("B000"))
+    assert second.sid[:2] == first.sid[:2] and second.sid not in {first.sid, *before.values()}
+    left_K = coded.stands_for("B000")
+    distances = [np.linalg.norm(coded.stands_for(item_id) - left_K) for item_id in ("NEW1", "NEW2")]
+    assert 0 < distances[0] <= distances[1], "the nearer code is taken first"
+    assert {item.id: item.sid for item in coded.catalogue.items()} == {**before, "NEW1": first.sid, "NEW2": second.sid}
+    assert coded.catalogue.trie.contains(coded.catalogue.codes(["NEW1", "NEW2"])).all()
+    assert first.shared_with == second.shared_with == ()
+
+
+def test_a_sid_is_shared_and_said_to_be_only_where_all_codes_are_taken(index):
+    coded = Coded(index)
+    node = coded.catalogue.item("B000").sid[:2]
+    for number in range(20):
+        taken = coded.catalogue.siblings(coded.catalogue.codes(["B000"])[0, :2].tolist())
+        found = coded.put(f"NEW{number}", coded.stands_for("B000"), blocked=True)
+        assert found.sid[:2] == node
+        assert (found.shared_with == ()) == (len(taken) < SIZES[-1])
+    assert found.sid == coded.catalogue.item(found.shared_with[0]).sid
+
+
+def test_the_answer_says_how_well_the_codes_fit_and_what_is_near(index):
+    coded = Coded(index)
+    near = coded.put("NEAR", coded.stands_for("B000"))
+    assert near.neighbours[0].id == "B000" and near.neighbours[0].likeness > 0.99
+    likeness = [neighbour.likeness for neighbour in near.neighbours]
+    assert len(likeness) == 5 and likeness == sorted(likeness, reverse=True) and min(likeness) >= -1
+    assert "NEAR" not in {neighbour.id for neighbour in near.neighbours}
+    far = coded.put("FAR", -coded.stands_for("B000"))
+    assert 0 <= far.sure < near.sure <= 1
+
+
+@pytest.mark.parametrize("compared", [50_000, 7])
+def test_an_item_whose_first_code_nobody_has_any_more_has_neighbours_all_the_same(index, compared, monkeypatch):
+    monkeypatch.setattr(module, "_COMPARED", compared)
+    coded = Coded(index)
+    first = coded.catalogue.item("B000").sid[0]
+    vector_K = coded.stands_for("B000")
+    for item in list(coded.catalogue.items()):
+        if item.sid[0] == first:
+            coded.catalogue.block([item.id])
+    assert len(coded.put("NEW", vector_K).neighbours) >= 4
+
+
+def test_numbers_of_an_extra_level_go_as_far_as_the_model_has_tokens(index):
+    coded = Coded(index, collisions="extra_level", quantiser=ResidualQuantiser(index.quantiser.codebooks[:2]))
+    codes_C = coded.catalogue.codes(["B000"])[0]
+    vector_K = coded.coder._codebooks.index.quantiser.decode(codes_C[None, :2].astype(np.int32))[0]
+    found = [coded.put(f"NEW{number}", vector_K) for number in range(10)]
+    assert len({one.sid[:2] for one in found}) == 1
+    assert found[-1].sid[2] == coded.catalogue.level_tokens[2][-1] and found[-1].shared_with
+
+
+def test_codes_that_no_item_has_are_never_given(index):
+    coded = Coded(index)
+    unused_K = index.quantiser.codebooks[0][0]  # the code of <a_0>, of which no item is
+    assert coded.put("NEW", unused_K).sid[0] in coded.catalogue.level_tokens[0]
+
+
+@pytest.fixture(scope="module")
+def coding_export(index, trained, exported, tmp_path_factory):
+    """An export whose encoder is the exported model itself."""
+    x_ID = embed_texts(trained.model, trained.tokenizer, ["Thing 1"], max_tokens=16, rows=1)
+    folder = tmp_path_factory.mktemp("coding") / "export"
+    return trained.export(folder, codebooks=codebooks(index, trained.catalogue, exported, x_ID[0], carried=True))
+
+
+@pytest.fixture
+def folder(coding_export, tmp_path):
+    return shutil.copytree(coding_export, tmp_path / "export")
+
+
+def test_a_loaded_export_codes_an_item_which_is_recommended_at_once(coding_export):
+    recommender = Recommender.load(coding_export)
+    new, coding = recommender.put(Item("NEW", "A blue steel pump", "With a title and a description."))
+    assert new and coding.sid == recommender.catalogue.item("NEW").sid
+    assert [found.item_id for found in recommender.recommend([["B000"]], allow=["NEW"])[0]] == ["NEW"]
+    assert recommender.recommend([["NEW"]], k=3)[0]
+    sid = coding.sid
+    assert recommender.put(Item("NEW", "Another title")) == (False, None)
+    assert recommender.catalogue.item("NEW").sid == sid, "a SID is made once"
+    given = ("<a_1>", "<b_1>", "<c_1>")
+    assert recommender.put(Item("GIVEN", "A thing"), given) == (True, None)
+
+
+def test_without_codebooks_the_item_needs_a_sid(exported):
+    with pytest.raises(UserError, match=r"no codebooks.*give the item's sid"):
+        Recommender.load(exported).put(Item("NEW", "A thing"))
+
+
+def test_another_encoder_is_refused_and_a_missing_one_is_named(folder, tmp_path):
+    facts = json.loads((folder / "encoder.json").read_text())
+    probe_D = -np.array(facts["probe"]["vector"])
+    (folder / "encoder.json").write_text(json.dumps(facts | {"probe": {"text": "Thing 1", "vector": probe_D.tolist()}}))
+    with pytest.raises(UserError, match=r"makes other vectors than the one.*--encoder=FOLDER"):
+        read_codebooks(folder, SIZES).encoder.load()
+    with pytest.raises(UserError, match="nowhere"):
+        read_codebooks(folder, SIZES, str(tmp_path / "nowhere")).encoder.load()
+
+
+@pytest.mark.parametrize("name", ["codebooks.npz", "encoder.json", "encoder/model.safetensors"])
+def test_damage_is_noticed(folder, name):
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(UserError, match=path.name.replace(".", r"\.")):
+        Recommender.load(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"encoder": "none"}, {"dtype": 3}, {"max_tokens": 0}, {"model": 3}, {"text_fields": []},
+     {"text_fields": ["price"]}, {"probe": {"text": "x", "vector": [1.0]}}, {"probe": "x"}, {"errors": []}],
+)  # fmt: skip
+def test_an_encoder_of_the_wrong_kind_is_refused(folder, change):
+    (folder / "checksums.json").unlink()
+    facts = json.loads((folder / "encoder.json").read_text())
+    (folder / "encoder.json").write_text(json.dumps(facts | change))
+    with pytest.raises(UserError, match=r"encoder\.json: not an encoder"):
+        read_codebooks(folder, SIZES)
+
+
+def test_codebooks_of_another_catalogue_are_refused(folder):
+    with pytest.raises(UserError, match=r"codebooks\.npz: its codes are not those of the catalogue"):
+        read_codebooks(folder, [9, *SIZES[1:]])

@@ -1,0 +1,83 @@
+"""Exports on the Hugging Face hub: brought there, and fetched from it."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+
+from tsrec_jax.errors import UserError
+from tsrec_jax.serving.codebooks import ENCODER_FOLDER
+from tsrec_jax.serving.export_files import exported_names
+
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # OWNER/NAME
+_FILES = ("*.json", "*.safetensors", "*.npz", "*.model", "*.md", f"{ENCODER_FOLDER}/*")
+
+
+def local_export(place: str | os.PathLike[str], revision: str | None = None) -> pathlib.Path:
+    """The folder of an export: the place itself or, of a hub id, the hub's copy here.
+
+    Args:
+      place: a folder, or OWNER/NAME on the hub.
+      revision: branch, tag or commit on the hub; None: the newest.
+
+    Raises:
+      UserError: neither is to be had.
+    """
+    folder = pathlib.Path(place)
+    if folder.is_dir():
+        if revision is not None:
+            raise UserError(f"{folder}: a folder has no revision={revision!r}")
+        return folder
+    if not isinstance(place, str) or not _ID.fullmatch(place) or folder.exists() or folder.parent.is_dir():
+        raise UserError(f"{folder}: no such folder; give one that the verb `export` wrote, or OWNER/NAME on the hub")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return pathlib.Path(snapshot_download(place, revision=revision, allow_patterns=list(_FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(f"{place}: no such folder, and the hub gave no copy ({_reason(error)})") from None
+
+
+def push_export(folder: pathlib.Path, repo_id: str, *, private: bool = True) -> str:
+    """Uploads an export as one commit; the repository is made where it is not there.
+
+    Only the export's own files go there, not what lies beside them, such as the changes of its catalogue.
+
+    Args:
+      folder: the export.
+      repo_id: OWNER/NAME.
+      private: whether a new repository is; one that is there stays what it is.
+
+    Returns:
+      the address of the commit.
+
+    Raises:
+      UserError: not an id, not logged in, or the hub refuses.
+    """
+    if not _ID.fullmatch(repo_id):
+        raise UserError(f"{repo_id!r}: not the id of a repository on the hub; give OWNER/NAME")
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    api = HfApi()
+    names = [*exported_names(folder), f"{ENCODER_FOLDER}/*"]
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        # What an older export had there and this one lacks goes; the encoder's folder is replaced whole.
+        done = api.upload_folder(
+            folder_path=folder,
+            repo_id=repo_id,
+            allow_patterns=names,
+            delete_patterns=list(_FILES),
+            commit_message="A recommender of tsrec_jax",
+        )
+    except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
+        raise UserError(f"{repo_id}: not uploaded ({_reason(error)}); `hf auth login` logs in") from None
+    return str(done.commit_url)
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
