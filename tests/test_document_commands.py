@@ -76,7 +76,7 @@ def shop(tmp_path_factory):
 def parse(monkeypatch, capsys, shop):
     """parse(arguments): the words on stderr of a verb that does nothing but check its flags and its config."""
 
-    def checked(values, _workdir):
+    def checked(values, _workdir, *_words):
         if values.config is not None:
             settings.settings_of(values.config)
             study = values.config.study

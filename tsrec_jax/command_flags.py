@@ -53,7 +53,27 @@ def define_flags() -> flags.FlagValues:
     )
     flags.DEFINE_float("mfu", 0.4, "plan: share of the peak that a step is taken to reach", flag_values=values)
     flags.DEFINE_integer("k", 10, "number of items to recommend", lower_bound=1, flag_values=values)
-    flags.DEFINE_string("export", None, "serve: an exported folder, instead of a workdir's", flag_values=values)
+    flags.DEFINE_string(
+        "catalogue",
+        None,
+        "recommend, serve, catalogue: file with the changes of the catalogue; none: the one beside the export",
+        flag_values=values,
+    )
+    flags.DEFINE_string("title", "", "catalogue: title of the item to add", flag_values=values)
+    flags.DEFINE_string("sid", "", "catalogue: SID of the item to add, as in <a_1><b_2><c_3>", flag_values=values)
+    flags.DEFINE_string(
+        "who", "", "catalogue: who makes the change; none: this user of this machine", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "after",
+        0,
+        "catalogue: number of the change behind which the journal is shown",
+        lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "export", None, "serve, catalogue: an exported folder, instead of a workdir's", flag_values=values
+    )
     flags.DEFINE_integer("beams", None, "serve: width of the search", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("max_batch", None, "serve: requests computed together", lower_bound=1, flag_values=values)
     defines: dict[type, Any] = {

@@ -56,6 +56,9 @@ verbs
   serve      an HTTP service and a web page on the exported folder, or on --export=FOLDER without a workdir
              [--host=127.0.0.1 --port=8000 --beams --max_batch --queue --batch_wait_ms --deadline_ms --keep_alive
              --connections --drain_delay --log=text|json --access_log]
+  catalogue  list, add, block, unblock, remove, restore, import, journal, verify, compact or adopt: the items of an
+             export and their changes, beside a running server too (docs/catalogue.md)
+             [ID ...|WORD ...|FILE.csv --export=FOLDER --catalogue=FILE --title --sid --who --after]
 
 several processes as one run, over all their devices (run, pretrain, train, rl, evaluate, export), on a shared workdir:
   --multi_host               where JAX finds the others itself (TPU pods, Slurm, Open MPI)
@@ -141,26 +144,43 @@ def _recommend(values: flags.FlagValues, workdir: pathlib.Path) -> None:
     folder = workdir / "export"
     if not folder.is_dir():
         raise UserError(f"{folder}: not there; run the verb `export` (or `run`) in this workdir first")
+    from tsrec_jax.serving.catalogue_changes import changes_file
     from tsrec_jax.serving.recommender import Recommender
 
-    found = Recommender.load(folder).recommend([history], k=values.k)[0]
+    changes = values.catalogue or changes_file(folder)
+    found = Recommender.load(folder, changes=changes).recommend([history], k=values.k)[0]
     width = max([len("item"), *(len(entry.item_id) for entry in found)])
     print(f"{'rank':>4}  {'item':<{width}}  {'score':>9}  title")
     for rank, entry in enumerate(found, 1):
         print(f"{rank:>4}  {entry.item_id:<{width}}  {entry.score:>9.4f}  {entry.title}")
 
 
-def _serve(values: flags.FlagValues, workdir: pathlib.Path) -> None:
+def _export_of(verb: str, values: flags.FlagValues, workdir: pathlib.Path) -> pathlib.Path:
+    """The exported folder that a verb works on."""
     if values.workdir and values.export:
-        raise UserError("serve takes --workdir=DIR, whose export it serves, or --export=FOLDER, not both")
+        raise UserError(f"{verb} takes --workdir=DIR, whose export it takes, or --export=FOLDER, not both")
+    return pathlib.Path(values.export or workdir / "export")
+
+
+def _serve(values: flags.FlagValues, workdir: pathlib.Path) -> None:
+    folder = _export_of("serve", values, workdir)
     given: dict[str, Any] = {name: values[name].value for name in SERVER_FLAGS}
     settings = ServerSettings(**given)
     require_extra()
+    from tsrec_jax.serving.catalogue_changes import changes_file
     from tsrec_jax.serving.server import serve
 
     search = {"beams": values.beams, "max_batch": values.max_batch}
     given = {name: value for name, value in search.items() if value is not None}
-    serve(pathlib.Path(values.export or workdir / "export"), settings, given)
+    serve(folder, settings, {**given, "changes": values.catalogue or changes_file(folder)})
+
+
+def _catalogue(values: flags.FlagValues, workdir: pathlib.Path, action: str = "", *words: str) -> int:
+    folder = _export_of("catalogue", values, workdir)
+    from tsrec_jax.serving.catalogue_command import Command, run
+
+    file = None if values.catalogue is None else pathlib.Path(values.catalogue)
+    return run(action, Command(folder, file, words, values.title, values.sid, values.who, values.after))
 
 
 def _print_settings(_values: flags.FlagValues, _workdir: pathlib.Path) -> None:
@@ -169,8 +189,9 @@ def _print_settings(_values: flags.FlagValues, _workdir: pathlib.Path) -> None:
     print(settings_page(), end="")
 
 
-# A verb returns the exit code where it is not 0.
-VERBS: dict[str, Callable[[flags.FlagValues, pathlib.Path], int | None]] = {
+# A verb takes the flags, the workdir and, where it is among WITH_WORDS, the words behind it; it returns the exit code
+# where that is not 0.
+VERBS: dict[str, Callable[..., int | None]] = {
     "run": _training("run"),
     "download": _stage("download"),
     "prepare": _stage("prepare"),
@@ -187,12 +208,17 @@ VERBS: dict[str, Callable[[flags.FlagValues, pathlib.Path], int | None]] = {
     "export": _stage("export"),
     "recommend": _recommend,
     "serve": _serve,
+    "catalogue": _catalogue,
 }
+WITH_WORDS = ("check", "catalogue")
 TOGETHER = ("run", "pretrain", "train", "rl", "evaluate", "export")  # verbs that several processes do together
 TOGETHER_FLAGS = ("multi_host", "coordinator", "num_processes", "process_id", "heartbeat_seconds")
 
-INSTEAD = {"serve": " or --export=FOLDER", "plan": " or --config=FILE.py"}  # of a workdir
-NO_CONFIG = ("recommend", "serve")  # what they need is in the exported folder
+INSTEAD = {
+    **dict.fromkeys(("serve", "catalogue"), " or --export=FOLDER"),
+    "plan": " or --config=FILE.py",
+}  # of a workdir
+NO_CONFIG = ("recommend", "serve", "catalogue")  # what they need is in the exported folder
 SERVER_FLAGS = tuple(field.name for field in dataclasses.fields(ServerSettings))
 # Flags that only some verbs take.
 ONLY_FOR = {
@@ -204,7 +230,10 @@ ONLY_FOR = {
     "devices": ("plan",),
     "mfu": ("plan",),
     **dict.fromkeys(("history", "item", "k"), ("recommend",)),
-    **dict.fromkeys(("export", "beams", "max_batch", *SERVER_FLAGS), ("serve",)),
+    "catalogue": ("recommend", "serve", "catalogue"),
+    "export": ("serve", "catalogue"),
+    **dict.fromkeys(("title", "sid", "who", "after"), ("catalogue",)),
+    **dict.fromkeys(("beams", "max_batch", *SERVER_FLAGS), ("serve",)),
 }
 
 
@@ -213,7 +242,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
     verb = rest[0] if rest else ""
     if verb not in VERBS:
         raise UserError(f"no such verb: {verb!r}; it is one of {', '.join(VERBS)}")
-    if len(rest) > 1 and verb != "check":
+    if len(rest) > 1 and verb not in WITH_WORDS:
         raise UserError(f"{verb}: unexpected argument {rest[1]!r}; settings are given as --config.a.b=value")
     for flag, verbs in ONLY_FOR.items():
         if values[flag].present and verb not in verbs:
@@ -229,10 +258,12 @@ def _dispatch(arguments: Sequence[str]) -> int:
         _refuse_no_folder(pathlib.Path(values.workdir))
     if verb == "study" and "://" in values.workdir:
         raise UserError(f"--workdir={values.workdir}: a study works in a folder; run it in one and copy what it wrote")
+    if verb == "catalogue" and "://" in (values.workdir or ""):
+        raise UserError(f"--workdir={values.workdir}: changes are kept on this machine; give --export=FOLDER")
     if unusable := mend_compiled_programs():
         print(f"tsrec: {unusable}", file=sys.stderr)
     group = _join(verb, values)
-    code = _exit_code(lambda: _work(verb, values))
+    code = _exit_code(lambda: _work(verb, values, rest[1:]))
     if group is not None:
         group.leave(code)
     return code
@@ -275,9 +306,9 @@ def _join(verb: str, values: flags.FlagValues) -> Group | None:
     return Group(Launch(**given))
 
 
-def _work(verb: str, values: flags.FlagValues) -> int | None:
+def _work(verb: str, values: flags.FlagValues, words: Sequence[str]) -> int | None:
     with _local(values.workdir or "", verb) as workdir:
-        return VERBS[verb](values, workdir)
+        return VERBS[verb](values, workdir, *words)
 
 
 @contextlib.contextmanager

@@ -61,14 +61,14 @@ class FakeCatalogue:
             item for item in self._items.values() if all(word in f"{item.title} {item.id}".lower() for word in words)
         ][:limit]
 
-    def put(self, item_id, title, sid, blocked=False, **facts):
+    def put(self, item_id, title, sid, blocked=False, who="", **facts):
         if len(sid) != self.num_levels:
             raise UserError(f"a SID has {self.num_levels} tokens")
         new = item_id not in self._items
         self._items[item_id] = FakeItem(item_id, title, tuple(sid), blocked, **facts)
         return new
 
-    def remove(self, item_id):
+    def remove(self, item_id, who=""):
         del self._items[self.item(item_id).id]
 
     def block(self, item_ids, blocked=True):
@@ -110,7 +110,7 @@ class FakeRecommender:
         self.put_items.append(item)
         if sid is not None or self.catalogue.get(item.id) is not None:
             sid = sid or self.catalogue.get(item.id).sid
-            return self.catalogue.put(item.id, item.title, sid, blocked, **shown_facts(item)), None
+            return self.catalogue.put(item.id, item.title, sid, blocked, who=who, **shown_facts(item)), None
         sid = ("<a_1>", "<b_2>", "<c_500>")
         self.catalogue.put(item.id, item.title, sid, blocked, **shown_facts(item))
         return True, Coding(sid, 0.75, (), (Neighbour("B001", "Thing 1", ("<a_1>", "<b_1>", "<c_1>"), 0.5),))

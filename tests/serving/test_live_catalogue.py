@@ -15,7 +15,8 @@ from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 from tsrec_jax.serving.catalogue_changes import Changes, NotKept
-from tsrec_jax.serving.live_catalogue import LiveCatalogue, LiveItem
+from tsrec_jax.serving.catalogue_items import LiveItem
+from tsrec_jax.serving.live_catalogue import LiveCatalogue
 
 SID, OTHER, THIRD = ("<a_1>", "<b_1>"), ("<a_1>", "<b_2>"), ("<a_2>", "<b_1>")
 ITEMS = [Item("1", "Groß pump"), Item("2", "Steel pump"), Item("3", "Drill")]

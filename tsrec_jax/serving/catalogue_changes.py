@@ -64,6 +64,9 @@ class Changes:
     Args:
       path: the file, which the first change makes; None: in memory, for as long as this object lives.
 
+    Attributes:
+      closed: whether it is of no use any more.
+
     Raises:
       UserError: the file is there and no journal.
     """
@@ -73,11 +76,18 @@ class Changes:
         self._db: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None  # device and inode: a name may come to mean another file
         self._version = -1
+        self.closed = False
         self._lock = threading.RLock()
         if self.path is None or self.path.exists():
             self._connection()
 
     def close(self) -> None:
+        """Closes the file for good."""
+        with self._lock:
+            self.reopen()
+            self.closed = True
+
+    def reopen(self) -> None:
         """Closes the file; the next use opens it again."""
         with self._lock:
             if self._db is not None:
@@ -93,7 +103,7 @@ class Changes:
     def changed_elsewhere(self) -> bool:
         """Whether another connection has written since this was last asked; the first time, whether there is a file."""
         with self._lock:
-            if self._db is None and (self.path is None or not self.path.exists()):
+            if self.closed or (self._db is None and self.path is not None and not self.path.exists()):
                 return False
             before, self._version = self._version, self._value("PRAGMA data_version")
             return before != self._version
@@ -103,7 +113,10 @@ class Changes:
         if self._db is None and self.path is not None and not self.path.exists():
             return []
         rows = self._rows("SELECT * FROM changes WHERE number > ? ORDER BY number LIMIT ?", (number, limit))
-        return [Change(*row, None if state is None else json.loads(state)) for *row, state in rows]
+        return [
+            Change(number, at, who, action, item_id, None if state is None else json.loads(state))
+            for number, at, who, action, item_id, state in rows
+        ]
 
     def last(self, item_id: str) -> Change | None:
         """The last change of an item."""
@@ -158,7 +171,11 @@ class Changes:
 
     def faults(self) -> list[str]:
         """What SQLite finds wrong with the file."""
-        found = [str(row[0]) for row in self._rows("PRAGMA integrity_check")]
+        with self._lock:
+            try:
+                found = [str(row[0]) for row in self._connection().execute("PRAGMA integrity_check")]
+            except sqlite3.Error as error:
+                found = [str(error)]
         return [] if found == ["ok"] else found
 
     def compact(self) -> int:
@@ -187,6 +204,8 @@ class Changes:
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
+            if self.closed:
+                raise UserError(f"{self.path}: the changes of the catalogue are closed")
             if self.path is None:
                 self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
                 _make_tables(self._db)
@@ -194,6 +213,15 @@ class Changes:
                 self._db = _opened(self.path)
                 self._file = _identity(self.path)
         return self._db
+
+
+def changes_file(folder: str | os.PathLike[str]) -> pathlib.Path:
+    """Where the changes of an export are kept unless a command says otherwise: beside its folder.
+
+    Exporting again replaces the folder and leaves the changes; so does a link that comes to lead to another folder.
+    """
+    folder = pathlib.Path(os.path.abspath(folder))
+    return folder.with_name(f"{folder.name}.catalogue.sqlite")
 
 
 def now() -> str:

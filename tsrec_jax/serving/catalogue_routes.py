@@ -1,25 +1,45 @@
-"""The routes that search the catalogue and change it."""
+"""The routes that search the catalogue, change it and hand it out whole."""
 
 from __future__ import annotations
 
+import dataclasses
 import hmac
+import itertools
+import json
 import logging
-from typing import Annotated
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from tsrec_jax.data.catalogue import Item
 from tsrec_jax.errors import UserError
+from tsrec_jax.serving.catalogue_changes import NotKept
+from tsrec_jax.serving.catalogue_items import MAX_ID, is_new_id, is_plain
 from tsrec_jax.serving.http_errors import error_response
-from tsrec_jax.serving.messages import MAX_FOUND, MAX_ID, MAX_QUERY, ItemBody, coding_json, is_plain, item_json
+from tsrec_jax.serving.messages import MAX_FOUND, MAX_QUERY, ItemBody, coding_json, item_json
 from tsrec_jax.serving.service import Service
 
+_MAX_WHO = 200  # characters
+_MAX_CHANGES = 10_000  # of the journal in one answer
+_LINES = 500  # of a stream that are sent together
+_NDJSON = "application/x-ndjson"
 _LOG = logging.getLogger(__name__)
 
 
+def _changed_by(request: Request, x_changed_by: Annotated[str, Header(max_length=_MAX_WHO)] = "") -> str:
+    """Who makes a change, for the journal: as the request says, else the address that it comes from."""
+    if not is_plain(x_changed_by):
+        raise UserError("X-Changed-By: must be one line without control characters")
+    return x_changed_by.strip() or (request.client.host if request.client else "")
+
+
+_Who = Annotated[str, Depends(_changed_by)]
+
+
 def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
-    """The addresses under /items.
+    """The addresses under /items and /catalogue.
 
     Args:
       service: whose recommender has the catalogue.
@@ -39,22 +59,24 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
             raise HTTPException(401, reason, {"WWW-Authenticate": "Bearer"})
 
     @routes.put("/items/{item_id:path}", dependencies=[Depends(may_change)])
-    def put(item_id: str, body: ItemBody) -> Response:
+    def put(item_id: str, body: ItemBody, who: _Who) -> Response:
         """Adds an item, or replaces one. A new one without a SID gets one that is made of its texts."""
-        if not 1 <= len(item_id) <= MAX_ID or not item_id.strip() or not is_plain(item_id):
+        if not is_new_id(item_id):
             raise UserError(f"an item's id has 1 to {MAX_ID} characters, none of them a control character or broken")
         recommender = service.recommender
         item = Item(item_id, body.title, body.description, **body.facts)
-        new, coding = recommender.put(item, body.sid, blocked=body.blocked)
+        new, coding = recommender.put(item, body.sid, blocked=body.blocked, who=who)
         facts = {"id": item_id, "new": new, "items": recommender.catalogue.num_items}
         return JSONResponse(facts | ({} if coding is None else coding_json(coding)), 201 if new else 200)
 
     @routes.delete("/items/{item_id:path}", dependencies=[Depends(may_change)])
-    def delete(item_id: str) -> Response:
+    def delete(item_id: str, who: _Who) -> Response:
         """Takes an item out; it is then unknown in histories too."""
         catalogue = service.recommender.catalogue
         try:
-            catalogue.remove(item_id)
+            catalogue.remove(item_id, who=who)
+        except NotKept:
+            raise
         except UserError as error:
             return error_response(404, str(error))
         return JSONResponse({"id": item_id, "items": catalogue.num_items})
@@ -76,4 +98,26 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
         found = catalogue.find(q, limit)
         return JSONResponse({"items": [item_json(item) for item in found], "of": catalogue.num_items})
 
+    @routes.get("/catalogue")
+    def catalogue() -> Response:
+        """All items, one JSON object a line; X-Last-Change is the number behind which `/catalogue/changes` goes on."""
+        catalogue = service.recommender.catalogue
+        headers = {"X-Last-Change": str(catalogue.last_change)}
+        return StreamingResponse(_lines(map(item_json, catalogue.items())), media_type=_NDJSON, headers=headers)
+
+    @routes.get("/catalogue/changes", dependencies=[Depends(may_change)])
+    def changes(
+        after: Annotated[int, Query(ge=0)] = 0, limit: Annotated[int, Query(ge=1, le=_MAX_CHANGES)] = 1000
+    ) -> Response:
+        """The journal behind a change: who changed what and when, one JSON object a line, the oldest first."""
+        found = service.recommender.catalogue.changes.after(after, limit)
+        return StreamingResponse(_lines(map(dataclasses.asdict, found)), media_type=_NDJSON)
+
     return routes
+
+
+def _lines(objects: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """JSON, one object a line, some lines at a time."""
+    objects = iter(objects)
+    while some := list(itertools.islice(objects, _LINES)):
+        yield "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in some)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tsrec_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from tsrec_jax.serving.live_catalogue import LiveItem
+    from tsrec_jax.serving.catalogue_items import LiveItem
 
 # SQLite indexes runs of three characters. A text is followed by its characters with this one between them, so that
 # single characters and pairs are in such runs too: "ab" gives "|a|" and "a|b".

@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.serving.batcher import BatchFailed, Closed, Expired, QueueFull
+from tsrec_jax.serving.catalogue_changes import NotKept
 from tsrec_jax.serving.messages import unreadable_reason, validation_reason
 from tsrec_jax.serving.service import NotReady, Service
 
@@ -36,6 +37,10 @@ def add_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(UserError)
     async def mistake(request: Request, error: UserError) -> Response:
         return error_response(422, str(error))
+
+    @app.exception_handler(NotKept)
+    async def not_kept(request: Request, error: NotKept) -> Response:
+        return error_response(503, str(error))
 
     @app.exception_handler(QueueFull)
     async def full(request: Request, error: QueueFull) -> Response:

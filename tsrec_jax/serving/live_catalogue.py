@@ -18,6 +18,7 @@ from tsrec_jax.data.catalogue import NEAREST_AMONG, Catalogue, shown_facts, unkn
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 from tsrec_jax.serving.catalogue_changes import Change, Changes, now
+from tsrec_jax.serving.catalogue_items import LiveItem
 from tsrec_jax.serving.catalogue_search import CatalogueSearch
 
 Codes = tuple[int, ...]
@@ -26,22 +27,6 @@ _COMPARED = 100  # characters of an unknown id
 _PAGE = 5_000  # changes that are taken over while searches wait
 _WITNESSES = 1_000  # items of the export whose SIDs tell a later export of other SIDs
 _LOG = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class LiveItem:
-    """One item; a blocked one may stand in histories and is never recommended.
-
-    `brand`, `categories` and `image`, the address of a picture, are for people to see; absent ones are empty.
-    """
-
-    id: str
-    title: str
-    sid: tuple[str, ...]
-    blocked: bool = False
-    brand: str = ""
-    categories: str = ""
-    image: str = ""
 
 
 class LiveCatalogue:
@@ -139,6 +124,11 @@ class LiveCatalogue:
                 yield item
 
     @property
+    def last_change(self) -> int:
+        """Number of the last change in the journal that the items are of."""
+        return self._seen
+
+    @property
     def search(self) -> CatalogueSearch:
         """The index of titles and ids; the first use builds it, which takes about a minute for a million items."""
         if self._index is None:
@@ -151,6 +141,10 @@ class LiveCatalogue:
                         index.follow(self._unindexed)
                         self._index = index
         return self._index
+
+    def prepare_search(self) -> None:
+        """Builds the index in the background; what is looked for meanwhile waits for it."""
+        threading.Thread(target=lambda: self.search, name="index", daemon=True).start()
 
     def titled(self, title: str) -> list[LiveItem]:
         """The items that have exactly this title, in the order in which they came."""
@@ -211,7 +205,7 @@ class LiveCatalogue:
                 raise UserError(fault)
         with self._change():
             new = len({item.id for item in items} - self._items.keys())
-            self._append("put", [(item.id, _state(item)) for item in items], who)
+            self._append("put", [(item.id, self._state(item)) for item in items], who)
         return new
 
     def put_chosen(self, choose: Callable[[], LiveItem], *, who: str = "") -> LiveItem:
@@ -336,6 +330,13 @@ class LiveCatalogue:
         last = self.changes.last(item.id)
         return {} if last is None or last.state is None or "sid" not in last.state else _state(item)
 
+    def _state(self, item: LiveItem) -> dict[str, Any]:
+        """What the journal keeps of an item that is put; of one that is only blocked or let, no more than that."""
+        before = self._items.get(item.id)
+        if before is not None and dataclasses.replace(before, blocked=item.blocked) == item:
+            return self._own_state(before) | {"blocked": item.blocked}
+        return _state(item)
+
     def _fault(self, item: LiveItem) -> str:
         """Why the catalogue cannot hold an item; empty where it can."""
         if not item.id or not item.title.strip():
@@ -401,12 +402,14 @@ def _follow(reference: weakref.ref[LiveCatalogue]) -> None:
     while True:
         time.sleep(FOLLOW_SECONDS)
         catalogue = reference()
-        if catalogue is None:
+        if catalogue is None or catalogue.changes.closed:
             return
         try:
             if catalogue.changes.changed_elsewhere:
                 catalogue.catch_up()
         except Exception:
+            if catalogue.changes.closed:
+                return
             _LOG.exception("the changes of other processes cannot be read")
-            catalogue.changes.close()  # the next look opens the file again
+            catalogue.changes.reopen()
         del catalogue

@@ -12,27 +12,19 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from tsrec_jax.data.catalogue import is_address, shown_facts
 from tsrec_jax.serving.answers import Coding, PathStep
 from tsrec_jax.serving.batcher import Answered
+from tsrec_jax.serving.catalogue_items import MAX_ID, MAX_TITLE, is_plain
 
 MAX_HISTORY = 50
 MAX_TITLES = 50  # each is looked up by its text
 MAX_FILTER = 10_000
 MAX_K = 512
 MAX_DEADLINE_MS = 60_000
-MAX_ID = 256  # of an item that is put; one that is there may have any id
-MAX_TITLE = 2_000
 MAX_DESCRIPTION = 20_000
 MAX_LEVELS = 32
 MAX_FOUND = 100
 MAX_QUERY = 200
 _TOKENS = re.compile(r"(?:<[^<>\s]+>)+")
 _TOKEN = re.compile(r"<[^<>\s]+>")
-# Control characters, what is left of a broken encoding, and marks that turn the direction of all text behind them.
-_NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufffd\ud800-\udfff]")
-
-
-def is_plain(text: str) -> bool:
-    """Whether a text is free of what belongs in no name: control characters, broken ones, changes of direction."""
-    return not _NOT_PLAIN.search(text)
 
 
 def _filled(title: str) -> str:

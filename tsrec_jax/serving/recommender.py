@@ -22,6 +22,7 @@ from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.serving.answers import Answer, Coding, PathStep, Recommendation, Request
 from tsrec_jax.serving.arguments import item_ids, listed, whole
+from tsrec_jax.serving.catalogue_changes import Changes
 from tsrec_jax.serving.codebooks import NO_CODEBOOKS, Codebooks, read_codebooks
 from tsrec_jax.serving.coder import Coder
 from tsrec_jax.serving.export_files import (
@@ -109,6 +110,7 @@ class Recommender:
         max_batch: int = MAX_BATCH,
         encoder: str | None = None,
         revision: str | None = None,
+        changes: str | os.PathLike[str] | None = None,
     ) -> Recommender:
         """Loads an exported folder.
 
@@ -120,25 +122,29 @@ class Recommender:
           encoder: folder or hub id of what made vectors of the item texts, where it is not to be had under the name in
             the export. It is loaded with the first item that is coded.
           revision: branch, tag or commit on the hub; None: the newest.
+          changes: the file that keeps the changes of the catalogue (docs/catalogue.md), such as `changes_file(folder)`;
+            None: they live as long as the recommender.
 
         Raises:
-          UserError: the folder is not a complete export.
+          UserError: the folder is not a complete export, or the changes are not to it.
         """
         folder = local_export(folder, revision)
-        recommender = cls._loaded(folder, dtype=dtype, beams=beams, max_batch=max_batch, encoder=encoder)
+        recommender = cls._loaded(
+            folder, Changes(changes), dtype=dtype, beams=beams, max_batch=max_batch, encoder=encoder
+        )
         recommender.folder = folder
         return recommender
 
     @classmethod
     def _loaded(
-        cls, folder: pathlib.Path, *, dtype: str, beams: int, max_batch: int, encoder: str | None
+        cls, folder: pathlib.Path, changes: Changes, *, dtype: str, beams: int, max_batch: int, encoder: str | None
     ) -> Recommender:
         with verified(folder):
             catalogue = read_catalogue(folder)
             fusion, scorer = read_fusion(folder, catalogue)
             codebooks = read_codebooks(folder, [len(tokens) for tokens in catalogue.level_tokens], encoder)
             if fusion is not None and not (folder / PROMPTS_FILE).exists():
-                live = LiveCatalogue(catalogue, Trie.of_catalogue(catalogue, 0))
+                live = LiveCatalogue(catalogue, Trie.of_catalogue(catalogue, 0), changes)
                 return FusionRecommender(
                     live, LiveFusion(fusion, None, catalogue, live), codebooks, beams=beams, max_batch=max_batch
                 )
@@ -153,7 +159,7 @@ class Recommender:
                 f"{folder}: the weights have {model.config.vocab_rows} vocabulary rows, the tokenizer has "
                 f"{len(tokenizer)} tokens; {AGAIN}"
             )
-        live = LiveCatalogue(catalogue, trie)
+        live = LiveCatalogue(catalogue, trie, changes)
         fused = None if fusion is None else LiveFusion(fusion, scorer, catalogue, live)
         return cls(
             model,
@@ -329,6 +335,7 @@ class Recommender:
 
         It asks with a SID of the vocabulary, whose item there need not be: the catalogue may be empty by now.
         """
+        self.catalogue.prepare_search()
         sid = "".join(tokens[0] for tokens in self.catalogue.level_tokens)
         filters = [SidFilter(allowed_NC=np.zeros((1, self.catalogue.num_levels), np.int64))]
         searcher = self._searcher(self.beams)
@@ -421,6 +428,7 @@ class FusionRecommender(Recommender):
 
     def warm_up(self, report: Callable[[str], None], *, max_history: int) -> None:
         """Nothing is compiled."""
+        self.catalogue.prepare_search()
 
     def _find(
         self, requests: Sequence[Request], filters: Sequence[SidFilter], beams: int, exact: bool

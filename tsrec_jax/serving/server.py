@@ -58,6 +58,8 @@ def serve(folder: pathlib.Path, settings: ServerSettings, search: Mapping[str, A
                 from tsrec_jax.serving.recommender import Recommender  # with JAX, once the port is known to be free
 
                 recommender = Recommender.load(folder, **search)
+                if os.environ.get(TOKEN_VARIABLE, "").strip():
+                    recommender.catalogue.changes.require_writable()
         except KeyboardInterrupt:  # nothing was accepted yet
             print("stopped while loading", flush=True)
             return

@@ -1,0 +1,276 @@
+"""The verb `catalogue`: an export's items and their changes without a server, or beside one."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import functools
+import getpass
+import json
+import pathlib
+import re
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO
+
+from tsrec_jax.data.catalogue import SHOWN_FACTS, is_address
+from tsrec_jax.decoding.trie import Trie
+from tsrec_jax.errors import UserError
+from tsrec_jax.serving.catalogue_changes import Change, Changes, changes_file, now
+from tsrec_jax.serving.catalogue_items import MAX_ID, MAX_TITLE, LiveItem, is_new_id, is_plain
+from tsrec_jax.serving.export_files import read_catalogue
+from tsrec_jax.serving.live_catalogue import LiveCatalogue
+
+_COLUMNS = ("id", "title", "sid", "blocked", *SHOWN_FACTS)
+_BLOCKED = {"": None, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
+_TOKEN = re.compile(r"<[^<>\s]+>")
+_PAGE = 10_000  # rows of the journal that are read together
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What the command line says beside the action.
+
+    Attributes:
+      folder: the export.
+      file: of the changes; None: the one beside the export.
+      words: what follows the action: ids, words to look for, or a file.
+      title, sid: of an item to add; empty: not given.
+      who: for the journal; empty: this user of this machine.
+      after: the change behind which the journal is shown.
+    """
+
+    folder: pathlib.Path
+    file: pathlib.Path | None
+    words: Sequence[str]
+    title: str = ""
+    sid: str = ""
+    who: str = ""
+    after: int = 0
+
+    @functools.cached_property
+    def changes(self) -> Changes:
+        """The journal."""
+        return Changes(self.file or changes_file(self.folder))
+
+    @property
+    def by(self) -> str:
+        """Who makes the changes."""
+        return self.who or f"{getpass.getuser()}@{socket.gethostname()}"
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The ids that are given.
+
+        Raises:
+          UserError: there are none.
+        """
+        if not self.words:
+            raise UserError("name at least one item id, as in `tsrec catalogue block ID ID --workdir=DIR`")
+        return self.words
+
+    def catalogue(self) -> LiveCatalogue:
+        """The items as they are now."""
+        exported = read_catalogue(self.folder)
+        return LiveCatalogue(exported, Trie.of_catalogue(exported, 0), self.changes)
+
+
+def run(action: str, command: Command) -> int:
+    """Does one action of the verb and returns the exit code.
+
+    Raises:
+      UserError: no such action, no export, or whatever the action refuses; then nothing is changed.
+    """
+    if action not in ACTIONS:
+        raise UserError(f"catalogue: {action!r} is none of its actions, which are {', '.join(ACTIONS)}")
+    if not command.folder.is_dir():
+        raise UserError(f"{command.folder}: not there; run the verb `export` (or `run`) first, or give --export=FOLDER")
+    with contextlib.closing(command.changes):
+        return ACTIONS[action](command) or 0
+
+
+def _list(command: Command) -> None:
+    """Items as CSV, which `import` reads: all of them, or those that hold every word."""
+    catalogue = command.catalogue()
+    text = " ".join(command.words)
+    writer = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for item in catalogue.find(text, catalogue.num_items) if text else catalogue.items():
+        writer.writerow({**vars(item), "sid": "".join(item.sid), "blocked": int(item.blocked)})
+
+
+def _add(command: Command) -> None:
+    if len(command.words) != 1 or not command.title or not command.sid:
+        raise UserError("add takes one id, --title=TEXT and --sid=TOKENS, as in --sid='<a_1><b_2><c_3>'")
+    catalogue = command.catalogue()
+    item = _item(catalogue, {"id": command.words[0], "title": command.title, "sid": command.sid})
+    new = catalogue.put_all([item], who=command.by)
+    print(f"{'added' if new else 'replaced'} {item.id}; {catalogue.num_items} items")
+
+
+def _import(command: Command) -> None:
+    if len(command.words) != 1:
+        raise UserError("import takes one CSV file with the columns id, title, sid, blocked, or some of them")
+    catalogue = command.catalogue()
+    with _rows(pathlib.Path(command.words[0])) as rows:
+        items = list(_items(catalogue, rows, command.words[0]))
+    changed = [item for item in items if item != catalogue.get(item.id)]
+    new = catalogue.put_all(changed, who=command.by) if changed else 0
+    print(f"{new} added, {len(changed) - new} changed, {len(items) - len(changed)} as they were")
+
+
+def _block(command: Command) -> None:
+    command.catalogue().block(command.ids, who=command.by)
+    print(f"blocked {len(command.ids)}")
+
+
+def _unblock(command: Command) -> None:
+    command.catalogue().block(command.ids, blocked=False, who=command.by)
+    print(f"unblocked {len(command.ids)}")
+
+
+def _remove(command: Command) -> None:
+    command.catalogue().remove_all(command.ids, who=command.by)
+    print(f"removed {len(command.ids)}")
+
+
+def _restore(command: Command) -> None:
+    command.catalogue().restore(command.ids, who=command.by)
+    print(f"as exported again: {len(command.ids)}")
+
+
+def _journal(command: Command) -> None:
+    changes, seen = command.changes, command.after
+    while page := changes.after(seen, _PAGE):
+        for change in page:
+            print(json.dumps(dataclasses.asdict(change), ensure_ascii=False))
+        seen = page[-1].number
+
+
+def _verify(command: Command) -> int:
+    changes = command.changes
+    faults = changes.faults()
+    for fault in faults:
+        print(f"{changes.path}: {fault}")
+    if faults:
+        return 2
+    catalogue = command.catalogue()
+    items = list(catalogue.items())
+    exported = {item.id for item in read_catalogue(command.folder).items}
+    there = {item.id for item in items}
+    added, gone, blocked = len(there - exported), len(exported - there), sum(item.blocked for item in items)
+    print(f"{len(items)} items: {len(exported)} exported, {added} added, {gone} removed; {blocked} are blocked")
+    print(f"last change: {catalogue.last_change}")
+    return 0
+
+
+def _compact(command: Command) -> None:
+    changes = command.changes
+    print(f"{changes.compact()} changes dropped that later ones of the same item had overtaken")
+
+
+def _adopt(command: Command) -> None:
+    """Takes out the SIDs of a former export, and makes the changes those of this one."""
+    exported = read_catalogue(command.folder)
+    ids = {item.id for item in exported.items}
+    changes = command.changes
+    with changes.writing():
+        last = {change.id: change for change in changes.after(0)}
+        coded = [change for change in last.values() if change.state is not None and "sid" in change.state]
+        states = [(c.id, {"blocked": (c.state or {}).get("blocked", False)} if c.id in ids else None) for c in coded]
+        at = now()
+        changes.append([Change(0, at, command.by, "adopt", item_id, state) for item_id, state in states])
+        changes.set_exported({})
+    kept = sum(state is not None for _, state in states)
+    print(f"{len(states) - kept} items taken out that had SIDs of another export, {kept} now with the SIDs of this one")
+
+
+ACTIONS: dict[str, Callable[[Command], int | None]] = {
+    "list": _list,
+    "add": _add,
+    "block": _block,
+    "unblock": _unblock,
+    "remove": _remove,
+    "restore": _restore,
+    "import": _import,
+    "journal": _journal,
+    "verify": _verify,
+    "compact": _compact,
+    "adopt": _adopt,
+}
+
+
+@contextlib.contextmanager
+def _rows(path: pathlib.Path) -> Iterator[csv.DictReader[str]]:
+    """The rows of a CSV file.
+
+    Raises:
+      UserError: it cannot be read, or has other columns than an item.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield _reader(path, file)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start})") from None
+    except csv.Error as error:
+        raise UserError(f"{path}: not CSV ({error})") from None
+
+
+def _reader(path: pathlib.Path, file: IO[str]) -> csv.DictReader[str]:
+    reader = csv.DictReader(file, strict=True)
+    columns = reader.fieldnames or []
+    if "id" not in columns or len(columns) < 2 or set(columns) - set(_COLUMNS):
+        raise UserError(f"{path}: its first line must name columns, id and some of {', '.join(_COLUMNS[1:])}")
+    return reader
+
+
+def _items(catalogue: LiveCatalogue, reader: csv.DictReader[str], path: str) -> Iterator[LiveItem]:
+    lines: dict[str, int] = {}
+    for row in reader:
+        place = f"{path}, line {reader.line_num}"
+        if None in row or None in row.values():
+            raise UserError(f"{place}: not as many cells as columns")
+        first = lines.setdefault(row["id"], reader.line_num)
+        if first != reader.line_num:
+            raise UserError(f"{place}: item {row['id']!r} stands in line {first} already")
+        try:
+            yield _item(catalogue, row)
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from None
+
+
+def _item(catalogue: LiveCatalogue, row: Mapping[str, str]) -> LiveItem:
+    """An item of a row; an empty or absent cell keeps what the item has.
+
+    Raises:
+      UserError: a cell that cannot be meant, or a new item without a title or SID.
+    """
+    item_id = row["id"]
+    item = catalogue.get(item_id)
+    if item is None:
+        if not is_new_id(item_id):
+            raise UserError(f"id {item_id[:MAX_ID]!r}: 1 to {MAX_ID} characters, none of them a control character")
+        if not row.get("title") or not row.get("sid"):
+            raise UserError(f"item {item_id!r} is new, so it needs a title and a sid")
+        item = LiveItem(item_id, "", ())
+    given = {name: row[name] for name in ("title", *SHOWN_FACTS) if row.get(name)}
+    for name, text in given.items():
+        if len(text) > MAX_TITLE or not is_plain(text):
+            raise UserError(f"item {item_id!r}: {name} must be one line of at most {MAX_TITLE} characters")
+    if "image" in given and not is_address(given["image"]):
+        raise UserError(f"item {item_id!r}: image must be an address that begins with https:// or http://")
+    blocked = row.get("blocked", "").strip().lower()
+    if blocked not in _BLOCKED:
+        raise UserError(f"item {item_id!r}: blocked={blocked!r} must be 1 or 0")
+    sid = row.get("sid", "")
+    tokens = tuple(_TOKEN.findall(sid))
+    if "".join(tokens) != sid:
+        raise UserError(f"item {item_id!r}: sid={sid!r} must be tokens such as <a_1><b_2><c_3>")
+    wanted = _BLOCKED[blocked]
+    return dataclasses.replace(
+        item, sid=tokens or item.sid, blocked=item.blocked if wanted is None else wanted, **given
+    )

@@ -1,0 +1,37 @@
+"""One item of a served catalogue, and what its texts may be."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+MAX_ID = 256  # characters of an item that is put; one that is there may have any id
+MAX_TITLE = 2_000
+# Control characters, what is left of a broken encoding, and marks that turn the direction of all text behind them.
+_NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufffd\ud800-\udfff]")
+
+
+@dataclasses.dataclass(frozen=True)
+class LiveItem:
+    """One item; a blocked one may stand in histories and is never recommended.
+
+    `brand`, `categories` and `image`, the address of a picture, are for people to see; absent ones are empty.
+    """
+
+    id: str
+    title: str
+    sid: tuple[str, ...]
+    blocked: bool = False
+    brand: str = ""
+    categories: str = ""
+    image: str = ""
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text is free of what belongs in no name: control characters, broken ones, changes of direction."""
+    return not _NOT_PLAIN.search(text)
+
+
+def is_new_id(text: str) -> bool:
+    """Whether an item that is put may have this id."""
+    return 1 <= len(text) <= MAX_ID and bool(text.strip()) and is_plain(text)
