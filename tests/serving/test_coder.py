@@ -1,5 +1,6 @@
 """Items from their texts alone: a SID of their own by the codebooks of the training, and what is said of it."""
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -12,8 +13,11 @@ from tsrec_jax.data.catalogue import Item
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 from tsrec_jax.serving import coder as module
+from tsrec_jax.serving.catalogue_changes import Changes
+from tsrec_jax.serving.code_command import Command, run
 from tsrec_jax.serving.codebooks import Codebooks, Encoder, quantiles, read_codebooks
 from tsrec_jax.serving.coder import Coder
+from tsrec_jax.serving.export_files import read_catalogue
 from tsrec_jax.serving.live_catalogue import LiveCatalogue
 from tsrec_jax.serving.recommender import Recommender
 from tsrec_jax.sid.embed import embed_texts
@@ -194,3 +198,76 @@ def test_an_encoder_of_the_wrong_kind_is_refused(folder, change):
 def test_codebooks_of_another_catalogue_are_refused(folder):
     with pytest.raises(UserError, match=r"codebooks\.npz: its codes are not those of the catalogue"):
         read_codebooks(folder, [9, *SIZES[1:]])
+
+
+# The verb `code`: a file of items in, their SIDs out, and the catalogue as it was.
+
+NEW = "id,title,description\nN1,A mug,Of steel\nB000,Another title,\nN2,A mug,Of steel\n"
+
+
+@pytest.fixture
+def code(coding_export, monkeypatch, tmp_path):
+    """code(text, name, out): what the verb writes for a file; every text has the same vector."""
+    vector_D = np.ones(WIDTH, np.float32)
+    monkeypatch.setattr(Encoder, "load", lambda self: lambda texts: np.tile(vector_D, (len(texts), 1)))
+
+    def coded(text, name="new.csv", out="coded.csv", folder=coding_export):
+        (tmp_path / name).write_bytes(text.encode() if isinstance(text, str) else text)
+        run(Command(folder, tmp_path / "changes.sqlite", tmp_path / name, tmp_path / out))
+        return (tmp_path / out).read_text(encoding="utf-8")
+
+    return coded
+
+
+def test_every_new_item_gets_a_sid_of_its_own_and_others_keep_theirs(code, coding_export, tmp_path):
+    exported = read_catalogue(coding_export)
+    sids = {"".join(sid) for sid in exported.sids}
+    first, known, second = csv.DictReader(code(NEW).splitlines())
+    assert [row["id"] for row in (first, known, second)] == ["N1", "B000", "N2"]
+    assert known["sid"] == exported.sid(0) and known["title"] == "Another title"
+    assert len({first["sid"], second["sid"]} | sids) == len(sids) + 2
+    assert not (tmp_path / "changes.sqlite").exists(), "nothing is put into the catalogue"
+
+    live = LiveCatalogue(exported, Trie.of_catalogue(exported, 0), Changes(tmp_path / "changes.sqlite"))
+    tokens = [f"<{token}>" for token in first["sid"].strip("<>").split("><")]
+    live.put("TAKEN", "A thing", tokens)
+    again = next(csv.DictReader(code(NEW).splitlines()))
+    assert again["sid"] == second["sid"], "an item that was put since the export has the first one"
+
+
+def test_json_lines_say_all_that_is_known(code):
+    items = {"N1": {"title": "A mug", "description": ["Of", "steel"], "brand": "Acme"}}
+    (line,) = code(json.dumps(items), "new.json", "coded.jsonl").splitlines()
+    row = json.loads(line)
+    assert row.keys() == {"id", "title", "brand", "sid", "sure", "shared_with", "neighbours"}
+    assert len(row["sid"]) == 3 and 0 <= row["sure"] <= 1 and len(row["neighbours"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "columns id, title"),
+        ("id,name\nN1,A mug\n", "columns id, title"),
+        ("id,title,price\nN1,A mug,3\n", "columns id, title"),
+        ("id,title\nN1,A mug\nN1,A cup\n", r"line 3: the id 'N1' is empty or stands twice"),
+        ("id,title\n,A mug\n", r"line 2: the id '' is empty"),
+        ("id,title\nN1\n", "line 2: not as many cells as columns"),
+        ("id,title\nN1, \n", "item 'N1'.*a title"),
+        (b"id,title\nN1,\xff\n", "not UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_refused_and_nothing_is_written(code, tmp_path, text, words):
+    with pytest.raises(UserError, match=words):
+        code(text)
+    assert not (tmp_path / "coded.csv").exists()
+
+
+def test_what_cannot_be_coded_is_said(code, exported, tmp_path):
+    with pytest.raises(UserError, match=r"coded\.txt: must end with \.csv or \.jsonl"):
+        code(NEW, out="coded.txt")
+    with pytest.raises(UserError, match="no codebooks"):
+        code(NEW, folder=exported)
+    with pytest.raises(UserError, match="not there; run the verb `export`"):
+        code(NEW, folder=tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"none\.csv: No such file"):
+        run(Command(exported, tmp_path / "c", tmp_path / "none.csv", tmp_path / "o.csv"))
