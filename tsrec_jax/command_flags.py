@@ -56,7 +56,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "catalogue",
         None,
-        "recommend, serve, catalogue: file with the changes of the catalogue; none: the one beside the export",
+        "recommend, serve, catalogue, code: file with the changes of the catalogue; none: the one beside the export",
         flag_values=values,
     )
     flags.DEFINE_string("title", "", "catalogue: title of the item to add", flag_values=values)
@@ -72,7 +72,13 @@ def define_flags() -> flags.FlagValues:
         flag_values=values,
     )
     flags.DEFINE_string(
-        "export", None, "serve, catalogue: an exported folder, instead of a workdir's", flag_values=values
+        "export", None, "serve, catalogue, code: an exported folder, instead of a workdir's", flag_values=values
+    )
+    flags.DEFINE_string(
+        "encoder",
+        None,
+        "serve, code: folder or hub id of what embeds item texts; none: as the export says",
+        flag_values=values,
     )
     flags.DEFINE_integer("beams", None, "serve: width of the search", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("max_batch", None, "serve: requests computed together", lower_bound=1, flag_values=values)

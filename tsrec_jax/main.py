@@ -59,6 +59,8 @@ verbs
   catalogue  list, add, block, unblock, remove, restore, import, journal, verify, compact or adopt: the items of an
              export and their changes, beside a running server too (docs/catalogue.md)
              [ID ...|WORD ...|FILE.csv --export=FOLDER --catalogue=FILE --title --sid --who --after]
+  code       NEW.csv|NEW.json CODED.csv|CODED.jsonl: semantic IDs for new items from their texts, by the codebooks of an
+             export; changes nothing (docs/serving.md) [--export=FOLDER --catalogue=FILE --encoder=FOLDER]
 
 several processes as one run, over all their devices (run, pretrain, train, rl, evaluate, export), on a shared workdir:
   --multi_host               where JAX finds the others itself (TPU pods, Slurm, Open MPI)
@@ -170,7 +172,7 @@ def _serve(values: flags.FlagValues, workdir: pathlib.Path) -> None:
     from tsrec_jax.serving.catalogue_changes import changes_file
     from tsrec_jax.serving.server import serve
 
-    search = {"beams": values.beams, "max_batch": values.max_batch}
+    search = {"beams": values.beams, "max_batch": values.max_batch, "encoder": values.encoder}
     given = {name: value for name, value in search.items() if value is not None}
     serve(folder, settings, {**given, "changes": values.catalogue or changes_file(folder)})
 
@@ -181,6 +183,17 @@ def _catalogue(values: flags.FlagValues, workdir: pathlib.Path, action: str = ""
 
     file = None if values.catalogue is None else pathlib.Path(values.catalogue)
     return run(action, Command(folder, file, words, values.title, values.sid, values.who, values.after))
+
+
+def _code(values: flags.FlagValues, workdir: pathlib.Path, *words: str) -> None:
+    folder = _export_of("code", values, workdir)
+    if len(words) != 2:
+        raise UserError("code takes the file with the items and the one to write, as in `tsrec code NEW.csv CODED.csv`")
+    from tsrec_jax.serving.catalogue_changes import changes_file
+    from tsrec_jax.serving.code_command import Command, run
+
+    changes = pathlib.Path(values.catalogue or changes_file(folder))
+    run(Command(folder, changes, pathlib.Path(words[0]), pathlib.Path(words[1]), values.encoder))
 
 
 def _print_settings(_values: flags.FlagValues, _workdir: pathlib.Path) -> None:
@@ -209,16 +222,17 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "recommend": _recommend,
     "serve": _serve,
     "catalogue": _catalogue,
+    "code": _code,
 }
-WITH_WORDS = ("check", "catalogue")
+WITH_WORDS = ("check", "catalogue", "code")
 TOGETHER = ("run", "pretrain", "train", "rl", "evaluate", "export")  # verbs that several processes do together
 TOGETHER_FLAGS = ("multi_host", "coordinator", "num_processes", "process_id", "heartbeat_seconds")
 
 INSTEAD = {
-    **dict.fromkeys(("serve", "catalogue"), " or --export=FOLDER"),
+    **dict.fromkeys(("serve", "catalogue", "code"), " or --export=FOLDER"),
     "plan": " or --config=FILE.py",
 }  # of a workdir
-NO_CONFIG = ("recommend", "serve", "catalogue")  # what they need is in the exported folder
+NO_CONFIG = ("recommend", "serve", "catalogue", "code")  # what they need is in the exported folder
 SERVER_FLAGS = tuple(field.name for field in dataclasses.fields(ServerSettings))
 # Flags that only some verbs take.
 ONLY_FOR = {
@@ -230,8 +244,9 @@ ONLY_FOR = {
     "devices": ("plan",),
     "mfu": ("plan",),
     **dict.fromkeys(("history", "item", "k"), ("recommend",)),
-    "catalogue": ("recommend", "serve", "catalogue"),
-    "export": ("serve", "catalogue"),
+    "catalogue": ("recommend", "serve", "catalogue", "code"),
+    "export": ("serve", "catalogue", "code"),
+    "encoder": ("serve", "code"),
     **dict.fromkeys(("title", "sid", "who", "after"), ("catalogue",)),
     **dict.fromkeys(("beams", "max_batch", *SERVER_FLAGS), ("serve",)),
 }
@@ -258,7 +273,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
         _refuse_no_folder(pathlib.Path(values.workdir))
     if verb == "study" and "://" in values.workdir:
         raise UserError(f"--workdir={values.workdir}: a study works in a folder; run it in one and copy what it wrote")
-    if verb == "catalogue" and "://" in (values.workdir or ""):
+    if verb in ("catalogue", "code") and "://" in (values.workdir or ""):
         raise UserError(f"--workdir={values.workdir}: changes are kept on this machine; give --export=FOLDER")
     if unusable := mend_compiled_programs():
         print(f"tsrec: {unusable}", file=sys.stderr)

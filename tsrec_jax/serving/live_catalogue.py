@@ -50,7 +50,7 @@ class LiveCatalogue:
         self.changes = Changes() if changes is None else changes
         self._code_of = [{token: code for code, token in enumerate(tokens)} for tokens in catalogue.level_tokens]
         self._items = {
-            item.id: LiveItem(item.id, item.title, sid, **shown_facts(item))
+            item.id: LiveItem(item.id, item.title, sid, False, **shown_facts(item))
             for item, sid in zip(catalogue.items, catalogue.sids, strict=True)
         }
         self._members: dict[Codes, dict[str, None]] = {}  # a dict keeps the order in which items came
