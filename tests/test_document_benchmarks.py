@@ -24,6 +24,7 @@ TINY = {
         *("--dataset=RUN/dataset", "--baselines=popularity;ease", "--workdir=FOLDER/kept"),
         *("--level=item", "--out=FOLDER/report.md"),
     ],
+    "catalogue.py": ["--changes=40", "--kills=1", "--items=2000", "--repeats=2", "--out=FOLDER/report.md"],
     "hf_parity.py": ["--export=RUN/export", "--dataset=RUN/dataset", "--rows=2", "--beams=4"],
     "path_words.py": ["--dataset=RUN/dataset", "--out=FOLDER/report.md"],
     "prepare.py": ["--reviews=2000", "--folder=FOLDER/raw"],

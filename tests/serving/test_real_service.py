@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sys
+import time
 
 import pytest
 
@@ -11,6 +12,8 @@ pytest.importorskip("fastapi", reason="needs the extra [serve]")
 
 from benchmarks import serve as load
 from tests.serving import processes
+from tsrec_jax.main import main
+from tsrec_jax.serving.catalogue_changes import Changes, changes_file
 from tsrec_jax.serving.recommender import Recommender, Request
 
 TOKEN = "a token"
@@ -92,6 +95,17 @@ def test_an_item_put_is_recommended_at_once_and_gone_when_removed(running):
     status, error = running.request("POST", "/recommend", {"history": ["TWIN"]})
     assert status == 422 and "'TWIN'" in error["error"]
     assert running.request("PUT", "/items/ODD", {"title": "x", "sid": "<a_1><b_2><z_9>"}, ADMIN)[0] == 422
+
+
+def test_changes_go_from_the_server_to_the_file_beside_the_export_and_from_there_to_the_server(running, exported):
+    body = {"title": "A new thing", "sid": items(running, history=["B000"], k=1)[0]["sid"]}
+    assert running.request("PUT", "/items/NEW", body, ADMIN | {"X-Changed-By": "Ann"})[0] == 201
+    assert Changes(changes_file(exported)).last("NEW").who == "Ann"
+    assert main(["catalogue", "remove", "NEW", f"--export={exported}"]) == 0
+    limit = time.monotonic() + 60
+    while running.request("GET", "/items/NEW")[0] != 404:
+        assert time.monotonic() < limit, "the server did not see what the command has changed"
+        time.sleep(0.1)
 
 
 def test_a_mistake_is_422_with_the_recommenders_reason(running):
