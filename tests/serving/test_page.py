@@ -476,6 +476,78 @@ def test_the_catalogue_is_changed_with_the_token_alone(open_page):
     ]
 
 
+def test_an_item_without_a_semantic_id_shows_the_one_that_its_text_got(open_page):
+    page = open_page(path="/admin.html")
+    near = {"id": "B001", "title": "Thing 1", "sid": ["<a_1>", "<b_1>", "<c_1>"], "likeness": 0.9}
+    coding = {"sid": ["<a_1>", "<b_2>", "<c_3>"], "sure": 0.83, "shared_with": [], "neighbours": [near]}
+    asked = []
+
+    def answer(route):
+        asked.append((route.request.post_data_json, route.request.headers.get("x-changed-by")))
+        route.fulfill(status=201, json={"id": "NEW", "new": True, "items": 32, **coding})
+
+    page.route("**/v1/items/NEW", answer)
+    page.fill("#token", TOKEN)
+    page.fill("#who", "Ada")
+    page.fill("#id", "NEW")
+    page.fill("#title", "A new pump")
+    page.fill("#description", "It pumps.")
+    page.click("text=Save")
+    page.wait_for_selector("#neighbours li")
+    assert asked == [({"title": "A new pump", "blocked": False, "description": "It pumps."}, "Ada")]
+    assert "Its semantic ID is <a_1><b_2><c_3>; 83 %" in page.inner_text("#done")
+    assert "Thing 1" in page.inner_text("#neighbours")
+
+
+def test_the_journal_shows_the_latest_changes_first(open_page):
+    page = open_page(path="/admin.html")
+    lines = [
+        {
+            "number": n,
+            "at": f"2026-01-0{n}T10:00:00.000Z",
+            "who": "Ada",
+            "action": "block",
+            "id": f"B00{n}",
+            "state": None,
+        }
+        for n in (1, 2)
+    ]
+    asked = []
+
+    def answer(route):
+        asked.append((route.request.url.partition("?")[2], route.request.headers.get("authorization")))
+        route.fulfill(body="".join(json.dumps(line) + "\n" for line in lines))
+
+    page.route("**/v1/catalogue", lambda route: route.fulfill(body="", headers={"X-Last-Change": "102"}))
+    page.route("**/v1/catalogue/changes?*", answer)
+    page.fill("#token", TOKEN)
+    page.click("#show-journal")
+    page.wait_for_selector("#journal td")
+    assert asked == [("after=2&limit=1000", f"Bearer {TOKEN}")]
+    assert [row.split("\t") for row in page.inner_text("#journal tbody").splitlines()] == [
+        ["2026-01-02 10:00:00", "Ada", "block", "B002"],
+        ["2026-01-01 10:00:00", "Ada", "block", "B001"],
+    ]
+    look(page, "journal")
+
+
+def test_an_answer_that_is_not_proven_offers_a_search_that_proves_it(page):
+    asked = []
+
+    def answer(route):
+        asked.append(route.request.post_data_json)
+        route.fulfill(json=route.fetch(post_data=json.dumps({"history": ["B003"]})).json() | {"exact": len(asked) > 1})
+
+    page.route("**/v1/recommend", answer)
+    add(page, "B003")
+    recommend(page)
+    assert "not proven" in page.inner_text("#timing")
+    page.click("#exact")
+    page.wait_for_selector("#timing:has-text('10 items, proven')")
+    assert [body.get("exact", False) for body in asked] == [False, True]
+    assert not page.is_visible("#exact") and page.inner_text("#stale") == ""
+
+
 def test_a_server_that_does_not_answer_is_told(page):
     add(page, "B001")
     page.route("**/recommend", lambda route: route.abort())

@@ -1,9 +1,10 @@
 /* The page for catalogue changes. The token is kept in its field alone: in no storage, no cookie and no address. */
 
 import { facts } from "./answer.js";
-import { action, ask, at, make, name, watchHealth } from "./server.js";
+import { action, ask, askText, at, make, name, watchHealth } from "./server.js";
 
 const FOUND = 50;
+const JOURNAL = 100;
 const FACTS = ["brand", "categories", "image"]; // of an item, where it has them
 let searching = null;
 let typing = 0;
@@ -38,17 +39,26 @@ function edit(item) {
   at("id").value = item.id;
   at("title").value = item.title;
   at("sid").value = item.sid.join("");
-  for (const fact of FACTS) at(fact).value = item[fact] ?? "";
+  for (const fact of ["description", ...FACTS]) at(fact).value = item[fact] ?? "";
   at("blocked").checked = item.blocked;
   at("form-heading").scrollIntoView({ block: "nearest" });
   at("title").focus();
 }
 
 async function put(item, done) {
-  const keys = ["title", "sid", "blocked", ...FACTS].filter((key) => item[key] !== undefined);
+  const keys = ["title", "sid", "blocked", "description", ...FACTS].filter((key) => item[key] !== undefined && item[key] !== "");
   const body = JSON.stringify(Object.fromEntries(keys.map((key) => [key, item[key]])));
   const answer = await change(item.id, { method: "PUT", headers: { "Content-Type": "application/json" }, body });
   if (answer) await show(done ?? (answer.new ? "Added" : "Changed"), item.id, answer);
+  if (answer?.neighbours) showCoding(answer);
+}
+
+/** The SID that the server made of an item's texts, and what it took the item to be like. */
+function showCoding({ sid, sure, shared_with: others, neighbours }) {
+  const shared = others.length > 0 ? `, which it shares with ${others.join(", ")}` : "";
+  at("done").append(` Its semantic ID is ${sid.join("")}${shared}; ${Math.round(100 * sure)} % of the items fit theirs no better.`);
+  at("neighbours").replaceChildren(...neighbours.map((near) => make("li", {}, make("span", { className: "name" }, name(near.title), facts(near)))));
+  at("neighbours").hidden = neighbours.length === 0;
 }
 
 async function remove(item) {
@@ -63,18 +73,25 @@ async function remove(item) {
 
 /** Makes a change with the token; shows why it was refused, and returns nothing then. */
 async function change(id, options) {
-  at("error").hidden = true;
+  at("error").hidden = at("neighbours").hidden = true;
   at("done").textContent = "";
+  if (!at("who").reportValidity()) return null;
   try {
-    const headers = { ...options.headers, Authorization: `Bearer ${at("token").value.trim()}` };
-    return await ask(`v1/items/${encodeURIComponent(id)}`, { ...options, headers });
+    const who = at("who").value.trim() ? { "X-Changed-By": at("who").value.trim() } : {};
+    return await ask(`v1/items/${encodeURIComponent(id)}`, { ...options, headers: { ...options.headers, ...who, ...token() } });
   } catch (error) {
-    at("error").textContent = error.message;
-    at("error").hidden = false;
-    at("error").scrollIntoView({ block: "nearest" });
-    if (error.status === 401) at("token").focus();
+    showError(error);
     return null;
   }
+}
+
+const token = () => ({ Authorization: `Bearer ${at("token").value.trim()}` });
+
+function showError(error) {
+  at("error").textContent = error.message;
+  at("error").hidden = false;
+  at("error").scrollIntoView({ block: "nearest" });
+  if (error.status === 401) at("token").focus();
 }
 
 async function show(done, id, answer) {
@@ -82,13 +99,34 @@ async function show(done, id, answer) {
   await search();
 }
 
+/** The newest changes, the last one first. */
+async function showJournal() {
+  at("error").hidden = true;
+  try {
+    const whole = await fetch("v1/catalogue"); // only what its head says: the number of the last change
+    const last = Number(whole.headers.get("X-Last-Change"));
+    await whole.body.cancel();
+    const lines = await askText(`v1/catalogue/changes?after=${Math.max(0, last - JOURNAL)}&limit=1000`, { headers: token() });
+    const changes = lines.trim().split("\n").filter(Boolean).map((line) => JSON.parse(line)).reverse();
+    const cells = ({ at: when, who, action: what, id }) => [when.replace("T", " ").replace(/\..*|Z$/, ""), who, what, id];
+    at("journal").tBodies[0].replaceChildren(...changes.map((one) =>
+      make("tr", {}, ...cells(one).map((text) => make("td", {}, name(text))))));
+    at("journal").hidden = false;
+    at("show-journal").textContent = "Show again";
+  } catch (error) {
+    showError(error);
+  }
+}
+
 at("search").addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(search, 150); });
 at("item").addEventListener("submit", (event) => {
   event.preventDefault();
-  const item = { id: at("id").value, title: at("title").value.trim(), sid: at("sid").value.trim(), blocked: at("blocked").checked };
-  for (const fact of FACTS) item[fact] = at(fact).value.trim();
+  const item = { id: at("id").value, blocked: at("blocked").checked };
+  for (const fact of ["title", "sid", "description", ...FACTS]) item[fact] = at(fact).value.trim();
   put(item);
 });
+
+at("show-journal").addEventListener("click", showJournal);
 
 watchHealth(() => {});
 search();

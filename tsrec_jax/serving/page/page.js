@@ -193,7 +193,7 @@ async function takeAddress() {
 
 /* ---- recommendations ---- */
 
-async function recommend() {
+async function recommend(exact = false) {
   if (!ready) { whenReady = recommend; return; }
   if (at("recommend").disabled || !at("settings").reportValidity()) return;
   recommending?.abort();
@@ -206,7 +206,7 @@ async function recommend() {
     const answer = await ask("v1/recommend", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify(request),
+      body: JSON.stringify(exact ? { ...request, exact } : request),
       signal: recommending.signal,
     });
     showAnswer(request, answer, performance.now() - started);
@@ -223,6 +223,7 @@ function showAnswer(request, answer, elapsed) {
   at("answer").replaceChildren(...answer.items.map((item, index) => answerRow(item, index, (one) => choose("history", one))));
   at("answer-empty").hidden = true;
   at("sharing").hidden = false;
+  at("exact").hidden = answer.exact;
   at("timing").textContent = summary(answer, request, elapsed);
   showState();
   bringIntoSight(at("answer-heading"));
@@ -305,6 +306,7 @@ at("clear").addEventListener("click", () => {
   showChosen();
   at("search").focus();
 });
+at("exact").addEventListener("click", () => recommend(true));
 at("copy-address").addEventListener("click", () => copy(location.href, "link copied"));
 at("copy-curl").addEventListener("click", () => copy(toCurl(wanted()), "command copied"));
 window.addEventListener("hashchange", takeAddress);

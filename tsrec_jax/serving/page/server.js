@@ -28,18 +28,32 @@ export class Refused extends Error {
   }
 }
 
-export async function ask(address, options = {}) {
-  let response;
+/** The body of an answer; an error with the server's reason where it is a refusal. */
+export async function askText(address, options = {}) {
+  let response, text;
   try {
     response = await fetch(address, options);
+    text = await response.text();
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Error("the server does not answer");
   }
-  const noJson = { error: `an answer that is no JSON (status ${response.status})` };
-  const answer = await response.json().catch(() => noJson);
-  if (!response.ok || answer === noJson) throw new Refused(response.status, answer.error);
+  if (!response.ok) throw new Refused(response.status, readJson(text)?.error ?? `status ${response.status}`);
+  return text;
+}
+
+export async function ask(address, options = {}) {
+  const answer = readJson(await askText(address, options));
+  if (answer === null) throw new Error("the server's answer is no JSON");
   return answer;
+}
+
+function readJson(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
 }
 
 /** Shows the server's state from now on; `changed` gets what /health says, or null while it is not ready. */
