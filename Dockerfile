@@ -38,4 +38,4 @@ EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
 ENTRYPOINT ["tsrec"]
-CMD ["serve", "--export=/export", "--host=0.0.0.0"]
+CMD ["serve", "--export=/export", "--catalogue=/data/catalogue.sqlite", "--host=0.0.0.0"]

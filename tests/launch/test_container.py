@@ -36,6 +36,7 @@ def test_hadolint_finds_nothing():
 def test_the_arguments_are_flags_of_serve_that_listen_where_the_port_leads(arguments):
     flags, (verb,) = parse(arguments)
     assert (verb, flags.host, flags.export) == ("serve", "0.0.0.0", "/export")
+    assert pathlib.PurePath(flags.catalogue).parent == pathlib.PurePath(last("VOLUME"))
     assert flags.port == int(last("EXPOSE")) == CONTAINER["ports"][0]["containerPort"]
     assert COMPOSE["ports"] == [f"127.0.0.1:${{PORT:-8000}}:{flags.port}"]
 
