@@ -27,6 +27,8 @@ RUN useradd --uid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nolo
 COPY --from=build /venv /venv
 ENV PATH=/venv/bin:$PATH \
     HF_HUB_OFFLINE=1 \
+    JAX_COMPILATION_CACHE_DIR=/data/compiled \
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     NVIDIA_VISIBLE_DEVICES=all \
     PYTHONUNBUFFERED=1
