@@ -36,6 +36,15 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_multi_string(
         "item", [], "one id of the history as it is, commas and blanks included; repeat it for each", flag_values=values
     )
+    flags.DEFINE_string("histories", None, "recommend: file of many histories", flag_values=values)
+    flags.DEFINE_string("out", None, "recommend: file for what is recommended to them", flag_values=values)
+    flags.DEFINE_enum(
+        "unknown",
+        "refuse",
+        ["refuse", "skip"],
+        "recommend: with --histories, whether an unknown item ends the work or is left out",
+        flag_values=values,
+    )
     flags.DEFINE_boolean("multi_host", False, "one of several processes that JAX can find itself", flag_values=values)
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0", flag_values=values)
     flags.DEFINE_integer("num_processes", None, "processes of the run", lower_bound=1, flag_values=values)

@@ -52,10 +52,11 @@ verbs
   evaluate   predictions.json, results.json, results.md and plots of the trained recommender
   export     a Hugging Face folder with the SID tokens and the catalogue
   recommend  --history=ID,ID,... [--k=10]: items for one history, from the exported folder; ids with a comma, or with
-             blanks at their ends: --item=ID for each of them instead
+             blanks at their ends: --item=ID for each of them instead; --histories=FILE --out=FILE [--unknown=skip]
+             for many, each file .jsonl, .csv or .parquet; resumes where it stopped (docs/serving.md)
   serve      an HTTP service and a web page on the exported folder, or on --export=FOLDER without a workdir
              [--host=127.0.0.1 --port=8000 --beams --max_batch --queue --batch_wait_ms --deadline_ms --keep_alive
-             --connections --drain_delay --log=text|json --access_log]
+             --connections --drain_delay --reuse_port --cors --log=text|json --access_log]
   catalogue  list, add, block, unblock, remove, restore, import, journal, verify, compact or adopt: the items of an
              export and their changes, beside a running server too (docs/catalogue.md)
              [ID ...|WORD ...|FILE.csv --export=FOLDER --catalogue=FILE --title --sid --who --after]
@@ -138,14 +139,15 @@ def _describe(values: flags.FlagValues, workdir: pathlib.Path) -> None:
 
 
 def _recommend(values: flags.FlagValues, workdir: pathlib.Path) -> None:
+    if values.histories or values.out:
+        _recommend_file(values, workdir)
+        return
     history = values.item or [item.strip() for item in (values.history or "").split(",") if item.strip()]
     if not history:
         raise UserError("recommend needs --history=ID,ID,... or --item=ID, with at least one item id")
     if values.item and values.history is not None:
         raise UserError("recommend takes --history=ID,ID,... or --item=ID for each of the ids, not both")
-    folder = workdir / "export"
-    if not folder.is_dir():
-        raise UserError(f"{folder}: not there; run the verb `export` (or `run`) in this workdir first")
+    folder = _export_in(workdir)
     from tsrec_jax.serving.catalogue_changes import changes_file
     from tsrec_jax.serving.recommender import Recommender
 
@@ -155,6 +157,34 @@ def _recommend(values: flags.FlagValues, workdir: pathlib.Path) -> None:
     print(f"{'rank':>4}  {'item':<{width}}  {'score':>9}  title")
     for rank, entry in enumerate(found, 1):
         print(f"{rank:>4}  {entry.item_id:<{width}}  {entry.score:>9.4f}  {entry.title}")
+
+
+def _export_in(workdir: pathlib.Path) -> pathlib.Path:
+    folder = workdir / "export"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: not there; run the verb `export` (or `run`) in this workdir first")
+    return folder
+
+
+def _recommend_file(values: flags.FlagValues, workdir: pathlib.Path) -> None:
+    if not values.histories or not values.out:
+        raise UserError("recommend takes --histories=FILE and --out=FILE together")
+    if values.item or values.history is not None:
+        raise UserError("recommend takes --histories=FILE, or one history by --history or --item, not both")
+    folder = _export_in(workdir)
+    from tsrec_jax.serving.catalogue_changes import changes_file
+    from tsrec_jax.serving.offline import recommend_file
+    from tsrec_jax.serving.recommender import BEAMS, Recommender
+
+    changes = values.catalogue or changes_file(folder)
+    recommend_file(
+        Recommender.load(folder, beams=max(BEAMS, values.k), changes=changes),
+        pathlib.Path(values.histories),
+        pathlib.Path(values.out),
+        k=values.k,
+        skip_unknown=values.unknown == "skip",
+        report=lambda line: print(line, flush=True),
+    )
 
 
 def _export_of(verb: str, values: flags.FlagValues, workdir: pathlib.Path) -> pathlib.Path:
@@ -243,7 +273,7 @@ ONLY_FOR = {
     "chip": ("plan",),
     "devices": ("plan",),
     "mfu": ("plan",),
-    **dict.fromkeys(("history", "item", "k"), ("recommend",)),
+    **dict.fromkeys(("history", "item", "k", "histories", "out", "unknown"), ("recommend",)),
     "catalogue": ("recommend", "serve", "catalogue", "code"),
     "export": ("serve", "catalogue", "code"),
     "encoder": ("serve", "code"),

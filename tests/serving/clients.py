@@ -1,6 +1,14 @@
-"""What tests say to a service through a client, and how they read what it answers."""
+"""Services on the fake recommender, what tests say to them, and how they read what comes back.
 
+The fixtures are known to all tests of this folder (conftest.py).
+"""
+
+import concurrent.futures
 import time
+
+import pytest
+
+from tests.serving.fakes import FakeRecommender
 
 TOKEN = "a-tökén of the test"
 ADMIN = {"Authorization": b"Bearer " + TOKEN.encode()}
@@ -41,3 +49,49 @@ def hold(client, crowd, recommender, waiting):
         futures.append(crowd.submit(client.post, "/recommend", json={"history": [f"B{number + 1:03d}"]}))
         until(lambda number=number: client.service.batcher.depth == number + 1)
     return futures
+
+
+@pytest.fixture
+def recommender():
+    return FakeRecommender()
+
+
+@pytest.fixture
+def make_client(recommender):
+    """make_client(**settings): a client of a service that is ready; the service is drained at the end."""
+    made = []
+
+    def make(ready=True, max_queue=50, max_wait=0.005, load=None, **settings):
+        from starlette.testclient import TestClient
+
+        from tsrec_jax.serving.app import make_app
+        from tsrec_jax.serving.service import Service
+
+        service = Service(recommender, max_queue=max_queue, max_wait=max_wait, load=load)
+        client = TestClient(make_app(service, **({"admin_token": TOKEN} | settings)), raise_server_exceptions=False)
+        client.__enter__()
+        client.service = service
+        made.append(client)
+        if ready:
+            service.start()
+            until(lambda: not service.not_ready)
+        return client
+
+    yield make
+    recommender.gate.set()
+    for client in made:
+        client.service.drain()
+        until(lambda client=client: client.service.drained)
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def client(make_client):
+    return make_client()
+
+
+@pytest.fixture
+def crowd():
+    """A pool for requests that are under way at the same time."""
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        yield pool

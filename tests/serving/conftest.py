@@ -1,6 +1,5 @@
 """A small trained-looking recommender and its export."""
 
-import concurrent.futures
 import dataclasses
 
 import jax
@@ -10,8 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as token_models
 from transformers import PreTrainedTokenizerFast
 
-from tests.serving.clients import TOKEN, until
-from tests.serving.fakes import FakeRecommender
+from tests.serving.clients import client, crowd, make_client, recommender  # noqa: F401  # fixtures
 from tsrec_jax.data.catalogue import Catalogue, Item, TokenDescription
 from tsrec_jax.data.prompts import PromptBuilder, Templates
 from tsrec_jax.decoding.trie import Trie
@@ -141,49 +139,3 @@ def trained(make_trained):
 def exported(trained, tmp_path_factory):
     """Its export; tests must not change it."""
     return trained.export(tmp_path_factory.mktemp("run") / "export")
-
-
-@pytest.fixture
-def recommender():
-    return FakeRecommender()
-
-
-@pytest.fixture
-def make_client(recommender):
-    """make_client(**settings): a client of a service that is ready; the service is drained at the end."""
-    made = []
-
-    def make(ready=True, max_queue=50, max_wait=0.005, **settings):
-        from starlette.testclient import TestClient
-
-        from tsrec_jax.serving.app import make_app
-        from tsrec_jax.serving.service import Service
-
-        service = Service(recommender, max_queue=max_queue, max_wait=max_wait)
-        client = TestClient(make_app(service, **({"admin_token": TOKEN} | settings)), raise_server_exceptions=False)
-        client.__enter__()
-        client.service = service
-        made.append(client)
-        if ready:
-            service.start()
-            until(lambda: not service.not_ready)
-        return client
-
-    yield make
-    recommender.gate.set()
-    for client in made:
-        client.service.drain()
-        until(lambda client=client: client.service.drained)
-        client.__exit__(None, None, None)
-
-
-@pytest.fixture
-def client(make_client):
-    return make_client()
-
-
-@pytest.fixture
-def crowd():
-    """A pool for requests that are under way at the same time."""
-    with concurrent.futures.ThreadPoolExecutor(32) as pool:
-        yield pool

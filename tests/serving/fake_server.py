@@ -5,6 +5,7 @@ a request may take.
 """
 
 import ast
+import itertools
 import os
 import sys
 
@@ -30,4 +31,9 @@ if __name__ == "__main__":
         Metrics.batch = lambda metrics, size, seconds: 1 / 0
     if limit := os.environ.get("TSREC_FAKE_HEAD_SECONDS"):
         Config.head_seconds = float(limit)
-    run(FakeRecommender(seconds=float(seconds)), settings, bind(settings.host, settings.port))
+    versions = itertools.count(1)
+
+    def load():
+        return FakeRecommender(seconds=float(seconds), version=f"version {next(versions)}")
+
+    run(load(), settings, bind(settings.host, settings.port), load)

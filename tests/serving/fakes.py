@@ -89,7 +89,7 @@ class FakeCatalogue:
 class FakeRecommender:
     """`gate` holds every batch until it is set; `failures` are raised, one a batch; `batches` is what was asked."""
 
-    def __init__(self, count=30, *, max_batch=4, seconds=0.0, warm_up_steps=2):
+    def __init__(self, count=30, *, max_batch=4, seconds=0.0, warm_up_steps=2, version="first"):
         items = [
             FakeItem(f"B{n:03d}", f"Thing {n}", (f"<a_{n % 4}>", f"<b_{n % 7}>", f"<c_{n}>")) for n in range(count)
         ]
@@ -103,7 +103,9 @@ class FakeRecommender:
         self.gate.set()
         self.computing = threading.Event()
         self.failures = []
-        self.batches = []
+        self.batches, self.widths = [], []
+        self.proves = 1  # the width that proves an answer
+        self.version = version
         self.put_items = []
 
     def put(self, item, sid=None, *, blocked=False, who=""):
@@ -115,47 +117,55 @@ class FakeRecommender:
         self.catalogue.put(item.id, item.title, sid, blocked, **shown_facts(item))
         return True, Coding(sid, 0.75, (), (Neighbour("B001", "Thing 1", ("<a_1>", "<b_1>", "<c_1>"), 0.5),))
 
-    def check(self, request):
+    def check(self, request, beams=None):
         if not request.history:
             raise UserError("the history is empty")
-        if not 1 <= request.k <= self.beams:
+        if not 1 <= request.k <= (beams or self.beams):
             raise UserError(f"k={request.k}: between 1 and the beams, {self.beams}")
         for item_id in (*request.history, *request.exclude, *(request.allow or ())):
-            self.catalogue.item(item_id)
+            if not request.skip_unknown:
+                self.catalogue.item(item_id)
 
-    def answer(self, requests):
+    def answer(self, requests, beams=None):
         self.batches.append(list(requests))
+        self.widths.append(beams)
         self.computing.set()
         assert self.gate.wait(30)
         time.sleep(1.0 if any(request.k == SLOW_K for request in requests) else self.seconds)
         if self.failures:
             raise self.failures.pop(0)
         for request in requests:
-            self.check(request)
-        return [self.alone(request) for request in requests]
+            self.check(request, beams)
+        answers = [self.alone(request) for request in requests]
+        return [dataclasses.replace(answer, exact=(beams or self.beams) >= self.proves) for answer in answers]
 
     def alone(self, request):
         """The answer to one request, whatever else is computed with it."""
+        history = [item for item in request.history if self.catalogue.get(item)]
+        skipped = tuple(item for item in request.history if item not in history) if request.skip_unknown else ()
         out = set(request.exclude) | (set(request.history) if request.exclude_history else set())
         items = [
             item
             for item in self.catalogue.all()
             if item.id not in out and not item.blocked and (request.allow is None or item.id in request.allow)
         ]
-        numbers = [int(item_id[1:]) if item_id[1:].isdigit() else 0 for item_id in request.history]
+        numbers = [int(item_id[1:]) if item_id[1:].isdigit() else 0 for item_id in history]
         shift = sum(position * number for position, number in enumerate(numbers, 1))
         ranked = [items[(shift + place) % len(items)] for place in range(min(request.k, len(items)))]
         return Answer(
             tuple(recommendation(item, place) for place, item in enumerate(ranked)),
             exact=True,
-            used=len(request.history),
+            used=len(history),
+            skipped=skipped,
         )
 
-    def warm_up(self, report, *, max_history):
+    def warm_up(self, report, *, max_history, wide=(), opened=lambda beams: None):
         for step in range(1, self.warm_up_steps + 1):
             report(f"warm-up: program {step} of {self.warm_up_steps}")
             self.warmed = step
             assert self.gate.wait(30)
+        for beams in (self.beams, *wide):
+            opened(beams)
 
 
 def recommendation(item, place):

@@ -16,7 +16,7 @@ from tsrec_jax.main import main
 from tsrec_jax.serving.catalogue_changes import Changes, changes_file
 from tsrec_jax.serving.recommender import Recommender, Request
 
-TOKEN = "a token"
+TOKEN = "a token of the test"
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}
 
 

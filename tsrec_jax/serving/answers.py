@@ -15,6 +15,7 @@ class Request:
       exclude_history: leave out what the history holds.
       exclude: item ids to leave out.
       allow: item ids that alone may be recommended; None: all.
+      skip_unknown: leave out ids that are not in the catalogue, rather than refuse the request.
     """
 
     history: tuple[str, ...]
@@ -22,6 +23,18 @@ class Request:
     exclude_history: bool = False
     exclude: tuple[str, ...] = ()
     allow: tuple[str, ...] | None = None
+    skip_unknown: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class WideRequest(Request):
+    """A request of the service for another search than the usual one.
+
+    Attributes:
+      widths: beams, rising; the search is widened to the next one where it does not prove its answer.
+    """
+
+    widths: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +82,13 @@ class Answer:
       items: at most k.
       exact: whether the search proves that no other item scores more.
       used: items of the history that the prompt had room for, the newest ones.
+      skipped: ids that are not in the catalogue and were left out, since the request says so.
     """
 
     items: tuple[Recommendation, ...]
     exact: bool
     used: int
+    skipped: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from tsrec_jax.serving.catalogue_routes import catalogue_routes
+from tsrec_jax.serving.docs_routes import docs_routes
 from tsrec_jax.serving.guard import BODY_SECONDS, MAX_BODY, App, Guard
 from tsrec_jax.serving.http_errors import add_errors
 from tsrec_jax.serving.page_routes import page_routes
@@ -21,6 +25,7 @@ def make_app(
     *,
     admin_token: str | None,
     deadline_seconds: float = DEADLINE_SECONDS,
+    origins: Sequence[str] = (),
     max_body: int = MAX_BODY,
     body_seconds: float = BODY_SECONDS,
 ) -> App:
@@ -30,14 +35,24 @@ def make_app(
       service: started by the caller.
       admin_token: what a catalogue change must carry; None or empty: there are none over HTTP.
       deadline_seconds: of a recommendation that states none.
+      origins: whose pages may ask from a browser, besides our own.
       max_body: bytes of a request's body.
       body_seconds: within which it must have arrived.
     """
-    app = FastAPI(title="tsrec", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="tsrec", version="1", docs_url=None, redoc_url=None)  # theirs load scripts from elsewhere
     add_errors(app, service)
     for routes in (recommend_routes(service, deadline_seconds), catalogue_routes(service, admin_token or "")):
         app.include_router(routes, prefix=VERSION)
         app.include_router(routes, include_in_schema=False)  # as they were called before there were versions
     app.include_router(watch_routes(service))
     app.include_router(page_routes(service))
+    app.include_router(docs_routes(app))
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
     return Guard(app, service.metrics, lambda: service.leaving, max_body=max_body, body_seconds=body_seconds)

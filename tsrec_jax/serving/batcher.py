@@ -165,6 +165,10 @@ class Batcher:
         """Whether its thread still runs; after `close` it ends with the last answer."""
         return self._thread.is_alive()
 
+    def join(self) -> None:
+        """Waits for the end of its thread, after `close`."""
+        self._thread.join()
+
     def _check_room(self) -> None:
         if self._closed:
             raise Closed("the server is shutting down and accepts no new requests")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import pathlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -93,6 +94,17 @@ def verified(folder: pathlib.Path, but: tuple[str, ...] = ()) -> Iterator[None]:
         yield
         for name, found in sums.items():
             _compare(folder / name, found.result(), wanted[name])
+
+
+def version_of(folder: pathlib.Path) -> str:
+    """A short name of what a folder holds, which is another one whenever a file of it is.
+
+    It is of the checksums; of an older export without them, of sizes and times.
+    """
+    if (folder / CHECKSUMS_FILE).is_file():
+        return _sha256(folder / CHECKSUMS_FILE)[:12]
+    facts = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
 
 
 def _wanted(folder: pathlib.Path) -> dict[str, str] | None:

@@ -10,8 +10,9 @@ from starlette.exceptions import HTTPException
 from tsrec_jax.errors import UserError
 from tsrec_jax.serving.batcher import BatchFailed, Closed, Expired, QueueFull
 from tsrec_jax.serving.catalogue_changes import NotKept
+from tsrec_jax.serving.engine import NotReady
 from tsrec_jax.serving.messages import unreadable_reason, validation_reason
-from tsrec_jax.serving.service import NotReady, Service
+from tsrec_jax.serving.service import Service
 
 
 def error_response(status: int, reason: str, headers: dict[str, str] | None = None) -> JSONResponse:

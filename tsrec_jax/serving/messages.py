@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -17,6 +17,7 @@ from tsrec_jax.serving.catalogue_items import MAX_ID, MAX_TITLE, is_plain
 MAX_HISTORY = 50
 MAX_TITLES = 50  # each is looked up by its text
 MAX_FILTER = 10_000
+MAX_REQUESTS = 1_000  # of a batch
 MAX_K = 512
 MAX_DEADLINE_MS = 60_000
 MAX_DESCRIPTION = 20_000
@@ -59,6 +60,7 @@ def _is_token(value: Any) -> bool:
 
 ItemId = Annotated[str, Field(min_length=1)]
 ShownText = Annotated[str, Field(max_length=MAX_TITLE), AfterValidator(_plain)]
+Deadline = Annotated[int, Field(ge=1, le=MAX_DEADLINE_MS)] | None
 Title = Annotated[str, Field(max_length=MAX_TITLE), AfterValidator(_filled)]
 
 
@@ -66,8 +68,8 @@ class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class RecommendBody(_Message):
-    """POST /recommend; exactly one of `history` and `titles`, oldest first."""
+class WishBody(_Message):
+    """What one user is to be recommended; exactly one of `history` and `titles`, oldest first."""
 
     history: Annotated[list[ItemId], Field(min_length=1, max_length=MAX_HISTORY)] | None = None
     titles: Annotated[list[Title], Field(min_length=1, max_length=MAX_TITLES)] | None = None
@@ -75,13 +77,28 @@ class RecommendBody(_Message):
     exclude_history: bool = False
     exclude: Annotated[list[ItemId], Field(max_length=MAX_FILTER)] = []
     allow: Annotated[list[ItemId], Field(max_length=MAX_FILTER)] | None = None
-    deadline_ms: Annotated[int, Field(ge=1, le=MAX_DEADLINE_MS)] | None = None
+    unknown: Literal["refuse", "skip"] = "refuse"
+    beams: Annotated[int, Field(ge=1, le=MAX_K)] | None = None
+    exact: bool = False
 
     @model_validator(mode="after")
     def _one_history(self) -> Self:
         if (self.history is None) == (self.titles is None):
             raise ValueError("give either history, a list of item ids, or titles, a list of exact titles")
         return self
+
+
+class RecommendBody(WishBody):
+    """POST /recommend."""
+
+    deadline_ms: Deadline = None
+
+
+class ManyBody(_Message):
+    """POST /recommend/batch: wishes that are answered one by one, within one deadline."""
+
+    requests: Annotated[list[WishBody], Field(min_length=1, max_length=MAX_REQUESTS)]
+    deadline_ms: Deadline = None
 
 
 class ItemBody(_Message):
@@ -101,8 +118,8 @@ class ItemBody(_Message):
         return shown_facts(self)
 
 
-def answer_json(found: Answered, total_seconds: float) -> dict[str, Any]:
-    """The answer to POST /recommend; scores are log-probabilities in nats, times milliseconds."""
+def answer_json(found: Answered, total_seconds: float, model: str) -> dict[str, Any]:
+    """The answer to POST /recommend by this version of the model; scores are log-probabilities in nats, times ms."""
     return {
         "items": [
             {
@@ -117,6 +134,8 @@ def answer_json(found: Answered, total_seconds: float) -> dict[str, Any]:
         ],
         "exact": found.answer.exact,
         "used": found.answer.used,
+        "skipped": found.answer.skipped,
+        "model": model,
         "timing_ms": {
             "queue": round(1000 * found.waited, 3),
             "compute": round(1000 * found.computed, 3),

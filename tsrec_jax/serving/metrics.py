@@ -52,6 +52,11 @@ class Metrics:
             ("tsrec_ready", "1 while recommendations are accepted", ready),
         ):
             Gauge(name, text, registry=self._registry).set_function(read)
+        self._model = Gauge("tsrec_model_info", "1 for the model that answers now", ("model",), registry=self._registry)
+        self._answered = Counter("tsrec_answered", "Recommendations given", ("model",), registry=self._registry)
+        self._reloads = Counter("tsrec_reloads", "Exports loaded anew", ("result",), registry=self._registry)
+        for result in ("done", "failed"):
+            self._reloads.labels(result)
         ProcessCollector(registry=self._registry)
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
@@ -68,9 +73,19 @@ class Metrics:
         self._batch_size.observe(size)
         self._batch_seconds.observe(seconds)
 
-    def waited(self, seconds: float) -> None:
-        """Counts the time that an answered request spent in the queue."""
-        self._waited.observe(seconds)
+    def answered(self, model: str, waited: float) -> None:
+        """Counts a recommendation that was given: by which model, and its seconds in the queue."""
+        self._answered.labels(model).inc()
+        self._waited.observe(waited)
+
+    def serves(self, model: str) -> None:
+        """Shows which model answers from now on."""
+        self._model.clear()
+        self._model.labels(model).set(1)
+
+    def reloaded(self, result: str) -> None:
+        """Counts a reload, `done` or `failed`."""
+        self._reloads.labels(result).inc()
 
     def text(self) -> bytes:
         """All of it, as /metrics shows it."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
@@ -11,15 +13,19 @@ from fastapi.responses import JSONResponse, Response
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.serving.answers import Request as Wanted
-from tsrec_jax.serving.batcher import Answered, Expired, Ticket
+from tsrec_jax.serving.batcher import BatchFailed, Closed, Expired, QueueFull
+from tsrec_jax.serving.engine import NotReady
 from tsrec_jax.serving.guard import ARRIVED
-from tsrec_jax.serving.messages import RecommendBody, answer_json
-from tsrec_jax.serving.service import Service
+from tsrec_jax.serving.messages import ManyBody, RecommendBody, WishBody, answer_json
+from tsrec_jax.serving.service import Accepted, Service
 from tsrec_jax.serving.titles import ids_of_titles
+
+_AGAIN_SECONDS = 0.02  # until a wish of a batch asks again for a place in the queue
+_Json = dict[str, Any]
 
 
 def recommend_routes(service: Service, deadline_seconds: float) -> APIRouter:
-    """POST /recommend.
+    """POST /recommend and /recommend/batch.
 
     Args:
       service: what answers.
@@ -27,57 +33,106 @@ def recommend_routes(service: Service, deadline_seconds: float) -> APIRouter:
     """
     routes = APIRouter(tags=["recommendations"])
 
+    def begin(request: Request, deadline_ms: int | None) -> float:
+        """Refuses cheaply, before the work of looking at the request; else the time at which it expires."""
+        service.refuse_unless_ready()
+        service.refuse_if_full()
+        return float(request.scope[ARRIVED]) + (deadline_seconds if deadline_ms is None else deadline_ms / 1000)
+
     @routes.post("/recommend")
     async def recommend(request: Request, body: RecommendBody) -> Response:
         """The k best items for one history."""
-        arrived = request.scope[ARRIVED]
-        service.refuse_unless_ready()
-        service.batcher.refuse_if_full()  # before the work of looking at the request
+        expires_at = begin(request, body.deadline_ms)
         wanted = await run_in_threadpool(_checked, service, body)
-        seconds = deadline_seconds if body.deadline_ms is None else body.deadline_ms / 1000
-        ticket = service.batcher.submit(wanted, arrived + seconds)
-        found = await _wait(request, ticket, service)
-        if found is None:
-            service.metrics.refused("client_gone")
-            return Response(status_code=499)  # nobody reads it
-        service.metrics.waited(found.waited)
-        return JSONResponse(answer_json(found, time.monotonic() - arrived))
+        accepted = service.submit(wanted, expires_at, body.beams, body.exact)
+        return await _unless_gone(request, _answer(service, accepted, request.scope[ARRIVED]), service)
+
+    @routes.post("/recommend/batch")
+    async def recommend_many(request: Request, body: ManyBody) -> Response:
+        """The k best items for each of many histories.
+
+        `answers` are in the order of the requests, each as /recommend gives it or an `error`. A few are in the queue at
+        a time, so that single requests are not held up.
+        """
+        expires_at = begin(request, body.deadline_ms)
+        turn = asyncio.Semaphore(service.recommender.max_batch)
+
+        async def one(wish: WishBody) -> _Json:
+            async with turn:
+                try:
+                    wanted = await run_in_threadpool(_checked, service, wish)
+                    accepted = await _place(service, wanted, expires_at, wish)
+                    return await _answer(service, accepted, request.scope[ARRIVED])
+                except (UserError, NotReady, Expired, BatchFailed, Closed) as error:
+                    return {"error": str(error)}
+
+        async def all_of_them() -> _Json:
+            return {"answers": await asyncio.gather(*map(one, body.requests))}
+
+        return await _unless_gone(request, all_of_them(), service)
 
     return routes
 
 
-def _checked(service: Service, body: RecommendBody) -> Wanted:
+def _checked(service: Service, wish: WishBody) -> Wanted:
     """What the recommender is asked for.
 
     Raises:
-      UserError: an unknown item or title, or more items than this server gives.
+      UserError: an unknown item or title, or a search that this server does not do.
     """
-    if body.k > service.max_k:
-        raise UserError(f"k: at most {service.max_k} here (--beams)")
-    recommender = service.recommender
-    history = body.history or ids_of_titles(recommender.catalogue, body.titles or [])
-    allow = None if body.allow is None else tuple(body.allow)
-    wanted = Wanted(tuple(history), body.k, body.exclude_history, tuple(body.exclude), allow)
-    recommender.check(wanted)
+    service.refuse_width(wish.k, wish.beams, wish.exact)
+    recommender, skip = service.recommender, wish.unknown == "skip"
+    titles = [title for title in wish.titles or [] if not skip or recommender.catalogue.titled(title)]
+    if skip and wish.titles and not titles:
+        raise UserError("no item has one of the titles")
+    history = wish.history or ids_of_titles(recommender.catalogue, titles)
+    allow = None if wish.allow is None else tuple(wish.allow)
+    wanted = Wanted(tuple(history), wish.k, wish.exclude_history, tuple(wish.exclude), allow, skip)
+    recommender.check(wanted, beams=max(recommender.beams, wish.beams or 1))
     return wanted
 
 
-async def _wait(request: Request, ticket: Ticket, service: Service) -> Answered | None:
-    """The answer; None: the client has left. A request that nobody waits for any more leaves the queue."""
-    answer = asyncio.wrap_future(ticket.future)
+async def _place(service: Service, wanted: Wanted, expires_at: float, wish: WishBody) -> Accepted:
+    """A place in the queue, for which a wish of a batch waits where the queue is full.
+
+    Raises:
+      Expired: there was none before the deadline.
+    """
+    while time.monotonic() < expires_at:
+        try:
+            return service.submit(wanted, expires_at, wish.beams, wish.exact)
+        except QueueFull:
+            await asyncio.sleep(_AGAIN_SECONDS)
+    raise Expired("the deadline passed while the queue was full")
+
+
+async def _answer(service: Service, accepted: Accepted, arrived: float) -> _Json:
+    """The answer of a request that was accepted. One that nobody waits for any more leaves the queue.
+
+    Raises:
+      Expired: it was not there before the deadline.
+    """
+    seconds = max(0.0, accepted.ticket.expires_at - time.monotonic())
+    try:
+        found = await asyncio.wait_for(asyncio.wrap_future(accepted.ticket.future), seconds)
+    except TimeoutError:
+        raise Expired("the deadline passed before the answer was there") from None
+    finally:
+        accepted.withdraw()
+    service.metrics.answered(accepted.model, found.waited)
+    return answer_json(found, time.monotonic() - arrived, accepted.model)
+
+
+async def _unless_gone(request: Request, answer: Coroutine[Any, Any, _Json], service: Service) -> Response:
+    """The answer as JSON; it is given up where the client leaves before it is there."""
+    answering = asyncio.ensure_future(answer)
     client_gone = asyncio.ensure_future(request.receive())  # the body is read: all that can come is a disconnect
     try:
-        await asyncio.wait(
-            (answer, client_gone),
-            timeout=max(0.0, ticket.expires_at - time.monotonic()),
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        if answer.done():
-            return answer.result()
-        if client_gone.done():
-            return None
-        raise Expired("the deadline passed before the answer was there")
+        await asyncio.wait((answering, client_gone), return_when=asyncio.FIRST_COMPLETED)
+        if answering.done():
+            return JSONResponse(answering.result())
+        service.metrics.refused("client_gone")
+        return Response(status_code=499)  # nobody reads it
     finally:
         client_gone.cancel()
-        service.batcher.withdraw(ticket)
-        answer.cancel()
+        answering.cancel()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import dataclasses
 import os
 import pathlib
 import warnings
@@ -36,6 +39,7 @@ from tsrec_jax.serving.export_files import (
     read_trie,
     read_words,
     verified,
+    version_of,
 )
 from tsrec_jax.serving.hub import local_export, push_export
 from tsrec_jax.serving.live_catalogue import LiveCatalogue
@@ -57,6 +61,7 @@ class Recommender:
       builder: makes the prompts.
       max_batch: requests that are searched together.
       beams: width of a search unless a call says otherwise.
+      version: names the export that it was loaded from; empty: none.
       normaliser: what scores are normalised over, as in `SearchSettings`.
       fusion: what is added to the model's scores; None: nothing.
       words: what the SID tokens mean.
@@ -93,6 +98,7 @@ class Recommender:
             raise UserError(f"max_batch={max_batch}: must be at least 1")
         self.catalogue, self.beams, self.max_batch = catalogue, beams, max_batch
         self.coder = None if codebooks is None else Coder(codebooks, catalogue)
+        self.version = ""
 
     def __getstate__(self) -> NoReturn:
         raise UserError(
@@ -140,14 +146,16 @@ class Recommender:
         cls, folder: pathlib.Path, changes: Changes, *, dtype: str, beams: int, max_batch: int, encoder: str | None
     ) -> Recommender:
         with verified(folder):
+            version = version_of(folder)
             catalogue = read_catalogue(folder)
             fusion, scorer = read_fusion(folder, catalogue)
             codebooks = read_codebooks(folder, [len(tokens) for tokens in catalogue.level_tokens], encoder)
             if fusion is not None and not (folder / PROMPTS_FILE).exists():
                 live = LiveCatalogue(catalogue, Trie.of_catalogue(catalogue, 0), changes)
-                return FusionRecommender(
-                    live, LiveFusion(fusion, None, catalogue, live), codebooks, beams=beams, max_batch=max_batch
-                )
+                ranked = LiveFusion(fusion, None, catalogue, live)
+                alone = FusionRecommender(live, ranked, codebooks, beams=beams, max_batch=max_batch)
+                alone.version = version
+                return alone
             templates, max_length, normaliser = read_prompts(folder)
             tokenizer = load_tokenizer(folder)
             trie = read_trie(folder, catalogue, first_sid_id(folder, tokenizer, catalogue))
@@ -161,7 +169,7 @@ class Recommender:
             )
         live = LiveCatalogue(catalogue, trie, changes)
         fused = None if fusion is None else LiveFusion(fusion, scorer, catalogue, live)
-        return cls(
+        loaded = cls(
             model,
             live,
             builder,
@@ -172,6 +180,8 @@ class Recommender:
             codebooks=codebooks,
             fusion=fused,
         )
+        loaded.version = version
+        return loaded
 
     def push_to_hub(self, repo_id: str, *, private: bool = True) -> str:
         """Brings the loaded export to the Hugging Face hub, as it was exported: without changes of its catalogue.
@@ -261,10 +271,13 @@ class Recommender:
                 self.check(request, beams=beams)
             if not requests:
                 return []
-            filters = [self._filter(request) for request in requests]
+            wanted, skipped = zip(*map(self._known, requests), strict=True)
+            filters = [self._filter(request) for request in wanted]
             return [
-                self._answer(request, one, read)
-                for request, (one, read) in zip(requests, self._find(requests, filters, beams, exact), strict=True)
+                dataclasses.replace(self._answer(request, one, read), skipped=out)
+                for request, (one, read), out in zip(
+                    wanted, self._find(wanted, filters, beams, exact), skipped, strict=True
+                )
             ]
 
     def put(
@@ -298,6 +311,18 @@ class Recommender:
             raise UserError(NO_CODEBOOKS)
         return True, self.coder.put(item, blocked=blocked, who=who)
 
+    def _known(self, request: Request) -> tuple[Request, tuple[str, ...]]:
+        """The request without the ids that are not in the catalogue, where it wants them left out, and those."""
+        if not request.skip_unknown:
+            return request, ()
+        parts = {"history": request.history, "exclude": request.exclude, "allow": request.allow or ()}
+        ids = dict.fromkeys(str(item_id) for part in parts.values() for item_id in part)
+        unknown = {item_id for item_id in ids if self.catalogue.get(item_id) is None}
+        known = {name: tuple(item for item in part if str(item) not in unknown) for name, part in parts.items()}
+        allow = None if request.allow is None else known["allow"]
+        request = dataclasses.replace(request, history=known["history"], exclude=known["exclude"], allow=allow)
+        return request, tuple(item_id for item_id in ids if item_id in unknown)
+
     def _find(
         self, requests: Sequence[Request], filters: Sequence[SidFilter], beams: int, exact: bool
     ) -> list[tuple[SearchResult, int]]:
@@ -327,40 +352,82 @@ class Recommender:
         history, excluded = item_ids("history", request.history), item_ids("exclude", request.exclude)
         if not history:
             raise UserError("the history is empty: give at least one item id")
-        for item_id in (*history, *excluded, *(() if request.allow is None else item_ids("allow", request.allow))):
-            self.catalogue.item(item_id)
+        allowed = () if request.allow is None else item_ids("allow", request.allow)
+        if not request.skip_unknown:
+            for item_id in (*history, *excluded, *allowed):
+                self.catalogue.item(item_id)
+        elif all(self.catalogue.get(str(item_id)) is None for item_id in history):
+            raise UserError("no item of the history is in the catalogue")
 
-    def warm_up(self, report: Callable[[str], None], *, max_history: int) -> None:
-        """Compiles the search for every length of prompt, and of a dense head's history, up to `max_history` items.
+    def warm_up(
+        self,
+        report: Callable[[str], None],
+        *,
+        max_history: int,
+        wide: Sequence[int] = (),
+        opened: Callable[[int], None] = lambda beams: None,
+    ) -> None:
+        """Compiles the searches for histories of up to `max_history` items, while others may use the recommender.
 
-        It asks with a SID of the vocabulary, whose item there need not be: the catalogue may be empty by now.
+        The longest prompts come first: from then on every request can be answered, with more padding than it needs;
+        shorter ones get their own program as it is there. With a fusion all come before the first answer, since its
+        histories have lengths of their own. It asks with a SID of the vocabulary, whose item there need not be.
+
+        Args:
+          report: told what is compiled next.
+          max_history: items; a longer history compiles when it comes.
+          wide: further widths of searches, which are compiled for the longest prompts alone.
+          opened: told a width once requests for it compile nothing more.
         """
         self.catalogue.prepare_search()
-        sid = "".join(tokens[0] for tokens in self.catalogue.level_tokens)
-        filters = [SidFilter(allowed_NC=np.zeros((1, self.catalogue.num_levels), np.int64))]
-        searcher = self._searcher(self.beams)
-        done: set[tuple[int, int]] = set()
+        with self.catalogue.held():  # a trie of its own, since searching must not meet a change of the other one
+            trie = copy.deepcopy(self.catalogue.trie)
+        lengths: dict[tuple[int, int], int] = {}
         for length in range(1, max_history + 1):
-            (prompt,) = self.builder.prompts_next_sid([[sid] * length], self.catalogue.num_levels)
-            bucket = searcher.bucket(len(prompt) - len(self._prefix))
-            shape = bucket, 0 if self.fusion is None else self.fusion.padded_length(length)
-            if shape not in done:
-                done.add(shape)
-                report(f"warm-up: histories from {length} items, {bucket} prompt tokens")
-                prior = None if self.fusion is None else self.fusion.prior_of_length(length)
-                searcher.run([prompt], filters, prior=prior)
+            bucket = self._searcher(self.beams).bucket(len(self._prompt_of_length(length)) - len(self._prefix))
+            lengths.setdefault((bucket, 0 if self.fusion is None else self.fusion.padded_length(length)), length)
+        longest = max(lengths)
+        programs = [(self.beams, shape) for shape in sorted(lengths, reverse=True)]
+        programs += [(beams, longest) for beams in wide if self.fusion is None]
+        for number, (beams, shape) in enumerate(programs, 1):
+            report(f"warm-up: program {number} of {len(programs)}: {beams} beams, {shape[0]} prompt tokens")
+            self._compile(beams, lengths[shape], trie)
+            if self.fusion is None:
+                searcher = self._searcher(beams)
+                searcher.buckets = tuple(sorted({shape[0], *(() if shape == longest else searcher.buckets)}))
+                if shape == longest:
+                    opened(beams)
+        if self.fusion is not None:
+            for beams in (self.beams, *wide):
+                opened(beams)
+
+    def _compile(self, beams: int, length: int, trie: Trie) -> None:
+        """Searches once with a history of so many items; with a fusion the catalogue is held."""
+        filters = [SidFilter(allowed_NC=np.zeros((1, self.catalogue.num_levels), np.int64))]
+        searcher = self._new_searcher(beams, trie)
+        with contextlib.nullcontext() if self.fusion is None else self.catalogue.held():
+            prior = None if self.fusion is None else self.fusion.prior_of_length(length)
+            searcher.run([self._prompt_of_length(length)], filters, prior=prior)
+
+    def _prompt_of_length(self, items: int) -> list[int]:
+        sid = "".join(tokens[0] for tokens in self.catalogue.level_tokens)
+        (prompt,) = self.builder.prompts_next_sid([[sid] * items], self.catalogue.num_levels)
+        return list(prompt)
 
     def _searcher(self, beams: int) -> Searcher:
         if beams not in self._searchers:
-            self._searchers[beams] = Searcher(
-                self.model,
-                self.catalogue.trie,
-                SearchSettings(beams, self.normaliser),
-                batch_size=self.max_batch,
-                prefix=self._prefix,
-                filtering=True,
-            )
+            self._searchers[beams] = self._new_searcher(beams, self.catalogue.trie)
         return self._searchers[beams]
+
+    def _new_searcher(self, beams: int, trie: Trie) -> Searcher:
+        return Searcher(
+            self.model,
+            trie,
+            SearchSettings(beams, self.normaliser),
+            batch_size=self.max_batch if beams <= self.beams else max(1, self.max_batch * self.beams // beams),
+            prefix=self._prefix,
+            filtering=True,
+        )
 
     def _prompts(self, requests: Sequence[Request]) -> list[list[int]]:
         sids = [["".join(self.catalogue.item(item).sid) for item in request.history] for request in requests]
@@ -426,9 +493,18 @@ class FusionRecommender(Recommender):
         self._accept(catalogue, codebooks, beams, max_batch)
         self.words, self._ranked = SidWords(), fusion
 
-    def warm_up(self, report: Callable[[str], None], *, max_history: int) -> None:
+    def warm_up(
+        self,
+        report: Callable[[str], None],
+        *,
+        max_history: int,
+        wide: Sequence[int] = (),
+        opened: Callable[[int], None] = lambda beams: None,
+    ) -> None:
         """Nothing is compiled."""
         self.catalogue.prepare_search()
+        for beams in (self.beams, *wide):
+            opened(beams)
 
     def _find(
         self, requests: Sequence[Request], filters: Sequence[SidFilter], beams: int, exact: bool

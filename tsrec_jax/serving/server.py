@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tsrec_jax.serving.recommender import Recommender
 
 TOKEN_VARIABLE = "TSREC_ADMIN_TOKEN"
+_LEAST_TOKEN = 16  # characters: shorter ones are guessed
 _BACKLOG = 2048
 # A response that its client does not take is given up so long after the last one was ready.
 _FLUSH_SECONDS = 10
@@ -51,42 +52,55 @@ def serve(folder: pathlib.Path, settings: ServerSettings, search: Mapping[str, A
         raise UserError(f"{folder}: not a folder; give the one that the verb `export` wrote")
     if not folder.is_dir():
         raise UserError(f"{folder}: not there; run the verb `export` (or `run`) first, or give --export=FOLDER")
-    with contextlib.closing(bind(settings.host, settings.port)) as listener:
+    with contextlib.closing(bind(settings.host, settings.port, shared=settings.reuse_port)) as listener:
         try:
             with on_signals(signal.default_int_handler):
                 print(f"loading {folder}", flush=True)
                 from tsrec_jax.serving.recommender import Recommender  # with JAX, once the port is known to be free
 
-                recommender = Recommender.load(folder, **search)
+                def load() -> Recommender:
+                    return Recommender.load(folder, **search)
+
+                recommender = load()
                 if os.environ.get(TOKEN_VARIABLE, "").strip():
                     recommender.catalogue.changes.require_writable()
         except KeyboardInterrupt:  # nothing was accepted yet
             print("stopped while loading", flush=True)
             return
-        run(recommender, settings, listener)
+        run(recommender, settings, listener, load)
 
 
-def run(recommender: Recommender, settings: ServerSettings, listener: socket.socket) -> None:
-    """Serves a loaded recommender until SIGTERM, SIGINT or SIGHUP, then finishes every accepted request.
+def run(
+    recommender: Recommender,
+    settings: ServerSettings,
+    listener: socket.socket,
+    load: Callable[[], Recommender] | None = None,
+) -> None:
+    """Serves a loaded recommender until SIGTERM or SIGINT, then finishes every accepted request.
 
-    A second SIGINT ends it at once. Catalogue changes need the token in TSREC_ADMIN_TOKEN.
+    A second SIGINT ends it at once. SIGHUP loads it anew, and ends the server where its terminal is gone. Catalogue
+    changes need the token in TSREC_ADMIN_TOKEN.
 
     Args:
       recommender: not warmed up yet.
+      load: loads it anew.
       settings: of the service; its host and port are those of `listener`.
       listener: bound.
 
     Raises:
-      UserError: another process has begun to listen on the same address.
+      UserError: another process has begun to listen on the same address, or the token is too short.
       RuntimeError: the warm-up or the thread that answers failed, or accepted requests were not finished in time.
     """
     try:
         listener.listen(_BACKLOG)
     except OSError as error:
         raise UserError(f"cannot listen on {_shown(listener)}: {os.strerror(error.errno or 0)}; see --port") from None
-    service = Service(recommender, max_queue=settings.queue, max_wait=settings.batch_wait_ms / 1000)
     token = os.environ.get(TOKEN_VARIABLE, "").strip()
-    app = make_app(service, admin_token=token, deadline_seconds=settings.deadline_ms / 1000)
+    if 0 < len(token) < _LEAST_TOKEN:
+        raise UserError(f"{TOKEN_VARIABLE} has {len(token)} characters: a token has at least {_LEAST_TOKEN}")
+    service = Service(recommender, max_queue=settings.queue, max_wait=settings.batch_wait_ms / 1000, load=load)
+    origins = [origin.strip() for origin in settings.cors.split(",") if origin.strip()]
+    app = make_app(service, admin_token=token, deadline_seconds=settings.deadline_ms / 1000, origins=origins)
     config = Config(
         app,
         http=LimitedH11Protocol,
@@ -102,7 +116,10 @@ def run(recommender: Recommender, settings: ServerSettings, listener: socket.soc
     server = _Server(config, service, settings.drain_delay)
     # uvicorn has handlers of its own for all but SIGHUP. It raises a signal again after its shutdown; by then it has
     # been obeyed.
-    with logging_to_stderr(settings.log, access=settings.access_log), on_signals(lambda number, frame: server.stop()):
+    with (
+        logging_to_stderr(settings.log, access=settings.access_log),
+        on_signals(lambda number, frame: server.hang_up()),
+    ):
         config.max_connections = room_for(settings.connections)
         server.run([listener])
     if service.failure:
@@ -118,6 +135,8 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service, drain_delay: float) -> None:
         super().__init__(config)
         self._service, self._drain_delay = service, drain_delay
+        self._terminals = [file for file in range(3) if os.isatty(file)]
+        self._reload = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listens, then begins the warm-up."""
@@ -161,13 +180,23 @@ class _Server(uvicorn.Server):
     def _protocol(self) -> LimitedH11Protocol:
         return LimitedH11Protocol(self.config, self.server_state, self.lifespan.state)
 
-    def stop(self) -> None:
-        """Begins the shutdown."""
-        self.should_exit = True
+    def hang_up(self) -> None:
+        """Obeys SIGHUP: asks for a reload, or begins the shutdown where the terminal that it was started in is gone."""
+        if all(map(os.isatty, self._terminals)):
+            self._reload = True  # a signal may come in the middle of a line of the log: the loop does what is asked
+        else:
+            self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Begins a reload that was asked for."""
+        if self._reload:
+            self._reload = False
+            self._service.reload()
+        return await super().on_tick(counter)
 
     def _changed(self) -> None:
         if self._service.failure:
-            self.stop()
+            self.should_exit = True
         elif not self._service.draining:
             print(f"ready: {self._service.recommender.catalogue.num_items} items", flush=True)
 
@@ -177,8 +206,12 @@ def _shown(listener: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """A bound socket that does not listen yet, so that a taken port is known before the model is loaded.
+
+    Args:
+      host, port: where.
+      shared: whether other processes that ask for it too may listen there as well.
 
     Raises:
       UserError: the address is in use, not this machine's, or not one at all.
@@ -191,7 +224,7 @@ def bind(host: str, port: int) -> socket.socket:
         raise UserError(f"--host={host}: {error}") from None
     listener = socket.socket(family, kind, protocol)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
         listener.close()

@@ -1,4 +1,4 @@
-"""One recommender with its queue and counters, from warm-up to the last answer before shutdown."""
+"""One service with its counters, from warm-up over reloads to the last answer before shutdown."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import gc
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from tsrec_jax.serving.batcher import Batcher, BatchSettings
-from tsrec_jax.serving.messages import MAX_HISTORY, MAX_K
+from tsrec_jax.errors import UserError
+from tsrec_jax.serving.answers import Request
+from tsrec_jax.serving.batcher import Batcher, Closed, Ticket
+from tsrec_jax.serving.engine import Engine, NotReady
+from tsrec_jax.serving.messages import MAX_K
 from tsrec_jax.serving.metrics import Metrics
 
 if TYPE_CHECKING:
     from tsrec_jax.serving.recommender import Recommender
 
+_Found = TypeVar("_Found")
 _LOG = logging.getLogger(__name__)
-
-
-class NotReady(Exception):
-    """Recommendations are not accepted yet, or never will be; the message says why."""
 
 
 class _Stopped(Exception):
@@ -33,38 +33,70 @@ class Service:
     ready or leaving; of these two only the first invites them.
     """
 
-    def __init__(self, recommender: Recommender, *, max_queue: int, max_wait: float) -> None:
-        """Starts the batcher's thread; the warm-up starts with `start`.
+    def __init__(
+        self,
+        recommender: Recommender,
+        *,
+        max_queue: int,
+        max_wait: float,
+        load: Callable[[], Recommender] | None = None,
+    ) -> None:
+        """Starts the threads that answer; the warm-up starts with `start`.
 
         Args:
           recommender: loaded.
           max_queue: requests that may wait.
           max_wait: seconds that a request waits for others to share its batch.
+          load: loads the recommender anew, for `reload`; None: there is nothing to load.
         """
-        self.recommender = recommender
         self.metrics = Metrics(
-            queue_depth=lambda: self.batcher.depth,
-            items=lambda: recommender.catalogue.num_items,
+            queue_depth=lambda: self._engine.depth,
+            items=lambda: self.recommender.catalogue.num_items,
             ready=lambda: not self.not_ready,
         )
-        settings = BatchSettings(recommender.max_batch, max_queue, max_wait)
+        self._max_queue, self._max_wait = max_queue, max_wait
+        self._load = load
         self.failure = ""  # what has ended it for good
-        self._when_changed: Callable[[], None] = lambda: None
-        self.batcher = Batcher(recommender.answer, settings, self.metrics.batch, self._answers_no_more)
         self.leaving = self.draining = False
-        self._warm = False
+        self._when_changed: Callable[[], None] = lambda: None
         self._progress = "the warm-up has not begun"
-        self._warm_up: threading.Thread | None = None
+        self._engine = self._engine_of(recommender)
+        self._former: list[Engine] = []  # those that still answer what they accepted
+        self._work: threading.Thread | None = None  # that warms up or reloads
+        self.metrics.serves(recommender.version)
+
+    @property
+    def recommender(self) -> Recommender:
+        """The one that answers what is asked now."""
+        return self._engine.recommender
+
+    @property
+    def batcher(self) -> Batcher:
+        """Its queue of requests for the usual search."""
+        return self._engine.usual
 
     def start(self, when_changed: Callable[[], None] = lambda: None) -> None:
-        """Warms up in a thread of its own, then accepts recommendations.
+        """Warms up in a thread of its own; recommendations are accepted once the first search is compiled.
 
         Args:
-          when_changed: called from another thread once the warm-up is over, or where `failure` is set.
+          when_changed: called from another thread once they are, and where `failure` is set.
         """
         self._when_changed = when_changed
-        self._warm_up = threading.Thread(target=self._run_warm_up, name="warm-up", daemon=True)
-        self._warm_up.start()
+        self._work = threading.Thread(target=self._run_warm_up, name="warm-up", daemon=True)
+        self._work.start()
+
+    def reload(self) -> None:
+        """Loads the export anew in a thread of its own and takes it over once it is warm; nothing is lost meanwhile.
+
+        What was accepted before is answered by the former one. Where loading fails, the former one stays.
+        """
+        if self._load is None or self.leaving or self._engine.started is None:
+            _LOG.warning("asked to reload, which only a service that is ready can do")
+        elif self._work is not None and self._work.is_alive():
+            _LOG.warning("asked to reload while it is still compiling or reloading; ask again when it is done")
+        else:
+            self._work = threading.Thread(target=self._run_reload, args=(self._load,), name="reload", daemon=True)
+            self._work.start()
 
     @property
     def not_ready(self) -> str:
@@ -78,17 +110,37 @@ class Service:
             return "the server is shutting down"
         if self.failure:
             return f"{self.failure}; the server's log says why"
-        return "" if self._warm else self._progress
+        return "" if self._engine.started is not None else self._progress
 
     @property
     def max_k(self) -> int:
-        """The most items that a request may ask for."""
+        """The most items that a request may ask for which does not ask for a wider search."""
         return min(self.recommender.beams, MAX_K)
 
     def refuse_unless_ready(self) -> None:
         """Raises NotReady with the reason where recommendations are not accepted."""
         if reason := self._refusal:
             raise NotReady(reason)
+
+    def refuse_if_full(self) -> None:
+        """Cheap refusal before a request is looked at; raises as `Batcher.refuse_if_full`."""
+        self._of_now(Engine.refuse_if_full)
+
+    def refuse_width(self, k: int, beams: int | None, exact: bool) -> None:
+        """Refuses a search that there is not, or not yet; raises as `Engine.widths_for`."""
+        self._engine.widths_for(k, beams, exact)
+
+    def submit(self, request: Request, expires_at: float, beams: int | None = None, exact: bool = False) -> Accepted:
+        """Accepts a request, as `Batcher.submit`; `beams` and `exact` as in `Engine.widths_for`.
+
+        Raises:
+          UserError: there is no such search.
+        """
+
+        def accept(engine: Engine) -> Accepted:
+            return Accepted(engine, engine.submit(request, expires_at, beams, exact))
+
+        return self._of_now(accept)
 
     def leave(self) -> None:
         """Announces the shutdown; requests are still accepted, and every answer closes its connection."""
@@ -97,31 +149,82 @@ class Service:
     def drain(self) -> None:
         """Begins the shutdown: nothing new is accepted, all that was accepted is answered. Returns at once."""
         self.leaving = self.draining = True
-        self.batcher.close()
+        self._engine.close()
 
     @property
     def drained(self) -> bool:
-        """Whether, after `drain`, the last answer is given and the warm-up has ended."""
-        warming = self._warm_up is not None and self._warm_up.is_alive()
-        return self.draining and not warming and not self.batcher.alive
+        """Whether, after `drain`, the last answer is given and the warm-up or the reload has ended."""
+        working = self._work is not None and self._work.is_alive()
+        return self.draining and not working and not any(engine.alive for engine in (self._engine, *self._former))
+
+    def _of_now(self, ask: Callable[[Engine], _Found]) -> _Found:
+        """What the engine says that answers now; one that a reload has just closed is not asked twice."""
+        while True:
+            engine = self._engine
+            try:
+                return ask(engine)
+            except Closed:
+                if engine is self._engine:
+                    raise
+
+    def _engine_of(self, recommender: Recommender) -> Engine:
+        return Engine(
+            recommender,
+            max_queue=self._max_queue,
+            max_wait=self._max_wait,
+            on_batch=self.metrics.batch,
+            on_failure=self._answers_no_more,
+        )
 
     def _run_warm_up(self) -> None:
         try:
-            self.recommender.warm_up(self._report, max_history=MAX_HISTORY)
-            # JAX, the model and the catalogue are a great many objects that stay for good. A full collection looks at
-            # each of them and stops every answer meanwhile, again and again under load; what is frozen it passes by.
-            gc.collect()
-            gc.freeze()
-            self._warm = True
+            self._engine.warm_up(self._report, self._when_changed)
+            _keep_from_collector()
         except _Stopped:
             pass
         except Exception:
             _LOG.exception("the warm-up failed")
-            self.failure = "the warm-up failed"
-        self._when_changed()
+            self._fail("the warm-up failed")
+
+    def _run_reload(self, load: Callable[[], Recommender]) -> None:
+        try:
+            _LOG.info("reloading")
+            engine = self._engine_of(load())
+        except Exception as error:
+            _LOG.error(
+                "the reload failed, the former model stays: %s", error, exc_info=not isinstance(error, UserError)
+            )
+            self.metrics.reloaded("failed")
+            return
+        try:
+            engine.warm_up(self._report, lambda: None)
+            if self.draining:
+                raise _Stopped
+        except Exception as error:
+            engine.close()
+            if not isinstance(error, _Stopped):
+                _LOG.error("the warm-up of the new model failed, the former one stays", exc_info=error)
+                self.metrics.reloaded("failed")
+            return
+        former, self._engine = self._engine, engine
+        self._former.append(former)
+        former.close()
+        self.metrics.serves(engine.recommender.version)
+        self.metrics.reloaded("done")
+        _LOG.info("serves model %s in the place of %s", engine.recommender.version, former.recommender.version)
+        if self.draining:  # it began between the last look and the change
+            engine.close()
+        former.join()
+        self._former.remove(former)
+        del former
+        gc.unfreeze()
+        _keep_from_collector()
 
     def _answers_no_more(self) -> None:
-        self.failure = "the thread that answers has failed"
+        self._fail("the thread that answers has failed")
+
+    def _fail(self, reason: str) -> None:
+        self.failure = reason
         self._when_changed()
 
     def _report(self, line: str) -> None:
@@ -130,3 +233,29 @@ class Service:
             raise _Stopped
         self._progress = line
         _LOG.info(line)
+
+
+class Accepted:
+    """A request that was accepted, and the engine that answers it.
+
+    Attributes:
+      ticket: its place in the queue.
+      model: the version of what answers it.
+    """
+
+    def __init__(self, engine: Engine, ticket: Ticket) -> None:
+        self.ticket, self.model, self._engine = ticket, engine.recommender.version, engine
+
+    def withdraw(self) -> None:
+        """Takes it back; without effect once it is being computed."""
+        self._engine.withdraw(self.ticket)
+
+
+def _keep_from_collector() -> None:
+    """Keeps what is there now from Python's garbage collector.
+
+    JAX, the model and the catalogue are a great many objects that stay for good. A full collection looks at each of
+    them and stops every answer meanwhile, again and again under load; what is frozen it passes by.
+    """
+    gc.collect()
+    gc.freeze()

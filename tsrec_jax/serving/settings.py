@@ -39,6 +39,11 @@ class ServerSettings(Section):
     drain_delay: float = setting(
         0.0, "seconds between a signal to stop, which /readyz tells at once, and the first refusal", least=0, most=3_600
     )
+    reuse_port: bool = setting(False, "share the port with other servers that ask for it; connections are spread")
+    cors: str = setting(
+        "",
+        "origins whose pages may ask from a browser, separated by commas (https://shop.example); none: no other",
+    )
     log: Literal["text", "json"] = setting("text", "form of the log's lines")
     access_log: bool = setting(True, "a line for each finished request")
 

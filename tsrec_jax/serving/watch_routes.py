@@ -33,7 +33,7 @@ def watch_routes(service: Service) -> APIRouter:
             return error_response(503, reason)
         catalogue = service.recommender.catalogue
         facts = {"items": catalogue.num_items, "levels": catalogue.num_levels, "max_k": service.max_k}
-        return JSONResponse({"status": "ok", **facts})
+        return JSONResponse({"status": "ok", "model": service.recommender.version, **facts})
 
     @routes.get("/metrics")
     def metrics() -> Response:

@@ -1,0 +1,131 @@
+"""A file of histories becomes a file of recommendations, in whatever format, also after a stop."""
+
+import csv
+import json
+
+import polars as pl
+import pytest
+
+from tests.serving.fakes import FakeRecommender
+from tsrec_jax.errors import UserError
+from tsrec_jax.main import main
+from tsrec_jax.serving.answers import Request
+from tsrec_jax.serving.offline import recommend_file
+
+USERS = [(f"u{n}", [f"B{n:03d}", f"B{n * 7 % 30:03d}"]) for n in range(10)]
+
+
+def write(path, users=USERS):
+    """The users' histories as a file."""
+    if path.suffix == ".parquet":
+        pl.DataFrame({"id": [name for name, _ in users], "history": [ids for _, ids in users]}).write_parquet(path)
+    elif path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([("id", "history"), *((name, json.dumps(ids)) for name, ids in users)])
+    else:
+        path.write_text("".join(json.dumps({"id": name, "history": ids}) + "\n" for name, ids in users))
+    return path
+
+
+def recommend(histories, out, recommender=None, k=3, skip_unknown=False):
+    lines = []
+    recommender = recommender or FakeRecommender()
+    recommend_file(recommender, histories, out, k=k, skip_unknown=skip_unknown, report=lines.append, part=4)
+    return lines
+
+
+def wanted(ids, k=3):
+    return [item.item_id for item in FakeRecommender().alone(Request(tuple(ids), k)).items]
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".csv", ".parquet"])
+def test_every_format_in_and_out_holds_the_same(tmp_path, kind):
+    lines = recommend(write(tmp_path / f"in{kind}"), tmp_path / "out.jsonl")
+    assert lines == ["4 histories", "8 histories", "10 histories"]
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(one["id"], [item["id"] for item in one["items"]]) for one in found] == [
+        (name, wanted(ids)) for name, ids in USERS
+    ]
+    recommend(write(tmp_path / "again.jsonl"), tmp_path / f"out2{kind}")
+    if kind != ".jsonl":
+        table = (pl.read_csv if kind == ".csv" else pl.read_parquet)(tmp_path / f"out2{kind}")
+        rows = [(name, rank, item) for name, ids in USERS for rank, item in enumerate(wanted(ids), 1)]
+        assert table.select("id", "rank", "item").rows() == rows
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_it_goes_on_where_it_stopped_and_ends_as_if_it_had_not(tmp_path):
+    histories, out = write(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    stopped = FakeRecommender()
+    answer = stopped.answer
+    stopped.answer = lambda requests: kill() if stopped.batches else answer(requests)
+    with pytest.raises(KeyboardInterrupt):
+        recommend(histories, out, stopped)
+    assert not out.exists()
+    second = FakeRecommender()
+    recommend(histories, out, second)
+    assert sum(map(len, second.batches)) == 6  # the first part is not asked for again
+    whole = tmp_path / "whole.jsonl"
+    recommend(histories, whole)
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def kill():
+    raise KeyboardInterrupt
+
+
+def test_parts_of_another_run_are_not_mixed_in(tmp_path):
+    histories, out = write(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    bad = write(tmp_path / "bad.jsonl", [*USERS[:4], ("x", ["GONE"])])
+    with pytest.raises(UserError, match="row 5: item 'GONE'"):
+        recommend(bad, out)
+    with pytest.raises(UserError, match=r"another histories.*remove it"):
+        recommend(histories, out)
+    with pytest.raises(UserError, match="another k"):
+        recommend(bad, out, k=4)
+    recommend(bad, tmp_path / "out2.jsonl", skip_unknown=True)
+    *_, last = map(json.loads, (tmp_path / "out2.jsonl").read_text().splitlines())
+    assert last == {"id": "x", "items": [], "exact": True, "used": 0, "skipped": ["GONE"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("in.txt", "", "must end in .jsonl, .csv or .parquet"),
+        ("none.jsonl", None, "No such file"),
+        ("in.jsonl", "", "no history"),
+        ("in.jsonl", '{"history": ["B001"]}\n{"history": "B001"}\n', "row 2: `history` must be a list"),
+        ("in.jsonl", "{", "row 1: not JSON"),
+        ("in.jsonl", "[1]", "row 1: must be an object"),
+        ("in.jsonl", '{"history": []}', "row 1: the history is empty"),
+        ("in.csv", "user\n1\n", "no column `history`"),
+        ("in.csv", "history\nB001 B002\n", "row 1: `history` is 'B001 B002'"),
+        ("in.parquet", "no parquet", "cannot be read"),
+    ],
+)
+def test_a_file_that_is_wrong_is_one_line(tmp_path, name, content, words):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=words) as error:
+        recommend(tmp_path / name, tmp_path / "out.jsonl")
+    assert "\n" not in str(error.value) and not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_result_that_is_there_is_kept(tmp_path):
+    (tmp_path / "out.csv").write_text("mine")
+    with pytest.raises(UserError, match="exists already"):
+        recommend(write(tmp_path / "in.csv"), tmp_path / "out.csv")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--histories=a.csv"], "--out=FILE together"),
+        (["--histories=a.csv", "--out=b.csv", "--history=1"], "not both"),
+        (["--unknown=no"], "skip"),
+    ],
+)
+def test_the_command_names_what_it_lacks(tmp_path, capsys, flags, words):
+    assert main(["recommend", f"--workdir={tmp_path}", *flags]) == 2
+    error = capsys.readouterr().err
+    assert words in error and len(error.splitlines()) == 1

@@ -1,0 +1,152 @@
+"""One recommender with the threads that answer from it: the usual search, and beside it the wide ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from tsrec_jax.errors import UserError
+from tsrec_jax.serving.answers import Answer, Request, WideRequest
+from tsrec_jax.serving.batcher import Batcher, BatchSettings, Ticket
+from tsrec_jax.serving.messages import MAX_HISTORY, MAX_K
+
+if TYPE_CHECKING:
+    from tsrec_jax.serving.recommender import Recommender
+
+WIDENING = 4
+WIDEST = 512
+
+
+class NotReady(Exception):
+    """Recommendations are not accepted yet, or never will be; the message says why."""
+
+
+class Engine:
+    """A recommender and its two queues.
+
+    A wide search takes several times as long as a usual one, so that those wait in a queue of their own and hold up
+    nobody: the recommender takes the two in turn.
+
+    Attributes:
+      recommender: loaded.
+      usual: the queue of requests for the usual width.
+      widths: of searches, rising; the first is the usual one. Only these are compiled.
+      started: `time.monotonic()` of the first moment at which requests were accepted; None: not yet.
+    """
+
+    def __init__(
+        self,
+        recommender: Recommender,
+        *,
+        max_queue: int,
+        max_wait: float,
+        on_batch: Callable[[int, float], None],
+        on_failure: Callable[[], None],
+    ) -> None:
+        """Starts the threads; arguments as those of `Batcher`."""
+        self.recommender = recommender
+        self.widths = _widths(recommender.beams)
+        self.started: float | None = None
+        self._open: set[int] = set()
+        usual = BatchSettings(recommender.max_batch, max_queue, max_wait)
+        self.usual = Batcher(recommender.answer, usual, on_batch, on_failure)
+        self._wide = Batcher(self._answer_wide, BatchSettings(1, max_queue, 0.0), on_batch, on_failure)
+
+    def warm_up(self, report: Callable[[str], None], opened: Callable[[], None]) -> None:
+        """Compiles all searches, the usual one first.
+
+        Args:
+          report: told what is compiled next.
+          opened: called once requests are accepted; not all is compiled then.
+        """
+
+        def open_width(beams: int) -> None:
+            self._open.add(beams)
+            if self.started is None:
+                self.started = time.monotonic()
+                opened()
+
+        self.recommender.warm_up(report, max_history=MAX_HISTORY, wide=self.widths[1:], opened=open_width)
+
+    def widths_for(self, k: int, beams: int | None, exact: bool) -> tuple[int, ...]:
+        """The searches that a request is answered by, each of which is tried where the one before proves nothing.
+
+        Args:
+          k: items wanted.
+          beams: the least width; None: the usual one.
+          exact: whether to widen the search until it proves its answer, up to the greatest width.
+
+        Raises:
+          UserError: the width is too small for the items, or more than there is.
+          NotReady: such a search is not compiled yet.
+        """
+        least = self.widths[0] if beams is None else beams
+        if least > self.widths[-1]:
+            raise UserError(f"beams: at most {self.widths[-1]} here")
+        if k > least:
+            limit = f"k: at most {min(least, MAX_K)} here"
+            raise UserError(
+                f"{limit} (--beams), or as many as `beams`" if beams is None else f"{limit}, as `beams` says"
+            )
+        first = next(width for width in self.widths if width >= least)
+        needed = tuple(width for width in self.widths if width == first or (exact and width > first))
+        if not self._open.issuperset(needed):
+            raise NotReady("wide searches are still being compiled; ask without `exact` and `beams`, or later")
+        return needed
+
+    def refuse_if_full(self) -> None:
+        """As of `Batcher`, for requests of the usual width."""
+        self.usual.refuse_if_full()
+
+    def submit(self, request: Request, expires_at: float, beams: int | None, exact: bool) -> Ticket:
+        """Accepts a request, as `Batcher.submit`; for the rest and what it raises besides see `widths_for`."""
+        widths = self.widths_for(request.k, beams, exact)
+        if widths != self.widths[:1]:
+            request = WideRequest(**vars(request), widths=widths)
+        return self._queue(request).submit(request, expires_at)
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Takes a request back that nobody waits for any more."""
+        self._queue(ticket.request).withdraw(ticket)
+
+    @property
+    def depth(self) -> int:
+        """Requests that wait."""
+        return self.usual.depth + self._wide.depth
+
+    def close(self) -> None:
+        """Accepts nothing more. What is accepted is still answered."""
+        self.usual.close()
+        self._wide.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether, after `close`, something is still to be answered."""
+        return self.usual.alive or self._wide.alive
+
+    def join(self) -> None:
+        """Waits, after `close`, for the last answer."""
+        self.usual.join()
+        self._wide.join()
+
+    def _queue(self, request: Request) -> Batcher:
+        return self._wide if isinstance(request, WideRequest) else self.usual
+
+    def _answer_wide(self, requests: Sequence[Request]) -> list[Answer]:
+        """The answer of the first width that proves it, else of the last one, to the one request of a wide batch."""
+        (request,) = requests
+        assert isinstance(request, WideRequest)
+        for beams in request.widths:
+            (answer,) = self.recommender.answer([request], beams=beams)
+            if answer.exact:
+                break
+        return [answer]
+
+
+def _widths(beams: int) -> tuple[int, ...]:
+    """The usual width and the wider ones."""
+    widths = [beams]
+    while widths[-1] < WIDEST:
+        widths.append(min(widths[-1] * WIDENING, WIDEST))
+    return tuple(widths)
