@@ -36,6 +36,21 @@ def test_programs_are_kept_in_the_users_cache(environment):
     assert what_jax_takes() == [str(environment), True]
 
 
+def test_what_is_served_has_its_programs_beside_it_the_small_ones_too(environment, monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    keep_compiled_programs(tmp_path / "run" / "export")  # nobody can write there
+    assert os.environ[FOLDER] == str(environment)
+    (tmp_path / "run").mkdir()
+    monkeypatch.delenv(FOLDER)
+    keep_compiled_programs(tmp_path / "run" / "export")
+    assert os.environ[FOLDER] == str(tmp_path / "run" / "export.compiled")
+    assert os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "0"
+    monkeypatch.setenv(FOLDER, "mine")
+    keep_compiled_programs(tmp_path / "run" / "export")
+    assert os.environ[FOLDER] == "mine"
+
+
 def test_a_folder_from_outside_wins_and_an_empty_one_keeps_nothing(environment, monkeypatch, tmp_path):
     monkeypatch.setenv(FOLDER, str(tmp_path / "other"))
     keep_compiled_programs()

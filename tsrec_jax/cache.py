@@ -20,12 +20,23 @@ def user_cache() -> pathlib.Path:
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "tsrec_jax").expanduser().absolute()
 
 
-def keep_compiled_programs() -> None:
+def keep_compiled_programs(export: pathlib.Path | None = None) -> None:
     """Lets JAX keep what it compiles, so that a run that starts again does not compile again; call it before jax loads.
 
     `JAX_COMPILATION_CACHE_DIR` names another folder, and empty it keeps nothing.
+
+    Args:
+      export: a folder that is to be served. Its programs are kept beside it, in FOLDER.compiled, so that whoever brings
+        both along starts fast on another machine too; in this user's cache where nothing may be written there. The
+        small ones are kept as well.
     """
-    if not os.environ.setdefault(_FOLDER, str(user_cache() / "compiled")):
+    folder = user_cache() / "compiled"
+    if export is not None:
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        beside = export.absolute().with_name(f"{export.absolute().name}.compiled")
+        if os.access(beside if beside.exists() else beside.parent, os.W_OK):
+            folder = beside
+    if not os.environ.setdefault(_FOLDER, str(folder)):
         _keep_nothing()
 
 

@@ -305,6 +305,9 @@ def _dispatch(arguments: Sequence[str]) -> int:
         raise UserError(f"--workdir={values.workdir}: a study works in a folder; run it in one and copy what it wrote")
     if verb in ("catalogue", "code") and "://" in (values.workdir or ""):
         raise UserError(f"--workdir={values.workdir}: changes are kept on this machine; give --export=FOLDER")
+    served = values.export or (pathlib.Path(values.workdir or "") / "export")
+    remote = "://" in (values.workdir or "")
+    keep_compiled_programs(pathlib.Path(served) if verb == "serve" and not remote else None)
     if unusable := mend_compiled_programs():
         print(f"tsrec: {unusable}", file=sys.stderr)
     group = _join(verb, values)
@@ -444,5 +447,4 @@ def _exit_code(work: Callable[[], int | None]) -> int:
 def run() -> None:
     """Entry point of `tsrec` and `python -m tsrec_jax`."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it advises to install torch, which is not used
-    keep_compiled_programs()
     sys.exit(main(sys.argv[1:]))

@@ -194,3 +194,20 @@ def test_a_signal_resets_no_connection_on_which_something_was_sent():
         assert not any(client.is_alive() for client in clients)
         assert running.ended(15) == 0
     assert set(outcomes) == {b"200"}, set(outcomes)
+
+
+def test_two_servers_share_a_port_and_either_may_go():
+    with processes.fake(settings=["reuse_port=True"]) as first:
+        with processes.fake(settings=["reuse_port=True", f"port={first.port}"]) as second:
+            served = [set(), set()]
+            for number in range(60):  # each on a connection of its own, which the system gives to one of the two
+                headers = {"X-Request-ID": f"request-{number}"}
+                assert first.request("POST", "/recommend", {"history": ["B001"]}, headers)[0] == 200
+            for server, seen in zip((first, second), served, strict=True):
+                until(lambda server=server: any("[request-" in line for line in server.logged))
+                seen.update(line.rpartition("[")[2] for line in server.logged if "[request-" in line)
+            assert not served[0] & served[1]
+            second.stop()
+            assert second.ended(15) == 0
+        for _ in range(10):
+            assert first.request("POST", "/recommend", {"history": ["B001"]})[0] == 200
