@@ -36,4 +36,5 @@ if __name__ == "__main__":
     def load():
         return FakeRecommender(seconds=float(seconds), version=f"version {next(versions)}")
 
-    run(load(), settings, bind(settings.host, settings.port), load)
+    listener = bind(settings.host, settings.port, shared=settings.reuse_port)
+    run(load(), settings, listener, load)
