@@ -12,6 +12,7 @@ from tests.serving.conftest import small_catalogue
 from tsrec_jax.data.catalogue import Item
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
+from tsrec_jax.main import main
 from tsrec_jax.serving import coder as module
 from tsrec_jax.serving.catalogue_changes import Changes
 from tsrec_jax.serving.code_command import Command, run
@@ -271,3 +272,13 @@ def test_what_cannot_be_coded_is_said(code, exported, tmp_path):
         code(NEW, folder=tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"none\.csv: No such file"):
         run(Command(exported, tmp_path / "c", tmp_path / "none.csv", tmp_path / "o.csv"))
+
+
+def test_the_verb_takes_two_files(code, coding_export, tmp_path, capsys):
+    wanted = code(NEW)
+    place = f"--export={coding_export}"
+    assert main(["code", str(tmp_path / "new.csv"), str(tmp_path / "again.csv"), place]) == 0
+    assert (tmp_path / "again.csv").read_text(encoding="utf-8") == wanted
+    assert "2 items coded, 1 known" in capsys.readouterr().out
+    assert main(["code", str(tmp_path / "new.csv"), place]) == 2
+    assert "tsrec code NEW.csv CODED.csv" in capsys.readouterr().err
