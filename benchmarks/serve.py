@@ -178,7 +178,7 @@ def summary(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def serving(export: str, queue: int) -> Iterator[int]:
-    """The port of a server that is ready; it is told to stop at the end, and must then exit with 0."""
+    """The port of a server that has compiled all searches; it is told to stop at the end, and must then exit with 0."""
     command = [sys.executable, "-m", "tsrec_jax", "serve", f"--export={export}", "--port=0", f"--queue={queue}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -187,7 +187,7 @@ def serving(export: str, queue: int) -> Iterator[int]:
         for line in process.stdout:
             if found := re.search(r"listening on http://[^ ]*:(\d+)", line):
                 port = int(found[1])
-            if line.startswith("ready"):
+            if line.startswith("compiled"):
                 break
         if process.poll() is not None:
             raise SystemExit(f"the server ended with {process.returncode}")

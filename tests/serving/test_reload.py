@@ -84,6 +84,7 @@ def test_the_shutdown_ends_a_reload(make_client):
 
 def test_a_hang_up_reloads(tmp_path):
     with processes.fake() as running:
+        running.wait_for("compiled: all searches")
         first = running.request("GET", "/health")[1]["model"]
         running.stop(signal.SIGHUP)
         until(lambda: running.request("GET", "/health")[1]["model"] != first)

@@ -197,6 +197,8 @@ class _Server(uvicorn.Server):
     def _changed(self) -> None:
         if self._service.failure:
             self.should_exit = True
+        elif self._service.compiled:
+            print("compiled: all searches", flush=True)
         elif not self._service.draining:
             print(f"ready: {self._service.recommender.catalogue.num_items} items", flush=True)
 

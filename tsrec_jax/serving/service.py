@@ -57,6 +57,7 @@ class Service:
         self._max_queue, self._max_wait = max_queue, max_wait
         self._load = load
         self.failure = ""  # what has ended it for good
+        self.compiled = False  # whether the warm-up is over; requests are accepted before
         self.leaving = self.draining = False
         self._when_changed: Callable[[], None] = lambda: None
         self._progress = "the warm-up has not begun"
@@ -79,7 +80,7 @@ class Service:
         """Warms up in a thread of its own; recommendations are accepted once the first search is compiled.
 
         Args:
-          when_changed: called from another thread once they are, and where `failure` is set.
+          when_changed: called from another thread once they are, when all is compiled, and where `failure` is set.
         """
         self._when_changed = when_changed
         self._work = threading.Thread(target=self._run_warm_up, name="warm-up", daemon=True)
@@ -180,6 +181,8 @@ class Service:
         try:
             self._engine.warm_up(self._report, self._when_changed)
             _keep_from_collector()
+            self.compiled = True
+            self._when_changed()
         except _Stopped:
             pass
         except Exception:
