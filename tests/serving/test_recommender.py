@@ -1,4 +1,5 @@
 import copy as copy_module
+import dataclasses
 import json
 import pickle
 import re
@@ -448,3 +449,16 @@ def test_what_the_hub_does_not_have_is_said_in_one_line(hub, exported, monkeypat
     monkeypatch.setattr(hub, "create_repo", lambda *args, **options: (_ for _ in ()).throw(OSError("no token\nx")))
     with pytest.raises(UserError, match=r"shop/mugs: not uploaded \(no token\); `hf auth login` logs in"):
         Recommender.load(exported).push_to_hub("shop/mugs")
+
+
+def test_unknown_items_are_left_out_and_named_where_that_is_wanted(exported):
+    recommender = Recommender.load(exported, beams=3, max_batch=2)
+    known, skipping = (
+        Request(history, 2, exclude=out, skip_unknown=skip)
+        for history, out, skip in ((("B001",), (), False), (("GONE", "B001"), ("LOST",), True))
+    )
+    plain, skipped = recommender.answer([known, skipping])
+    assert skipped.items == plain.items and skipped.used == 1
+    assert (plain.skipped, skipped.skipped) == ((), ("GONE", "LOST"))
+    with pytest.raises(UserError, match="no item of the history"):
+        recommender.answer([dataclasses.replace(skipping, history=("GONE",))])
