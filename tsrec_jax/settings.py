@@ -129,10 +129,11 @@ class Settings(Section):
                 f"config.dense.weight={self.dense.weight} needs config.tasks.next_sid.weight and rate above 0: the "
                 "dense head learns the items of its rows"
             )
-        if self.model.trained and (self.dense.weight or self.model.random or not self.model.path):
+        model = self.model
+        if model.trained and (self.dense.weight or model.random or model.num_layers or not model.path):
             raise UserError(
                 "config.model.trained=True takes the model at config.model.path as it is: it needs a path, and neither "
-                "config.model.random nor a dense head (config.dense.weight)"
+                "config.model.random, config.model.num_layers nor a dense head (config.dense.weight)"
             )
         if self.rl.steps and not self.fusion.model:
             raise UserError(

@@ -1,4 +1,4 @@
-"""The part `study`: a cell of configs/studies/main.py on all layers of SmolLM2, by the verb `study`, in this process."""
+"""The part `study`: a cell of configs/studies/main.py on all layers of SmolLM2, in this process."""
 
 from __future__ import annotations
 

@@ -37,21 +37,21 @@ def extended(plain, folder, tokens):
 
 
 def test_tokens_are_known_by_name_and_the_tokenizer_is_that_of_before(plain, tmp_path, capsys):
-    size = extended(plain, tmp_path / "model", ["<b_0>", "<a_7>", "<a_1>", "<z_9>"])
+    size = extended(plain, tmp_path / "model", ["<a_6>", "<b_0>", "<a_7>", "<a_1>", "<z_9>"])
     wanted = ["<a_1>", "<a_2>", "<b_0>"]
     found = base_tokenizer(tmp_path / "model", wanted)
-    assert found.known == {"<a_1>": size + 2, "<b_0>": size}
+    assert found.known == {"<a_1>": size + 3, "<b_0>": size + 1}
     before = load_tokenizer(plain)
     assert len(found.tokenizer) == size and found.tokenizer.eos_token_id == before.eos_token_id
     assert found.tokenizer(TEXT).input_ids == before(TEXT).input_ids
     add_sid_tokens(found.tokenizer, wanted)
     assert found.tokenizer.convert_tokens_to_ids(wanted) == [size, size + 1, size + 2]
-    table_VD = np.arange(size + 4, dtype=np.float32)[:, None] * np.ones(2, np.float32)
+    table_VD = np.arange(size + 5, dtype=np.float32)[:, None] * np.ones(2, np.float32)
     kept_nD = found.kept(wanted, -np.ones((3, 2)), table_VD)
-    np.testing.assert_array_equal(kept_nD[:, 0], [size + 2, -1, size])
+    np.testing.assert_array_equal(kept_nD[:, 0], [size + 3, -1, size + 1])
     said = capsys.readouterr().out
     assert "2 of 3 SID tokens are those of" in said and "1 are new (<a_2>)" in said
-    assert "2 of its own are left out (<a_7>, <z_9>)" in said
+    assert "3 of its own are left out (<a_6>, <a_7>, <z_9>)" in said
 
 
 def test_a_model_without_sid_tokens_is_as_it_was(plain):

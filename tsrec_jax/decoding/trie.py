@@ -20,8 +20,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -160,12 +159,13 @@ class Trie:
     @functools.cached_property
     def arrays(self) -> TrieArrays:
         """The device copy; made anew after a change, of the same shapes unless a sparse level outgrew its room."""
-        parts = []
-        for level, ids in zip(self._levels, self.token_ids, strict=True):
-            on_host: Any = (ids, level.alive[None], level.starts, level.codes)
-            parts.append(LevelArrays(*on_host, level.width, level.stride))
+        on_host: Callable[..., LevelArrays] = LevelArrays
+        parts = tuple(
+            on_host(ids, level.alive[None], level.starts, level.codes, level.width, level.stride)
+            for level, ids in zip(self._levels, self.token_ids, strict=True)
+        )
         with jax.ensure_compile_time_eval():  # arrays, never tracers, also where a trace asks first: they are kept
-            return jax.device_put(TrieArrays(tuple(parts)))
+            return jax.device_put(TrieArrays(parts))
 
     def slots(self, codes_NC: np.ndarray) -> np.ndarray:
         """int64 (N, C): the slot of every prefix of every SID, -1 where a sparse level has none.

@@ -168,8 +168,13 @@ def comparison_table(comparisons: Sequence[Comparison]) -> str:
             "seeds with first above": lambda c: f"{c.better} of {len(c.seeds)}",
         }
     if any(each.holm is not None for each in comparisons):
-        columns["p, Holm"] = lambda c: UNKNOWN if c.holm is None else f"{c.holm:.3f}"
+        columns["p, Holm"] = holm
     return markdown_table([list(columns), *([cell(each) for cell in columns.values()] for each in comparisons)])
+
+
+def holm(comparison: Comparison) -> str:
+    """The corrected p-value."""
+    return UNKNOWN if comparison.holm is None else f"{comparison.holm:.3f}"
 
 
 def relative(comparison: Comparison) -> str:

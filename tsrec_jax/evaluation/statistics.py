@@ -110,8 +110,8 @@ class Comparison:
       better: seeds with a mean difference above 0.
       users: test over users.
       seeds_and_users: test over both; None with one seed.
-      holm: p-value of the widest of these tests, corrected for the comparisons made together (`holm_corrected`); None:
-        it was made alone.
+      holm: p-value over seeds and users, or with one seed over users, corrected for the comparisons made together
+        (`holm_corrected`); None: it was made alone.
     """
 
     first: str
@@ -162,8 +162,9 @@ def holm_corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The comparisons with p-values corrected for the number of those in the same metric (Holm, 1979).
 
     The test over seeds and users counts, or where there is one seed that over users. In the order of the p-values, the
-    n-th of m is multiplied by m - n + 1, and none is below the one before it: at any level, the chance that a single
-    difference is called one where there is none stays below that level.
+    n-th of m is multiplied by m - n + 1, and none is below the one before it. At any level, the chance that a single
+    difference is found where there is none stays below that level, as far as the p-values hold: with few seeds those
+    over seeds and users are somewhat too small, and none is below 2 / R.
     """
     corrected = {}
     for metric in {each.metric for each in comparisons}:

@@ -13,6 +13,7 @@ from tsrec_jax.evaluation.report import (
     amount,
     beyond_section,
     comparison_table,
+    holm,
     p_value,
     relative,
     test_interval,
@@ -248,7 +249,7 @@ def to_latex(report: StudyReport) -> str:
         ]
         for c in report.comparisons:
             row = [f"{c.first} > {c.second}", f"{c.metric} ({c.level})", str(len(c.seeds)), f"{c.difference:+.4f}"]
-            tests = test_interval(c.users), p_value(c.users), p_value(c.seeds_and_users), f"{c.holm:.3f}"
+            tests = test_interval(c.users), p_value(c.users), p_value(c.seeds_and_users), holm(c)
             rows.append([*row, relative(c), *tests])
         parts.append(_latex(rows, "Paired tests, bootstrap over users, and over seeds and users."))
     return "\n\n".join(parts) + "\n"

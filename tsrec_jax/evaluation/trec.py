@@ -26,17 +26,19 @@ def write_trec(folder: pathlib.Path, targets: Sequence[str], systems: Mapping[st
       targets: of each row its target's SID.
       systems: {name: for each row the ranked SIDs, best first}.
     """
-    for earlier in folder.glob("*.trec"):
-        earlier.unlink()
+    tags = {name: _SPACE.sub("_", name) for name in systems}
     write_text(folder / QRELS, "".join(f"{row} 0 {_field(sid)} 1\n" for row, sid in enumerate(targets, 1)))
     for name, lists in systems.items():
-        tag = _SPACE.sub("_", name)
+        tag = tags[name]
         lines = (
             f"{row} Q0 {_field(sid)} {place} {len(ranked) + 1 - place} {tag}\n"
             for row, ranked in enumerate(lists, 1)
             for place, sid in enumerate(ranked, 1)
         )
         write_text(folder / f"{tag}.trec", "".join(lines))
+    for earlier in folder.glob("*.trec"):
+        if earlier.name != QRELS and earlier.stem not in tags.values():
+            earlier.unlink()
 
 
 def _field(sid: str) -> str:

@@ -246,7 +246,7 @@ def _refuse_unsupported(facts: Mapping[str, Any], family: str, source: str) -> N
     window = FAMILIES[family].sliding_window and facts.get("sliding_window", FAMILIES[family].sliding_window)
     if window is not None:
         raise UserError(
-            f"{source}: sliding_window={window!r} is not supported; later models of {family} state null, and have none"
+            f"{source}: sliding_window={window!r} is not supported; of {family}, models whose config states null are"
         )
     stated, implied = facts.get("head_dim"), facts["hidden_size"] // facts["num_attention_heads"]
     if not FAMILIES[family].states_head_dim and stated not in (None, implied):

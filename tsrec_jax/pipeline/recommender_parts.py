@@ -109,8 +109,8 @@ def load_parts(
         )
         return found.kept(catalogue.tokens, begun_nD, pretrained_VD)
 
-    own_outputs = model.head is not None and (settings.sid_init.outputs or bool(found.known))
-    outputs = rows(model.head[...]) if own_outputs else None
+    own_outputs = settings.sid_init.outputs or bool(found.known)
+    outputs = rows(model.head[...]) if model.head is not None and own_outputs else None
     model = extend_vocabulary(
         model, base_vocab_size=base_vocab_size, input_rows_nD=rows(model.embedding[...]), output_rows_nD=outputs
     )

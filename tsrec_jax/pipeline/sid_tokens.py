@@ -14,7 +14,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.models.tokenizer import cut_tokenizer, load_tokenizer
 from tsrec_jax.progress import report
 
-_SID_TOKEN = re.compile(r"<[^<>\s]*\d>")  # what may be dropped where the catalogue has no such token
+_SID_TOKEN = re.compile(r"(<[^<>\s]*?)\d+>")  # what may be dropped where the catalogue has no such token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ def base_tokenizer(base: str | pathlib.Path, tokens: Sequence[str]) -> BaseToken
     known = {token: vocabulary[token] for token in tokens if token in vocabulary}
     if not known:
         return BaseTokenizer(tokenizer, {})
-    length = min(known.values())
+    length = _first_sid_id(vocabulary, known)
     last = {token for token, index in vocabulary.items() if index >= length}
     others = sorted(token for token in last if not _SID_TOKEN.fullmatch(token))
     if others:
@@ -78,6 +78,16 @@ def base_tokenizer(base: str | pathlib.Path, tokens: Sequence[str]) -> BaseToken
         facts.append(f"{len(gone)} of its own are left out ({_listed(gone)})")
     report(f"model: {'; '.join(facts)}")
     return BaseTokenizer(cut, known)
+
+
+def _first_sid_id(vocabulary: Mapping[str, int], known: Mapping[str, int]) -> int:
+    """The id from which on all tokens are SID tokens: those before the first known one that are called alike, too."""
+    stems = {found[1] for token in known if (found := _SID_TOKEN.fullmatch(token))}
+    of_id = {index: token for token, index in vocabulary.items()}
+    first = min(known.values())
+    while (found := _SID_TOKEN.fullmatch(of_id.get(first - 1, ""))) and found[1] in stems:
+        first -= 1
+    return first
 
 
 def _listed(tokens: Sequence[str]) -> str:
