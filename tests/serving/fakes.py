@@ -35,6 +35,8 @@ class FakeCatalogue:
     """The part of a LiveCatalogue that the service uses."""
 
     num_levels = 3
+    indexed = True
+    last_change = 0
 
     def __init__(self, items):
         self._items = {item.id: item for item in items}

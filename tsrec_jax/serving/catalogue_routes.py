@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hmac
 import itertools
 import json
 import logging
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -17,6 +19,7 @@ from tsrec_jax.data.catalogue import Item
 from tsrec_jax.errors import UserError
 from tsrec_jax.serving.catalogue_changes import NotKept
 from tsrec_jax.serving.catalogue_items import MAX_ID, is_new_id, is_plain
+from tsrec_jax.serving.engine import refuse_unless_indexed
 from tsrec_jax.serving.http_errors import error_response
 from tsrec_jax.serving.messages import MAX_FOUND, MAX_QUERY, ItemBody, coding_json, item_json
 from tsrec_jax.serving.service import Service
@@ -25,6 +28,8 @@ _MAX_WHO = 200  # characters
 _MAX_CHANGES = 10_000  # of the journal in one answer
 _LINES = 500  # of a stream that are sent together
 _NDJSON = "application/x-ndjson"
+_CHANGES = 4  # threads that change the catalogue
+_Done = TypeVar("_Done")
 _LOG = logging.getLogger(__name__)
 
 
@@ -46,6 +51,11 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
       admin_token: what a change must carry; empty: there are none over HTTP.
     """
     routes = APIRouter(tags=["catalogue"])
+    # Threads of their own: a change may wait long, for another process that writes or for the encoder to load.
+    changing = ThreadPoolExecutor(_CHANGES, "change")
+
+    async def changed(change: Callable[[], _Done]) -> _Done:
+        return await asyncio.get_running_loop().run_in_executor(changing, change)
 
     def may_change(request: Request, authorization: Annotated[str, Header()] = "") -> None:
         if not admin_token:
@@ -59,22 +69,22 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
             raise HTTPException(401, reason, {"WWW-Authenticate": "Bearer"})
 
     @routes.put("/items/{item_id:path}", dependencies=[Depends(may_change)])
-    def put(item_id: str, body: ItemBody, who: _Who) -> Response:
+    async def put(item_id: str, body: ItemBody, who: _Who) -> Response:
         """Adds an item, or replaces one. A new one without a SID gets one that is made of its texts."""
         if not is_new_id(item_id):
             raise UserError(f"an item's id has 1 to {MAX_ID} characters, none of them a control character or broken")
         recommender = service.recommender
         item = Item(item_id, body.title, body.description, **body.facts)
-        new, coding = recommender.put(item, body.sid, blocked=body.blocked, who=who)
+        new, coding = await changed(lambda: recommender.put(item, body.sid, blocked=body.blocked, who=who))
         facts = {"id": item_id, "new": new, "items": recommender.catalogue.num_items}
         return JSONResponse(facts | ({} if coding is None else coding_json(coding)), 201 if new else 200)
 
     @routes.delete("/items/{item_id:path}", dependencies=[Depends(may_change)])
-    def delete(item_id: str, who: _Who) -> Response:
+    async def delete(item_id: str, who: _Who) -> Response:
         """Takes an item out; it is then unknown in histories too."""
         catalogue = service.recommender.catalogue
         try:
-            catalogue.remove(item_id, who=who)
+            await changed(lambda: catalogue.remove(item_id, who=who))
         except NotKept:
             raise
         except UserError as error:
@@ -95,6 +105,7 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
     ) -> Response:
         """Items whose title or id holds every word of `q`."""
         catalogue = service.recommender.catalogue
+        refuse_unless_indexed(catalogue)
         found = catalogue.find(q, limit)
         return JSONResponse({"items": [item_json(item) for item in found], "of": catalogue.num_items})
 

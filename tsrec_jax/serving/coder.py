@@ -43,7 +43,7 @@ class Coder:
                 self._embed = self._codebooks.encoder.load()
             return self._codebooks.index.whitening(self._embed(texts))
 
-    def put(self, item: Item, *, blocked: bool = False, who: str = "") -> Coding:
+    def put(self, item: Item, *, blocked: bool = False, who: str = "") -> tuple[bool, Coding | None]:
         """Puts an item into the catalogue, with a SID that is made of its texts.
 
         Args:
@@ -51,22 +51,32 @@ class Coder:
           blocked: whether it is only for histories.
           who: for the journal.
 
+        Returns:
+          whether it is new, and how its SID was made; None: another put it meanwhile, whose SID stays.
+
         Raises:
           UserError: as `vectors`, and where the catalogue cannot hold the item.
         """
         (vector_K,) = self.vectors([item])
         return self.put_coded(item, vector_K, blocked=blocked, who=who)
 
-    def put_coded(self, item: Item, vector_K: np.ndarray, *, blocked: bool = False, who: str = "") -> Coding:
+    def put_coded(
+        self, item: Item, vector_K: np.ndarray, *, blocked: bool = False, who: str = ""
+    ) -> tuple[bool, Coding | None]:
         """As `put`, of an item whose vector is known."""
         index, x_1K = self._codebooks.index, vector_K[None]
         near_1C = index.quantiser.encode(x_1K)
         costs_1E = index.quantiser.last_level_costs(x_1K, near_1C) if index.collisions == "sinkhorn" else None
 
-        def choose() -> LiveItem:
-            return LiveItem(item.id, item.title, self._free_sid(near_1C, costs_1E), blocked, **shown_facts(item))
+        before: list[LiveItem] = []  # the item, where another put it while its vector was made
 
-        return self.coding(item.id, vector_K, self._catalogue.put_chosen(choose, who=who).sid)
+        def choose() -> LiveItem:
+            before.extend(filter(None, [self._catalogue.get(item.id)]))
+            sid = before[0].sid if before else self._free_sid(near_1C, costs_1E)
+            return LiveItem(item.id, item.title, sid, blocked, **shown_facts(item))
+
+        sid = self._catalogue.put_chosen(choose, who=who).sid
+        return not before, None if before else self.coding(item.id, vector_K, sid)
 
     def _free_sid(self, near_1C: np.ndarray, costs_1E: np.ndarray | None) -> tuple[str, ...]:
         """The SID of an item by the rule of the training: where its nearest codes are taken, the nearest that are free.

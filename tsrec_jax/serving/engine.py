@@ -12,6 +12,7 @@ from tsrec_jax.serving.batcher import Batcher, BatchSettings, Ticket
 from tsrec_jax.serving.messages import MAX_HISTORY, MAX_K
 
 if TYPE_CHECKING:
+    from tsrec_jax.serving.live_catalogue import LiveCatalogue
     from tsrec_jax.serving.recommender import Recommender
 
 WIDENING = 4
@@ -20,6 +21,12 @@ WIDEST = 512
 
 class NotReady(Exception):
     """Recommendations are not accepted yet, or never will be; the message says why."""
+
+
+def refuse_unless_indexed(catalogue: LiveCatalogue) -> None:
+    """Raises NotReady where a look-up by words or titles would have to wait for the index, as all behind it would."""
+    if not catalogue.indexed:
+        raise NotReady("the titles are still being indexed; name items by their ids, or ask later")
 
 
 class Engine:

@@ -142,6 +142,13 @@ class LiveCatalogue:
                         self._index = index
         return self._index
 
+    @property
+    def indexed(self) -> bool:
+        """Whether the index is there; where it is not, it is being built from now on."""
+        if self._index is None and not self._building.locked():
+            self.prepare_search()
+        return self._index is not None
+
     def prepare_search(self) -> None:
         """Builds the index in the background; what is looked for meanwhile waits for it."""
         threading.Thread(target=lambda: self.search, name="index", daemon=True).start()

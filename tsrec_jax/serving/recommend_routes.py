@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.serving.answers import Request as Wanted
 from tsrec_jax.serving.batcher import BatchFailed, Closed, Expired, QueueFull
-from tsrec_jax.serving.engine import NotReady
+from tsrec_jax.serving.engine import NotReady, refuse_unless_indexed
 from tsrec_jax.serving.guard import ARRIVED
 from tsrec_jax.serving.messages import ManyBody, RecommendBody, WishBody, answer_json
 from tsrec_jax.serving.service import Accepted, Service
 from tsrec_jax.serving.titles import ids_of_titles
 
+_CHECKS = 4  # threads that look at requests
 _AGAIN_SECONDS = 0.02  # until a wish of a batch asks again for a place in the queue
 _Json = dict[str, Any]
 
@@ -32,6 +33,15 @@ def recommend_routes(service: Service, deadline_seconds: float) -> APIRouter:
       deadline_seconds: of a request that states none.
     """
     routes = APIRouter(tags=["recommendations"])
+    # Threads of their own, so that whatever else the server is asked for does not keep requests from being looked at.
+    checks = ThreadPoolExecutor(_CHECKS, "check")
+
+    async def checked(wish: WishBody, expires_at: float) -> Wanted:
+        looking = asyncio.get_running_loop().run_in_executor(checks, _checked, service, wish)
+        try:
+            return await asyncio.wait_for(looking, max(0.0, expires_at - time.monotonic()))
+        except TimeoutError:
+            raise Expired("the deadline passed before the request was looked at") from None
 
     def begin(request: Request, deadline_ms: int | None) -> float:
         """Refuses cheaply, before the work of looking at the request; else the time at which it expires."""
@@ -43,7 +53,7 @@ def recommend_routes(service: Service, deadline_seconds: float) -> APIRouter:
     async def recommend(request: Request, body: RecommendBody) -> Response:
         """The k best items for one history."""
         expires_at = begin(request, body.deadline_ms)
-        wanted = await run_in_threadpool(_checked, service, body)
+        wanted = await checked(body, expires_at)
         accepted = service.submit(wanted, expires_at, body.beams, body.exact)
         return await _unless_gone(request, _answer(service, accepted, request.scope[ARRIVED]), service)
 
@@ -60,7 +70,7 @@ def recommend_routes(service: Service, deadline_seconds: float) -> APIRouter:
         async def one(wish: WishBody) -> _Json:
             async with turn:
                 try:
-                    wanted = await run_in_threadpool(_checked, service, wish)
+                    wanted = await checked(wish, expires_at)
                     accepted = await _place(service, wanted, expires_at, wish)
                     return await _answer(service, accepted, request.scope[ARRIVED])
                 except (UserError, NotReady, Expired, BatchFailed, Closed) as error:
@@ -79,9 +89,12 @@ def _checked(service: Service, wish: WishBody) -> Wanted:
 
     Raises:
       UserError: an unknown item or title, or a search that this server does not do.
+      NotReady: titles are not indexed yet.
     """
     service.refuse_width(wish.k, wish.beams, wish.exact)
     recommender, skip = service.recommender, wish.unknown == "skip"
+    if wish.titles:
+        refuse_unless_indexed(recommender.catalogue)
     titles = [title for title in wish.titles or [] if not skip or recommender.catalogue.titled(title)]
     if skip and wish.titles and not titles:
         raise UserError("no item has one of the titles")

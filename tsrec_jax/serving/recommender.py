@@ -26,6 +26,7 @@ from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.serving.answers import Answer, Coding, PathStep, Recommendation, Request
 from tsrec_jax.serving.arguments import item_ids, listed, whole
 from tsrec_jax.serving.catalogue_changes import Changes
+from tsrec_jax.serving.catalogue_items import LiveItem
 from tsrec_jax.serving.codebooks import NO_CODEBOOKS, Codebooks, read_codebooks
 from tsrec_jax.serving.coder import Coder
 from tsrec_jax.serving.export_files import (
@@ -302,14 +303,18 @@ class Recommender:
         Raises:
           UserError: the item or its SID cannot be, or the export cannot code.
         """
-        known = self.catalogue.get(item.id)
-        if sid is None and known is not None:
-            sid = known.sid
         if sid is not None:
             return self.catalogue.put(item.id, item.title, sid, blocked, who=who, **shown_facts(item)), None
+        if self.catalogue.get(item.id) is not None:
+            self.catalogue.put_chosen(lambda: self._with_its_sid(item, blocked), who=who)
+            return False, None
         if self.coder is None:
             raise UserError(NO_CODEBOOKS)
-        return True, self.coder.put(item, blocked=blocked, who=who)
+        return self.coder.put(item, blocked=blocked, who=who)
+
+    def _with_its_sid(self, item: Item, blocked: bool) -> LiveItem:
+        sid = self.catalogue.item(item.id).sid
+        return LiveItem(item.id, item.title, sid, blocked, **shown_facts(item))
 
     def _known(self, request: Request) -> tuple[Request, tuple[str, ...]]:
         """The request without the ids that are not in the catalogue, where it wants them left out, and those."""

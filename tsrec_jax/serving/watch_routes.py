@@ -36,7 +36,7 @@ def watch_routes(service: Service) -> APIRouter:
         return JSONResponse({"status": "ok", "model": service.recommender.version, **facts})
 
     @routes.get("/metrics")
-    def metrics() -> Response:
+    async def metrics() -> Response:
         """Counters and histograms in Prometheus' text format."""
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
