@@ -1,5 +1,7 @@
+import concurrent.futures
 import json
 import logging
+import threading
 import time
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra [serve]")
 pytest.importorskip("prometheus_client", reason="needs the extra [serve]")
 
-from tests.serving.clients import ADMIN, NEW, TOKEN, hold, metric, refused
+from tests.serving.clients import ADMIN, NEW, TOKEN, hold, metric, refused, until
 from tests.serving.fakes import EVIL
 from tsrec_jax.data.catalogue import Item
 from tsrec_jax.serving import messages
@@ -358,3 +360,46 @@ def test_the_page_is_served_and_needs_nothing_from_elsewhere(client, address, ki
     assert response.headers["content-type"].startswith(kind)
     text = response.text.replace("http://www.w3.org/2000/svg", "")
     assert "http:" not in text and "https:" not in text and "innerHTML" not in text
+
+
+class Waits:
+    """A call that waits until it is let; `calls` counts those that have begun."""
+
+    def __init__(self):
+        self.let, self.calls = threading.Event(), []
+
+    def __call__(self, *args, **options):
+        self.calls.append(args)
+        assert self.let.wait(30)
+
+
+def test_look_ups_wait_for_no_index_and_recommendations_by_ids_need_none(client, recommender):
+    recommender.catalogue.indexed = False
+    response = client.get("/items?q=thing")
+    refused(response, 503, "still being indexed")
+    assert response.headers["Retry-After"]
+    refused(client.post("/recommend", json={"titles": ["Thing 1"]}), 503, "still being indexed")
+    assert client.post("/recommend", json={"history": ["B001"]}).status_code == 200
+
+
+def test_changes_that_wait_leave_room_for_recommendations_and_look_ups(client, recommender, monkeypatch):
+    waits = Waits()
+    monkeypatch.setattr(recommender.catalogue, "remove", waits)
+    with concurrent.futures.ThreadPoolExecutor(45) as pool:  # AnyIO has 40 threads
+        changes = [pool.submit(client.delete, "/items/B001", headers=ADMIN) for _ in range(45)]
+        try:
+            until(lambda: waits.calls)
+            time.sleep(0.1)
+            assert client.post("/recommend", json={"history": ["B001"]}).status_code == 200
+            assert client.get("/items?q=thing").status_code == 200
+        finally:
+            waits.let.set()
+    assert {change.result().status_code for change in changes} == {200}
+
+
+def test_the_deadline_is_that_of_the_look_at_a_request_too(client, recommender, monkeypatch):
+    waits = Waits()
+    monkeypatch.setattr(recommender, "check", waits)
+    refused(client.post("/recommend", json={"history": ["B001"], "deadline_ms": 50}), 504, "deadline")
+    waits.let.set()
+    assert not recommender.batches

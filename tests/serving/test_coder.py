@@ -67,7 +67,9 @@ class Coded:
 
     def put(self, item_id, vector_D, **changes):
         self.vectors[item_id] = vector_D
-        return self.coder.put(Item(item_id, item_id), **changes)
+        new, coding = self.coder.put(Item(item_id, item_id), **changes)
+        assert new
+        return coding
 
 
 def test_an_item_gets_the_nearest_codes_that_are_free_and_no_other_items_sid_changes(index):
@@ -83,6 +85,21 @@ def test_an_item_gets_the_nearest_codes_that_are_free_and_no_other_items_sid_cha
     assert {item.id: item.sid for item in coded.catalogue.items()} == {**before, "NEW1": first.sid, "NEW2": second.sid}
     assert coded.catalogue.trie.contains(coded.catalogue.codes(["NEW1", "NEW2"])).all()
     assert first.shared_with == second.shared_with == ()
+
+
+def test_an_item_that_another_puts_meanwhile_keeps_the_sid_that_it_got_there(index):
+    coded = Coded(index)
+    embed = coded.coder._embed
+
+    def slowly(texts):
+        coded.catalogue.put("NEW", "theirs", ("<a_1>", "<b_2>", "<c_3>"))
+        return embed(texts)
+
+    coded.coder._embed = slowly
+    coded.vectors["NEW"] = coded.stands_for("B003")
+    assert coded.coder.put(Item("NEW", "NEW")) == (False, None)
+    item = coded.catalogue.get("NEW")
+    assert (item.title, item.sid) == ("NEW", ("<a_1>", "<b_2>", "<c_3>"))
 
 
 def test_a_sid_is_shared_and_said_to_be_only_where_all_codes_are_taken(index):

@@ -98,11 +98,12 @@ def test_changes_are_indexed_that_come_while_the_index_is_built(monkeypatch):
     search.start()
     assert building.wait(30)
     monkeypatch.undo()
+    assert not catalogue.indexed  # which waits for nothing
     catalogue.put("4", "Blue pump", SID)
     catalogue.remove("1")
     go_on.set()
     search.join()
-    assert found(catalogue, "pump") == ["2", "4"]
+    assert catalogue.indexed and found(catalogue, "pump") == ["2", "4"]
 
 
 def test_an_unknown_id_among_many_is_compared_with_a_few(monkeypatch):

@@ -150,8 +150,11 @@ class LiveCatalogue:
         return self._index is not None
 
     def prepare_search(self) -> None:
-        """Builds the index in the background; what is looked for meanwhile waits for it."""
-        threading.Thread(target=lambda: self.search, name="index", daemon=True).start()
+        """Builds the index: a small one at once, else in the background; what is looked for meanwhile waits for it."""
+        build = threading.Thread(target=lambda: self.search, name="index", daemon=True)
+        build.start()
+        if len(self._items) <= NEAREST_AMONG:
+            build.join()
 
     def titled(self, title: str) -> list[LiveItem]:
         """The items that have exactly this title, in the order in which they came."""
@@ -221,7 +224,7 @@ class LiveCatalogue:
             item = choose()
             if fault := self._fault(item):
                 raise UserError(fault)
-            self._append("put", [(item.id, _state(item))], who)
+            self._append("put", [(item.id, self._state(item))], who)
         return item
 
     def remove(self, item_id: str, *, who: str = "") -> None:

@@ -14,8 +14,8 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +108,8 @@ class RqVae:
 
     def decode(self, codes_IC: np.ndarray) -> np.ndarray:
         """See `Quantiser`."""
-        return np.asarray(_mlp(_on_device(self.parameters), "decoder", jnp.asarray(self._levels.decode(codes_IC))))
+        # In NumPy: the number of codes changes with each item that a server codes, and JAX would compile each time.
+        return _mlp(self.parameters, "decoder", self._levels.decode(codes_IC), lambda x: np.maximum(x, 0))
 
     def last_level_costs(self, x_ID: np.ndarray, codes_IC: np.ndarray) -> np.ndarray:
         """See `Quantiser`; distances are those of latents."""
@@ -151,11 +152,11 @@ def _initial_codebooks(parameters: Parameters, x_ID: jax.Array, sizes: tuple[int
     return codebooks
 
 
-def _mlp(parameters: Parameters, part: str, x: jax.Array) -> jax.Array:
+def _mlp(parameters: Mapping[str, Any], part: str, x: Any, relu: Callable[[Any], Any] = jax.nn.relu) -> Any:
     layers = sum(name.startswith(f"{part}/") for name in parameters) // 2
     for layer in range(layers):
         x = x @ parameters[f"{part}/{layer}/w"] + parameters[f"{part}/{layer}/b"]
-        x = x if layer == layers - 1 else jax.nn.relu(x)
+        x = x if layer == layers - 1 else relu(x)
     return x
 
 
