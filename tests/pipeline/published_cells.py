@@ -16,7 +16,12 @@ import sys
 from tsrec_jax.evaluation.study_cells import read_cells, write_cells
 
 RESULTS = pathlib.Path(__file__).resolve().parents[2] / "docs" / "results"
-STUDIES = ("ablation", "office")
+STUDIES = {  # by the folder of a report: the file in configs/studies/
+    "ablation": "ablation",
+    "office": "office",
+    "main_industrial": "main",
+    "main_beauty": "main",
+}
 
 
 def cells_file(study: str) -> pathlib.Path:

@@ -33,12 +33,12 @@ def test_each_published_cell_of_an_arm_that_remains_is_finished(study, tmp_path,
     published = {(cell.name, cell.seed): cell for cell in read_cells(cells_file(study))}
     (data,) = {cell.data for cell in published.values()}
     monkeypatch.setattr(study_cell, "_data_digest", lambda _settings: data)  # the folder need not be here
-    config = runpy.run_path(str(ROOT / "configs" / "studies" / f"{study}.py"))["get_config"]()
+    config = runpy.run_path(str(ROOT / "configs" / "studies" / f"{STUDIES[study]}.py"))["get_config"]()
     config.dataset.path = "data"
     settings = settings_of(config)
     remaining = [w for w in study_cell.wanted_cells(settings, tmp_path) if (w.name, w.seed) in published]
     assert {name for name, _ in published} - {wanted.name for wanted in remaining} <= LEFT
-    assert len(remaining) >= 10
+    assert len(remaining) >= 5
     for wanted in remaining:
         wanted.folder.mkdir(parents=True)
         write_cells(wanted.folder / CELL_FILE, [published[wanted.name, wanted.seed]])
