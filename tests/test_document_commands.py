@@ -340,5 +340,5 @@ def test_commands_are_read_from_blocks_and_inline_code_with_their_lines():
         Command("page.md:3", ("python", "benchmarks/x.py", "--out=FILE", "A=B"), ("PYTHONPATH=.",)),
         Command("page.md:4", ("tsrec", "run", "--config.old=1"), commit="0123abc"),
     ]
-    with pytest.raises(UnknownProgram, match=r"page.md:2: 'docker'"):
-        list(of_markdown("page.md", "```bash\ndocker run\n```"))
+    with pytest.raises(UnknownProgram, match=r"page.md:2: 'brew'"):
+        list(of_markdown("page.md", "```bash\nbrew install\n```"))
