@@ -399,11 +399,23 @@ class Hub:
 
     def upload_folder(self, *, folder_path, repo_id, allow_patterns, delete_patterns, commit_message):
         names = [path.relative_to(folder_path).as_posix() for path in folder_path.rglob("*") if path.is_file()]
-        for name in filter_repo_objects(names, allow_patterns=allow_patterns):
+        uploaded = list(filter_repo_objects(names, allow_patterns=allow_patterns))
+        there = self.list_repo_files(repo_id)
+        for name in filter_repo_objects(there, allow_patterns=delete_patterns) if delete_patterns else ():
+            if name not in uploaded:
+                (self.folder / repo_id / name).unlink()
+        for name in uploaded:
             place = self.folder / repo_id / name
             place.parent.mkdir(exist_ok=True)
             shutil.copyfile(folder_path / name, place)
         return types.SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/1")
+
+    def list_repo_files(self, repo_id):
+        place = self.folder / repo_id
+        return [path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()]
+
+    def hf_hub_download(self, repo_id, name):
+        return str(self.folder / repo_id / name)
 
     def snapshot_download(self, repo_id, *, revision, allow_patterns):
         if revision not in (None, "v1") or not (self.folder / repo_id).is_dir():
@@ -430,6 +442,22 @@ def test_an_export_goes_to_the_hub_and_comes_back_without_what_lies_beside_it(hu
     assert {path.name for path in (hub.folder / "shop" / "mugs").iterdir()} == {p.name for p in exported.iterdir()}
     for again in (Recommender.load("shop/mugs"), Recommender.load("shop/mugs", revision="v1")):
         assert again.catalogue.num_items == 30
+
+
+def test_an_export_takes_from_the_hub_what_one_before_it_brought_and_nothing_else(hub, exported):
+    place = hub.folder / "shop" / "mugs"
+    place.mkdir(parents=True)
+    (place / "model.safetensors").write_text("another model")
+    (place / "notes.md").write_text("mine")
+    loaded = Recommender.load(exported)
+    with pytest.raises(UserError, match="shop/mugs: holds something else than an export"):
+        loaded.push_to_hub("shop/mugs")
+    assert (place / "model.safetensors").read_text() == "another model"
+    shutil.copyfile(exported / "sid_catalogue.json", place / "sid_catalogue.json")
+    (place / "checksums.json").write_text(json.dumps({"old[1].npz": "0" * 64, "model.safetensors": "0" * 64}))
+    (place / "old[1].npz").write_text("of the export before")
+    loaded.push_to_hub("shop/mugs")
+    assert {path.name for path in place.iterdir()} == {path.name for path in exported.iterdir()} | {"notes.md"}
 
 
 def test_what_the_hub_does_not_have_is_said_in_one_line(hub, exported, monkeypatch, tmp_path):

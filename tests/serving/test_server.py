@@ -19,7 +19,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.main import main
 from tsrec_jax.serving import server
 from tsrec_jax.serving.answers import Request
-from tsrec_jax.serving.server import bind, run
+from tsrec_jax.serving.server import bind, run, serve
 from tsrec_jax.serving.settings import ServerSettings
 
 
@@ -258,3 +258,9 @@ def test_a_signal_while_loading_ends_quietly(monkeypatch, tmp_path, capsys):
     server.serve(tmp_path, ServerSettings(port=0), {})
     assert "stopped while loading" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_token_that_is_guessed_is_refused_before_anything_is_loaded(monkeypatch, tmp_path):
+    monkeypatch.setenv("TSREC_ADMIN_TOKEN", "secret")
+    with pytest.raises(UserError, match="TSREC_ADMIN_TOKEN has 6 characters: a token has at least 16"):
+        serve(tmp_path, ServerSettings(port=0), {})

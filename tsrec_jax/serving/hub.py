@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import pathlib
 import re
+from typing import TYPE_CHECKING
 
 from tsrec_jax.errors import UserError
+from tsrec_jax.models.config import read_json
 from tsrec_jax.serving.codebooks import ENCODER_FOLDER
-from tsrec_jax.serving.export_files import exported_names
+from tsrec_jax.serving.export_files import AGAIN, CATALOGUE_FILE, CHECKSUMS_FILE, exported_names
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # OWNER/NAME
 _FILES = ("*.json", "*.safetensors", "*.npz", "*.model", "*.md", f"{ENCODER_FOLDER}/*")
@@ -54,7 +60,7 @@ def push_export(folder: pathlib.Path, repo_id: str, *, private: bool = True) -> 
       the address of the commit.
 
     Raises:
-      UserError: not an id, not logged in, or the hub refuses.
+      UserError: not an id, the repository holds something else than an export, not logged in, or the hub refuses.
     """
     if not _ID.fullmatch(repo_id):
         raise UserError(f"{repo_id!r}: not the id of a repository on the hub; give OWNER/NAME")
@@ -65,17 +71,32 @@ def push_export(folder: pathlib.Path, repo_id: str, *, private: bool = True) -> 
     names = [*exported_names(folder), f"{ENCODER_FOLDER}/*"]
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
-        # What an older export had there and this one lacks goes; the encoder's folder is replaced whole.
+        outdated = _exported_there(api, repo_id)
         done = api.upload_folder(
             folder_path=folder,
             repo_id=repo_id,
             allow_patterns=names,
-            delete_patterns=list(_FILES),
+            delete_patterns=[glob.escape(name) for name in outdated],  # but for what is uploaded
             commit_message="A recommender of tsrec_jax",
         )
     except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
         raise UserError(f"{repo_id}: not uploaded ({_reason(error)}); `hf auth login` logs in") from None
     return str(done.commit_url)
+
+
+def _exported_there(api: HfApi, repo_id: str) -> list[str]:
+    """The files that an export before this one brought to a repository; all else there is not ours to delete."""
+    there = set(api.list_repo_files(repo_id))
+    if there <= {".gitattributes", "README.md"}:
+        return []
+    if CATALOGUE_FILE not in there:
+        raise UserError(f"{repo_id}: holds something else than an export of this program; give another repository")
+    listed: set[str] = set()
+    for folder in ("", f"{ENCODER_FOLDER}/"):
+        if f"{folder}{CHECKSUMS_FILE}" in there:
+            sums = read_json(pathlib.Path(api.hf_hub_download(repo_id, f"{folder}{CHECKSUMS_FILE}")), AGAIN)
+            listed |= {f"{folder}{name}" for name in (CHECKSUMS_FILE, *sums)}
+    return sorted(there & listed)
 
 
 def _reason(error: BaseException) -> str:

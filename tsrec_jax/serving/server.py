@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import pathlib
 import signal
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tsrec_jax.serving.recommender import Recommender
 
 TOKEN_VARIABLE = "TSREC_ADMIN_TOKEN"
+_LOG = logging.getLogger(__name__)
 _LEAST_TOKEN = 16  # characters: shorter ones are guessed
 _BACKLOG = 2048
 # A response that its client does not take is given up so long after the last one was ready.
@@ -46,12 +48,13 @@ def serve(folder: pathlib.Path, settings: ServerSettings, search: Mapping[str, A
       search: further arguments of `Recommender.load`.
 
     Raises:
-      UserError: the folder is no export, or the address cannot be bound.
+      UserError: the folder is no export, the address cannot be bound, or the token is too short.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: not a folder; give the one that the verb `export` wrote")
     if not folder.is_dir():
         raise UserError(f"{folder}: not there; run the verb `export` (or `run`) first, or give --export=FOLDER")
+    token = _token()
     with contextlib.closing(bind(settings.host, settings.port, shared=settings.reuse_port)) as listener:
         try:
             with on_signals(signal.default_int_handler):
@@ -62,12 +65,20 @@ def serve(folder: pathlib.Path, settings: ServerSettings, search: Mapping[str, A
                     return Recommender.load(folder, **search)
 
                 recommender = load()
-                if os.environ.get(TOKEN_VARIABLE, "").strip():
+                if token:
                     recommender.catalogue.changes.require_writable()
         except KeyboardInterrupt:  # nothing was accepted yet
             print("stopped while loading", flush=True)
             return
         run(recommender, settings, listener, load)
+
+
+def _token() -> str:
+    """What a catalogue change must carry; empty: none is taken. Raises UserError where it is too short."""
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
+    if 0 < len(token) < _LEAST_TOKEN:
+        raise UserError(f"{TOKEN_VARIABLE} has {len(token)} characters: a token has at least {_LEAST_TOKEN}")
+    return token
 
 
 def run(
@@ -95,9 +106,7 @@ def run(
         listener.listen(_BACKLOG)
     except OSError as error:
         raise UserError(f"cannot listen on {_shown(listener)}: {os.strerror(error.errno or 0)}; see --port") from None
-    token = os.environ.get(TOKEN_VARIABLE, "").strip()
-    if 0 < len(token) < _LEAST_TOKEN:
-        raise UserError(f"{TOKEN_VARIABLE} has {len(token)} characters: a token has at least {_LEAST_TOKEN}")
+    token = _token()
     service = Service(recommender, max_queue=settings.queue, max_wait=settings.batch_wait_ms / 1000, load=load)
     origins = [origin.strip() for origin in settings.cors.split(",") if origin.strip()]
     app = make_app(service, admin_token=token, deadline_seconds=settings.deadline_ms / 1000, origins=origins)
@@ -170,9 +179,14 @@ class _Server(uvicorn.Server):
             server.close()
         for listener in last:
             listener.setblocking(False)
-            with contextlib.closing(listener), contextlib.suppress(BlockingIOError):  # until there is none left
-                while True:
-                    accepted.append(listener.accept()[0])
+            with contextlib.closing(listener):
+                try:
+                    while True:
+                        accepted.append(listener.accept()[0])
+                except BlockingIOError:  # there is none left
+                    pass
+                except OSError as error:  # such as no file left to open: those that were accepted are answered
+                    _LOG.warning("connections that came last may be reset: %s", error)
         for connection in accepted:
             connection.setblocking(False)
             await loop.connect_accepted_socket(self._protocol, connection)
@@ -226,7 +240,9 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
         raise UserError(f"--host={host}: {error}") from None
     listener = socket.socket(family, kind, protocol)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
     except OSError as error:
         listener.close()
