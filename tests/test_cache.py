@@ -46,6 +46,10 @@ def test_what_is_served_has_its_programs_beside_it_the_small_ones_too(environmen
     keep_compiled_programs(tmp_path / "run" / "export")
     assert os.environ[FOLDER] == str(tmp_path / "run" / "export.compiled")
     assert os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "0"
+    (tmp_path / "run" / "export.compiled").chmod(0o777)  # anybody may put programs there, which would be run
+    monkeypatch.delenv(FOLDER)
+    keep_compiled_programs(tmp_path / "run" / "export")
+    assert os.environ[FOLDER] == str(environment)
     monkeypatch.setenv(FOLDER, "mine")
     keep_compiled_programs(tmp_path / "run" / "export")
     assert os.environ[FOLDER] == "mine"

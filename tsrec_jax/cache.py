@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import stat
 import zlib
 from collections.abc import Callable
 
@@ -27,17 +28,33 @@ def keep_compiled_programs(export: pathlib.Path | None = None) -> None:
 
     Args:
       export: a folder that is to be served. Its programs are kept beside it, in FOLDER.compiled, so that whoever brings
-        both along starts fast on another machine too; in this user's cache where nothing may be written there. The
-        small ones are kept as well.
+        both along starts fast on another machine too; in this user's cache where nothing may be written there, or
+        where others than this user and root may write: a program that is kept is run. The small ones are kept as well.
     """
     folder = user_cache() / "compiled"
     if export is not None:
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         beside = export.absolute().with_name(f"{export.absolute().name}.compiled")
-        if os.access(beside if beside.exists() else beside.parent, os.W_OK):
+        if _is_ours(beside):
             folder = beside
     if not os.environ.setdefault(_FOLDER, str(folder)):
         _keep_nothing()
+
+
+def _is_ours(folder: pathlib.Path) -> bool:
+    """Whether this process may write into a folder, made if need be, and nobody but its user and root may."""
+    try:
+        folder.mkdir(mode=0o755, exist_ok=True)
+        found = folder.lstat()
+    except OSError:
+        return False
+    open_to_others = stat.S_IWGRP | stat.S_IWOTH
+    return (
+        stat.S_ISDIR(found.st_mode)
+        and found.st_uid in (0, os.geteuid())
+        and not found.st_mode & open_to_others
+        and os.access(folder, os.W_OK)
+    )
 
 
 def mend_compiled_programs() -> str:

@@ -83,6 +83,10 @@ def test_parts_of_another_run_are_not_mixed_in(tmp_path):
         recommend(histories, out)
     with pytest.raises(UserError, match="another k"):
         recommend(bad, out, k=4)
+    changed = FakeRecommender()
+    changed.catalogue.last_change = 1  # an item may have been taken down: what was written before may recommend it
+    with pytest.raises(UserError, match="another catalogue; remove it to begin anew"):
+        recommend(bad, out, changed)
     recommend(bad, tmp_path / "out2.jsonl", skip_unknown=True)
     *_, last = map(json.loads, (tmp_path / "out2.jsonl").read_text().splitlines())
     assert last == {"id": "x", "items": [], "exact": True, "used": 0, "skipped": ["GONE"]}

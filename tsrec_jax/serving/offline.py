@@ -78,6 +78,8 @@ def recommend_file(
         "bytes": found.st_size,
         "changed": found.st_mtime_ns,
         "model": recommender.version,
+        "catalogue": recommender.catalogue.last_change,
+        "beams": recommender.beams,
         "k": k,
         "unknown": "skip" if skip_unknown else "refuse",
         "part": part,
