@@ -1,5 +1,7 @@
 """What a request may ask for besides a history: other searches, unknown items left out, many histories at once."""
 
+import threading
+
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra [serve]")
@@ -51,11 +53,18 @@ def test_a_wide_search_does_not_wait_before_others(client, recommender, crowd):
     )
 
 
-def test_wide_searches_wait_until_they_are_compiled(make_client, recommender):
-    recommender.warm_up = lambda report, max_history, wide, opened: opened(50)
+def test_wide_searches_wait_until_they_are_compiled_and_those_that_never_are_do_not_exist(make_client, recommender):
+    go_on = threading.Event()
+    recommender.warm_up = lambda report, max_history, wide, opened: (opened(50), go_on.wait(30))
+    recommender.proves = 100
     client = make_client()
     assert client.post("/recommend", json={"history": ["B001"]}).status_code == 200
     refused(client.post("/recommend", json={"history": ["B001"], "exact": True}), 503, "compiled")
+    go_on.set()
+    until(lambda: client.service.compiled)
+    refused(client.post("/recommend", json={"history": ["B001"], "beams": 51}), 422, "beams: at most 50 here")
+    assert not client.post("/recommend", json={"history": ["B001"], "exact": True}).json()["exact"]
+    assert set(recommender.widths) <= {None, 50}
 
 
 def test_a_batch_is_answered_in_order_each_as_alone_and_with_its_own_errors(make_client, recommender):

@@ -75,6 +75,7 @@ class Engine:
                 opened()
 
         self.recommender.warm_up(report, max_history=MAX_HISTORY, wide=self.widths[1:], opened=open_width)
+        self.widths = tuple(width for width in self.widths if width in self._open)
 
     def widths_for(self, k: int, beams: int | None, exact: bool) -> tuple[int, ...]:
         """The searches that a request is answered by, each of which is tried where the one before proves nothing.

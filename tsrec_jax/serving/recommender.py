@@ -403,8 +403,7 @@ class Recommender:
                 if shape == longest:
                     opened(beams)
         if self.fusion is not None:
-            for beams in (self.beams, *wide):
-                opened(beams)
+            opened(self.beams)  # wide ones would compile in the request, while the catalogue is held
 
     def _compile(self, beams: int, length: int, trie: Trie) -> None:
         """Searches once with a history of so many items; with a fusion the catalogue is held."""
