@@ -8,7 +8,7 @@ import types
 
 import numpy as np
 
-from tsrec_jax.data.catalogue import shown_facts
+from tsrec_jax.data.catalogue import UnknownItem, shown_facts
 from tsrec_jax.errors import UserError
 from tsrec_jax.serving.answers import Answer, Coding, Neighbour, PathStep, Recommendation
 
@@ -37,6 +37,7 @@ class FakeCatalogue:
     num_levels = 3
     indexed = True
     last_change = 0
+    behind = 0.0
 
     def __init__(self, items):
         self._items = {item.id: item for item in items}
@@ -51,7 +52,7 @@ class FakeCatalogue:
     def item(self, item_id):
         if item_id not in self._items:
             near = ", ".join(difflib.get_close_matches(item_id, self._items))
-            raise UserError(f"item {item_id!r} is not in the catalogue; nearest ids: {near}")
+            raise UnknownItem(f"item {item_id!r} is not in the catalogue; nearest ids: {near}")
         return self._items[item_id]
 
     def titled(self, title):

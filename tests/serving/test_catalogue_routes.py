@@ -13,6 +13,7 @@ from tests.serving.fakes import FakeRecommender
 from tests.serving.test_live_catalogue import ITEMS, SID, live
 from tsrec_jax.data.catalogue import Item
 from tsrec_jax.serving.app import make_app
+from tsrec_jax.serving.live_catalogue import LiveCatalogue
 from tsrec_jax.serving.service import Service
 
 ADMIN = {"Authorization": "Bearer a-token-of-the-test"}
@@ -97,7 +98,21 @@ def test_the_journal_needs_the_token_and_a_name_in_it_is_one_line(make_client):
 def test_a_change_that_cannot_be_kept_is_503_and_not_made(make_client, tmp_path):
     client = make_client()
     client.put("/items/4", json=NEW, headers=ADMIN)
-    (tmp_path / "changes").unlink()
-    for response in (client.put("/items/5", json=NEW, headers=ADMIN), client.delete("/items/4", headers=ADMIN)):
-        assert response.status_code == 503 and "removed or replaced" in response.json()["error"]
+    assert client.delete("/items/5", headers=ADMIN).status_code == 404
+    file = tmp_path / "changes"
+    for damage, words in ((lambda: file.write_bytes(bytes(8192)), "changes: "), (file.unlink, "removed or replaced")):
+        client.catalogue.changes.reopen()
+        damage()
+        for response in (client.put("/items/5", json=NEW, headers=ADMIN), client.delete("/items/4", headers=ADMIN)):
+            assert response.status_code == 503 and words in response.json()["error"]
+    assert client.get("/catalogue/changes", headers=ADMIN).status_code == 503
     assert client.get("/items/5").status_code == 404 and client.get("/items/4").status_code == 200
+
+
+def test_a_server_that_cannot_follow_the_changes_is_not_ready(make_client, monkeypatch):
+    client = make_client()
+    assert "tsrec_catalogue_behind_seconds 0.0" in client.get("/metrics").text
+    monkeypatch.setattr(LiveCatalogue, "behind", 60.0)
+    assert "tsrec_catalogue_behind_seconds 60.0" in client.get("/metrics").text
+    response = client.get("/readyz")
+    assert response.status_code == 503 and "changes of the catalogue cannot be read" in response.json()["error"]

@@ -1,6 +1,7 @@
 """The catalogue of a service, without a model."""
 
 import difflib
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from tsrec_jax.data import catalogue as ids
 from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
+from tsrec_jax.serving import catalogue_follower
 from tsrec_jax.serving.catalogue_changes import Changes, NotKept
 from tsrec_jax.serving.catalogue_items import LiveItem
 from tsrec_jax.serving.live_catalogue import LiveCatalogue
@@ -25,6 +27,13 @@ ITEMS = [Item("1", "Groß pump"), Item("2", "Steel pump"), Item("3", "Drill")]
 def live(items=ITEMS, path=None, sids=None):
     catalogue = Catalogue(tuple(items), tuple(sids or [SID, OTHER, THIRD][: len(items)]))
     return LiveCatalogue(catalogue, Trie.of_catalogue(catalogue, 10), Changes(path))
+
+
+def until(reached):
+    limit = time.monotonic() + 30
+    while not reached():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
 
 
 def found(catalogue, text, limit=10):
@@ -215,9 +224,54 @@ def test_what_cannot_be_written_is_not_changed_and_says_so(tmp_path):
         catalogue.put_all([LiveItem(f"N{n}", "x" * 100, SID) for n in range(500)])
     assert state(catalogue) == before
     path.rename(tmp_path / "elsewhere")
-    with pytest.raises(NotKept, match="removed or replaced"):
+    for _ in range(2):
+        with pytest.raises(NotKept, match="removed or replaced"):
+            catalogue.put("5", "Red pump", SID)
+        catalogue.changes.reopen()  # as after an error of reading
+    assert state(catalogue) == before and not path.exists()
+
+
+@pytest.mark.parametrize("further", [0, 9])
+def test_a_backup_that_is_copied_over_the_file_is_noticed_and_takes_no_changes(tmp_path, further):
+    path, backup = tmp_path / "changes", tmp_path / "backup"
+    catalogue = live(path=path)
+    catalogue.put("4", "Blue pump", SID)
+    catalogue.changes.reopen()
+    shutil.copyfile(path, backup)
+    catalogue.block(["1", "4"])
+    other = live(path=backup)
+    for n in range(further):
+        other.put(f"N{n}", "Another's", SID)
+    other.changes.close()
+    catalogue.changes.reopen()
+    shutil.copyfile(backup, path)
+    with pytest.raises(NotKept, match="not the journal that was followed"):
         catalogue.put("5", "Red pump", SID)
-    assert state(catalogue) == before
+    assert catalogue.behind > 0 and catalogue.get("5") is None and catalogue.get("1").blocked
+    assert Changes(path).last_number == 1 + further
+
+
+def test_a_file_that_cannot_be_read_is_reported_once_and_followed_again_when_it_can(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(catalogue_follower, "FOLLOW_SECONDS", 0.01)
+    path = tmp_path / "changes"
+    catalogue = live(path=path)
+    catalogue.put("4", "Blue pump", SID)
+    looks = []
+    monkeypatch.setattr(Changes, "behind", lambda *_: looks.append(1) or 1 / 0)
+    with sqlite3.connect(path) as other:
+        other.execute(
+            "INSERT INTO changes (at, who, action, id, state) VALUES ('', '', 'put', '1', ?)", ['{"title": 7}']
+        )
+        other.execute("INSERT INTO changes (at, who, action, id, state) VALUES ('', '', 'remove', '2', NULL)")
+    other.close()
+    until(lambda: len(looks) > 2)
+    assert catalogue.behind > 0
+    monkeypatch.undo()
+    until(lambda: catalogue.get("2") is None)
+    until(lambda: catalogue.behind == 0)
+    assert caplog.text.count("cannot be read") == 1 and "title" in caplog.text
+    assert catalogue.get("1") is None  # a state of another kind is left out
+    assert catalogue.trie.sid_codes().tolist() == catalogue.codes(["4", "3"]).tolist()
 
 
 @pytest.mark.parametrize("content", [b"no database at all, but text that goes on for longer than a header" * 9, None])
@@ -238,10 +292,7 @@ def test_a_file_of_another_kind_is_refused_and_left_as_it_is(tmp_path, content):
 def test_catalogues_of_one_file_see_each_others_changes_and_agree(tmp_path):
     one, other = live(path=tmp_path / "changes"), live(path=tmp_path / "changes")
     assert one.put("4", "Blue pump", SID) and not other.put("4", "Red pump", OTHER)
-    limit = time.monotonic() + 30
-    while one.get("4") != LiveItem("4", "Red pump", OTHER):
-        assert time.monotonic() < limit, "the change of the other did not come"
-        time.sleep(0.02)
+    until(lambda: one.get("4") == LiveItem("4", "Red pump", OTHER))
 
     def put(catalogue, first):
         for n in range(first, 60, 2):

@@ -241,7 +241,11 @@ def _check_facts(facts: Any) -> None:
         raise ValueError("a text holds half of a pair of surrogates") from None
 
 
-def unknown_item(item_id: str, known: Collection[str], items: int) -> UserError:
+class UnknownItem(UserError):
+    """No item has the id."""
+
+
+def unknown_item(item_id: str, known: Collection[str], items: int) -> UnknownItem:
     """The error for an id that no item has; it names the nearest ones.
 
     A server calls this for every request with an id that has gone.
@@ -255,7 +259,7 @@ def unknown_item(item_id: str, known: Collection[str], items: int) -> UserError:
     near = difflib.get_close_matches(shown, list(known), n=3, cutoff=0.5) if len(known) <= NEAREST_AMONG else []
     hint = f"; nearest ids: {', '.join(near)}" if near else ""
     more = "..." if len(str(item_id)) > _SHOWN else ""
-    return UserError(f"item {shown!r}{more} is not in the catalogue of {items} items{hint}")
+    return UnknownItem(f"item {shown!r}{more} is not in the catalogue of {items} items{hint}")
 
 
 def _by_number(token: str) -> tuple[int, str]:

@@ -32,6 +32,10 @@ CREATE TABLE exported (id TEXT PRIMARY KEY, sid TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
+class NotRead(UserError):
+    """The journal cannot be read: it is damaged, gone, another one than before, or none at all."""
+
+
 class NotKept(UserError):
     """A change was not made, because it could not be written; the catalogue is as before."""
 
@@ -68,7 +72,7 @@ class Changes:
       closed: whether it is of no use any more.
 
     Raises:
-      UserError: the file is there and no journal.
+      NotRead: the file is there and no journal.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None):
@@ -88,35 +92,63 @@ class Changes:
             self.closed = True
 
     def reopen(self) -> None:
-        """Closes the file; the next use opens it again."""
+        """Closes the file; the next use opens it again, and refuses another one that has taken its place."""
         with self._lock:
             if self._db is not None:
                 self._db.close()
             self._db, self._version = None, -1
 
     def require_writable(self) -> None:
-        """Raises UserError where no change could be kept. Makes the file."""
+        """Raises NotKept where no change could be. Makes the file."""
         with self.writing():
             pass
+
+    @property
+    def absent(self) -> bool:
+        """Whether there is no file yet, because nothing was changed."""
+        return self._db is None and self._file is None and self.path is not None and not self.path.exists()
 
     @property
     def changed_elsewhere(self) -> bool:
         """Whether another connection has written since this was last asked; the first time, whether there is a file."""
         with self._lock:
-            if self.closed or (self._db is None and self.path is not None and not self.path.exists()):
+            if self.closed or self.absent:
                 return False
             before, self._version = self._version, self._value("PRAGMA data_version")
             return before != self._version
 
     def after(self, number: int, limit: int = -1) -> list[Change]:
-        """The changes behind a number, in order, at most `limit`."""
-        if self._db is None and self.path is not None and not self.path.exists():
+        """The changes behind a number, in order, at most `limit`.
+
+        Raises:
+          NotRead: the file cannot be read.
+        """
+        if self.absent:
             return []
         rows = self._rows("SELECT * FROM changes WHERE number > ? ORDER BY number LIMIT ?", (number, limit))
-        return [
-            Change(number, at, who, action, item_id, None if state is None else json.loads(state))
-            for number, at, who, action, item_id, state in rows
-        ]
+        try:
+            return [Change(*facts, None if state is None else json.loads(state)) for *facts, state in rows]
+        except ValueError as error:
+            raise NotRead(f"{self.path}: a change behind number {number} is broken ({error})") from None
+
+    def behind(self, last: Change | None, limit: int) -> list[Change]:
+        """As `after`, behind a change that was read before; None: from the first one on.
+
+        Raises:
+          NotRead: the file cannot be read, or its journal is not the one of `last`, as of a backup copied over it.
+        """
+        if last is not None:
+            there = self.after(last.number - 1, 1)
+            # A change that another has overtaken may be dropped, but no number is given twice.
+            if self.last_number < last.number or (there[0].number == last.number and there[0] != last):
+                raise NotRead(f"{self.path}: not the journal that was followed so far, but another one; start again")
+        return self.after(0 if last is None else last.number, limit)
+
+    @property
+    def last_number(self) -> int:
+        """The highest number that a change of this file has had; 0 before the first."""
+        rows = [] if self.absent else self._rows("SELECT seq FROM sqlite_sequence WHERE name = 'changes'")
+        return int(rows[0][0]) if rows else 0
 
     def last(self, item_id: str) -> Change | None:
         """The last change of an item."""
@@ -133,10 +165,8 @@ class Changes:
           NotKept: the disk is full, the file cannot be written, or another process has held it for too long.
         """
         with self._lock:
-            db = self._connection()
             try:
-                if self.path is not None and self._file != _identity(self.path):
-                    raise NotKept(f"{self.path}: removed or replaced while it was in use; start again")
+                db = self._connection()
                 db.execute("BEGIN IMMEDIATE")
                 try:
                     yield
@@ -146,6 +176,8 @@ class Changes:
                         db.execute("ROLLBACK")
             except sqlite3.Error as error:
                 raise NotKept(f"{self.path}: the change is not made ({error})") from None
+            except NotRead as error:
+                raise NotKept(f"{error}; the change is not made") from None
 
     def append(self, changes: Sequence[Change]) -> None:
         """Writes changes, inside `writing`; they get their numbers."""
@@ -159,7 +191,7 @@ class Changes:
 
     def exported(self) -> dict[str, str]:
         """{id: SID} of some items of the export to which the changes were made; empty before the first change."""
-        if self._db is None and self.path is not None and not self.path.exists():
+        if self.absent:
             return {}
         return dict(self._rows("SELECT id, sid FROM exported"))
 
@@ -200,12 +232,14 @@ class Changes:
             try:
                 return self._connection().execute(query, values).fetchall()
             except sqlite3.Error as error:
-                raise UserError(f"{self.path}: cannot be read ({error}); `tsrec catalogue verify` says more") from None
+                raise NotRead(f"{self.path}: cannot be read ({error}); `tsrec catalogue verify` says more") from None
 
     def _connection(self) -> sqlite3.Connection:
+        if self.path is not None and self._file not in (None, _identity(self.path)):
+            raise NotRead(f"{self.path}: removed or replaced while it was in use; start again")
         if self._db is None:
             if self.closed:
-                raise UserError(f"{self.path}: the changes of the catalogue are closed")
+                raise NotRead(f"{self.path}: the changes of the catalogue are closed")
             if self.path is None:
                 self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
                 _make_tables(self._db)
@@ -240,7 +274,7 @@ def _identity(path: pathlib.Path) -> tuple[int, int] | None:
 def _opened(path: pathlib.Path) -> sqlite3.Connection:
     """A connection to the file, which is made where it is not there."""
     if not path.parent.is_dir():
-        raise UserError(f"{path}: its folder is not there")
+        raise NotRead(f"{path}: its folder is not there")
     try:
         db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
@@ -249,7 +283,7 @@ def _opened(path: pathlib.Path) -> sqlite3.Connection:
             db.close()
             raise
     except sqlite3.Error as error:
-        raise UserError(f"{path}: cannot be opened as a catalogue's changes ({error}); see --catalogue") from None
+        raise NotRead(f"{path}: cannot be opened as a catalogue's changes ({error}); see --catalogue") from None
     return db
 
 
@@ -262,9 +296,9 @@ def _prepare(db: sqlite3.Connection, path: pathlib.Path) -> None:
             _make_tables(db)
         db.execute("COMMIT")
     if _header(db, "application_id") != _APPLICATION:
-        raise UserError(f"{path}: a database of another program; give another --catalogue")
+        raise NotRead(f"{path}: a database of another program; give another --catalogue")
     if (version := _header(db, "user_version")) != _FORMAT:
-        raise UserError(f"{path}: written by another version of this program (format {version}); use that one")
+        raise NotRead(f"{path}: written by another version of this program (format {version}); use that one")
 
 
 def _is_empty(db: sqlite3.Connection) -> bool:

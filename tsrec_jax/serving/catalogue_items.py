@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
+from typing import Any
 
 MAX_ID = 256  # characters of an item that is put; one that is there may have any id
 MAX_TITLE = 2_000
@@ -25,6 +27,27 @@ class LiveItem:
     brand: str = ""
     categories: str = ""
     image: str = ""
+
+
+_KINDS = {"title": str, "sid": list, "blocked": bool, "brand": str, "categories": str, "image": str}
+
+
+def kept_state(item: LiveItem) -> dict[str, Any]:
+    """What the journal keeps of an item: all that is not as it would be anyway."""
+    fields = {field.name: field.default for field in dataclasses.fields(item)}
+    return {
+        name: getattr(item, name) for name, default in fields.items() if name != "id" and getattr(item, name) != default
+    }
+
+
+def wrong_state(state: Mapping[str, Any]) -> str:
+    """Why the state of an item in the journal is none; empty where it is one."""
+    if not isinstance(state, dict):
+        return "an item's state is no object"
+    wrong = [name for name, value in state.items() if not isinstance(value, _KINDS.get(name, ()))]
+    if not wrong and not all(isinstance(token, str) for token in state.get("sid", ())):
+        wrong = ["sid"]
+    return f"not as this version of the program writes an item ({', '.join(wrong)})" if wrong else ""
 
 
 def is_plain(text: str) -> bool:

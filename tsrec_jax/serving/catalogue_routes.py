@@ -15,9 +15,8 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from tsrec_jax.data.catalogue import Item
+from tsrec_jax.data.catalogue import Item, UnknownItem
 from tsrec_jax.errors import UserError
-from tsrec_jax.serving.catalogue_changes import NotKept
 from tsrec_jax.serving.catalogue_items import MAX_ID, is_new_id, is_plain
 from tsrec_jax.serving.engine import refuse_unless_indexed
 from tsrec_jax.serving.http_errors import error_response
@@ -85,9 +84,7 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
         catalogue = service.recommender.catalogue
         try:
             await changed(lambda: catalogue.remove(item_id, who=who))
-        except NotKept:
-            raise
-        except UserError as error:
+        except UnknownItem as error:
             return error_response(404, str(error))
         return JSONResponse({"id": item_id, "items": catalogue.num_items})
 
@@ -96,7 +93,7 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
         """One item."""
         try:
             return JSONResponse(item_json(service.recommender.catalogue.item(item_id)))
-        except UserError as error:
+        except UnknownItem as error:
             return error_response(404, str(error))
 
     @routes.get("/items")

@@ -54,11 +54,15 @@ class CatalogueSearch:
         """Takes items over, each as it was and as it is; None: it was not, or is not, in the catalogue."""
         with self._lock:
             self._db.execute("BEGIN")
-            for before, after in changes:
-                number = None if before is None else self._remove(before)
-                if after is not None:
-                    self._insert(number, after)
-            self._db.execute("COMMIT")
+            try:
+                for before, after in changes:
+                    number = None if before is None else self._remove(before)
+                    if after is not None:
+                        self._insert(number, after)
+                self._db.execute("COMMIT")
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
 
     def find(self, text: str, limit: int) -> list[str]:
         """The ids of the first `limit` items whose id or title holds every word of a text, whatever the case."""

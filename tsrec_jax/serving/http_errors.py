@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.serving.batcher import BatchFailed, Closed, Expired, QueueFull
-from tsrec_jax.serving.catalogue_changes import NotKept
+from tsrec_jax.serving.catalogue_changes import NotKept, NotRead
 from tsrec_jax.serving.engine import NotReady
 from tsrec_jax.serving.messages import unreadable_reason, validation_reason
 from tsrec_jax.serving.service import Service
@@ -40,7 +40,8 @@ def add_errors(app: FastAPI, service: Service) -> None:
         return error_response(422, str(error))
 
     @app.exception_handler(NotKept)
-    async def not_kept(request: Request, error: NotKept) -> Response:
+    @app.exception_handler(NotRead)
+    async def no_storage(request: Request, error: NotKept | NotRead) -> Response:
         return error_response(503, str(error))
 
     @app.exception_handler(QueueFull)

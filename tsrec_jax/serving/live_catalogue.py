@@ -8,7 +8,6 @@ import itertools
 import logging
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,12 +16,12 @@ import numpy as np
 from tsrec_jax.data.catalogue import NEAREST_AMONG, Catalogue, shown_facts, unknown_item
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
-from tsrec_jax.serving.catalogue_changes import Change, Changes, now
-from tsrec_jax.serving.catalogue_items import LiveItem
+from tsrec_jax.serving.catalogue_changes import Change, Changes, NotRead, now
+from tsrec_jax.serving.catalogue_follower import start_following
+from tsrec_jax.serving.catalogue_items import LiveItem, kept_state, wrong_state
 from tsrec_jax.serving.catalogue_search import CatalogueSearch
 
 Codes = tuple[int, ...]
-FOLLOW_SECONDS = 0.2  # between two looks for what other processes have changed
 _COMPARED = 100  # characters of an unknown id
 _PAGE = 5_000  # changes that are taken over while searches wait
 _WITNESSES = 1_000  # items of the export whose SIDs tell a later export of other SIDs
@@ -33,7 +32,7 @@ class LiveCatalogue:
     """Items by id, and the trie of the SIDs that have an item to recommend. Safe for several threads.
 
     A change is made in this order: it is written to the journal, which returns once it is durable, then it is read from
-    there as if another process had made it. With a file, what others write into it is taken over every FOLLOW_SECONDS.
+    there as if another process had made it. With a file, what others write into it is taken over all the while.
 
     Args:
       catalogue: the items as exported; its tokens are those that the model has rows for.
@@ -60,9 +59,11 @@ class LiveCatalogue:
         self._foreign: dict[str, str] = {}  # items that this export cannot hold, and why
         self._witnesses = {item.id: "".join(item.sid) for item in itertools.islice(self._items.values(), _WITNESSES)}
         self._changed: set[str] = set()
-        self._seen = 0  # number of the last change that was taken over
+        self._last: Change | None = None  # that was taken over
+        self._behind_since: float | None = None  # time.monotonic(); None: the journal could be read
         self._index: CatalogueSearch | None = None
-        self._unindexed: list[tuple[LiveItem | None, LiveItem | None]] = []  # changes while the index is built
+        # Changes that come while the index is built; None: it is not being built.
+        self._unindexed: list[tuple[LiveItem | None, LiveItem | None]] | None = None
         self._turn, self._lock = threading.Lock(), threading.Lock()
         self._writing, self._building = threading.RLock(), threading.Lock()
         self._named = self._check_sids()
@@ -71,7 +72,7 @@ class LiveCatalogue:
             reason = next(iter(self._foreign.values()))
             raise UserError(f"{self.changes.path}: {len(self._foreign)} items are none of this export's: {reason}")
         if self.changes.path is not None:
-            threading.Thread(target=_follow, args=(weakref.ref(self),), name="catalogue", daemon=True).start()
+            start_following(self)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -126,7 +127,13 @@ class LiveCatalogue:
     @property
     def last_change(self) -> int:
         """Number of the last change in the journal that the items are of."""
-        return self._seen
+        return 0 if self._last is None else self._last.number
+
+    @property
+    def behind(self) -> float:
+        """Seconds since the journal could be read, while it cannot; 0 while it can."""
+        since = self._behind_since
+        return 0.0 if since is None else max(time.monotonic() - since, 1e-9)
 
     @property
     def search(self) -> CatalogueSearch:
@@ -139,7 +146,7 @@ class LiveCatalogue:
                     index = CatalogueSearch(items)  # changes need not wait for it
                     with self._writing:
                         index.follow(self._unindexed)
-                        self._index = index
+                        self._index, self._unindexed = index, None
         return self._index
 
     @property
@@ -268,11 +275,32 @@ class LiveCatalogue:
             self._append("restore", [(item_id, {}) for item_id in ids], who)
 
     def catch_up(self) -> None:
-        """Takes over what is in the journal and not yet here, as other processes' changes."""
-        with self._writing:
-            while page := self.changes.after(self._seen, _PAGE):
+        """Takes over what is in the journal and not yet here, as other processes' changes.
+
+        Raises:
+          NotRead: the journal cannot be read, or is another one than before.
+        """
+        with self._writing, self._noting_failure():
+            while page := self.changes.behind(self._last, _PAGE):
                 with self.held():
                     self._apply(page)
+            self._behind_since = None
+
+    def follow(self) -> None:
+        """As `catch_up`, but cheap while nothing is changed."""
+        with self._noting_failure():
+            changed = self.changes.changed_elsewhere
+        if changed or self._behind_since is not None:
+            self.catch_up()
+
+    @contextlib.contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            if self._behind_since is None:
+                self._behind_since = time.monotonic()
+            raise
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[None]:
@@ -283,8 +311,11 @@ class LiveCatalogue:
                 if not self._named:
                     self.changes.set_exported(self._witnesses)
                 yield
+                written = self.changes.last_number
             self._named = True
             self.catch_up()
+            if self.last_change < written:
+                raise NotRead(f"{self.changes.path}: the change was written, but is not there any more; start again")
 
     def _append(self, action: str, states: Iterable[tuple[str, dict[str, Any] | None]], who: str) -> None:
         at = now()
@@ -294,41 +325,47 @@ class LiveCatalogue:
         """Takes changes over, while the catalogue is held."""
         touched: dict[Codes, None] = {}
         indexed: list[tuple[LiveItem | None, LiveItem | None]] = []
-        for change in changes:
-            before = self._items.get(change.id)
-            item = self._after(change, self._exported.setdefault(change.id, before))
-            if before is not None and (item is None or item.sid != before.sid):
-                codes = self._codes(before.sid)
-                del self._members[codes][change.id]
-                touched[codes] = None
-            if item is None:
-                self._items.pop(change.id, None)
-            else:
-                self._items[change.id] = item
-                codes = self._codes(item.sid)
-                self._members.setdefault(codes, {})[change.id] = None
-                touched[codes] = None
-            self._changed.add(change.id)
-            indexed.append((before, item))
-            self._seen = change.number
-        self._settle(list(touched))
-        if self._index is None:
-            self._unindexed += indexed
+        try:
+            for change in changes:
+                indexed.append(self._apply_one(change, touched))
+                self._last = change
+        finally:
+            self._settle(list(touched))
+            if self._unindexed is not None:
+                self._unindexed += indexed
+            elif self._index is not None:
+                self._index.follow(indexed)
+
+    def _apply_one(self, change: Change, touched: dict[Codes, None]) -> tuple[LiveItem | None, LiveItem | None]:
+        """Takes one change over, but for the trie; returns the item before and afterwards."""
+        before = self._items.get(change.id)
+        item = self._after(change, self._exported.setdefault(change.id, before))
+        if before is not None and (item is None or item.sid != before.sid):
+            codes = self._codes(before.sid)
+            del self._members[codes][change.id]
+            touched[codes] = None
+        if item is None:
+            self._items.pop(change.id, None)
         else:
-            self._index.follow(indexed)
+            self._items[change.id] = item
+            codes = self._codes(item.sid)
+            self._members.setdefault(codes, {})[change.id] = None
+            touched[codes] = None
+        self._changed.add(change.id)
+        return before, item
 
     def _after(self, change: Change, exported: LiveItem | None) -> LiveItem | None:
         """The item after a change; None: it is not in the catalogue."""
         self._foreign.pop(change.id, None)
         if change.state is None:
             return None
-        try:
-            if "sid" not in change.state:
-                return None if exported is None else dataclasses.replace(exported, **change.state)
-            item = LiveItem(change.id, **{**change.state, "sid": tuple(change.state["sid"])})
+        item = None
+        fault = wrong_state(change.state)
+        if not fault and "sid" not in change.state:
+            return None if exported is None else dataclasses.replace(exported, **change.state)
+        if not fault:
+            item = LiveItem(change.id, **{"title": "", **change.state, "sid": tuple(change.state["sid"])})
             fault = self._fault(item)
-        except TypeError as error:
-            fault = f"item {change.id!r}: not as this version of the program writes it ({error})"
         if fault:
             self._foreign[change.id] = fault
             _LOG.warning("change %d of %s is left out: %s", change.number, self.changes.path, fault)
@@ -338,14 +375,14 @@ class LiveCatalogue:
     def _own_state(self, item: LiveItem) -> dict[str, Any]:
         """What the journal has to say of an item so that it is as now: nothing of one that is as exported."""
         last = self.changes.last(item.id)
-        return {} if last is None or last.state is None or "sid" not in last.state else _state(item)
+        return {} if last is None or last.state is None or "sid" not in last.state else kept_state(item)
 
     def _state(self, item: LiveItem) -> dict[str, Any]:
         """What the journal keeps of an item that is put; of one that is only blocked or let, no more than that."""
         before = self._items.get(item.id)
         if before is not None and dataclasses.replace(before, blocked=item.blocked) == item:
             return self._own_state(before) | {"blocked": item.blocked}
-        return _state(item)
+        return kept_state(item)
 
     def _fault(self, item: LiveItem) -> str:
         """Why the catalogue cannot hold an item; empty where it can."""
@@ -397,29 +434,3 @@ class LiveCatalogue:
     def _present(self, item_ids: Iterable[str]) -> list[LiveItem]:
         found = map(self._items.get, item_ids)
         return [item for item in found if item is not None]  # one may have gone meanwhile
-
-
-def _state(item: LiveItem) -> dict[str, Any]:
-    """What the journal keeps of an item: all that is not as it would be anyway."""
-    fields = {field.name: field.default for field in dataclasses.fields(item)}
-    return {
-        name: getattr(item, name) for name, default in fields.items() if name != "id" and getattr(item, name) != default
-    }
-
-
-def _follow(reference: weakref.ref[LiveCatalogue]) -> None:
-    """Takes over what other processes change, until the catalogue is gone."""
-    while True:
-        time.sleep(FOLLOW_SECONDS)
-        catalogue = reference()
-        if catalogue is None or catalogue.changes.closed:
-            return
-        try:
-            if catalogue.changes.changed_elsewhere:
-                catalogue.catch_up()
-        except Exception:
-            if catalogue.changes.closed:
-                return
-            _LOG.exception("the changes of other processes cannot be read")
-            catalogue.changes.reopen()
-        del catalogue

@@ -17,11 +17,18 @@ REFUSALS = ("queue_full", "expired", "not_ready", "draining", "failed", "client_
 class Metrics:
     """Counters of one service, in a registry of their own."""
 
-    def __init__(self, *, queue_depth: Callable[[], float], items: Callable[[], float], ready: Callable[[], float]):
+    def __init__(
+        self,
+        *,
+        queue_depth: Callable[[], float],
+        items: Callable[[], float],
+        ready: Callable[[], float],
+        behind: Callable[[], float],
+    ):
         """Registers everything.
 
         Args:
-          queue_depth, items, ready: read whenever the metrics are.
+          queue_depth, items, ready, behind: read whenever the metrics are.
         """
         self._registry = CollectorRegistry()
         self._requests = Counter(
@@ -50,6 +57,7 @@ class Metrics:
             ("tsrec_queue_depth", "Requests that wait", queue_depth),
             ("tsrec_items", "Items of the catalogue", items),
             ("tsrec_ready", "1 while recommendations are accepted", ready),
+            ("tsrec_catalogue_behind_seconds", "Seconds since the catalogue's changes could be read", behind),
         ):
             Gauge(name, text, registry=self._registry).set_function(read)
         self._model = Gauge("tsrec_model_info", "1 for the model that answers now", ("model",), registry=self._registry)

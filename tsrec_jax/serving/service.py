@@ -18,6 +18,7 @@ from tsrec_jax.serving.metrics import Metrics
 if TYPE_CHECKING:
     from tsrec_jax.serving.recommender import Recommender
 
+_BEHIND_SECONDS = 5.0  # for which items that others blocked or removed may still be recommended
 _Found = TypeVar("_Found")
 _LOG = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Service:
             queue_depth=lambda: self._engine.depth,
             items=lambda: self.recommender.catalogue.num_items,
             ready=lambda: not self.not_ready,
+            behind=lambda: self.recommender.catalogue.behind,
         )
         self._max_queue, self._max_wait = max_queue, max_wait
         self._load = load
@@ -102,7 +104,11 @@ class Service:
     @property
     def not_ready(self) -> str:
         """Why no recommendation should be sent here; empty where it should."""
-        return "the server is shutting down" if self.leaving else self._refusal
+        if self.leaving:
+            return "the server is shutting down"
+        if self.recommender.catalogue.behind > _BEHIND_SECONDS:
+            return "the changes of the catalogue cannot be read; the server's log says why"
+        return self._refusal
 
     @property
     def _refusal(self) -> str:
