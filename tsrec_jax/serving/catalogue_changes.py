@@ -127,7 +127,10 @@ class Changes:
             return []
         rows = self._rows("SELECT * FROM changes WHERE number > ? ORDER BY number LIMIT ?", (number, limit))
         try:
-            return [Change(*facts, None if state is None else json.loads(state)) for *facts, state in rows]
+            return [
+                Change(number, at, who, action, item_id, None if state is None else json.loads(state))
+                for number, at, who, action, item_id, state in rows
+            ]
         except ValueError as error:
             raise NotRead(f"{self.path}: a change behind number {number} is broken ({error})") from None
 
