@@ -232,7 +232,8 @@ def test_what_cannot_be_written_is_not_changed_and_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("further", [0, 9])
-def test_a_backup_that_is_copied_over_the_file_is_noticed_and_takes_no_changes(tmp_path, further):
+def test_a_backup_that_is_copied_over_the_file_is_noticed_and_takes_no_changes(tmp_path, monkeypatch, further):
+    monkeypatch.setattr(catalogue_follower, "FOLLOW_SECONDS", 3600)  # nobody opens the file while it is copied
     path, backup = tmp_path / "changes", tmp_path / "backup"
     catalogue = live(path=path)
     catalogue.put("4", "Blue pump", SID)
