@@ -63,7 +63,7 @@ def asked(monkeypatch, tmp_path):
             return [[]]
 
     (tmp_path / "export").mkdir()
-    monkeypatch.setattr(Recommender, "load", lambda folder: Asked())
+    monkeypatch.setattr(Recommender, "load", lambda folder, **_: Asked())
     return histories
 
 

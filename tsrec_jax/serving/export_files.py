@@ -103,8 +103,17 @@ def version_of(folder: pathlib.Path) -> str:
     """
     if (folder / CHECKSUMS_FILE).is_file():
         return _sha256(folder / CHECKSUMS_FILE)[:12]
-    facts = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
+    facts = sorted((path.name, *_size_and_time(path)) for path in folder.iterdir())
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
+
+
+def _size_and_time(path: pathlib.Path) -> tuple[int, int]:
+    """In bytes, and the modification in nanoseconds; 0 of a link that leads nowhere, which the readers refuse."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
 
 
 def _wanted(folder: pathlib.Path) -> dict[str, str] | None:
