@@ -111,8 +111,10 @@ class FakeRecommender:
         self.version = version
         self.put_items = []
 
-    def put(self, item, sid=None, *, blocked=False, who=""):
+    def put(self, item, sid=None, *, blocked=None, who=""):
         self.put_items.append(item)
+        if blocked is None:
+            blocked = self.catalogue.get(item.id) is not None and self.catalogue.get(item.id).blocked
         if sid is not None or self.catalogue.get(item.id) is not None:
             sid = sid or self.catalogue.get(item.id).sid
             return self.catalogue.put(item.id, item.title, sid, blocked, who=who, **shown_facts(item)), None

@@ -175,6 +175,10 @@ def test_a_loaded_export_codes_an_item_which_is_recommended_at_once(coding_expor
     assert recommender.catalogue.item("NEW").sid == sid, "a SID is made once"
     given = ("<a_1>", "<b_1>", "<c_1>")
     assert recommender.put(Item("GIVEN", "A thing"), given) == (True, None)
+    for blocked, wanted in ((True, True), (None, True), (False, False), (None, False)):  # what is left out stays
+        assert recommender.put(Item("GIVEN", "A thing"), given, blocked=blocked) == (False, None)
+        recommender.put(Item("GIVEN", "A thing of another name"))
+        assert recommender.catalogue.item("GIVEN").blocked == wanted
 
 
 def test_without_codebooks_the_item_needs_a_sid(exported):

@@ -43,12 +43,12 @@ class Coder:
                 self._embed = self._codebooks.encoder.load()
             return self._codebooks.index.whitening(self._embed(texts))
 
-    def put(self, item: Item, *, blocked: bool = False, who: str = "") -> tuple[bool, Coding | None]:
+    def put(self, item: Item, *, blocked: bool | None = None, who: str = "") -> tuple[bool, Coding | None]:
         """Puts an item into the catalogue, with a SID that is made of its texts.
 
         Args:
           item: its texts.
-          blocked: whether it is only for histories.
+          blocked: whether it is only for histories; None: as it was, and a new one is not.
           who: for the journal.
 
         Returns:
@@ -61,7 +61,7 @@ class Coder:
         return self.put_coded(item, vector_K, blocked=blocked, who=who)
 
     def put_coded(
-        self, item: Item, vector_K: np.ndarray, *, blocked: bool = False, who: str = ""
+        self, item: Item, vector_K: np.ndarray, *, blocked: bool | None = None, who: str = ""
     ) -> tuple[bool, Coding | None]:
         """As `put`, of an item whose vector is known."""
         index, x_1K = self._codebooks.index, vector_K[None]
@@ -73,7 +73,8 @@ class Coder:
         def choose() -> LiveItem:
             before.extend(filter(None, [self._catalogue.get(item.id)]))
             sid = before[0].sid if before else self._free_sid(near_1C, costs_1E)
-            return LiveItem(item.id, item.title, sid, blocked, **shown_facts(item))
+            kept = bool(before) and before[0].blocked if blocked is None else blocked
+            return LiveItem(item.id, item.title, sid, kept, **shown_facts(item))
 
         sid = self._catalogue.put_chosen(choose, who=who).sid
         return not before, None if before else self.coding(item.id, vector_K, sid)

@@ -102,12 +102,15 @@ class ManyBody(_Message):
 
 
 class ItemBody(_Message):
-    """PUT /items/{id}; without a `sid` an item keeps the one that it has, and a new one is coded from its texts."""
+    """PUT /items/{id}; without a `sid` an item keeps the one that it has, and a new one is coded from its texts.
+
+    Without `blocked` an item stays blocked, or not.
+    """
 
     title: Annotated[Title, AfterValidator(_plain)]
     sid: Annotated[Any, AfterValidator(_tokens)] = None
     description: Annotated[str, Field(max_length=MAX_DESCRIPTION)] = ""
-    blocked: bool = False
+    blocked: bool | None = None
     brand: ShownText = ""
     categories: ShownText = ""
     image: Annotated[str, Field(max_length=MAX_TITLE), AfterValidator(_address)] = ""

@@ -286,7 +286,7 @@ class Recommender:
         item: Item,
         sid: Sequence[str] | None = None,
         *,
-        blocked: bool = False,
+        blocked: bool | None = None,
         who: str = "",
     ) -> tuple[bool, Coding | None]:
         """Adds or replaces an item. It can be recommended from the next search on.
@@ -294,7 +294,7 @@ class Recommender:
         Args:
           item: its texts, of which the description is not kept.
           sid: its tokens; None: those that it has, or of a new item a SID of its own, made of its texts.
-          blocked: whether it is only for histories.
+          blocked: whether it is only for histories; None: as it was, and a new one is not.
           who: for the journal.
 
         Returns:
@@ -303,18 +303,20 @@ class Recommender:
         Raises:
           UserError: the item or its SID cannot be, or the export cannot code.
         """
-        if sid is not None:
-            return self.catalogue.put(item.id, item.title, sid, blocked, who=who, **shown_facts(item)), None
-        if self.catalogue.get(item.id) is not None:
-            self.catalogue.put_chosen(lambda: self._with_its_sid(item, blocked), who=who)
-            return False, None
+        before: list[LiveItem] = []
+
+        def stated() -> LiveItem:
+            before.extend(filter(None, [self.catalogue.get(item.id)]))
+            tokens = self.catalogue.item(item.id).sid if sid is None else tuple(sid)
+            kept = bool(before) and before[0].blocked if blocked is None else blocked
+            return LiveItem(item.id, item.title, tokens, kept, **shown_facts(item))
+
+        if sid is not None or self.catalogue.get(item.id) is not None:
+            self.catalogue.put_chosen(stated, who=who)
+            return not before, None
         if self.coder is None:
             raise UserError(NO_CODEBOOKS)
         return self.coder.put(item, blocked=blocked, who=who)
-
-    def _with_its_sid(self, item: Item, blocked: bool) -> LiveItem:
-        sid = self.catalogue.item(item.id).sid
-        return LiveItem(item.id, item.title, sid, blocked, **shown_facts(item))
 
     def _known(self, request: Request) -> tuple[Request, tuple[str, ...]]:
         """The request without the ids that are not in the catalogue, where it wants them left out, and those."""
