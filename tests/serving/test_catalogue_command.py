@@ -1,5 +1,6 @@
 """The verb `catalogue`, on an export of which it needs nothing but the items."""
 
+import contextlib
 import json
 
 import pytest
@@ -7,6 +8,8 @@ import pytest
 from tests.serving.conftest import small_catalogue
 from tsrec_jax.files import write_json
 from tsrec_jax.main import main
+from tsrec_jax.serving import catalogue_command
+from tsrec_jax.serving.catalogue_changes import Change, Changes, changes_file, now
 from tsrec_jax.serving.export_files import CATALOGUE_FILE
 
 HEADER = "id,title,sid,blocked,brand,categories,image"
@@ -57,6 +60,23 @@ def test_items_are_listed_added_blocked_removed_and_restored(catalogue, export):
     assert catalogue("verify")[:2] == (0, wanted)
     assert catalogue("compact")[:2] == (0, ["3 changes dropped that later ones of the same item had overtaken"])
     assert listed(catalogue) == found
+
+
+def test_an_import_keeps_what_others_changed_while_it_read_its_file(catalogue, export, tmp_path, monkeypatch):
+    file, read = tmp_path / "new.csv", catalogue_command._rows
+    file.write_text("id,title\nB000,Another title\n")
+
+    @contextlib.contextmanager
+    def slowly(path):
+        with read(path) as rows:
+            yield rows
+        others = Changes(changes_file(export))
+        with others.writing():
+            others.append([Change(0, now(), "Bob", "block", "B000", {"blocked": True})])
+
+    monkeypatch.setattr(catalogue_command, "_rows", slowly)
+    assert catalogue("import", file)[:2] == (0, ["0 added, 1 changed, 0 as they were"])
+    assert listed(catalogue)["B000"] == f"B000,Another title,{SIDS[0]},1,,,"
 
 
 def test_what_is_listed_is_imported_again_and_a_file_of_some_columns_changes_those(catalogue, tmp_path):

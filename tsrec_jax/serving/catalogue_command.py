@@ -12,7 +12,7 @@ import pathlib
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO
 
 from tsrec_jax.data.catalogue import SHOWN_FACTS, is_address
@@ -105,20 +105,32 @@ def _add(command: Command) -> None:
     if len(command.words) != 1 or not command.title or not command.sid:
         raise UserError("add takes one id, --title=TEXT and --sid=TOKENS, as in --sid='<a_1><b_2><c_3>'")
     catalogue = command.catalogue()
-    item = _item(catalogue, {"id": command.words[0], "title": command.title, "sid": command.sid})
-    new = catalogue.put_all([item], who=command.by)
-    print(f"{'added' if new else 'replaced'} {item.id}; {catalogue.num_items} items")
+    row = {"id": command.words[0], "title": command.title, "sid": command.sid}
+    catalogue.check([_item(catalogue, row)])  # before there is a journal
+    before = catalogue.num_items
+    catalogue.put_chosen(lambda: [_item(catalogue, row)], who=command.by)
+    print(f"{'added' if catalogue.num_items > before else 'replaced'} {row['id']}; {catalogue.num_items} items")
 
 
 def _import(command: Command) -> None:
     if len(command.words) != 1:
         raise UserError("import takes one CSV file with the columns id, title, sid, blocked, or some of them")
     catalogue = command.catalogue()
-    with _rows(pathlib.Path(command.words[0])) as rows:
-        items = list(_items(catalogue, rows, command.words[0]))
-    changed = [item for item in items if item != catalogue.get(item.id)]
-    new = catalogue.put_all(changed, who=command.by) if changed else 0
-    print(f"{new} added, {len(changed) - new} changed, {len(items) - len(changed)} as they were")
+    with _rows(pathlib.Path(command.words[0])) as reader:
+        rows = [(reader.line_num, row) for row in reader]
+    new: list[bool] = []
+
+    def changed() -> list[LiveItem]:
+        """By the items as they are when they are written: what changed while the file was read stays."""
+        items = [item for item in _items(catalogue, rows, command.words[0]) if item != catalogue.get(item.id)]
+        new[:] = [catalogue.get(item.id) is None for item in items]
+        return items
+
+    items = changed()
+    catalogue.check(items)  # before there is a journal
+    if items:
+        catalogue.put_chosen(changed, who=command.by)
+    print(f"{sum(new)} added, {len(new) - sum(new)} changed, {len(rows) - len(new)} as they were")
 
 
 def _block(command: Command) -> None:
@@ -228,14 +240,15 @@ def _reader(path: pathlib.Path, file: IO[str]) -> csv.DictReader[str]:
     return reader
 
 
-def _items(catalogue: LiveCatalogue, reader: csv.DictReader[str], path: str) -> Iterator[LiveItem]:
+def _items(catalogue: LiveCatalogue, rows: Iterable[tuple[int, dict[str, str]]], path: str) -> Iterator[LiveItem]:
+    """The items of rows with the numbers of their lines."""
     lines: dict[str, int] = {}
-    for row in reader:
-        place = f"{path}, line {reader.line_num}"
+    for number, row in rows:
+        place = f"{path}, line {number}"
         if None in row or None in row.values():
             raise UserError(f"{place}: not as many cells as columns")
-        first = lines.setdefault(row["id"], reader.line_num)
-        if first != reader.line_num:
+        first = lines.setdefault(row["id"], number)
+        if first != number:
             raise UserError(f"{place}: item {row['id']!r} stands in line {first} already")
         try:
             yield _item(catalogue, row)

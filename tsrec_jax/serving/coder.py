@@ -70,14 +70,14 @@ class Coder:
 
         before: list[LiveItem] = []  # the item, where another put it while its vector was made
 
-        def choose() -> LiveItem:
+        def choose() -> list[LiveItem]:
             before.extend(filter(None, [self._catalogue.get(item.id)]))
             sid = before[0].sid if before else self._free_sid(near_1C, costs_1E)
             kept = bool(before) and before[0].blocked if blocked is None else blocked
-            return LiveItem(item.id, item.title, sid, kept, **shown_facts(item))
+            return [LiveItem(item.id, item.title, sid, kept, **shown_facts(item))]
 
-        sid = self._catalogue.put_chosen(choose, who=who).sid
-        return not before, None if before else self.coding(item.id, vector_K, sid)
+        (put,) = self._catalogue.put_chosen(choose, who=who)
+        return not before, None if before else self.coding(item.id, vector_K, put.sid)
 
     def _free_sid(self, near_1C: np.ndarray, costs_1E: np.ndarray | None) -> tuple[str, ...]:
         """The SID of an item by the rule of the training: where its nearest codes are taken, the nearest that are free.

@@ -217,22 +217,28 @@ class LiveCatalogue:
     def put_all(self, items: Iterable[LiveItem], *, who: str = "") -> int:
         """Adds or replaces items, all of them or none; returns how many are new. Raises as `put`."""
         items = list(items)
-        for item in items:
-            if fault := self._fault(item):
-                raise UserError(fault)
+        self.check(items)
         with self._change():
             new = len({item.id for item in items} - self._items.keys())
             self._append("put", [(item.id, self._state(item)) for item in items], who)
         return new
 
-    def put_chosen(self, choose: Callable[[], LiveItem], *, who: str = "") -> LiveItem:
-        """Adds the item that `choose` makes while nothing else can change; returns it. Raises as `put`."""
-        with self._change():
-            item = choose()
+    def check(self, items: Iterable[LiveItem]) -> None:
+        """Raises UserError where the catalogue cannot hold one of the items."""
+        for item in items:
             if fault := self._fault(item):
                 raise UserError(fault)
-            self._append("put", [(item.id, self._state(item))], who)
-        return item
+
+    def put_chosen(self, choose: Callable[[], Iterable[LiveItem]], *, who: str = "") -> list[LiveItem]:
+        """Adds or replaces the items that `choose` makes while nothing else can change, all or none; returns them.
+
+        Raises as `put`.
+        """
+        with self._change():
+            items = list(choose())
+            self.check(items)
+            self._append("put", [(item.id, self._state(item)) for item in items], who)
+        return items
 
     def remove(self, item_id: str, *, who: str = "") -> None:
         """Takes an item out; afterwards it is unknown in histories too (to keep it there, block it).

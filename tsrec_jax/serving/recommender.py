@@ -305,11 +305,11 @@ class Recommender:
         """
         before: list[LiveItem] = []
 
-        def stated() -> LiveItem:
+        def stated() -> list[LiveItem]:
             before.extend(filter(None, [self.catalogue.get(item.id)]))
             tokens = self.catalogue.item(item.id).sid if sid is None else tuple(sid)
             kept = bool(before) and before[0].blocked if blocked is None else blocked
-            return LiveItem(item.id, item.title, tokens, kept, **shown_facts(item))
+            return [LiveItem(item.id, item.title, tokens, kept, **shown_facts(item))]
 
         if sid is not None or self.catalogue.get(item.id) is not None:
             self.catalogue.put_chosen(stated, who=who)
