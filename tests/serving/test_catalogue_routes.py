@@ -94,6 +94,9 @@ def test_the_journal_needs_the_token_and_a_name_in_it_is_one_line(make_client):
         response = client.put("/items/4", json=NEW, headers=ADMIN | {"X-Changed-By": name})
         assert response.status_code == 422 and "hanged" in response.json()["error"]
     assert client.catalogue.last_change == 0
+    for name in ("Ann", "Zoë", "Łukasz Ö", "李"):
+        client.put("/items/4", json=NEW, headers=ADMIN | {"X-Changed-By": name.encode()})
+        assert lines(client.get("/catalogue/changes", headers=ADMIN))[-1]["who"] == name
 
 
 def test_a_change_that_cannot_be_kept_is_503_and_not_made(make_client, tmp_path, monkeypatch):

@@ -34,9 +34,13 @@ _LOG = logging.getLogger(__name__)
 
 def _changed_by(request: Request, x_changed_by: Annotated[str, Header(max_length=_MAX_WHO)] = "") -> str:
     """Who makes a change, for the journal: as the request says, else the address that it comes from."""
-    if not is_plain(x_changed_by):
+    try:
+        name = x_changed_by.encode("latin-1").decode("utf-8")  # headers arrive as Latin-1 text, whatever they are
+    except UnicodeError:
+        raise UserError("X-Changed-By: must be UTF-8") from None
+    if not is_plain(name):
         raise UserError("X-Changed-By: must be one line without control characters")
-    return x_changed_by.strip() or (request.client.host if request.client else "")
+    return name.strip() or (request.client.host if request.client else "")
 
 
 _Who = Annotated[str, Depends(_changed_by)]

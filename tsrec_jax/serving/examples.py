@@ -30,7 +30,9 @@ class Examples:
         for first in np.resize(first_E, _EXAMPLES if len(first_E) else 0):
             alike_M = np.flatnonzero(codes_NC[:, 0] == first)
             picked = rng.choice(alike_M, min(_ITEMS, len(alike_M)), replace=False)
-            self._drawn.append([catalogue.members(codes_NC[row].tolist())[0].id for row in picked])
+            # The catalogue may change meanwhile: a SID may have lost its last item.
+            drawn = [catalogue.members(codes_NC[row].tolist())[:1] for row in picked]
+            self._drawn.append([item.id for members in drawn for item in members])
 
     def now(self) -> list[list[LiveItem]]:
         """Those of which at least two items are still there, without the items that are gone or blocked."""
