@@ -1,6 +1,6 @@
 """The catalogue of a service: changes that survive kill -9, and look-ups among very many items.
 
-    python benchmarks/catalogue.py --changes=100000 --kills=5 --items=1000000 --out=catalogue.md
+    PYTHONPATH=. python benchmarks/catalogue.py --changes=100000 --kills=5 --items=1000000 --out=catalogue.md
 
 First, a process makes changes one by one and says so after each; it is killed at even distances and started again.
 After each kill every change that was said to be made must be there, and at most one more; at the end the items must be
@@ -10,6 +10,7 @@ those of the same changes without a kill. Then the times of unknown ids and of s
 from __future__ import annotations
 
 import argparse
+import os
 import pathlib
 import subprocess
 import sys
@@ -19,12 +20,15 @@ from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks.facts import command
 from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
+from tsrec_jax.pipeline.provenance import commit
 from tsrec_jax.serving.catalogue_changes import Changes
 from tsrec_jax.serving.live_catalogue import LiveCatalogue
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 CODES = 32  # of each of three levels
 IDS = 5_000  # that are put, blocked and removed again and again
 QUERIES = {
@@ -82,8 +86,8 @@ def survive(total: int, kills: int, folder: pathlib.Path) -> list[str]:
     stops = [total * (kill + 1) // (kills + 1) for kill in range(kills)]
     seconds, made = 0.0, 0
     while made < total:
-        command = [sys.executable, __file__, f"--changes={total}", f"--child={path}"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        child = [sys.executable, "-m", "benchmarks.catalogue", f"--changes={total}", f"--child={path}"]
+        with subprocess.Popen(child, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             begun = None
             for line in process.stdout:
@@ -160,7 +164,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="catalogue-") as folder:
         lines = survive(options.changes, options.kills, pathlib.Path(folder))
     lines += look_up(options.items, options.repeats)
-    report = "\n".join(["# The catalogue of a service", "", *lines, ""])
+    made = f"Made by `{command()}`: commit {commit()}, {os.cpu_count()} CPU cores."
+    report = "\n".join(["# The catalogue of a service", "", made, "", *lines, ""])
     print(report)
     if options.out:
         options.out.write_text(report, encoding="utf-8")

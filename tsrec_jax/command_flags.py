@@ -42,7 +42,7 @@ def define_flags() -> flags.FlagValues:
         "unknown",
         "refuse",
         ["refuse", "skip"],
-        "recommend: with --histories, whether an unknown item ends the work or is left out",
+        "recommend: whether an unknown item in --histories ends the work (refuse) or is left out (skip)",
         flag_values=values,
     )
     flags.DEFINE_boolean("multi_host", False, "one of several processes that JAX can find itself", flag_values=values)
@@ -143,7 +143,7 @@ def help_lines(names: Iterable[str]) -> list[str]:
         default = values[name].default
         shown = f"--{name}" if default in (None, "", []) or default is False else f"--{name}={default}"
         meaning = values[name].help.splitlines()[0].rstrip(";")  # absl adds a line to a flag that may be repeated
-        meaning = re.sub(r"^(?:\w+, )*\w+: ", "", meaning)  # without the verbs before it
+        meaning = re.sub(r"^(?:<[\w|]+>: )?(?:\w+, )*\w+: ", "", meaning)  # without choices and verbs before it
         lines.append(f"  {shown:<24} {meaning}")
     return lines
 

@@ -236,7 +236,7 @@ def test_columns_may_have_other_names(tmp_path, kind):
     source = RawSource("tables", tmp_path / "log", tmp_path / "items", columns)
     tables = read_raw(source, tmp_path / "scratch")
     assert tables.interactions.collect().rows() == [("u", "m", 5)]
-    assert tables.items.collect().rows() == [(0, "m", "Heat", "", "Acme", "")]
+    assert tables.items.collect().rows() == [(0, "m", "Heat", "", "Acme", "", "")]
 
 
 def test_columns_that_are_not_there_are_named_with_the_way_out(tmp_path):

@@ -25,7 +25,7 @@ class Seen:
 
 @pytest.fixture
 def metrics():
-    return Metrics(queue_depth=lambda: 0, items=lambda: 0, ready=lambda: 1)
+    return Metrics(queue_depth=lambda: 0, items=lambda: 0, ready=lambda: 1, behind=lambda: 0)
 
 
 def chunk(body, more=True):

@@ -82,7 +82,15 @@ def test_the_shutdown_ends_a_reload(make_client):
     refused(client.post("/recommend", json={"history": ["B001"]}), 503, "shutting down")
 
 
-def test_a_hang_up_reloads(tmp_path):
+@pytest.fixture
+def hang_ups():
+    """Processes that are started do not ignore SIGHUP, also where the tests themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_hang_up_reloads(hang_ups):
     with processes.fake() as running:
         running.wait_for("compiled: all searches")
         first = running.request("GET", "/health")[1]["model"]
