@@ -59,7 +59,11 @@ def test_recommendations_are_those_of_the_recommender_with_their_paths(running, 
 
 
 def test_titles_lead_to_the_same_as_ids(running):
-    assert items(running, titles=["Thing 0", "Thing 5"]) == items(running, history=["B000", "B005"])
+    found, wanted = items(running, titles=["Thing 0", "Thing 5"]), items(running, history=["B000", "B005"])
+    # While shorter prompts are still compiled, the same request may be padded to another length the next time.
+    assert [item["id"] for item in found] == [item["id"] for item in wanted]
+    scores = [[step["score"] for item in each for step in item["path"]] for each in (found, wanted)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 
 def test_under_load_every_answer_is_that_of_its_request_alone(running, recommender):
