@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tsrec_jax.data.catalogue import Item, shown_facts
+from tsrec_jax.data.catalogue import Item
 from tsrec_jax.serving.answers import Coding, Neighbour
 from tsrec_jax.serving.codebooks import Codebooks, Embed
 from tsrec_jax.serving.live_catalogue import LiveCatalogue, LiveItem
@@ -68,16 +68,12 @@ class Coder:
         near_1C = index.quantiser.encode(x_1K)
         costs_1E = index.quantiser.last_level_costs(x_1K, near_1C) if index.collisions == "sinkhorn" else None
 
-        before: list[LiveItem] = []  # the item, where another put it while its vector was made
+        def sid_of(before: LiveItem | None) -> Sequence[str]:
+            """Another may have put the item while its vector was made; then its SID stays."""
+            return self._free_sid(near_1C, costs_1E) if before is None else before.sid
 
-        def choose() -> list[LiveItem]:
-            before.extend(filter(None, [self._catalogue.get(item.id)]))
-            sid = before[0].sid if before else self._free_sid(near_1C, costs_1E)
-            kept = bool(before) and before[0].blocked if blocked is None else blocked
-            return [LiveItem(item.id, item.title, sid, kept, **shown_facts(item))]
-
-        (put,) = self._catalogue.put_chosen(choose, who=who)
-        return not before, None if before else self.coding(item.id, vector_K, put.sid)
+        put, new = self._catalogue.put_texts(item, sid_of, blocked=blocked, who=who)
+        return new, self.coding(item.id, vector_K, put.sid) if new else None
 
     def _free_sid(self, near_1C: np.ndarray, costs_1E: np.ndarray | None) -> tuple[str, ...]:
         """The SID of an item by the rule of the training: where its nearest codes are taken, the nearest that are free.

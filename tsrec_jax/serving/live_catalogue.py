@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tsrec_jax.data.catalogue import NEAREST_AMONG, Catalogue, shown_facts, unknown_item
+from tsrec_jax.data.catalogue import NEAREST_AMONG, Catalogue, Item, shown_facts, unknown_item
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 from tsrec_jax.serving.catalogue_changes import Change, Changes, NotRead, now
@@ -239,6 +239,33 @@ class LiveCatalogue:
             self.check(items)
             self._append("put", [(item.id, self._state(item)) for item in items], who)
         return items
+
+    def put_texts(
+        self,
+        item: Item,
+        sid_of: Callable[[LiveItem | None], Sequence[str]],
+        *,
+        blocked: bool | None,
+        who: str,
+    ) -> tuple[LiveItem, bool]:
+        """Adds or replaces an item; returns it and whether it is new. Raises as `put`.
+
+        Args:
+          item: its texts.
+          sid_of: its tokens, by the item as it was, while nothing else can change.
+          blocked: whether it is only for histories; None: as it was, and a new one is not.
+          who: for the journal.
+        """
+        before: list[LiveItem] = []
+
+        def stated() -> list[LiveItem]:
+            before.extend(filter(None, [self.get(item.id)]))
+            kept = bool(before) and before[0].blocked if blocked is None else blocked
+            sid = tuple(sid_of(before[0] if before else None))
+            return [LiveItem(item.id, item.title, sid, kept, **shown_facts(item))]
+
+        (put,) = self.put_chosen(stated, who=who)
+        return put, not before
 
     def remove(self, item_id: str, *, who: str = "") -> None:
         """Takes an item out; afterwards it is unknown in histories too (to keep it there, block it).

@@ -303,17 +303,12 @@ class Recommender:
         Raises:
           UserError: the item or its SID cannot be, or the export cannot code.
         """
-        before: list[LiveItem] = []
-
-        def stated() -> list[LiveItem]:
-            before.extend(filter(None, [self.catalogue.get(item.id)]))
-            tokens = self.catalogue.item(item.id).sid if sid is None else tuple(sid)
-            kept = bool(before) and before[0].blocked if blocked is None else blocked
-            return [LiveItem(item.id, item.title, tokens, kept, **shown_facts(item))]
-
         if sid is not None or self.catalogue.get(item.id) is not None:
-            self.catalogue.put_chosen(stated, who=who)
-            return not before, None
+
+            def tokens(_: LiveItem | None) -> Sequence[str]:
+                return self.catalogue.item(item.id).sid if sid is None else sid
+
+            return self.catalogue.put_texts(item, tokens, blocked=blocked, who=who)[1], None
         if self.coder is None:
             raise UserError(NO_CODEBOOKS)
         return self.coder.put(item, blocked=blocked, who=who)
