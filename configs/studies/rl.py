@@ -5,10 +5,10 @@
     python -m tsrec_jax study --config=configs/studies/rl.py --workdir=runs/rl_industrial \
         --config.dataset.path=../shared/data/amazon/Industrial_rebuilt
 
-The first is on the embedded shop, whose few texts the language model reads more often; any complete dataset folder works
-like the second. The training is that of the main study's arm `tsrec`, once for each seed, and every arm of that seed but
-`trained` goes on from it. docs/rl.md says what the arms are; `sft` is the control that every other must beat: as many
-steps at the same rate on the same rows. The comparisons were named, in this order, before any cell was run.
+The first is on the embedded shop, whose few texts the language model reads more often; any complete dataset folder
+works like the second. The training is that of the main study's arm `tsrec`, once for each seed, and every arm of that
+seed but `trained` goes on from it. docs/rl.md says what the arms are; `sft` is the control that every other must beat:
+as many steps at the same rate on the same rows. The comparisons were named, in this order, before any cell was run.
 
 On one core, reckoned from the FLOPs on Industrial at the speed of the main study: a quarter of an hour for the
 pretraining, as much for each training, and five minutes for each arm that goes on from it, so an hour for a seed. Cells
