@@ -9,7 +9,7 @@ import tsrec_jax
 PACKAGE = pathlib.Path(tsrec_jax.__file__).parent
 # From the ground up: modules and rooms, and modules that stand on another floor than their room.
 FLOORS = (
-    ("errors", "files", "processes", "progress", "cache", "text_table", "section", "entry", "old_keys"),
+    ("errors", "files", "addresses", "processes", "progress", "cache", "text_table", "section", "entry", "old_keys"),
     ("data",),
     ("text", "prepare", "shop", "models"),
     ("sid", "teacher", "decoding", "baselines"),

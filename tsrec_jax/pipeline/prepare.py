@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import write_json
-from tsrec_jax.pipeline.provenance import input_facts
 from tsrec_jax.prepare.settings import PrepareSettings, columns_of
 from tsrec_jax.progress import report, stage
+from tsrec_jax.settings import section_facts
 from tsrec_jax.training.checkpoints import refuse_differences
 
 if TYPE_CHECKING:
     from tsrec_jax.prepare.raw import RawSource
 
 PREPARED = "prepared.json"  # in the workdir: what `prepared/` was made with
+FILES = ("interactions_file", "items_file")
 LIMITS = ("max_unreadable", "max_unmatched")  # what they allow is made alike with any value of them
 
 
@@ -26,24 +27,27 @@ def prepared_folder(settings: PrepareSettings, path: pathlib.Path) -> pathlib.Pa
     Raises:
       UserError: no source is named, raw files are missing or broken, nothing is left, or it was made otherwise.
     """
+    from tsrec_jax.prepare.places import find_files, version_of
     from tsrec_jax.prepare.preparation import prepare  # with polars, which nothing else needs
     from tsrec_jax.prepare.raw import RawSource
     from tsrec_jax.prepare.summary import summary_tables
 
     if not settings.source:
         raise UserError("config.prepare.source is empty; set amazon2018, amazon2023 or tables")
-    tables = ("interactions_file", "items_file") if settings.source == "tables" else ()
-    folder, identity = path / "prepared", input_facts(settings, tables, ("base_url", *LIMITS))
+    named = FILES if settings.source == "tables" or settings.interactions_file else ()
+    for key in named:
+        if not getattr(settings, key):
+            raise UserError(f"config.prepare.{key} is empty; name a CSV or Parquet file")
+    files = {key: find_files(getattr(settings, key), f"config.prepare.{key}") for key in named}
+    identity = section_facts(settings, (*named, "base_url", *LIMITS))
+    identity |= {f"SHA-256 of prepare.{key}": version_of(found) for key, found in files.items()}
+    folder = path / "prepared"
     if folder.exists():
         refuse_differences(folder, json.loads((path / PREPARED).read_text(encoding="utf-8")), identity)
         report("prepare: finished before, skipped")
         return folder
-    if settings.source == "tables":
-        for key in tables:
-            if not getattr(settings, key):
-                raise UserError(f"config.prepare.{key} is empty; name a CSV or Parquet file")
-        columns = columns_of(settings.columns)
-        source = RawSource("tables", settings.interactions_file, settings.items_file, columns, settings.encoding)
+    if files:
+        source = RawSource(settings.source, *files.values(), columns_of(settings.columns), settings.encoding)
     else:
         source = download_raw(settings)
     write_json(path / PREPARED, identity)

@@ -22,10 +22,10 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import fsspec
 from etils import epath
 from fsspec.utils import get_protocol
 
+from tsrec_jax.addresses import open_address
 from tsrec_jax.cache import user_cache
 from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.errors import UserError
@@ -79,16 +79,9 @@ class Remote:
 
     def __init__(self, local: pathlib.Path, url: str):
         self.local, self.url = local, url
-        protocol = get_protocol(url)
-        self._on_disk = protocol == "file"
-        try:
-            self._fs, root = fsspec.core.url_to_fs(url, **({"auto_mkdir": True} if self._on_disk else {}))
-        except ImportError as error:
-            extra = "; pip install 'tsrec_jax[gcs]'" if protocol in ("gs", "gcs") else ""
-            raise UserError(f"--workdir={url}: {error}{extra}") from None
-        except ValueError as error:
-            raise UserError(f"--workdir={url}: {error}; give gs://BUCKET/FOLDER or a folder") from None
-        self._root = str(root).rstrip("/")
+        self._on_disk = get_protocol(url) == "file"
+        self._fs, root = open_address(url, "--workdir", **({"auto_mkdir": True} if self._on_disk else {}))
+        self._root = root.rstrip("/")
 
     @classmethod
     def of(cls, local: pathlib.Path) -> Remote | None:

@@ -23,8 +23,10 @@ from typing import Any
 
 import polars as pl
 
+from tsrec_jax.addresses import is_remote
 from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.errors import UserError
+from tsrec_jax.prepare.places import at_hand
 from tsrec_jax.prepare.raw_files import check_file
 from tsrec_jax.prepare.raw_rows import (
     INTERACTION_SCHEMA,
@@ -56,7 +58,7 @@ class RawSource:
 
     Attributes:
       kind: "amazon2018", "amazon2023" or "tables".
-      interactions: review files or interaction tables; one path may stand for a tuple of one.
+      interactions: review files or interaction tables, as paths or addresses; one may stand for a tuple of one.
       items: metadata files or item tables, in the same way. Of an item with several entries the first with a usable
         title counts.
       columns: tables: what the files call their columns, as {"user": "userId"}; "items.item" and "interactions.item"
@@ -99,8 +101,8 @@ class RawSource:
         return amazon_lines(table, self.kind, path)
 
 
-def _paths(given: Paths) -> tuple[pathlib.Path, ...]:
-    return (pathlib.Path(given),) if isinstance(given, str | os.PathLike) else tuple(map(pathlib.Path, given))
+def _paths(given: Paths) -> tuple[str, ...]:
+    return (os.fspath(given),) if isinstance(given, str | os.PathLike) else tuple(map(os.fspath, given))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,17 +155,19 @@ def read_raw(source: RawSource, scratch: str | os.PathLike[str], max_unreadable:
       UserError: a file is missing, ends early, is of another kind, lacks a column, holds no line that can be used, or
         loses more of them than it may.
     """
-    for path in (*_paths(source.interactions), *_paths(source.items)):
-        check_file(path)
+    for file in (*_paths(source.interactions), *_paths(source.items)):
+        if not is_remote(file):
+            check_file(pathlib.Path(file))
     scratch = pathlib.Path(scratch)
     interactions = _Spill(scratch / INTERACTIONS, INTERACTION_SCHEMA, _INTERACTION_BATCH)
     items = _Spill(scratch / ITEMS, ITEM_SCHEMA, _ITEM_BATCH)
 
-    def read(table: str, paths: Paths, spill: _Spill) -> tuple[FileCount, ...]:
+    def read(table: str, files: Paths, spill: _Spill) -> tuple[FileCount, ...]:
         counts: list[FileCount] = []
-        for path in _paths(paths):
-            counts.append(_read_file(path, table, source.lines(table, path), spill))
-            _refuse_loss(path, counts[-1], max_unreadable)
+        for file in _paths(files):
+            with at_hand(file, scratch / "fetched") as path:
+                counts.append(_read_file(path, table, source.lines(table, path), spill))
+                _refuse_loss(path, counts[-1], max_unreadable)
         return tuple(counts)
 
     interaction_files = read(INTERACTIONS, source.interactions, interactions)

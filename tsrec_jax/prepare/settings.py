@@ -19,13 +19,20 @@ class PrepareSettings(Section, key="prepare"):
     )
     name: str = setting("", "NAME in the names of the files that are written; empty: the category, or else `data`")
     category: str = setting("", "Amazon only: the category as the site spells it, such as Industrial_and_Scientific")
-    raw: str = setting("", "Amazon only: folder of the raw files, which `download` fills")
+    raw: str = setting(
+        "", "Amazon only: folder of the raw files, which `download` fills; not used where files are named below"
+    )
     base_url: str = setting("", "Amazon only: address of a mirror; empty: the publishers' site")
     interactions_file: str = setting(
-        "", "tables only: CSV or Parquet file with the columns user, item and timestamp (Unix seconds or ISO 8601)"
+        "",
+        "file of interactions, or several by a pattern or at an address, such as gs://BUCKET/reviews/*.jsonl.gz: CSV "
+        "or Parquet with the columns user, item and timestamp (Unix seconds or ISO 8601), or Amazon's reviews instead "
+        "of those of `raw`",
     )
     items_file: str = setting(
-        "", "tables only: CSV or Parquet file with the columns item and title, and any of the other text columns"
+        "",
+        "file of items, in the same way: CSV or Parquet with the columns item and title, and any of the other text "
+        "columns, or Amazon's metadata",
     )
     columns: str = setting(
         "", "tables only: names of these columns where they differ, such as `user=userId,item=movieId,items.item=id`"
@@ -85,6 +92,11 @@ class PrepareSettings(Section, key="prepare"):
                 f"test_from={self.test_from!r}: split='date' needs both, and the other splits neither"
             )
         check_encoding(self.encoding)
+        if self.source.startswith("amazon") and bool(self.interactions_file) != bool(self.items_file):
+            raise UserError(
+                "config.prepare.interactions_file and config.prepare.items_file: give both, or neither and "
+                "config.prepare.raw"
+            )
         if (columns_of(self.columns) or self.encoding) and self.source not in ("tables", ""):
             raise UserError("config.prepare.columns and config.prepare.encoding are for config.prepare.source=tables")
 
