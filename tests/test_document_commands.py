@@ -38,6 +38,7 @@ TODAY = [command for command in ALL if not command.commit]
 # What a document leaves to its reader, and what the check takes instead; FOLDER is a dataset folder of the test's.
 FILLED_IN = {
     "--config=...": "--config=configs/quickstart.py",
+    "--config=mine.py": "--config=configs/studies/smoke.py",  # which docs/howto/compare.md writes down
     "--workdir=...": "--workdir=runs/quickstart",
     "--workdir=gs://BUCKET/FOLDER": "--workdir=runs/quickstart",
     "--coordinator=HOST:PORT": "--coordinator=localhost:8476",

