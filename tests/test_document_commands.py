@@ -46,6 +46,7 @@ FILLED_IN = {
 SCRIPTS_OF_LAUNCH = tuple(f"launch/{name}.sh" for name in ("local", "test", "tpu", "pack", "packed_run"))
 MADE = {"pack/run.sh": "launch/packed_run.sh"}  # scripts that others make, with what they make them of
 HANDLED_HERE = ("bash", "source", *OTHERS)
+THIN = ("python", "-m", "tsrec_jax.prepare.thin")
 
 
 def arguments_of_tsrec(command):
@@ -143,9 +144,20 @@ def test_every_command_is_checked_by_some_test():
     unknown = []
     for command in TODAY:
         benchmark = command.words[0] == "python" and command.words[1].startswith("benchmarks/")
-        if command.words[0] not in HANDLED_HERE and not benchmark and arguments_of_tsrec(command) is None:
+        known = command.words[0] in HANDLED_HERE or benchmark or command.words[:3] == THIN
+        if not known and arguments_of_tsrec(command) is None:
             unknown.append(f"{command.place}: no test knows how to check `{command.text}`: add it to {__file__}")
     assert not unknown, "\n".join(unknown)
+
+
+def test_commands_that_thin_raw_data_parse():
+    thin = pytest.importorskip("tsrec_jax.prepare.thin", reason="needs the extra `beam`", exc_type=ImportError)
+    called = [command for command in TODAY if command.words[:3] == THIN]
+    assert called
+    for command in called:
+        given, of_beam = thin.parser().parse_known_args(command.words[3:])
+        assert given.interactions_file and given.items_file and given.source
+        assert {flag.partition("=")[0] for flag in of_beam} <= {"--runner", "--project", "--region", "--temp_location"}
 
 
 # Shell scripts

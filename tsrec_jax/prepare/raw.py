@@ -18,7 +18,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -102,7 +102,8 @@ class RawSource:
 
 
 def _paths(given: Paths) -> tuple[str, ...]:
-    return (os.fspath(given),) if isinstance(given, str | os.PathLike) else tuple(map(os.fspath, given))
+    files = (given,) if isinstance(given, str | os.PathLike) else given
+    return tuple(os.fspath(file) for file in files)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +168,7 @@ def read_raw(source: RawSource, scratch: str | os.PathLike[str], max_unreadable:
         for file in _paths(files):
             with at_hand(file, scratch / "fetched") as path:
                 counts.append(_read_file(path, table, source.lines(table, path), spill))
-                _refuse_loss(path, counts[-1], max_unreadable)
+                refuse_loss(path, counts[-1], max_unreadable)
         return tuple(counts)
 
     interaction_files = read(INTERACTIONS, source.interactions, interactions)
@@ -181,31 +182,65 @@ def read_raw(source: RawSource, scratch: str | os.PathLike[str], max_unreadable:
 
 
 def _read_file(path: pathlib.Path, table: str, lines: Lines, spill: _Spill) -> FileCount:
-    count = 0
-    reasons: collections.Counter[str] = collections.Counter()
-    examples: list[str] = []
+    tally = Tally(path, table)
     with contextlib.closing(lines):
         for number, make_row in lines:
-            count += 1
-            try:
-                spill.add(make_row())
-            except Malformed as error:
-                reasons[error.reason] += error.lines
-                count += error.lines - 1
-                if len(examples) < SHOWN_LINES:
-                    examples.append(f"line {number}: {error}")
-            if count % _REPORT_EVERY == 0:
-                report(f"read {path.name}: {count:,} lines")
-    malformed = reasons.total()
-    if malformed == count:
-        what = "an interaction" if table == INTERACTIONS else "an item"
-        first = f"; {examples[0]}" if examples else ""
-        raise UserError(f"{path}: none of its {count} lines is {what} of this kind of data{first}")
-    report(f"read {path.name}: {count:,} lines, {malformed:,} malformed{''.join(f'; {line}' for line in examples)}")
-    return FileCount(path.name, sha256_of(path), count, malformed, dict(reasons.most_common()), tuple(examples))
+            row = tally.row(number, make_row)
+            if row is not None:
+                spill.add(row)
+    return tally.finish()
 
 
-def _refuse_loss(path: pathlib.Path, count: FileCount, most: float) -> None:
+class Tally:
+    """The lines of one file as they are read.
+
+    Args:
+      path: of the file.
+      table: INTERACTIONS or ITEMS.
+    """
+
+    def __init__(self, path: pathlib.Path, table: str) -> None:
+        self._path, self._table = path, table
+        self._count = 0
+        self._reasons: collections.Counter[str] = collections.Counter()
+        self._examples: list[str] = []
+
+    def row(self, number: int, make_row: Callable[[], Row]) -> Row | None:
+        """The row of a line, or None where it is malformed."""
+        self._count += 1
+        row = None
+        try:
+            row = make_row()
+        except Malformed as error:
+            self._reasons[error.reason] += error.lines
+            self._count += error.lines - 1
+            if len(self._examples) < SHOWN_LINES:
+                self._examples.append(f"line {number}: {error}")
+        if self._count % _REPORT_EVERY == 0:
+            report(f"read {self._path.name}: {self._count:,} lines")
+        return row
+
+    def finish(self) -> FileCount:
+        """What was read of the file.
+
+        Raises:
+          UserError: nothing of it can be used.
+        """
+        path, count, malformed, examples = self._path, self._count, self._reasons.total(), tuple(self._examples)
+        if malformed == count:
+            what = "an interaction" if self._table == INTERACTIONS else "an item"
+            first = f"; {examples[0]}" if examples else ""
+            raise UserError(f"{path}: none of its {count} lines is {what} of this kind of data{first}")
+        report(f"read {path.name}: {count:,} lines, {malformed:,} malformed{''.join(f'; {line}' for line in examples)}")
+        return FileCount(path.name, sha256_of(path), count, malformed, dict(self._reasons.most_common()), examples)
+
+
+def refuse_loss(path: pathlib.Path, count: FileCount, most: float) -> None:
+    """Refuses a file of which a larger share than `most` could not be read.
+
+    Raises:
+      UserError: with the commonest reasons.
+    """
     if count.malformed > most * count.lines:
         listed = ", ".join(f"{reason} ({lines:,})" for reason, lines in list(count.reasons.items())[:_SHOWN_REASONS])
         raise UserError(
