@@ -47,7 +47,9 @@ def prepared_folder(settings: PrepareSettings, path: pathlib.Path) -> pathlib.Pa
         report("prepare: finished before, skipped")
         return folder
     if files:
-        source = RawSource(settings.source, *files.values(), columns_of(settings.columns), settings.encoding)
+        interactions, items = (files[key] for key in FILES)
+        columns = columns_of(settings.columns)
+        source = RawSource(settings.source, interactions, items, columns, settings.encoding)
     else:
         source = download_raw(settings)
     write_json(path / PREPARED, identity)
