@@ -30,7 +30,7 @@ def usual_jax(problem: Problem, beams: int) -> Method:
         "embedding": model.embedding[...],
         "head": model.output_table(),
         "final_norm": model.final_norm[...],
-        "blocks": model.blocks.stacked("float32"),
+        "blocks": model.layers("float32"),
     }
     tables = tuple(jnp.asarray(table) for table in dense_tables(problem.codes_NC, problem.level_sizes))
     tokens_BS, lengths_B = problem.padded_before()

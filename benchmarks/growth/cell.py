@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from tsrec_jax.models.adapter import make_adapter
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.layers import parameter_shapes
+from tsrec_jax.models.settings import AdapterSettings
 from tsrec_jax.planning.accounting import StepShape, flops_utilisation, step_flops, step_memory
 from tsrec_jax.planning.chips import chip_of
 from tsrec_jax.training.loop import put_batch
@@ -34,7 +36,6 @@ from tsrec_jax.training.step import (
 )
 
 EXAMPLE = 64  # tokens of each packed example
-NEW_ROWS = 768  # SID tokens, at the end of the table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,26 +49,28 @@ class Cell:
     @classmethod
     def of(cls, facts: dict[str, Any]) -> Cell:
         """The cell that `dataclasses.asdict` turned into JSON values."""
-        return cls(facts["model"], StepShape(**facts["step"]), facts["repeats"])
+        step, adapter = facts["step"], facts["step"]["adapter"]
+        adapter = AdapterSettings(**{**adapter, "targets": tuple(adapter["targets"])})
+        return cls(facts["model"], StepShape(**{**step, "adapter": adapter}), facts["repeats"])
 
 
 def abstract_step(config: ModelConfig, step: StepShape) -> tuple[Update, TrainState, dict[str, jax.ShapeDtypeStruct]]:
     """The step function of a shape on one device, and its arguments as shapes: nothing is allocated."""
-    graphdef, trained, frozen = jax.tree.map(_on_one_device, split_model(_abstract_model(config, step), step.freeze))
-    transform = make_optimiser(_settings(step), config.vocab_rows - NEW_ROWS)
-    moments = jax.tree.map(_on_one_device, jax.eval_shape(transform.init, trained))
-    state = TrainState(_on_one_device(jax.ShapeDtypeStruct((), jnp.int32)), trained, frozen, moments, graphdef)
+    transform = make_optimiser(_settings(step))
+
+    def build() -> TrainState:
+        kept = step.dtype if step.freeze == "trunk" else "float32"
+        weights = {name: jnp.zeros(shape, kept) for name, (shape, _) in parameter_shapes(config).items()}
+        model = Decoder(config, dtype=step.dtype, remat=step.remat, weights=weights)
+        if step.adapter.rank:
+            model.adapter = nnx.data(make_adapter(config, step.adapter, 0))
+        graphdef, trained, frozen, first_row = split_model(model, step.freeze, config.vocab_rows - step.new_rows)
+        return TrainState(jnp.zeros((), jnp.int32), trained, frozen, transform.init(trained), graphdef, first_row)
+
+    state = jax.tree.map(_on_one_device, jax.eval_shape(build))
     loss, schedule = SftLoss({"text": 1.0}, _settings(step)), learning_rate_schedule(_settings(step))
     batch = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in packed_batch(config, step).items()}
     return make_step(state, loss, transform, schedule).update, state, batch
-
-
-def _abstract_model(config: ModelConfig, step: StepShape) -> Decoder:
-    def build() -> Decoder:
-        weights = {name: jnp.zeros(shape) for name, (shape, _) in parameter_shapes(config).items()}
-        return Decoder(config, dtype=step.dtype, remat=step.remat, weights=weights)
-
-    return nnx.eval_shape(build)
 
 
 def _on_one_device(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -77,7 +80,13 @@ def _on_one_device(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 
 def _settings(step: StepShape) -> TrainSettings:
     return TrainSettings(
-        learning_rate=1e-4, warmup_steps=2, max_steps=100, freeze=step.freeze, loss_chunk=step.loss_chunk
+        learning_rate=1e-4,
+        warmup_steps=2,
+        max_steps=100,
+        freeze=step.freeze,
+        adapter=step.adapter,
+        moments=step.moments,
+        loss_chunk=step.loss_chunk,
     )
 
 
@@ -113,7 +122,7 @@ def measure(cell: Cell) -> dict[str, float]:
     compile_seconds = time.perf_counter() - started
     before = _fresh_peak()
     model = Decoder(config, dtype=step.dtype, remat=step.remat, rngs=nnx.Rngs(0))
-    state = init_state(model, make_optimiser(_settings(step), config.vocab_rows - NEW_ROWS), step.freeze)
+    state = init_state(model, make_optimiser(_settings(step)), step.freeze, config.vocab_rows - step.new_rows)
     state = dataclasses.replace(state, graphdef=abstract_state.graphdef)
     del model
     batch = put_batch(packed_batch(config, step), None)

@@ -11,6 +11,7 @@ from flax import nnx
 from benchmarks.growth.cell import abstract_step
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.dense_head import DenseHead
+from tsrec_jax.models.settings import AdapterSettings
 from tsrec_jax.planning.accounting import (
     DenseShape,
     MeshShape,
@@ -20,6 +21,7 @@ from tsrec_jax.planning.accounting import (
     parameter_count,
     step_flops,
     step_memory,
+    trained_count,
 )
 from tsrec_jax.planning.chips import CHIPS, chip_of
 from tsrec_jax.training.dense_loss import item_logits, place_users
@@ -71,8 +73,10 @@ SMALL = StepShape(rows=4, sequence_length=32, loss_slots=16)
         {"loss_chunk": 4},
         {"rows_per_group": 2},
         {"accumulation": 2},
-        {"freeze": "trunk", "remat": False},
-        {"freeze": "pretrained_rows"},
+        {"freeze": "trunk", "remat": False, "new_rows": 64},
+        {"freeze": "pretrained_rows", "new_rows": 64},
+        {"freeze": "trunk", "new_rows": 64, "adapter": AdapterSettings(rank=4)},
+        {"freeze": "trunk", "remat": False, "new_rows": 64, "adapter": AdapterSettings(rank=4, targets=("q", "o"))},
     ],
     ids=str,
 )
@@ -90,8 +94,13 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 
 @pytest.mark.parametrize(
     "step",
-    [StepShape(8, 256, 64), StepShape(8, 256, 64, remat=False), StepShape(8, 256, 64, loss_chunk=16, dtype="bfloat16")],
-    ids=["remat", "all kept", "bfloat16"],
+    [
+        StepShape(8, 256, 64),
+        StepShape(8, 256, 64, remat=False),
+        StepShape(8, 256, 64, loss_chunk=16, dtype="bfloat16"),
+        StepShape(8, 256, 64, loss_chunk=16, freeze="trunk", new_rows=768, adapter=AdapterSettings(rank=16)),
+    ],
+    ids=["remat", "all kept", "bfloat16", "adapter"],
 )
 def test_memory_is_within_15_percent_and_flops_within_5_percent_of_what_xla_states(step):
     config = shape_of()
@@ -153,12 +162,19 @@ def test_parameters_and_moments_are_divided_as_the_rules_say():
     assert parameter_bytes(config, MeshShape(data=8)) == whole.parameters
 
 
-def test_a_frozen_trunk_has_no_moments():
+def test_moments_are_those_of_what_trains():
     config = shape_of(layers=2, vocabulary=512, tied=False)
-    tables = 2 * 512 * 576
-    assert parameter_count(config, "trunk") == tables
-    assert parameter_count(config, "pretrained_rows") == parameter_count(config)
-    assert step_memory(config, dataclasses.replace(SMALL, freeze="trunk")).moments == 8 * tables
+    new, rest = 2 * 64 * 576, parameter_count(config) - 2 * 512 * 576
+    adapter = AdapterSettings(rank=4, targets=("q", "down"))
+    factors = 2 * 4 * ((576 + 576) + (1536 + 576))
+    for step, trained in (
+        (SMALL, parameter_count(config)),
+        (dataclasses.replace(SMALL, freeze="pretrained_rows", new_rows=64), rest + new),
+        (dataclasses.replace(SMALL, freeze="trunk", new_rows=64), new),
+        (dataclasses.replace(SMALL, freeze="trunk", new_rows=64, adapter=adapter), new + factors),
+    ):
+        assert trained_count(config, step) == trained
+        assert step_memory(config, step).moments == 8 * trained
 
 
 def test_utilisation_is_a_share_of_all_devices():

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from tsrec_jax.models.adapter import Adapter
 from tsrec_jax.models.attention import Attend, causal_attention, choose, suffix_attention
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.dense_head import DenseHead
@@ -39,10 +40,9 @@ class Blocks(nnx.Module):
         for name, value in weights.items():
             setattr(self, name, nnx.Param(value))
 
-    def stacked(self, dtype: str | None = None) -> dict[str, jax.Array]:
-        """{name: (L, ...)} as `lax.scan` takes it, in the compute dtype where one is given."""
-        arrays = {name: param[...] for name, param in vars(self).items() if isinstance(param, nnx.Param)}
-        return arrays if dtype is None else {name: array.astype(dtype) for name, array in arrays.items()}
+    def stacked(self) -> dict[str, jax.Array]:
+        """{name: (L, ...)}, as they are stored."""
+        return {name: param[...] for name, param in vars(self).items() if isinstance(param, nnx.Param)}
 
 
 class Decoder(nnx.Module):
@@ -63,6 +63,7 @@ class Decoder(nnx.Module):
       sid_scale: float32 (C,), what the logits of each level's SID tokens are multiplied by; None: by nothing.
       level_sizes: SID tokens of each level, the last ids in use, where there is a `sid_scale`.
       dense: the dense head, which scores items beside the SIDs; None: there is none. It takes no part in the logits.
+      adapter: low-rank changes of the layers' kernels; None: there are none.
       attention: what computes it here, as `attention.choose` gives it.
     """
 
@@ -92,6 +93,7 @@ class Decoder(nnx.Module):
         self.sid_scale: nnx.Param | None = None
         self.level_sizes: tuple[int, ...] = ()
         self.dense: DenseHead | None = None
+        self.adapter: Adapter | None = None
         prefix = "blocks/"
         self.blocks = Blocks({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
 
@@ -157,6 +159,14 @@ class Decoder(nnx.Module):
         x_BD = jnp.take_along_axis(x_BTD, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
         return x_BD, x_BTD[:, length:].reshape(batch, width, own, -1)
 
+    def layers(self, dtype: str | None = None) -> dict[str, jax.Array]:
+        """{name: (L, ...)} of all layers as `lax.scan` takes it, the factors of an adapter among them.
+
+        They are in the compute dtype where one is given, else as they are stored.
+        """
+        arrays = self.blocks.stacked() | ({} if self.adapter is None else self.adapter.factors())
+        return arrays if dtype is None else {name: array.astype(dtype) for name, array in arrays.items()}
+
     @property
     def shares_table(self) -> bool:
         """Whether the output table is the input table as it is."""
@@ -203,7 +213,7 @@ class Decoder(nnx.Module):
             return constrain(x_BTD, "batch", None, None), None
 
         body = jax.checkpoint(layer) if self.remat else layer
-        x_BTD, _ = jax.lax.scan(body, x_BTD, (self.blocks.stacked(self.dtype), jnp.arange(config.num_layers)))
+        x_BTD, _ = jax.lax.scan(body, x_BTD, (self.layers(self.dtype), jnp.arange(config.num_layers)))
         return x_BTD
 
 

@@ -24,10 +24,12 @@ from safetensors.numpy import save_file
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import temporary_folder
+from tsrec_jax.models.adapter import merged_layers
 from tsrec_jax.models.config import ModelConfig, read_json
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.gguf import GgufFile, gguf_path
-from tsrec_jax.models.layers import parameter_shapes
+from tsrec_jax.models.layers import layer_shapes, parameter_shapes
+from tsrec_jax.models.settings import LAYER_KERNELS
 from tsrec_jax.models.sharding import check_fits, host_copy, named_sharding, rounded_rows
 from tsrec_jax.processes import first
 
@@ -58,7 +60,7 @@ NAMES = {
     "blocks/up": LAYER + "mlp.up_proj.weight",
     "blocks/down": LAYER + "mlp.down_proj.weight",
 }
-KERNELS = tuple(f"blocks/{name}" for name in ("q", "k", "v", "o", "gate", "up", "down"))
+KERNELS = tuple(f"blocks/{name}" for name in LAYER_KERNELS)
 _IGNORED = ("rotary_emb.inv_freq",)  # a buffer that old checkpoints carry
 
 
@@ -329,7 +331,8 @@ def _check_keys(source: _Folder | GgufFile, config: ModelConfig) -> None:
 
 
 def hf_arrays(model: Decoder, num_tokens: int | None, dtype: str) -> Mapping[str, np.ndarray]:
-    """Every array of the model under its HF key, tables cut to `num_tokens` rows, scales of SID tokens in the head.
+    """Every array of the model under its HF key, tables cut to `num_tokens` rows, scales of SID tokens in the head, an
+    adapter merged into its kernels.
 
     Several processes call it together; the first one gets the arrays, the others none.
     """
@@ -343,8 +346,9 @@ def hf_arrays(model: Decoder, num_tokens: int | None, dtype: str) -> Mapping[str
         if first():
             rows = slice(None) if name == "final_norm" else slice(num_tokens)
             arrays[hf_name(name)] = np.ascontiguousarray(whole[rows].astype(kind))
-    for name, stacked in model.blocks.stacked().items():
-        whole = host_copy(stacked)
+    weights = model.layers()
+    for name in layer_shapes(model.config):
+        whole = host_copy(merged_layers(name, weights))
         for layer, value in enumerate(whole if first() else ()):
             arrays[hf_name(f"blocks/{name}", layer)] = to_hf_array(f"blocks/{name}", value).astype(kind)
     return arrays

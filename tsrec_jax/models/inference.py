@@ -18,6 +18,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from tsrec_jax.models.adapter import merged
 from tsrec_jax.models.attention import MASKED, Attend, causal_attention
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
@@ -67,9 +68,9 @@ class InferenceModel:
 
     @classmethod
     def of(cls, model: Decoder) -> InferenceModel:
-        """Copies a decoder's weights; they stay laid out over its mesh."""
+        """Copies a decoder's weights, an adapter merged into its kernels; they stay laid out over its mesh."""
         head = None if model.shares_table else model.output_table()
-        parts = model.blocks.stacked(), model.embedding[...], head, model.final_norm[...]
+        parts = model.layers(), model.embedding[...], head, model.final_norm[...]
         layers, embedding_VD, head_VD, norm_D, cos_PH, sin_PH = _unstacked(*parts, model.config, model.dtype)
         facts = model.config, model.num_tokens, model.attention
         return cls(layers, embedding_VD, head_VD, norm_D, cos_PH, sin_PH, *facts)
@@ -92,8 +93,8 @@ def _unstacked(
     """The arrays of an `InferenceModel`, in their order."""
     axes = {name: logical[1:] for name, (_, logical) in layer_shapes(config).items()}
 
-    def one(name: str, array: jax.Array, layer: int) -> jax.Array:
-        array, logical = array[layer].astype(dtype), axes[name]
+    def one(name: str, layer: int) -> jax.Array:
+        array, logical = merged(name, stacked, layer).astype(dtype), axes[name]
         if array.ndim == 1:
             return array
         if name.endswith("bias"):
@@ -102,9 +103,7 @@ def _unstacked(
         kernel = array.reshape(math.prod(array.shape[:inputs]), -1).T
         return constrain(kernel, logical[inputs], logical[0])
 
-    layers = tuple(
-        {name: one(name, array, layer) for name, array in stacked.items()} for layer in range(config.num_layers)
-    )
+    layers = tuple({name: one(name, layer) for name in axes} for layer in range(config.num_layers))
     head_VD = None if head_VD is None else head_VD.astype(dtype)
     angles_PH = jnp.arange(POSITIONS, dtype=jnp.float32)[:, None] * rope_frequencies(config)
     tables = embedding_VD.astype(dtype), head_VD, final_norm_D.astype(dtype)

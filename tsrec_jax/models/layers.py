@@ -183,7 +183,11 @@ class TrainingRows(Layout):
         kernel, inputs = weights[name], INPUT_AXES.get(name, 1)
         batch, length = x.shape[:2]
         width = math.prod(kernel.shape[:inputs])
-        out = x.reshape(batch * length, width) @ kernel.reshape(width, -1)
+        rows = x.reshape(batch * length, width)
+        out = rows @ kernel.reshape(width, -1)
+        if f"{name}_a" in weights:  # an adapter (models/adapter.py): its product with W itself would be as large as W
+            a, b = weights[f"{name}_a"], weights[f"{name}_b"]
+            out = out + (rows @ a.reshape(width, -1)) @ b.reshape(b.shape[0], -1)
         out = out.reshape(batch, length, *kernel.shape[inputs:])
         return out + weights[f"{name}_bias"] if f"{name}_bias" in weights else out
 

@@ -8,6 +8,8 @@ from typing import Literal
 from tsrec_jax.errors import UserError
 from tsrec_jax.section import Section, setting
 
+LAYER_KERNELS = ("q", "k", "v", "o", "gate", "up", "down")  # of a layer
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings(Section, key="model"):
@@ -32,6 +34,22 @@ class ModelSettings(Section, key="model"):
     attention: Literal["auto", "xla", "cudnn", "splash", "pallas"] = setting(
         "auto", "implementation of attention (docs/training.md)"
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterSettings(Section, key="train.adapter"):
+    """Low-rank adapters (LoRA), which train in the place of a frozen trunk's kernels (docs/training.md)."""
+
+    rank: int = setting(0, "rank of the change of each kernel; 0: there are no adapters", least=0)
+    alpha: float = setting(32.0, "the change is multiplied by alpha / rank", above=0)
+    targets: tuple[str, ...] = setting(
+        LAYER_KERNELS, "kernels that have an adapter, in every layer", choices=LAYER_KERNELS
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rank and (not self.targets or len(set(self.targets)) < len(self.targets)):
+            raise UserError(f"config.train.adapter.targets={self.targets} must name one kernel or more, each once")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,11 +51,12 @@ class PlanOptions:
 class _Data:
     """What the plan knows of the data.
 
-    Ids in use, loss slots of a group, SID tokens scored everywhere, the dense head, steps (0: unknown), how it
-    knows, and the levels of a SID.
+    Ids in use and those of them that are SID tokens, loss slots of a group, SID tokens scored everywhere, the dense
+    head, steps (0: unknown), how it knows, and the levels of a SID.
     """
 
     num_tokens: int
+    new_rows: int
     loss_slots: int
     sid_tokens: int
     dense: DenseShape | None
@@ -77,7 +78,13 @@ def plan(settings: Settings, options: PlanOptions) -> None:
     base = _base_shape(settings)
     data = _data(settings, base)
     step = step_shape(
-        settings.train, settings.model, settings.sid_init, data.loss_slots, data.sid_tokens, dense=data.dense
+        settings.train,
+        settings.model,
+        settings.sid_init,
+        data.loss_slots,
+        data.new_rows,
+        data.sid_tokens,
+        dense=data.dense,
     )
     setup = Setup(base, data.num_tokens, step, _mesh(settings, options.devices))
     refuse_mesh(setup)
@@ -164,6 +171,7 @@ def _data(settings: Settings, base: ModelConfig) -> _Data:
     times = f"{steps:,} steps" if steps else "the number of steps is unknown (config.train.max_steps is 0)"
     return _Data(
         base.vocab_rows + new,
+        new,
         slots,
         new if settings.constrained else 0,
         None if dataset is None else dense_shape(settings, dataset.catalogue, base.d_model),
@@ -198,6 +206,7 @@ def _counted(settings: Settings, base: ModelConfig, dataset: Dataset) -> _Data:
     steps = settings.train.max_steps or batches.steps(settings.train.epochs)
     return _Data(
         len(tokenizer),
+        len(dataset.catalogue.tokens),
         data.slots,
         data.sid_tokens,
         dense_shape(settings, dataset.catalogue, base.d_model),

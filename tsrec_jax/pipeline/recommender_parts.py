@@ -18,6 +18,7 @@ from tsrec_jax.data.prompts import PromptBuilder, Templates
 from tsrec_jax.data.token_words import TokenWords, shuffled_words
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
+from tsrec_jax.models.adapter import make_adapter
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import load_hf
 from tsrec_jax.models.sharding import host_copy
@@ -64,7 +65,8 @@ def load_parts(
     SID tokens that the model knows already, by their names, keep their rows.
 
     Args:
-      settings: sections `model`, `mesh`, `sid_init`, `dense`, `templates`, `train.sequence_length` and `seed` are read.
+      settings: sections `model`, `mesh`, `sid_init`, `dense`, `templates`, of `train` the sequence length, `freeze` and
+        `adapter`, and `seed` are read.
       dataset: gives the SID tokens and their keywords.
       base: the pretrained model, any path that `load_hf` takes.
       texts: gives the vectors of the item texts for a dense head.
@@ -117,6 +119,8 @@ def load_parts(
     model = give_outputs(model, settings.sid_init.head, level_sizes(catalogue))
     if settings.dense.weight:
         model.dense = nnx.data(make_head(settings, catalogue, model.config.d_model, base_vocab_size, mesh, texts))
+    if settings.train.adapter.rank:
+        model.adapter = nnx.data(make_adapter(model.config, settings.train.adapter, settings.seed, mesh))
     return RecommenderParts(
         dataset=dataset,
         tokenizer=tokenizer,
@@ -135,11 +139,15 @@ def level_sizes(catalogue: Catalogue) -> tuple[int, ...]:
 
 
 def base_model(settings: Settings, base: str | pathlib.Path, mesh: Mesh | None) -> Decoder:
-    """The pretrained model in float32 parameters, or one of its shape with weights drawn by `settings.seed`."""
+    """The pretrained model, or one of its shape with weights drawn by `settings.seed`.
+
+    Its parameters are float32; where the trunk is frozen they are of the compute dtype, to which they would be rounded
+    in each step.
+    """
     return load_hf(
         base,
         dtype=settings.model.dtype,
-        param_dtype="float32",
+        param_dtype=settings.model.dtype if settings.train.freeze == "trunk" else "float32",
         num_layers=settings.model.num_layers or None,
         mesh=mesh,
         remat=settings.model.remat,

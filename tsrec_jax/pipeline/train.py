@@ -188,7 +188,14 @@ def _setup(settings: Settings, parts: RecommenderParts, data: TrainingData) -> S
     model, tokens = parts.model, len(parts.tokenizer)
     dense = dense_shape(settings, parts.dataset.catalogue, model.config.d_model)
     step = step_shape(
-        settings.train, settings.model, settings.sid_init, data.slots, data.sid_tokens, model.attention, dense
+        settings.train,
+        settings.model,
+        settings.sid_init,
+        data.slots,
+        len(parts.dataset.catalogue.tokens),
+        data.sid_tokens,
+        model.attention,
+        dense,
     )
     return Setup(model.config, tokens, step, MeshShape(*sizes))
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from tsrec_jax.models.adapter import adapter_shapes
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.dense_head import RECENT
 from tsrec_jax.models.layers import layer_shapes, parameter_shapes
+from tsrec_jax.models.settings import AdapterSettings
 from tsrec_jax.models.sharding import RULES
 from tsrec_jax.training.step import TABLES
 
@@ -76,7 +78,8 @@ class StepShape:
       loss_slots: positions of a group of rows whose logits are computed (P).
       accumulation: micro-batches of a step.
       loss_chunk: loss slots of a group whose logits exist at one time; 0 means all.
-      freeze: as in `TrainSettings`.
+      freeze, adapter, moments: as in `TrainSettings`.
+      new_rows: rows of the SID tokens, which train where the others are frozen.
       dtype: compute type, `float32` or `bfloat16`.
       remat: layers are computed again in the backward pass.
       rows_per_group: rows of a group.
@@ -92,6 +95,9 @@ class StepShape:
     accumulation: int = 1
     loss_chunk: int = 0
     freeze: str = "none"
+    adapter: AdapterSettings = dataclasses.field(default_factory=AdapterSettings)
+    moments: str = "float32"
+    new_rows: int = 0
     dtype: str = "float32"
     remat: bool = True
     rows_per_group: int = 1
@@ -134,11 +140,11 @@ class StepMemory:
     """Bytes of one device at the peak of a step, by what holds them.
 
     Attributes:
-      parameters: float32, trained and frozen.
+      parameters: what is trained in float32, and what is frozen as it is kept.
       moments: Adam's two, of what is trained.
-      gradients: float32; twice with accumulation.
-      copies: weights and their gradients in the compute type, where that is not float32, the layer that FSDP gathers,
-        and the output table with scaled rows.
+      gradients: float32, of what is trained, twice with accumulation; and of tables whose other rows are frozen.
+      copies: weights and their gradients in the compute type, where they are kept in another, the layer that FSDP
+        gathers, and the tables that are put together of frozen and trained rows or have scaled rows.
       activations: what the layers keep for the backward pass.
       working: the larger of one layer's backward pass and the loss.
       batch: the token arrays.
@@ -158,24 +164,45 @@ class StepMemory:
         return sum(dataclasses.astuple(self))
 
 
-def is_trained(name: str, freeze: str) -> bool:
-    """Whether the optimiser holds moments of a parameter (frozen rows of a table have them, at zero)."""
-    return freeze != "trunk" or name in TABLES
+Shapes = dict[str, tuple[tuple[int, ...], tuple[str | None, ...]]]  # with logical axes, by name
 
 
-def parameter_count(config: ModelConfig, freeze: str | None = None) -> int:
-    """Parameters of the model; of those that train where `freeze` is given."""
+def parameter_count(config: ModelConfig) -> int:
+    """Parameters of the model."""
+    return _count(parameter_shapes(config))
+
+
+def trained_count(config: ModelConfig, step: StepShape) -> int:
+    """Parameters that the optimiser holds moments of."""
+    return _count(_trained_shapes(config, step))
+
+
+def parameter_bytes(config: ModelConfig, mesh: MeshShape) -> float:
+    """float32 bytes of the parameters on one device."""
+    return FLOAT32 * _elements(parameter_shapes(config), mesh)
+
+
+def _trained_shapes(config: ModelConfig, step: StepShape) -> Shapes:
+    """What trains; of tables with frozen rows the others, which every device holds."""
     shapes = parameter_shapes(config)
-    return sum(math.prod(shape) for name, (shape, _) in shapes.items() if freeze is None or is_trained(name, freeze))
+    if step.freeze == "none":
+        return shapes
+    rows = {name: ((step.new_rows, config.d_model), (None, None)) for name in TABLES if name in shapes}
+    others = shapes if step.freeze == "pretrained_rows" else adapter_shapes(config, step.adapter)
+    return others | rows
 
 
-def parameter_bytes(config: ModelConfig, mesh: MeshShape, freeze: str | None = None) -> float:
-    """float32 bytes of the parameters on one device; of those that train where `freeze` is given."""
-    total = 0.0
-    for name, (shape, logical) in parameter_shapes(config).items():
-        if freeze is None or is_trained(name, freeze):
-            total += FLOAT32 * math.prod(shape) / _shards(logical, mesh)
-    return total
+def _table_shapes(config: ModelConfig) -> Shapes:
+    return {name: value for name, value in parameter_shapes(config).items() if name in TABLES}
+
+
+def _count(shapes: Shapes) -> int:
+    return sum(math.prod(shape) for shape, _ in shapes.values())
+
+
+def _elements(shapes: Shapes, mesh: MeshShape) -> float:
+    """Those on one device."""
+    return sum(math.prod(shape) / _shards(logical, mesh) for shape, logical in shapes.values())
 
 
 def _shards(logical: tuple[str | None, ...], mesh: MeshShape) -> int:
@@ -195,7 +222,7 @@ def step_flops(config: ModelConfig, step: StepShape) -> StepFlops:
 
     A product of the forward pass has two of the same size behind it in the backward pass, one for its input and one for
     its weights; the latter is left out where the weights are frozen. A layer that is computed again stops before its
-    last product, whose value the backward pass does not ask for.
+    last product (of an adapter too), whose value the backward pass does not ask for.
     """
     tokens = step.token_slots
     kernels = 2 * tokens * sum(_kernels(config).values())
@@ -206,9 +233,13 @@ def step_flops(config: ModelConfig, step: StepShape) -> StepFlops:
         head += step.accumulation * step.dense.flops(config.d_model, step.rows)
     last = 2 * tokens * _kernels(config)["down"]
     backward_kernels = kernels * (1 if step.freeze == "trunk" else 2)
+    factors = adapter_shapes(config, step.adapter)
+    adapter = 2 * tokens * _count(factors)
+    if "down_b" in factors:
+        last += 2 * tokens * math.prod(factors["down_b"][0])
     return StepFlops(
-        model=kernels + backward_kernels + 3 * scores + 3 * head,
-        recomputed=kernels + scores - last if step.remat else 0,
+        model=kernels + backward_kernels + 3 * (adapter + scores + head),
+        recomputed=kernels + adapter + scores - last if step.remat else 0,
     )
 
 
@@ -216,7 +247,12 @@ def step_memory(config: ModelConfig, step: StepShape, mesh: MeshShape = MeshShap
     """Peak bytes of one device during a step."""
     compute = 2 if step.dtype == "bfloat16" else FLOAT32
     rows = step.rows / (mesh.data * mesh.fsdp)
-    trained = parameter_bytes(config, mesh, step.freeze)
+    trained = FLOAT32 * _elements(_trained_shapes(config, step), mesh)
+    frozen, tables = 0.0, FLOAT32 * _elements(_table_shapes(config), mesh) if step.freeze != "none" else 0.0
+    if step.freeze == "trunk":
+        frozen = compute * _elements(parameter_shapes(config), mesh)
+    elif step.freeze == "pretrained_rows":
+        frozen = tables
     states = rows * step.sequence_length * config.d_model * compute
     layer = _layer_bytes(config, step, mesh, KEPT, rows * compute)
     layer += _layer_bytes(config, step, mesh, KEPT_FLOAT32, rows * FLOAT32)
@@ -232,9 +268,9 @@ def step_memory(config: ModelConfig, step: StepShape, mesh: MeshShape = MeshShap
     table = config.vocab_rows * config.d_model * FLOAT32 / _shards(("vocabulary",), mesh)
     loss = logits + (table if slots < step.loss_slots else 0)
     return StepMemory(
-        parameters=parameter_bytes(config, mesh),
-        moments=MOMENTS * trained,
-        gradients=trained * (2 if step.accumulation > 1 else 1),
+        parameters=trained + frozen,
+        moments=MOMENTS * trained * (0.5 if step.moments == "bfloat16" else 1),
+        gradients=trained * (2 if step.accumulation > 1 else 1) + tables,
         copies=_copies(config, step, mesh, compute) + (table if step.scaled else 0),
         activations=(states if step.remat else layer) * config.num_layers,
         working=max(layer + masks, loss),
@@ -257,12 +293,17 @@ def _layer_bytes(
 
 
 def _copies(config: ModelConfig, step: StepShape, mesh: MeshShape, compute: int) -> float:
-    """Weights in the compute type and, of what trains, their gradients; and one gathered layer with its gradient."""
+    """Weights in the compute type and, of what trains, their gradients; tables that are put together; and one gathered
+    layer with its gradient."""
     gathered = 2 * sum(_kernels(config).values()) / config.num_layers * compute / mesh.tensor if mesh.fsdp > 1 else 0
+    tables = _elements(_table_shapes(config), mesh)
+    kept = compute if step.freeze == "trunk" else FLOAT32
+    whole = kept * tables if step.freeze != "none" else 0
     if compute == FLOAT32:
-        return gathered
-    weights = parameter_bytes(config, mesh) + parameter_bytes(config, mesh, step.freeze)
-    return gathered + weights * compute / FLOAT32
+        return gathered + whole
+    trained = _elements(_trained_shapes(config, step), mesh)
+    converted = trained if step.freeze == "trunk" else _elements(parameter_shapes(config), mesh)
+    return gathered + whole + (converted + trained) * compute
 
 
 def flops_utilisation(flops: float, seconds: float, devices: int, tflops: float) -> float:

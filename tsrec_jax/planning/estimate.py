@@ -14,6 +14,7 @@ from tsrec_jax.planning.accounting import (
     parameter_count,
     step_flops,
     step_memory,
+    trained_count,
 )
 from tsrec_jax.planning.chips import GIB
 from tsrec_jax.planning.feasibility import Setup
@@ -28,11 +29,12 @@ def step_shape(
     model: ModelSettings,
     sid_init: SidInitSettings,
     loss_slots: int,
+    new_rows: int,
     sid_tokens: int,
     attention: str = "xla",
     dense: DenseShape | None = None,
 ) -> StepShape:
-    """An optimiser step of these settings; `sid_tokens`, `attention` and `dense` as in `StepShape`."""
+    """An optimiser step of these settings; the other arguments as in `StepShape`."""
     return StepShape(
         rows=settings.rows_per_microbatch,
         sequence_length=settings.sequence_length,
@@ -40,6 +42,9 @@ def step_shape(
         accumulation=settings.accumulation,
         loss_chunk=settings.loss_chunk,
         freeze=settings.freeze,
+        adapter=settings.adapter,
+        moments=settings.moments,
+        new_rows=new_rows,
         dtype=model.dtype,
         remat=model.remat,
         rows_per_group=settings.rows_per_group,
@@ -54,14 +59,14 @@ def estimate_lines(model_path: str, setup: Setup) -> list[str]:
     """What a training is made of, in lines for people."""
     model, step, mesh, memory = setup.model, setup.step, setup.mesh, setup.memory()
     more = 0 if step.dense is None else step.dense.parameters(model.d_model)
-    total, trained = parameter_count(model) + more, parameter_count(model, step.freeze) + more
+    total, trained = parameter_count(model) + more, trained_count(model, step) + more
     flops = step_flops(model, step)
     held = ", ".join(
         f"{name} {_bytes(value)}" for name, value in dataclasses.asdict(memory).items() if value >= memory.total / 200
     )
     return [
         f"{model_path or 'the embedded model'}, {model.num_layers} layers, {model.vocab_rows:,} table rows, "
-        f"{step.dtype}: {total:,} parameters, {'all' if trained == total else f'{trained:,}'} trained",
+        f"{step.dtype}: {total:,} parameters, {'all' if step.freeze == 'none' else f'{trained:,}'} trained",
         f"mesh data {mesh.data} x fsdp {mesh.fsdp} x tensor {mesh.tensor} = {mesh.devices} device(s)",
         f"a step: {step.token_slots:,} token slots ({step.accumulation} x {step.rows} rows of {step.sequence_length}), "
         f"{step.accumulation * step.groups * step.loss_slots:,} loss slots, "

@@ -6,7 +6,8 @@ import dataclasses
 from typing import Literal
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.section import Section, setting
+from tsrec_jax.models.settings import AdapterSettings
+from tsrec_jax.section import Section, section, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,9 @@ class TrainSettings(Section, key="train"):
     )
     warmup_steps: int = setting(20, "steps of linear warm-up from 0", least=0)
     weight_decay: float = setting(0.0, "decoupled weight decay, applied to matrices only", least=0)
+    moments: Literal["float32", "bfloat16"] = setting(
+        "float32", "data type of AdamW's moments; `bfloat16` halves their memory and rounds them stochastically"
+    )
     dropout: float = setting(
         0.0,
         "share of the embeddings, and of what each layer adds to them, that training drops at random",
@@ -44,8 +48,9 @@ class TrainSettings(Section, key="train"):
     freeze: Literal["none", "pretrained_rows", "trunk"] = setting(
         "none",
         "what keeps its pretrained values: nothing (`none`), the rows of the pretrained vocabulary "
-        "(`pretrained_rows`), or everything but the rows of the SID tokens (`trunk`)",
+        "(`pretrained_rows`), or everything but the rows of the SID tokens (`trunk`), to which adapters may be added",
     )
+    adapter: AdapterSettings = section(AdapterSettings)
     loss_normalisation: Literal["token", "task"] = setting(
         "token", "mean over all loss tokens (`token`), or over those of each task by itself (`task`)"
     )
@@ -96,6 +101,11 @@ class TrainSettings(Section, key="train"):
             )
         if self.max_steps == 0 and self.epochs == 0:
             raise UserError("config.train.max_steps and config.train.epochs are both 0: nothing would be trained")
+        if self.adapter.rank and self.freeze != "trunk":
+            raise UserError(
+                f"config.train.adapter.rank={self.adapter.rank} trains adapters in the place of the kernels: set "
+                f"config.train.freeze='trunk', which is {self.freeze!r}"
+            )
         if self.select_by == "hr@10" and self.valid_beam_rows == 0:
             raise UserError("config.train.select_by='hr@10' needs config.train.valid_beam_rows above 0")
 

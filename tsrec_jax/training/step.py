@@ -6,6 +6,7 @@ The step is a plain `jax.jit` over split NNX state; it compiles once per batch s
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -16,13 +17,14 @@ from flax import nnx
 from jax.sharding import NamedSharding
 
 from tsrec_jax.models.decoder import Decoder
-from tsrec_jax.models.sharding import mesh_of
+from tsrec_jax.models.sharding import constrain, mesh_of
+from tsrec_jax.training.moments import adam
 from tsrec_jax.training.settings import TrainSettings
 
 Batch = Mapping[str, Any]  # named arrays, or trees of them
 
 TABLES = ("embedding", "head")
-NEW_PARTS = (*TABLES, "sid_scale", "dense")  # what trains where the pretrained model is frozen
+NEW_PARTS = (*TABLES, "sid_scale", "dense", "adapter")  # what trains where the pretrained model is frozen
 
 
 class Batches(Protocol):
@@ -68,18 +70,35 @@ class Loss(Protocol):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class TrainState:
-    """Everything a step changes (`trained`, `opt_state`, `step`) and what it only reads (`frozen`, `graphdef`)."""
+    """Everything a step changes (`trained`, `opt_state`, `step`) and what it only reads (the rest).
+
+    Where the rows of the pretrained vocabulary are frozen, `frozen` holds the vocabulary tables, and `trained` only
+    their rows from `first_row` on, in float32: so neither moments nor gradients of the others exist.
+    """
 
     step: jax.Array
     trained: nnx.State
     frozen: nnx.State
     opt_state: Any
     graphdef: nnx.GraphDef[Decoder] = dataclasses.field(metadata={"static": True})
+    first_row: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def model(self) -> Decoder:
         """The decoder with the weights of this state."""
-        return nnx.merge(self.graphdef, self.trained, self.frozen)
+        return self.model_of(self.trained)
+
+    def model_of(self, trained: nnx.State) -> Decoder:
+        """The decoder with other trained weights than those of this state."""
+        if self.first_row is None:
+            return nnx.merge(self.graphdef, trained, self.frozen)
+        tables = {
+            name: table.replace(_with_rows(table[...], trained[name][...], self.first_row))
+            for name, table in self.frozen.items()
+            if name in TABLES
+        }
+        others = nnx.State({name: value for name, value in trained.items() if name not in TABLES})
+        return nnx.merge(self.graphdef, others, nnx.State({**self.frozen, **tables}))
 
 
 Update = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
@@ -122,7 +141,7 @@ def is_table(path: tuple, _value: Any = None) -> bool:
 
 def is_new(path: tuple, _value: Any = None) -> bool:
     """True for what no pretrained model has: the rows of the SID tokens, which the tables hold, their scales, the dense
-    head."""
+    head, adapters."""
     return bool(path) and path[0] in NEW_PARTS
 
 
@@ -131,15 +150,17 @@ def _names(path: tuple) -> tuple:
     return tuple(getattr(key, "key", getattr(key, "name", key)) for key in path)
 
 
-def _keep_new_rows(base_vocab_size: int) -> optax.GradientTransformation:
-    """Zeroes what flows to the rows below `base_vocab_size` of the vocabulary tables."""
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _rows(table_VD: jax.Array, first: int, stop: int) -> jax.Array:
+    """Some rows of a table in float32, the same on every device: there are few."""
+    return constrain(table_VD[first:stop].astype(jnp.float32), None, None)
 
-    def kept(path, leaf):
-        if not is_table(_names(path)):
-            return leaf
-        return jnp.where(jnp.arange(leaf.shape[0])[:, None] >= base_vocab_size, leaf, jnp.zeros((), leaf.dtype))
 
-    return optax.stateless(lambda updates, _params: jax.tree_util.tree_map_with_path(kept, updates))
+@functools.partial(jax.jit, static_argnums=2)
+def _with_rows(table_VD: jax.Array, rows_nD: jax.Array, first: int) -> jax.Array:
+    """A table with other rows from `first` on."""
+    whole_VD = jax.lax.dynamic_update_slice(table_VD, rows_nD.astype(table_VD.dtype), (first, 0))
+    return constrain(whole_VD, "vocabulary", None)
 
 
 def _decayed(params: nnx.State) -> nnx.State:
@@ -150,31 +171,46 @@ def _decayed(params: nnx.State) -> nnx.State:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def make_optimiser(settings: TrainSettings, base_vocab_size: int) -> optax.GradientTransformation:
-    """AdamW with float32 moments; `base_vocab_size` is the freeze boundary (the base tokenizer's length)."""
-    rows = [_keep_new_rows(base_vocab_size)] if settings.freeze != "none" else []
+def make_optimiser(settings: TrainSettings) -> optax.GradientTransformation:
+    """AdamW."""
     clip = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm > 0 else []
     decay = [optax.add_decayed_weights(settings.weight_decay, mask=_decayed)] if settings.weight_decay > 0 else []
     return optax.chain(
-        *rows,
         *clip,
-        optax.scale_by_adam(mu_dtype=jnp.float32),
+        adam(settings.moments),
         *decay,
-        *rows,
         optax.scale_by_learning_rate(learning_rate_schedule(settings)),
     )
 
 
-def split_model(model: Decoder, freeze: str) -> tuple[nnx.GraphDef[Decoder], nnx.State, nnx.State]:
-    """The static part, the parameters that train and those that do not."""
+def split_model(
+    model: Decoder, freeze: str, base_vocab_size: int = 0
+) -> tuple[nnx.GraphDef[Decoder], nnx.State, nnx.State, int | None]:
+    """The parts of a `TrainState` that are the model's: `graphdef`, `trained`, `frozen` and `first_row`."""
     trains = is_new if freeze == "trunk" else nnx.Param
     graphdef, trained, *rest = nnx.split(model, nnx.All(nnx.Param, trains), ...)
-    return graphdef, trained, rest[0]
+    if freeze == "none":
+        return graphdef, trained, rest[0], None
+    tables = {name: value for name, value in trained.items() if name in TABLES}
+    rows = {
+        name: value.replace(_rows(value[...], base_vocab_size, model.num_tokens or len(value[...])))
+        for name, value in tables.items()
+    }
+    return graphdef, nnx.State({**trained, **rows}), nnx.State({**rest[0], **tables}), base_vocab_size
 
 
-def init_state(model: Decoder, optimiser: optax.GradientTransformation, freeze: str) -> TrainState:
-    """Builds the state, which takes over the model's arrays; moments take the sharding of their parameters."""
-    graphdef, trained, frozen = split_model(model, freeze)
+def init_state(
+    model: Decoder, optimiser: optax.GradientTransformation, freeze: str, base_vocab_size: int = 0
+) -> TrainState:
+    """Builds the state, which takes over the model's arrays; moments take the sharding of their parameters.
+
+    Args:
+      model: the decoder.
+      optimiser: of `make_optimiser`.
+      freeze: as in `TrainSettings`.
+      base_vocab_size: rows of the tables that are frozen, where any are (the length of the base tokenizer).
+    """
+    graphdef, trained, frozen, first_row = split_model(model, freeze, base_vocab_size)
     abstract = jax.eval_shape(optimiser.init, trained)
     mesh = mesh_of(trained)
     replicated = None if mesh is None else NamedSharding(mesh, jax.P())
@@ -185,7 +221,7 @@ def init_state(model: Decoder, optimiser: optax.GradientTransformation, freeze: 
         )
     opt_state = jax.jit(optimiser.init, out_shardings=shardings)(trained)
     step = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=replicated)()
-    state = TrainState(step, trained, frozen, opt_state, graphdef)
+    state = TrainState(step, trained, frozen, opt_state, graphdef, first_row)
     # Committed to its devices, as a restored state is: the compilation cache then serves a resumed run too.
     return jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, state))
 
@@ -200,12 +236,17 @@ def _contents(segment_ids_ABT: jax.Array) -> dict[str, jax.Array]:
     }
 
 
-def _row_norms(name: str, tree: nnx.State, base_vocab_size: int) -> dict[str, jax.Array]:
-    """The norms of a tree's vocabulary tables over the rows below `base_vocab_size` and from it on; none if it is 0."""
+def _row_norms(name: str, tree: nnx.State, base_vocab_size: int, first_row: int | None) -> dict[str, jax.Array]:
+    """The norms of a tree's vocabulary tables over the rows below `base_vocab_size` and from it on; none if it is 0.
+
+    Tables of which only the rows from `first_row` on train have no others.
+    """
     if base_vocab_size == 0:
         return {}
     tables = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if is_table(_names(path))]
     squares_V = sum((jnp.sum(jnp.square(table.astype(jnp.float32)), axis=1) for table in tables), jnp.zeros(()))
+    if first_row is not None:
+        return {f"{name}/new_rows": jnp.sqrt(jnp.sum(squares_V))}
     pretrained_V = jnp.arange(squares_V.shape[0]) < base_vocab_size
     parts = {"pretrained_rows": pretrained_V, "new_rows": ~pretrained_V}
     return {f"{name}/{part}": jnp.sqrt(jnp.sum(squares_V, where=rows_V)) for part, rows_V in parts.items()}
@@ -223,26 +264,26 @@ def make_step(
 
     A batch carries a leading accumulation axis A (`tokens_BT` is A x B x T, and so on); its micro-batches are summed
     inside, which equals one batch of A x B rows. With `base_vocab_size` the metrics hold both norms also over the table
-    rows below it (`/pretrained_rows`) and from it on (`/new_rows`), the gradients before freezing and clipping.
+    rows below it (`/pretrained_rows`, where they train) and from it on (`/new_rows`), the gradients before clipping.
     Each micro-batch has a `dropout_key` of the seed, the step and its place, so that a resumed run drops the same.
     """
-
-    def micro_loss(trained, frozen, micro):
-        return loss(nnx.merge(state.graphdef, trained, frozen), micro)
 
     def update(state: TrainState, batch: Batch):
         micros, counts = loss.weigh(batch)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         micros = {**micros, "dropout_key": jax.random.split(key, batch["tokens_BT"].shape[0])}
 
+        def micro_loss(trained, micro):
+            return loss(state.model_of(trained), micro)
+
         def accumulate(carry, micro):
             total, grads, sums = carry
-            (value, part), grad = jax.value_and_grad(micro_loss, has_aux=True)(state.trained, state.frozen, micro)
+            (value, part), grad = jax.value_and_grad(micro_loss, has_aux=True)(state.trained, micro)
             return (total + value, jax.tree.map(jnp.add, grads, grad), sums + part), None
 
         if batch["tokens_BT"].shape[0] == 1:
             micro = jax.tree.map(lambda x: x[0], micros)
-            (total, sums), grads = jax.value_and_grad(micro_loss, has_aux=True)(state.trained, state.frozen, micro)
+            (total, sums), grads = jax.value_and_grad(micro_loss, has_aux=True)(state.trained, micro)
         else:
             zeros = jax.tree.map(jnp.zeros_like, state.trained)
             start = (jnp.zeros(()), zeros, jnp.zeros(len(loss.parts)))
@@ -254,8 +295,8 @@ def make_step(
             "loss": total,
             "grad_norm": optax.tree.norm(grads),
             "update_norm": optax.tree.norm(updates),
-            **_row_norms("grad_norm", grads, base_vocab_size),
-            **_row_norms("update_norm", updates, base_vocab_size),
+            **_row_norms("grad_norm", grads, base_vocab_size, state.first_row),
+            **_row_norms("update_norm", updates, base_vocab_size, state.first_row),
             "learning_rate": learning_rate(state.step),
             **_contents(batch["segment_ids_BT"]),
             "part_sums": sums,
@@ -281,6 +322,6 @@ def first_step_and_state(
       base_vocab_size: vocabulary rows the pretrained model brought along (the freeze boundary).
       seed: of what is dropped.
     """
-    optimiser = make_optimiser(settings, base_vocab_size)
-    state = init_state(model, optimiser, settings.freeze)
+    optimiser = make_optimiser(settings)
+    state = init_state(model, optimiser, settings.freeze, base_vocab_size)
     return make_step(state, loss, optimiser, learning_rate_schedule(settings), base_vocab_size, seed), state
