@@ -1,4 +1,4 @@
-"""Adapters: a fresh one changes nothing, and merged it is the same model in search, in an export and in transformers."""
+"""Adapters: a fresh one changes nothing; merged it is the same model in search and in an export."""
 
 import jax
 import jax.numpy as jnp

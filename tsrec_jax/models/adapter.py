@@ -27,18 +27,19 @@ class Adapter(nnx.Module):
 
     Args:
       weights: by the names of `adapter_shapes`, float32.
-      scale: alpha / rank.
+      rank, alpha: as in `AdapterSettings`.
     """
 
-    def __init__(self, weights: Mapping[str, jax.Array], scale: float):
-        self.scale = scale
+    def __init__(self, weights: Mapping[str, jax.Array], rank: int, alpha: float):
+        self.rank, self.alpha = rank, alpha
         for name, value in weights.items():
             setattr(self, name, nnx.Param(value))
 
     def factors(self) -> dict[str, jax.Array]:
-        """{name: (L, ...)} of both factors, the second one times the scale."""
+        """{name: (L, ...)} of both factors, the second one times alpha / rank."""
+        scale = self.alpha / self.rank
         arrays = {name: param[...] for name, param in vars(self).items() if isinstance(param, nnx.Param)}
-        return {name: array * self.scale if name.endswith("_b") else array for name, array in arrays.items()}
+        return {name: array * scale if name.endswith("_b") else array for name, array in arrays.items()}
 
 
 def adapter_shapes(
@@ -74,7 +75,7 @@ def make_adapter(config: ModelConfig, settings: AdapterSettings, seed: int, mesh
             key = jax.random.fold_in(jax.random.key(seed), number)
             value = jax.random.uniform(key, shape, minval=-bound, maxval=bound)
         weights[name] = jax.device_put(value, named_sharding(mesh, *logical))
-    return Adapter(weights, settings.alpha / settings.rank)
+    return Adapter(weights, settings.rank, settings.alpha)
 
 
 def merged(name: str, stacked: Mapping[str, jax.Array], layer: int | jax.Array) -> jax.Array:

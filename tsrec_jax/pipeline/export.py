@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from tsrec_jax.models.hf import read_config
 from tsrec_jax.models.local_devices import on_own_devices
 from tsrec_jax.pipeline.evaluate import evaluated_rows
 from tsrec_jax.pipeline.fuse import fused, fusion_inputs
 from tsrec_jax.pipeline.index import INDEX_FILE
 from tsrec_jax.pipeline.job import Job
 from tsrec_jax.pipeline.pretrain import IDENTITY, base_words
+from tsrec_jax.pipeline.recommender_parts import RecommenderParts
 from tsrec_jax.pipeline.rl import final_parts
 from tsrec_jax.pipeline.search import ModelSearch
 from tsrec_jax.pipeline.workdir import run_facts
@@ -22,12 +24,13 @@ from tsrec_jax.processes import first
 from tsrec_jax.progress import report
 from tsrec_jax.serving.codebooks import Codebooks, Encoder, quantiles
 from tsrec_jax.serving.export import export_folder, export_fusion
+from tsrec_jax.serving.peft_folder import export_adapter
 from tsrec_jax.sid.embed import item_text
 from tsrec_jax.sid.index import load_index
 
 
 def export_recommender(job: Job) -> None:
-    """Writes `export/`, or skips it where it is there.
+    """Writes `export/`, or skips it where it is there; and of a model with adapters `adapter/`, for the library PEFT.
 
     Raises:
       UserError: nothing is trained with these settings.
@@ -54,6 +57,8 @@ def export_recommender(job: Job) -> None:
 
 def _export_model(job: Job, shown: Sequence[str]) -> None:
     settings, parts = job.settings, final_parts(job)
+    if parts.model.adapter is not None:
+        _export_adapter(job, parts)
     fusion = dense = None
     if settings.fusion.parts:
         with on_own_devices(parts.model) as model:
@@ -76,6 +81,20 @@ def _export_model(job: Job, shown: Sequence[str]) -> None:
         fusion=fusion,
         dense=dense,
     )
+
+
+def _export_adapter(job: Job, parts: RecommenderParts) -> None:
+    """Writes `adapter/` where the model differs from its base by nothing else than PEFT can express."""
+    model, base = parts.model, read_config(job.base)
+    faults = [] if base.num_layers == model.config.num_layers else ["config.model.num_layers leaves layers out"]
+    if model.sid_scale is not None or base.tied != model.config.tied:
+        faults.append(f"config.sid_init.head={job.settings.sid_init.head!r} scores by a table that its base has not")
+    if faults:
+        report(f"export: no folder adapter/ for PEFT, since {' and '.join(faults)}; export/ holds the merged model")
+        return
+    folder = job.workdir.path / "adapter"
+    export_adapter(model, parts.tokenizer, job.base, parts.base_vocab_size, folder)
+    report(f"export: {folder}, which PEFT loads; export/ holds the merged model")
 
 
 def _codebooks(job: Job) -> Codebooks | None:

@@ -192,7 +192,7 @@ def _setup(settings: Settings, parts: RecommenderParts, data: TrainingData) -> S
         settings.model,
         settings.sid_init,
         data.slots,
-        len(parts.dataset.catalogue.tokens),
+        tokens - parts.base_vocab_size,
         data.sid_tokens,
         model.attention,
         dense,
