@@ -52,6 +52,8 @@ SYSTEM = (
     "serving/test_real_service.py",
     "serving/test_recommend_command.py",
     "test_document_benchmarks.py",
+    "test_tutorial.py",
+    "test_wheel.py",
     "training/test_survival.py",
 )
 # What compiles, or takes long for another reason, and is therefore in no smaller tier than the default.

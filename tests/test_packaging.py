@@ -1,15 +1,12 @@
-"""The package's metadata, its scripts, and what must not be in the tree."""
+"""The package's metadata, its scripts, and what must not be in the tree; what is installed: `test_wheel.py`."""
 
 import configparser
 import importlib.metadata
-import importlib.util
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
-import zipfile
 
 import pytest
 import yaml
@@ -113,61 +110,6 @@ def test_the_page_of_the_service_is_shipped():
     page = ROOT / "tsrec_jax" / "serving" / "page"
     found = {path.name for pattern in shipped for path in page.parent.glob(pattern)}
     assert "index.html" in found and found == {path.name for path in page.iterdir()}
-
-
-@pytest.fixture(scope="module")
-def unpacked(tmp_path_factory):
-    """What a wheel that is built of this tree would install."""
-    backend = importlib.util.find_spec("setuptools") and importlib.metadata.version("setuptools")
-    if not backend or int(backend.partition(".")[0]) < 77:
-        pytest.skip("needs setuptools 77 or newer, which builds the wheel; it is not installed here")
-    source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("setup.cfg", "pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    for name in ("tsrec_jax", "configs"):
-        shutil.copytree(
-            ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
-        )
-    code = f"from setuptools import build_meta; print(build_meta.build_wheel({str(made)!r}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    with zipfile.ZipFile(made / done.stdout.split()[-1]) as wheel:
-        wheel.extractall(made / "installed")
-    return made / "installed"
-
-
-def test_a_wheel_brings_the_experiments_and_finds_them_by_name(unpacked, tmp_path):
-    code = (
-        "import sys, tsrec_jax; from tsrec_jax.command_flags import parse; from tsrec_jax.main import main\n"
-        "print(tsrec_jax.__file__); print(parse(['run', '--config=quickstart'])[0].config.run.stages)\n"
-        "sys.exit(main(['run', '--workdir=absent']))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(unpacked)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    module, stages = done.stdout.splitlines()
-    assert pathlib.Path(module).is_relative_to(unpacked)
-    assert "'evaluate'" in stages
-    files = {path.relative_to(ROOT / "configs").with_suffix("").as_posix() for path in (ROOT / "configs").rglob("*.py")}
-    assert f"({', '.join(sorted(files))})" in done.stderr  # names what to give
-    for name in files:
-        source, installed = (folder / f"{name}.py" for folder in (ROOT / "configs", unpacked / "tsrec_jax" / "configs"))
-        assert installed.read_bytes() == source.read_bytes()
-
-
-def test_a_wheel_brings_the_page_and_nothing_beside_the_package(unpacked):
-    assert (unpacked / "tsrec_jax" / "serving" / "page" / "index.html").is_file()
-    assert {path.name for path in unpacked.iterdir() if not path.name.endswith(".dist-info")} == {"tsrec_jax"}
-
-
-def test_type_checkers_are_told_of_the_hints(unpacked):
-    assert (unpacked / "tsrec_jax" / "py.typed").is_file()
 
 
 def test_tsrec_command_is_the_entry_point_of_the_command_line():
