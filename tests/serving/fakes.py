@@ -71,6 +71,10 @@ class FakeCatalogue:
         self._items[item_id] = FakeItem(item_id, title, tuple(sid), blocked, **facts)
         return new
 
+    def change(self, item_id, stated, who=""):
+        self._items[item_id] = dataclasses.replace(self.item(item_id), **stated)
+        return self._items[item_id]
+
     def remove(self, item_id, who=""):
         del self._items[self.item(item_id).id]
 

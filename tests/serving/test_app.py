@@ -14,6 +14,7 @@ from tests.serving.fakes import EVIL
 from tsrec_jax.data.catalogue import Item
 from tsrec_jax.serving import messages
 from tsrec_jax.serving.answers import Request
+from tsrec_jax.serving.codebooks import NoEncoder
 
 
 def test_a_recommendation_is_that_of_the_recommender_with_paths_and_times(client, recommender):
@@ -245,6 +246,14 @@ def test_an_item_without_a_sid_is_coded_from_its_texts_and_keeps_its_sid_afterwa
     response = client.put("/items/MUG", json={"title": "A large mug"}, headers=ADMIN)
     assert (response.status_code, response.json()) == (200, {"id": "MUG", "new": False, "items": 32})
     assert client.get("/items/MUG").json()["sid"] == coding["sid"]
+
+
+def test_an_item_that_cannot_be_coded_now_may_be_put_later(client, recommender, monkeypatch):
+    def fails(*_, **__):
+        raise NoEncoder("the encoder 'there' is not to be had")
+
+    monkeypatch.setattr(recommender, "put", fails)
+    refused(client.put("/items/MUG", json={"title": "A mug"}, headers=ADMIN), 503, "the encoder 'there'")
 
 
 def test_an_item_may_have_brand_categories_and_an_image(client):

@@ -10,6 +10,7 @@ from tsrec_jax.files import write_json
 from tsrec_jax.main import main
 from tsrec_jax.serving import catalogue_command
 from tsrec_jax.serving.catalogue_changes import Change, Changes, changes_file, now
+from tsrec_jax.serving.catalogue_command import Command
 from tsrec_jax.serving.export_files import CATALOGUE_FILE
 
 HEADER = "id,title,sid,blocked,brand,categories,image"
@@ -58,8 +59,15 @@ def test_items_are_listed_added_blocked_removed_and_restored(catalogue, export):
     ]
     wanted = ["30 items: 30 exported, 1 added, 1 removed; 1 are blocked", "last change: 7"]
     assert catalogue("verify")[:2] == (0, wanted)
-    assert catalogue("compact")[:2] == (0, ["3 changes dropped that later ones of the same item had overtaken"])
+    whole, dropped = catalogue("journal")[1], export.with_name("dropped.jsonl")
+    assert catalogue("compact", dropped)[:2] == (
+        0,
+        ["3 changes dropped that later ones of the same item had overtaken"],
+    )
     assert listed(catalogue) == found
+    kept = catalogue("journal")[1]
+    assert sorted(kept + dropped.read_text().splitlines(), key=whole.index) == whole and len(kept) == 4
+    assert "exists already" in catalogue("compact", dropped)[2]
 
 
 def test_an_import_keeps_what_others_changed_while_it_read_its_file(catalogue, export, tmp_path, monkeypatch):
@@ -88,10 +96,20 @@ def test_what_is_listed_is_imported_again_and_a_file_of_some_columns_changes_tho
     file.write_text("﻿id,blocked\nB000,1\nB001,0\nNEW,yes\n")
     assert catalogue("import", file)[:2] == (0, ["0 added, 2 changed, 1 as they were"])
     file.write_text(f'id,title,sid,image\nB000,"New, title",,\nN2,Second,{SIDS[5]},https://a.b/c.png\n')
-    assert catalogue("import", file)[:2] == (0, ["1 added, 1 changed, 0 as they were"])
+    shares = "1 of those added share their SID with another item; `tsrec code` makes SIDs of their own"
+    assert catalogue("import", file)[:2] == (0, ["1 added, 1 changed, 0 as they were", shares])
     found = listed(catalogue)
     assert found["B000"] == f'B000,"New, title",{SIDS[0]},1,,,' and found["NEW"].endswith(",1,,,")
     assert found["N2"] == f"N2,Second,{SIDS[5]},0,,,https://a.b/c.png"
+
+
+def test_texts_that_an_import_would_refuse_may_stay_as_the_export_has_them(catalogue, export, tmp_path):
+    facts, file = small_catalogue().to_json(), tmp_path / "items.csv"
+    facts["items"][0]["title"] = "x" * 2_001
+    facts["items"][1]["title"] = "two\nlines"
+    write_json(export / CATALOGUE_FILE, facts)
+    file.write_text("\n".join(catalogue("list")[1]))
+    assert catalogue("import", file)[:2] == (0, ["0 added, 0 changed, 30 as they were"])
 
 
 @pytest.mark.parametrize(
@@ -138,6 +156,13 @@ def test_mistakes_are_named_and_change_nothing(catalogue, export, tmp_path):
     assert catalogue("journal")[:2] == (0, [])
 
 
+def test_where_nothing_was_changed_nothing_is_made(catalogue, export):
+    for action, *words in (["verify"], ["adopt"], ["compact", export.with_name("dropped.jsonl")], ["journal"]):
+        code, printed, _ = catalogue(action, *words)
+        assert code == 0 and (action == "journal" or "nothing was changed yet" in printed[0]), printed
+    assert [path.name for path in export.parent.iterdir()] == ["export"]
+
+
 def test_a_damaged_file_is_found_by_verify(catalogue, export):
     catalogue("block", *(f"B{n:03d}" for n in range(30)))
     file = export.with_name("export.catalogue.sqlite")
@@ -150,7 +175,8 @@ def test_a_damaged_file_is_found_by_verify(catalogue, export):
 
 def test_another_exports_sids_are_taken_out_and_all_else_is_kept(catalogue, export):
     catalogue("add", "NEW", "--title=A thing", f"--sid={SIDS[3]}")
-    catalogue("add", "B005", "--title=Another title", f"--sid={SIDS[3]}")
+    sid = small_catalogue().sids[3]
+    Command(export, None, ()).catalogue().put("B005", "Another title", sid, brand="Acme")  # without its other facts
     catalogue("block", "B000", "B005")
     catalogue("remove", "B001")
     facts = small_catalogue().to_json()
@@ -165,4 +191,6 @@ def test_another_exports_sids_are_taken_out_and_all_else_is_kept(catalogue, expo
     )
     found = listed(catalogue)
     assert "NEW" not in found and "B001" not in found and found["B000"].endswith(",1,,,")
-    assert found["B005"] == f'B005,Thing 5,{SIDS[24]},1,Acme,"Tools, Drills",https://shop.example/5.jpg'
+    assert found["B005"] == f"B005,Another title,{SIDS[24]},1,Acme,,"
+    assert catalogue("unblock", "B005")[0] == 0
+    assert listed(catalogue)["B005"] == f"B005,Another title,{SIDS[24]},0,Acme,,"

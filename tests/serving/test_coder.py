@@ -16,7 +16,7 @@ from tsrec_jax.main import main
 from tsrec_jax.serving import coder as module
 from tsrec_jax.serving.catalogue_changes import Changes
 from tsrec_jax.serving.code_command import Command, run
-from tsrec_jax.serving.codebooks import Codebooks, Encoder, quantiles, read_codebooks
+from tsrec_jax.serving.codebooks import Codebooks, Encoder, NoEncoder, quantiles, read_codebooks
 from tsrec_jax.serving.coder import Coder
 from tsrec_jax.serving.export_files import read_catalogue
 from tsrec_jax.serving.live_catalogue import LiveCatalogue
@@ -190,9 +190,9 @@ def test_another_encoder_is_refused_and_a_missing_one_is_named(folder, tmp_path)
     facts = json.loads((folder / "encoder.json").read_text())
     probe_D = -np.array(facts["probe"]["vector"])
     (folder / "encoder.json").write_text(json.dumps(facts | {"probe": {"text": "Thing 1", "vector": probe_D.tolist()}}))
-    with pytest.raises(UserError, match=r"makes other vectors than the one.*--encoder=FOLDER"):
+    with pytest.raises(NoEncoder, match=r"makes other vectors than the one.*--encoder=FOLDER"):
         read_codebooks(folder, SIZES).encoder.load()
-    with pytest.raises(UserError, match="nowhere"):
+    with pytest.raises(NoEncoder, match=r"the encoder '.*nowhere' is not to be had: .*no such folder.*; see --encoder"):
         read_codebooks(folder, SIZES, str(tmp_path / "nowhere")).encoder.load()
 
 

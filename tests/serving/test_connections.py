@@ -143,14 +143,25 @@ def test_connections_beyond_the_limit_are_refused_until_one_ends(running):
     until(lambda: running.request("GET", "/livez")[0] == 200)
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(connect(running)) for _ in range(8)]
-        for _ in range(2):
+        for connection in held:
+            connection.sendall(GET)
+            assert one(connection).startswith(b"HTTP/1.1 200 ")
+        for sent in (b"", GET, GET + b"a" * 100_000):  # what has been sent already is read, or its client is reset
             with connect(running) as ninth:
+                ninth.sendall(sent)
+                time.sleep(0.1)
+                ninth.sendall(sent)
                 assert rest(ninth).startswith(b"HTTP/1.1 503 ")
         held[0].close()
         until(lambda: running.request("GET", "/livez")[0] == 200)
         held[1].sendall(GET)  # those that are there are served
         assert one(held[1]).startswith(b"HTTP/1.1 200 ")
     until(lambda: sum("8 connections are open" in line for line in running.logged) == 1)
+
+
+def test_a_connection_on_which_nothing_comes_is_closed_soon(running):
+    with connect(running) as silent:
+        assert silent.recv(1) == b""  # after the half second that a head may take
 
 
 def test_while_it_leaves_it_says_so_and_serves_on():

@@ -70,6 +70,21 @@ def test_it_goes_on_where_it_stopped_and_ends_as_if_it_had_not(tmp_path):
     assert out.read_bytes() == whole.read_bytes()
 
 
+def test_two_at_once_do_not_share_the_parts(tmp_path):
+    histories, out = write(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    first = FakeRecommender()
+    answer = first.answer
+
+    def answered_beside_another(requests):
+        with pytest.raises(UserError, match=r"out.jsonl: another process is making it"):
+            recommend(histories, out)
+        return answer(requests)
+
+    first.answer = answered_beside_another
+    recommend(histories, out, first)
+    assert len(out.read_text().splitlines()) == len(USERS) and not list(tmp_path.glob("*.parts"))
+
+
 def kill():
     raise KeyboardInterrupt
 

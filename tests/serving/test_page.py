@@ -453,13 +453,17 @@ def test_the_catalogue_is_changed_with_the_token_alone(open_page):
     page.click("text=Save")
     page.wait_for_selector("#done:has-text('Added: NEW/1; now 32 items.')")
     search(page, "new pump")
-    page.click("[aria-label='Block A new pump']")
+    with page.expect_request("**/v1/items/*") as changed:
+        page.click("[aria-label='Block A new pump']")
+    assert (changed.value.method, changed.value.post_data_json) == ("PATCH", {"blocked": True})
     page.wait_for_selector("#done:has-text('Blocked: NEW/1')")
     assert "blocked" in page.inner_text("#found li")
     page.click("[aria-label='Edit A new pump']")
     page.fill("#title", "An old pump")
     page.uncheck("#blocked")
-    page.click("text=Save")
+    with page.expect_request("**/v1/items/*") as changed:
+        page.click("text=Save")
+    assert (changed.value.method, changed.value.post_data_json) == ("PATCH", {"title": "An old pump", "blocked": False})
     page.wait_for_selector("#done:has-text('Changed: NEW/1')")
     search(page, "old pump")
     page.click("[aria-label='Remove An old pump']")
@@ -488,13 +492,13 @@ def test_an_item_without_a_semantic_id_shows_the_one_that_its_text_got(open_page
 
     page.route("**/v1/items/NEW", answer)
     page.fill("#token", TOKEN)
-    page.fill("#who", "Ada")
+    page.fill("#who", "Łucja")
     page.fill("#id", "NEW")
     page.fill("#title", "A new pump")
     page.fill("#description", "It pumps.")
     page.click("text=Save")
     page.wait_for_selector("#neighbours li")
-    assert asked == [({"title": "A new pump", "blocked": False, "description": "It pumps."}, "Ada")]
+    assert asked == [({"title": "A new pump", "blocked": False, "description": "It pumps."}, "Łucja")]
     assert "Its semantic ID is <a_1><b_2><c_3>; 83 %" in page.inner_text("#done")
     assert "Thing 1" in page.inner_text("#neighbours")
 
@@ -508,7 +512,7 @@ def test_the_journal_shows_the_latest_changes_first(open_page):
             "who": "Ada",
             "action": "block",
             "id": f"B00{n}",
-            "state": None,
+            "item": None,
         }
         for n in (1, 2)
     ]
@@ -518,7 +522,7 @@ def test_the_journal_shows_the_latest_changes_first(open_page):
         asked.append((route.request.url.partition("?")[2], route.request.headers.get("authorization")))
         route.fulfill(body="".join(json.dumps(line) + "\n" for line in lines))
 
-    page.route("**/v1/catalogue", lambda route: route.fulfill(body="", headers={"X-Last-Change": "102"}))
+    page.route("**/health", lambda route: route.fulfill(json={"items": 31, "max_k": 50, "last_change": 102}))
     page.route("**/v1/catalogue/changes?*", answer)
     page.fill("#token", TOKEN)
     page.click("#show-journal")

@@ -5,6 +5,7 @@ import gc
 import io
 import json
 import logging
+import re
 
 import pytest
 
@@ -12,6 +13,7 @@ pytest.importorskip("fastapi", reason="needs the extra [serve]")
 pytest.importorskip("prometheus_client", reason="needs the extra [serve]")
 
 from tests.serving.clients import ADMIN, NEW, hold, metric, refused, until
+from tsrec_jax.serving import answer_schemas
 from tsrec_jax.serving.logs import logging_to_stderr
 
 
@@ -28,7 +30,8 @@ def test_health_is_503_with_the_reason_until_the_warm_up_is_over(make_client, re
     assert metric(client, "tsrec_ready") == 0
     recommender.gate.set()
     until(lambda: client.get("/health").status_code == 200)
-    assert client.get("/health").json() == {"status": "ok", "model": "first", "items": 31, "levels": 3, "max_k": 50}
+    facts = {"items": 31, "levels": 3, "last_change": 0}
+    assert client.get("/health").json() == {"status": "ok", "model": "first", "max_k": 50, **facts}
     assert client.post("/recommend", json={"history": ["B001"]}).status_code == 200
     assert metric(client, "tsrec_ready") == 1
     assert metric(client, 'tsrec_refused_total{reason="not_ready"}') == 1
@@ -206,11 +209,43 @@ def test_the_interface_is_described_for_programs_and_for_people(client):
     api = client.get("/openapi.json").json()
     assert {"/v1/recommend", "/v1/recommend/batch", "/v1/items", "/livez"} <= set(api["paths"])
     assert not any(path.startswith("/recommend") for path in api["paths"])  # the old addresses stay, unadvertised
+    assert sorted(method for method, told in api["paths"]["/v1/items/{item_id}"].items() if "security" in told) == [
+        "delete",
+        "patch",
+        "put",
+    ]
+    (scheme,) = api["components"]["securitySchemes"].values()
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
     page = client.get("/docs")
     assert page.headers["content-type"].startswith("text/html")
     for word in ("POST /v1/recommend", "exclude_history", "deadline_ms", "to 512", "&quot;refuse&quot;"):
         assert word in page.text
     assert "<script" not in page.text and "http:" not in page.text and "https:" not in page.text
+
+
+def test_what_is_answered_is_as_the_interface_says(client):
+    api = client.get("/openapi.json").json()
+    two = {"requests": [{"history": ["B001"]}, {"history": ["?"]}]}
+    for method, path, body in (
+        ("GET", "/livez", None),
+        ("GET", "/readyz", None),
+        ("GET", "/health", None),
+        ("POST", "/v1/recommend", two["requests"][0]),
+        ("POST", "/v1/recommend/batch", two),
+        ("GET", "/v1/items?q=B001", None),
+        ("GET", "/v1/items/B001", None),
+        ("PUT", "/v1/items/MUG", {"title": "A mug"}),
+        ("PUT", "/v1/items/MUG", {"title": "A cup"}),
+        ("PATCH", "/v1/items/MUG", {"brand": "Acme"}),
+        ("DELETE", "/v1/items/MUG", None),
+        ("GET", "/v1/items/MUG", None),
+    ):
+        route = re.sub("/items/.*", "/items/{item_id}", path).partition("?")[0]
+        response = client.request(method, path, json=body, headers=ADMIN)
+        told = api["paths"][route][method.lower()]["responses"]
+        content = told.get(str(response.status_code), told["default"])["content"]["application/json"]
+        model = getattr(answer_schemas, content["schema"]["$ref"].rpartition("/")[2])
+        model.model_validate_json(response.content, strict=True)  # which takes no key that it does not know
 
 
 def test_pages_of_other_origins_may_ask_only_where_that_was_said(make_client):
@@ -221,3 +256,5 @@ def test_pages_of_other_origins_may_ask_only_where_that_was_said(make_client):
     answer = client.post("/recommend", json={"history": ["B001"]}, headers=shop)
     assert answer.headers["access-control-allow-origin"] == "https://shop.example"
     assert client.options("/recommend", headers=shop | {"Origin": "https://other.example"}).status_code == 400
+    answer = client.post("/recommend", content=b" " * 2_000_000, headers=shop)  # which is not read
+    assert answer.status_code == 413 and answer.headers["access-control-allow-origin"] == "https://shop.example"

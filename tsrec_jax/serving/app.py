@@ -47,12 +47,13 @@ def make_app(
     app.include_router(watch_routes(service))
     app.include_router(page_routes(service))
     app.include_router(docs_routes(app))
-    if origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=origins,
-            allow_methods=["GET", "POST", "PUT", "DELETE"],
-            allow_headers=["*"],
-            expose_headers=["X-Request-ID", "Retry-After"],
-        )
-    return Guard(app, service.metrics, lambda: service.leaving, max_body=max_body, body_seconds=body_seconds)
+    guarded = Guard(app, service.metrics, lambda: service.leaving, max_body=max_body, body_seconds=body_seconds)
+    if not origins:
+        return guarded
+    return CORSMiddleware(  # outermost, so that a page can read what the guard refuses, too
+        guarded,
+        allow_origins=origins,
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=["X-Request-ID", "Retry-After", "X-Last-Change", "X-Model"],
+    )

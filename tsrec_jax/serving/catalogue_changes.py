@@ -14,7 +14,7 @@ import os
 import pathlib
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tsrec_jax.errors import UserError
@@ -22,6 +22,7 @@ from tsrec_jax.errors import UserError
 _APPLICATION = 0x54535243  # "TSRC": what SQLite keeps in the header, so that another program's file is told apart
 _FORMAT = 1
 _BUSY_SECONDS = 30.0  # how long another process's change, an import at most, is waited for
+_OVERTAKEN = "number NOT IN (SELECT max(number) FROM changes GROUP BY id)"
 _TABLES = """
 CREATE TABLE changes (
   number INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, who TEXT NOT NULL, action TEXT NOT NULL,
@@ -48,7 +49,7 @@ class Change:
       number: rises with each change; 0 where it is not written yet.
       at: when, UTC, ISO 8601 with milliseconds.
       who: whoever asked for it.
-      action: `put`, `block`, `unblock`, `remove` or `restore`.
+      action: `put`, `change`, `block`, `unblock`, `remove`, `restore` or `adopt`.
       id: the item.
       state: of the item afterwards, as the fields of a `LiveItem` without its id; without a SID: as the export has it,
         but for what is stated; None: it is not in the catalogue.
@@ -125,14 +126,7 @@ class Changes:
         """
         if self.absent:
             return []
-        rows = self._rows("SELECT * FROM changes WHERE number > ? ORDER BY number LIMIT ?", (number, limit))
-        try:
-            return [
-                Change(number, at, who, action, item_id, None if state is None else json.loads(state))
-                for number, at, who, action, item_id, state in rows
-            ]
-        except ValueError as error:
-            raise NotRead(f"{self.path}: a change behind number {number} is broken ({error})") from None
+        return self._changes("number > ? ORDER BY number LIMIT ?", (number, limit))
 
     def behind(self, last: Change | None, limit: int) -> list[Change]:
         """As `after`, behind a change that was read before; None: from the first one on.
@@ -213,19 +207,32 @@ class Changes:
                 found = [str(error)]
         return [] if found == ["ok"] else found
 
-    def compact(self) -> int:
+    def compact(self, keep: Callable[[Sequence[Change]], None]) -> int:
         """Drops the changes that a later one of the same item has overtaken, and gives the room back.
+
+        Args:
+          keep: takes what is dropped, in order, before it is gone.
 
         Returns:
           how many were dropped.
         """
         with self.writing():
-            dropped = self._connection().execute(
-                "DELETE FROM changes WHERE number NOT IN (SELECT max(number) FROM changes GROUP BY id)"
-            )
+            overtaken = self._changes(f"{_OVERTAKEN} ORDER BY number")
+            keep(overtaken)
+            self._connection().execute(f"DELETE FROM changes WHERE {_OVERTAKEN}")
         for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
             self._rows(statement)
-        return dropped.rowcount
+        return len(overtaken)
+
+    def _changes(self, condition: str, values: Sequence[Any] = ()) -> list[Change]:
+        rows = self._rows(f"SELECT * FROM changes WHERE {condition}", values)
+        try:
+            return [
+                Change(number, at, who, action, item_id, None if state is None else json.loads(state))
+                for number, at, who, action, item_id, state in rows
+            ]
+        except ValueError as error:
+            raise NotRead(f"{self.path}: a change from number {rows[0][0]} on is broken ({error})") from None
 
     def _value(self, query: str, values: Sequence[Any] = ()) -> Any:
         return self._rows(query, values)[0][0]

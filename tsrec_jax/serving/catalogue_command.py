@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import getpass
 import json
+import os
 import pathlib
 import re
 import socket
@@ -18,8 +19,9 @@ from typing import IO
 from tsrec_jax.data.catalogue import SHOWN_FACTS, is_address
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
+from tsrec_jax.files import replacing
 from tsrec_jax.serving.catalogue_changes import Change, Changes, changes_file, now
-from tsrec_jax.serving.catalogue_items import MAX_ID, MAX_TITLE, LiveItem, is_new_id, is_plain
+from tsrec_jax.serving.catalogue_items import MAX_ID, MAX_TITLE, LiveItem, is_new_id, is_plain, without_sid
 from tsrec_jax.serving.export_files import read_catalogue
 from tsrec_jax.serving.live_catalogue import LiveCatalogue
 
@@ -88,6 +90,9 @@ def run(action: str, command: Command) -> int:
     if not command.folder.is_dir():
         raise UserError(f"{command.folder}: not there; run the verb `export` (or `run`) first, or give --export=FOLDER")
     with contextlib.closing(command.changes):
+        if action in _OF_THE_FILE and command.changes.absent:
+            print(f"nothing was changed yet: {command.changes.path} is not there")
+            return 0
         return ACTIONS[action](command) or 0
 
 
@@ -103,7 +108,10 @@ def _list(command: Command) -> None:
 
 def _add(command: Command) -> None:
     if len(command.words) != 1 or not command.title or not command.sid:
-        raise UserError("add takes one id, --title=TEXT and --sid=TOKENS, as in --sid='<a_1><b_2><c_3>'")
+        raise UserError(
+            "add takes one id, --title=TEXT and --sid=TOKENS, as in --sid='<a_1><b_2><c_3>'; `tsrec code` makes SIDs "
+            "for a file of items, which `import` adds"
+        )
     catalogue = command.catalogue()
     row = {"id": command.words[0], "title": command.title, "sid": command.sid}
     catalogue.check([_item(catalogue, row)])  # before there is a journal
@@ -129,8 +137,11 @@ def _import(command: Command) -> None:
     items = changed()
     catalogue.check(items)  # before there is a journal
     if items:
-        catalogue.put_chosen(changed, who=command.by)
+        items = catalogue.put_chosen(changed, who=command.by)
     print(f"{sum(new)} added, {len(new) - sum(new)} changed, {len(rows) - len(new)} as they were")
+    added = [item for item, is_new in zip(items, new, strict=True) if is_new]
+    if shared := sum(len(catalogue.ids_of(catalogue.codes_of(item.sid))) > 1 for item in added):
+        print(f"{shared} of those added share their SID with another item; `tsrec code` makes SIDs of their own")
 
 
 def _block(command: Command) -> None:
@@ -157,7 +168,7 @@ def _journal(command: Command) -> None:
     changes, seen = command.changes, command.after
     while page := changes.after(seen, _PAGE):
         for change in page:
-            print(json.dumps(dataclasses.asdict(change), ensure_ascii=False))
+            print(_line(change), end="")
         seen = page[-1].number
 
 
@@ -179,19 +190,31 @@ def _verify(command: Command) -> int:
 
 
 def _compact(command: Command) -> None:
-    changes = command.changes
-    print(f"{changes.compact()} changes dropped that later ones of the same item had overtaken")
+    if len(command.words) != 1:
+        raise UserError("compact takes one new file, which receives the dropped changes as JSON lines")
+    file = pathlib.Path(command.words[0])
+    if file.exists():
+        raise UserError(f"{file}: exists already; give another name")
+
+    def keep(dropped: Sequence[Change]) -> None:
+        if dropped:
+            with replacing(file) as temporary, temporary.open("w", encoding="utf-8") as lines:
+                lines.writelines(map(_line, dropped))
+                lines.flush()
+                os.fsync(lines.fileno())  # before they are gone from the journal
+
+    print(f"{command.changes.compact(keep)} changes dropped that later ones of the same item had overtaken")
 
 
 def _adopt(command: Command) -> None:
-    """Takes out the SIDs of a former export, and makes the changes those of this one."""
+    """Takes out the SIDs of a former export, and makes the changes those of this one; all else that they say stays."""
     exported = read_catalogue(command.folder)
     ids = {item.id for item in exported.items}
     changes = command.changes
     with changes.writing():
-        last = {change.id: change for change in changes.after(0)}
-        coded = [change for change in last.values() if change.state is not None and "sid" in change.state]
-        states = [(c.id, {"blocked": (c.state or {}).get("blocked", False)} if c.id in ids else None) for c in coded]
+        last = {change.id: change.state for change in changes.after(0)}
+        coded = {item_id: state for item_id, state in last.items() if state is not None and "sid" in state}
+        states = [(item_id, without_sid(state) if item_id in ids else None) for item_id, state in coded.items()]
         at = now()
         changes.append([Change(0, at, command.by, "adopt", item_id, state) for item_id, state in states])
         changes.set_exported({})
@@ -199,6 +222,7 @@ def _adopt(command: Command) -> None:
     print(f"{len(states) - kept} items taken out that had SIDs of another export, {kept} now with the SIDs of this one")
 
 
+_OF_THE_FILE = ("verify", "compact", "adopt")  # which need the journal, and make none
 ACTIONS: dict[str, Callable[[Command], int | None]] = {
     "list": _list,
     "add": _add,
@@ -212,6 +236,10 @@ ACTIONS: dict[str, Callable[[Command], int | None]] = {
     "compact": _compact,
     "adopt": _adopt,
 }
+
+
+def _line(change: Change) -> str:
+    return json.dumps(dataclasses.asdict(change), ensure_ascii=False) + "\n"
 
 
 @contextlib.contextmanager
@@ -268,9 +296,11 @@ def _item(catalogue: LiveCatalogue, row: Mapping[str, str]) -> LiveItem:
         if not is_new_id(item_id):
             raise UserError(f"id {item_id[:MAX_ID]!r}: 1 to {MAX_ID} characters, none of them a control character")
         if not row.get("title") or not row.get("sid"):
-            raise UserError(f"item {item_id!r} is new, so it needs a title and a sid")
+            raise UserError(f"item {item_id!r} is new, so it needs a title and a sid (which `tsrec code` makes)")
         item = LiveItem(item_id, "", ())
-    given = {name: row[name] for name in ("title", *SHOWN_FACTS) if row.get(name)}
+    # What the item has already needs no look: an export may hold longer texts, and more kinds of characters.
+    names = ("title", *SHOWN_FACTS)
+    given = {name: row[name] for name in names if row.get(name) and row[name] != getattr(item, name)}
     for name, text in given.items():
         if len(text) > MAX_TITLE or not is_plain(text):
             raise UserError(f"item {item_id!r}: {name} must be one line of at most {MAX_TITLE} characters")

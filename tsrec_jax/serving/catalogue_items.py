@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from tsrec_jax.data.catalogue import SHOWN_FACTS
+
 MAX_ID = 256  # characters of an item that is put; one that is there may have any id
 MAX_TITLE = 2_000
 # Control characters, what is left of a broken encoding, and marks that turn the direction of all text behind them.
@@ -38,6 +40,14 @@ def kept_state(item: LiveItem) -> dict[str, Any]:
     return {
         name: getattr(item, name) for name, default in fields.items() if name != "id" and getattr(item, name) != default
     }
+
+
+def without_sid(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state of an item with a SID as one that takes the export's SID, and is otherwise the same.
+
+    What it leaves out is stated, since it would be taken from the export too.
+    """
+    return {"blocked": False, **dict.fromkeys(SHOWN_FACTS, ""), **{k: v for k, v in state.items() if k != "sid"}}
 
 
 def wrong_state(state: Mapping[str, Any]) -> str:

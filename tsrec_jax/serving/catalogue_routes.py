@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import hmac
 import itertools
 import json
@@ -14,22 +13,40 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.security import HTTPBearer
 
 from tsrec_jax.data.catalogue import Item, UnknownItem
 from tsrec_jax.errors import UserError
-from tsrec_jax.serving.catalogue_items import MAX_ID, is_new_id, is_plain
+from tsrec_jax.serving.answer_schemas import (
+    ERRORS,
+    CatalogueItem,
+    Changed,
+    Found,
+    JournalLine,
+    Put,
+    Removed,
+    answers,
+)
+from tsrec_jax.serving.catalogue_changes import Change
+from tsrec_jax.serving.catalogue_items import MAX_ID, LiveItem, is_new_id, is_plain
 from tsrec_jax.serving.engine import refuse_unless_indexed
+from tsrec_jax.serving.guard import HEAD
 from tsrec_jax.serving.http_errors import error_response
-from tsrec_jax.serving.messages import MAX_FOUND, MAX_QUERY, ItemBody, coding_json, item_json
+from tsrec_jax.serving.messages import MAX_FOUND, MAX_QUERY, ItemBody, ItemChange, coding_json, item_json
 from tsrec_jax.serving.service import Service
 
 _MAX_WHO = 200  # characters
 _MAX_CHANGES = 10_000  # of the journal in one answer
 _LINES = 500  # of a stream that are sent together
-_NDJSON = "application/x-ndjson"
 _CHANGES = 4  # threads that change the catalogue
 _Done = TypeVar("_Done")
 _LOG = logging.getLogger(__name__)
+# For the description of the interface; `has_token` compares.
+_BEARER = HTTPBearer(auto_error=False, description="The server's TSREC_ADMIN_TOKEN")
+
+
+class _Lines(StreamingResponse):
+    media_type = "application/x-ndjson"
 
 
 def _changed_by(request: Request, x_changed_by: Annotated[str, Header(max_length=_MAX_WHO)] = "") -> str:
@@ -53,17 +70,17 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
       service: whose recommender has the catalogue.
       admin_token: what a change must carry; empty: there are none over HTTP.
     """
-    routes = APIRouter(tags=["catalogue"])
+    routes = APIRouter(tags=["catalogue"], responses=ERRORS)
     # Threads of their own: a change may wait long, for another process that writes or for the encoder to load.
     changing = ThreadPoolExecutor(_CHANGES, "change")
 
     async def changed(change: Callable[[], _Done]) -> _Done:
         return await asyncio.get_running_loop().run_in_executor(changing, change)
 
-    def may_change(request: Request, authorization: Annotated[str, Header()] = "") -> None:
+    def has_token(request: Request, _: Annotated[Any, Depends(_BEARER)]) -> None:
         if not admin_token:
             raise HTTPException(403, "this server takes no catalogue changes: it was started without TSREC_ADMIN_TOKEN")
-        scheme, _, token = authorization.partition(" ")
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
         # Headers arrive as Latin-1 text; comparing bytes takes any token.
         right = hmac.compare_digest(token.strip().encode("latin-1"), admin_token.encode())
         if scheme.lower() != "bearer" or not right:
@@ -71,7 +88,7 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
             reason = "a catalogue change needs the header `Authorization: Bearer TOKEN` with the server's token"
             raise HTTPException(401, reason, {"WWW-Authenticate": "Bearer"})
 
-    @routes.put("/items/{item_id:path}", dependencies=[Depends(may_change)])
+    @routes.put("/items/{item_id:path}", dependencies=[Depends(has_token)], responses=answers(Put, 201))
     async def put(item_id: str, body: ItemBody, who: _Who) -> Response:
         """Adds an item, or replaces one. A new one without a SID gets one that is made of its texts."""
         if not is_new_id(item_id):
@@ -82,7 +99,17 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
         facts = {"id": item_id, "new": new, "items": recommender.catalogue.num_items}
         return JSONResponse(facts | ({} if coding is None else coding_json(coding)), 201 if new else 200)
 
-    @routes.delete("/items/{item_id:path}", dependencies=[Depends(may_change)])
+    @routes.patch("/items/{item_id:path}", dependencies=[Depends(has_token)], responses=answers(Changed))
+    async def patch(item_id: str, body: ItemChange, who: _Who) -> Response:
+        """Changes what is stated of an item, and nothing else."""
+        catalogue = service.recommender.catalogue
+        try:
+            item = await changed(lambda: catalogue.change(item_id, body.stated, who=who))
+        except UnknownItem as error:
+            return error_response(404, str(error))
+        return JSONResponse(item_json(item) | {"items": catalogue.num_items})
+
+    @routes.delete("/items/{item_id:path}", dependencies=[Depends(has_token)], responses=answers(Removed))
     async def delete(item_id: str, who: _Who) -> Response:
         """Takes an item out; it is then unknown in histories too."""
         catalogue = service.recommender.catalogue
@@ -92,7 +119,7 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
             return error_response(404, str(error))
         return JSONResponse({"id": item_id, "items": catalogue.num_items})
 
-    @routes.get("/items/{item_id:path}")
+    @routes.get("/items/{item_id:path}", responses=answers(CatalogueItem))
     def get(item_id: str) -> Response:
         """One item."""
         try:
@@ -100,7 +127,7 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
         except UnknownItem as error:
             return error_response(404, str(error))
 
-    @routes.get("/items")
+    @routes.get("/items", responses=answers(Found))
     def find(
         q: Annotated[str, Query(max_length=MAX_QUERY)] = "", limit: Annotated[int, Query(ge=1, le=MAX_FOUND)] = 20
     ) -> Response:
@@ -110,22 +137,47 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
         found = catalogue.find(q, limit)
         return JSONResponse({"items": [item_json(item) for item in found], "of": catalogue.num_items})
 
-    @routes.get("/catalogue")
-    def catalogue() -> Response:
+    @routes.get(
+        "/catalogue", dependencies=[Depends(has_token)], responses=answers(CatalogueItem), response_class=_Lines
+    )
+    def catalogue(request: Request) -> Response:
         """All items, one JSON object a line; X-Last-Change is the number behind which `/catalogue/changes` goes on."""
-        catalogue = service.recommender.catalogue
-        headers = {"X-Last-Change": str(catalogue.last_change)}
-        return StreamingResponse(_lines(map(item_json, catalogue.items())), media_type=_NDJSON, headers=headers)
+        recommender = service.recommender
+        headers = {"X-Last-Change": str(recommender.catalogue.last_change), "X-Model": recommender.version}
+        return _stream(request, headers, map(item_json, recommender.catalogue.items()))
 
-    @routes.get("/catalogue/changes", dependencies=[Depends(may_change)])
+    @routes.get(
+        "/catalogue/changes", dependencies=[Depends(has_token)], responses=answers(JournalLine), response_class=_Lines
+    )
     def changes(
-        after: Annotated[int, Query(ge=0)] = 0, limit: Annotated[int, Query(ge=1, le=_MAX_CHANGES)] = 1000
+        request: Request,
+        after: Annotated[int, Query(ge=0)] = 0,
+        limit: Annotated[int, Query(ge=1, le=_MAX_CHANGES)] = 1000,
     ) -> Response:
-        """The journal behind a change: who changed what and when, one JSON object a line, the oldest first."""
-        found = service.recommender.catalogue.changes.after(after, limit)
-        return StreamingResponse(_lines(map(dataclasses.asdict, found)), media_type=_NDJSON)
+        """The journal behind a change, one JSON object a line, the oldest first.
+
+        Each says who changed what and when, and gives the `item` as it is now; null: it is not in the catalogue.
+        """
+        recommender = service.recommender
+        catalogue = recommender.catalogue
+        last = catalogue.last_change  # what others have written behind it is not in the items yet
+        found = [change for change in catalogue.changes.after(after, limit) if change.number <= last]
+        objects = (_change_json(change, catalogue.get(change.id)) for change in found)
+        return _stream(request, {"X-Model": recommender.version}, objects)
 
     return routes
+
+
+def _change_json(change: Change, item: LiveItem | None) -> dict[str, Any]:
+    facts = {"number": change.number, "at": change.at, "who": change.who, "action": change.action, "id": change.id}
+    return {**facts, "item": None if item is None else item_json(item)}
+
+
+def _stream(request: Request, headers: dict[str, str], objects: Iterable[dict[str, Any]]) -> Response:
+    """A line for each object; the head alone where the request is a HEAD."""
+    if request.scope.get(HEAD):
+        return Response(headers=headers, media_type=_Lines.media_type)
+    return _Lines(_lines(objects), headers=headers)
 
 
 def _lines(objects: Iterable[dict[str, Any]]) -> Iterator[str]:

@@ -25,12 +25,17 @@ CODEBOOKS_FILE = "codebooks.npz"
 ENCODER_FILE = "encoder.json"
 ENCODER_FOLDER = "encoder"  # a copy of the encoder, where the run has made it and nobody else has it
 NO_CODEBOOKS = (
-    "this export has no codebooks, because its SIDs or the vectors behind them were given; give the item's sid"
+    "this export has no codebooks, because its SIDs or the vectors behind them were given, or other SIDs have replaced "
+    "those of the run's index; give the item's sid"
 )
 QUANTILES = 101
 _LIKE = 0.99  # cosine of a vector and what it should be: another device rounds otherwise, another model is far off
 _BATCH = 16  # texts that are embedded together
 Embed = Callable[[Sequence[str]], np.ndarray]
+
+
+class NoEncoder(UserError):
+    """No text can be embedded: the encoder of the training is not to be had here, or another one is in its place."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +65,15 @@ class Encoder:
         """What maps N texts to float32 x_ND.
 
         Raises:
-          UserError: the model is not to be had, or is another one than that of the training.
+          NoEncoder: the model is not to be had, or is another one than that of the training.
         """
-        embed = self._llm() if self.kind == "llm" else sentence_encoder(self.model, self.max_tokens)
+        try:
+            embed = self._llm() if self.kind == "llm" else sentence_encoder(self.model, self.max_tokens)
+        except UserError as error:
+            raise NoEncoder(f"the encoder {self.model!r} is not to be had: {error}; see --encoder") from None
         found_D = embed([self.probe])[0]
         if found_D.shape != self.probe_D.shape or _cosine(found_D, self.probe_D) < _LIKE:
-            raise UserError(
+            raise NoEncoder(
                 f"the encoder {self.model!r} makes other vectors than the one that the SIDs were made with; give that "
                 "one as --encoder=FOLDER"
             )

@@ -35,7 +35,7 @@ class Coder:
         """float32 (N, K): the whitened vectors of items. The first call loads the encoder.
 
         Raises:
-          UserError: the encoder is not to be had, or is another one than that of the training.
+          NoEncoder: the encoder is not to be had, or is another one than that of the training.
         """
         texts = [item_text(item, self._codebooks.encoder.text_fields) for item in items]
         with self._turn:

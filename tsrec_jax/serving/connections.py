@@ -18,7 +18,8 @@ HEAD_SECONDS = 10.0
 # So long the client of a request that was refused here may still send; what it sends is thrown away.
 _LINGER_SECONDS = 2.0
 _TELL_SECONDS = 10.0  # a refusal for want of room is logged no more often
-_OTHER_FILES = 64  # what the process opens beside connections
+_LINGERING = 64  # connections for which there was no room and whose clients may still send; more are closed at once
+_OTHER_FILES = 64 + _LINGERING  # what the process opens beside connections that are served
 
 
 class Config(uvicorn.Config):
@@ -26,11 +27,13 @@ class Config(uvicorn.Config):
 
     Attributes:
       max_connections: that are open at once.
-      head_seconds: from the first byte of a request to the end of its head.
+      head_seconds: from the first byte of a request to the end of its head, and before the first byte of a connection.
+      lingering: connections that were refused for want of room and are not closed yet.
     """
 
     max_connections = 1000
     head_seconds = HEAD_SECONDS
+    lingering = 0
     told_at = -_TELL_SECONDS  # time.monotonic() of the last line that there was no room
 
 
@@ -42,24 +45,36 @@ class LimitedH11Protocol(H11Protocol):
     """
 
     config: Config
-    _refused = False
+    _refused = _lingers = False
     _head_limit: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Refuses the connection where there are too many; an idle one is kept as long as between two requests."""
+        """Refuses the connection where there are too many, and closes one on which nothing comes."""
         super().connection_made(transport)
-        if len(self.connections) > self.config.max_connections:
-            if time.monotonic() - self.config.told_at > _TELL_SECONDS:
-                self.config.told_at = time.monotonic()
-                _LOG.warning("%d connections are open; further ones are refused", self.config.max_connections)
-            self._answer(503, "too many connections are open; try again later")
-            self.transport.close()
+        if len(self.connections) - self.config.lingering > self.config.max_connections:
+            self._refuse_for_want_of_room()
             return
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        # Connections that say nothing would otherwise keep everybody else out for as long as idle ones are kept.
+        silent = min(self.config.head_seconds, self.timeout_keep_alive)
+        self.timeout_keep_alive_task = self.loop.call_later(silent, self.timeout_keep_alive_handler)
+
+    def _refuse_for_want_of_room(self) -> None:
+        if time.monotonic() - self.config.told_at > _TELL_SECONDS:
+            self.config.told_at = time.monotonic()
+            _LOG.warning("%d connections are open; further ones are refused", self.config.max_connections)
+        reason = "too many connections are open; try again later"
+        if self.config.lingering < _LINGERING:
+            self.config.lingering += 1
+            self._lingers = True
+            self._refuse(503, reason)
+        else:
+            self._answer(503, reason)
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forgets the time limit."""
         self._limit_head(False)
+        self.config.lingering -= self._lingers
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

@@ -50,6 +50,11 @@ def _operations(api: _Json) -> Iterator[str]:
                 rows += _fields(_resolved(body, schemas))
             if rows:
                 yield from _table(rows, schemas)
+            if told.get("security"):
+                yield "<p>Needs the admin token.</p>"
+            for kind, content in told["responses"]["200"]["content"].items():
+                answer = html.escape(_kind(content["schema"], schemas))
+                yield f"<p>The answer, <code>{kind}</code>: <code>{answer}</code></p>"
 
 
 def _fields(schema: _Json) -> list[tuple[str, _Json, bool]]:

@@ -22,6 +22,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 MAX_BODY = 1 << 20
 BODY_SECONDS = 10.0
 _PATIENCE = 8  # how many times the limit is read of a body that is refused
+HEAD = "tsrec.head"  # in the scope: true where no body is wanted, so that a long one need not be made
 ARRIVED = "tsrec.arrived"  # in the scope: time.monotonic() of the request's arrival
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
 _ID = re.compile(rb"[!-~]{1,128}")  # a request id that is taken over from the client: it goes into headers and the log
@@ -83,7 +84,7 @@ class Guard:
         method, request_id = scope["method"], _request_id(scope)
         REQUEST_ID.set(request_id.decode())
         if method == "HEAD":
-            scope = {**scope, "method": "GET"}  # the same answer; its body is left out below
+            scope = {**scope, "method": "GET", HEAD: True}  # the same answer; its body is left out below
         status = 0
 
         async def send_with_headers(message: MutableMapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from tsrec_jax.errors import UserError
 from tsrec_jax.serving.batcher import BatchFailed, Closed, Expired, QueueFull
 from tsrec_jax.serving.catalogue_changes import NotKept, NotRead
+from tsrec_jax.serving.codebooks import NoEncoder
 from tsrec_jax.serving.engine import NotReady
 from tsrec_jax.serving.messages import unreadable_reason, validation_reason
 from tsrec_jax.serving.service import Service
@@ -41,7 +42,8 @@ def add_errors(app: FastAPI, service: Service) -> None:
 
     @app.exception_handler(NotKept)
     @app.exception_handler(NotRead)
-    async def no_storage(request: Request, error: NotKept | NotRead) -> Response:
+    @app.exception_handler(NoEncoder)
+    async def unable(request: Request, error: NotKept | NotRead | NoEncoder) -> Response:
         return error_response(503, str(error))
 
     @app.exception_handler(QueueFull)

@@ -8,7 +8,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -177,7 +177,7 @@ class LiveCatalogue:
         Raises:
           UserError: an unknown item.
         """
-        rows = [self._codes(self.item(item_id).sid) for item_id in item_ids]
+        rows = [self.codes_of(self.item(item_id).sid) for item_id in item_ids]
         return np.array(rows, np.int64).reshape(-1, self.num_levels)
 
     def members(self, codes: Sequence[int]) -> list[LiveItem]:
@@ -266,6 +266,26 @@ class LiveCatalogue:
 
         (put,) = self.put_chosen(stated, who=who)
         return put, not before
+
+    def change(self, item_id: str, stated: Mapping[str, Any], *, who: str = "") -> LiveItem:
+        """Changes what is stated of an item and nothing else; returns it as it is then.
+
+        Args:
+          item_id: the item.
+          stated: some of its fields (`LiveItem`).
+          who: for the journal.
+
+        Raises:
+          UserError: no such item, or as `put`.
+          NotKept: as `put`.
+        """
+        with self._change():
+            before = self.item(item_id)
+            item = dataclasses.replace(before, **stated)
+            self.check([item])
+            state = kept_state(item) if "sid" in stated else self._own_state(before) | dict(stated)
+            self._append("change", [(item.id, state)], who)
+        return item
 
     def remove(self, item_id: str, *, who: str = "") -> None:
         """Takes an item out; afterwards it is unknown in histories too (to keep it there, block it).
@@ -374,14 +394,14 @@ class LiveCatalogue:
         before = self._items.get(change.id)
         item = self._after(change, self._exported.setdefault(change.id, before))
         if before is not None and (item is None or item.sid != before.sid):
-            codes = self._codes(before.sid)
+            codes = self.codes_of(before.sid)
             del self._members[codes][change.id]
             touched[codes] = None
         if item is None:
             self._items.pop(change.id, None)
         else:
             self._items[change.id] = item
-            codes = self._codes(item.sid)
+            codes = self.codes_of(item.sid)
             self._members.setdefault(codes, {})[change.id] = None
             touched[codes] = None
         self._changed.add(change.id)
@@ -408,7 +428,7 @@ class LiveCatalogue:
     def _own_state(self, item: LiveItem) -> dict[str, Any]:
         """What the journal has to say of an item so that it is as now: nothing of one that is as exported."""
         last = self.changes.last(item.id)
-        return {} if last is None or last.state is None or "sid" not in last.state else kept_state(item)
+        return {} if last is None or last.state is None else dict(last.state)
 
     def _state(self, item: LiveItem) -> dict[str, Any]:
         """What the journal keeps of an item that is put; of one that is only blocked or let, no more than that."""
@@ -451,7 +471,8 @@ class LiveCatalogue:
             )
         return False
 
-    def _codes(self, sid: Sequence[str]) -> Codes:
+    def codes_of(self, sid: Sequence[str]) -> Codes:
+        """The codes of a SID's tokens."""
         return tuple(self._code_of[level][token] for level, token in enumerate(sid))
 
     def _settle(self, touched: Sequence[Codes]) -> None:

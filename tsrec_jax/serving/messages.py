@@ -46,8 +46,10 @@ def _address(text: str) -> str:
     return text
 
 
-def _tokens(sid: Any) -> tuple[str, ...]:
-    """The tokens of a SID that is a list of them, or one text."""
+def _tokens(sid: Any) -> tuple[str, ...] | None:
+    """The tokens of a SID that is a list of them, or one text; null: none is stated."""
+    if sid is None:
+        return None
     found = _TOKEN.findall(sid) if isinstance(sid, str) and _TOKENS.fullmatch(sid) else sid
     if not isinstance(found, list) or not 1 <= len(found) <= MAX_LEVELS or not all(map(_is_token, found)):
         raise ValueError(f"must be a list of 1 to {MAX_LEVELS} tokens, or one text such as <a_1><b_2><c_3>")
@@ -119,6 +121,28 @@ class ItemBody(_Message):
     def facts(self) -> dict[str, str]:
         """What people see of the item beside its title, where it is given."""
         return shown_facts(self)
+
+
+class ItemChange(_Message):
+    """PATCH /items/{id}: what is stated is changed, all else stays as it is."""
+
+    title: Annotated[Title, AfterValidator(_plain)] | None = None
+    sid: Annotated[Any, AfterValidator(_tokens)] = None
+    blocked: bool | None = None
+    brand: ShownText | None = None
+    categories: ShownText | None = None
+    image: Annotated[str, Field(max_length=MAX_TITLE), AfterValidator(_address)] | None = None
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """The fields of a `LiveItem` that are to change."""
+        return self.model_dump(exclude_none=True)
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.stated:
+            raise ValueError("state at least one of title, sid, blocked, brand, categories and image")
+        return self
 
 
 def answer_json(found: Answered, total_seconds: float, model: str) -> dict[str, Any]:

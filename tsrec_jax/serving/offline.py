@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import csv
 import dataclasses
 import io
@@ -13,6 +14,8 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import replacing, write_json
 from tsrec_jax.serving.answers import Answer, Request
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from tsrec_jax.serving.recommender import Recommender
 
 FORMATS = (".jsonl", ".csv", ".parquet")
+_PATIENCE = 0.2  # seconds after which a lock counts as held
 PART = 1024  # histories that are answered and written together
 _COLUMNS = {"id": str, "rank": int, "item": str, "title": str, "score": float, "sid": str, "exact": bool}
 
@@ -66,8 +70,7 @@ def recommend_file(
     for path in (histories, out):
         if path.suffix not in FORMATS:
             raise UserError(f"{path}: must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
-    if out.exists():
-        raise UserError(f"{out}: exists already; give another name, or remove it")
+    _refuse_result(out)
     try:
         found = histories.stat()
     except OSError as error:
@@ -84,7 +87,24 @@ def recommend_file(
         "unknown": "skip" if skip_unknown else "refuse",
         "part": part,
     }
-    _begin(folder, made_with)
+    with _alone_in(folder, out):
+        _begin(folder, made_with)
+        _make(recommender, histories, out, folder, k=k, skip_unknown=skip_unknown, report=report, part=part)
+        shutil.rmtree(folder)
+
+
+def _make(
+    recommender: Recommender,
+    histories: pathlib.Path,
+    out: pathlib.Path,
+    folder: pathlib.Path,
+    *,
+    k: int,
+    skip_unknown: bool,
+    report: Callable[[str], None],
+    part: int,
+) -> None:
+    """Makes the parts that are not there yet, then of all of them the file."""
     rows, done = _rows(histories), 0
     parts = []
     for number in itertools.count():
@@ -103,7 +123,31 @@ def recommend_file(
         raise UserError(f"{histories}: holds no history")
     with replacing(out) as temporary:
         _join(parts, out.suffix, temporary)
-    shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: pathlib.Path, out: pathlib.Path) -> Iterator[None]:
+    """Makes the folder of the parts, and keeps everybody else out of it.
+
+    Raises:
+      UserError: another process is making `out`, or has just made it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock", fallback_to_soft=False)
+    try:
+        lock.acquire(_PATIENCE)
+    except (Timeout, FileNotFoundError):  # whoever held it may have removed the folder just now
+        raise UserError(f"{out}: another process is making it; wait for that one, or give another --out") from None
+    try:
+        _refuse_result(out)
+        yield
+    finally:
+        lock.release()
+
+
+def _refuse_result(out: pathlib.Path) -> None:
+    if out.exists():
+        raise UserError(f"{out}: exists already; give another name, or remove it")
 
 
 def _begin(folder: pathlib.Path, made_with: dict[str, Any]) -> None:

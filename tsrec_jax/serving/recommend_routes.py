@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from tsrec_jax.errors import UserError
+from tsrec_jax.serving.answer_schemas import ERRORS, ManyRecommended, Recommended, answers
 from tsrec_jax.serving.answers import Request as Wanted
 from tsrec_jax.serving.batcher import BatchFailed, Closed, Expired, QueueFull
 from tsrec_jax.serving.engine import NotReady, refuse_unless_indexed
@@ -32,7 +33,7 @@ def recommend_routes(service: Service, deadline_seconds: float) -> APIRouter:
       service: what answers.
       deadline_seconds: of a request that states none.
     """
-    routes = APIRouter(tags=["recommendations"])
+    routes = APIRouter(tags=["recommendations"], responses=ERRORS)
     # Threads of their own, so that whatever else the server is asked for does not keep requests from being looked at.
     checks = ThreadPoolExecutor(_CHECKS, "check")
 
@@ -49,7 +50,7 @@ def recommend_routes(service: Service, deadline_seconds: float) -> APIRouter:
         service.refuse_if_full()
         return float(request.scope[ARRIVED]) + (deadline_seconds if deadline_ms is None else deadline_ms / 1000)
 
-    @routes.post("/recommend")
+    @routes.post("/recommend", responses=answers(Recommended))
     async def recommend(request: Request, body: RecommendBody) -> Response:
         """The k best items for one history."""
         expires_at = begin(request, body.deadline_ms)
@@ -57,7 +58,7 @@ def recommend_routes(service: Service, deadline_seconds: float) -> APIRouter:
         accepted = service.submit(wanted, expires_at, body.beams, body.exact)
         return await _unless_gone(request, _answer(service, accepted, request.scope[ARRIVED]), service)
 
-    @routes.post("/recommend/batch")
+    @routes.post("/recommend/batch", responses=answers(ManyRecommended))
     async def recommend_many(request: Request, body: ManyBody) -> Response:
         """The k best items for each of many histories.
 

@@ -8,6 +8,7 @@ const JOURNAL = 100;
 const FACTS = ["brand", "categories", "image"]; // of an item, where it has them
 let searching = null;
 let typing = 0;
+let edited = null; // the item in the form, as it was found
 
 async function search() {
   searching?.abort();
@@ -31,11 +32,12 @@ function row(item) {
   const label = make("span", { className: "name" }, make("span", { className: "clamp", title: item.title }, name(item.title)), note);
   const turn = item.blocked ? "Unblock" : "Block";
   return make("li", {}, label, action("Edit", `Edit ${item.title}`, () => edit(item)),
-    action(turn, `${turn} ${item.title}`, () => put({ ...item, blocked: !item.blocked }, `${turn}ed`)),
+    action(turn, `${turn} ${item.title}`, () => patch(item, { blocked: !item.blocked }, `${turn}ed`)),
     action("Remove", `Remove ${item.title}`, () => remove(item)));
 }
 
 function edit(item) {
+  edited = item;
   at("id").value = item.id;
   at("title").value = item.title;
   at("sid").value = item.sid.join("");
@@ -45,12 +47,20 @@ function edit(item) {
   at("title").focus();
 }
 
-async function put(item, done) {
+async function put(item) {
   const keys = ["title", "sid", "blocked", "description", ...FACTS].filter((key) => item[key] !== undefined && item[key] !== "");
   const body = JSON.stringify(Object.fromEntries(keys.map((key) => [key, item[key]])));
   const answer = await change(item.id, { method: "PUT", headers: { "Content-Type": "application/json" }, body });
-  if (answer) await show(done ?? (answer.new ? "Added" : "Changed"), item.id, answer);
+  if (answer) await show(answer.new ? "Added" : "Changed", item.id, answer);
   if (answer?.neighbours) showCoding(answer);
+}
+
+/** Changes what is stated of an item; what others have changed of it since it was found stays. */
+async function patch(item, stated, done) {
+  const body = JSON.stringify(stated);
+  const answer = await change(item.id, { method: "PATCH", headers: { "Content-Type": "application/json" }, body });
+  if (answer) await show(done, item.id, answer);
+  return answer;
 }
 
 /** The SID that the server made of an item's texts, and what it took the item to be like. */
@@ -59,6 +69,13 @@ function showCoding({ sid, sure, shared_with: others, neighbours }) {
   at("done").append(` Its semantic ID is ${sid.join("")}${shared}; ${Math.round(100 * sure)} % of the items fit theirs no better.`);
   at("neighbours").replaceChildren(...neighbours.map((near) => make("li", {}, make("span", { className: "name" }, name(near.title), facts(near)))));
   at("neighbours").hidden = neighbours.length === 0;
+}
+
+/** What the form says of the item in it that is not as it was found. */
+function difference(item) {
+  const found = { brand: "", categories: "", image: "", ...edited, sid: edited.sid.join("") };
+  const keys = ["title", "blocked", ...FACTS, ...(item.sid ? ["sid"] : [])]; // without a SID it keeps its own
+  return Object.fromEntries(keys.filter((key) => item[key] !== found[key]).map((key) => [key, item[key]]));
 }
 
 async function remove(item) {
@@ -75,9 +92,9 @@ async function remove(item) {
 async function change(id, options) {
   at("error").hidden = at("neighbours").hidden = true;
   at("done").textContent = "";
-  if (!at("who").reportValidity()) return null;
   try {
-    const who = at("who").value.trim() ? { "X-Changed-By": at("who").value.trim() } : {};
+    const bytes = new TextEncoder().encode(at("who").value.trim()); // a header takes no other letters
+    const who = bytes.length > 0 ? { "X-Changed-By": String.fromCharCode(...bytes) } : {};
     return await ask(`v1/items/${encodeURIComponent(id)}`, { ...options, headers: { ...options.headers, ...who, ...token() } });
   } catch (error) {
     showError(error);
@@ -103,9 +120,7 @@ async function show(done, id, answer) {
 async function showJournal() {
   at("error").hidden = true;
   try {
-    const whole = await fetch("v1/catalogue"); // only what its head says: the number of the last change
-    const last = Number(whole.headers.get("X-Last-Change"));
-    await whole.body.cancel();
+    const { last_change: last } = await ask("health");
     const lines = await askText(`v1/catalogue/changes?after=${Math.max(0, last - JOURNAL)}&limit=1000`, { headers: token() });
     const changes = lines.trim().split("\n").filter(Boolean).map((line) => JSON.parse(line)).reverse();
     const cells = ({ at: when, who, action: what, id }) => [when.replace("T", " ").replace(/\..*|Z$/, ""), who, what, id];
@@ -119,11 +134,12 @@ async function showJournal() {
 }
 
 at("search").addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(search, 150); });
-at("item").addEventListener("submit", (event) => {
+at("item").addEventListener("submit", async (event) => {
   event.preventDefault();
   const item = { id: at("id").value, blocked: at("blocked").checked };
   for (const fact of ["title", "sid", "description", ...FACTS]) item[fact] = at(fact).value.trim();
-  put(item);
+  if (edited?.id !== item.id) put(item);
+  else edited = await patch(item, difference(item), "Changed") ?? edited;
 });
 
 at("show-journal").addEventListener("click", showJournal);
