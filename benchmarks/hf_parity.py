@@ -104,15 +104,15 @@ def main() -> int:
     dataset = read_dataset(options.dataset)
     histories = dataset.splits["test"].histories[: options.rows]
     sids = [[dataset.catalogue.sid(item) for item in history] for history in histories]
-    prompts = recommender.builder.prompts_next_sid(sids, dataset.catalogue.num_levels)
+    prompts = recommender.finder.builder.prompts_next_sid(sids, dataset.catalogue.num_levels)
 
-    prefix = recommender.builder.prefix("next_sid")
+    prefix = recommender.finder.builder.prefix("next_sid")
 
     difference = logits_difference(load_hf(options.export), reference, prompts)
     print(f"logits, float32, {sum(map(len, prompts))} positions of {len(prompts)} rows: max abs diff {difference:.2e}")
     trie = recommender.catalogue.trie
     ours = search_all(
-        recommender.model, trie, dataset.catalogue, prompts, beams=options.beams, batch_size=16, prefix=prefix
+        recommender.finder.model, trie, dataset.catalogue, prompts, beams=options.beams, batch_size=16, prefix=prefix
     )
     theirs = reference_lists(dataset.catalogue, reference, tokenizer, prompts, options.beams)
     same, clear_same, score_difference = 0, 0, 0.0

@@ -91,6 +91,7 @@ def test_an_exact_search_widens_until_its_answers_are_proven(make_model, trie, p
     for found, wanted in zip(narrow.run_exact(prompts, k), every, strict=True):
         assert found.exact(k)
         np.testing.assert_array_equal(found.codes_WC[:k], wanted.codes_WC[:k])
+    assert not all(found.exact(k) for found in narrow.run_exact(prompts, k, most=3))
 
 
 def test_a_short_last_batch_does_not_compile_again(make_model, catalogue, trie, prompts):

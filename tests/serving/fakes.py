@@ -35,12 +35,12 @@ class FakeCatalogue:
     """The part of a LiveCatalogue that the service uses."""
 
     num_levels = 3
-    indexed = True
     last_change = 0
     behind = 0.0
 
     def __init__(self, items):
         self._items = {item.id: item for item in items}
+        self.search = types.SimpleNamespace(built=self, prepare=lambda: None)
 
     @property
     def num_items(self):

@@ -13,8 +13,7 @@ from tests.serving.clients import ADMIN, NEW, TOKEN, hold, metric, refused, unti
 from tests.serving.fakes import EVIL
 from tsrec_jax.data.catalogue import Item
 from tsrec_jax.serving import messages
-from tsrec_jax.serving.answers import Request
-from tsrec_jax.serving.codebooks import NoEncoder
+from tsrec_jax.serving.answers import MAX_BEAMS, NoEncoder, Request
 
 
 def test_a_recommendation_is_that_of_the_recommender_with_paths_and_times(client, recommender):
@@ -84,7 +83,7 @@ LONG = messages.MAX_HISTORY + 1
         ({"history": ["B001"], "exclude": ["B001"] * (messages.MAX_FILTER + 1)}, ["exclude", str(messages.MAX_FILTER)]),
         ({"history": ["B001"], "allow": ["B001"] * (messages.MAX_FILTER + 1)}, ["allow", str(messages.MAX_FILTER)]),
         ({"history": ["B001"], "k": 0}, ["k", "greater than or equal to 1"]),
-        ({"history": ["B001"], "k": messages.MAX_K + 1}, ["k", str(messages.MAX_K)]),
+        ({"history": ["B001"], "k": MAX_BEAMS + 1}, ["k", str(MAX_BEAMS)]),
         ({"history": ["B001"], "k": 51}, ["k: at most 50 here"]),
         ({"history": ["B001"], "k": "10"}, ["k", "integer"]),
         ({"history": ["B001"], "k": 1.5}, ["k", "integer"]),
@@ -383,7 +382,7 @@ class Waits:
 
 
 def test_look_ups_wait_for_no_index_and_recommendations_by_ids_need_none(client, recommender):
-    recommender.catalogue.indexed = False
+    recommender.catalogue.search.built = None
     response = client.get("/items?q=thing")
     refused(response, 503, "still being indexed")
     assert response.headers["Retry-After"]

@@ -14,9 +14,10 @@ from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 from tsrec_jax.main import main
 from tsrec_jax.serving import coder as module
+from tsrec_jax.serving.answers import NoEncoder
 from tsrec_jax.serving.catalogue_changes import Changes
 from tsrec_jax.serving.code_command import Command, run
-from tsrec_jax.serving.codebooks import Codebooks, Encoder, NoEncoder, quantiles, read_codebooks
+from tsrec_jax.serving.codebooks import Codebooks, Encoder, quantiles, read_codebooks
 from tsrec_jax.serving.coder import Coder
 from tsrec_jax.serving.export_files import read_catalogue
 from tsrec_jax.serving.live_catalogue import LiveCatalogue
@@ -106,7 +107,7 @@ def test_a_sid_is_shared_and_said_to_be_only_where_all_codes_are_taken(index):
     coded = Coded(index)
     node = coded.catalogue.item("B000").sid[:2]
     for number in range(20):
-        taken = coded.catalogue.siblings(coded.catalogue.codes(["B000"])[0, :2].tolist())
+        taken = coded.catalogue.sids.siblings(coded.catalogue.codes(["B000"])[0, :2].tolist())
         found = coded.put(f"NEW{number}", coded.stands_for("B000"), blocked=True)
         assert found.sid[:2] == node
         assert (found.shared_with == ()) == (len(taken) < SIZES[-1])

@@ -96,7 +96,7 @@ def test_all_files_state_one_end_which_is_that_of_completions(trained, tmp_path,
     config, generation = (json.loads((folder / f"{name}.json").read_text()) for name in ("config", "generation_config"))
     assert config["eos_token_id"] == generation["eos_token_id"] == stated
     assert config["pad_token_id"] == generation["pad_token_id"] == 3, "the base's, where the tokenizer names none"
-    assert Recommender.load(folder).builder.end[-1] == trained.builder.end[-1] == END
+    assert Recommender.load(folder).finder.builder.end[-1] == trained.builder.end[-1] == END
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert f"ends with a newline and the token {END}, the tokenizer's `eos_token`" in card
     assert ("texts also end with 7" in card) == (isinstance(stated, list) and 7 in stated)

@@ -104,22 +104,23 @@ def test_changes_are_indexed_that_come_while_the_index_is_built(monkeypatch):
             return super().__iter__()
 
     monkeypatch.setattr("builtins.list", lambda values=(): Slow(values))
-    search = threading.Thread(target=lambda: catalogue.search)
+    search = threading.Thread(target=catalogue.search.index)
     search.start()
     assert building.wait(30)
     monkeypatch.undo()
-    assert not catalogue.indexed  # which waits for nothing
+    catalogue.search.prepare()  # which waits for nothing
+    assert catalogue.search.built is None
     catalogue.put("4", "Blue pump", SID)
     catalogue.remove("1")
     go_on.set()
     search.join()
-    assert catalogue.indexed and found(catalogue, "pump") == ["2", "4"]
+    assert catalogue.search.built and found(catalogue, "pump") == ["2", "4"]
 
 
 def test_an_unknown_id_among_many_is_compared_with_a_few(monkeypatch):
     many = [Item(f"B{number:06d}", "Thing") for number in range(ids.NEAREST_AMONG + 1)]
     catalogue = live(many, sids=[SID] * len(many))
-    assert catalogue.search
+    assert catalogue.search.index()
     compare = difflib.get_close_matches
 
     def counted(word, candidates, **options):

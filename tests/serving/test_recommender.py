@@ -42,7 +42,7 @@ def test_an_export_with_the_former_name_of_its_normaliser_is_read(trained, tmp_p
     prompts = json.loads((folder / "prompts.json").read_text())
     (folder / "prompts.json").write_text(json.dumps(prompts | {"normaliser": before}))
     (folder / "checksums.json").unlink()
-    assert Recommender.load(folder).normaliser == now
+    assert Recommender.load(folder).finder.normaliser == now
 
 
 @pytest.mark.parametrize("normaliser", ["vocabulary", "constrained"])
@@ -71,9 +71,9 @@ def test_an_export_that_names_no_normaliser_is_searched_over_the_vocabulary(expo
 
 
 def test_prompts_are_those_of_training(recommender, trained):
-    assert recommender.builder.max_length == trained.builder.max_length
+    assert recommender.finder.builder.max_length == trained.builder.max_length
     sids = [["<a_1><b_2><c_3>"] * 30]
-    assert recommender.builder.prompts_next_sid(sids, 3) == trained.builder.prompts_next_sid(sids, 3)
+    assert recommender.finder.builder.prompts_next_sid(sids, 3) == trained.builder.prompts_next_sid(sids, 3)
 
 
 def test_all_items_come_when_asked_for_and_those_of_one_sid_stand_together(recommender):
@@ -125,7 +125,7 @@ def test_a_history_alone_or_among_others_gives_the_same(recommender):
     ],
 )
 def test_bad_requests_are_explained_before_anything_is_searched(recommender, histories, options, message, monkeypatch):
-    monkeypatch.setattr(recommender, "_searcher", lambda beams: pytest.fail("searched"))
+    monkeypatch.setattr(recommender.finder, "find", lambda *_: pytest.fail("searched"))
     with pytest.raises(UserError, match=message):
         recommender.recommend(histories, **options)
 

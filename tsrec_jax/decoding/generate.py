@@ -160,19 +160,24 @@ class Searcher:
         filters: Sequence[SidFilter] | None = None,
         *,
         prior: Callable[[Sequence[int]], Prior] | None = None,
+        most: int | None = None,
     ) -> list[SearchResult]:
         """Like `run`, but each answer's first k are the k best SIDs: unproven requests are searched again, wider.
 
-        The last width is the number of valid prefixes, at which every SID's score is known.
+        The last width is the number of valid prefixes, at which every SID's score is known; or `most`, and then an
+        answer may remain unproven.
         """
         widest = max(self.trie.prefixes(level) for level in range(self.trie.num_levels))
+        limit = widest + -widest % 128
+        if most is not None:
+            limit = min(limit, most)
         results = self.run(prompts, filters, prior=prior)
         beams = self.settings.beams
-        while beams < widest:
+        while beams < min(widest, limit):
             open_rows = [row for row, found in enumerate(results) if not found.exact(k)]
             if not open_rows:
                 break
-            beams = min(beams * WIDENING, widest + -widest % 128)
+            beams = min(beams * WIDENING, limit)
             again = self._wider(beams).run(
                 [prompts[row] for row in open_rows],
                 None if filters is None else [filters[row] for row in open_rows],
@@ -180,6 +185,8 @@ class Searcher:
             )
             for row, found in zip(open_rows, again, strict=True):
                 results[row] = found
+        if beams < widest:
+            return results
         return [dataclasses.replace(found, dropped=-np.inf) if not found.exact(k) else found for found in results]
 
     def bucket(self, length: int) -> int:

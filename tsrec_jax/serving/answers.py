@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+from tsrec_jax.errors import UserError
+
+MAX_BEAMS = 512  # of the widest search, also of one that goes on until it is exact; so many items can be asked for
+
+
+class NoEncoder(UserError):
+    """No item can be coded: the encoder of the training is not to be had here, or another one is in its place."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:

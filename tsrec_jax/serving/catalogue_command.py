@@ -140,7 +140,7 @@ def _import(command: Command) -> None:
         items = catalogue.put_chosen(changed, who=command.by)
     print(f"{sum(new)} added, {len(new) - sum(new)} changed, {len(rows) - len(new)} as they were")
     added = [item for item, is_new in zip(items, new, strict=True) if is_new]
-    if shared := sum(len(catalogue.ids_of(catalogue.codes_of(item.sid))) > 1 for item in added):
+    if shared := sum(len(catalogue.sids.ids(catalogue.sids.codes(item.sid))) > 1 for item in added):
         print(f"{shared} of those added share their SID with another item; `tsrec code` makes SIDs of their own")
 
 

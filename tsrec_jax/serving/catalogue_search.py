@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from tsrec_jax.data.catalogue import NEAREST_AMONG
 from tsrec_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -120,6 +121,55 @@ class CatalogueSearch:
         self._db.execute("DELETE FROM items WHERE number = ?", (number,))
         self._db.execute("INSERT INTO grams (grams, rowid, text) VALUES ('delete', ?, ?)", (number, _indexed(item)))
         return number
+
+
+class FollowedSearch:
+    """The index of a catalogue that changes while it is built. Safe for several threads.
+
+    Args:
+      items: those of the catalogue, by id.
+      writing: held by whoever changes the catalogue.
+    """
+
+    def __init__(self, items: Mapping[str, LiveItem], writing: threading.RLock):
+        self._items, self._writing = items, writing
+        self._index: CatalogueSearch | None = None
+        # Changes that come while the index is built; None: it is not being built.
+        self._waiting: list[tuple[LiveItem | None, LiveItem | None]] | None = None
+        self._building = threading.Lock()
+
+    @property
+    def built(self) -> CatalogueSearch | None:
+        """The index, where it is there."""
+        return self._index
+
+    def index(self) -> CatalogueSearch:
+        """The index; the first use builds it, which takes about a minute for a million items."""
+        if self._index is None:
+            with self._building:
+                if self._index is None:
+                    with self._writing:
+                        items, self._waiting = list(self._items.values()), []
+                    index = CatalogueSearch(items)  # changes need not wait for it
+                    with self._writing:
+                        index.follow(self._waiting)
+                        self._index, self._waiting = index, None
+        return self._index
+
+    def prepare(self) -> None:
+        """Builds the index, unless it is being built: a small one at once, else in the background."""
+        if self._index is None and not self._building.locked():
+            build = threading.Thread(target=self.index, name="index", daemon=True)
+            build.start()
+            if len(self._items) <= NEAREST_AMONG:
+                build.join()
+
+    def follow(self, changes: Sequence[tuple[LiveItem | None, LiveItem | None]]) -> None:
+        """As `CatalogueSearch.follow`, while the catalogue is written."""
+        if self._waiting is not None:
+            self._waiting += changes
+        elif self._index is not None:
+            self._index.follow(changes)
 
 
 def _first(limit: int, found: Iterator[str]) -> list[str]:

@@ -15,6 +15,7 @@ from tsrec_jax.files import write_json
 from tsrec_jax.models.config import read_json
 from tsrec_jax.models.hf import DTYPES, load_hf
 from tsrec_jax.models.tokenizer import load_tokenizer
+from tsrec_jax.serving.answers import NoEncoder
 from tsrec_jax.serving.export_files import AGAIN, verified, write_checksums
 from tsrec_jax.sid.embed import embed_texts
 from tsrec_jax.sid.index import SidIndex, load_index
@@ -32,10 +33,6 @@ QUANTILES = 101
 _LIKE = 0.99  # cosine of a vector and what it should be: another device rounds otherwise, another model is far off
 _BATCH = 16  # texts that are embedded together
 Embed = Callable[[Sequence[str]], np.ndarray]
-
-
-class NoEncoder(UserError):
-    """No text can be embedded: the encoder of the training is not to be had here, or another one is in its place."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -83,7 +83,7 @@ class Coder:
           costs_1E: where the rule needs them, what each code of the last level costs.
         """
         level_tokens = self._catalogue.level_tokens
-        taken = self._catalogue.siblings(near_1C[0, : len(level_tokens) - 1].tolist())
+        taken = self._catalogue.sids.siblings(near_1C[0, : len(level_tokens) - 1].tolist())
         old_NC = np.array(taken, np.int32).reshape(-1, len(level_tokens))
         (codes_C,) = code_newcomers(self._codebooks.index.collisions, old_NC, near_1C, costs_1E)
         *codes, last = codes_C.tolist()
@@ -117,7 +117,7 @@ class Coder:
                         neighbours.append(Neighbour(other.id, other.title, other.sid, float(likeness_N[place])))
                 if len(neighbours) == NEIGHBOURS:
                     break
-            shared = tuple(other for other in self._catalogue.ids_of(codes_C.tolist()) if other != item_id)
+            shared = tuple(other for other in self._catalogue.sids.ids(codes_C.tolist()) if other != item_id)
         return Coding(tuple(sid), round(worse, 4), shared, tuple(neighbours))
 
 

@@ -7,16 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.serving.answers import Answer, Request, WideRequest
+from tsrec_jax.serving.answers import MAX_BEAMS, Answer, Request, WideRequest
 from tsrec_jax.serving.batcher import Batcher, BatchSettings, Ticket
-from tsrec_jax.serving.messages import MAX_HISTORY, MAX_K
+from tsrec_jax.serving.messages import MAX_HISTORY
 
 if TYPE_CHECKING:
     from tsrec_jax.serving.live_catalogue import LiveCatalogue
     from tsrec_jax.serving.recommender import Recommender
 
 WIDENING = 4
-WIDEST = 512
 
 
 class NotReady(Exception):
@@ -25,7 +24,8 @@ class NotReady(Exception):
 
 def refuse_unless_indexed(catalogue: LiveCatalogue) -> None:
     """Raises NotReady where a look-up by words or titles would have to wait for the index, as all behind it would."""
-    if not catalogue.indexed:
+    catalogue.search.prepare()
+    if catalogue.search.built is None:
         raise NotReady("the titles are still being indexed; name items by their ids, or ask later")
 
 
@@ -93,7 +93,7 @@ class Engine:
         if least > self.widths[-1]:
             raise UserError(f"beams: at most {self.widths[-1]} here")
         if k > least:
-            limit = f"k: at most {min(least, MAX_K)} here"
+            limit = f"k: at most {min(least, MAX_BEAMS)} here"
             raise UserError(
                 f"{limit} (--beams), or as many as `beams`" if beams is None else f"{limit}, as `beams` says"
             )
@@ -155,6 +155,6 @@ class Engine:
 def _widths(beams: int) -> tuple[int, ...]:
     """The usual width and the wider ones."""
     widths = [beams]
-    while widths[-1] < WIDEST:
-        widths.append(min(widths[-1] * WIDENING, WIDEST))
+    while widths[-1] < MAX_BEAMS:
+        widths.append(min(widths[-1] * WIDENING, MAX_BEAMS))
     return tuple(widths)

@@ -8,9 +8,9 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from tsrec_jax.errors import UserError
+from tsrec_jax.serving.answers import NoEncoder
 from tsrec_jax.serving.batcher import BatchFailed, Closed, Expired, QueueFull
 from tsrec_jax.serving.catalogue_changes import NotKept, NotRead
-from tsrec_jax.serving.codebooks import NoEncoder
 from tsrec_jax.serving.engine import NotReady
 from tsrec_jax.serving.messages import unreadable_reason, validation_reason
 from tsrec_jax.serving.service import Service

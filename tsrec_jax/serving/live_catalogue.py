@@ -19,9 +19,9 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.serving.catalogue_changes import Change, Changes, NotRead, now
 from tsrec_jax.serving.catalogue_follower import start_following
 from tsrec_jax.serving.catalogue_items import LiveItem, kept_state, wrong_state
-from tsrec_jax.serving.catalogue_search import CatalogueSearch
+from tsrec_jax.serving.catalogue_search import FollowedSearch
+from tsrec_jax.serving.catalogue_sids import CatalogueSids, Codes
 
-Codes = tuple[int, ...]
 _COMPARED = 100  # characters of an unknown id
 _PAGE = 5_000  # changes that are taken over while searches wait
 _WITNESSES = 1_000  # items of the export whose SIDs tell a later export of other SIDs
@@ -39,33 +39,30 @@ class LiveCatalogue:
       trie: of that catalogue; changed in place.
       changes: what has happened to it since; None: nothing, and what will happen lives as long as this object.
 
+    Attributes:
+      sids: of its items.
+      changes: the journal.
+      search: the index of titles and ids.
+
     Raises:
       UserError: the changes are to another export, with other SIDs.
     """
 
     def __init__(self, catalogue: Catalogue, trie: Trie, changes: Changes | None = None):
-        self.trie = trie
-        self.level_tokens = catalogue.level_tokens
+        self.sids = CatalogueSids(catalogue, trie)
         self.changes = Changes() if changes is None else changes
-        self._code_of = [{token: code for code, token in enumerate(tokens)} for tokens in catalogue.level_tokens]
         self._items = {
             item.id: LiveItem(item.id, item.title, sid, False, **shown_facts(item))
             for item, sid in zip(catalogue.items, catalogue.sids, strict=True)
         }
-        self._members: dict[Codes, dict[str, None]] = {}  # a dict keeps the order in which items came
-        for item, codes in zip(catalogue.items, catalogue.codes_IC.tolist(), strict=True):
-            self._members.setdefault(tuple(codes), {})[item.id] = None
         self._exported: dict[str, LiveItem | None] = {}  # of items that were changed: as the export has them
         self._foreign: dict[str, str] = {}  # items that this export cannot hold, and why
         self._witnesses = {item.id: "".join(item.sid) for item in itertools.islice(self._items.values(), _WITNESSES)}
         self._changed: set[str] = set()
         self._last: Change | None = None  # that was taken over
         self._behind_since: float | None = None  # time.monotonic(); None: the journal could be read
-        self._index: CatalogueSearch | None = None
-        # Changes that come while the index is built; None: it is not being built.
-        self._unindexed: list[tuple[LiveItem | None, LiveItem | None]] | None = None
-        self._turn, self._lock = threading.Lock(), threading.Lock()
-        self._writing, self._building = threading.RLock(), threading.Lock()
+        self._turn, self._lock, self._writing = threading.Lock(), threading.Lock(), threading.RLock()
+        self.search = FollowedSearch(self._items, self._writing)
         self._named = self._check_sids()
         self.catch_up()
         if self._foreign:
@@ -90,6 +87,16 @@ class LiveCatalogue:
         return len(self._items)
 
     @property
+    def trie(self) -> Trie:
+        """Of the SIDs that have an item to recommend."""
+        return self.sids.trie
+
+    @property
+    def level_tokens(self) -> tuple[tuple[str, ...], ...]:
+        """The tokens of each level."""
+        return self.sids.level_tokens
+
+    @property
     def num_levels(self) -> int:
         """Tokens of a SID (C)."""
         return len(self.level_tokens)
@@ -112,7 +119,7 @@ class LiveCatalogue:
         found = self.get(item_id)
         if found is None:
             # A search that holds the catalogue comes here too: it must not wait for the index to be built.
-            few, index = len(self._items) <= NEAREST_AMONG, self._index
+            few, index = len(self._items) <= NEAREST_AMONG, self.search.built
             near = list(self._items) if few else [] if index is None else index.near(str(item_id)[:_COMPARED])
             raise unknown_item(item_id, near, len(self._items))
         return found
@@ -135,41 +142,13 @@ class LiveCatalogue:
         since = self._behind_since
         return 0.0 if since is None else max(time.monotonic() - since, 1e-9)
 
-    @property
-    def search(self) -> CatalogueSearch:
-        """The index of titles and ids; the first use builds it, which takes about a minute for a million items."""
-        if self._index is None:
-            with self._building:
-                if self._index is None:
-                    with self._writing:
-                        items, self._unindexed = list(self._items.values()), []
-                    index = CatalogueSearch(items)  # changes need not wait for it
-                    with self._writing:
-                        index.follow(self._unindexed)
-                        self._index, self._unindexed = index, None
-        return self._index
-
-    @property
-    def indexed(self) -> bool:
-        """Whether the index is there; where it is not, it is being built from now on."""
-        if self._index is None and not self._building.locked():
-            self.prepare_search()
-        return self._index is not None
-
-    def prepare_search(self) -> None:
-        """Builds the index: a small one at once, else in the background; what is looked for meanwhile waits for it."""
-        build = threading.Thread(target=lambda: self.search, name="index", daemon=True)
-        build.start()
-        if len(self._items) <= NEAREST_AMONG:
-            build.join()
-
     def titled(self, title: str) -> list[LiveItem]:
         """The items that have exactly this title, in the order in which they came."""
-        return self._present(self.search.titled(title))
+        return self._present(self.search.index().titled(title))
 
     def find(self, text: str, limit: int) -> list[LiveItem]:
         """The first `limit` items whose id or title holds every word of a text, whatever the case."""
-        return self._present(self.search.find(text, limit))
+        return self._present(self.search.index().find(text, limit))
 
     def codes(self, item_ids: Iterable[str]) -> np.ndarray:
         """int64 (N, C): the codes of items.
@@ -177,22 +156,13 @@ class LiveCatalogue:
         Raises:
           UserError: an unknown item.
         """
-        rows = [self.codes_of(self.item(item_id).sid) for item_id in item_ids]
+        rows = [self.sids.codes(self.item(item_id).sid) for item_id in item_ids]
         return np.array(rows, np.int64).reshape(-1, self.num_levels)
 
     def members(self, codes: Sequence[int]) -> list[LiveItem]:
         """The items of a SID that may be recommended, in the order in which they came."""
-        items = (self._items[item_id] for item_id in self._members.get(tuple(codes), ()))
+        items = (self._items[item_id] for item_id in self.sids.ids(codes))
         return [item for item in items if not item.blocked]
-
-    def ids_of(self, codes: Sequence[int]) -> list[str]:
-        """The ids of the items of a SID, blocked ones too, in the order in which they came."""
-        return list(self._members.get(tuple(codes), ()))
-
-    def siblings(self, prefix: Sequence[int]) -> list[Codes]:
-        """The SIDs of items, blocked ones too, that begin with these codes of all levels but the last."""
-        under = ((*prefix, code) for code in range(len(self.level_tokens[-1])))
-        return [codes for codes in under if codes in self._members]
 
     def put(
         self, item_id: str, title: str, sid: Sequence[str], blocked: bool = False, *, who: str = "", **facts: str
@@ -383,26 +353,23 @@ class LiveCatalogue:
                 indexed.append(self._apply_one(change, touched))
                 self._last = change
         finally:
-            self._settle(list(touched))
-            if self._unindexed is not None:
-                self._unindexed += indexed
-            elif self._index is not None:
-                self._index.follow(indexed)
+            self.sids.settle(touched, lambda codes: bool(self.members(codes)))
+            self.search.follow(indexed)
 
     def _apply_one(self, change: Change, touched: dict[Codes, None]) -> tuple[LiveItem | None, LiveItem | None]:
         """Takes one change over, but for the trie; returns the item before and afterwards."""
         before = self._items.get(change.id)
         item = self._after(change, self._exported.setdefault(change.id, before))
         if before is not None and (item is None or item.sid != before.sid):
-            codes = self.codes_of(before.sid)
-            del self._members[codes][change.id]
+            codes = self.sids.codes(before.sid)
+            self.sids.remove(change.id, codes)
             touched[codes] = None
         if item is None:
             self._items.pop(change.id, None)
         else:
             self._items[change.id] = item
-            codes = self.codes_of(item.sid)
-            self._members.setdefault(codes, {})[change.id] = None
+            codes = self.sids.codes(item.sid)
+            self.sids.add(change.id, codes)
             touched[codes] = None
         self._changed.add(change.id)
         return before, item
@@ -441,16 +408,8 @@ class LiveCatalogue:
         """Why the catalogue cannot hold an item; empty where it can."""
         if not item.id or not item.title.strip():
             return f"item {item.id!r}: needs an id and a title that are not empty"
-        if len(item.sid) != self.num_levels:
-            return f"item {item.id!r}: its SID has {len(item.sid)} tokens, the catalogue's have {self.num_levels}"
-        for level, token in enumerate(item.sid):
-            if token not in self._code_of[level]:
-                known = self.level_tokens[level]
-                return (
-                    f"item {item.id!r}: {token!r} is not one of the {len(known)} tokens of level {level + 1} that the "
-                    f"model has rows for (as {known[0]}); code the item with the codebooks of the training"
-                )
-        return ""
+        fault = self.sids.fault(item.sid)
+        return fault and f"item {item.id!r}: {fault}"
 
     def _check_sids(self) -> bool:
         """Refuses changes whose SIDs were made of other codes than this export's, though their tokens may be the same.
@@ -470,20 +429,6 @@ class LiveCatalogue:
                 "another --catalogue"
             )
         return False
-
-    def codes_of(self, sid: Sequence[str]) -> Codes:
-        """The codes of a SID's tokens."""
-        return tuple(self._code_of[level][token] for level, token in enumerate(sid))
-
-    def _settle(self, touched: Sequence[Codes]) -> None:
-        """A SID is valid while it has an item that may be recommended."""
-        alive = [codes for codes in touched if self.members(codes)]
-        self.trie.add(np.array(alive, np.int64).reshape(-1, self.num_levels))
-        dead = [codes for codes in touched if not self.members(codes)]
-        self.trie.remove(np.array(dead, np.int64).reshape(-1, self.num_levels))
-        for codes in touched:
-            if not self._members.get(codes, True):
-                del self._members[codes]
 
     def _present(self, item_ids: Iterable[str]) -> list[LiveItem]:
         found = map(self._items.get, item_ids)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from tsrec_jax.data.catalogue import is_address, shown_facts
-from tsrec_jax.serving.answers import Coding, PathStep
+from tsrec_jax.serving.answers import MAX_BEAMS, Coding, PathStep
 from tsrec_jax.serving.batcher import Answered
 from tsrec_jax.serving.catalogue_items import MAX_ID, MAX_TITLE, is_plain
 
@@ -18,7 +18,6 @@ MAX_HISTORY = 50
 MAX_TITLES = 50  # each is looked up by its text
 MAX_FILTER = 10_000
 MAX_REQUESTS = 1_000  # of a batch
-MAX_K = 512
 MAX_DEADLINE_MS = 60_000
 MAX_DESCRIPTION = 20_000
 MAX_LEVELS = 32
@@ -75,12 +74,12 @@ class WishBody(_Message):
 
     history: Annotated[list[ItemId], Field(min_length=1, max_length=MAX_HISTORY)] | None = None
     titles: Annotated[list[Title], Field(min_length=1, max_length=MAX_TITLES)] | None = None
-    k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
+    k: Annotated[int, Field(ge=1, le=MAX_BEAMS)] = 10
     exclude_history: bool = False
     exclude: Annotated[list[ItemId], Field(max_length=MAX_FILTER)] = []
     allow: Annotated[list[ItemId], Field(max_length=MAX_FILTER)] | None = None
     unknown: Literal["refuse", "skip"] = "refuse"
-    beams: Annotated[int, Field(ge=1, le=MAX_K)] | None = None
+    beams: Annotated[int, Field(ge=1, le=MAX_BEAMS)] | None = None
     exact: bool = False
 
     @model_validator(mode="after")

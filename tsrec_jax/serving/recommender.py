@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import dataclasses
 import os
 import pathlib
@@ -13,17 +11,16 @@ from typing import NoReturn
 
 import numpy as np
 
-from tsrec_jax.data.catalogue import Item, shown_facts
+from tsrec_jax.data.catalogue import Catalogue, Item, shown_facts
 from tsrec_jax.data.prompts import PromptBuilder
-from tsrec_jax.decoding.beam_search import SearchSettings
 from tsrec_jax.decoding.filters import SidFilter
-from tsrec_jax.decoding.generate import Searcher, SearchResult
+from tsrec_jax.decoding.generate import SearchResult
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.hf import load_hf
 from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.tokenizer import load_tokenizer
-from tsrec_jax.serving.answers import Answer, Coding, PathStep, Recommendation, Request
+from tsrec_jax.serving.answers import MAX_BEAMS, Answer, Coding, PathStep, Recommendation, Request
 from tsrec_jax.serving.arguments import item_ids, listed, whole
 from tsrec_jax.serving.catalogue_changes import Changes
 from tsrec_jax.serving.catalogue_items import LiveItem
@@ -42,6 +39,7 @@ from tsrec_jax.serving.export_files import (
     verified,
     version_of,
 )
+from tsrec_jax.serving.finders import Finder, FusionFinder, ModelFinder
 from tsrec_jax.serving.hub import local_export, push_export
 from tsrec_jax.serving.live_catalogue import LiveCatalogue
 from tsrec_jax.serving.live_fusion import LiveFusion
@@ -49,7 +47,6 @@ from tsrec_jax.serving.words import SidWords
 
 MAX_BATCH = 8
 BEAMS = 20
-MAX_BEAMS = 512
 
 
 class Recommender:
@@ -57,14 +54,11 @@ class Recommender:
 
     Attributes:
       folder: that it was loaded from.
-      model: the weights.
+      finder: searches.
       catalogue: the items; it may change at any time.
-      builder: makes the prompts.
       max_batch: requests that are searched together.
       beams: width of a search unless a call says otherwise.
       version: names the export that it was loaded from; empty: none.
-      normaliser: what scores are normalised over, as in `SearchSettings`.
-      fusion: what is added to the model's scores; None: nothing.
       words: what the SID tokens mean.
       coder: codes items from their texts; None: the export has no codebooks.
     """
@@ -73,33 +67,18 @@ class Recommender:
 
     def __init__(
         self,
-        model: InferenceModel,
+        finder: Finder,
         catalogue: LiveCatalogue,
-        builder: PromptBuilder,
         *,
         beams: int,
         max_batch: int,
-        normaliser: str,
         words: SidWords,
-        codebooks: Codebooks | None = None,
-        fusion: LiveFusion | None = None,
+        codebooks: Codebooks | None,
+        version: str,
     ):
-        self._accept(catalogue, codebooks, beams, max_batch)
-        self.words = words
-        self.model, self.builder, self.normaliser, self.fusion = model, builder, normaliser, fusion
-        self._prefix = builder.prefix("next_sid")
-        first, size = int(catalogue.trie.token_ids[0][0]), catalogue.trie.level_sizes[0]
-        self._first_tokens = range(first, first + size)
-        self._searchers: dict[int, Searcher] = {}
-
-    def _accept(self, catalogue: LiveCatalogue, codebooks: Codebooks | None, beams: int, max_batch: int) -> None:
-        if not 1 <= whole("beams", beams) <= MAX_BEAMS:
-            raise UserError(f"beams={beams}: must be from 1 to {MAX_BEAMS}")
-        if whole("max_batch", max_batch) < 1:
-            raise UserError(f"max_batch={max_batch}: must be at least 1")
-        self.catalogue, self.beams, self.max_batch = catalogue, beams, max_batch
+        self.finder, self.catalogue, self.beams, self.max_batch = finder, catalogue, beams, max_batch
+        self.words, self.version = words, version
         self.coder = None if codebooks is None else Coder(codebooks, catalogue)
-        self.version = ""
 
     def __getstate__(self) -> NoReturn:
         raise UserError(
@@ -146,43 +125,43 @@ class Recommender:
     def _loaded(
         cls, folder: pathlib.Path, changes: Changes, *, dtype: str, beams: int, max_batch: int, encoder: str | None
     ) -> Recommender:
+        if not 1 <= whole("beams", beams) <= MAX_BEAMS:
+            raise UserError(f"beams={beams}: must be from 1 to {MAX_BEAMS}")
+        if whole("max_batch", max_batch) < 1:
+            raise UserError(f"max_batch={max_batch}: must be at least 1")
         with verified(folder):
             version = version_of(folder)
             catalogue = read_catalogue(folder)
             fusion, scorer = read_fusion(folder, catalogue)
             codebooks = read_codebooks(folder, [len(tokens) for tokens in catalogue.level_tokens], encoder)
-            if fusion is not None and not (folder / PROMPTS_FILE).exists():
-                live = LiveCatalogue(catalogue, Trie.of_catalogue(catalogue, 0), changes)
-                ranked = LiveFusion(fusion, None, catalogue, live)
-                alone = FusionRecommender(live, ranked, codebooks, beams=beams, max_batch=max_batch)
-                alone.version = version
-                return alone
-            templates, max_length, normaliser = read_prompts(folder)
-            tokenizer = load_tokenizer(folder)
-            trie = read_trie(folder, catalogue, first_sid_id(folder, tokenizer, catalogue))
-            builder = prompt_builder(folder, tokenizer, catalogue, templates, max_length)
-            words = read_words(folder, catalogue)
-            model = InferenceModel.of(load_hf(folder, dtype=dtype, remat=False))
-        if model.config.vocab_rows != len(tokenizer):
-            raise UserError(
-                f"{folder}: the weights have {model.config.vocab_rows} vocabulary rows, the tokenizer has "
-                f"{len(tokenizer)} tokens; {AGAIN}"
-            )
+            alone = fusion is not None and not (folder / PROMPTS_FILE).exists()
+            parts = None if alone else _model_parts(folder, catalogue, dtype)
+        trie = Trie.of_catalogue(catalogue, 0) if parts is None else parts.trie
         live = LiveCatalogue(catalogue, trie, changes)
         fused = None if fusion is None else LiveFusion(fusion, scorer, catalogue, live)
-        loaded = cls(
-            model,
+        finder: Finder
+        if parts is None:
+            assert fused is not None
+            finder = FusionFinder(fused)
+        else:
+            finder = ModelFinder(
+                parts.model,
+                live,
+                parts.builder,
+                beams=beams,
+                max_batch=max_batch,
+                normaliser=parts.normaliser,
+                fusion=fused,
+            )
+        return cls(
+            finder,
             live,
-            builder,
             beams=beams,
             max_batch=max_batch,
-            normaliser=normaliser,
-            words=words,
+            words=SidWords() if parts is None else parts.words,
             codebooks=codebooks,
-            fusion=fused,
+            version=version,
         )
-        loaded.version = version
-        return loaded
 
     def push_to_hub(self, repo_id: str, *, private: bool = True) -> str:
         """Brings the loaded export to the Hugging Face hub, as it was exported: without changes of its catalogue.
@@ -223,7 +202,7 @@ class Recommender:
           exclude_history: leave out what the history holds.
           exclude: items to leave out.
           allow: items that alone may be recommended; None: all.
-          exact: widen the search where it does not prove its answer, until it does.
+          exact: widen the search where it does not prove its answer, until it does or has 512 beams.
 
         Returns:
           For each history the best items first; items of one SID share its score and come in catalogue order.
@@ -261,7 +240,7 @@ class Recommender:
         Args:
           requests: what is wanted.
           beams: width of the search; None: that of `load`.
-          exact: widen the search where it does not prove its answer, until it does.
+          exact: widen the search where it does not prove its answer, until it does or has 512 beams.
 
         Raises:
           UserError: a request that `check` refuses.
@@ -277,7 +256,7 @@ class Recommender:
             return [
                 dataclasses.replace(self._answer(request, one, read), skipped=out)
                 for request, (one, read), out in zip(
-                    wanted, self._find(wanted, filters, beams, exact), skipped, strict=True
+                    wanted, self.finder.find(wanted, filters, beams, exact), skipped, strict=True
                 )
             ]
 
@@ -325,20 +304,6 @@ class Recommender:
         request = dataclasses.replace(request, history=known["history"], exclude=known["exclude"], allow=allow)
         return request, tuple(item_id for item_id in ids if item_id in unknown)
 
-    def _find(
-        self, requests: Sequence[Request], filters: Sequence[SidFilter], beams: int, exact: bool
-    ) -> list[tuple[SearchResult, int]]:
-        """For each request what the search finds, and how many items of the history it read."""
-        prompts = self._prompts(requests)
-        prior = None if self.fusion is None else self.fusion.prior([request.history for request in requests])
-        searcher = self._searcher(beams)
-        if exact:
-            found = searcher.run_exact(prompts, max(request.k for request in requests), filters, prior=prior)
-        else:
-            found = searcher.run(prompts, filters, prior=prior)
-        used = (self._used(request, prompt) for request, prompt in zip(requests, prompts, strict=True))
-        return list(zip(found, used, strict=True))
-
     def check(self, request: Request, *, beams: int | None = None) -> None:
         """Refuses a request that cannot be answered.
 
@@ -371,68 +336,14 @@ class Recommender:
     ) -> None:
         """Compiles the searches for histories of up to `max_history` items, while others may use the recommender.
 
-        The longest prompts come first: from then on every request can be answered, with more padding than it needs;
-        shorter ones get their own program as it is there. With a fusion all come before the first answer, since its
-        histories have lengths of their own. It asks with a SID of the vocabulary, whose item there need not be.
-
         Args:
           report: told what is compiled next.
           max_history: items; a longer history compiles when it comes.
-          wide: further widths of searches, which are compiled for the longest prompts alone.
+          wide: further widths of searches.
           opened: told a width once requests for it compile nothing more.
         """
-        self.catalogue.prepare_search()
-        with self.catalogue.held():  # a trie of its own, since searching must not meet a change of the other one
-            trie = copy.deepcopy(self.catalogue.trie)
-        lengths: dict[tuple[int, int], int] = {}
-        for length in range(1, max_history + 1):
-            bucket = self._searcher(self.beams).bucket(len(self._prompt_of_length(length)) - len(self._prefix))
-            lengths.setdefault((bucket, 0 if self.fusion is None else self.fusion.padded_length(length)), length)
-        longest = max(lengths)
-        programs = [(self.beams, shape) for shape in sorted(lengths, reverse=True)]
-        programs += [(beams, longest) for beams in wide if self.fusion is None]
-        for number, (beams, shape) in enumerate(programs, 1):
-            report(f"warm-up: program {number} of {len(programs)}: {beams} beams, {shape[0]} prompt tokens")
-            self._compile(beams, lengths[shape], trie)
-            if self.fusion is None:
-                searcher = self._searcher(beams)
-                searcher.buckets = tuple(sorted({shape[0], *(() if shape == longest else searcher.buckets)}))
-                if shape == longest:
-                    opened(beams)
-        if self.fusion is not None:
-            opened(self.beams)  # wide ones would compile in the request, while the catalogue is held
-
-    def _compile(self, beams: int, length: int, trie: Trie) -> None:
-        """Searches once with a history of so many items; with a fusion the catalogue is held."""
-        filters = [SidFilter(allowed_NC=np.zeros((1, self.catalogue.num_levels), np.int64))]
-        searcher = self._new_searcher(beams, trie)
-        with contextlib.nullcontext() if self.fusion is None else self.catalogue.held():
-            prior = None if self.fusion is None else self.fusion.prior_of_length(length)
-            searcher.run([self._prompt_of_length(length)], filters, prior=prior)
-
-    def _prompt_of_length(self, items: int) -> list[int]:
-        sid = "".join(tokens[0] for tokens in self.catalogue.level_tokens)
-        (prompt,) = self.builder.prompts_next_sid([[sid] * items], self.catalogue.num_levels)
-        return list(prompt)
-
-    def _searcher(self, beams: int) -> Searcher:
-        if beams not in self._searchers:
-            self._searchers[beams] = self._new_searcher(beams, self.catalogue.trie)
-        return self._searchers[beams]
-
-    def _new_searcher(self, beams: int, trie: Trie) -> Searcher:
-        return Searcher(
-            self.model,
-            trie,
-            SearchSettings(beams, self.normaliser),
-            batch_size=self.max_batch if beams <= self.beams else max(1, self.max_batch * self.beams // beams),
-            prefix=self._prefix,
-            filtering=True,
-        )
-
-    def _prompts(self, requests: Sequence[Request]) -> list[list[int]]:
-        sids = [["".join(self.catalogue.item(item).sid) for item in request.history] for request in requests]
-        return self.builder.prompts_next_sid(sids, self.catalogue.num_levels)
+        self.catalogue.search.prepare()
+        self.finder.warm_up(report, max_history=max_history, widths=(self.beams, *wide), opened=opened)
 
     def _excluded(self, request: Request) -> set[str]:
         return {*map(str, request.exclude), *(map(str, request.history) if request.exclude_history else ())}
@@ -448,10 +359,6 @@ class Recommender:
         codes_NC = np.unique(self.catalogue.codes(excluded), axis=0)
         out = [all(item.id in excluded for item in self.catalogue.members(codes)) for codes in codes_NC.tolist()]
         return SidFilter(excluded_NC=codes_NC[out])
-
-    def _used(self, request: Request, prompt: Sequence[int]) -> int:
-        """Whole SIDs of a history in its prompt: one whose first token was cut off does not count."""
-        return min(len(request.history), sum(token in self._first_tokens for token in prompt))
 
     def _answer(self, request: Request, found: SearchResult, read: int) -> Answer:
         excluded = self._excluded(request)
@@ -479,36 +386,27 @@ class Recommender:
         return Answer(tuple(items[: request.k]), exact, read)
 
 
-class FusionRecommender(Recommender):
-    """A loaded export of a fusion without a language model, such as one baseline; `Recommender.load` makes it."""
+@dataclasses.dataclass(frozen=True)
+class _ModelParts:
+    """What an export holds of a model, loaded."""
 
-    def __init__(
-        self,
-        catalogue: LiveCatalogue,
-        fusion: LiveFusion,
-        codebooks: Codebooks | None = None,
-        *,
-        beams: int,
-        max_batch: int,
-    ):
-        self._accept(catalogue, codebooks, beams, max_batch)
-        self.words, self._ranked = SidWords(), fusion
+    model: InferenceModel
+    builder: PromptBuilder
+    trie: Trie
+    normaliser: str
+    words: SidWords
 
-    def warm_up(
-        self,
-        report: Callable[[str], None],
-        *,
-        max_history: int,
-        wide: Sequence[int] = (),
-        opened: Callable[[int], None] = lambda beams: None,
-    ) -> None:
-        """Nothing is compiled."""
-        self.catalogue.prepare_search()
-        for beams in (self.beams, *wide):
-            opened(beams)
 
-    def _find(
-        self, requests: Sequence[Request], filters: Sequence[SidFilter], beams: int, exact: bool
-    ) -> list[tuple[SearchResult, int]]:
-        histories = [request.history for request in requests]
-        return list(zip(self._ranked.rank(histories, filters, beams), map(len, histories), strict=True))
+def _model_parts(folder: pathlib.Path, catalogue: Catalogue, dtype: str) -> _ModelParts:
+    templates, max_length, normaliser = read_prompts(folder)
+    tokenizer = load_tokenizer(folder)
+    trie = read_trie(folder, catalogue, first_sid_id(folder, tokenizer, catalogue))
+    builder = prompt_builder(folder, tokenizer, catalogue, templates, max_length)
+    words = read_words(folder, catalogue)
+    model = InferenceModel.of(load_hf(folder, dtype=dtype, remat=False))
+    if model.config.vocab_rows != len(tokenizer):
+        raise UserError(
+            f"{folder}: the weights have {model.config.vocab_rows} vocabulary rows, the tokenizer has "
+            f"{len(tokenizer)} tokens; {AGAIN}"
+        )
+    return _ModelParts(model, builder, trie, normaliser, words)

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.serving.answers import Request
+from tsrec_jax.serving.answers import MAX_BEAMS, Request
 from tsrec_jax.serving.batcher import Batcher, Closed, Ticket
 from tsrec_jax.serving.engine import Engine, NotReady
-from tsrec_jax.serving.messages import MAX_K
 from tsrec_jax.serving.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ class Service:
     @property
     def max_k(self) -> int:
         """The most items that a request may ask for which does not ask for a wider search."""
-        return min(self.recommender.beams, MAX_K)
+        return min(self.recommender.beams, MAX_BEAMS)
 
     def refuse_unless_ready(self) -> None:
         """Raises NotReady with the reason where recommendations are not accepted."""

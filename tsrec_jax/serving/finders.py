@@ -1,0 +1,202 @@
+"""What finds the best SIDs for requests: a model, with or without a fusion, or a fusion alone."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from tsrec_jax.data.prompts import PromptBuilder
+from tsrec_jax.decoding.beam_search import SearchSettings
+from tsrec_jax.decoding.filters import SidFilter
+from tsrec_jax.decoding.generate import Searcher, SearchResult
+from tsrec_jax.decoding.trie import Trie
+from tsrec_jax.models.inference import InferenceModel
+from tsrec_jax.serving.answers import MAX_BEAMS, Request
+from tsrec_jax.serving.live_catalogue import LiveCatalogue
+from tsrec_jax.serving.live_fusion import LiveFusion
+
+
+class Finder(Protocol):
+    """Finds SIDs while the catalogue is held."""
+
+    def find(
+        self, requests: Sequence[Request], filters: Sequence[SidFilter], beams: int, exact: bool
+    ) -> list[tuple[SearchResult, int]]:
+        """For each request what the search finds, and how many items of the history it read.
+
+        Args:
+          requests: all of whose items are in the catalogue.
+          filters: for each request which SIDs may be found.
+          beams: width of the search.
+          exact: widen it where it does not prove its answer, until it does or is as wide as may be.
+        """
+
+    def warm_up(
+        self,
+        report: Callable[[str], None],
+        *,
+        max_history: int,
+        widths: Sequence[int],
+        opened: Callable[[int], None],
+    ) -> None:
+        """Compiles what `find` will need, while others may use it.
+
+        Args:
+          report: told what is compiled next.
+          max_history: items; a longer history compiles when it comes.
+          widths: of searches, rising; the first is the usual one.
+          opened: told a width once requests for it compile nothing more.
+        """
+
+
+class ModelFinder:
+    """A search by a model's probabilities.
+
+    Args:
+      model: the weights.
+      catalogue: the items; it may change at any time.
+      builder: makes the prompts.
+      beams: width of the usual search.
+      max_batch: requests that are searched together.
+      normaliser: what scores are normalised over, as in `SearchSettings`.
+      fusion: what is added to the model's scores; None: nothing.
+    """
+
+    def __init__(
+        self,
+        model: InferenceModel,
+        catalogue: LiveCatalogue,
+        builder: PromptBuilder,
+        *,
+        beams: int,
+        max_batch: int,
+        normaliser: str,
+        fusion: LiveFusion | None = None,
+    ):
+        self.model, self.catalogue, self.builder, self.normaliser = model, catalogue, builder, normaliser
+        self._beams, self._max_batch, self._fusion = beams, max_batch, fusion
+        self._prefix = builder.prefix("next_sid")
+        first, size = int(catalogue.trie.token_ids[0][0]), catalogue.trie.level_sizes[0]
+        self._first_tokens = range(first, first + size)
+        self._searchers: dict[int, Searcher] = {}
+
+    def find(
+        self, requests: Sequence[Request], filters: Sequence[SidFilter], beams: int, exact: bool
+    ) -> list[tuple[SearchResult, int]]:
+        """As `Finder`."""
+        prompts = self._prompts(requests)
+        prior = None if self._fusion is None else self._fusion.prior([request.history for request in requests])
+        searcher = self._searcher(beams)
+        if exact:
+            k = max(request.k for request in requests)
+            found = searcher.run_exact(prompts, k, filters, prior=prior, most=MAX_BEAMS)
+        else:
+            found = searcher.run(prompts, filters, prior=prior)
+        used = (self._used(request, prompt) for request, prompt in zip(requests, prompts, strict=True))
+        return list(zip(found, used, strict=True))
+
+    def warm_up(
+        self,
+        report: Callable[[str], None],
+        *,
+        max_history: int,
+        widths: Sequence[int],
+        opened: Callable[[int], None],
+    ) -> None:
+        """As `Finder`.
+
+        The longest prompts come first: from then on every request can be answered, with more padding than it needs;
+        shorter ones get their own program as it is there. Wide searches are compiled for the longest prompts alone.
+        With a fusion all come before the first answer, since its histories have lengths of their own. It asks with a
+        SID of the vocabulary, whose item there need not be.
+        """
+        usual, *wide = widths
+        with self.catalogue.held():  # a trie of its own, since searching must not meet a change of the other one
+            trie = copy.deepcopy(self.catalogue.trie)
+        lengths: dict[tuple[int, int], int] = {}
+        for length in range(1, max_history + 1):
+            bucket = self._searcher(usual).bucket(len(self._prompt_of_length(length)) - len(self._prefix))
+            lengths.setdefault((bucket, 0 if self._fusion is None else self._fusion.padded_length(length)), length)
+        longest = max(lengths)
+        programs = [(usual, shape) for shape in sorted(lengths, reverse=True)]
+        programs += [(beams, longest) for beams in wide if self._fusion is None]
+        for number, (beams, shape) in enumerate(programs, 1):
+            report(f"warm-up: program {number} of {len(programs)}: {beams} beams, {shape[0]} prompt tokens")
+            self._compile(beams, lengths[shape], trie)
+            if self._fusion is None:
+                searcher = self._searcher(beams)
+                searcher.buckets = tuple(sorted({shape[0], *(() if shape == longest else searcher.buckets)}))
+                if shape == longest:
+                    opened(beams)
+        if self._fusion is not None:
+            opened(usual)  # wide ones would compile in the request, while the catalogue is held
+
+    def _compile(self, beams: int, length: int, trie: Trie) -> None:
+        """Searches once with a history of so many items; with a fusion the catalogue is held."""
+        filters = [SidFilter(allowed_NC=np.zeros((1, self.catalogue.num_levels), np.int64))]
+        searcher = self._new_searcher(beams, trie)
+        with contextlib.nullcontext() if self._fusion is None else self.catalogue.held():
+            prior = None if self._fusion is None else self._fusion.prior_of_length(length)
+            searcher.run([self._prompt_of_length(length)], filters, prior=prior)
+
+    def _prompt_of_length(self, items: int) -> list[int]:
+        sid = "".join(tokens[0] for tokens in self.catalogue.level_tokens)
+        (prompt,) = self.builder.prompts_next_sid([[sid] * items], self.catalogue.num_levels)
+        return list(prompt)
+
+    def _searcher(self, beams: int) -> Searcher:
+        if beams not in self._searchers:
+            self._searchers[beams] = self._new_searcher(beams, self.catalogue.trie)
+        return self._searchers[beams]
+
+    def _new_searcher(self, beams: int, trie: Trie) -> Searcher:
+        return Searcher(
+            self.model,
+            trie,
+            SearchSettings(beams, self.normaliser),
+            batch_size=self._max_batch if beams <= self._beams else max(1, self._max_batch * self._beams // beams),
+            prefix=self._prefix,
+            filtering=True,
+        )
+
+    def _prompts(self, requests: Sequence[Request]) -> list[list[int]]:
+        sids = [["".join(self.catalogue.item(item).sid) for item in request.history] for request in requests]
+        return self.builder.prompts_next_sid(sids, self.catalogue.num_levels)
+
+    def _used(self, request: Request, prompt: Sequence[int]) -> int:
+        """Whole SIDs of a history in its prompt: one whose first token was cut off does not count."""
+        return min(len(request.history), sum(token in self._first_tokens for token in prompt))
+
+
+class FusionFinder:
+    """A fusion without a language model, such as one baseline.
+
+    Args:
+      fusion: which follows the catalogue.
+    """
+
+    def __init__(self, fusion: LiveFusion):
+        self._fusion = fusion
+
+    def find(
+        self, requests: Sequence[Request], filters: Sequence[SidFilter], beams: int, exact: bool
+    ) -> list[tuple[SearchResult, int]]:
+        """As `Finder`; every answer is exact."""
+        histories = [request.history for request in requests]
+        return list(zip(self._fusion.rank(histories, filters, beams), map(len, histories), strict=True))
+
+    def warm_up(
+        self,
+        report: Callable[[str], None],
+        *,
+        max_history: int,
+        widths: Sequence[int],
+        opened: Callable[[int], None],
+    ) -> None:
+        """As `Finder`; nothing is compiled."""
+        for beams in widths:
+            opened(beams)
