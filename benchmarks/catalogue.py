@@ -118,7 +118,7 @@ def look_up(items: int, repeats: int) -> list[str]:
     """Times look-ups; returns lines for the report."""
     catalogue = open_catalogue(items, None)
     begun = time.perf_counter()
-    assert catalogue.search
+    assert catalogue.search.index()
     lines = [
         f"- {items:,} items, indexed in {time.perf_counter() - begun:.1f} s",
         "",

@@ -33,7 +33,7 @@ def make_app(
 
     Args:
       service: started by the caller.
-      admin_token: what a catalogue change must carry; None or empty: there are none over HTTP.
+      admin_token: as in `catalogue_routes`; None: empty.
       deadline_seconds: of a recommendation that states none.
       origins: whose pages may ask from a browser, besides our own.
       max_body: bytes of a request's body.

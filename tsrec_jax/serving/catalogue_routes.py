@@ -68,7 +68,7 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
 
     Args:
       service: whose recommender has the catalogue.
-      admin_token: what a change must carry; empty: there are none over HTTP.
+      admin_token: what changes and reading the whole catalogue need; empty: there are neither over HTTP.
     """
     routes = APIRouter(tags=["catalogue"], responses=ERRORS)
     # Threads of their own: a change may wait long, for another process that writes or for the encoder to load.
@@ -79,13 +79,13 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
 
     def has_token(request: Request, _: Annotated[Any, Depends(_BEARER)]) -> None:
         if not admin_token:
-            raise HTTPException(403, "this server takes no catalogue changes: it was started without TSREC_ADMIN_TOKEN")
+            raise HTTPException(403, "this needs the admin token, and the server was started without TSREC_ADMIN_TOKEN")
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         # Headers arrive as Latin-1 text; comparing bytes takes any token.
         right = hmac.compare_digest(token.strip().encode("latin-1"), admin_token.encode())
         if scheme.lower() != "bearer" or not right:
-            _LOG.warning("a catalogue change without the right token, from %s", request.client and request.client.host)
-            reason = "a catalogue change needs the header `Authorization: Bearer TOKEN` with the server's token"
+            _LOG.warning("a catalogue request without the right token, from %s", request.client and request.client.host)
+            reason = "this needs the header `Authorization: Bearer TOKEN` with the server's token"
             raise HTTPException(401, reason, {"WWW-Authenticate": "Bearer"})
 
     @routes.put("/items/{item_id:path}", dependencies=[Depends(has_token)], responses=answers(Put, 201))
