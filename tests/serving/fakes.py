@@ -1,30 +1,20 @@
 """A recommender without a model: its speed and its failures are the test's, its answers depend on the whole request."""
 
 import dataclasses
-import difflib
 import threading
 import time
 import types
 
 import numpy as np
 
-from tsrec_jax.data.catalogue import UnknownItem, shown_facts
+from tsrec_jax.data.catalogue import shown_facts, unknown_item
 from tsrec_jax.errors import UserError
 from tsrec_jax.serving.answers import Answer, Coding, Neighbour, PathStep, Recommendation
+from tsrec_jax.serving.catalogue_items import LiveItem
+from tsrec_jax.serving.catalogue_search import CatalogueSearch
 
 SLOW_K = 49  # a request for so many items takes a second
 EVIL = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
-
-
-@dataclasses.dataclass(frozen=True)
-class FakeItem:
-    id: str
-    title: str
-    sid: tuple[str, ...]
-    blocked: bool = False
-    brand: str = ""
-    categories: str = ""
-    image: str = ""
 
 
 def codes_of(item):
@@ -40,7 +30,8 @@ class FakeCatalogue:
 
     def __init__(self, items):
         self._items = {item.id: item for item in items}
-        self.search = types.SimpleNamespace(built=self, prepare=lambda: None)
+        self._index = CatalogueSearch(self._items.values())
+        self.search = types.SimpleNamespace(built=self._index, prepare=lambda: None)
 
     @property
     def num_items(self):
@@ -51,36 +42,39 @@ class FakeCatalogue:
 
     def item(self, item_id):
         if item_id not in self._items:
-            near = ", ".join(difflib.get_close_matches(item_id, self._items))
-            raise UnknownItem(f"item {item_id!r} is not in the catalogue; nearest ids: {near}")
+            raise unknown_item(item_id, list(self._items), len(self._items))
         return self._items[item_id]
 
     def titled(self, title):
-        return [item for item in self._items.values() if item.title == title]
+        return [self._items[item_id] for item_id in self._index.titled(title)]
 
     def find(self, text, limit):
-        words = text.lower().split()
-        return [
-            item for item in self._items.values() if all(word in f"{item.title} {item.id}".lower() for word in words)
-        ][:limit]
+        return [self._items[item_id] for item_id in self._index.find(text, limit)]
 
     def put(self, item_id, title, sid, blocked=False, who="", **facts):
         if len(sid) != self.num_levels:
             raise UserError(f"a SID has {self.num_levels} tokens")
-        new = item_id not in self._items
-        self._items[item_id] = FakeItem(item_id, title, tuple(sid), blocked, **facts)
-        return new
+        before = self.get(item_id)
+        self._set(item_id, LiveItem(item_id, title, tuple(sid), blocked, **facts))
+        return before is None
 
     def change(self, item_id, stated, who=""):
-        self._items[item_id] = dataclasses.replace(self.item(item_id), **stated)
+        self._set(item_id, dataclasses.replace(self.item(item_id), **stated))
         return self._items[item_id]
 
     def remove(self, item_id, who=""):
-        del self._items[self.item(item_id).id]
+        self._set(self.item(item_id).id, None)
 
     def block(self, item_ids, blocked=True):
         for item_id in item_ids:
-            self._items[item_id] = dataclasses.replace(self.item(item_id), blocked=blocked)
+            self.change(item_id, {"blocked": blocked})
+
+    def _set(self, item_id, item):
+        self._index.follow([(self._items.get(item_id), item)])
+        if item is None:
+            del self._items[item_id]
+        else:
+            self._items[item_id] = item
 
     @property
     def trie(self):
@@ -98,9 +92,9 @@ class FakeRecommender:
 
     def __init__(self, count=30, *, max_batch=4, seconds=0.0, warm_up_steps=2, version="first"):
         items = [
-            FakeItem(f"B{n:03d}", f"Thing {n}", (f"<a_{n % 4}>", f"<b_{n % 7}>", f"<c_{n}>")) for n in range(count)
+            LiveItem(f"B{n:03d}", f"Thing {n}", (f"<a_{n % 4}>", f"<b_{n % 7}>", f"<c_{n}>")) for n in range(count)
         ]
-        self.catalogue = FakeCatalogue([*items, FakeItem("EVIL", EVIL, ("<a_1>", "<b_1>", "<c_99>"))])
+        self.catalogue = FakeCatalogue([*items, LiveItem("EVIL", EVIL, ("<a_1>", "<b_1>", "<c_99>"))])
         self.max_batch = max_batch
         self.beams = 50
         self.seconds = seconds

@@ -211,7 +211,7 @@ def test_two_servers_share_a_port_and_either_may_go():
     with processes.fake(settings=["reuse_port=True"]) as first:
         with processes.fake(settings=["reuse_port=True", f"port={first.port}"]) as second:
             served = [set(), set()]
-            for number in range(60):  # each on a connection of its own, which the system gives to one of the two
+            for number in range(24):  # each on a connection of its own, which the system gives to one of the two
                 headers = {"X-Request-ID": f"request-{number}"}
                 assert first.request("POST", "/recommend", {"history": ["B001"]}, headers)[0] == 200
             for server, seen in zip((first, second), served, strict=True):
