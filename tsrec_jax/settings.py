@@ -135,6 +135,11 @@ class Settings(Section):
                 "config.model.trained=True takes the model at config.model.path as it is: it needs a path, and neither "
                 "config.model.random, config.model.num_layers nor a dense head (config.dense.weight)"
             )
+        if self.train.from_run and (model.trained or model.random or not self.fusion.model):
+            raise UserError(
+                f"config.train.from_run={self.train.from_run!r} trains the model of an earlier run further; leave out "
+                "config.model.trained, config.model.random and config.fusion.model=False"
+            )
         if self.rl.steps and not self.fusion.model:
             raise UserError(
                 f"config.rl.steps={self.rl.steps} needs config.fusion.model=True: the second stage is the model's"

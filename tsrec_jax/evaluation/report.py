@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tsrec_jax.data.target_ranks import SHOWN
+from tsrec_jax.evaluation.before_after import BeforeAfter
 from tsrec_jax.evaluation.beyond import BEYOND, CUT, Beyond
 from tsrec_jax.evaluation.statistics import Comparison, PairedTest
 from tsrec_jax.text_table import fact_list, markdown_table
@@ -32,6 +33,7 @@ class Report:
       upper_bound: SID-level metrics of the process that generated the data, where it is known.
       training: {name: facts of its training, with model FLOPs of it (`flops`) and of one request (`request_flops`)}.
       facts: command, config, seed, data hash, commit, machine, versions.
+      before_after: what the training has changed, where it went on from an earlier run.
     """
 
     dataset: str
@@ -47,6 +49,7 @@ class Report:
     upper_bound: Mapping[str, float] | None
     training: Mapping[str, Mapping[str, Any]]
     facts: Mapping[str, Any]
+    before_after: BeforeAfter | None = None
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -61,6 +64,7 @@ def to_json(report: Report) -> dict[str, Any]:
             for name, means in report.systems.items()
         },
         "comparisons": [dataclasses.asdict(comparison) for comparison in report.comparisons],
+        "before_after": None if report.before_after is None else dataclasses.asdict(report.before_after),
         **found.pop("facts"),
     }
 
@@ -105,6 +109,8 @@ def to_markdown(report: Report) -> str:
         parts.append(
             "## Paired comparisons (bootstrap over users, one seed)\n\n" + comparison_table(report.comparisons)
         )
+    if report.before_after is not None:
+        parts.append(_before_after_section(report.before_after))
     if report.training:
         rows = [["system", "loss at the start", "steps", "best step", "best validation value", "seconds", "FLOPs",
                  "FLOPs of a request"]]  # fmt: skip
@@ -122,6 +128,21 @@ def to_markdown(report: Report) -> str:
     facts = {key: value for key, value in report.facts.items() if key != "config"}
     parts.append("## How this was made\n\n" + fact_list(facts))
     return "\n\n".join(parts) + "\n"
+
+
+def _before_after_section(found: BeforeAfter) -> str:
+    parts = [
+        "## Before and after this training",
+        f"The model went on from {found.earlier}. Before: as that run left it; SID tokens that it did not know have "
+        f"the rows that they start with, and it recommends new items by their SIDs. New are those of the {found.rows} "
+        "rows that the earlier run had in none of its splits; of an export alone the rows are not known, and all count "
+        "as new. SID level.",
+    ]
+    if not found.groups:
+        parts.append("None of the rows is new.")
+    for group in found.groups:
+        parts.append(f"{group.rows} {group.name}:\n\n{comparison_table(group.comparisons)}")
+    return "\n\n".join(parts)
 
 
 def beyond_section(systems: Iterable[tuple[str, Means, Beyond]]) -> str:

@@ -21,6 +21,7 @@ from tsrec_jax.evaluation.trec import write_trec
 from tsrec_jax.files import write_json, write_text
 from tsrec_jax.models.local_devices import on_own_devices
 from tsrec_jax.pipeline import shop
+from tsrec_jax.pipeline.before import before_and_after, predict_before
 from tsrec_jax.pipeline.fuse import fused, fused_rows, fusion_inputs
 from tsrec_jax.pipeline.job import Job
 from tsrec_jax.pipeline.pretrain import base_words
@@ -52,6 +53,8 @@ def evaluate_recommender(job: Job) -> Mapping[str, Any]:
       UserError: nothing is trained with these settings.
     """
     inputs = {**fusion_inputs(job), **flat(job.settings.eval, "eval.")}
+    if job.earlier is not None:
+        inputs["train.from_run"] = job.earlier.place
     folder = job.workdir.path
     facts = job.workdir.finished("evaluate", inputs, folder / PREDICTIONS)
     if facts is None:
@@ -85,6 +88,8 @@ def _predict(job: Job) -> dict[str, Any]:
             assert rows_fused is not None
             found = search_fusion(catalogue, rows_fused, settings.eval.beams)
         seconds = time.perf_counter() - started
+    if job.earlier is not None:
+        predict_before(job, rows)
     predictions = [[sid for sid, _ in ranked] for ranked in found]
     invalid = sum(sid not in catalogue.items_of_sid for ranked in predictions for sid in ranked)
     if invalid:
@@ -170,6 +175,7 @@ def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, 
         ],
         upper_bound=shop.upper_bound(settings, dataset, rows, metrics) if shop.is_embedded(settings) else None,
         training={system: _with_flops(trained, predicted)} if trained else {},
+        before_after=before_and_after(job, rows, lists[system]),
         facts={**run_facts(folder), **base, **fusion, **second},
     )
     write_trec(folder / TREC, [dataset.catalogue.sid(int(target)) for target in rows.targets], lists)

@@ -56,7 +56,7 @@ def fused(job: Job, model: ModelSearch | None) -> Fusion | None:
         return None
     inputs, path = fusion_inputs(job), job.workdir.path / FILE
     finished = job.workdir.finished(STAGE, inputs, path) is not None
-    fitted = None if finished else _fit(job, model)
+    fitted = None if finished else fit_fusion(job, model)
 
     def kept() -> Fusion:
         if fitted is not None and first():
@@ -75,7 +75,12 @@ def fused_rows(fusion: Fusion, rows: Interactions, model: ModelSearch | None) ->
     return FusedRows(rows, [fusion], np.zeros(len(rows), np.int64), scorer)
 
 
-def _fit(job: Job, model: ModelSearch | None) -> Fusion:
+def fit_fusion(job: Job, model: ModelSearch | None) -> Fusion:
+    """Fits the parts that the settings name, and their weights beside this model; nothing is kept.
+
+    Raises:
+      UserError: as `fused`.
+    """
     settings, dataset = job.settings, job.dataset
     select = dataset.splits[selection_split(dataset)]
     if not len(select):

@@ -10,6 +10,7 @@ from typing import Any
 
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.held_out import hold_out_users, refuse_selection
+from tsrec_jax.pipeline.earlier import Earlier, open_earlier
 from tsrec_jax.pipeline.inputs import make_inputs
 from tsrec_jax.pipeline.provenance import fingerprint, input_facts
 from tsrec_jax.pipeline.vectors import ItemVectors, need_vectors, rl_needs_vectors, teachers
@@ -17,7 +18,8 @@ from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.settings import Settings, flat
 
 _SHAPES_TRAINING = ("model", "sid_init", "tasks", "templates", "train")
-ONLY_LOGISTICS = ("train.log_every", "train.keep", "train.checkpoint_every", "train.explode_factor",
+# What does not shape the weights, or decides other settings, which do.
+ONLY_LOGISTICS = ("train.from_run", "train.log_every", "train.keep", "train.checkpoint_every", "train.explode_factor",
                   "train.wandb_project", "model.remat", "model.attention")  # fmt: skip
 
 
@@ -30,12 +32,14 @@ class Job:
       workdir: where everything goes.
       dataset: with SIDs and words, its held-out users taken out of train.
       base: the pretrained model, a folder or a name; empty where no language model takes part.
+      earlier: the run that this one goes on from; None: it goes on from none.
     """
 
     settings: Settings
     workdir: Workdir
     dataset: Dataset
     base: str
+    earlier: Earlier | None = None
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
@@ -64,13 +68,13 @@ def open_job(settings: Settings, path: pathlib.Path) -> Job:
     """Makes what training needs and is not there yet (texts, SIDs, words, base model), and records the run.
 
     Raises:
-      UserError: what `make_inputs` refuses, or `path` holds a training of other settings.
+      UserError: what `make_inputs` and `open_earlier` refuse, or `path` holds a training of other settings.
     """
     dataset, base = make_inputs(settings, path)
     dataset = hold_out_users(dataset, settings.train.held_out)
     if settings.fusion.parts:  # which are weighed on the selection split
         refuse_selection(dataset, settings.eval.split)
-    job = Job(settings, Workdir(path), dataset, base)
+    job = Job(settings, Workdir(path), dataset, base, open_earlier(settings, dataset))
     if need_vectors([*teachers(settings), *settings.fusion.parts]) or rl_needs_vectors(settings):
         job.workdir.first_makes(job.vectors.file)
     job.workdir.record(settings, job.identity, dataset.data_hash)

@@ -17,6 +17,7 @@ from tsrec_jax.models.hf import read_config
 from tsrec_jax.models.small_lm import lm_shape
 from tsrec_jax.pipeline.batches import batches_of, training_data
 from tsrec_jax.pipeline.dense import dense_shape
+from tsrec_jax.pipeline.earlier import going_on
 from tsrec_jax.pipeline.inputs import open_texts, source_of
 from tsrec_jax.pipeline.sid_tokens import add_sid_tokens, base_tokenizer
 from tsrec_jax.planning.accounting import DenseShape, MeshShape, step_flops
@@ -75,6 +76,7 @@ def plan(settings: Settings, options: PlanOptions) -> None:
         raise UserError(f"--chip={options.chip} is not one of {', '.join(CHIPS)}")
     if not 0 < options.mfu <= 1:
         raise UserError(f"--mfu={options.mfu} must lie above 0 and be 1 at most")
+    settings = going_on(settings)
     base = _base_shape(settings)
     data = _data(settings, base)
     step = step_shape(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import time
+from collections.abc import Callable
+from typing import Any
 
 from tsrec_jax.data.text_folder import read_texts
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline.describe import plan_description
+from tsrec_jax.pipeline.earlier import going_on
 from tsrec_jax.pipeline.evaluate import evaluate_recommender
 from tsrec_jax.pipeline.export import export_recommender
 from tsrec_jax.pipeline.inputs import make_catalogue, make_dataset, open_source
@@ -24,7 +28,18 @@ from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
 
 
-@verb_on_mesh
+def _verb(work: Callable[..., None]) -> Callable[..., None]:
+    """A verb of the command line: its work on the mesh, with what an earlier run decides of the settings."""
+
+    @verb_on_mesh
+    @functools.wraps(work)
+    def call(settings: Settings, path: pathlib.Path, **options: Any) -> None:
+        work(going_on(settings), path, **options)
+
+    return call
+
+
+@_verb
 def run(settings: Settings, path: pathlib.Path, profile: range = range(0)) -> None:
     """The verb `run`: the stages of `config.run.stages` and whatever they need."""
     started = time.perf_counter()
@@ -66,7 +81,7 @@ def prepare(settings: Settings, path: pathlib.Path) -> None:
     report(f"prepare: {prepared_folder(settings.prepare, path)}")
 
 
-@verb_on_mesh
+@_verb
 def pretrain(settings: Settings, path: pathlib.Path) -> None:
     """The verb `pretrain`."""
     if settings.model.path:
@@ -78,7 +93,7 @@ def pretrain(settings: Settings, path: pathlib.Path) -> None:
     report(f"pretrain: {pretrained_model(settings, path, texts)}")
 
 
-@verb_on_mesh
+@_verb
 def index(settings: Settings, path: pathlib.Path) -> None:
     """The verb `index`."""
     source = open_source(settings, path)
@@ -89,7 +104,7 @@ def index(settings: Settings, path: pathlib.Path) -> None:
     make_catalogue(settings, path, source)
 
 
-@verb_on_mesh
+@_verb
 def describe(settings: Settings, path: pathlib.Path, dry_run: bool = False) -> None:
     """The verb `describe`; a dry run says what would be asked and asks nothing."""
     source = open_source(settings, path)
@@ -105,26 +120,26 @@ def describe(settings: Settings, path: pathlib.Path, dry_run: bool = False) -> N
         report(f"describe: {dataset.path}")
 
 
-@verb_on_mesh
+@_verb
 def train(settings: Settings, path: pathlib.Path, profile: range = range(0)) -> None:
     """The verb `train`; `profile` are the steps of which a trace is written."""
     train_recommender(open_job(settings, path), profile)
 
 
-@verb_on_mesh
+@_verb
 def rl(settings: Settings, path: pathlib.Path) -> None:
     """The verb `rl`."""
     require_stage(settings)
     improve_recommender(open_job(settings, path))
 
 
-@verb_on_mesh
+@_verb
 def evaluate(settings: Settings, path: pathlib.Path) -> None:
     """The verb `evaluate`."""
     evaluate_recommender(open_job(settings, path))
 
 
-@verb_on_mesh
+@_verb
 def export(settings: Settings, path: pathlib.Path) -> None:
     """The verb `export`."""
     export_recommender(open_job(settings, path))

@@ -86,8 +86,8 @@ def wanted_cells(settings: Settings, workdir: pathlib.Path) -> list[WantedCell]:
     """All cells of a study, in the order in which they are worked on: baselines first, then all arms seed by seed.
 
     Raises:
-      UserError: an unknown baseline, an arm that is evaluated on what it was selected by, or a data folder or file that
-        is not there.
+      UserError: an unknown baseline, an arm that goes on from a run or is evaluated on what it was selected by, or a
+        data folder or file that is not there.
     """
     unknown = [name for name in settings.study.baselines if name not in BASELINES]
     if unknown:
@@ -98,6 +98,11 @@ def wanted_cells(settings: Settings, workdir: pathlib.Path) -> list[WantedCell]:
         *((name, "arm", True, settings.arm(name)) for name in settings.study.arms),
     ]
     for name, kind, _, own in systems:
+        if own.train.from_run:
+            raise UserError(
+                f"config.train.from_run={own.train.from_run!r} is for the verb `run`; in a study an arm names the "
+                f"export as config.model.path, and config.index.extend where SIDs are made (in {name!r})"
+            )
         if kind == "arm" and own.eval.split == "valid" and not own.train.held_out:
             raise UserError(
                 "config.eval.split='valid' is what training selects by; set config.train.held_out, say to 0.1 "

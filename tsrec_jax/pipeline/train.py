@@ -69,7 +69,7 @@ def train_recommender(job: Job, profile: range = range(0)) -> None:
     if _is_trained(job):
         report("train: finished before, skipped")
         return
-    facts = _train(job, _parts(job), profile)
+    facts = _train(job, starting_parts(job), profile)
     job.workdir.finish(STAGE, job.identity, facts)
 
 
@@ -80,16 +80,16 @@ def trained_parts(job: Job) -> RecommenderParts:
       UserError: nothing is trained with these settings.
     """
     if job.settings.model.trained:
-        return _parts(job)
+        return starting_parts(job)
     if not _is_trained(job):
         raise UserError(f"{job.workdir.path}: nothing is trained with these settings; run the verb `train` first")
-    parts = _parts(job)
+    parts = starting_parts(job)
     with Checkpoints(job.workdir.checkpoints(job.workdir.path)) as checkpoints:
         _, model = checkpoints.load_best(parts.model)
     return dataclasses.replace(parts, model=model)
 
 
-def _parts(job: Job) -> RecommenderParts:
+def starting_parts(job: Job) -> RecommenderParts:
     """The parts before training; the vectors of the texts are computed once for all stages."""
     return load_parts(job.settings, job.dataset, job.base, functools.partial(kept_text_vectors, job.workdir))
 

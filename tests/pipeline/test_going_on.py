@@ -1,0 +1,139 @@
+"""A run that goes on from a finished one on a folder that has grown, and what it refuses to go on from."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.pipeline.small import SMALL
+from tsrec_jax.data.catalogue import Catalogue, Item
+from tsrec_jax.data.dataset import read_dataset, write_dataset
+from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.errors import UserError
+from tsrec_jax.evaluation.predictions import read_predictions
+from tsrec_jax.main import main
+from tsrec_jax.pipeline.earlier import going_on, open_earlier
+from tsrec_jax.settings import load_saved
+
+OLD, NEW, JOINED = 6, 8, 3  # rows of test that were there, that are new, and that have a new item
+
+
+def joined(rows, users, histories, targets):
+    targets = np.concatenate([rows.targets, np.array(targets, np.int32)])
+    return Interactions((*rows.users, *users), (*rows.histories, *histories), targets)
+
+
+@pytest.fixture(scope="module")
+def grown(quickstart_run, tmp_path_factory):
+    """The folder of the run with three more items and some more rows, without SIDs and words."""
+    before, folder = read_dataset(quickstart_run / "dataset"), tmp_path_factory.mktemp("grown") / "shop"
+    items, sids = before.catalogue.items, before.catalogue.sids
+    more = tuple(Item(f"N{n}", f"{items[n].title}, newer", items[n].description) for n in range(JOINED))
+    catalogue = Catalogue((*items, *more), (*sids, *sids[:JOINED]))  # the SIDs of the new ones are thrown away
+    users, histories = [f"n{n}" for n in range(NEW)], [(n, n + 9) for n in range(NEW)]
+    targets = [len(items) + n if n < JOINED else 20 + n for n in range(NEW)]
+    splits = {
+        "train": joined(before.splits["train"], ["n0"], [(3, 4, len(items))], [len(items) + 1]),
+        "valid": before.splits["valid"],
+        "test": joined(before.splits["test"].take(range(OLD)), users, histories, targets),
+    }
+    write_dataset("shop", catalogue, splits, (), folder)
+    for name in ("shop.index.json", "shop.info.txt"):
+        (folder / name).unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def second(quickstart_run, grown, tmp_path_factory):
+    """The workdir of the run that went on."""
+    workdir = tmp_path_factory.mktemp("second")
+    given = [f"--config.dataset.path={grown}", f"--config.train.from_run={quickstart_run}"]
+    assert main(["run", "--config=quickstart", f"--workdir={workdir}", *SMALL, *given]) == 0
+    return workdir
+
+
+def test_known_items_keep_their_sids_and_the_report_compares_on_the_new_rows(quickstart_run, second):
+    old, new = (read_dataset(run / "dataset").catalogue for run in (quickstart_run, second))
+    assert new.num_items == old.num_items + JOINED and new.sids[: old.num_items] == old.sids
+    found = json.loads((second / "results.json").read_text())["before_after"]
+    assert found["rows"] == OLD + NEW and found["earlier"] == str(quickstart_run)
+    assert [(group["name"], group["rows"]) for group in found["groups"]] == [
+        ("new rows", NEW),
+        ("of these, with a new item", JOINED),
+    ]
+    assert [each["metric"] for each in found["groups"][0]["comparisons"]] == ["HR@10", "NDCG@10"]
+    assert read_predictions(second / "predictions_before.json").users == [f"n{n}" for n in range(NEW)]
+    text = (second / "results.md").read_text()
+    assert "## Before and after this training" in text and f"{JOINED} of these, with a new item:" in text
+
+
+def test_before_is_the_earlier_model_as_it_was(quickstart_run, second, tmp_path):
+    given = [f"--config.dataset.path={second / 'dataset'}", f"--config.model.path={quickstart_run / 'export'}"]
+    given += ["--config.model.trained", "--config.index.sids=given", "--config.describe.words=given"]
+    assert main(["evaluate", "--config=quickstart", f"--workdir={tmp_path}", *SMALL, *given]) == 0
+    lists = read_predictions(tmp_path / "predictions.json").lists
+    assert lists[OLD:] == read_predictions(second / "predictions_before.json").lists
+    assert lists != read_predictions(second / "predictions.json").lists
+
+
+def test_the_same_run_again_finds_all_its_stages_finished(quickstart_run, second, capsys):
+    assert main(["run", f"--workdir={second}"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"{stage}: finished before, skipped" in said for stage in ("train", "evaluate", "export"))
+    assert f"run: new to {quickstart_run}: {JOINED} of 73 items, 1 of " in said
+    assert f"{NEW} of {OLD + NEW} rows of test" in said
+
+
+@pytest.fixture
+def settings(second):
+    return going_on(load_saved(second))
+
+
+def test_of_an_export_alone_all_rows_count_as_new(quickstart_run, second, settings, capsys):
+    settings = settings.changed({"train": {"from_run": str(quickstart_run / "export")}})
+    dataset = read_dataset(second / "dataset")
+    earlier = open_earlier(settings, dataset)
+    assert len(earlier.new_rows(dataset.splits["test"], dataset.catalogue.items)) == OLD + NEW
+    assert "3 of 73 items; of an export the rows are not known" in capsys.readouterr().out
+
+
+def test_other_sids_and_other_prompts_are_refused(second, settings):
+    dataset = read_dataset(second / "dataset")
+    sids = dataset.catalogue.sids
+    moved = dataclasses.replace(dataset.catalogue, sids=(sids[1], sids[0], *sids[2:]))
+    with pytest.raises(UserError, match=r"other SIDs of 2 of 70 items, .* set config.index.sids=make, which keeps"):
+        open_earlier(settings, dataclasses.replace(dataset, catalogue=moved))
+    wording = {"templates": {"next_sid": {"prompt": "What follows {history}"}}}
+    with pytest.raises(UserError, match=r"other prompts \(templates.next_sid.prompt was .*; set config.templates as"):
+        open_earlier(settings.changed(wording), dataset)
+    strangers = tuple(dataclasses.replace(item, id=f"other {item.id}") for item in dataset.catalogue.items)
+    with pytest.raises(UserError, match="knows none of these items"):
+        open_earlier(settings, dataclasses.replace(dataset, catalogue=Catalogue(strangers, sids)))
+
+
+def test_an_earlier_folder_that_has_changed_is_refused(quickstart_run, second, settings, tmp_path):
+    place = tmp_path / "first"
+    shutil.copytree(quickstart_run, place, ignore=shutil.ignore_patterns("checkpoints", "records", "pretrained"))
+    with (place / "dataset" / "test.csv").open("a") as file:
+        file.write((place / "dataset" / "train.csv").read_text().splitlines()[1] + "\n")
+    with pytest.raises(UserError, match=r"is not what .*first learned from.* set config.train.from_run=.*export"):
+        open_earlier(settings.changed({"train": {"from_run": str(place)}}), read_dataset(second / "dataset"))
+
+
+def test_a_place_that_has_no_model_to_go_on_from_is_refused(settings, tmp_path):
+    def on(place):
+        return going_on(settings.changed({"train": {"from_run": str(place)}}))
+
+    with pytest.raises(UserError, match="neither the workdir of a finished run nor an export"):
+        on(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="that run has no export; run the verb `export` in it first"):
+        on(tmp_path)
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "sid_catalogue.json").write_text("{}")
+    with pytest.raises(UserError, match="holds no language model that could learn more"):
+        on(tmp_path)
+    with pytest.raises(UserError, match="leave out config.model.trained"):
+        settings.changed({"model": {"trained": True}})

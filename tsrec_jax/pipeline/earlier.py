@@ -1,0 +1,173 @@
+"""The run that a training goes on from: what it decides of the settings, and what it knew of items and rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tsrec_jax.data.catalogue import Catalogue, Item
+from tsrec_jax.data.dataset import Dataset, read_dataset
+from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.data.row_facts import keys
+from tsrec_jax.errors import UserError
+from tsrec_jax.pipeline.index import INDEX_FILE
+from tsrec_jax.pipeline.inputs import open_source
+from tsrec_jax.progress import report
+from tsrec_jax.serving.export_files import CATALOGUE_FILE, read_catalogue, read_prompts
+from tsrec_jax.settings import Settings, flat, load_saved
+from tsrec_jax.training.checkpoints import differences
+
+KEY = "config.train.from_run"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Earlier:
+    """The run that another one goes on from.
+
+    Attributes:
+      place: its workdir, or an export alone.
+      items: ids of the items that it knew.
+      rows: uint64, `_digests` of the rows of all its splits, sorted; None: an export alone, which has no rows.
+    """
+
+    place: str
+    items: frozenset[str]
+    rows: np.ndarray | None
+
+    def new_rows(self, rows: Interactions, items: Sequence[Item]) -> np.ndarray:
+        """int64, the numbers of the rows that it did not have; of an export alone all may be new."""
+        if self.rows is None:
+            return np.arange(len(rows))
+        return np.flatnonzero(~np.isin(_digests(rows, items), self.rows))
+
+
+def going_on(settings: Settings) -> Settings:
+    """The settings of a run that goes on from an earlier one: the model is its export, items that it knows keep their
+    SIDs, and new ones are coded by its codebooks; as they are where `train.from_run` is empty.
+
+    Raises:
+      UserError: the place holds no export with a language model.
+    """
+    if not settings.train.from_run:
+        return settings
+    place, export = pathlib.Path(settings.train.from_run), _export(settings.train.from_run)
+    changes: dict[str, Any] = {"model": {"path": str(export), "num_layers": 0}}
+    index = place / "index" / INDEX_FILE
+    if export != place and index.is_file():
+        before = load_saved(place)
+        encoder = before.index.model or before.model.path or str(place / "pretrained")
+        changes["index"] = {"extend": str(index), "model": "" if before.index.embeddings else encoder}
+    said = ", ".join(f"config.{key}={value}" for key, value in flat(changes).items())
+    report(f"run: goes on from {place}: {said}")
+    return settings.changed(changes)
+
+
+def _export(place: str) -> pathlib.Path:
+    """The exported folder of an earlier run: `export/` of a workdir, or the place itself."""
+    folder = pathlib.Path(place)
+    if (folder / CATALOGUE_FILE).is_file():
+        export = folder
+    elif (folder / "export" / CATALOGUE_FILE).is_file():
+        export = folder / "export"
+    elif (folder / "config.json").is_file():
+        raise UserError(f"{KEY}={place}: that run has no export; run the verb `export` in it first")
+    else:
+        raise UserError(f"{KEY}={place}: neither the workdir of a finished run nor an export")
+    if not (export / "config.json").is_file():
+        raise UserError(f"{KEY}={place}: {export} holds no language model that could learn more")
+    return export
+
+
+def open_earlier(settings: Settings, dataset: Dataset) -> Earlier | None:
+    """What the earlier run knew, and a line on what is new to it; None where a run goes on from none.
+
+    Args:
+      settings: of `going_on`.
+      dataset: of the run that goes on.
+
+    Raises:
+      UserError: its SIDs or its prompts are others, so that its weights would mean something else here; or the folder
+        that it learned from has changed, so that nobody knows which rows are new.
+    """
+    place = settings.train.from_run
+    if not place:
+        return None
+    export = pathlib.Path(settings.model.path)
+    known, templates = read_catalogue(export), read_prompts(export)[0]
+    _refuse_other_sids(settings, export, known, dataset.catalogue)
+    if changed := differences(flat(templates, "templates."), flat(settings.templates, "templates.")):
+        raise UserError(f"{export} was trained with other prompts ({changed}); set config.templates as they were")
+    folder = None if export == pathlib.Path(place) else _folder_of(pathlib.Path(place))
+    digests = None
+    if folder is not None:
+        splits = [_digests(rows, folder.catalogue.items) for rows in folder.splits.values()]
+        digests = np.unique(np.concatenate(splits))
+    earlier = Earlier(place, frozenset(item.id for item in known.items), digests)
+    report(f"run: new to {place}: {_news(earlier, dataset)}")
+    return earlier
+
+
+def _news(earlier: Earlier, dataset: Dataset) -> str:
+    """How much of a dataset the earlier run did not have."""
+    ids = {item.id for item in dataset.catalogue.items}
+    facts = [f"{len(ids - earlier.items)} of {len(ids)} items"]
+    if gone := len(earlier.items - ids):
+        facts.append(f"({gone} of its own are left out)")
+    if earlier.rows is None:
+        return f"{' '.join(facts)}; of an export the rows are not known"
+    rows = (
+        f"{len(earlier.new_rows(rows, dataset.catalogue.items))} of {len(rows)} rows of {split}"
+        for split, rows in dataset.splits.items()
+    )
+    return f"{' '.join(facts)}, {', '.join(rows)}"
+
+
+def _refuse_other_sids(settings: Settings, export: pathlib.Path, known: Catalogue, catalogue: Catalogue) -> None:
+    sids = {item.id: known.sid(number) for number, item in enumerate(known.items)}
+    pairs = [(item.id, sids[item.id], catalogue.sid(n)) for n, item in enumerate(catalogue.items) if item.id in sids]
+    if not pairs:
+        raise UserError(f"{export} knows none of these items; it is of another catalogue")
+    moved = [pair for pair in pairs if pair[1] != pair[2]]
+    if moved:
+        way_out = (
+            "set config.index.sids=make, which keeps those that it knows"
+            if settings.index.extend
+            else "give the SIDs that it was trained with, by NAME.index.json or config.index.given_sids"
+        )
+        raise UserError(
+            f"{export} was trained with other SIDs of {len(moved)} of {len(pairs)} items, such as {moved[0][0]!r} with "
+            f"{moved[0][1]}, now {moved[0][2]}; {way_out}"
+        )
+
+
+def _folder_of(place: pathlib.Path) -> Dataset:
+    """The dataset folder that a run learned from.
+
+    Raises:
+      UserError: it has changed since, or is gone.
+    """
+    settings = load_saved(place)
+    recorded = json.loads((place / "config.json").read_text(encoding="utf-8"))["data_hash"]
+    made = place / "dataset"
+    source = None if made.is_dir() else open_source(settings, place)
+    dataset = read_dataset(made) if source is None else read_dataset(source.folder, source.name, settings.dataset)
+    if dataset.data_hash != recorded:
+        raise UserError(
+            f"{dataset.path} is not what {place} learned from, so nobody knows which rows are new; put it back and "
+            f"give the grown folder another place, or set {KEY}={place / 'export'}, which compares on all rows"
+        )
+    return dataset
+
+
+def _digests(rows: Interactions, items: Sequence[Item]) -> np.ndarray:
+    """uint64, a hash of user, history and target of each row, by their ids."""
+    ids = [item.id for item in items]
+    named = ("\0".join((user, *(ids[item] for item in history), ids[target])) for user, history, target in keys(rows))
+    hashes = (hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest() for name in named)
+    return np.frombuffer(b"".join(hashes), np.uint64)
