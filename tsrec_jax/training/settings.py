@@ -14,12 +14,12 @@ from tsrec_jax.section import Section, section, setting
 class TrainSettings(Section, key="train"):
     """Training (docs/training.md)."""
 
-    max_steps: int = setting(0, "number of optimiser steps; 0: as many as `epochs` takes", least=0)
     from_run: str = setting(
         "",
         "workdir of a finished run, or its export, that this run goes on from: its model takes the place of "
         "`model.path`, its items keep their SIDs, and its codebooks code the others; empty: none",
     )
+    max_steps: int = setting(0, "number of optimiser steps; 0: as many as `epochs` takes", least=0)
     epochs: float = setting(6.0, "number of passes over the examples of the tasks", least=0)
     batch_tokens: int = setting(
         1024,
