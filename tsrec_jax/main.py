@@ -255,7 +255,8 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "code": _code,
 }
 WITH_WORDS = ("check", "catalogue", "code")
-TOGETHER = ("run", "pretrain", "train", "rl", "evaluate", "export")  # verbs that several processes do together
+# Verbs that several processes do together.
+TOGETHER = ("run", "prepare", "pretrain", "index", "describe", "train", "rl", "evaluate", "export")
 TOGETHER_FLAGS = ("multi_host", "coordinator", "num_processes", "process_id", "heartbeat_seconds")
 
 INSTEAD = {

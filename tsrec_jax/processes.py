@@ -179,6 +179,11 @@ def share(value: Any) -> Any:
     return gather(value)[0]
 
 
+def agree(array: np.ndarray) -> np.ndarray:
+    """The first process's array, in all of them, which give one of the same shape and type."""
+    return np.asarray(multihost_utils.broadcast_one_to_all(array)) if several() else array
+
+
 def gather(value: Any) -> list[Any]:
     """The JSON values of all processes, in their order."""
     if not several():

@@ -110,7 +110,7 @@ def refused(tmp_path, capsys):
             ["--coordinator=host", "HOST:PORT"],
         ),
         (("train", QUICKSTART, "--workdir=WORKDIR", *OTHERS, "--process_id=2"), ["--process_id=2", "the 2 of"]),
-        (("index", QUICKSTART, "--workdir=WORKDIR", "--multi_host"), ["index", "one process", "train"]),
+        (("plan", QUICKSTART, "--workdir=WORKDIR", "--multi_host"), ["plan", "one process", "train"]),
         (("recommend", "--workdir=WORKDIR", "--history=1"), ["export"]),
         (("recommend", "--workdir=WORKDIR", "--history= ,"), ["--history"]),
         (("recommend", "--workdir=WORKDIR", "--history=1", "--k=0"), ["k"]),

@@ -226,11 +226,11 @@ def test_too_few_sids_are_refused_before_any_text_is_embedded(bare, tmp_path, ca
 
 
 def test_a_run_that_is_killed_between_levels_goes_on_at_the_next_one(bare, embeddings, tmp_path, capsys, monkeypatch):
-    from tsrec_jax.sid.quantisers import residual
+    from tsrec_jax.sid import fit_levels
 
     settings = [f"--config.index.embeddings={embeddings}", "--config.index.sizes=(8,4,4)"]
     assert main(command("index", bare, tmp_path / "whole", *settings)) == 0
-    calls, whole_level = [], residual._free_level
+    calls, whole_level = [], fit_levels._free_level
 
     def level(*arguments):
         calls.append(arguments[1])
@@ -238,7 +238,7 @@ def test_a_run_that_is_killed_between_levels_goes_on_at_the_next_one(bare, embed
             raise KeyboardInterrupt
         return whole_level(*arguments)
 
-    monkeypatch.setattr(residual, "_free_level", level)
+    monkeypatch.setattr(fit_levels, "_free_level", level)
     assert main(command("index", bare, tmp_path / "run", *settings)) == 1
     assert (tmp_path / "run" / "index" / "levels.npz").exists()
     capsys.readouterr()
@@ -284,7 +284,7 @@ def test_what_did_not_finish_may_be_started_again_with_other_settings(bare, embe
 
     calls = []
 
-    def embed(settings, words, model):
+    def embed(settings, words, model, mesh):
         calls.append(settings.index.max_tokens)
         return np.load(embeddings)
 
@@ -360,7 +360,7 @@ def stubbed(monkeypatch):
     """Embeddings of chance in place of the language model's, and a pretrained model that is never made."""
     from tsrec_jax.pipeline import pretrain, vectors
 
-    def embed(settings, words, model):
+    def embed(settings, words, model, mesh):
         return np.random.default_rng(0).normal(size=(len(words), 12)).astype(np.float32)
 
     def made(settings, workdir, texts):

@@ -216,6 +216,37 @@ def test_two_processes_take_the_second_stage_as_one_does(config, whole, tmp_path
     np.testing.assert_allclose(*compared, rtol=1e-4, atol=1e-6)
 
 
+GROUPED = """
+import sys
+from tsrec_jax import main
+from tsrec_jax.sid import fit_levels, index, kmeans
+
+for module in (fit_levels, index, kmeans):
+    module.GROUP = 16  # rows, so that 70 items are many
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+def test_two_processes_make_the_sids_and_words_of_one(config, tmp_path):
+    command = [
+        *("describe", config, "--config.index.sids=make", "--config.describe.words=make"),
+        *("--config.index.sizes=(8,16)", "--config.index.iterations=3", "--config.index.whiten=6"),
+    ]
+    alone = [sys.executable, "-c", GROUPED, *command, f"--workdir={tmp_path / 'one'}"]
+    subprocess.run(alone, cwd=ROOT, env=environment(devices=8), check=True, capture_output=True, timeout=400)
+    port = free_port()
+    both = [start(n, port, ("-c", GROUPED), *command, f"--workdir={tmp_path / 'two'}") for n in range(2)]
+    try:
+        printed = [process.communicate(timeout=400) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [0, 0], printed
+    assert "2 of 2 levels are kept" in printed[0][0]  # all have fitted them, and the first one goes on with them
+    for name in ("shop.index.json", "shop.description_keywords.json"):
+        assert (tmp_path / "two" / "dataset" / name).read_text() == (tmp_path / "one" / "dataset" / name).read_text()
+
+
 DYING = """
 import os, signal, sys
 from tsrec_jax import main

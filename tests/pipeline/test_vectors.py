@@ -35,7 +35,7 @@ def embedded(monkeypatch):
     """The models that texts were embedded by, one for each time; no model is made or loaded."""
     calls = []
 
-    def embed(settings, words, model):
+    def embed(settings, words, model, mesh):
         calls.append(model)
         seed = settings.index.max_tokens
         return np.random.default_rng(seed).normal(size=(len(words), 12)).astype(np.float32)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests.said import said
-from tsrec_jax.sid.quantisers import residual
+from tsrec_jax.models.sharding import make_mesh
+from tsrec_jax.sid import fit_levels, kmeans
 from tsrec_jax.sid.quantisers.residual import BalancedQuantiser, ResidualQuantiser
 from tsrec_jax.sid.settings import IndexSettings
 
@@ -67,6 +68,30 @@ def test_balanced_centres_are_the_means_of_their_items(x_ID):
     assert np.allclose(quantiser.codebooks[0], means_ED, atol=1e-5)
 
 
+@pytest.mark.parametrize(("balanced", "rows_per_code"), [(True, 0), (False, 0), (False, 20)])
+def test_levels_of_many_items_are_the_same_on_one_and_on_eight_devices(balanced, rows_per_code, monkeypatch):
+    x_ID = np.random.default_rng(1).normal(size=(301, 7)).astype(np.float32)
+    kind = BalancedQuantiser if balanced else ResidualQuantiser
+    settings = IndexSettings(sizes=(8, 4), iterations=3, rows_per_code=rows_per_code)
+    for module in (fit_levels, kmeans):
+        monkeypatch.setattr(module, "GROUP", 32)
+    one, eight = (kind.fit(x_ID, settings, 0, None, mesh) for mesh in (None, make_mesh(data=2, fsdp=2, tensor=2)))
+    for alone_ED, spread_ED in zip(one[0].codebooks, eight[0].codebooks, strict=True):
+        assert np.array_equal(alone_ED, spread_ED)
+    assert np.array_equal(one[1], eight[1])
+
+
+def test_groups_of_rows_are_assigned_and_averaged_as_all_rows_are(x_ID, monkeypatch):
+    prices_E = np.linspace(0, 1, 5, dtype=np.float32)
+    whole = kmeans.assigned(x_ID, x_ID[:5], prices_E)
+    monkeypatch.setattr(kmeans, "GROUP", 64)
+    behind_ID = np.concatenate([x_ID, np.zeros((70, 12), np.float32)])  # which count for nothing
+    grouped = kmeans.assigned(behind_ID, x_ID[:5], prices_E, rows=len(x_ID))
+    for wanted, found in zip(whole, grouped, strict=True):
+        assert np.allclose(wanted, found[: len(wanted)], atol=1e-5)
+    assert set(grouped[0][400:].tolist()) == {5}
+
+
 def test_prices_of_a_sample_change_little_and_the_last_sizes_stay_even(x_ID, monkeypatch):
     def fitted():
         quantiser, codes_IC = fit(x_ID, (10,), balanced=True, iterations=5)
@@ -74,8 +99,8 @@ def test_prices_of_a_sample_change_little_and_the_last_sizes_stay_even(x_ID, mon
         return np.square(x_ID - quantiser.decode(codes_IC)).mean()
 
     priced_by_all = fitted()
-    monkeypatch.setattr(residual, "PRICED_ROWS", 0)
-    monkeypatch.setattr(residual, "PRICED_ROWS_PER_CODE", 20)
+    monkeypatch.setattr(fit_levels, "PRICED_ROWS", 0)
+    monkeypatch.setattr(fit_levels, "PRICED_ROWS_PER_CODE", 20)
     assert fitted() != priced_by_all
     assert fitted() < 1.05 * priced_by_all
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
@@ -81,6 +82,14 @@ def mesh_of(tree: Any) -> Mesh | None:
 def named_sharding(mesh: Mesh | None, *logical: str | None) -> NamedSharding | None:
     """The rules' sharding on a mesh; None without one."""
     return None if mesh is None else NamedSharding(mesh, RULES.spec(*logical))
+
+
+def laid_out(array: np.ndarray, mesh: Mesh | None, *logical: str | None) -> jax.Array:
+    """An array that every process has, as one on the mesh by the rules; on one device without a mesh."""
+    sharding = named_sharding(mesh, *logical)
+    if sharding is None:
+        return jnp.asarray(array)
+    return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
 
 def process_rows(mesh: Mesh | None, rows: int) -> np.ndarray:

@@ -14,12 +14,15 @@ from tsrec_jax.data.text_folder import TextFolder
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import write_json, write_text
 from tsrec_jax.models.sharding import one_device
+from tsrec_jax.pipeline.mesh import open_mesh
 from tsrec_jax.pipeline.provenance import commit, input_facts, machine, versions
 from tsrec_jax.pipeline.vectors import ItemVectors
+from tsrec_jax.pipeline.workdir import Workdir
+from tsrec_jax.processes import first, several, share
 from tsrec_jax.progress import report, stage
 from tsrec_jax.settings import Settings, section_facts
 from tsrec_jax.sid.given import refuse_equal
-from tsrec_jax.sid.index import SidIndex, build_index, load_index
+from tsrec_jax.sid.index import SidIndex, build_index, fit_on_mesh, load_index
 from tsrec_jax.sid.quality import SidReport, measure
 from tsrec_jax.sid.report import counting_levels, failed_gates, to_json, to_markdown
 from tsrec_jax.sid.sizes import fitting_sizes, refuse_too_few
@@ -52,6 +55,33 @@ def make_index(settings: Settings, path: pathlib.Path, texts: TextFolder) -> Sid
     return index
 
 
+def index_together(settings: Settings, path: pathlib.Path, texts: TextFolder) -> None:
+    """What all processes of a run make together for its index, and `make_index` in the first one then finds.
+
+    That is the vectors of the items and, where the items are many, the codebooks.
+
+    Args:
+      settings, path, texts: as in `make_index`.
+    """
+    vectors = ItemVectors.before_training(settings, path, texts)
+    vectors.make_together()
+    Workdir(path).first_makes(vectors.file)
+    folder = path / "index"
+    if not settings.index.extend and not share(first() and (folder / INDEX_FILE).exists()):
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = _with_sizes(settings, len(texts.items), None)
+        refuse_too_few(settings.index.sizes, len(texts.items), settings.index.collisions)
+        _fit_on_mesh(settings, vectors(), folder)
+
+
+def _fit_on_mesh(settings: Settings, x_ID: np.ndarray, folder: pathlib.Path) -> None:
+    """Fits the codebooks of many items on all devices, into the file from which `build_index` goes on."""
+    mesh = open_mesh(settings)
+    if mesh is not None:
+        with stage("index"):
+            fit_on_mesh(x_ID, settings.index, settings.seed, folder / LEVELS, mesh)
+
+
 def _open_or_make(
     settings: Settings, folder: pathlib.Path, texts: TextFolder, earlier: SidIndex | None
 ) -> tuple[SidIndex, np.ndarray]:
@@ -72,6 +102,8 @@ def _open_or_make(
         report("index: finished before, skipped")
         return load_index(folder / INDEX_FILE), x_ID
     folder.mkdir(parents=True, exist_ok=True)
+    if earlier is None and not several():  # several processes have done it together
+        _fit_on_mesh(settings, x_ID, folder)
     with one_device():
         index = _coded(settings, tuple(item.id for item in texts.items), x_ID, earlier, folder / LEVELS)
     index = dataclasses.replace(index, made_with=made_with)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import shutil
+from collections.abc import Callable
 
 from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 from tsrec_jax.data.dataset import DESCRIPTIONS_FILE, Dataset, read_dataset, write_dataset
@@ -15,13 +16,13 @@ from tsrec_jax.data.prepared import SUMMARY
 from tsrec_jax.data.text_folder import TextFolder, read_texts, texts_of
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline.describe import describe_tokens
-from tsrec_jax.pipeline.index import make_index
+from tsrec_jax.pipeline.index import index_together, make_index
 from tsrec_jax.pipeline.prepare import prepared_folder
 from tsrec_jax.pipeline.pretrain import pretrained_model
 from tsrec_jax.pipeline.shop import is_embedded, shop_folder
 from tsrec_jax.pipeline.vectors import need_base
 from tsrec_jax.pipeline.workdir import Workdir
-from tsrec_jax.processes import several
+from tsrec_jax.processes import Made, several
 from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
 from tsrec_jax.teacher.groups import refuse_other_unit
@@ -63,10 +64,22 @@ def make_inputs(settings: Settings, path: pathlib.Path) -> tuple[Dataset, str]:
         texts = texts_of(dataset, source.folder)
         _report_notes(texts)
     else:
-        if several():  # they pretrain together, and the first one makes what needs the pretrained model
-            pretrained_model(settings, path, open_texts(settings, source))
-        dataset, texts = workdir.first_makes(lambda: make_dataset(settings, path, source))
+        dataset, texts = in_turn(make_dataset, settings, path, source)
     return dataset, pretrained_model(settings, path, texts) if need_base(settings) else ""
+
+
+def in_turn(
+    make: Callable[[Settings, pathlib.Path, Source], Made], settings: Settings, path: pathlib.Path, source: Source
+) -> Made:
+    """What `make_dataset` or `make_catalogue` gives, in all processes of a run: the first makes it, the others find it.
+
+    What is worth the work of all is made together before: the model that embeds the items, their vectors and the
+    codebooks. The first one alone asks the teacher, so that there is one queue with one rate, one cap and one file of
+    answers.
+    """
+    if several() and source.needs_index:
+        index_together(settings, path, open_texts(settings, source))
+    return Workdir(path).first_makes(lambda: make(settings, path, source))
 
 
 def open_source(settings: Settings, path: pathlib.Path) -> Source:

@@ -76,6 +76,7 @@ def open_job(settings: Settings, path: pathlib.Path) -> Job:
         refuse_selection(dataset, settings.eval.split)
     job = Job(settings, Workdir(path), dataset, base, open_earlier(settings, dataset))
     if need_vectors([*teachers(settings), *settings.fusion.parts]) or rl_needs_vectors(settings):
+        job.vectors.make_together()
         job.workdir.first_makes(job.vectors.file)
     job.workdir.record(settings, job.identity, dataset.data_hash)
     return job

@@ -14,7 +14,7 @@ from tsrec_jax.pipeline.describe import plan_description
 from tsrec_jax.pipeline.earlier import going_on
 from tsrec_jax.pipeline.evaluate import evaluate_recommender
 from tsrec_jax.pipeline.export import export_recommender
-from tsrec_jax.pipeline.inputs import make_catalogue, make_dataset, open_source
+from tsrec_jax.pipeline.inputs import in_turn, make_catalogue, make_dataset, open_source
 from tsrec_jax.pipeline.job import open_job
 from tsrec_jax.pipeline.mesh import verb_on_mesh
 from tsrec_jax.pipeline.prepare import download_raw, prepared_folder
@@ -23,7 +23,6 @@ from tsrec_jax.pipeline.rl import improve_recommender, require_stage
 from tsrec_jax.pipeline.settings import UPSTREAM
 from tsrec_jax.pipeline.train import train_recommender
 from tsrec_jax.pipeline.workdir import Workdir
-from tsrec_jax.processes import several
 from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
 
@@ -61,10 +60,6 @@ def run(settings: Settings, path: pathlib.Path, profile: range = range(0)) -> No
 
 def _run_upstream(settings: Settings, path: pathlib.Path) -> None:
     """Runs stages that come before training, where nothing after them is asked for."""
-    if several():
-        raise UserError(
-            f"config.run.stages={settings.run.stages}: these are the work of one process; start it without others"
-        )
     verbs = {"prepare": prepare, "index": index, "describe": describe}
     for stage in UPSTREAM:
         if stage in settings.run.stages:
@@ -78,7 +73,7 @@ def download(settings: Settings, _path: pathlib.Path) -> None:
 
 def prepare(settings: Settings, path: pathlib.Path) -> None:
     """The verb `prepare`."""
-    report(f"prepare: {prepared_folder(settings.prepare, path)}")
+    report(f"prepare: {Workdir(path).first_makes(lambda: prepared_folder(settings.prepare, path))}")
 
 
 @_verb
@@ -96,27 +91,27 @@ def pretrain(settings: Settings, path: pathlib.Path) -> None:
 @_verb
 def index(settings: Settings, path: pathlib.Path) -> None:
     """The verb `index`."""
-    source = open_source(settings, path)
+    source = Workdir(path).first_makes(lambda: open_source(settings, path))
     if not source.needs_index:
         if settings.index.given_sids:
             raise UserError("config.index.given_sids names SIDs; leave it empty and set config.index.sids=make")
         raise UserError(f"{source.folder} holds SIDs and config.index.sids={settings.index.sids}; set it to make")
-    make_catalogue(settings, path, source)
+    in_turn(make_catalogue, settings, path, source)
 
 
 @_verb
 def describe(settings: Settings, path: pathlib.Path, dry_run: bool = False) -> None:
     """The verb `describe`; a dry run says what would be asked and asks nothing."""
-    source = open_source(settings, path)
+    source = Workdir(path).first_makes(lambda: open_source(settings, path))
     if not source.needs_describe:
         raise UserError(
             f"{source.folder} holds words and config.describe.words={settings.describe.words}; set it to make"
         )
     if dry_run:
-        catalogue, _ = make_catalogue(settings, path, source)
+        catalogue, _ = in_turn(make_catalogue, settings, path, source)
         report(str(plan_description(settings.describe, path, catalogue, source.numbered)))
     else:
-        dataset, _ = make_dataset(settings, path, source)
+        dataset, _ = in_turn(make_dataset, settings, path, source)
         report(f"describe: {dataset.path}")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from tsrec_jax.baselines.names import BASELINES
 from tsrec_jax.data.catalogue import Item
@@ -24,6 +25,7 @@ from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.pipeline import pretrain
 from tsrec_jax.pipeline.mesh import open_mesh
 from tsrec_jax.pipeline.provenance import fingerprint, input_facts
+from tsrec_jax.processes import first, share
 from tsrec_jax.progress import report, stage
 from tsrec_jax.rl.names import REWARDS
 from tsrec_jax.settings import Settings, section_facts
@@ -40,7 +42,8 @@ SHAPES = ("encoder", "text_fields", "max_tokens")  # settings of `index` that de
 class ItemVectors:
     """The vectors of a run's items: the user's, or those that an encoder makes of the item texts.
 
-    Calling it gives float32 x_ID, in the order of the items. Only one process at a time may make them.
+    Calling it gives float32 x_ID, in the order of the items. Only one process at a time may make them, or all together
+    by `make_together`.
 
     Attributes:
       settings: sections `index`, `model` and `mesh` are read.
@@ -100,23 +103,50 @@ class ItemVectors:
         """
         if self.settings.index.embeddings:
             return pathlib.Path(self.settings.index.embeddings)
-        words = [item_text(item, self.settings.index.text_fields) for item in self.items]
-        facts = {"texts": fingerprint(words), **self.encoder}
-        file, made_with = self.folder / FILE, self.folder / MADE_WITH
-        if file.exists() and json.loads(made_with.read_text(encoding="utf-8")) == facts:
-            return file
+        words = self._words()
+        if not self._is_kept(words):
+            self._keep(words, _encoded(self.settings, words, self._model(), own_mesh(open_mesh(self.settings))))
+        return self.folder / FILE
+
+    def make_together(self) -> None:
+        """Makes what `file` would make in the first process, by all of them: each embeds its share of the texts.
+
+        Texts that the library sentence-transformers embeds are left to `file`: it knows nothing of our processes.
+        """
+        words = self._words()
+        index = self.settings.index
+        if index.embeddings or index.encoder != "llm" or share(first() and self._is_kept(words)):
+            return
+        x_ID = _encoded(self.settings, words, self._model(), open_mesh(self.settings))
+        if first():
+            self._keep(words, x_ID)
+
+    def _words(self) -> list[str]:
+        return [item_text(item, self.settings.index.text_fields) for item in self.items]
+
+    def _model(self) -> str:
         model = self.settings.index.model or self.base()
         if not model:
             raise UserError(
                 "vectors of the items are wanted, and there is no model to make them with; give "
                 "config.index.embeddings or config.index.model"
             )
+        return model
+
+    def _made_with(self, words: list[str]) -> dict[str, Any]:
+        return {"texts": fingerprint(words), **self.encoder}
+
+    def _is_kept(self, words: list[str]) -> bool:
+        if not (self.folder / FILE).exists():
+            return False
+        return json.loads((self.folder / MADE_WITH).read_text(encoding="utf-8")) == self._made_with(words)
+
+    def _keep(self, words: list[str], x_ID: np.ndarray) -> None:
+        file = self.folder / FILE
         file.unlink(missing_ok=True)
-        x_ID = _encoded(self.settings, words, model)
-        write_json(made_with, facts)
+        write_json(self.folder / MADE_WITH, self._made_with(words))
         with replacing(file) as temporary, temporary.open("wb") as opened:
             np.save(opened, x_ID)
-        return file
 
     def __call__(self) -> np.ndarray:
         """float32 x_ID.
@@ -158,16 +188,15 @@ def _model_identity(model: str) -> str:
     return f"pretrained ({fingerprint(json.loads(pretrained.read_text(encoding='utf-8')))})"
 
 
-def _encoded(settings: Settings, words: list[str], model: str) -> np.ndarray:
-    """float32 x_ID of the items' texts by the encoder of the settings."""
+def _encoded(settings: Settings, words: list[str], model: str, mesh: Mesh | None) -> np.ndarray:
+    """float32 x_ID of the items' texts by the encoder of the settings, on a mesh where that is a language model."""
     report(f"index: embedding {len(words)} item texts with {model}")
     if settings.index.encoder == "sentence_transformers":
         return sentence_encoder(model, settings.index.max_tokens)(words)
-    return _llm_embeddings(settings, words, model)
+    return _llm_embeddings(settings, words, model, mesh)
 
 
-def _llm_embeddings(settings: Settings, words: list[str], model: str) -> np.ndarray:
-    mesh = own_mesh(open_mesh(settings))
+def _llm_embeddings(settings: Settings, words: list[str], model: str, mesh: Mesh | None) -> np.ndarray:
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh), stage("index"):
         return embed_texts(
             load_hf(model, dtype=settings.model.dtype, mesh=mesh, remat=False, attention=settings.model.attention),

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from tsrec_jax.data.catalogue import Item
 from tsrec_jax.data.outside_text import encode_outside
 from tsrec_jax.models.decoder import Decoder
-from tsrec_jax.models.sharding import constrain, named_sharding
+from tsrec_jax.models.sharding import constrain, host_copy, laid_out
 from tsrec_jax.progress import Progress
 from tsrec_jax.sid.settings import TEXT_FIELDS
 
@@ -49,7 +49,8 @@ def embed_texts(
       texts: of the items; an empty one is embedded as the special token alone.
       max_tokens: of a text; the rest of a longer one is not read.
       rows: texts of a batch on each device.
-      mesh: batches are laid over its data and fsdp axes; None: one device.
+      mesh: batches are laid over its data and fsdp axes; None: one device. Of a mesh of several processes all of them
+        call this with the same texts.
 
     Returns:
       float32 x_ID, in the order of the texts.
@@ -60,14 +61,12 @@ def embed_texts(
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     encoded = [ids[:max_tokens] for ids in encode_outside(tokenizer, texts)]
     parts = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
-    sharding = named_sharding(mesh, "batch", None)
     graph, state = nnx.split(model)
     x_ID = np.zeros((len(texts), model.config.d_model), np.float32)
     progress = Progress(len(texts), unit="texts")
     for members, tokens_BT, lengths_B in _batches(encoded, first, rows, parts):
-        if sharding is not None:
-            tokens_BT, lengths_B = jax.device_put((tokens_BT, lengths_B), (sharding, named_sharding(mesh, "batch")))
-        x_BD = np.asarray(_pooled(graph, state, tokens_BT, lengths_B))
+        batch = [laid_out(array, mesh, "batch") for array in (tokens_BT, lengths_B)]
+        x_BD = host_copy(_pooled(graph, state, *batch))
         x_ID[members] = x_BD[: len(members)]
         if len(texts) > rows * parts:  # of a few texts, as a service embeds them, there is nothing to say
             progress.tick("embedding", len(members))

@@ -10,13 +10,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import write_npz
 from tsrec_jax.sid.collisions import code_newcomers, number_collisions, reassign_last_level
 from tsrec_jax.sid.given import kind_of_file
+from tsrec_jax.sid.kmeans import GROUP
 from tsrec_jax.sid.quantisers import QUANTISERS
 from tsrec_jax.sid.quantisers.protocol import Quantiser
+from tsrec_jax.sid.quantisers.residual import ResidualQuantiser
 from tsrec_jax.sid.settings import IndexSettings
 from tsrec_jax.sid.whiten import Whitening, fit_whitening
 
@@ -139,6 +142,21 @@ def build_index(
     elif settings.collisions == "extra_level":
         codes_IC = number_collisions(codes_IC)
     return SidIndex(settings.method, settings.collisions, whitening, quantiser, tuple(item_ids), codes_IC)
+
+
+def fit_on_mesh(x_ID: np.ndarray, settings: IndexSettings, seed: int, kept: pathlib.Path, mesh: Mesh) -> None:
+    """Fits the levels that `build_index` then finds in `kept`, on all devices of a mesh, by all of its processes.
+
+    Does nothing where that saves nothing: for items that one device sums at once, and for methods but k-means.
+
+    Args:
+      x_ID, settings, seed: as in `build_index`.
+      kept: file of the first process.
+      mesh: of the devices.
+    """
+    kind = QUANTISERS[settings.method].load()
+    if len(x_ID) > GROUP and issubclass(kind, ResidualQuantiser):
+        kind.fit(fit_whitening(x_ID, settings.whiten)(x_ID), settings, seed, kept, mesh)
 
 
 def load_index(path: str | os.PathLike[str]) -> SidIndex:

@@ -1,6 +1,9 @@
 """k-means in one jitted program: k-means++ start, Lloyd iterations, repair of empty clusters.
 
-Axis letters: I rows, D features, E codes.
+Many rows may lie on a mesh. They are taken in groups of a fixed size, each of which is summed on one device, and the
+sums are added in the order of the groups: so the centres do not depend on how many devices or processes there are.
+
+Axis letters: I rows, D features, E codes, G groups, R rows of a group.
 """
 
 from __future__ import annotations
@@ -10,10 +13,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 SEEDING_ROWS_PER_CODE = 8  # k-means++ looks at this many rows a code; Lloyd iterations mend the rest
 CANDIDATES = 8  # rows that greedy k-means++ draws for each centre
 BLOCK = 4096  # rows whose distances to all codes are held at once
+GROUP = 16 * BLOCK  # rows that are summed at once
 
 
 @functools.partial(jax.jit, static_argnames=("num_codes", "iterations"))
@@ -43,16 +49,82 @@ def first_centres(x_ID: jax.Array, num_codes: int, key: jax.Array) -> jax.Array:
     return _plus_plus(x_ID[sample], num_codes, start_key)
 
 
-def improved(x_ID: jax.Array, codebook_ED: jax.Array, iterations: int) -> jax.Array:
-    """float32 codebook_ED after some of Lloyd's iterations, each with a repair of empty centres."""
-    num_codes = len(codebook_ED)
+def on_mesh(x_ID: np.ndarray, mesh: Mesh | None) -> jax.Array:
+    """The rows, of which each device of a mesh gets some groups; rows of zeros fill the last ones.
+
+    Every process gives all rows. A single group lies on one device.
+    """
+    if mesh is None or len(x_ID) <= GROUP:
+        return jnp.asarray(x_ID)
+    whole_ID = np.zeros((len(x_ID) + -len(x_ID) % (GROUP * mesh.size), x_ID.shape[1]), np.float32)
+    whole_ID[: len(x_ID)] = x_ID
+    sharding = NamedSharding(mesh, jax.P(mesh.axis_names))
+    return jax.make_array_from_callback(whole_ID.shape, sharding, whole_ID.__getitem__)
+
+
+def improved(x_ID: jax.Array, codebook_ED: jax.Array, iterations: int, rows: int | None = None) -> jax.Array:
+    """float32 codebook_ED after some of Lloyd's iterations, each with a repair of empty centres.
+
+    Args:
+      x_ID: float32 rows, of which the first `rows` count (None: all).
+      codebook_ED: the centres.
+      iterations: how many.
+      rows: see x_ID.
+    """
 
     def iteration(codebook_ED: jax.Array, _: None) -> tuple[jax.Array, None]:
-        codes_I, distance_I = nearest(x_ID, codebook_ED)
-        means_ED, counts_E = cluster_means(x_ID, codes_I, num_codes)
+        distance_I, means_ED, counts_E = assigned(x_ID, codebook_ED, rows=rows)[1:]
         return _repaired(x_ID, means_ED, counts_E, distance_I), None
 
     return jax.lax.scan(iteration, codebook_ED, None, length=iterations)[0]
+
+
+def assigned(
+    x_ID: jax.Array, codebook_ED: jax.Array, prices_E: jax.Array | float = 0.0, rows: int | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """What `nearest` gives, and the means and counts of the rows of every code.
+
+    Args:
+      x_ID: float32 rows, of which the first `rows` count (None: all); the others get the code E and the distance -1.
+      codebook_ED, prices_E: as in `nearest`.
+      rows: see x_ID.
+
+    Returns:
+      codes_I, distance_I, means_ED (zero where a code has no rows) and counts_E.
+    """
+    num_codes = len(codebook_ED)
+    if len(x_ID) <= GROUP:
+        codes_I, distance_I = nearest(x_ID, codebook_ED, prices_E)
+        return codes_I, distance_I, *cluster_means(x_ID, codes_I, num_codes)
+
+    def group(
+        x_RD: jax.Array, counts_R: jax.Array, codebook_ED: jax.Array, prices_E: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        codes_R, distance_R = nearest(x_RD, codebook_ED, prices_E)
+        codes_R, distance_R = jnp.where(counts_R, codes_R, num_codes), jnp.where(counts_R, distance_R, -1.0)
+        return codes_R, distance_R, *_sums(x_RD, codes_R, num_codes)
+
+    def groups(x_GRD: jax.Array, counts_GR: jax.Array, *shared: jax.Array) -> tuple[jax.Array, ...]:
+        return jax.lax.map(lambda own: group(*own, *shared), (x_GRD, counts_GR))
+
+    mesh = jax.sharding.get_abstract_mesh()
+    split = not mesh.empty and mesh.size > 1
+    if split:
+        over = jax.P(mesh.axis_names)
+        groups = jax.shard_map(groups, in_specs=(over, over, jax.P(), jax.P()), out_specs=over)
+    short = -len(x_ID) % GROUP
+    x_GRD = jnp.pad(x_ID, ((0, short), (0, 0))).reshape(-1, GROUP, x_ID.shape[1])
+    counts_GR = (jnp.arange(len(x_ID) + short) < (rows or len(x_ID))).reshape(-1, GROUP)
+    codes_GR, distance_GR, sums_GED, counts_GE = groups(
+        x_GRD, counts_GR, codebook_ED, jnp.broadcast_to(jnp.asarray(prices_E, jnp.float32), num_codes)
+    )
+    if split:
+        sums_GED, counts_GE = jax.lax.with_sharding_constraint((sums_GED, counts_GE), jax.P())
+    # One after the other: the order of a reduction over G is the compiler's choice.
+    sums_ED, _ = jax.lax.scan(lambda total, own: (total + own, None), jnp.zeros_like(sums_GED[0]), sums_GED)
+    counts_E = counts_GE.sum(axis=0)
+    means_ED = sums_ED / jnp.maximum(counts_E, 1)[:, None]
+    return codes_GR.reshape(-1)[: len(x_ID)], distance_GR.reshape(-1)[: len(x_ID)], means_ED, counts_E
 
 
 def nearest(x_ID: jax.Array, codebook_ED: jax.Array, prices_E: jax.Array | float = 0.0) -> tuple[jax.Array, jax.Array]:
@@ -94,9 +166,14 @@ def over_blocks(function: Callable, x_ID: jax.Array):
 
 def cluster_means(x_ID: jax.Array, codes_I: jax.Array, num_codes: int) -> tuple[jax.Array, jax.Array]:
     """Mean of the rows of every code (zero where it has none), and counts_E int32."""
-    counts_E = jnp.zeros(num_codes, jnp.int32).at[codes_I].add(1)
-    sums_ED = jax.ops.segment_sum(x_ID, codes_I, num_codes)
+    sums_ED, counts_E = _sums(x_ID, codes_I, num_codes)
     return sums_ED / jnp.maximum(counts_E, 1)[:, None], counts_E
+
+
+def _sums(x_ID: jax.Array, codes_I: jax.Array, num_codes: int) -> tuple[jax.Array, jax.Array]:
+    """Sum and number of the rows of every code; rows of a code beyond the last count nowhere."""
+    counts_E = jnp.zeros(num_codes, jnp.int32).at[codes_I].add(1, mode="drop")
+    return jax.ops.segment_sum(x_ID, codes_I, num_codes), counts_E
 
 
 def _plus_plus(x_SD: jax.Array, num_codes: int, key: jax.Array) -> jax.Array:
