@@ -53,6 +53,20 @@ def test_parameters_memory_flops_and_time_are_printed_for_every_chip(qwen, capsy
     assert "40% of the bfloat16 peak" in printed
 
 
+def test_what_a_device_holds_is_told_for_every_choice_of_what_trains(qwen, capsys):
+    found = []
+    for settings in ((), ("--config.train.freeze=trunk", "--config.train.adapter.rank=16")):
+        assert plan(qwen, "--devices=1", "--config.train.accumulation=64", *settings) == 0
+        printed = capsys.readouterr().out
+        found.append(re.findall(r"^ *(all|all, .+|SID .+?)  +([\d,]+) +([\d.]+) GiB$", printed, re.M))
+        assert f"memory of a device: {found[-1][3 if settings else 0][2]} GiB" in printed
+    assert found[0] == found[1], "the table does not depend on what is chosen"
+    everything, small_moments, rows, adapters = ((int(n.replace(",", "")), float(gib)) for _, n, gib in found[0])
+    assert everything[0] == small_moments[0] == 1_544_893_952
+    assert rows[0] == 768 * QWEN["hidden_size"] and adapters[0] == rows[0] + 18_464_768
+    assert rows[1] < adapters[1] < everything[1] / 4 < small_moments[1] < everything[1]
+
+
 def test_output_rows_of_their_own_are_a_second_table_and_scales_a_copy_of_it(qwen, capsys):
     found = []
     for head in ("plain", "own", "scaled"):

@@ -14,8 +14,9 @@ import pytest
 from flax import nnx
 
 from tests.training.test_step import named
-from tests.training.tiny_run import run_in
+from tests.training.tiny_run import BASE_VOCAB_SIZE, run_in
 from tsrec_jax.errors import Stopped, UserError
+from tsrec_jax.models.settings import AdapterSettings
 from tsrec_jax.models.sharding import make_mesh
 from tsrec_jax.training.metrics_log import read_metrics
 
@@ -107,6 +108,21 @@ def test_ctrl_c_stops_after_the_step_and_another_mesh_goes_on_with_the_same_loss
     found = run_of(tmp_path, run_in(tmp_path, mesh=make_mesh(data=2, fsdp=2, tensor=2)))
     np.testing.assert_allclose(found.losses, whole.losses, atol=1e-5)
     assert found.fed == whole.fed
+
+
+def test_adapters_go_on_upon_another_mesh_and_what_is_frozen_has_not_moved(tmp_path):
+    given = {"freeze": "trunk", "adapter": AdapterSettings(rank=2)}
+    whole = run_of(tmp_path / "whole", run_in(tmp_path / "whole", **given))
+    assert whole.losses[-1] < whole.losses[0] - 0.1
+    with pytest.raises(Stopped, match="after step 3 of 10"):
+        run_in(tmp_path / "cut", number=signal.SIGTERM, at=3, **given)
+    found = run_of(tmp_path / "cut", run_in(tmp_path / "cut", mesh=make_mesh(data=2, fsdp=2, tensor=2), **given))
+    np.testing.assert_allclose(found.losses, whole.losses, atol=1e-5)
+    start = run_in(tmp_path / "start", steps=1, learning_rate=1e-9, **given)
+    for name, value in named(nnx.state(start.model)).items():
+        rows = slice(BASE_VOCAB_SIZE if "embedding" in name else None)
+        if "adapter" not in name:
+            np.testing.assert_array_equal(found.weights[name][rows], value[rows], err_msg=name)
 
 
 def test_an_exploding_loss_stops_the_run_and_names_the_examples_it_began_with(tmp_path):

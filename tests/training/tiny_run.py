@@ -24,6 +24,7 @@ from flax import nnx
 from tests.training.conftest import VOCABULARY, make_examples, tiny_config
 from tests.training.test_step import batches_of
 from tsrec_jax.errors import Stopped
+from tsrec_jax.models.adapter import make_adapter
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import make_mesh
 from tsrec_jax.models.vocabulary import extend_vocabulary
@@ -87,8 +88,11 @@ def run_in(
         if mesh is not None:
             stack.enter_context(jax.set_mesh(mesh))
         model = Decoder(tiny_config(), rngs=nnx.Rngs(0), mesh=mesh, remat=False)
+        model = extend_vocabulary(model, base_vocab_size=BASE_VOCAB_SIZE, input_rows_nD=rows)
+        if settings.adapter.rank:
+            model.adapter = nnx.data(make_adapter(model.config, settings.adapter, seed=0, mesh=mesh))
         step, state = first_step_and_state(
-            extend_vocabulary(model, base_vocab_size=BASE_VOCAB_SIZE, input_rows_nD=rows),
+            model,
             SftLoss({"a": 1.0, "b": 1.0}, settings),
             settings,
             BASE_VOCAB_SIZE,

@@ -22,7 +22,7 @@ from tsrec_jax.pipeline.inputs import open_texts, source_of
 from tsrec_jax.pipeline.sid_tokens import add_sid_tokens, base_tokenizer
 from tsrec_jax.planning.accounting import DenseShape, MeshShape, step_flops
 from tsrec_jax.planning.chips import CHIPS
-from tsrec_jax.planning.estimate import estimate_lines, second_stage_line, step_shape
+from tsrec_jax.planning.estimate import estimate_lines, memory_by_trained, second_stage_line, step_shape
 from tsrec_jax.planning.feasibility import Setup, refuse_memory, refuse_mesh
 from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
@@ -96,6 +96,7 @@ def plan(settings: Settings, options: PlanOptions) -> None:
         report(f"plan: {second_stage_line(setup, settings.rl, data.levels)}")
     report(f"plan: {data.source}")
     report("\n" + _table(setup, data.steps, options) + "\n")
+    report("\n".join(aligned(memory_by_trained(setup))) + "\n")
     report(
         f"assumed: {options.mfu:.0%} of the bfloat16 peak (--mfu), the time between chips included; validation and "
         "compilation come on top. Memory is an estimate."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tsrec_jax.models.settings import ModelSettings, SidInitSettings
+from tsrec_jax.models.settings import AdapterSettings, ModelSettings, SidInitSettings
 from tsrec_jax.planning.accounting import (
     FLOAT32,
     LOGITS,
@@ -21,6 +21,7 @@ from tsrec_jax.planning.feasibility import Setup
 from tsrec_jax.rl.settings import RlSettings
 from tsrec_jax.training.settings import TrainSettings
 
+ADAPTER_RANK = 16  # that is planned with where the settings have none
 FLOP_UNITS = (("P", 1e15), ("T", 1e12), ("G", 1e9))
 
 
@@ -73,6 +74,26 @@ def estimate_lines(model_path: str, setup: Setup) -> list[str]:
         f"{_flops(flops.model)}, and {_flops(flops.recomputed)} computed twice",
         f"memory of a device: {_bytes(memory.total)} ({held})",
     ]
+
+
+def memory_by_trained(setup: Setup) -> list[tuple[str, str, str]]:
+    """A header and a line for each choice of what trains: its name, its parameters, and what a device then holds.
+
+    An adapter has the rank of the setup or, where that has none, ADAPTER_RANK.
+    """
+    step, rank = setup.step, setup.step.adapter.rank or ADAPTER_RANK
+    adapter = dataclasses.replace(step.adapter, rank=rank)
+    rows = [("what trains", "parameters", "memory of a device")]
+    for name, changes in (
+        ("all", {"freeze": "none"}),
+        ("all, moments in bfloat16", {"freeze": "none", "moments": "bfloat16"}),
+        ("SID rows", {"freeze": "trunk"}),
+        (f"SID rows, adapters of rank {rank}", {"freeze": "trunk", "adapter": adapter}),
+    ):
+        plain = dataclasses.replace(step, adapter=AdapterSettings(), moments="float32")
+        other = dataclasses.replace(setup, step=dataclasses.replace(plain, **changes))
+        rows.append((name, f"{trained_count(setup.model, other.step):,}", _bytes(other.memory().total)))
+    return rows
 
 
 def second_stage_line(setup: Setup, settings: RlSettings, levels: int) -> str:

@@ -105,6 +105,8 @@ def refuse_memory(setup: Setup, chip: Chip) -> None:
         ways.append("config.train.loss_chunk=32")
     if not setup.step.remat:
         ways.append("config.model.remat=True")
+    if setup.step.freeze == "none":
+        ways.append("config.train.freeze=trunk with config.train.adapter.rank=16")
     needed, usable = setup.memory().total / GIB, USABLE * chip.memory_gib
     raise UserError(
         f"a step needs about {needed:.1f} GiB on each device, and {USABLE:.0%} of a {chip.name} are {usable:.1f} GiB; "
