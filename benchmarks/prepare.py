@@ -35,25 +35,28 @@ YEARS = (1_262_304_000_000, 1_672_531_200_000)  # 2010 to 2022 in milliseconds
 ITEM_SKEW, USER_SKEW = 6.0, 1.5  # how much more some occur than others; 1: all alike
 
 
-def generate(reviews: int, folder: pathlib.Path) -> RawSource:
-    """Writes the raw files, unless they are there."""
-    source = RawSource("amazon2023", folder / "Made.jsonl.gz", folder / "meta_Made.jsonl.gz")
-    if all(path.exists() for path in (*source.interactions, *source.items)):
-        return source
+NAMES = ("Made.jsonl.gz", "meta_Made.jsonl.gz")  # of the raw files
+
+
+def generate(reviews: int, folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """Writes the raw files, unless they are there; the reviews and the metadata."""
+    made, metadata = (folder / name for name in NAMES)
+    if made.exists() and metadata.exists():
+        return made, metadata
     random = np.random.default_rng(42)
     users, items = max(reviews // 8, 1), max(reviews // 40, 1)
     texts = _texts(random)
-    with gzip.open(folder / "Made.jsonl.gz", "wb", compresslevel=1) as file:
+    with gzip.open(made, "wb", compresslevel=1) as file:
         for start in range(0, reviews, BATCH):
             size = min(BATCH, reviews - start)
             file.write(_reviews(random, size, users, items, texts).write_ndjson().encode())
             if start // BROKEN_EVERY != (start + size) // BROKEN_EVERY:
                 file.write(b'{"rating": 5.0, "title": "cut sh\n')
-    with gzip.open(folder / "meta_Made.jsonl.gz", "wb", compresslevel=1) as file:
+    with gzip.open(metadata, "wb", compresslevel=1) as file:
         for start in range(0, items, BATCH):
             numbers = np.arange(start, min(start + BATCH, items))
             file.write(_metadata(random, numbers, texts).write_ndjson().encode())
-    return source
+    return made, metadata
 
 
 def _texts(random: np.random.Generator) -> pl.Series:
@@ -111,7 +114,7 @@ def prepare_and_time(folder: pathlib.Path) -> None:
             seconds[stage] = seconds.get(stage, 0.0) + now - last
             last = now
 
-    source = RawSource("amazon2023", folder / "Made.jsonl.gz", folder / "meta_Made.jsonl.gz")
+    source = RawSource("amazon2023", *(folder / name for name in NAMES))
     LOGGER.handlers = [Timed()]
     prepare(source, PrepareSettings(), "Made", folder / "Made")
     total = time.perf_counter() - begun
@@ -134,10 +137,8 @@ def main() -> None:
         prepare_and_time(folder)
         return
     begun = time.perf_counter()
-    source = generate(options.reviews, folder)
-    sizes = ", ".join(
-        f"{path.name} {path.stat().st_size / 1e6:,.0f} MB" for path in (*source.interactions, *source.items)
-    )
+    raw = generate(options.reviews, folder)
+    sizes = ", ".join(f"{path.name} {path.stat().st_size / 1e6:,.0f} MB" for path in raw)
     print(f"generated {options.reviews:,} reviews in {time.perf_counter() - begun:.0f} s: {sizes}", flush=True)
     if options.only != "generate":
         shutil.rmtree(folder / "Made", ignore_errors=True)
@@ -147,7 +148,7 @@ def main() -> None:
         print(f"largest resident memory: {peak:.2f} GiB")
     if not options.keep:  # what was made here, and nothing else that the folder may hold
         shutil.rmtree(folder / "Made", ignore_errors=True)
-        for path in (*source.interactions, *source.items):
+        for path in raw:
             path.unlink()
 
 
