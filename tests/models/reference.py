@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from flax import nnx
 
+from tsrec_jax.models.config import FAMILIES
+
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 LLAMA3 = {
     "rope_type": "llama3",
@@ -21,6 +23,19 @@ LLAMA3 = {
 }
 # name -> (family, settings). The tokens run past position 16, where llama3 scaling shows.
 CASES = {
+    "gemma3_tied": (
+        "gemma3_text",
+        {
+            "head_dim": 6,
+            "query_pre_attn_scalar": 9,
+            "sliding_window": 24,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "rope": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 7.0},
+                "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 73.0},
+            },
+        },
+    ),
     "llama_tied": ("llama", {"tie_word_embeddings": True, "head_dim": 6}),
     "llama_untied_llama3": ("llama", {"tie_word_embeddings": False, "head_dim": 8, "rope": LLAMA3}),
     "mistral_untied": ("mistral", {"tie_word_embeddings": False, "head_dim": 6, "sliding_window": None}),
@@ -36,6 +51,8 @@ def tiny_facts(case: str) -> dict:
     family, settings = CASES[case]
     settings = dict(settings)
     rope = settings.pop("rope", {"rope_type": "default"})
+    rope = rope if "full_attention" in rope else {**rope, "rope_theta": 73.0}
+    activation = {"hidden_act": "silu"} if family != "gemma3_text" else {"hidden_activation": "gelu_pytorch_tanh"}
     return {
         "model_type": family,
         "vocab_size": 40,
@@ -46,10 +63,10 @@ def tiny_facts(case: str) -> dict:
         "num_key_value_heads": 2,
         "rms_norm_eps": 3e-3,
         "max_position_embeddings": 128,
-        "hidden_act": "silu",
+        **activation,
         "bos_token_id": 1,
         "eos_token_id": 2,
-        "rope_parameters": {**rope, "rope_theta": 73.0},
+        "rope_parameters": rope,
         **settings,
     }
 
@@ -60,9 +77,9 @@ def torch_model(case: str, seed: int = 0):
     import transformers
 
     facts = tiny_facts(case)
-    kind = facts.pop("model_type").capitalize()
-    config = getattr(transformers, f"{kind}Config")(**facts)
-    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    kind = facts.pop("model_type")
+    config = transformers.CONFIG_MAPPING[kind](**facts)
+    model = getattr(transformers, FAMILIES[kind].architecture)(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in model.named_parameters():

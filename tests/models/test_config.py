@@ -28,6 +28,21 @@ def test_both_spellings_of_rope_settings_are_read():
     assert older.rope_scaling == Llama3Scaling(32.0, 1.0, 4.0, 8192)
 
 
+def test_local_layers_are_read_in_both_spellings_and_written_in_both():
+    facts = tiny_facts("gemma3_tied")
+    newer = ModelConfig.from_hf(facts)
+    del facts["rope_parameters"], facts["layer_types"]
+    linear = {"rope_type": "linear", "factor": 2.0}
+    facts |= {"rope_theta": 73.0, "rope_scaling": linear, "rope_local_base_freq": 7.0, "sliding_window_pattern": 2}
+    assert ModelConfig.from_hf(facts) == newer
+    assert (newer.local_L, newer.window, newer.tied) == ((True, False), 24, True)
+    written = newer.to_hf()
+    older = {key: value for key, value in written.items() if key != "rope_parameters"}
+    assert ModelConfig.from_hf(written) == ModelConfig.from_hf(older) == newer
+    with pytest.raises(UserError, match="layer_types"):
+        ModelConfig.from_hf(tiny_facts("gemma3_tied") | {"layer_types": ["full_attention"]})
+
+
 def test_absent_sizes_take_the_family_s_defaults():
     facts = {key: value for key, value in tiny_facts("qwen2_tied").items() if key != "num_key_value_heads"}
     config = ModelConfig.from_hf(facts)

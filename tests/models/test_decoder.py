@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from tests.models.reference import forward, tiny_facts, tiny_tokens
+from tsrec_jax.errors import UserError
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.layers import rope_frequencies
@@ -23,6 +24,11 @@ def test_packed_segments_are_as_if_alone(make_model):
     assert np.isfinite(logits).all()
     np.testing.assert_allclose(logits[:, :5], forward(model, one), atol=1e-5)
     np.testing.assert_allclose(logits[:, 5:12], forward(model, two), atol=1e-5)
+
+
+def test_rows_beyond_the_window_of_a_local_layer_are_refused(make_model):
+    with pytest.raises(UserError, match=r"rows of 25 positions, and a gemma3_text is run up to .* of 24"):
+        make_model("gemma3_tied").hidden(tiny_tokens(1, 25))
 
 
 def test_a_token_does_not_see_later_ones(make_model):

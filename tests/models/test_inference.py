@@ -11,7 +11,7 @@ from tsrec_jax.models.config import Family, ModelConfig
 from tsrec_jax.models.inference import InferenceModel, SuffixCache, extend, logits_of, prefill
 from tsrec_jax.models.layers import parameter_shapes
 
-FAMILIES = ("llama_tied", "qwen2_untied", "qwen3_untied")
+FAMILIES = ("gemma3_tied", "llama_tied", "qwen2_untied", "qwen3_untied")
 
 
 def forced(model, prompts_BS, lengths_B, suffix_BWC, parents_BW=None):

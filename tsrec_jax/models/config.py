@@ -23,6 +23,12 @@ class Family:
       states_head_dim: whether a config may state one; where not, it is d_model / heads.
       sliding_window: of a config that states none; a model with one is refused, whatever its size. None: a config's
         `use_sliding_window` decides.
+      local_layers: some layers see only a window, and rotate by a base of their own.
+      norm_offset: RMSNorms multiply by 1 + their weight.
+      out_norms: RMSNorms on what attention and MLP add.
+      activation, activation_key: of the MLP's gate, by its name in HF, and the key that states it there.
+      scaled_embedding: rows of the input table are multiplied by the root of d_model.
+      tied: where a config does not state it.
     """
 
     architecture: str
@@ -31,15 +37,35 @@ class Family:
     head_dim: int | None = None
     states_head_dim: bool = True
     sliding_window: int | None = None
+    local_layers: bool = False
+    norm_offset: bool = False
+    out_norms: bool = False
+    activation: str = "silu"
+    activation_key: str = "hidden_act"
+    scaled_embedding: bool = False
+    tied: bool = False
 
 
 FAMILIES = {  # by the `model_type` of a config.json
+    "gemma3_text": Family(
+        "Gemma3ForCausalLM",
+        qk_norm=True,
+        head_dim=256,
+        local_layers=True,
+        norm_offset=True,
+        out_norms=True,
+        activation="gelu_pytorch_tanh",
+        activation_key="hidden_activation",
+        scaled_embedding=True,
+        tied=True,
+    ),
     "llama": Family("LlamaForCausalLM"),
     "mistral": Family("MistralForCausalLM", sliding_window=4096),
     "qwen2": Family("Qwen2ForCausalLM", qkv_bias=True, states_head_dim=False),
     "qwen3": Family("Qwen3ForCausalLM", qk_norm=True, head_dim=128),
 }
 
+LAYER_TYPES = {False: "full_attention", True: "sliding_attention"}  # in HF, by whether a layer is local
 _SIZES = (
     "vocab_size",
     "hidden_size",
@@ -74,7 +100,11 @@ class ModelConfig:
       rms_eps: epsilon of RMSNorm.
       tied: the output table is the embedding itself.
       qkv_bias, qk_norm: as the family has them.
-      rope_scaling: llama3 scaling or None.
+      rope_scaling: llama3 scaling, the factor of a linear one, or None.
+      window: positions that a local layer sees, itself included. Longer rows are refused: up to there it sees all.
+      local_L: of each layer of the checkpoint whether it is a local one; empty: none is.
+      local_theta: base of the rotary frequencies of local layers.
+      query_scalar: queries are divided by its root; None: by that of H.
       max_positions: longest sequence the model was made for.
       special_ids: bos/eos/pad ids as the checkpoint states them; several ids of one role are a tuple here, since the
         shape is a static argument of compiled functions, and a list in the file.
@@ -93,9 +123,27 @@ class ModelConfig:
     tied: bool
     qkv_bias: bool = False
     qk_norm: bool = False
-    rope_scaling: Llama3Scaling | None = None
+    rope_scaling: Llama3Scaling | float | None = None
+    window: int | None = None
+    local_L: tuple[bool, ...] = ()
+    local_theta: float = 10000.0
+    query_scalar: int | None = None
     max_positions: int = 2048
     special_ids: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def kind(self) -> Family:
+        """What its family has."""
+        return FAMILIES[self.family]
+
+    def is_local(self, layer: int) -> bool:
+        """Whether a layer is a local one."""
+        return bool(self.local_L) and self.local_L[layer]
+
+    @property
+    def query_scale(self) -> float:
+        """What queries are multiplied by, beside the root of H that attention divides by."""
+        return 1.0 if self.query_scalar is None else (self.head_dim / self.query_scalar) ** 0.5
 
     @classmethod
     def from_hf(cls, facts: Mapping[str, Any], source: str = "config.json") -> ModelConfig:
@@ -115,6 +163,9 @@ class ModelConfig:
             _check_kinds(facts, source)
             heads, d_model = facts["num_attention_heads"], facts["hidden_size"]
             rope = {**(facts.get("rope_scaling") or {}), **(facts.get("rope_parameters") or {})}
+            local: dict[str, Any] = {}
+            if family.local_layers:
+                rope, local = _rope_of_both(facts), _local_layers(facts)
             config = cls(
                 family=name,
                 vocab_rows=facts["vocab_size"],
@@ -126,12 +177,13 @@ class ModelConfig:
                 head_dim=facts.get("head_dim") or family.head_dim or d_model // heads,
                 rope_theta=float(facts.get("rope_theta") or rope.get("rope_theta") or 10000.0),
                 rms_eps=float(facts.get("rms_norm_eps", 1e-6)),
-                tied=bool(facts.get("tie_word_embeddings", False)),
+                tied=bool(facts.get("tie_word_embeddings", family.tied)),
                 qkv_bias=family.qkv_bias,
                 qk_norm=family.qk_norm,
                 rope_scaling=_rope_scaling(rope, source),
                 max_positions=facts.get("max_position_embeddings") or 2048,
                 special_ids=special_ids(facts),
+                **local,
             )
         except KeyError as error:
             raise UserError(f"{source}: key {error.args[0]!r} is missing") from None
@@ -152,7 +204,7 @@ class ModelConfig:
             "num_attention_heads": self.num_heads,
             "num_key_value_heads": self.num_kv_heads,
             "head_dim": self.head_dim,
-            "hidden_act": "silu",
+            self.kind.activation_key: self.kind.activation,
             "rope_theta": self.rope_theta,
             "rms_norm_eps": self.rms_eps,
             "tie_word_embeddings": self.tied,
@@ -162,7 +214,9 @@ class ModelConfig:
             **{key: list(value) if isinstance(value, tuple) else value for key, value in self.special_ids},
         }
         rope: dict[str, Any] = {"rope_type": "default"}
-        if self.rope_scaling is not None:
+        if isinstance(self.rope_scaling, float):
+            rope = facts["rope_scaling"] = {"rope_type": "linear", "factor": self.rope_scaling}
+        elif self.rope_scaling is not None:
             rope = {
                 "rope_type": "llama3",
                 "factor": self.rope_scaling.factor,
@@ -172,6 +226,17 @@ class ModelConfig:
             }
             facts["rope_scaling"] = rope
         facts["rope_parameters"] = {**rope, "rope_theta": self.rope_theta}
+        if self.kind.local_layers:
+            facts |= {
+                "sliding_window": self.window,
+                "layer_types": [LAYER_TYPES[local] for local in self.local_L[: self.num_layers]],
+                "query_pre_attn_scalar": self.query_scalar,
+                "rope_local_base_freq": self.local_theta,
+                "rope_parameters": {
+                    LAYER_TYPES[False]: facts["rope_parameters"],
+                    LAYER_TYPES[True]: {"rope_type": "default", "rope_theta": self.local_theta},
+                },
+            }
         if not FAMILIES[self.family].states_head_dim:
             del facts["head_dim"]
         if FAMILIES[self.family].sliding_window is not None:
@@ -218,12 +283,37 @@ def _check_kinds(facts: Mapping[str, Any], source: str) -> None:
             raise UserError(f"{source}: {key}={facts[key]!r} is neither an id nor a list of ids")
 
 
-def _rope_scaling(rope: Mapping[str, Any], source: str) -> Llama3Scaling | None:
+def _rope_of_both(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The rope settings of global layers, of a family that has local ones too."""
+    stated = (facts.get("rope_parameters") or {}).get(LAYER_TYPES[False]) or {}
+    return {"rope_theta": facts.get("rope_theta") or 1e6, **(facts.get("rope_scaling") or {}), **stated}
+
+
+def _local_layers(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `ModelConfig` that say which layers are local and how, with Gemma 3's defaults."""
+    pattern = facts.get("sliding_window_pattern") or 6  # every sixth layer is a global one
+    kinds = facts.get("layer_types") or [
+        LAYER_TYPES[bool((layer + 1) % pattern)] for layer in range(facts["num_hidden_layers"])
+    ]
+    if len(kinds) != facts["num_hidden_layers"] or not set(kinds) <= set(LAYER_TYPES.values()):
+        raise ValueError(f"layer_types={kinds!r} must name {' or '.join(LAYER_TYPES.values())} for each layer")
+    stated = (facts.get("rope_parameters") or {}).get(LAYER_TYPES[True]) or {}
+    return {
+        "window": int(facts.get("sliding_window") or 4096),
+        "local_L": tuple(kind == LAYER_TYPES[True] for kind in kinds),
+        "local_theta": float(stated.get("rope_theta") or facts.get("rope_local_base_freq") or 10000.0),
+        "query_scalar": int(facts.get("query_pre_attn_scalar") or 256),
+    }
+
+
+def _rope_scaling(rope: Mapping[str, Any], source: str) -> Llama3Scaling | float | None:
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":
         return None
+    if kind == "linear":
+        return float(rope["factor"])
     if kind != "llama3":
-        raise UserError(f"{source}: rope_type {kind!r} is not supported; supported are default and llama3")
+        raise UserError(f"{source}: rope_type {kind!r} is not supported; supported are default, linear and llama3")
     return Llama3Scaling(
         float(rope["factor"]),
         float(rope["low_freq_factor"]),
@@ -234,8 +324,12 @@ def _rope_scaling(rope: Mapping[str, Any], source: str) -> Llama3Scaling | None:
 
 def _refuse_unsupported(facts: Mapping[str, Any], family: str, source: str) -> None:
     """Switches that change the computation and that no supported family's released model sets."""
+    activation = FAMILIES[family].activation
     wanted = {
-        "hidden_act": ("silu", "swish"),
+        FAMILIES[family].activation_key: ("silu", "swish") if activation == "silu" else (activation,),
+        "attn_logit_softcapping": (None,),
+        "final_logit_softcapping": (None,),
+        "use_bidirectional_attention": (False, None),
         "use_sliding_window": (False, None),
         "mlp_bias": (False, None),
         "attention_bias": (True, False, None) if FAMILIES[family].qkv_bias else (False, None),

@@ -1,4 +1,4 @@
-"""One decoder for Llama, Mistral, Qwen2/Qwen2.5 and Qwen3: layers stacked on a leading axis and scanned.
+"""One decoder for Llama, Mistral, Qwen2/Qwen2.5, Qwen3 and Gemma 3: layers stacked on a leading axis and scanned.
 
 This is the form that training uses (packed rows, `hidden`); decoding has one of its own, `inference.InferenceModel`.
 """
@@ -23,9 +23,11 @@ from tsrec_jax.models.layers import (
     Dropout,
     Rotation,
     TrainingRows,
+    check_window,
+    norm,
     parameter_shapes,
-    rms_norm,
-    rope_frequencies,
+    rotations,
+    scaled_embedding,
 )
 from tsrec_jax.models.sharding import constrain, named_sharding
 
@@ -127,9 +129,10 @@ class Decoder(nnx.Module):
         tokens_BT = jnp.asarray(tokens_BT)
         segment_ids_BT = None if segment_ids_BT is None else jnp.asarray(segment_ids_BT)
         length = tokens_BT.shape[1]
+        check_window(self.config, length)
         attend = causal_attention(self.attention, length, length, segment_ids_BT)
         x_BTD = self._run(tokens_BT, positions_BT, attend, dropout)
-        return rms_norm(x_BTD, self.final_norm[...].astype(x_BTD.dtype), self.config.rms_eps)
+        return norm(x_BTD, self.final_norm[...].astype(x_BTD.dtype), self.config)
 
     def hidden_suffixes(
         self, tokens_BS: jax.Array, lengths_B: jax.Array, suffixes_BWP: jax.Array
@@ -147,6 +150,7 @@ class Decoder(nnx.Module):
         """
         batch, length = tokens_BS.shape
         width, own = suffixes_BWP.shape[1:]
+        check_window(self.config, length + own)
         behind_BWP = jnp.broadcast_to(lengths_B[:, None, None] + jnp.arange(own), suffixes_BWP.shape)
         before_BS = jnp.broadcast_to(jnp.arange(length), (batch, length))
         tokens_BT, positions_BT = (
@@ -155,7 +159,7 @@ class Decoder(nnx.Module):
         )
         attend = suffix_attention(lengths_B, length, width, own)
         x_BTD = self._run(tokens_BT, positions_BT, attend, NO_DROPOUT)
-        x_BTD = rms_norm(x_BTD, self.final_norm[...].astype(x_BTD.dtype), self.config.rms_eps)
+        x_BTD = norm(x_BTD, self.final_norm[...].astype(x_BTD.dtype), self.config)
         x_BD = jnp.take_along_axis(x_BTD, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
         return x_BD, x_BTD[:, length:].reshape(batch, width, own, -1)
 
@@ -189,23 +193,18 @@ class Decoder(nnx.Module):
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
         # On a mesh the table stays where it is: each device takes what lies in its rows, and the results are summed.
-        return jnp.take(self.embedding[...], tokens, axis=0).astype(self.dtype)
-
-    def _rotation(self, positions: jax.Array) -> Rotation:
-        """cos and sin of shape (..., 1, H / 2) for positions of shape (...)."""
-        angles = positions[..., None, None].astype(jnp.float32) * rope_frequencies(self.config)
-        return jnp.cos(angles), jnp.sin(angles)
+        return scaled_embedding(jnp.take(self.embedding[...], tokens, axis=0).astype(self.dtype), self.config)
 
     def _run(self, tokens_BT: jax.Array, positions_BT: jax.Array | None, attend: Attend, dropout: Dropout) -> jax.Array:
         """All layers over whole rows."""
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1])[None], tokens_BT.shape)
-        config, rotation = self.config, self._rotation(jnp.asarray(positions_BT))
+        config, kinds = self.config, rotations(self.config, jnp.asarray(positions_BT)[..., None])
         x_BTD = constrain(dropout(self._embed(tokens_BT), config.num_layers), "batch", None, None)
 
         def layer(x_BTD, stacked):
             weights, number = stacked
-            here = dropout.under(number)
+            here, rotation = dropout.under(number), _rotation_of(config, kinds, number)
             normed_BTD = ROWS.norm(x_BTD, weights, "attention_norm", config)
             q_BTNH, k_BTKH = (ROWS.heads(normed_BTD, weights, name, config, rotation) for name in "qk")
             out_BTNH = attend(q_BTNH, k_BTKH, ROWS.heads(normed_BTD, weights, "v", config))
@@ -215,6 +214,14 @@ class Decoder(nnx.Module):
         body = jax.checkpoint(layer) if self.remat else layer
         x_BTD, _ = jax.lax.scan(body, x_BTD, (self.layers(self.dtype), jnp.arange(config.num_layers)))
         return x_BTD
+
+
+def _rotation_of(config: ModelConfig, kinds: tuple[Rotation, ...], number: jax.Array) -> Rotation:
+    """The rotation of a layer whose number is known when it runs."""
+    if len(kinds) == 1:
+        return kinds[0]
+    is_local = jnp.array(config.local_L)[number]
+    return jax.tree.map(lambda of_global, of_local: jnp.where(is_local, of_local, of_global), *kinds)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -240,7 +247,7 @@ def random_weights(config: ModelConfig, param_dtype: str, rngs: nnx.Rngs, mesh: 
     weights = {}
     for name, (shape, logical) in parameter_shapes(config).items():
         if name.endswith("norm"):
-            value = jnp.ones(shape, param_dtype)
+            value = (jnp.zeros if config.kind.norm_offset else jnp.ones)(shape, param_dtype)
         elif name.endswith("bias"):
             value = jnp.zeros(shape, param_dtype)
         else:

@@ -60,13 +60,21 @@ NAMES = {
     "blocks/up": LAYER + "mlp.up_proj.weight",
     "blocks/down": LAYER + "mlp.down_proj.weight",
 }
+# Where a family's names are others. There `post_attention_layernorm` comes before the sum, not behind it.
+OTHER_NAMES = {
+    "gemma3_text": {
+        "blocks/attention_out_norm": LAYER + "post_attention_layernorm.weight",
+        "blocks/mlp_norm": LAYER + "pre_feedforward_layernorm.weight",
+        "blocks/mlp_out_norm": LAYER + "post_feedforward_layernorm.weight",
+    }
+}
 KERNELS = tuple(f"blocks/{name}" for name in LAYER_KERNELS)
 _IGNORED = ("rotary_emb.inv_freq",)  # a buffer that old checkpoints carry
 
 
-def hf_name(name: str, layer: int | None = None) -> str:
-    """The HF key of one of our parameters (of one layer, for those in the blocks)."""
-    return NAMES[name].format(layer=layer)
+def hf_name(name: str, layer: int | None = None, family: str = "llama") -> str:
+    """The HF key of one of our parameters (of one layer, for those in the blocks) in a model of a family."""
+    return (NAMES | OTHER_NAMES.get(family, {}))[name].format(layer=layer)
 
 
 def hf_index(name: str, index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
@@ -199,7 +207,8 @@ def _read(source: _Folder | GgufFile, name: str, shape: tuple[int, ...], kind: n
         return array
     place = hf_index(name, index[1:], shape[1:])
     for number, layer in enumerate(range(index[0].start, index[0].stop)):
-        array[number] = from_hf_array(name, source.read(hf_name(name, layer), place), array.shape[1:])
+        part = source.read(hf_name(name, layer, source.config.family), place)
+        array[number] = from_hf_array(name, part, array.shape[1:])
     return array
 
 
@@ -307,7 +316,8 @@ def _check_keys(source: _Folder | GgufFile, config: ModelConfig) -> None:
     wanted: dict[str, tuple[int, ...]] = {}
     for name, (shape, _) in parameter_shapes(config).items():
         if name.startswith("blocks/"):
-            wanted |= {hf_name(name, layer): hf_shape(name, shape[1:]) for layer in range(config.num_layers)}
+            names = (hf_name(name, layer, config.family) for layer in range(config.num_layers))
+            wanted |= dict.fromkeys(names, hf_shape(name, shape[1:]))
         else:
             wanted[hf_name(name)] = shape
     allowed = set(wanted)
@@ -350,7 +360,8 @@ def hf_arrays(model: Decoder, num_tokens: int | None, dtype: str) -> Mapping[str
     for name in layer_shapes(model.config):
         whole = host_copy(merged_layers(name, weights))
         for layer, value in enumerate(whole if first() else ()):
-            arrays[hf_name(f"blocks/{name}", layer)] = to_hf_array(f"blocks/{name}", value).astype(kind)
+            key = hf_name(f"blocks/{name}", layer, model.config.family)
+            arrays[key] = to_hf_array(f"blocks/{name}", value).astype(kind)
     return arrays
 
 

@@ -27,9 +27,11 @@ from tsrec_jax.models.layers import (
     BeamColumns,
     PromptRows,
     Rotation,
+    check_window,
     layer_shapes,
-    rms_norm,
-    rope_frequencies,
+    norm,
+    rotations,
+    scaled_embedding,
 )
 from tsrec_jax.models.sharding import constrain
 
@@ -49,8 +51,8 @@ class InferenceModel:
       embedding_VD: the input table.
       head_VD: the output table, scales of SID tokens included, where it is not the embedding as it is; else None.
       final_norm_D: scale of the last norm.
-      cos_PH, sin_PH: float32 (positions, H / 2) of the rotary embedding. A table, because XLA:CPU would compute cosines
-        of an expression anew in every layer, for every head.
+      tables: cosines and sines, float32 (positions, H / 2), of the rotary embedding: of global layers, and of any local
+        ones. Tables, because XLA:CPU would compute cosines of an expression anew in every layer, for every head.
       config: the shape.
       num_tokens: ids in use; rows beyond have no probability. None: all rows.
       attention: what computes that of the prompts, as the decoder's.
@@ -60,8 +62,7 @@ class InferenceModel:
     embedding_VD: jax.Array
     head_VD: jax.Array | None
     final_norm_D: jax.Array
-    cos_PH: jax.Array
-    sin_PH: jax.Array
+    tables: tuple[Rotation, ...]
     config: ModelConfig = dataclasses.field(metadata={"static": True})
     num_tokens: int | None = dataclasses.field(metadata={"static": True})
     attention: str = dataclasses.field(metadata={"static": True})
@@ -71,9 +72,9 @@ class InferenceModel:
         """Copies a decoder's weights, an adapter merged into its kernels; they stay laid out over its mesh."""
         head = None if model.shares_table else model.output_table()
         parts = model.layers(), model.embedding[...], head, model.final_norm[...]
-        layers, embedding_VD, head_VD, norm_D, cos_PH, sin_PH = _unstacked(*parts, model.config, model.dtype)
+        layers, embedding_VD, head_VD, norm_D, tables = _unstacked(*parts, model.config, model.dtype)
         facts = model.config, model.num_tokens, model.attention
-        return cls(layers, embedding_VD, head_VD, norm_D, cos_PH, sin_PH, *facts)
+        return cls(layers, embedding_VD, head_VD, norm_D, tables, *facts)
 
     @property
     def output_table(self) -> jax.Array:
@@ -89,7 +90,7 @@ def _unstacked(
     final_norm_D: jax.Array,
     config: ModelConfig,
     dtype: str,
-) -> tuple[tuple[dict[str, jax.Array], ...], jax.Array, jax.Array | None, jax.Array, jax.Array, jax.Array]:
+) -> tuple[tuple[dict[str, jax.Array], ...], jax.Array, jax.Array | None, jax.Array, tuple[Rotation, ...]]:
     """The arrays of an `InferenceModel`, in their order."""
     axes = {name: logical[1:] for name, (_, logical) in layer_shapes(config).items()}
 
@@ -105,9 +106,8 @@ def _unstacked(
 
     layers = tuple({name: one(name, layer) for name in axes} for layer in range(config.num_layers))
     head_VD = None if head_VD is None else head_VD.astype(dtype)
-    angles_PH = jnp.arange(POSITIONS, dtype=jnp.float32)[:, None] * rope_frequencies(config)
-    tables = embedding_VD.astype(dtype), head_VD, final_norm_D.astype(dtype)
-    return layers, *tables, jnp.cos(angles_PH), jnp.sin(angles_PH)
+    parts = embedding_VD.astype(dtype), head_VD, final_norm_D.astype(dtype)
+    return layers, *parts, rotations(config, jnp.arange(POSITIONS))
 
 
 @jax.tree_util.register_dataclass
@@ -181,12 +181,13 @@ def prefill(
     x_BSD = constrain(embed(model, tokens_BS), "batch", None, None)
     if shared + length > POSITIONS - SUFFIX:
         raise ValueError(f"prompts of {shared + length} positions: decoding is made for {POSITIONS - SUFFIX}")
-    cos_SH, sin_SH = (table[shared : shared + length] for table in (model.cos_PH, model.sin_PH))
-    rotation = cos_SH[None, :, None], sin_SH[None, :, None]
+    check_window(config, shared + length)
+    kinds = jax.tree.map(lambda table_PH: table_PH[None, shared : shared + length, None], model.tables)
     attend = _prompt_attention(model.attention, shared + length, length)
     last_B = lengths_B - 1
     keys, values = [], []
     for number, weights in enumerate(model.layers):
+        rotation = kinds[config.is_local(number)]
         normed_BSD = ROWS.norm(x_BSD, weights, "attention_norm", config)
         k_BKSH = jnp.swapaxes(ROWS.heads(normed_BSD, weights, "k", config, rotation), 1, 2)
         v_BKSH = jnp.swapaxes(ROWS.heads(normed_BSD, weights, "v", config), 1, 2)
@@ -205,9 +206,9 @@ def prefill(
     x_BD = jnp.take_along_axis(x_BSD, last_B[:, None, None], axis=1)[:, 0]
     x_DB1 = x_BD.T[..., None]
     normed = COLUMNS.norm(x_DB1, weights, "attention_norm", config)
-    q = COLUMNS.heads(normed, weights, "q", config, _rotation_columns(model, shared + last_B))
+    q = COLUMNS.heads(normed, weights, "q", config, _rotation_columns(model, shared + last_B, number))
     x_DB1 = COLUMNS.after_attention(x_DB1, _attend_columns(q, cache, config.num_layers - 1, (), ()), weights, config)
-    return rms_norm(x_DB1, model.final_norm_D, config.rms_eps, COLUMNS.features)[..., 0], cache
+    return norm(x_DB1, model.final_norm_D, config, COLUMNS.features)[..., 0], cache
 
 
 def make_prefix(model: InferenceModel, tokens: tuple[int, ...]) -> Prefix:
@@ -237,9 +238,10 @@ def extend(
     """
     config = model.config
     x_DBW = jnp.moveaxis(embed(model, tokens_BW), -1, 0)
-    rotation = _rotation_columns(model, prompt.lengths_B + len(suffix.k))
+    check_window(config, prompt.k[0].shape[2] + len(suffix.k) + 1)
     own_k, own_v = [], []
     for number, weights in enumerate(model.layers):
+        rotation = _rotation_columns(model, prompt.lengths_B + len(suffix.k), number)
         normed = COLUMNS.norm(x_DBW, weights, "attention_norm", config)
         own_k.append(COLUMNS.heads(normed, weights, "k", config, rotation))
         own_v.append(COLUMNS.heads(normed, weights, "v", config))
@@ -248,7 +250,7 @@ def extend(
         slots_v = (*(slot[number] for slot in suffix.v), own_v[-1])
         attended_MBW = _attend_columns(q_NHBW, prompt, number, slots_k, slots_v)
         x_DBW = COLUMNS.after_attention(x_DBW, attended_MBW, weights, config)
-    x_DBW = rms_norm(x_DBW, model.final_norm_D, config.rms_eps, COLUMNS.features)
+    x_DBW = norm(x_DBW, model.final_norm_D, config, COLUMNS.features)
     return x_DBW, SuffixCache((*suffix.k, tuple(own_k)), (*suffix.v, tuple(own_v)))
 
 
@@ -288,13 +290,14 @@ def log_normaliser(model: InferenceModel, x_DBW: jax.Array) -> jax.Array:
 
 
 def embed(model: InferenceModel, tokens: jax.Array) -> jax.Array:
-    """Rows of the input table, (..., D)."""
-    return jnp.take(model.embedding_VD, tokens, axis=0)
+    """Rows of the input table as the first layer takes them, (..., D)."""
+    return scaled_embedding(jnp.take(model.embedding_VD, tokens, axis=0), model.config)
 
 
-def _rotation_columns(model: InferenceModel, positions_B: jax.Array) -> Rotation:
-    """Cosines and sines, float32 (H / 2, B, 1), at one position a request."""
-    return model.cos_PH[positions_B].T[..., None], model.sin_PH[positions_B].T[..., None]
+def _rotation_columns(model: InferenceModel, positions_B: jax.Array, layer: int) -> Rotation:
+    """Cosines and sines of a layer, float32 (H / 2, B, 1), at one position a request."""
+    cos_PH, sin_PH = model.tables[model.config.is_local(layer)]
+    return cos_PH[positions_B].T[..., None], sin_PH[positions_B].T[..., None]
 
 
 def _prompt_attention(backend: str, keys: int, queries: int) -> Attend:

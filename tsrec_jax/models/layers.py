@@ -7,17 +7,23 @@ Axis letters: B batch, T tokens, S key positions, D model, F mlp, N query heads,
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
+from tsrec_jax.errors import UserError
 from tsrec_jax.models.config import Llama3Scaling, ModelConfig
 
 Rotation = tuple[jax.Array, jax.Array]  # cosines and sines, float32
 
 
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {  # by their names in HF
+    "silu": jax.nn.silu,
+    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
 INPUT_AXES = {"o": 2}  # kernels with more than one input axis
 
 
@@ -40,6 +46,9 @@ def layer_shapes(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[
         shapes["q_bias"] = ((layers, n, h), (None, "heads", None))
         shapes["k_bias"] = ((layers, k, h), (None, "heads", None))
         shapes["v_bias"] = ((layers, k, h), (None, "heads", None))
+    if config.kind.out_norms:
+        shapes["attention_out_norm"] = ((layers, d), (None, None))
+        shapes["mlp_out_norm"] = ((layers, d), (None, None))
     if config.qk_norm:
         shapes["q_norm"] = ((layers, h), (None, None))
         shapes["k_norm"] = ((layers, h), (None, None))
@@ -55,10 +64,41 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], tu
 
 
 def rope_frequencies(config: ModelConfig) -> jax.Array:
-    """Inverse frequencies in radians a position, float32 of shape (H / 2,), with llama3 scaling where configured."""
-    half = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
-    inverse = 1.0 / (config.rope_theta**half)
+    """Inverse frequencies in radians a position, float32 of shape (H / 2,), scaled where that is configured.
+
+    They are those of all layers, or of the global ones where some are local.
+    """
+    inverse = _frequencies(config.rope_theta, config.head_dim)
+    if isinstance(config.rope_scaling, float):
+        return inverse / config.rope_scaling
     return inverse if config.rope_scaling is None else _llama3_frequencies(inverse, config.rope_scaling)
+
+
+def rotations(config: ModelConfig, positions: jax.Array) -> tuple[Rotation, ...]:
+    """Cosines and sines, float32 (..., H / 2), at positions of shape (...): of global layers, and of any local ones."""
+    kinds = [rope_frequencies(config)]
+    if any(config.local_L):
+        kinds.append(_frequencies(config.local_theta, config.head_dim))
+    angles = [positions[..., None].astype(jnp.float32) * inverse for inverse in kinds]
+    return tuple((jnp.cos(angle), jnp.sin(angle)) for angle in angles)
+
+
+def check_window(config: ModelConfig, positions: int) -> None:
+    """Refuses rows of more positions than a local layer sees: within the window it is as any other layer.
+
+    Raises:
+      UserError: with the ways out.
+    """
+    if config.window is not None and any(config.local_L) and positions > config.window:
+        raise UserError(
+            f"rows of {positions} positions, and a {config.family} is run up to its sliding window of {config.window}: "
+            "lower config.train.sequence_length, config.index.max_tokens or the length of the histories"
+        )
+
+
+def _frequencies(theta: float, head_dim: int) -> jax.Array:
+    half = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
+    return 1.0 / (theta**half)
 
 
 def _llama3_frequencies(inverse: jax.Array, scaling: Llama3Scaling) -> jax.Array:
@@ -69,10 +109,17 @@ def _llama3_frequencies(inverse: jax.Array, scaling: Llama3Scaling) -> jax.Array
     return share * inverse + (1 - share) * inverse / scaling.factor
 
 
-def rms_norm(x: jax.Array, scale: jax.Array, eps: float, axis: int = -1) -> jax.Array:
-    """RMSNorm over one axis, in float32, scaled in the dtype of x."""
+def norm(x: jax.Array, scale: jax.Array, config: ModelConfig, axis: int = -1) -> jax.Array:
+    """RMSNorm over one axis, as the family of the model has it."""
+    return rms_norm(x, scale, config.rms_eps, axis, offset=config.kind.norm_offset)
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float, axis: int = -1, *, offset: bool = False) -> jax.Array:
+    """RMSNorm over one axis, in float32, scaled in the dtype of x; with `offset` by 1 + scale, in float32."""
     x32 = x.astype(jnp.float32)
     x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=axis, keepdims=True) + eps)
+    if offset:
+        return (x32 * (1.0 + _along(scale.astype(jnp.float32), axis, x.ndim))).astype(x.dtype)
     return x32.astype(x.dtype) * _along(scale, axis, x.ndim)
 
 
@@ -81,6 +128,11 @@ def rotate(x: jax.Array, rotation: Rotation, axis: int = -1) -> jax.Array:
     cos, sin = rotation
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=axis)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=axis).astype(x.dtype)
+
+
+def scaled_embedding(rows: jax.Array, config: ModelConfig) -> jax.Array:
+    """Rows (..., D) of the input table as the first layer takes them."""
+    return rows * jnp.asarray(math.sqrt(config.d_model), rows.dtype) if config.kind.scaled_embedding else rows
 
 
 def _along(vector: jax.Array, axis: int, ndim: int) -> jax.Array:
@@ -139,7 +191,7 @@ class Layout:
 
     def norm(self, x: jax.Array, weights: Mapping[str, jax.Array], name: str, config: ModelConfig) -> jax.Array:
         """Normed activations."""
-        return rms_norm(x, weights[name], config.rms_eps, self.features)
+        return norm(x, weights[name], config, self.features)
 
     def heads(
         self,
@@ -152,7 +204,9 @@ class Layout:
         """Queries, keys or values (`q`, `k`, `v`), normed where the layer has a norm for them, and rotated."""
         x = self.split(self.project(normed, weights, name), config.head_dim)
         if f"{name}_norm" in weights:
-            x = rms_norm(x, weights[f"{name}_norm"], config.rms_eps, self.head)
+            x = norm(x, weights[f"{name}_norm"], config, self.head)
+        if name == "q" and config.query_scale != 1.0:
+            x = x * config.query_scale
         return x if rotation is None else rotate(x, rotation, self.head)
 
     def after_attention(
@@ -164,10 +218,15 @@ class Layout:
         dropout: Dropout = NO_DROPOUT,
     ) -> jax.Array:
         """The output projection and the MLP, both with their residuals; `dropout` takes from what is added to x."""
-        x = x + dropout(self.project(attended, weights, "o"), 0)
+        x = x + dropout(self.added(self.project(attended, weights, "o"), weights, "attention_out_norm", config), 0)
         normed = self.norm(x, weights, "mlp_norm", config)
-        inner = jax.nn.silu(self.project(normed, weights, "gate")) * self.project(normed, weights, "up")
-        return x + dropout(self.project(inner, weights, "down"), 1)
+        activation = ACTIVATIONS[config.kind.activation]
+        inner = activation(self.project(normed, weights, "gate")) * self.project(normed, weights, "up")
+        return x + dropout(self.added(self.project(inner, weights, "down"), weights, "mlp_out_norm", config), 1)
+
+    def added(self, out: jax.Array, weights: Mapping[str, jax.Array], name: str, config: ModelConfig) -> jax.Array:
+        """What attention or MLP add to x: their output, normed where the layer has a norm for it."""
+        return self.norm(out, weights, name, config) if name in weights else out
 
 
 class TrainingRows(Layout):
