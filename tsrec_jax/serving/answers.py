@@ -52,7 +52,8 @@ class PathStep:
     Attributes:
       token: as the model writes it.
       score: its log-probability in nats, after the prompt and the tokens before it.
-      keywords, description: what the teacher said of the items with this token there; empty where nothing is known.
+      keywords: what the teacher said of the items with this token there; empty where nothing is known.
+      description: the same in sentences.
     """
 
     token: str
@@ -66,10 +67,14 @@ class Recommendation:
     """One recommended item.
 
     Attributes:
-      item_id, title, sid: the item's.
+      item_id: the item's.
+      title: the item's.
+      sid: the item's, as one text.
       score: log-probability of its SID in nats, the sum over its path; with a fusion, that and the fusion's score.
       path: the model's own log-probabilities; empty where no language model takes part.
-      brand, categories, image: the item's, for people to see; empty where the catalogue does not have them.
+      brand: the item's, for people to see, as the next two are; empty where the catalogue does not have it.
+      categories: the item's, or empty.
+      image: the address of a picture, or empty.
     """
 
     item_id: str
@@ -104,7 +109,9 @@ class Neighbour:
     """An item of the catalogue that a new one is like.
 
     Attributes:
-      id, title, sid: the item's.
+      id: the item's.
+      title: the item's.
+      sid: the item's, token by token.
       likeness: cosine of the new item's whitened vector and what this item's SID stands for, -1 to 1.
     """
 

@@ -76,8 +76,12 @@ class Recommender:
         codebooks: Codebooks | None,
         version: str,
     ):
-        self.finder, self.catalogue, self.beams, self.max_batch = finder, catalogue, beams, max_batch
-        self.words, self.version = words, version
+        self.finder = finder
+        self.catalogue = catalogue
+        self.beams = beams
+        self.max_batch = max_batch
+        self.words = words
+        self.version = version
         self.coder = None if codebooks is None else Coder(codebooks, catalogue)
 
     def __getstate__(self) -> NoReturn:
