@@ -12,8 +12,9 @@ as many steps at the same rate on the same rows. The comparisons were named, in 
 
 On one core, reckoned from the FLOPs on Industrial at the speed of the main study: a quarter of an hour for the
 pretraining, as much for each training, and five minutes for each arm that goes on from it, so an hour for a seed. Cells
-are made seed by seed, and the report has all that are finished: --seeds=1 is one seed alone, --arms=trained,sft,utility
-the shortest study with the main comparison. The same command once more is a second process on the same workdir.
+are made seed by seed, and the report has all that are finished. --seeds=1 makes one seed alone, and
+--arms=trained,sft,utility-fusion what the main comparison needs. The same command once more is a second process on the
+same workdir.
 """
 
 import pathlib
@@ -25,6 +26,7 @@ from ml_collections import ConfigDict
 MAIN = pathlib.Path(__file__).with_name("main.py")
 STEPS = 60
 ARMS: dict[str, dict[str, Any]] = {
+    "utility-fusion": {"objective": "utility", "teacher": "fusion"},
     "utility": {"objective": "utility"},
     "utility-prefix": {"objective": "utility", "reward": "prefix"},
     "list": {"objective": "list"},

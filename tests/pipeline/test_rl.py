@@ -1,38 +1,80 @@
-"""The second stage in a run: from the weights of training, with checkpoints, curves, an evaluation and an export."""
+"""The second stage in a study of two tiny arms: from the training that both have, and it leaves what a run leaves."""
 
 import json
-import pathlib
-import shutil
 
+import numpy as np
 import pytest
 
 from tests.pipeline.small import SMALL
+from tests.said import said
 from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.evaluation.predictions import read_predictions
+from tsrec_jax.evaluation.study_cells import read_cells
 from tsrec_jax.main import main
 from tsrec_jax.pipeline.rl import stage_limits
 from tsrec_jax.serving.recommender import Recommender
 from tsrec_jax.settings import default_config, settings_of
 from tsrec_jax.training.metrics_log import read_metrics
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-COMMAND = [f"--config={ROOT / 'configs' / 'quickstart.py'}", "--config.objective=constrained", *SMALL]
-SECOND = [
-    "--config.rl.steps=4",
-    "--config.rl.prompts=16",
-    "--config.rl.group=8",
-    "--config.rl.teacher=transitions",
-    "--config.rl.learning_rate=3e-3",
-    "--config.rl.validate_every=2",
-]
+CONFIG = """
+import pathlib, runpy
+from ml_collections import ConfigDict
+
+def get_config():
+    config = runpy.run_path(str(pathlib.Path({root!r}) / "configs/quickstart.py"))["get_config"]()
+    config.objective = "constrained"
+    second = {{"steps": 4, "prompts": 16, "group": 8, "teacher": "fusion", "teacher_parts": ("transitions", "seen"),
+              "learning_rate": 3e-3, "validate_every": 2}}
+    config.study.arms = ConfigDict({{"plain": {{}}, "second": {{"rl": second}}}})
+    config.study.seeds = (1,)
+    config.study.baselines = ()
+    config.study.comparisons = ("second > plain",)
+    config.study.keep_weights = True
+    return config
+"""
+# What a cell was made with, for a flag to change.
+SAVED = """
+import json, pathlib
+from tsrec_jax.settings import default_config, update
+
+def get_config():
+    config = default_config()
+    update(config, json.loads(pathlib.Path({path!r}).read_text())["config"])
+    return config
+"""
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run with a second stage."""
-    folder = tmp_path_factory.mktemp("rl") / "run"
-    assert main(["run", *COMMAND, *SECOND, f"--workdir={folder}"]) == 0
+def study(request, tmp_path_factory):
+    """A finished study of a training with a second stage and without, and what was said."""
+    folder = tmp_path_factory.mktemp("rl")
+    (folder / "config.py").write_text(CONFIG.format(root=str(request.config.rootpath)))
+    with said() as lines:
+        assert main(["study", f"--config={folder / 'config.py'}", *SMALL, f"--workdir={folder / 'study'}"]) == 0
+    return folder / "study", lines
+
+
+@pytest.fixture(scope="module")
+def finished(study):
+    """The workdir of the arm that has one."""
+    folder = study[0] / "cells/second/seed-1"
+    (folder / "saved.py").write_text(SAVED.format(path=str(folder / "config.json")))
     return folder
+
+
+def test_both_arms_have_one_training_and_the_second_stage_comes_on_top_of_its_cost(study):
+    folder, lines = study
+    plain, second = (read_cells(folder / f"cells/{name}/seed-1/cell.npz")[0] for name in ("plain", "second"))
+    assert "study: second, seed 1: has the training of plain, seed 1" in lines
+    assert second.curve == plain.curve and second.cost["parameters"] == plain.cost["parameters"]
+    assert not np.array_equal(second.rank, plain.rank)
+    facts = second.facts["second stage"]
+    assert facts["steps"] == 4 and second.cost["steps"] == plain.cost["steps"] + 4
+    assert second.cost["examples"] == pytest.approx(plain.cost["examples"] + 4 * 16, rel=0.01)
+    assert second.cost["flops"] == plain.cost["flops"] + 4 * facts["step_flops"] > plain.cost["flops"]
+    assert facts["teacher"]["parts"] == ["transitions", "seen"]
+    (compared,) = {row["first"] for row in json.loads((folder / "study.json").read_text())["comparisons"]}
+    assert compared == "second"
 
 
 def test_the_stage_leaves_its_own_curves_and_weights(finished):
@@ -48,23 +90,21 @@ def test_the_stage_leaves_its_own_curves_and_weights(finished):
     assert facts["steps"] == 4 and 0 <= facts["start"]["valid/hr@10"] <= 1
 
 
-def test_what_is_evaluated_and_exported_are_its_weights(finished, tmp_path, capsys):
-    """And those of training where the settings name no second stage."""
-    second = read_predictions(finished / "predictions.json").lists
-    assert "second stage" in (finished / "results.md").read_text()
-    dataset = read_dataset(finished / "dataset")
+def test_what_is_evaluated_and_exported_are_its_weights(finished, capsys):
+    lists = read_predictions(finished / "predictions.json").lists
+    results = json.loads((finished / "results.json").read_text())
+    assert results["training"]["TS-Rec, second stage"]["flops"] > 0 and "teacher" in results["second stage"]
+    assert "| TS-Rec, second stage |" in (finished / "results.md").read_text()
+    assert main(["export", f"--workdir={finished}"]) == 0
+    dataset = read_dataset(json.loads((finished / "config.json").read_text())["config"]["dataset"]["path"])
     rows = dataset.splits["test"].spread(16)
     history = [dataset.catalogue.items[item].id for item in rows.histories[0]]
     (found,) = Recommender.load(finished / "export").recommend([history], k=20)
     assert {entry.item_id for entry in found[:5]} <= {
-        dataset.catalogue.items[item].id for sid in second[0] for item in dataset.catalogue.items_of_sid[sid]
+        dataset.catalogue.items[item].id for sid in lists[0] for item in dataset.catalogue.items_of_sid[sid]
     }
-    assert main(["rl", *COMMAND, *SECOND, f"--workdir={finished}"]) == 0
+    assert main(["rl", f"--workdir={finished}"]) == 0
     assert "rl: finished before, skipped" in capsys.readouterr().out
-    copy = tmp_path / "copy"
-    shutil.copytree(finished, copy)
-    assert main(["evaluate", *COMMAND, f"--workdir={copy}"]) == 0
-    assert read_predictions(copy / "predictions.json").lists != second
 
 
 @pytest.mark.parametrize(
@@ -74,16 +114,18 @@ def test_what_is_evaluated_and_exported_are_its_weights(finished, tmp_path, caps
         (["--config.rl.prompts=12"], "config.rl.prompts=12 does not divide"),
         (["--config.rl.reward=rules"], "did you mean 'rule'"),
         (["--config.rl.teacher="], "config.rl.teacher"),
+        (["--config.rl.teacher_parts=('ease', 'ease')"], "config.rl.teacher_parts"),
         (["--config.objective=vocabulary"], "config.objective='constrained'"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(finished, changes, words, capsys):
-    assert main(["rl", *COMMAND, *SECOND, *changes, f"--workdir={finished}"]) == 2
+    assert main(["rl", f"--config={finished / 'saved.py'}", *changes, f"--workdir={finished}"]) == 2
     assert words in capsys.readouterr().err
 
 
 def test_an_evaluation_asks_for_the_stage_that_its_settings_name(finished, capsys):
-    assert main(["evaluate", *COMMAND, *SECOND, "--config.rl.steps=9", f"--workdir={finished}"]) == 2
+    changed = [f"--config={finished / 'saved.py'}", "--config.rl.steps=9"]
+    assert main(["evaluate", *changed, f"--workdir={finished}"]) == 2
     assert "run the verb `rl` first" in capsys.readouterr().err
 
 

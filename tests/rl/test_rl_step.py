@@ -5,6 +5,7 @@ import contextlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -138,3 +139,11 @@ def test_the_divergence_holds_the_model_back_and_utility_goes_up():
         found[kl] = rows
     assert found[0.01][-1][0] > 2 * found[5.0][-1][0] > 0
     assert found[0.01][-1][1] > found[0.01][0][1] + 0.05
+
+
+def test_the_second_moment_is_that_of_the_last_twenty_steps():
+    """After one step it holds a twentieth of the squared gradient."""
+    step, state = first_rl_step_and_state(make_model(), ARRAYS, GRPO, limits(clip_norm=0.0), seed=1)
+    state, metrics = step.update(state, put_batch(Batches().batch(1), None))
+    squares = sum(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(optax.tree_utils.tree_get(state.opt_state, "nu")))
+    assert squares == pytest.approx(0.05 * float(metrics["grad_norm"]) ** 2, rel=1e-4)

@@ -115,7 +115,8 @@ def to_markdown(report: Report) -> str:
         rows = [["system", "loss at the start", "steps", "best step", "best validation value", "seconds", "FLOPs",
                  "FLOPs of a request"]]  # fmt: skip
         for name, facts in report.training.items():
-            start = f"{facts['start']['constrained']:.4f} / {facts['start']['vocabulary']:.4f}"
+            losses = [facts["start"][name] for name in ("constrained", "vocabulary") if name in facts["start"]]
+            start = " / ".join(f"{loss:.4f}" for loss in losses) or UNKNOWN
             value = f"{facts['best_value']:.4f}"
             costs = [f"{facts['seconds']:.0f}", amount(facts["flops"]), amount(facts["request_flops"])]
             rows.append([name, start, str(facts["steps"]), str(facts["best_step"]), value, *costs])

@@ -10,6 +10,7 @@ from tsrec_jax.section import Section, setting
 
 DENSE = "dense"
 SEEN = "seen"
+TABLES = (*(name for name, row in BASELINES.items() if row.tables), SEEN)  # the parts that need no model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,7 @@ class FusionSettings(Section, key="fusion"):
         (),
         f"baselines that can be exported, `{SEEN}` (what the history holds already) and the model's own `{DENSE}` "
         "head; empty: the model alone",
-        choices=(*(name for name, row in BASELINES.items() if row.tables), SEEN, DENSE),
+        choices=(*TABLES, DENSE),
     )
     model: bool = setting(
         True,

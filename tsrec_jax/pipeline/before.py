@@ -39,7 +39,7 @@ def predict_before(job: Job, rows: Interactions) -> None:
     parts = starting_parts(job)
     with on_own_devices(parts.model) as own:
         model = ModelSearch.of(parts, job.settings, own)
-        fusion = fit_fusion(job, model) if job.settings.fusion.parts else None
+        fusion = fit_fusion(job, job.settings.fusion, model) if job.settings.fusion.parts else None
         found = model.search(new, None if fusion is None else fused_rows(fusion, new, model))
     if first():
         targets = [catalogue.sid(int(target)) for target in new.targets]

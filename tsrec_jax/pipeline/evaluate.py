@@ -151,7 +151,10 @@ def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, 
     base = {"base model": base_words(job.base)} if settings.fusion.model else {}
     fusion = {f"fusion of {system}": predicted["fusion"]} if "fusion" in predicted else {}
     improved = rl_facts(job)
-    second = {} if improved is None else {"second stage": improved}
+    stages = {system: trained, f"{system}, second stage": improved}
+    second = {}
+    if improved is not None:
+        second["second stage"] = {key: improved[key] for key in ("start", "teacher") if key in improved}
     built = Report(
         dataset=dataset.name,
         split=split,
@@ -174,7 +177,7 @@ def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, 
             for name in compared
         ],
         upper_bound=shop.upper_bound(settings, dataset, rows, metrics) if shop.is_embedded(settings) else None,
-        training={system: _with_flops(trained, predicted)} if trained else {},
+        training={name: _with_flops(facts, predicted) for name, facts in stages.items() if facts},
         before_after=before_and_after(job, rows, lists[system]),
         facts={**run_facts(folder), **base, **fusion, **second},
     )
@@ -197,6 +200,6 @@ def evaluated_rows(settings: Settings, dataset: Dataset) -> tuple[str, Interacti
 
 
 def _with_flops(trained: Mapping[str, Any], predicted: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of the training, with its model FLOPs and those of a request."""
+    """Facts of a training, with its model FLOPs and those of a request."""
     flops = {"flops": trained["step_flops"] * trained["steps"], "request_flops": predicted["request_flops"]}
     return {**trained, **flops}

@@ -22,7 +22,7 @@ from tsrec_jax.decoding.prior import DenseScores
 from tsrec_jax.errors import UserError
 from tsrec_jax.fusion.fit import Candidates, candidates, fit_weights, fusion_of, halves, scaled_parts
 from tsrec_jax.fusion.fusion import Fusion, Part, alone
-from tsrec_jax.fusion.settings import DENSE, SEEN
+from tsrec_jax.fusion.settings import DENSE, SEEN, FusionSettings
 from tsrec_jax.models.dense_head import DenseScorer
 from tsrec_jax.pipeline.job import Job
 from tsrec_jax.pipeline.search import FusedRows, ModelSearch, search_fusion
@@ -56,7 +56,7 @@ def fused(job: Job, model: ModelSearch | None) -> Fusion | None:
         return None
     inputs, path = fusion_inputs(job), job.workdir.path / FILE
     finished = job.workdir.finished(STAGE, inputs, path) is not None
-    fitted = None if finished else fit_fusion(job, model)
+    fitted = None if finished else fit_fusion(job, job.settings.fusion, model)
 
     def kept() -> Fusion:
         if fitted is not None and first():
@@ -75,8 +75,13 @@ def fused_rows(fusion: Fusion, rows: Interactions, model: ModelSearch | None) ->
     return FusedRows(rows, [fusion], np.zeros(len(rows), np.int64), scorer)
 
 
-def fit_fusion(job: Job, model: ModelSearch | None) -> Fusion:
-    """Fits the parts that the settings name, and their weights beside this model; nothing is kept.
+def fit_fusion(job: Job, wanted: FusionSettings, model: ModelSearch | None) -> Fusion:
+    """Fits parts to train and their weights to the selection split; nothing is kept.
+
+    Args:
+      job: gives data, seed and vectors.
+      wanted: the parts, and how they are weighed.
+      model: the trained model, where it takes part.
 
     Raises:
       UserError: as `fused`.
@@ -85,29 +90,29 @@ def fit_fusion(job: Job, model: ModelSearch | None) -> Fusion:
     select = dataset.splits[selection_split(dataset)]
     if not len(select):
         raise UserError(
-            f"config.fusion.parts={settings.fusion.parts}: the selection split holds no rows to fit their weights on"
+            f"a fusion of {', '.join(wanted.parts)}: the selection split holds no rows to fit their weights on"
         )
-    rows = select.spread(settings.fusion.rows or len(select))
-    tables, facts = _tables(job, select)
-    facts = {"parts": list(settings.fusion.parts), "settings": facts, "rows": len(rows)}
+    rows = select.spread(wanted.rows or len(select))
+    tables, facts = _tables(job, wanted.parts, select)
+    facts = {"parts": list(wanted.parts), "settings": facts, "rows": len(rows)}
     parts = scaled_parts(tables, rows)
     if model is None and len(parts) == 1:
         found = alone(parts[0], facts)
         ranked = search_fusion(dataset.catalogue, fused_rows(found, rows, None), settings.eval.beams)
         return dataclasses.replace(found, facts={**facts, "alone": _figures(ranked, dataset, rows)})
-    scorer = model.scorer if model is not None and DENSE in settings.fusion.parts else None
-    if DENSE in settings.fusion.parts and scorer is None:
+    scorer = model.scorer if model is not None and DENSE in wanted.parts else None
+    if DENSE in wanted.parts and scorer is None:
         raise UserError(
             f"config.fusion.parts names {DENSE!r}, but the model has no dense head; set config.dense.weight"
         )
-    return _weighed(settings, dataset, model, rows, parts, scorer, facts)
+    return _weighed(settings, wanted.l2, dataset, model, rows, parts, scorer, facts)
 
 
-def _tables(job: Job, select: Interactions) -> tuple[Mapping[str, ItemTables], Mapping[str, Any]]:
+def _tables(job: Job, names: Sequence[str], select: Interactions) -> tuple[Mapping[str, ItemTables], Mapping[str, Any]]:
     """The parts that are tables, fitted, and the settings that were chosen for each."""
     settings, dataset = job.settings, job.dataset
     num_items, tables, chosen = dataset.catalogue.num_items, {}, {}
-    for name in settings.fusion.parts:
+    for name in names:
         if name == SEEN:
             tables[name] = ItemTables(np.zeros(num_items, np.float32), (itself(num_items, SEEN_DECAY, 1.0),))
         elif name != DENSE:
@@ -120,6 +125,7 @@ def _tables(job: Job, select: Interactions) -> tuple[Mapping[str, ItemTables], M
 
 def _weighed(
     settings: Settings,
+    l2: float,
     dataset: Dataset,
     model: ModelSearch | None,
     rows: Interactions,
@@ -146,7 +152,7 @@ def _weighed(
     length = float(np.mean([np.log1p(len(history)) for history in rows.histories]))
 
     def fit(chosen: np.ndarray, own: Mapping[str, Any]) -> Fusion:
-        weights = fit_weights(listed, rows, chosen, catalogue.sid_numbers_I, length, settings.fusion.l2, log_p_BN)
+        weights = fit_weights(listed, rows, chosen, catalogue.sid_numbers_I, length, l2, log_p_BN)
         own = {**own, "weight of the model": weights.model} if model is not None else own
         return fusion_of(catalogue.num_items, parts, weights, scorer is not None, length, own)
 

@@ -24,6 +24,7 @@ from tsrec_jax.planning.accounting import DenseShape, MeshShape, step_flops
 from tsrec_jax.planning.chips import CHIPS
 from tsrec_jax.planning.estimate import estimate_lines, memory_by_trained, second_stage_line, step_shape
 from tsrec_jax.planning.feasibility import Setup, refuse_memory, refuse_mesh
+from tsrec_jax.planning.second_stage import SecondStageShape
 from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
 from tsrec_jax.sid.sizes import MOST_SIZES
@@ -53,7 +54,7 @@ class _Data:
     """What the plan knows of the data.
 
     Ids in use and those of them that are SID tokens, loss slots of a group, SID tokens scored everywhere, the dense
-    head, steps (0: unknown), how it knows, and the levels of a SID.
+    head, steps (0: unknown), how it knows, and the codes of each level of a SID.
     """
 
     num_tokens: int
@@ -63,7 +64,7 @@ class _Data:
     dense: DenseShape | None
     steps: int
     source: str
-    levels: int
+    codes: tuple[int, ...]
 
 
 def plan(settings: Settings, options: PlanOptions) -> None:
@@ -93,7 +94,8 @@ def plan(settings: Settings, options: PlanOptions) -> None:
     for line in estimate_lines(settings.model.path, setup):
         report(f"plan: {line}")
     if settings.rl.steps:
-        report(f"plan: {second_stage_line(setup, settings.rl, data.levels)}")
+        stage = SecondStageShape(step, settings.rl, step.sequence_length, data.codes, data.codes)
+        report(f"plan: {second_stage_line(setup, stage)}")
     report(f"plan: {data.source}")
     report("\n" + _table(setup, data.steps, options) + "\n")
     report("\n".join(aligned(memory_by_trained(setup))) + "\n")
@@ -181,7 +183,7 @@ def _data(settings: Settings, base: ModelConfig) -> _Data:
         steps,
         f"the training rows are not here: loss slots taken as {ASSUMED_LOSS_SHARE:.0%} of a row, {new:,} SID tokens; "
         f"{times}{without}",
-        len(sizes) if dataset is None else dataset.catalogue.num_levels,
+        tuple(sizes) if dataset is None else _codes(dataset),
     )
 
 
@@ -216,5 +218,10 @@ def _counted(settings: Settings, base: ModelConfig, dataset: Dataset) -> _Data:
         steps,
         f"{len(rows):,} training rows of {dataset.name} with {sum(len(row.tokens) for row in rows):,} tokens; "
         f"{steps:,} steps",
-        dataset.catalogue.num_levels,
+        _codes(dataset),
     )
+
+
+def _codes(dataset: Dataset) -> tuple[int, ...]:
+    """Codes of each level of a SID."""
+    return tuple(len(tokens) for tokens in dataset.catalogue.level_tokens)

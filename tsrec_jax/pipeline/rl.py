@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from tsrec_jax.baselines.ranking import best_items
+from tsrec_jax.baselines.ranking import Fitted, best_items
 from tsrec_jax.baselines.run import fit_baseline
 from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.target_ranks import find_targets
-from tsrec_jax.decoding.generate import search_all
 from tsrec_jax.errors import UserError
+from tsrec_jax.fusion.settings import FusionSettings
 from tsrec_jax.models.decoder import Decoder
-from tsrec_jax.models.inference import InferenceModel
-from tsrec_jax.models.local_devices import on_own_devices
 from tsrec_jax.models.sharding import parts_of, process_rows
+from tsrec_jax.pipeline.fuse import fit_fusion
 from tsrec_jax.pipeline.job import Job
 from tsrec_jax.pipeline.recommender_parts import RecommenderParts
-from tsrec_jax.pipeline.train import trained_parts, weights_are_there
-from tsrec_jax.processes import first
+from tsrec_jax.pipeline.train import trained_parts
+from tsrec_jax.pipeline.training_run import facts_of, run_of, searched_by, weights_are_there
+from tsrec_jax.planning.estimate import step_shape
+from tsrec_jax.planning.second_stage import SecondStageShape
 from tsrec_jax.progress import report
-from tsrec_jax.rl.batches import PromptBatches, Rank, longest_prompt
+from tsrec_jax.rl.batches import PromptBatches, longest_prompt
 from tsrec_jax.rl.names import REWARDS
 from tsrec_jax.rl.propose import SidVectors
+from tsrec_jax.rl.settings import FUSION
 from tsrec_jax.rl.step import first_rl_step_and_state
 from tsrec_jax.settings import Settings
 from tsrec_jax.training.checkpoints import Checkpoints
-from tsrec_jax.training.loop import Run, train
-from tsrec_jax.training.metrics_log import read_metrics
+from tsrec_jax.training.loop import train
 from tsrec_jax.training.settings import TrainSettings
-from tsrec_jax.training.wandb_log import WandbSettings
 
 STAGE = "rl"
 CUTS = (1, 5, 10, 20, 50)  # of HR at each validation, as far as there are beams
@@ -97,7 +95,8 @@ def _improve(job: Job, parts: RecommenderParts) -> dict[str, Any]:
     """Takes the steps from the model of the parts and returns the facts of the finished stage."""
     settings, folder = job.settings, job.workdir.path / STAGE
     limits = stage_limits(settings)
-    batches = _batches(job, parts)
+    teacher = _teacher(job, parts)
+    batches = _batches(settings, parts, teacher)
     vectors = _sid_vectors(job, parts) if REWARDS[settings.rl.reward].vectors else None
     wanted = settings.rl
     report(
@@ -116,27 +115,21 @@ def _improve(job: Job, parts: RecommenderParts) -> dict[str, Any]:
         seed=settings.seed,
         vectors=vectors,
     )
-    run = Run(
-        folder,
-        job.final_identity,
-        STAGE,
-        checkpoints_at=job.workdir.checkpoints(folder),
-        before_save=job.workdir.push,
-    )
-    if first():
-        project = limits.wandb_project
-        name = f"{job.workdir.path.name} {STAGE}"
-        wandb = WandbSettings(project, name, settings.resolved()) if project else None
-        run = dataclasses.replace(run, after_validation=functools.partial(_draw, folder), wandb=wandb)
+    flops = _shape(settings, parts, batches.length).flops(parts.model.config)
+    run = run_of(job, STAGE, folder, job.final_identity, flops)
     result = train(step, state, batches, validation, limits, run)
-    return {
-        "steps": result.steps,
-        "best_step": result.best_step,
-        "best_value": result.best_value,
-        "stopped_early": result.stopped_early,
-        "seconds": round(result.seconds, 1),
-        "start": start,
-    }
+    taught = {} if teacher is None else {"teacher": dict(teacher.facts)}
+    return {**facts_of(result, flops), "start": start, **taught}
+
+
+def _shape(settings: Settings, parts: RecommenderParts, length: int) -> SecondStageShape:
+    """A step as `plan` sees it."""
+    levels = parts.trie.arrays.levels
+    codes = tuple(len(level.token_ids_E) for level in levels)
+    step = step_shape(
+        settings.train, settings.model, settings.sid_init, loss_slots=0, new_rows=sum(codes), sid_tokens=0
+    )
+    return SecondStageShape(step, settings.rl, length, codes, tuple(level.width for level in levels))
 
 
 def stage_limits(settings: Settings) -> TrainSettings:
@@ -155,9 +148,8 @@ def stage_limits(settings: Settings) -> TrainSettings:
     )
 
 
-def _batches(job: Job, parts: RecommenderParts) -> PromptBatches:
+def _batches(settings: Settings, parts: RecommenderParts, teacher: Fitted | None) -> PromptBatches:
     """The prompts of train."""
-    settings = job.settings
     wanted, catalogue, rows = settings.rl, parts.dataset.catalogue, parts.dataset.splits["train"]
     shards, micro = parts_of(parts.mesh, "batch"), wanted.prompts // wanted.accumulation
     if micro % shards:
@@ -175,18 +167,20 @@ def _batches(job: Job, parts: RecommenderParts) -> PromptBatches:
         longest_prompt(parts.builder, catalogue, rows),
         settings.seed,
         process_rows(parts.mesh, micro),
-        _teacher(job, parts),
-        wanted.teacher_items if wanted.teacher else 0,
+        None if teacher is None else lambda histories: best_items(teacher.scores(histories), wanted.teacher_items),
+        0 if teacher is None else wanted.teacher_items,
     )
 
 
-def _teacher(job: Job, parts: RecommenderParts) -> Rank | None:
-    settings, name, dataset = job.settings, job.settings.rl.teacher, parts.dataset
-    if not name:
+def _teacher(job: Job, parts: RecommenderParts) -> Fitted | None:
+    """What ranks items beside the model, fitted to train; its own settings are chosen on the selection split."""
+    settings, wanted, dataset = job.settings, job.settings.rl, parts.dataset
+    if not wanted.teacher:
         return None
-    select = dataset.splits[selection_split(dataset)]
-    fitted = fit_baseline(name, dataset, dataset.splits["train"], select, settings.seed, report, job.vectors)
-    return lambda histories: best_items(fitted.scores(histories), settings.rl.teacher_items)
+    if wanted.teacher == FUSION:
+        return fit_fusion(job, FusionSettings(parts=wanted.teacher_parts, model=False), None)
+    train, select = dataset.splits["train"], dataset.splits[selection_split(dataset)]
+    return fit_baseline(wanted.teacher, dataset, train, select, settings.seed, report, job.vectors)
 
 
 def _sid_vectors(job: Job, parts: RecommenderParts) -> SidVectors:
@@ -204,27 +198,14 @@ def _sid_vectors(job: Job, parts: RecommenderParts) -> SidVectors:
 
 def _validation(settings: Settings, parts: RecommenderParts) -> Callable[[Decoder], dict[str, float]]:
     """HR at CUTS, NDCG@10 and the recall of first codes on the selection split, by the search of the evaluation."""
-    catalogue, builder, beams = parts.dataset.catalogue, parts.builder, settings.eval.beams
+    catalogue, beams = parts.dataset.catalogue, settings.eval.beams
     rows = parts.dataset.splits[selection_split(parts.dataset)].spread(settings.train.valid_beam_rows)
-    prompts = builder.prompts_next_sid(
-        [[catalogue.sid(item) for item in history] for history in rows.histories], catalogue.num_levels
-    )
+    search = searched_by(settings, parts, rows)
     first_codes_I = np.asarray(catalogue.codes_IC)[:, 0]
     first_of = {catalogue.sid(item): int(code) for item, code in enumerate(first_codes_I)}
 
     def validate(model: Decoder) -> dict[str, float]:
-        with on_own_devices(model) as own:
-            found = search_all(
-                InferenceModel.of(own),
-                parts.trie,
-                catalogue,
-                prompts,
-                beams=beams,
-                batch_size=settings.eval.batch_size,
-                prefix=builder.prefix("next_sid"),
-                normaliser=settings.objective,
-            )
-        lists = [[sid for sid, _ in ranked] for ranked in found]
+        lists = search(model)
         ranks = find_targets(lists, rows.targets, catalogue)
         values = {f"valid/hr@{cut}": ranks.mean("sid", f"HR@{cut}") for cut in CUTS if cut <= beams}
         values["valid/ndcg@10"] = ranks.mean("sid", "NDCG@10")
@@ -233,9 +214,3 @@ def _validation(settings: Settings, parts: RecommenderParts) -> Callable[[Decode
         return {**values, "valid/first_code_recall": float(np.mean(known))}
 
     return validate
-
-
-def _draw(folder: pathlib.Path) -> None:
-    from tsrec_jax.evaluation.plots import plot_training  # with matplotlib
-
-    plot_training({STAGE: read_metrics(folder)}, folder / "plots" / "training.png")

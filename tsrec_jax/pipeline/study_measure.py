@@ -29,6 +29,7 @@ from tsrec_jax.pipeline.job import open_job
 from tsrec_jax.pipeline.lock import alone_when_free
 from tsrec_jax.pipeline.mesh import on_mesh
 from tsrec_jax.pipeline.provenance import command, commit, fingerprint, machine, versions
+from tsrec_jax.pipeline.rl import STAGE as RL
 from tsrec_jax.pipeline.rl import improve_recommender, rl_facts
 from tsrec_jax.pipeline.study_cell import WantedCell, upstream_facts
 from tsrec_jax.pipeline.train import train_recommender, trained_facts
@@ -110,14 +111,14 @@ def run_arm(wanted: WantedCell, settings: Settings) -> Cell:
         improve_recommender(job)
         improved = rl_facts(job)
         evaluated = evaluate_recommender(job)
-    rows = read_metrics(wanted.folder) if settings.fusion.model else []
+    rows = read_metrics(wanted.folder) if trained else []
+    trainings = [(trained, rows)] if trained else []
+    if improved:
+        trainings.append((improved, read_metrics(wanted.folder / RL)))
     scores = json.loads((wanted.folder / SCORES).read_text(encoding="utf-8"))
     cost = {
         "parameters": trained.get("parameters"),
-        "steps": trained.get("steps"),
-        **(trained_amounts(rows, trained["steps"]) if trained else {}),
-        "seconds": trained.get("seconds"),
-        "flops": trained["step_flops"] * trained["steps"] if trained else None,
+        **spent(trainings),
         "request_flops": evaluated.get("request_flops"),
         "memory": None if again else memory.bytes(),
     }
@@ -208,6 +209,25 @@ def _cell(
         config=wanted.settings.resolved(),
         beyond=Background.of(catalogue, dataset.splits["train"]).measure(predictions),
     )
+
+
+def spent(trainings: Sequence[tuple[Mapping[str, Any], Sequence[Mapping[str, float]]]]) -> dict[str, float | None]:
+    """Steps, tokens, examples, seconds and FLOPs of some trainings together; None is what is not known of all.
+
+    Args:
+      trainings: facts of the finished stage and its log, for each.
+    """
+    found: list[dict[str, Any]] = [
+        {
+            "steps": facts["steps"],
+            **trained_amounts(rows, facts["steps"]),
+            "seconds": facts["seconds"],
+            "flops": facts["step_flops"] * facts["steps"],
+        }
+        for facts, rows in trainings
+    ]
+    columns = {key: [each[key] for each in found] for key in ("steps", "tokens", "examples", "seconds", "flops")}
+    return {key: sum(values) if values and None not in values else None for key, values in columns.items()}
 
 
 def trained_amounts(rows: Sequence[Mapping[str, float]], steps: int) -> dict[str, float | None]:

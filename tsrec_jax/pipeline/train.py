@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,34 +15,30 @@ from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.input import TrainBatches, packed_batches
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.target_ranks import find_targets
-from tsrec_jax.decoding.generate import search_all
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
-from tsrec_jax.models.inference import InferenceModel
-from tsrec_jax.models.local_devices import on_own_devices
 from tsrec_jax.models.sharding import MESH_AXES, process_rows
 from tsrec_jax.pipeline.batches import TrainingData, batches_of, spread_examples, training_data
 from tsrec_jax.pipeline.dense import dense_shape, kept_text_vectors
 from tsrec_jax.pipeline.job import Job
 from tsrec_jax.pipeline.recommender_parts import RecommenderParts, load_parts
 from tsrec_jax.pipeline.start import start_of
+from tsrec_jax.pipeline.training_run import facts_of, run_of, searched_by, weights_are_there
 from tsrec_jax.planning.accounting import MeshShape, step_flops
 from tsrec_jax.planning.chips import GIB
 from tsrec_jax.planning.estimate import estimate_lines, step_shape
 from tsrec_jax.planning.feasibility import Setup, refuse_mesh
-from tsrec_jax.processes import first, first_makes, share
+from tsrec_jax.processes import first_makes
 from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
-from tsrec_jax.training.checkpoints import Checkpoints, best_folder
+from tsrec_jax.training.checkpoints import Checkpoints
 from tsrec_jax.training.dense_loss import DenseLoss
 from tsrec_jax.training.drift import Drift
-from tsrec_jax.training.loop import Run, train
+from tsrec_jax.training.loop import train
 from tsrec_jax.training.loss import SftLoss
 from tsrec_jax.training.meter import peak_memory
-from tsrec_jax.training.metrics_log import read_metrics
 from tsrec_jax.training.step import first_step_and_state
 from tsrec_jax.training.validation import Validation
-from tsrec_jax.training.wandb_log import WandbSettings
 
 STAGE = "train"
 
@@ -104,25 +100,6 @@ def _is_trained(job: Job) -> bool:
     return weights_are_there(job, STAGE, job.workdir.path, trained_facts(job))
 
 
-def weights_are_there(job: Job, stage: str, folder: pathlib.Path, facts: Mapping[str, Any] | None) -> bool:
-    """Whether the best weights of a finished stage are there; a stage whose weights are gone is forgotten.
-
-    Args:
-      job: gives the working directory.
-      stage: its name.
-      folder: where it was trained.
-      facts: what it left; None: it has not finished.
-    """
-    if facts is None:
-        return False
-    best = best_folder(job.workdir.checkpoints(folder), facts["best_step"])
-    there = share(best.exists())
-    if not there:
-        report(f"{stage}: finished before, but its weights, {best}, are gone")
-        job.workdir.forget(stage)
-    return there
-
-
 def _train(job: Job, parts: RecommenderParts, profile: range) -> dict[str, Any]:
     """Trains the model of the parts and returns the facts of the finished stage."""
     settings, folder = job.settings, job.workdir.path
@@ -143,32 +120,11 @@ def _train(job: Job, parts: RecommenderParts, profile: range) -> dict[str, Any]:
     sids = SftLoss(data.mix.weights, limits, data.paths)
     loss = DenseLoss(sids, settings.dense.weight) if settings.dense.weight else sids
     step, state = first_step_and_state(parts.model, loss, limits, parts.base_vocab_size, settings.seed)
-    run = Run(
-        folder,
-        job.identity,
-        STAGE,
-        checkpoints_at=job.workdir.checkpoints(folder),
-        before_save=job.workdir.push,
-        step_flops=flops,
-        profile=profile,
-    )
-    if first():  # process 0 sends and draws, each process traces itself
-        project = limits.wandb_project
-        wandb = WandbSettings(project, f"{folder.name} {STAGE}", settings.resolved()) if project else None
-        run = dataclasses.replace(run, after_validation=functools.partial(_draw, folder), wandb=wandb)
+    run = run_of(job, STAGE, folder, job.identity, flops, profile)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(start.model, nnx.Param)))
     result = train(step, state, batches, validation, limits, run)
     _report_peak(setup)
-    return {
-        "steps": result.steps,
-        "best_step": result.best_step,
-        "best_value": result.best_value,
-        "stopped_early": result.stopped_early,
-        "seconds": round(result.seconds, 1),
-        "parameters": parameters,
-        "step_flops": flops,
-        "start": start.facts,
-    }
+    return {**facts_of(result, flops), "parameters": parameters, "start": start.facts}
 
 
 def _recorded_batches(
@@ -200,12 +156,6 @@ def _setup(settings: Settings, parts: RecommenderParts, data: TrainingData) -> S
     return Setup(model.config, tokens, step, MeshShape(*sizes))
 
 
-def _draw(folder: pathlib.Path) -> None:
-    from tsrec_jax.evaluation.plots import plot_training  # with matplotlib
-
-    plot_training({STAGE: read_metrics(folder)}, folder / "plots" / "training.png")
-
-
 def _report_peak(setup: Setup) -> None:
     peak = peak_memory()
     if peak is not None:
@@ -232,25 +182,5 @@ def _validation(settings: Settings, parts: RecommenderParts, rows: int, data: Tr
 
 def _hit_rate(settings: Settings, parts: RecommenderParts, searched: Interactions) -> Callable[[Decoder], float]:
     """HR@10 of a model on these rows, by the search of the evaluation."""
-    catalogue, builder = parts.dataset.catalogue, parts.builder
-    prompts = builder.prompts_next_sid(
-        [[catalogue.sid(item) for item in history] for history in searched.histories], catalogue.num_levels
-    )
-    prefix = builder.prefix("next_sid")
-
-    def hit_rate(model: Decoder) -> float:
-        with on_own_devices(model) as own:
-            found = search_all(
-                InferenceModel.of(own),
-                parts.trie,
-                catalogue,
-                prompts,
-                beams=settings.eval.beams,
-                batch_size=settings.eval.batch_size,
-                prefix=prefix,
-                normaliser=settings.objective,
-            )
-        predicted = [[sid for sid, _ in row] for row in found]
-        return find_targets(predicted, searched.targets, catalogue).mean("sid", "HR@10")
-
-    return hit_rate
+    search = searched_by(settings, parts, searched)
+    return lambda model: find_targets(search(model), searched.targets, parts.dataset.catalogue).mean("sid", "HR@10")

@@ -171,7 +171,7 @@ def need_vectors(names: Collection[str]) -> bool:
 
 def rl_needs_vectors(settings: Settings) -> bool:
     """Whether there is a second stage whose teacher or reward reads vectors of the items."""
-    return settings.rl.steps > 0 and (need_vectors((settings.rl.teacher,)) or REWARDS[settings.rl.reward].vectors)
+    return settings.rl.steps > 0 and (need_vectors(settings.rl.teachers) or REWARDS[settings.rl.reward].vectors)
 
 
 def need_base(settings: Settings) -> bool:

@@ -6,19 +6,15 @@ import dataclasses
 
 from tsrec_jax.models.settings import AdapterSettings, ModelSettings, SidInitSettings
 from tsrec_jax.planning.accounting import (
-    FLOAT32,
-    LOGITS,
     DenseShape,
     StepShape,
-    parameter_bytes,
     parameter_count,
     step_flops,
-    step_memory,
     trained_count,
 )
 from tsrec_jax.planning.chips import GIB
 from tsrec_jax.planning.feasibility import Setup
-from tsrec_jax.rl.settings import RlSettings
+from tsrec_jax.planning.second_stage import SecondStageShape
 from tsrec_jax.training.settings import TrainSettings
 
 ADAPTER_RANK = 16  # that is planned with where the settings have none
@@ -96,37 +92,14 @@ def memory_by_trained(setup: Setup) -> list[tuple[str, str, str]]:
     return rows
 
 
-def second_stage_line(setup: Setup, settings: RlSettings, levels: int) -> str:
-    """What a device holds in a step of the second stage, in a line for people.
-
-    Args:
-      setup: of training; its rows are taken as the longest prompts there may be.
-      settings: of the second stage.
-      levels: tokens of a SID.
-    """
-    rows, own = settings.prompts // settings.accumulation, setup.step
-    step = dataclasses.replace(
-        own,
-        rows=rows,
-        sequence_length=own.sequence_length + settings.candidates * (levels - 1),
-        accumulation=settings.accumulation,
-        loss_slots=0,
-        loss_chunk=0,
-        rows_per_group=1,
-        sid_tokens=0,
-        attention="xla",
-        dense=None,
-    )
-    total = step_memory(setup.model, step, setup.mesh).total
-    # Scores of the children of every prefix, those of the starting model among them.
-    scores = LOGITS * rows * settings.candidates * own.sid_tokens * FLOAT32 / (setup.mesh.data * setup.mesh.fsdp)
-    parameters = parameter_bytes(setup.model, setup.mesh)
-    reference = parameters / (2 if own.dtype == "bfloat16" else 1) if settings.keeps_reference else 0
-    held = scores * (2 if reference else 1) + reference
+def second_stage_line(setup: Setup, stage: SecondStageShape) -> str:
+    """What a step of the second stage computes and a device then holds, in a line for people."""
+    wanted, model = stage.settings, setup.model
     return (
-        f"the second stage: a step of {settings.prompts} prompts of at most {own.sequence_length} tokens with "
-        f"{settings.candidates} candidates each; memory of a device: {_bytes(total + held)}, "
-        f"of it the starting model {_bytes(reference)}"
+        f"the second stage: a step of {wanted.prompts} prompts of at most {stage.length} tokens with "
+        f"{wanted.candidates} candidates each, {_flops(stage.flops(model))}; memory of a device: "
+        f"{_bytes(stage.memory(model, setup.mesh))}, of it the starting model "
+        f"{_bytes(stage.reference_bytes(model, setup.mesh))}"
     )
 
 

@@ -6,8 +6,11 @@ import dataclasses
 
 from tsrec_jax.baselines.names import BASELINES
 from tsrec_jax.errors import UserError
+from tsrec_jax.fusion.settings import SEEN, TABLES
 from tsrec_jax.rl.names import OBJECTIVES, REWARDS
 from tsrec_jax.section import Section, setting
+
+FUSION = "fusion"  # the teacher that several baselines are together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +27,14 @@ class RlSettings(Section, key="rl"):
         False, "whether these are drawn without replacement by the model's probabilities, and not its best ones"
     )
     teacher: str = setting(
-        "hybrid", "baseline whose best items are candidates too; empty: none", choices=("", *BASELINES)
+        "hybrid",
+        f"baseline whose best items are candidates too, or `{FUSION}`, that of the teacher's parts; empty: none",
+        choices=("", *BASELINES, FUSION),
+    )
+    teacher_parts: tuple[str, ...] = setting(
+        ("transitions", "tfidf", "recent popularity", "ease", SEEN),
+        f"parts of the teacher `{FUSION}`, weighed on the selection split ([how](decoding.md#fusion))",
+        choices=TABLES,
     )
     teacher_items: int = setting(20, "the teacher's best items that are candidates", above=0)
     teacher_weight: float = setting(
@@ -52,8 +62,20 @@ class RlSettings(Section, key="rl"):
             raise UserError(
                 f"config.rl.prompts={self.prompts} is not a multiple of config.rl.accumulation={self.accumulation}"
             )
+        parts = self.teacher_parts
+        if self.teacher == FUSION and not 0 < len(parts) == len(set(parts)):
+            raise UserError(
+                f"config.rl.teacher_parts={parts}: the teacher {FUSION!r} needs one or more, and none of them twice"
+            )
         if REWARDS[self.reward].teacher and not self.teacher:
-            raise UserError(f"config.rl.reward={self.reward!r} needs config.rl.teacher, one of {', '.join(BASELINES)}")
+            raise UserError(
+                f"config.rl.reward={self.reward!r} needs config.rl.teacher, {FUSION!r} or one of {', '.join(BASELINES)}"
+            )
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Names of all that the teacher is made of."""
+        return self.teacher_parts if self.teacher == FUSION else (self.teacher,)
 
     @property
     def keeps_reference(self) -> bool:

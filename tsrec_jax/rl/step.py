@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -18,6 +19,8 @@ from tsrec_jax.rl.scores import score_candidates
 from tsrec_jax.rl.settings import RlSettings
 from tsrec_jax.training.settings import TrainSettings
 from tsrec_jax.training.step import Batch, Step, TrainState, first_step_and_state
+
+SECOND_DECAY = 0.95  # of AdamW's second moment: the stage is over before one of 0.999 has seen enough steps
 
 
 def first_rl_step_and_state(
@@ -51,7 +54,7 @@ def first_rl_step_and_state(
         graphdef, weights = nnx.split(model)
         kept = jax.jit(lambda tree: jax.tree.map(lambda leaf: _compute_dtype(leaf, model.dtype), tree))(weights)
         reference = nnx.merge(graphdef, kept)
-    step, state = first_step_and_state(model, loss, train, base_vocab_size, seed)
+    step, state = first_step_and_state(model, loss, train, base_vocab_size, seed, SECOND_DECAY)
     key = jax.random.key(seed)
 
     def prepare(state: TrainState, reference: nnx.State | None, batch: Batch) -> dict[str, Any]:
@@ -81,7 +84,7 @@ def first_rl_step_and_state(
 
     kept_weights = None if reference is None else nnx.split(reference)[1]
 
-    def update(state: TrainState, reference: nnx.State | None, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def update(reference: nnx.State | None, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         state, metrics = step.update(state, {**batch, **prepare(state, reference, batch)})
         sums, counts = metrics.pop("part_sums"), metrics.pop("part_counts")
         shown = {f"rl/{name}": sums[at] / counts[at] for at, name in enumerate(loss.parts) if at >= len(LOSSES)}
@@ -93,8 +96,8 @@ def first_rl_step_and_state(
     shardings = None
     if mesh_of(state.trained) is not None:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state), None
-    whole = jax.jit(update, donate_argnums=0, out_shardings=shardings)
-    return Step(lambda state, batch: whole(state, kept_weights, batch), LOSSES), state
+    whole = jax.jit(update, donate_argnums=1, out_shardings=shardings)
+    return Step(functools.partial(whole, kept_weights), LOSSES), state
 
 
 def _compute_dtype(leaf: jax.Array, dtype: str) -> jax.Array:

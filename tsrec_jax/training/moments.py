@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 
-def adam(moments: str) -> optax.GradientTransformation:
+def adam(moments: str, second_decay: float = 0.999) -> optax.GradientTransformation:
     """Adam (arXiv 1412.6980) that keeps its moments in a data type; it computes in float32.
 
     In bfloat16 they are rounded up or down at random, so that their mean stays (stochastic rounding, arXiv 2010.06192).
@@ -18,8 +18,9 @@ def adam(moments: str) -> optax.GradientTransformation:
 
     Args:
       moments: `float32` or `bfloat16`.
+      second_decay: of the second moment, for each step.
     """
-    exact = optax.scale_by_adam(mu_dtype=jnp.float32)
+    exact = optax.scale_by_adam(b2=second_decay, mu_dtype=jnp.float32)
     if moments == "float32":
         return exact
 

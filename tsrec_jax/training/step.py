@@ -171,13 +171,13 @@ def _decayed(params: nnx.State) -> nnx.State:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def make_optimiser(settings: TrainSettings) -> optax.GradientTransformation:
-    """AdamW."""
+def make_optimiser(settings: TrainSettings, second_decay: float = 0.999) -> optax.GradientTransformation:
+    """AdamW; `second_decay` is that of its second moment."""
     clip = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm > 0 else []
     decay = [optax.add_decayed_weights(settings.weight_decay, mask=_decayed)] if settings.weight_decay > 0 else []
     return optax.chain(
         *clip,
-        adam(settings.moments),
+        adam(settings.moments, second_decay),
         *decay,
         optax.scale_by_learning_rate(learning_rate_schedule(settings)),
     )
@@ -311,7 +311,12 @@ def make_step(
 
 
 def first_step_and_state(
-    model: Decoder, loss: Loss, settings: TrainSettings, base_vocab_size: int = 0, seed: int = 0
+    model: Decoder,
+    loss: Loss,
+    settings: TrainSettings,
+    base_vocab_size: int = 0,
+    seed: int = 0,
+    second_decay: float = 0.999,
 ) -> tuple[Step, TrainState]:
     """What a training of `model` starts with; its arrays are donated to the first update.
 
@@ -321,7 +326,8 @@ def first_step_and_state(
       settings: of the optimiser; `max_steps` is where the learning rate has come down to 0.
       base_vocab_size: vocabulary rows the pretrained model brought along (the freeze boundary).
       seed: of what is dropped.
+      second_decay: of AdamW's second moment, for each step.
     """
-    optimiser = make_optimiser(settings)
+    optimiser = make_optimiser(settings, second_decay)
     state = init_state(model, optimiser, settings.freeze, base_vocab_size)
     return make_step(state, loss, optimiser, learning_rate_schedule(settings), base_vocab_size, seed), state

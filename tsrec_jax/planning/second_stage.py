@@ -1,0 +1,80 @@
+"""What a step of the second stage computes and holds: the arithmetic of `accounting` on prompts with candidates."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tsrec_jax.models.config import ModelConfig
+from tsrec_jax.planning.accounting import FLOAT32, MeshShape, StepShape, parameter_bytes, step_flops, step_memory
+from tsrec_jax.planning.search_flops import search_flops
+from tsrec_jax.rl.settings import RlSettings
+
+LEVELS = 3  # arrays of the scores of a prefix's children: the logits, their logarithms, and the gradient of either
+
+
+@dataclasses.dataclass(frozen=True)
+class SecondStageShape:
+    """One optimiser step of the second stage.
+
+    Attributes:
+      step: one of training with the same freezing, compute type and rematerialisation.
+      settings: of the second stage.
+      length: tokens of a prompt, padding included.
+      codes: of each level of a SID.
+      widths: most codes that a prefix of each level is continued by.
+    """
+
+    step: StepShape
+    settings: RlSettings
+    length: int
+    codes: tuple[int, ...]
+    widths: tuple[int, ...]
+
+    @property
+    def trunk(self) -> StepShape:
+        """The prompts and their candidates as rows of training without a loss of their own."""
+        return dataclasses.replace(
+            self.step,
+            rows=self.settings.prompts // self.settings.accumulation,
+            sequence_length=self.length + self.settings.candidates * (len(self.codes) - 1),
+            accumulation=self.settings.accumulation,
+            loss_slots=0,
+            loss_chunk=0,
+            rows_per_group=1,
+            sid_tokens=0,
+            attention="xla",
+            dense=None,
+        )
+
+    @property
+    def scored(self) -> int:
+        """Codes that are scored for a prompt: of the first level once, of each further one for every candidate."""
+        return self.codes[0] + self.settings.candidates * sum(self.codes[1:])
+
+    def flops(self, config: ModelConfig) -> float:
+        """Model FLOPs of the search, of the update, and of the starting model where it is kept; over all devices."""
+        wanted = self.settings
+        head = 2 * wanted.prompts * self.scored * config.d_model
+        forward = step_flops(config, dataclasses.replace(self.trunk, freeze="none")).model / 3 + head
+        search = wanted.prompts * search_flops(
+            config,
+            prompt=self.length,
+            shared=0,
+            codes=self.codes,
+            widths=self.widths,
+            beams=wanted.group,
+            whole_vocabulary=False,
+        )
+        update = step_flops(config, self.trunk).model + 3 * head
+        return search + update + (forward if wanted.keeps_reference else 0)
+
+    def reference_bytes(self, config: ModelConfig, mesh: MeshShape) -> float:
+        """Bytes of the starting model on one device, in the compute type; 0 where it is not kept."""
+        if not self.settings.keeps_reference:
+            return 0
+        return parameter_bytes(config, mesh) / (2 if self.step.dtype == "bfloat16" else 1)
+
+    def memory(self, config: ModelConfig, mesh: MeshShape) -> float:
+        """Bytes of one device at the peak of the update, the starting model included."""
+        scores = LEVELS * self.trunk.rows * self.scored * FLOAT32 / (mesh.data * mesh.fsdp)
+        return step_memory(config, self.trunk, mesh).total + scores + self.reference_bytes(config, mesh)
