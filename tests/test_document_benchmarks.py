@@ -51,6 +51,10 @@ TINY = {
         *("--systems=transformers;ours", "--workdir=FOLDER/kept", "--out=FOLDER/report"),
     ],
     "train_growth.py": ["--only=tiny", "--out=FOLDER/report"],
+    "weights.py": [
+        *("--width=64", "--mlp=64", "--layers=1", "--rows=1024", "--length=8", "--beams=4"),
+        *("--repeats=1", "--out=FOLDER/report.md"),
+    ],
 }
 # Run from end to end by another test.
 ELSEWHERE = {

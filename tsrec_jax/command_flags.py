@@ -89,6 +89,13 @@ def define_flags() -> flags.FlagValues:
         "serve, code: folder or hub id of what embeds item texts; none: as the export says",
         flag_values=values,
     )
+    flags.DEFINE_enum(
+        "weights",
+        "full",
+        ["full", "int8"],
+        "recommend, serve: how the model's matrices are held, in float32 (full) or in eight bits (int8)",
+        flag_values=values,
+    )
     flags.DEFINE_integer("beams", None, "serve: width of the search", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("max_batch", None, "serve: requests computed together", lower_bound=1, flag_values=values)
     defines: dict[type, Any] = {

@@ -53,10 +53,10 @@ verbs
   export     a Hugging Face folder with the SID tokens and the catalogue
   recommend  --history=ID,ID,... [--k=10]: items for one history, from the exported folder; ids with a comma, or with
              blanks at their ends: --item=ID for each of them instead; --histories=FILE --out=FILE [--unknown=skip]
-             for many, each file .jsonl, .csv or .parquet; resumes where it stopped (docs/serving.md)
+             for many, each file .jsonl, .csv or .parquet; resumes where it stopped (docs/serving.md) [--weights=int8]
   serve      an HTTP service and a web page on the exported folder, or on --export=FOLDER without a workdir
-             [--host=127.0.0.1 --port=8000 --beams --max_batch --queue --batch_wait_ms --deadline_ms --keep_alive
-             --connections --drain_delay --reuse_port --cors --log=text|json --access_log]
+             [--host=127.0.0.1 --port=8000 --beams --max_batch --weights=int8 --queue --batch_wait_ms --deadline_ms
+             --keep_alive --connections --drain_delay --reuse_port --cors --log=text|json --access_log]
   catalogue  list, add, block, unblock, remove, restore, import, journal, verify, compact or adopt: the items of an
              export and their changes, beside a running server too (docs/catalogue.md)
              [ID ...|WORD ...|FILE.csv --export=FOLDER --catalogue=FILE --title --sid --who --after]
@@ -152,7 +152,7 @@ def _recommend(values: flags.FlagValues, workdir: pathlib.Path) -> None:
     from tsrec_jax.serving.recommender import Recommender
 
     changes = values.catalogue or changes_file(folder)
-    found = Recommender.load(folder, changes=changes).recommend([history], k=values.k)[0]
+    found = Recommender.load(folder, weights=values.weights, changes=changes).recommend([history], k=values.k)[0]
     width = max([len("item"), *(len(entry.item_id) for entry in found)])
     print(f"{'rank':>4}  {'item':<{width}}  {'score':>9}  title")
     for rank, entry in enumerate(found, 1):
@@ -178,7 +178,7 @@ def _recommend_file(values: flags.FlagValues, workdir: pathlib.Path) -> None:
 
     changes = values.catalogue or changes_file(folder)
     recommend_file(
-        Recommender.load(folder, beams=max(BEAMS, values.k), changes=changes),
+        Recommender.load(folder, weights=values.weights, beams=max(BEAMS, values.k), changes=changes),
         pathlib.Path(values.histories),
         pathlib.Path(values.out),
         k=values.k,
@@ -203,7 +203,7 @@ def _serve(values: flags.FlagValues, workdir: pathlib.Path) -> None:
     from tsrec_jax.serving.server import serve
 
     search = {"beams": values.beams, "max_batch": values.max_batch, "encoder": values.encoder}
-    given = {name: value for name, value in search.items() if value is not None}
+    given = {name: value for name, value in search.items() if value is not None} | {"weights": values.weights}
     serve(folder, settings, {**given, "changes": values.catalogue or changes_file(folder)})
 
 
@@ -278,6 +278,7 @@ ONLY_FOR = {
     "catalogue": ("recommend", "serve", "catalogue", "code"),
     "export": ("serve", "catalogue", "code"),
     "encoder": ("serve", "code"),
+    "weights": ("recommend", "serve"),
     **dict.fromkeys(("title", "sid", "who", "after"), ("catalogue",)),
     **dict.fromkeys(("beams", "max_batch", *SERVER_FLAGS), ("serve",)),
 }

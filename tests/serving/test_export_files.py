@@ -90,7 +90,7 @@ def test_every_damage_is_seen_by_its_checksum(folder, name, kind, monkeypatch):
     """The weights are compared while they are loaded, all else before."""
     if name == "model.safetensors":
         monkeypatch.setattr(module, "load_hf", lambda *args, **options: None)
-        monkeypatch.setattr(module.InferenceModel, "of", lambda model: None)
+        monkeypatch.setattr(module.InferenceModel, "of", lambda *_: None)
     else:
         monkeypatch.setattr(module, "read_catalogue", lambda folder: pytest.fail("read"))
     damage(folder, name, kind)

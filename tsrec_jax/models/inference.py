@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from tsrec_jax.models.adapter import merged
 from tsrec_jax.models.attention import MASKED, Attend, causal_attention
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.int8 import Int8Rows, Matrix, product, rows_of
 from tsrec_jax.models.layers import (
     INPUT_AXES,
     BeamColumns,
@@ -44,10 +46,11 @@ ROWS, COLUMNS = PromptRows(), BeamColumns()
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class InferenceModel:
-    """A decoder's weights in the compute dtype, ready for `prefill` and `extend`; make one with `of`.
+    """A decoder's weights, ready for `prefill` and `extend`; make one with `of`.
 
     Attributes:
-      layers: for each layer {name: array} by the names of `decoder.layer_shapes`; kernels are (out, in).
+      layers: for each layer {name: array} by the names of `decoder.layer_shapes`; kernels are (out, in). Kernels and
+        tables are in the compute dtype, or of eight bits (`int8`).
       embedding_VD: the input table.
       head_VD: the output table, scales of SID tokens included, where it is not the embedding as it is; else None.
       final_norm_D: scale of the last norm.
@@ -58,9 +61,9 @@ class InferenceModel:
       attention: what computes that of the prompts, as the decoder's.
     """
 
-    layers: tuple[Mapping[str, jax.Array], ...]
-    embedding_VD: jax.Array
-    head_VD: jax.Array | None
+    layers: tuple[Mapping[str, Any], ...]
+    embedding_VD: Matrix
+    head_VD: Matrix | None
     final_norm_D: jax.Array
     tables: tuple[Rotation, ...]
     config: ModelConfig = dataclasses.field(metadata={"static": True})
@@ -68,21 +71,26 @@ class InferenceModel:
     attention: str = dataclasses.field(metadata={"static": True})
 
     @classmethod
-    def of(cls, model: Decoder) -> InferenceModel:
-        """Copies a decoder's weights, an adapter merged into its kernels; they stay laid out over its mesh."""
+    def of(cls, model: Decoder, weights: str = "full") -> InferenceModel:
+        """Copies a decoder's weights, an adapter merged into its kernels; they stay laid out over its mesh.
+
+        Args:
+          model: the decoder.
+          weights: one of `int8.WEIGHTS`: `full`, in the compute dtype, or `int8`.
+        """
         head = None if model.shares_table else model.output_table()
         parts = model.layers(), model.embedding[...], head, model.final_norm[...]
-        layers, embedding_VD, head_VD, norm_D, tables = _unstacked(*parts, model.config, model.dtype)
+        layers, embedding_VD, head_VD, norm_D, tables = _unstacked(*parts, model.config, model.dtype, weights)
         facts = model.config, model.num_tokens, model.attention
         return cls(layers, embedding_VD, head_VD, norm_D, tables, *facts)
 
     @property
-    def output_table(self) -> jax.Array:
+    def output_table(self) -> Matrix:
         """The (V, D) table whose rows score the next token."""
         return self.embedding_VD if self.head_VD is None else self.head_VD
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5))
+@functools.partial(jax.jit, static_argnums=(4, 5, 6))
 def _unstacked(
     stacked: Mapping[str, jax.Array],
     embedding_VD: jax.Array,
@@ -90,11 +98,15 @@ def _unstacked(
     final_norm_D: jax.Array,
     config: ModelConfig,
     dtype: str,
-) -> tuple[tuple[dict[str, jax.Array], ...], jax.Array, jax.Array | None, jax.Array, tuple[Rotation, ...]]:
+    weights: str,
+) -> tuple[tuple[dict[str, Any], ...], Matrix, Matrix | None, jax.Array, tuple[Rotation, ...]]:
     """The arrays of an `InferenceModel`, in their order."""
     axes = {name: logical[1:] for name, (_, logical) in layer_shapes(config).items()}
 
-    def one(name: str, layer: int) -> jax.Array:
+    def matrix(array: jax.Array) -> Matrix:
+        return Int8Rows.of(array) if weights == "int8" else array
+
+    def one(name: str, layer: int) -> Matrix:
         array, logical = merged(name, stacked, layer).astype(dtype), axes[name]
         if array.ndim == 1:
             return array
@@ -102,11 +114,11 @@ def _unstacked(
             return constrain(array.reshape(-1), logical[0])
         inputs = INPUT_AXES.get(name, 1)
         kernel = array.reshape(math.prod(array.shape[:inputs]), -1).T
-        return constrain(kernel, logical[inputs], logical[0])
+        return matrix(constrain(kernel, logical[inputs], logical[0]))
 
     layers = tuple({name: one(name, layer) for name in axes} for layer in range(config.num_layers))
-    head_VD = None if head_VD is None else head_VD.astype(dtype)
-    parts = embedding_VD.astype(dtype), head_VD, final_norm_D.astype(dtype)
+    head = None if head_VD is None else matrix(head_VD.astype(dtype))
+    parts = matrix(embedding_VD.astype(dtype)), head, final_norm_D.astype(dtype)
     return layers, *parts, rotations(config, jnp.arange(POSITIONS))
 
 
@@ -256,7 +268,7 @@ def extend(
 
 def logits_of(model: InferenceModel, ids_E: jax.Array, x_DBW: jax.Array) -> jax.Array:
     """float32 logits_BWE of some tokens: one small product, not the whole vocabulary."""
-    rows_ED = model.output_table[ids_E]
+    rows_ED = rows_of(model.output_table, ids_E, x_DBW.dtype)
     logits_EBW = jnp.einsum("ed,dbw->ebw", rows_ED, x_DBW, preferred_element_type=jnp.float32)
     return jnp.moveaxis(logits_EBW, 0, -1)
 
@@ -271,11 +283,11 @@ def log_normaliser(model: InferenceModel, x_DBW: jax.Array) -> jax.Array:
     rows = table_VD.shape[0]
     used_V = None if model.num_tokens in (None, rows) else jnp.arange(rows) < model.num_tokens
     if batch * beams <= FEW_ROWS:
-        logits_VBW = jnp.einsum("vd,dbw->vbw", table_VD, x_DBW, preferred_element_type=jnp.float32)
+        logits_VBW = product("vd,dbw->vbw", table_VD, x_DBW, 0, jnp.float32)
         return jax.nn.logsumexp(logits_VBW, axis=0, where=None if used_V is None else used_V[:, None, None])
 
     def of_beams(x_BWD: jax.Array) -> jax.Array:
-        logits_BWV = jnp.einsum("bwd,vd->bwv", x_BWD, table_VD, preferred_element_type=jnp.float32)
+        logits_BWV = product("bwd,vd->bwv", x_BWD, table_VD, -1, jnp.float32)
         return jax.nn.logsumexp(logits_BWV, axis=-1, where=used_V)
 
     width = max(1, HEAD_ROWS // batch)
@@ -291,7 +303,7 @@ def log_normaliser(model: InferenceModel, x_DBW: jax.Array) -> jax.Array:
 
 def embed(model: InferenceModel, tokens: jax.Array) -> jax.Array:
     """Rows of the input table as the first layer takes them, (..., D)."""
-    return scaled_embedding(jnp.take(model.embedding_VD, tokens, axis=0), model.config)
+    return scaled_embedding(rows_of(model.embedding_VD, tokens, model.final_norm_D.dtype), model.config)
 
 
 def _rotation_columns(model: InferenceModel, positions_B: jax.Array, layer: int) -> Rotation:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.config import Llama3Scaling, ModelConfig
+from tsrec_jax.models.int8 import product
 
 Rotation = tuple[jax.Array, jax.Array]  # cosines and sines, float32
 
@@ -262,7 +263,7 @@ class PromptRows(Layout):
 
     def project(self, x: jax.Array, weights: Mapping[str, jax.Array], name: str) -> jax.Array:
         """(B, S, out)."""
-        out = jnp.einsum("bsd,md->bsm", x, weights[name])
+        out = product("bsd,md->bsm", x, weights[name], self.features)
         return out + weights[f"{name}_bias"] if f"{name}_bias" in weights else out
 
     def split(self, x: jax.Array, head_dim: int) -> jax.Array:
@@ -277,7 +278,7 @@ class BeamColumns(Layout):
 
     def project(self, x: jax.Array, weights: Mapping[str, jax.Array], name: str) -> jax.Array:
         """(out, B, W)."""
-        out = jnp.einsum("md,dbw->mbw", weights[name], x)
+        out = product("md,dbw->mbw", weights[name], x, self.features)
         return out + _along(weights[f"{name}_bias"], 0, 3) if f"{name}_bias" in weights else out
 
     def split(self, x: jax.Array, head_dim: int) -> jax.Array:

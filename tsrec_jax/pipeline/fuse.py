@@ -37,7 +37,14 @@ SEEN_DECAY = 0.5  # of a history's items, in the part `seen`
 
 def fusion_inputs(job: Job) -> dict[str, Any]:
     """What tells this fusion from every other one."""
-    searched = {} if not job.settings.fusion.model else {"eval.beams": job.settings.eval.beams}
+    searched = (
+        {}
+        if not job.settings.fusion.model
+        else {
+            "eval.beams": job.settings.eval.beams,
+            "eval.weights": job.settings.eval.weights,
+        }
+    )
     vectors = job.vectors_identity(job.settings.fusion.parts)
     return {**job.final_identity, **flat(job.settings.fusion, "fusion."), **vectors, **searched}
 

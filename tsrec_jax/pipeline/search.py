@@ -90,7 +90,7 @@ class ModelSearch:
     def of(cls, parts: RecommenderParts, settings: Settings, model: Decoder) -> ModelSearch:
         """Takes the trained model as it lies on this process's devices."""
         scorer = None if model.dense is None else model.dense.scorer(model.embedding[...])
-        return cls(parts, settings, InferenceModel.of(model), scorer)
+        return cls(parts, settings, InferenceModel.of(model, settings.eval.weights), scorer)
 
     def search(self, rows: Interactions, fused: FusedRows | None = None) -> list[RankedSids]:
         """The ranked SIDs of every row; `fused` is what the search adds to the model's scores."""

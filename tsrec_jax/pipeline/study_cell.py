@@ -262,7 +262,7 @@ def _twins(wanted: WantedCell, cells: Sequence[WantedCell]) -> list[WantedCell]:
 
 def _trained_by(wanted: WantedCell) -> dict[str, Any]:
     settings = _shaping(wanted.settings.resolved(), "arm", wanted.data)
-    return {key: value for key, value in settings.items() if not key.startswith(("fusion.", "rl."))}
+    return {key: value for key, value in settings.items() if not key.startswith(("fusion.", "rl.", "eval.weights"))}
 
 
 def _drop_weights(folder: pathlib.Path) -> None:

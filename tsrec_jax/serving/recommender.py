@@ -19,7 +19,9 @@ from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.hf import load_hf
 from tsrec_jax.models.inference import InferenceModel
+from tsrec_jax.models.int8 import WEIGHTS
 from tsrec_jax.models.tokenizer import load_tokenizer
+from tsrec_jax.section import refuse_other
 from tsrec_jax.serving.answers import MAX_BEAMS, Answer, Coding, PathStep, Recommendation, Request
 from tsrec_jax.serving.arguments import item_ids, listed, whole
 from tsrec_jax.serving.catalogue_changes import Changes
@@ -96,6 +98,7 @@ class Recommender:
         folder: str | os.PathLike[str],
         *,
         dtype: str = "float32",
+        weights: str = "full",
         beams: int = BEAMS,
         max_batch: int = MAX_BATCH,
         encoder: str | None = None,
@@ -107,6 +110,7 @@ class Recommender:
         Args:
           folder: what the verb `export` wrote, or OWNER/NAME of one that was brought to the Hugging Face hub.
           dtype: compute and parameter type.
+          weights: one of `models.int8.WEIGHTS`: matrices in that type (`full`), or of eight bits (`int8`).
           beams: width of a search, 1 to 512; at most so many items can be asked for.
           max_batch: requests that are searched together.
           encoder: folder or hub id of what made vectors of the item texts, where it is not to be had under the name in
@@ -120,15 +124,24 @@ class Recommender:
         """
         folder = local_export(folder, revision)
         recommender = cls._loaded(
-            folder, Changes(changes), dtype=dtype, beams=beams, max_batch=max_batch, encoder=encoder
+            folder, Changes(changes), dtype=dtype, weights=weights, beams=beams, max_batch=max_batch, encoder=encoder
         )
         recommender.folder = folder
         return recommender
 
     @classmethod
     def _loaded(
-        cls, folder: pathlib.Path, changes: Changes, *, dtype: str, beams: int, max_batch: int, encoder: str | None
+        cls,
+        folder: pathlib.Path,
+        changes: Changes,
+        *,
+        dtype: str,
+        weights: str,
+        beams: int,
+        max_batch: int,
+        encoder: str | None,
     ) -> Recommender:
+        refuse_other("weights", weights, WEIGHTS)
         if not 1 <= whole("beams", beams) <= MAX_BEAMS:
             raise UserError(f"beams={beams}: must be from 1 to {MAX_BEAMS}")
         if whole("max_batch", max_batch) < 1:
@@ -139,7 +152,7 @@ class Recommender:
             fusion, scorer = read_fusion(folder, catalogue)
             codebooks = read_codebooks(folder, [len(tokens) for tokens in catalogue.level_tokens], encoder)
             alone = fusion is not None and not (folder / PROMPTS_FILE).exists()
-            parts = None if alone else _model_parts(folder, catalogue, dtype)
+            parts = None if alone else _model_parts(folder, catalogue, dtype, weights)
         trie = Trie.of_catalogue(catalogue, 0) if parts is None else parts.trie
         live = LiveCatalogue(catalogue, trie, changes)
         fused = None if fusion is None else LiveFusion(fusion, scorer, catalogue, live)
@@ -401,13 +414,13 @@ class _ModelParts:
     words: SidWords
 
 
-def _model_parts(folder: pathlib.Path, catalogue: Catalogue, dtype: str) -> _ModelParts:
+def _model_parts(folder: pathlib.Path, catalogue: Catalogue, dtype: str, weights: str) -> _ModelParts:
     templates, max_length, normaliser = read_prompts(folder)
     tokenizer = load_tokenizer(folder)
     trie = read_trie(folder, catalogue, first_sid_id(folder, tokenizer, catalogue))
     builder = prompt_builder(folder, tokenizer, catalogue, templates, max_length)
     words = read_words(folder, catalogue)
-    model = InferenceModel.of(load_hf(folder, dtype=dtype, remat=False))
+    model = InferenceModel.of(load_hf(folder, dtype=dtype, remat=False), weights)
     if model.config.vocab_rows != len(tokenizer):
         raise UserError(
             f"{folder}: the weights have {model.config.vocab_rows} vocabulary rows, the tokenizer has "
