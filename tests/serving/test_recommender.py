@@ -28,11 +28,11 @@ def recommender(exported):
     return Recommender.load(exported)
 
 
-def searched(trained, **settings):
+def searched(trained, weights="full", **settings):
     catalogue = trained.catalogue
     sids = [[catalogue.sid(catalogue.item_index(item)) for item in history] for history in HISTORIES]
     prompts = trained.builder.prompts_next_sid(sids, 3)
-    model = InferenceModel.of(trained.model)
+    model = InferenceModel.of(trained.model, weights)
     return search_all(model, trained.trie, catalogue, prompts, beams=20, batch_size=2, **settings)
 
 
@@ -45,11 +45,11 @@ def test_an_export_with_the_former_name_of_its_normaliser_is_read(trained, tmp_p
     assert Recommender.load(folder).finder.normaliser == now
 
 
-@pytest.mark.parametrize("normaliser", ["vocabulary", "constrained"])
-def test_a_loaded_export_recommends_what_the_trained_model_finds(trained, normaliser, tmp_path):
+@pytest.mark.parametrize(("normaliser", "weights"), [("vocabulary", "full"), ("constrained", "int8")])
+def test_a_loaded_export_recommends_what_the_trained_model_finds(trained, normaliser, weights, tmp_path):
     catalogue = trained.catalogue
-    recommender = Recommender.load(trained.export(tmp_path / "export", normaliser=normaliser))
-    wanted = searched(trained, normaliser=normaliser)
+    recommender = Recommender.load(trained.export(tmp_path / "export", normaliser=normaliser), weights=weights)
+    wanted = searched(trained, weights, normaliser=normaliser)
     for found, row in zip(recommender.recommend(HISTORIES, k=10), wanted, strict=True):
         items = [(catalogue.items[i], sid, score) for sid, score in row for i in catalogue.items_of_sid[sid]][:10]
         assert [(r.item_id, r.title, r.sid) for r in found] == [(item.id, item.title, sid) for item, sid, _ in items]
@@ -380,7 +380,9 @@ def test_warming_up_needs_no_item(exported):
     assert beam_search._cache_size() == size
 
 
-@pytest.mark.parametrize("options", [{"beams": 0}, {"beams": 513}, {"max_batch": 0}, {"dtype": "x"}, {"beams": "3"}])
+@pytest.mark.parametrize(
+    "options", [{"beams": 0}, {"beams": 513}, {"max_batch": 0}, {"dtype": "x"}, {"weights": "int4"}, {"beams": "3"}]
+)
 def test_widths_that_cannot_be_are_refused(exported, options):
     with pytest.raises(UserError, match=next(iter(options))):
         Recommender.load(exported, **options)
