@@ -64,8 +64,8 @@ def product(equation: str, first: Matrix, second: Matrix, axis: int, sums: jnp.d
       axis: of R in the result.
       sums: dtype of the result; None: that of the activations.
     """
-    scale_R, kind = None, (second if isinstance(first, Int8Rows) else first).dtype
-    factors = []
+    kind = next(factor.dtype for factor in (first, second) if not isinstance(factor, Int8Rows))
+    scale_R, factors = None, []
     for factor in (first, second):
         if isinstance(factor, Int8Rows):
             scale_R, factor = factor.scale_R, factor.codes_RD.astype(kind)
