@@ -38,7 +38,7 @@ from tsrec_jax.prepare.raw_rows import INTERACTION_SCHEMA, INTERACTIONS, ITEM_SC
 from tsrec_jax.prepare.settings import PrepareSettings, columns_of, seconds
 from tsrec_jax.prepare.titles import TOO_LONG, fault_of_title, plain_space, plain_text
 
-ROUNDS = 3  # of the k-core; on generated reviews three of six drop all but a few thousandths of what will be dropped
+ROUNDS = 3  # of the k-core: on generated reviews they find all of it, and `prepare` finishes what they leave
 FACTS = "thin.json"  # written when the tables are complete
 SETTINGS = ("source", "interactions_file", "items_file", "columns", "encoding", "k_core", "start", "end",
             "max_title_words", "clean_titles", "max_unreadable", "max_unmatched")  # fmt: skip
