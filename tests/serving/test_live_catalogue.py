@@ -332,12 +332,14 @@ def test_catalogues_of_one_file_see_each_others_changes_and_agree(tmp_path):
     assert one.num_items == 64
 
 
+# The journal alone, without what imports JAX: a change is durable, or not, in it.
 KILLED = """
 import sys
-from tests.serving.test_live_catalogue import SID, live
-catalogue = live(path=sys.argv[1])
+from tsrec_jax.serving.catalogue_changes import Change, Changes, now
+changes = Changes(sys.argv[1])
 for n in range(1_000_000):
-    catalogue.put(f"N{n}", f"Thing {n}", SID)
+    with changes.writing():
+        changes.append([Change(0, now(), "", "put", f"N{n}", {"title": f"Thing {n}", "sid": ["<a_1>", "<b_1>"]})])
     print(n, flush=True)
 """
 

@@ -14,6 +14,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 import tsrec_jax
 from tests.serving.conftest import words_of
+from tsrec_jax.decoding import generate
 from tsrec_jax.decoding.beam_search import beam_search
 from tsrec_jax.decoding.generate import search_all
 from tsrec_jax.errors import UserError
@@ -285,7 +286,8 @@ def test_items_come_with_brand_categories_and_image_where_the_catalogue_has_them
     assert found["B005"].image == "https://shop.example/5.jpg"
 
 
-def test_exact_answers_are_those_of_a_search_of_everything(recommender):
+def test_exact_answers_are_those_of_a_search_of_everything(recommender, monkeypatch):
+    monkeypatch.setattr(generate, "WIDENING", 16)  # no width between the first and the last
     (every,) = recommender.recommend([["B000"]], k=100)
     requests = [Request(("B000",), k=2)]
     (narrow,), (sure,) = recommender.answer(requests, beams=2), recommender.answer(requests, beams=2, exact=True)
