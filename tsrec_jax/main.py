@@ -59,7 +59,7 @@ verbs
              --keep_alive --connections --drain_delay --reuse_port --cors --log=text|json --access_log]
   catalogue  list, add, block, unblock, remove, restore, import, journal, verify, compact or adopt: the items of an
              export and their changes, beside a running server too (docs/catalogue.md)
-             [ID ...|WORD ...|FILE.csv --export=FOLDER --catalogue=FILE --title --sid --who --after]
+             [ID ...|WORD ...|FILE.csv|FILE.jsonl --export=FOLDER --catalogue=FILE --title --sid --who --after]
   code       NEW.csv|NEW.json CODED.csv|CODED.jsonl: semantic IDs for new items from their texts, by the codebooks of an
              export; changes nothing (docs/serving.md) [--export=FOLDER --catalogue=FILE --encoder=FOLDER]
 

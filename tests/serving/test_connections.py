@@ -19,7 +19,7 @@ GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 
 @pytest.fixture(scope="module")
 def running():
-    with processes.fake(settings=["connections=8"], TSREC_FAKE_HEAD_SECONDS="0.5") as started:
+    with processes.fake(settings=["connections=8", "reuse_port=True"], TSREC_FAKE_HEAD_SECONDS="0.5") as started:
         yield started
 
 
@@ -207,18 +207,18 @@ def test_a_signal_resets_no_connection_on_which_something_was_sent():
     assert set(outcomes) == {b"200"}, set(outcomes)
 
 
-def test_two_servers_share_a_port_and_either_may_go():
-    with processes.fake(settings=["reuse_port=True"]) as first:
-        with processes.fake(settings=["reuse_port=True", f"port={first.port}"]) as second:
-            served = [set(), set()]
-            for number in range(24):  # each on a connection of its own, which the system gives to one of the two
-                headers = {"X-Request-ID": f"request-{number}"}
-                assert first.request("POST", "/recommend", {"history": ["B001"]}, headers)[0] == 200
-            for server, seen in zip((first, second), served, strict=True):
-                until(lambda server=server: any("[request-" in line for line in server.logged))
-                seen.update(line.rpartition("[")[2] for line in server.logged if "[request-" in line)
-            assert not served[0] & served[1]
-            second.stop()
-            assert second.ended(15) == 0
-        for _ in range(10):
-            assert first.request("POST", "/recommend", {"history": ["B001"]})[0] == 200
+def test_two_servers_share_a_port_and_either_may_go(running):
+    settings = ["reuse_port=True", f"port={running.port}"]
+    with processes.fake(settings=settings) as second:
+        served = [set(), set()]
+        for number in range(24):  # each on a connection of its own, which the system gives to one of the two
+            headers = {"X-Request-ID": f"request-{number}"}
+            assert running.request("POST", "/recommend", {"history": ["B001"]}, headers)[0] == 200
+        for server, seen in zip((running, second), served, strict=True):
+            until(lambda server=server: any("[request-" in line for line in server.logged))
+            seen.update(line.rpartition("[")[2] for line in server.logged if "[request-" in line)
+        assert not served[0] & served[1]
+        second.stop()
+        assert second.ended(15) == 0
+    for _ in range(10):
+        assert running.request("POST", "/recommend", {"history": ["B001"]})[0] == 200

@@ -175,9 +175,7 @@ def _change_json(change: Change, item: LiveItem | None) -> dict[str, Any]:
 
 def _stream(request: Request, headers: dict[str, str], objects: Iterable[dict[str, Any]]) -> Response:
     """A line for each object; the head alone where the request is a HEAD."""
-    if request.scope.get(HEAD):
-        return Response(headers=headers, media_type=_Lines.media_type)
-    return _Lines(_lines(objects), headers=headers)
+    return _Lines(_lines(() if request.scope.get(HEAD) else objects), headers=headers)
 
 
 def _lines(objects: Iterable[dict[str, Any]]) -> Iterator[str]:
