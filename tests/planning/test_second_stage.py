@@ -96,8 +96,8 @@ def test_flops_are_the_matrix_products_of_the_traced_step(settings):
     assert shape.flops(SHAPE) == traced_flops(program.trace(*given).jaxpr.jaxpr)
 
 
-def test_memory_is_within_a_quarter_of_what_xla_states():
+def test_memory_is_within_15_percent_of_what_xla_states():
     shape, program, given = step_of(RlSettings(prompts=16, group=12, teacher_items=10), length=48, remat=True)
     found = program.lower(*given).compile(compiler_options=QUICK).memory_analysis()
     allocated = found.argument_size_in_bytes + found.temp_size_in_bytes
-    assert shape.memory(SHAPE, MeshShape()) == pytest.approx(allocated, rel=0.25)
+    assert shape.memory(SHAPE, MeshShape()) == pytest.approx(allocated, rel=0.15)
