@@ -16,7 +16,7 @@ from tsrec_jax.data import catalogue as ids
 from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
-from tsrec_jax.serving import catalogue_follower
+from tsrec_jax.serving import catalogue_follower, catalogue_search, live_catalogue
 from tsrec_jax.serving.catalogue_changes import Changes, NotKept
 from tsrec_jax.serving.catalogue_items import LiveItem
 from tsrec_jax.serving.live_catalogue import LiveCatalogue
@@ -91,6 +91,40 @@ def test_a_search_finds_what_a_look_at_every_item_finds():
         wanted = [i.id for i in items if all(w in f"{i.id} {i.title}".casefold() for w in text.casefold().split())]
         assert found(catalogue, text, 7) == wanted[:7], text
         assert found(catalogue, text, 1000) == wanted, text
+
+
+def test_a_search_reads_few_items_whatever_it_is_asked(monkeypatch):
+    items = [Item(f"Q{n}", "steel pump" if n % 2 else "abcd bcde") for n in range(3_000)]
+    catalogue = live(items, sids=[SID] * len(items))
+    catalogue.search.index()
+    looked, look = [], catalogue_search._searched
+    monkeypatch.setattr(catalogue_search, "_searched", lambda *texts: looked.append(1) or look(*texts))
+    monkeypatch.setattr(catalogue_search, "_PASSED_OVER", 100)
+    assert found(catalogue, "stexxxxxx" * 22) == [] and looked == []  # each ninth run of it is one of all pumps
+    with pytest.raises(UserError, match="and not the words; look for others"):
+        found(catalogue, "abcde")
+    assert len(looked) == 101
+    assert found(catalogue, "pump", 50) == [f"Q{n}" for n in range(1, 100, 2)]
+    looked.clear()
+    for item_id in ("stexx" * 20, "abcde" * 20, "q7", "\ud800"):
+        with pytest.raises(UserError, match="is not in the catalogue"):
+            catalogue.item(item_id)
+    assert looked == []
+
+
+def test_whoever_looks_items_up_keeps_no_recommendation_and_no_unknown_id_waiting(monkeypatch):
+    catalogue = live()
+    monkeypatch.setattr(live_catalogue, "NEAREST_AMONG", 0)  # so that nearest ids come from the index
+    index = catalogue.search.index()
+    with index._lock:  # as in the middle of a search
+        change = threading.Thread(target=catalogue.block, args=(["1"],))
+        change.start()
+        until(lambda: catalogue.get("1").blocked)
+        with catalogue.held(), pytest.raises(UserError, match="'Drill' is not in the catalogue"):
+            catalogue.item("Drill")
+        assert change.is_alive(), "it is answered once it can be found too"
+    change.join()
+    assert found(catalogue, "pump") == ["1", "2"]
 
 
 def test_changes_are_indexed_that_come_while_the_index_is_built(monkeypatch):

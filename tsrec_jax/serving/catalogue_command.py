@@ -22,6 +22,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.files import replacing
 from tsrec_jax.serving.catalogue_changes import Change, Changes, changes_file, now
 from tsrec_jax.serving.catalogue_items import MAX_ID, MAX_TITLE, LiveItem, is_new_id, is_plain, without_sid
+from tsrec_jax.serving.catalogue_search import holds_all
 from tsrec_jax.serving.export_files import read_catalogue
 from tsrec_jax.serving.live_catalogue import LiveCatalogue
 
@@ -102,8 +103,9 @@ def _list(command: Command) -> None:
     text = " ".join(command.words)
     writer = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for item in catalogue.find(text, catalogue.num_items) if text else catalogue.items():
-        writer.writerow({**vars(item), "sid": "".join(item.sid), "blocked": int(item.blocked)})
+    for item in catalogue.items():
+        if holds_all(text, item):
+            writer.writerow({**vars(item), "sid": "".join(item.sid), "blocked": int(item.blocked)})
 
 
 def _add(command: Command) -> None:

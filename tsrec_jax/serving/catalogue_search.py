@@ -16,17 +16,23 @@ if TYPE_CHECKING:
 # SQLite indexes runs of three characters. A text is followed by its characters with this one between them, so that
 # single characters and pairs are in such runs too: "ab" gives "|a|" and "a|b".
 _BETWEEN = "\x01"
-_GRAMS = 24  # of a long word that are looked up; whether all of it occurs is looked at afterwards
+_GRAMS = 200  # that are looked up at most; whether all of the words occur is looked at afterwards
+_PASSED_OVER = (
+    2_000  # items that have all runs of a word and not the word, which a search reads within some milliseconds
+)
 _NEIGHBOURS = 3  # ids before and behind an unknown one in their order
 _SHARING = 8  # ids that have one half of it
+_PATIENCE = 0.002  # seconds; a hint is worth no more waiting
 _LEAST_SQLITE = (3, 34)  # the first with an index of three characters
 _TABLES = """
-CREATE TABLE items (number INTEGER PRIMARY KEY, id TEXT NOT NULL, title TEXT NOT NULL);
+CREATE TABLE items (number INTEGER PRIMARY KEY, id TEXT NOT NULL, title TEXT NOT NULL, backwards TEXT NOT NULL);
 CREATE VIRTUAL TABLE grams USING fts5(
   text, content = '', columnsize = 0, detail = none, tokenize = 'trigram case_sensitive 1'
 );
 """
-_INDEXES = "CREATE UNIQUE INDEX ids ON items (id); CREATE INDEX titles ON items (title);"
+_INDEXES = """
+CREATE UNIQUE INDEX ids ON items (id); CREATE INDEX titles ON items (title); CREATE INDEX ends ON items (backwards);
+"""
 
 
 class CatalogueSearch:
@@ -66,30 +72,60 @@ class CatalogueSearch:
                     self._db.execute("ROLLBACK")
 
     def find(self, text: str, limit: int) -> list[str]:
-        """The ids of the first `limit` items whose id or title holds every word of a text, whatever the case."""
+        """The ids of the first `limit` items whose id or title holds every word of a text, whatever the case.
+
+        Raises:
+          UserError: very many items have the parts of a word, and not the word.
+        """
         words = _folded(text).split()
         with self._lock:
             return _first(limit, self._matching(words))
 
     def titled(self, title: str) -> list[str]:
         """The ids of the items with exactly this title."""
-        return self._column("SELECT id FROM items WHERE title = ? ORDER BY number", title)
+        with self._lock:
+            try:
+                return [
+                    row[0] for row in self._db.execute("SELECT id FROM items WHERE title = ? ORDER BY number", [title])
+                ]
+            except UnicodeEncodeError:
+                return []
 
     def near(self, item_id: str) -> list[str]:
-        """Some ids that a misspelt one may stand for: its neighbours in order, and those that hold a half of it."""
-        found = self._column("SELECT id FROM items WHERE id >= ? ORDER BY id LIMIT ?", item_id, _NEIGHBOURS)
-        found += self._column("SELECT id FROM items WHERE id < ? ORDER BY id DESC LIMIT ?", item_id, _NEIGHBOURS)
-        half = len(item_id) // 2
-        for part in (item_id, item_id[:half], item_id[half:]):
-            if len(part) > 2:
-                found += self.find(part, _SHARING)
-        return list(dict.fromkeys(found))
+        """Some ids that a misspelt one may stand for: those that begin or end as it does or as a half of it does.
+
+        Every request with an unknown id comes here, so it reads a few rows of sorted tables, and gives none where the
+        index is busy.
+        """
+        start, end = item_id, _folded(item_id)[::-1]
+        looks = (
+            ("id < ? ORDER BY id DESC", start, _NEIGHBOURS),
+            ("id >= ? ORDER BY id", start, _NEIGHBOURS),
+            ("id >= ? ORDER BY id", start[: len(start) // 2], _SHARING),
+            ("backwards < ? ORDER BY backwards DESC", end, _NEIGHBOURS),
+            ("backwards >= ? ORDER BY backwards", end, _NEIGHBOURS),
+            ("backwards >= ? ORDER BY backwards", end[: len(end) // 2], _SHARING),
+        )
+        if not self._lock.acquire(timeout=_PATIENCE):
+            return []
+        try:
+            rows = [
+                row
+                for look, *values in looks
+                for row in self._db.execute(f"SELECT id FROM items WHERE {look} LIMIT ?", values)
+            ]
+        except UnicodeEncodeError:  # half a pair of surrogates, which no item holds
+            return []
+        finally:
+            self._lock.release()
+        return list(dict.fromkeys(row[0] for row in rows))
 
     def _matching(self, words: list[str]) -> Iterator[str]:
         grams = [gram for word in words for gram in _grams(word)]
         try:
             if grams:
-                query = " AND ".join('"{}"'.format(gram.replace('"', '""')) for gram in dict.fromkeys(grams))
+                some = list(dict.fromkeys(grams))[:_GRAMS]
+                query = " AND ".join('"{}"'.format(gram.replace('"', '""')) for gram in some)
                 rows = self._db.execute(
                     "SELECT id, title FROM grams JOIN items ON items.number = grams.rowid WHERE grams MATCH ? "
                     "ORDER BY grams.rowid",
@@ -97,22 +133,21 @@ class CatalogueSearch:
                 )
             else:
                 rows = self._db.execute("SELECT id, title FROM items ORDER BY number")
-        except UnicodeEncodeError:  # half a pair of surrogates, which no item holds
+        except UnicodeEncodeError:
             return
+        passed_over = 0
         for item_id, title in rows:
             searched = _searched(item_id, title)
             if all(word in searched for word in words):
                 yield item_id
-
-    def _column(self, query: str, *values: str | int) -> list[str]:
-        with self._lock:
-            try:
-                return [row[0] for row in self._db.execute(query, values)]
-            except UnicodeEncodeError:
-                return []
+                continue
+            passed_over += 1
+            if passed_over > _PASSED_OVER:
+                raise UserError("very many items have the parts of these words, and not the words; look for others")
 
     def _insert(self, number: int | None, item: LiveItem) -> None:
-        number = self._db.execute("INSERT INTO items VALUES (?, ?, ?)", (number, item.id, item.title)).lastrowid
+        row = (number, item.id, item.title, _folded(item.id)[::-1])
+        number = self._db.execute("INSERT INTO items VALUES (?, ?, ?, ?)", row).lastrowid
         self._db.execute("INSERT INTO grams (rowid, text) VALUES (?, ?)", (number, _indexed(item)))
 
     def _remove(self, item: LiveItem) -> int:
@@ -165,7 +200,7 @@ class FollowedSearch:
                 build.join()
 
     def follow(self, changes: Sequence[tuple[LiveItem | None, LiveItem | None]]) -> None:
-        """As `CatalogueSearch.follow`, while the catalogue is written."""
+        """As `CatalogueSearch.follow`, by who is writing and does not hold the catalogue: it waits for who searches."""
         if self._waiting is not None:
             self._waiting += changes
         elif self._index is not None:
@@ -174,6 +209,12 @@ class FollowedSearch:
 
 def _first(limit: int, found: Iterator[str]) -> list[str]:
     return [item_id for _, item_id in zip(range(limit), found, strict=False)]
+
+
+def holds_all(text: str, item: LiveItem) -> bool:
+    """Whether an item's id or title holds every word of a text, whatever the case: what a search looks for."""
+    searched = _searched(item.id, item.title)
+    return all(word in searched for word in _folded(text).split())
 
 
 def _folded(text: str) -> str:
@@ -191,8 +232,7 @@ def _indexed(item: LiveItem) -> str:
 
 
 def _grams(word: str) -> list[str]:
-    """What the index knows of a word, for a long one some of it."""
+    """What the index knows of a word."""
     if len(word) < 3:
         return [f"{_BETWEEN}{word}{_BETWEEN}" if len(word) == 1 else _BETWEEN.join(word)]
-    grams = [word[place : place + 3] for place in range(len(word) - 2)]
-    return grams[:: -(-len(grams) // _GRAMS)]
+    return [word[place : place + 3] for place in range(len(word) - 2)]

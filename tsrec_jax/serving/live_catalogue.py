@@ -305,8 +305,12 @@ class LiveCatalogue:
         """
         with self._writing, self._noting_failure():
             while page := self.changes.behind(self._last, _PAGE):
-                with self.held():
-                    self._apply(page)
+                applied: list[tuple[LiveItem | None, LiveItem | None]] = []
+                try:
+                    with self.held():
+                        self._apply(page, applied)
+                finally:
+                    self.search.follow(applied)  # which may wait for who searches, as no recommendation must
             self._behind_since = None
 
     def follow(self) -> None:
@@ -344,17 +348,15 @@ class LiveCatalogue:
         at = now()
         self.changes.append([Change(0, at, who, action, item_id, state) for item_id, state in states])
 
-    def _apply(self, changes: Sequence[Change]) -> None:
-        """Takes changes over, while the catalogue is held."""
+    def _apply(self, changes: Sequence[Change], applied: list[tuple[LiveItem | None, LiveItem | None]]) -> None:
+        """Takes changes over, while the catalogue is held; `applied` gets each item before and afterwards."""
         touched: dict[Codes, None] = {}
-        indexed: list[tuple[LiveItem | None, LiveItem | None]] = []
         try:
             for change in changes:
-                indexed.append(self._apply_one(change, touched))
+                applied.append(self._apply_one(change, touched))
                 self._last = change
         finally:
             self.sids.settle(touched, lambda codes: bool(self.members(codes)))
-            self.search.follow(indexed)
 
     def _apply_one(self, change: Change, touched: dict[Codes, None]) -> tuple[LiveItem | None, LiveItem | None]:
         """Takes one change over, but for the trie; returns the item before and afterwards."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 _CANDIDATES = 50  # items looked at for each word of a title that no item has
 _WORDS = 8  # the longest ones of such a title, which say most
+_LETTERS = 50  # of each that are looked up
 _NAMED = 3
 
 
@@ -39,5 +41,8 @@ def _id_of_title(catalogue: LiveCatalogue, title: str) -> str:
 def _nearest(catalogue: LiveCatalogue, title: str) -> list[str]:
     """Of the titles that share a word with this one, those nearest to it."""
     words = sorted(set(title.split()), key=lambda word: (-len(word), word))[:_WORDS]
-    candidates = {item.title for word in words for item in catalogue.find(word, _CANDIDATES)}
+    candidates: set[str] = set()
+    for word in words:
+        with contextlib.suppress(UserError):  # a word that says too little
+            candidates.update(item.title for item in catalogue.find(word[:_LETTERS], _CANDIDATES))
     return difflib.get_close_matches(title, sorted(candidates), n=_NAMED, cutoff=0.3)
