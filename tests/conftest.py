@@ -42,6 +42,7 @@ SYSTEM = (
     "benchmarks/*.py",
     "launch/test_pack.py",
     "pipeline/test_fusion.py",
+    "pipeline/test_going_on.py",
     "pipeline/test_rl.py",
     "pipeline/test_*processes.py",
     "pipeline/test_stages.py",

@@ -15,6 +15,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.predictions import read_predictions
 from tsrec_jax.main import main
 from tsrec_jax.pipeline.earlier import going_on, open_earlier
+from tsrec_jax.pipeline.study_cell import wanted_cells
 from tsrec_jax.settings import load_saved
 
 OLD, NEW, JOINED = 6, 8, 3  # rows of test that were there, that are new, and that have a new item
@@ -137,3 +138,8 @@ def test_a_place_that_has_no_model_to_go_on_from_is_refused(settings, tmp_path):
         on(tmp_path)
     with pytest.raises(UserError, match=r"leave out config.model.trained, "):
         settings.changed({"model": {"trained": True}})
+
+
+def test_a_study_names_the_model_instead(settings, tmp_path):
+    with pytest.raises(UserError, match="in a study an arm names the export"):
+        wanted_cells(settings.changed({"study": {"arms": {"on": {}}, "baselines": (), "comparisons": ()}}), tmp_path)
