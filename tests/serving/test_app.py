@@ -247,6 +247,16 @@ def test_an_item_without_a_sid_is_coded_from_its_texts_and_keeps_its_sid_afterwa
     assert client.get("/items/MUG").json()["sid"] == coding["sid"]
 
 
+def test_items_that_wait_to_be_coded_hold_up_no_other_change(client, crowd, recommender, monkeypatch):
+    waits, put = Waits(), recommender.put
+    monkeypatch.setattr(recommender, "put", lambda item, sid, **options: waits() or put(item, sid, **options))
+    coded = [crowd.submit(client.put, f"/items/MUG{n}", json={"title": "A mug"}, headers=ADMIN) for n in range(6)]
+    until(lambda: waits.calls)
+    assert client.patch("/items/B001", json={"blocked": True}, headers=ADMIN).status_code == 200
+    waits.let.set()
+    assert {one.result(30).status_code for one in coded} == {201}
+
+
 def test_an_item_that_cannot_be_coded_now_may_be_put_later(client, recommender, monkeypatch):
     def fails(*_, **__):
         raise NoEncoder("the encoder 'there' is not to be had")

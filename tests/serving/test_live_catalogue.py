@@ -1,5 +1,6 @@
 """The catalogue of a service, without a model."""
 
+import contextlib
 import dataclasses
 import difflib
 import shutil
@@ -240,15 +241,21 @@ def test_what_is_stated_of_an_exported_item_stays_and_all_else_comes_from_a_new_
     catalogue.change("1", {"title": "Big pump"})
     catalogue.block(["1"])
     catalogue.put_all([dataclasses.replace(catalogue.item("1"), blocked=False)])
+    catalogue.put("2", "Steel drill", OTHER)  # the SID that it has
     again = live([Item("1", "Groß pump", brand="Acme"), *ITEMS[1:]], tmp_path / "changes", [THIRD, SID, OTHER])
     assert again.get("1") == LiveItem("1", "Big pump", THIRD, brand="Acme")
+    assert again.get("2") == LiveItem("2", "Steel drill", SID)
 
 
 def test_a_change_is_on_the_disk_before_it_is_answered(tmp_path):
-    for _ in ("a new file", "one that is there"):
-        db = live(path=tmp_path / "changes").changes._connection()
+    for number in (1, 2):
+        catalogue = live(path=tmp_path / "changes")
+        db = catalogue.changes._connection()
         assert db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL: a commit returns when the disk has it
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        catalogue.put("4", "Blue pump", SID)
+        with contextlib.closing(sqlite3.connect(tmp_path / "changes")) as other:  # which sees what is committed
+            assert other.execute("SELECT count(*) FROM changes").fetchone() == (number,)
 
 
 def test_what_is_refused_changes_nothing(tmp_path):

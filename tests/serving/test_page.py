@@ -498,7 +498,7 @@ def test_an_item_without_a_semantic_id_shows_the_one_that_its_text_got(open_page
     page.fill("#description", "It pumps.")
     page.click("text=Save")
     page.wait_for_selector("#neighbours li")
-    assert asked == [({"title": "A new pump", "blocked": False, "description": "It pumps."}, "Łucja")]
+    assert asked == [({"title": "A new pump", "description": "It pumps."}, "Łucja")]
     assert "Its semantic ID is <a_1><b_2><c_3>; 83 %" in page.inner_text("#done")
     assert "Thing 1" in page.inner_text("#neighbours")
 

@@ -203,7 +203,10 @@ def _compact(command: Command) -> None:
             with replacing(file) as temporary, temporary.open("w", encoding="utf-8") as lines:
                 lines.writelines(map(_line, dropped))
                 lines.flush()
-                os.fsync(lines.fileno())  # before they are gone from the journal
+                os.fsync(lines.fileno())
+            folder = os.open(file.parent, os.O_RDONLY)
+            os.fsync(folder)  # the name too is on the disk before the changes are gone from the journal
+            os.close(folder)
 
     print(f"{command.changes.compact(keep)} changes dropped that later ones of the same item had overtaken")
 

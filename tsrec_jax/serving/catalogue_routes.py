@@ -72,10 +72,11 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
     """
     routes = APIRouter(tags=["catalogue"], responses=ERRORS)
     # Threads of their own: a change may wait long, for another process that writes or for the encoder to load.
-    changing = ThreadPoolExecutor(_CHANGES, "change")
+    # Coding has one by itself, so that nothing is taken out or blocked later because others wait for the encoder.
+    changing, coding = ThreadPoolExecutor(_CHANGES, "change"), ThreadPoolExecutor(1, "code")
 
-    async def changed(change: Callable[[], _Done]) -> _Done:
-        return await asyncio.get_running_loop().run_in_executor(changing, change)
+    async def changed(change: Callable[[], _Done], threads: ThreadPoolExecutor = changing) -> _Done:
+        return await asyncio.get_running_loop().run_in_executor(threads, change)
 
     def has_token(request: Request, _: Annotated[Any, Depends(_BEARER)]) -> None:
         if not admin_token:
@@ -95,9 +96,12 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
             raise UserError(f"an item's id has 1 to {MAX_ID} characters, none of them a control character or broken")
         recommender = service.recommender
         item = Item(item_id, body.title, body.description, **body.facts)
-        new, coding = await changed(lambda: recommender.put(item, body.sid, blocked=body.blocked, who=who))
+        coded = body.sid is None and recommender.catalogue.get(item_id) is None
+        new, made = await changed(
+            lambda: recommender.put(item, body.sid, blocked=body.blocked, who=who), coding if coded else changing
+        )
         facts = {"id": item_id, "new": new, "items": recommender.catalogue.num_items}
-        return JSONResponse(facts | ({} if coding is None else coding_json(coding)), 201 if new else 200)
+        return JSONResponse(facts | ({} if made is None else coding_json(made)), 201 if new else 200)
 
     @routes.patch("/items/{item_id:path}", dependencies=[Depends(has_token)], responses=answers(Changed))
     async def patch(item_id: str, body: ItemChange, who: _Who) -> Response:
@@ -163,7 +167,7 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
         last = catalogue.last_change  # what others have written behind it is not in the items yet
         found = [change for change in catalogue.changes.after(after, limit) if change.number <= last]
         objects = (_change_json(change, catalogue.get(change.id)) for change in found)
-        return _stream(request, {"X-Model": recommender.version}, objects)
+        return _stream(request, {"X-Last-Change": str(last), "X-Model": recommender.version}, objects)
 
     return routes
 

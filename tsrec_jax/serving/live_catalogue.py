@@ -400,11 +400,16 @@ class LiveCatalogue:
         return {} if last is None or last.state is None else dict(last.state)
 
     def _state(self, item: LiveItem) -> dict[str, Any]:
-        """What the journal keeps of an item that is put; of one that is only blocked or let, no more than that."""
+        """What the journal keeps of an item that is put; of one that keeps its SID, no more than what changes.
+
+        So an exported item gets no SID of its own, which would tie the journal to this export.
+        """
         before = self._items.get(item.id)
-        if before is not None and dataclasses.replace(before, blocked=item.blocked) == item:
-            return self._own_state(before) | {"blocked": item.blocked}
-        return kept_state(item)
+        if before is None or before.sid != item.sid:
+            return kept_state(item)
+        names = [field.name for field in dataclasses.fields(item)]
+        changed = {name: getattr(item, name) for name in names if getattr(item, name) != getattr(before, name)}
+        return self._own_state(before) | changed
 
     def _fault(self, item: LiveItem) -> str:
         """Why the catalogue cannot hold an item; empty where it can."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -11,7 +12,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from tsrec_jax.data.catalogue import Catalogue, Item, shown_facts
+from tsrec_jax.data.catalogue import Catalogue, Item, UnknownItem, shown_facts
 from tsrec_jax.data.prompts import PromptBuilder
 from tsrec_jax.decoding.filters import SidFilter
 from tsrec_jax.decoding.generate import SearchResult
@@ -304,7 +305,8 @@ class Recommender:
             def tokens(_: LiveItem | None) -> Sequence[str]:
                 return self.catalogue.item(item.id).sid if sid is None else sid
 
-            return self.catalogue.put_texts(item, tokens, blocked=blocked, who=who)[1], None
+            with contextlib.suppress(UnknownItem):  # another has just removed it: it is a new one
+                return self.catalogue.put_texts(item, tokens, blocked=blocked, who=who)[1], None
         if self.coder is None:
             raise UserError(NO_CODEBOOKS)
         return self.coder.put(item, blocked=blocked, who=who)

@@ -48,7 +48,8 @@ function edit(item) {
 }
 
 async function put(item) {
-  const keys = ["title", "sid", "blocked", "description", ...FACTS].filter((key) => item[key] !== undefined && item[key] !== "");
+  // What is not stated stays as it is: a block too, of an item that is there already.
+  const keys = ["title", "sid", "blocked", "description", ...FACTS].filter((key) => item[key]);
   const body = JSON.stringify(Object.fromEntries(keys.map((key) => [key, item[key]])));
   const answer = await change(item.id, { method: "PUT", headers: { "Content-Type": "application/json" }, body });
   if (answer) await show(answer.new ? "Added" : "Changed", item.id, answer);
