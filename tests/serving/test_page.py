@@ -459,6 +459,8 @@ def test_the_catalogue_is_changed_with_the_token_alone(open_page):
     page.wait_for_selector("#done:has-text('Blocked: NEW/1')")
     assert "blocked" in page.inner_text("#found li")
     page.click("[aria-label='Edit A new pump']")
+    page.click("text=Save")
+    page.wait_for_selector("#done:has-text('Nothing is to be changed.')")
     page.fill("#title", "An old pump")
     page.uncheck("#blocked")
     with page.expect_request("**/v1/items/*") as changed:

@@ -139,8 +139,13 @@ at("item").addEventListener("submit", async (event) => {
   event.preventDefault();
   const item = { id: at("id").value, blocked: at("blocked").checked };
   for (const fact of ["title", "sid", "description", ...FACTS]) item[fact] = at(fact).value.trim();
-  if (edited?.id !== item.id) put(item);
-  else edited = await patch(item, difference(item), "Changed") ?? edited;
+  if (edited?.id !== item.id) {
+    put(item);
+    return;
+  }
+  const stated = difference(item);
+  if (Object.keys(stated).length > 0) edited = await patch(item, stated, "Changed") ?? edited;
+  else at("done").textContent = "Nothing is to be changed.";
 });
 
 at("show-journal").addEventListener("click", showJournal);
