@@ -116,6 +116,7 @@ def test_what_is_evaluated_and_exported_are_its_weights(finished, capsys):
         (["--config.rl.teacher="], "config.rl.teacher"),
         (["--config.rl.teacher_parts=('ease', 'ease')"], "config.rl.teacher_parts"),
         (["--config.objective=vocabulary"], "config.objective='constrained'"),
+        (["--config.eval.split=valid"], "valid is what training selects by"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(finished, changes, words, capsys):

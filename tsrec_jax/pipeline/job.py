@@ -15,6 +15,7 @@ from tsrec_jax.pipeline.inputs import make_inputs
 from tsrec_jax.pipeline.provenance import fingerprint, input_facts
 from tsrec_jax.pipeline.vectors import ItemVectors, need_vectors, rl_needs_vectors, teachers
 from tsrec_jax.pipeline.workdir import Workdir
+from tsrec_jax.rl.settings import FUSION
 from tsrec_jax.settings import Settings, flat
 
 _SHAPES_TRAINING = ("model", "sid_init", "tasks", "templates", "train")
@@ -72,7 +73,7 @@ def open_job(settings: Settings, path: pathlib.Path) -> Job:
     """
     dataset, base = make_inputs(settings, path)
     dataset = hold_out_users(dataset, settings.train.held_out)
-    if settings.fusion.parts:  # which are weighed on the selection split
+    if settings.fusion.parts or _taught_by_fusion(settings):  # whose parts are weighed on the selection split
         refuse_selection(dataset, settings.eval.split)
     job = Job(settings, Workdir(path), dataset, base, open_earlier(settings, dataset))
     if need_vectors([*teachers(settings), *settings.fusion.parts]) or rl_needs_vectors(settings):
@@ -80,6 +81,11 @@ def open_job(settings: Settings, path: pathlib.Path) -> Job:
         job.workdir.first_makes(job.vectors.file)
     job.workdir.record(settings, job.identity, dataset.data_hash)
     return job
+
+
+def _taught_by_fusion(settings: Settings) -> bool:
+    """Whether there is a second stage that learns from several baselines together."""
+    return settings.rl.steps > 0 and settings.rl.teacher == FUSION
 
 
 def training_identity(settings: Settings, dataset: Dataset) -> dict[str, Any]:
