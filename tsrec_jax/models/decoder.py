@@ -65,6 +65,7 @@ class Decoder(nnx.Module):
       sid_scale: float32 (C,), what the logits of each level's SID tokens are multiplied by; None: by nothing.
       level_sizes: SID tokens of each level, the last ids in use, where there is a `sid_scale`.
       dense: the dense head, which scores items beside the SIDs; None: there is none. It takes no part in the logits.
+      frozen_rows: first rows of the tables for which no gradient need be computed, in a training that freezes them.
       adapter: low-rank changes of the layers' kernels; None: there are none.
       attention: what computes it here, as `attention.choose` gives it.
     """
@@ -96,6 +97,7 @@ class Decoder(nnx.Module):
         self.level_sizes: tuple[int, ...] = ()
         self.dense: DenseHead | None = None
         self.adapter: Adapter | None = None
+        self.frozen_rows = 0
         prefix = "blocks/"
         self.blocks = Blocks({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
 
@@ -193,7 +195,13 @@ class Decoder(nnx.Module):
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
         # On a mesh the table stays where it is: each device takes what lies in its rows, and the results are summed.
-        return scaled_embedding(jnp.take(self.embedding[...], tokens, axis=0).astype(self.dtype), self.config)
+        table_VD = self.embedding[...]
+        x = jnp.take(table_VD, tokens, axis=0)
+        if first := self.frozen_rows:  # no gradient as large as the table
+            rows_nD = constrain(table_VD[first:], None, None)
+            learned = jnp.take(rows_nD, jnp.maximum(tokens - first, 0), axis=0)
+            x = jnp.where((tokens >= first)[..., None], learned, jax.lax.stop_gradient(x))
+        return scaled_embedding(x.astype(self.dtype), self.config)
 
     def _run(self, tokens_BT: jax.Array, positions_BT: jax.Array | None, attend: Attend, dropout: Dropout) -> jax.Array:
         """All layers over whole rows."""

@@ -142,7 +142,7 @@ class StepMemory:
     Attributes:
       parameters: what is trained in float32, and what is frozen as it is kept.
       moments: Adam's two, of what is trained.
-      gradients: float32, of what is trained, twice with accumulation; and of tables whose other rows are frozen.
+      gradients: float32, of what is trained; twice with accumulation.
       copies: weights and their gradients in the compute type, where they are kept in another, the layer that FSDP
         gathers, and the tables that are put together of frozen and trained rows or have scaled rows.
       activations: what the layers keep for the backward pass.
@@ -227,8 +227,9 @@ def step_flops(config: ModelConfig, step: StepShape) -> StepFlops:
     tokens = step.token_slots
     kernels = 2 * tokens * sum(_kernels(config).values())
     scores = 4 * tokens * step.sequence_length * config.num_heads * config.head_dim * config.num_layers
-    head = 2 * step.accumulation * step.groups * step.loss_slots * config.vocab_rows * config.d_model
-    head += 2 * tokens * step.sid_tokens * config.d_model
+    slots = 2 * step.accumulation * step.groups * step.loss_slots * config.d_model
+    vocabulary = slots * (2 * config.vocab_rows + (config.vocab_rows if step.freeze == "none" else step.new_rows))
+    head = 2 * tokens * step.sid_tokens * config.d_model
     if step.dense is not None:
         head += step.accumulation * step.dense.flops(config.d_model, step.rows)
     last = 2 * tokens * _kernels(config)["down"]
@@ -238,7 +239,7 @@ def step_flops(config: ModelConfig, step: StepShape) -> StepFlops:
     if "down_b" in factors:
         last += 2 * tokens * math.prod(factors["down_b"][0])
     return StepFlops(
-        model=kernels + backward_kernels + 3 * (adapter + scores + head),
+        model=kernels + backward_kernels + vocabulary + 3 * (adapter + scores + head),
         recomputed=kernels + adapter + scores - last if step.remat else 0,
     )
 
@@ -248,11 +249,11 @@ def step_memory(config: ModelConfig, step: StepShape, mesh: MeshShape = MeshShap
     compute = 2 if step.dtype == "bfloat16" else FLOAT32
     rows = step.rows / (mesh.data * mesh.fsdp)
     trained = FLOAT32 * _elements(_trained_shapes(config, step), mesh)
-    frozen, tables = 0.0, FLOAT32 * _elements(_table_shapes(config), mesh) if step.freeze != "none" else 0.0
+    frozen = 0.0
     if step.freeze == "trunk":
         frozen = compute * _elements(parameter_shapes(config), mesh)
     elif step.freeze == "pretrained_rows":
-        frozen = tables
+        frozen = FLOAT32 * _elements(_table_shapes(config), mesh)
     states = rows * step.sequence_length * config.d_model * compute
     layer = _layer_bytes(config, step, mesh, KEPT, rows * compute)
     layer += _layer_bytes(config, step, mesh, KEPT_FLOAT32, rows * FLOAT32)
@@ -266,11 +267,11 @@ def step_memory(config: ModelConfig, step: StepShape, mesh: MeshShape = MeshShap
         logits += LOGITS * rows / step.rows_per_group * items * step.dense.items * FLOAT32
     # In chunks, the gradient of the table grows by one of the same size for each.
     table = config.vocab_rows * config.d_model * FLOAT32 / _shards(("vocabulary",), mesh)
-    loss = logits + (table if slots < step.loss_slots else 0)
+    loss = logits + (table if slots < step.loss_slots and step.freeze == "none" else 0)
     return StepMemory(
         parameters=trained + frozen,
         moments=MOMENTS * trained * (0.5 if step.moments == "bfloat16" else 1),
-        gradients=trained * (2 if step.accumulation > 1 else 1) + tables,
+        gradients=trained * (2 if step.accumulation > 1 else 1),
         copies=_copies(config, step, mesh, compute) + (table if step.scaled else 0),
         activations=(states if step.remat else layer) * config.num_layers,
         working=max(layer + masks, loss),

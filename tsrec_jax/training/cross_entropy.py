@@ -9,7 +9,8 @@ On a mesh the table is split by rows over the fsdp and tensor axes, and each dev
 for all loss slots of its fsdp group (vocabulary-parallel, as in Megatron-LM, arXiv 1909.08053). So what is sent has the
 size of hidden states at loss slots, never of the table, whose gradient is summed over the data axis once.
 
-Axes: G groups of rows, P loss slots of a group, D model, V vocabulary rows (v: of one device), c slots of a chunk.
+Axes: G groups of rows, P loss slots of a group, D model, V vocabulary rows (v: of one device; w: those that get a
+gradient), c slots of a chunk.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def weighted_loss(
     *,
     num_tokens: int | None = None,
     chunk: int = 0,
+    frozen_rows: int = 0,
 ) -> tuple[jax.Array, jax.Array]:
     """sum(weight x nll), differentiable in the hidden states and the table, and the nll of each slot.
 
@@ -41,25 +43,27 @@ def weighted_loss(
       weight_GP: float32; 0 for an empty slot. It gets no gradient.
       num_tokens: ids in use; None: all rows.
       chunk: slots of a group whose logits exist at one time; 0 means all of them.
+      frozen_rows: first rows of the table, whose gradient is not asked for and is mostly left at 0. That of the others
+        is then all that is computed of the table's.
 
     Returns:
       The float32 loss, and float32 nll_GP, through which no gradient flows.
     """
-    return _weighted_loss(num_tokens, chunk, x_GPD, table_VD, target_GP, weight_GP)
+    return _weighted_loss((num_tokens, chunk, frozen_rows), x_GPD, table_VD, target_GP, weight_GP)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _weighted_loss(num_tokens, chunk, x_GPD, table_VD, target_GP, weight_GP):
-    nll_GP, _, _ = _passes(x_GPD, table_VD, target_GP, weight_GP, num_tokens, chunk, False)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _weighted_loss(facts, x_GPD, table_VD, target_GP, weight_GP):
+    nll_GP, _, _ = _passes(x_GPD, table_VD, target_GP, weight_GP, facts, False)
     return jnp.sum(nll_GP * weight_GP), nll_GP
 
 
-def _forward(num_tokens, chunk, x_GPD, table_VD, target_GP, weight_GP):
-    nll_GP, dx_GPD, dtable_VD = _passes(x_GPD, table_VD, target_GP, weight_GP, num_tokens, chunk, True)
+def _forward(facts, x_GPD, table_VD, target_GP, weight_GP):
+    nll_GP, dx_GPD, dtable_VD = _passes(x_GPD, table_VD, target_GP, weight_GP, facts, True)
     return (jnp.sum(nll_GP * weight_GP), nll_GP), (dx_GPD, dtable_VD)
 
 
-def _backward(_num_tokens, _chunk, gradients, cotangents):
+def _backward(_facts, gradients, cotangents):
     dx_GPD, dtable_VD = gradients
     scale = cotangents[0]
     return (scale * dx_GPD).astype(dx_GPD.dtype), (scale * dtable_VD).astype(dtable_VD.dtype), None, None
@@ -68,8 +72,12 @@ def _backward(_num_tokens, _chunk, gradients, cotangents):
 _weighted_loss.defvjp(_forward, _backward)
 
 
-def _passes(x_GPD, table_VD, target_GP, weight_GP, num_tokens, chunk, gradients):
-    """nll_GP, and the gradients of the weighted loss where they are asked for; on the ambient mesh, if there is one."""
+def _passes(x_GPD, table_VD, target_GP, weight_GP, facts, gradients):
+    """nll_GP, and the gradients of the weighted loss where they are asked for; on the ambient mesh, if there is one.
+
+    The `facts` are the arguments of `weighted_loss` that are no arrays.
+    """
+    num_tokens, chunk, frozen_rows = facts
     limit = table_VD.shape[0] if num_tokens is None else num_tokens
     if jax.sharding.get_abstract_mesh().empty:
         return _local_passes(
@@ -80,11 +88,12 @@ def _passes(x_GPD, table_VD, target_GP, weight_GP, num_tokens, chunk, gradients)
             jnp.zeros((), jnp.int32),
             limit=limit,
             chunk=chunk,
+            frozen_rows=frozen_rows,
             gradients=gradients,
         )
     batch, table = RULES.spec("batch"), RULES.spec("vocabulary", None)
     call = jax.shard_map(
-        functools.partial(_mesh_passes, limit=limit, chunk=chunk, gradients=gradients),
+        functools.partial(_mesh_passes, limit=limit, chunk=chunk, frozen_rows=frozen_rows, gradients=gradients),
         in_specs=(batch, table, batch, batch),
         out_specs=(batch, batch, table) if gradients else (batch, None, None),
         check_vma=False,
@@ -92,13 +101,13 @@ def _passes(x_GPD, table_VD, target_GP, weight_GP, num_tokens, chunk, gradients)
     return call(x_GPD, table_VD, target_GP, weight_GP)
 
 
-def _mesh_passes(x_gPD, table_vD, target_gP, weight_gP, *, limit, chunk, gradients):
+def _mesh_passes(x_gPD, table_vD, target_gP, weight_gP, *, limit, chunk, frozen_rows, gradients):
     """What one device does: its rows of the table for all slots of its fsdp group."""
     gather = functools.partial(lax.all_gather, axis_name="fsdp", axis=0, tiled=True)
     first = lax.axis_index(RULES.vocabulary) * table_vD.shape[0]
     nll, dx, dtable = _local_passes(
         gather(x_gPD), table_vD, gather(target_gP), gather(weight_gP), first,
-        limit=limit, chunk=chunk, gradients=gradients, axes=RULES.vocabulary,
+        limit=limit, chunk=chunk, frozen_rows=frozen_rows, gradients=gradients, axes=RULES.vocabulary,
     )  # fmt: skip
     mine = lax.axis_index("fsdp") * x_gPD.shape[0]
     nll = lax.dynamic_slice_in_dim(nll, mine, x_gPD.shape[0])
@@ -108,12 +117,17 @@ def _mesh_passes(x_gPD, table_vD, target_gP, weight_gP, *, limit, chunk, gradien
     return nll, dx.astype(x_gPD.dtype), lax.psum(dtable, "data")
 
 
-def _local_passes(x_GPD, table_vD, target_GP, weight_GP, first, *, limit, chunk, gradients, axes=()):
-    """The passes over rows `first` and on of the table; `axes` are the mesh axes that hold the other rows."""
+def _local_passes(x_GPD, table_vD, target_GP, weight_GP, first, *, limit, chunk, frozen_rows, gradients, axes=()):
+    """The passes over rows `first` and on of the table; `axes` are the mesh axes that hold the other rows.
+
+    Of the gradient of the table a window is computed, as many of its rows as are not frozen; they all lie in it.
+    """
     table = table_vD.astype(x_GPD.dtype)
+    width = min(limit - frozen_rows, len(table)) if frozen_rows else len(table)
+    start = jnp.clip(frozen_rows - first, 0, len(table) - width)
     used_v = first + jnp.arange(table.shape[0]) < limit
 
-    def one_chunk(dtable_vD, slots):
+    def one_chunk(dtable_wD, slots):
         x_GcD, target_Gc, weight_Gc = slots
         flat_nD = x_GcD.reshape(-1, x_GcD.shape[-1])
         target_n = target_Gc.reshape(-1) - first
@@ -129,19 +143,20 @@ def _local_passes(x_GPD, table_vD, target_GP, weight_GP, first, *, limit, chunk,
         norm_n = top_n + jnp.log(total_n)
         nll_Gc = (norm_n - picked_n).reshape(target_Gc.shape)
         if not gradients:
-            return dtable_vD, (nll_Gc, None)
+            return dtable_wD, (nll_Gc, None)
         weight_n = weight_Gc.reshape(-1)
         dlogits_nv = jnp.exp(logits_nv - norm_n[:, None]) * weight_n[:, None]
         hit_n = jnp.where(here_n, local_n, table.shape[0])
         dlogits_nv = dlogits_nv.at[jnp.arange(len(hit_n)), hit_n].add(-weight_n, mode="drop").astype(x_GcD.dtype)
         dx_GcD = jnp.einsum("nv,vd->nd", dlogits_nv, table, preferred_element_type=jnp.float32).reshape(x_GcD.shape)
-        dtable = jnp.einsum("nv,nd->vd", dlogits_nv, flat_nD, preferred_element_type=jnp.float32)
-        return dtable_vD + dtable, (nll_Gc, dx_GcD if axes else dx_GcD.astype(x_GcD.dtype))
+        learned_nw = lax.dynamic_slice_in_dim(dlogits_nv, start, width, axis=1)
+        dtable = jnp.einsum("nw,nd->wd", learned_nw, flat_nD, preferred_element_type=jnp.float32)
+        return dtable_wD + dtable, (nll_Gc, dx_GcD if axes else dx_GcD.astype(x_GcD.dtype))
 
     groups, slots, _ = x_GPD.shape
-    start = jnp.zeros(table_vD.shape if gradients else (), jnp.float32)
+    zeros = jnp.zeros((width, table.shape[1]) if gradients else (), jnp.float32)
     if chunk <= 0 or chunk >= slots:
-        dtable_vD, (nll_GP, dx_GPD) = one_chunk(start, (x_GPD, target_GP, weight_GP))
+        dtable_wD, (nll_GP, dx_GPD) = one_chunk(zeros, (x_GPD, target_GP, weight_GP))
     else:
         short = -slots % chunk
 
@@ -152,6 +167,11 @@ def _local_passes(x_GPD, table_vD, target_GP, weight_GP, first, *, limit, chunk,
         def whole(array):
             return array.swapaxes(0, 1).reshape(groups, slots + short, *array.shape[3:])[:, :slots]
 
-        dtable_vD, parts = lax.scan(one_chunk, start, jax.tree.map(pieces, (x_GPD, target_GP, weight_GP)))
+        dtable_wD, parts = lax.scan(one_chunk, zeros, jax.tree.map(pieces, (x_GPD, target_GP, weight_GP)))
         nll_GP, dx_GPD = jax.tree.map(whole, parts)
-    return nll_GP, dx_GPD, dtable_vD.astype(table_vD.dtype) if gradients else None
+    if not gradients:
+        return nll_GP, dx_GPD, None
+    dtable_wD = dtable_wD.astype(table_vD.dtype)
+    if width == len(table):
+        return nll_GP, dx_GPD, dtable_wD
+    return nll_GP, dx_GPD, lax.dynamic_update_slice_in_dim(jnp.zeros_like(table_vD), dtable_wD, start, axis=0)

@@ -87,7 +87,13 @@ def batch_loss(
     x_GSD = x_BTD.reshape(index_GP.shape[0], -1, x_BTD.shape[-1])
     x_GPD = constrain(jnp.take_along_axis(x_GSD, index_GP[..., None], axis=1), "batch", None, None)
     total, nll_GP = weighted_loss(
-        x_GPD, table_VD, target_GP, weights["loss_task_GP"], num_tokens=model.num_tokens, chunk=chunk
+        x_GPD,
+        table_VD,
+        target_GP,
+        weights["loss_task_GP"],
+        num_tokens=model.num_tokens,
+        chunk=chunk,
+        frozen_rows=model.frozen_rows,
     )
     if paths is None:
         return total, {"loss_task_GP": nll_GP}

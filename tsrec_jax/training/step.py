@@ -274,7 +274,9 @@ def make_step(
         micros = {**micros, "dropout_key": jax.random.split(key, batch["tokens_BT"].shape[0])}
 
         def micro_loss(trained, micro):
-            return loss(state.model_of(trained), micro)
+            model = state.model_of(trained)
+            model.frozen_rows = state.first_row or 0
+            return loss(model, micro)
 
         def accumulate(carry, micro):
             total, grads, sums = carry
