@@ -109,7 +109,10 @@ class FakeRecommender:
         self.version = version
         self.put_items = []
 
-    def put(self, item, sid=None, *, blocked=None, who=""):
+    def vector(self, item):
+        return None
+
+    def put(self, item, sid=None, *, vector_K=None, blocked=None, who=""):
         self.put_items.append(item)
         if blocked is None:
             blocked = self.catalogue.get(item.id) is not None and self.catalogue.get(item.id).blocked

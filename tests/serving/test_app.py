@@ -12,7 +12,7 @@ pytest.importorskip("prometheus_client", reason="needs the extra [serve]")
 from tests.serving.clients import ADMIN, NEW, TOKEN, hold, metric, refused, until
 from tests.serving.fakes import EVIL
 from tsrec_jax.data.catalogue import Item
-from tsrec_jax.serving import messages
+from tsrec_jax.serving import catalogue_routes, messages
 from tsrec_jax.serving.answers import MAX_BEAMS, NoEncoder, Request
 
 
@@ -247,22 +247,30 @@ def test_an_item_without_a_sid_is_coded_from_its_texts_and_keeps_its_sid_afterwa
     assert client.get("/items/MUG").json()["sid"] == coding["sid"]
 
 
-def test_items_that_wait_to_be_coded_hold_up_no_other_change(client, crowd, recommender, monkeypatch):
-    waits, put = Waits(), recommender.put
-    monkeypatch.setattr(recommender, "put", lambda item, sid, **options: waits() or put(item, sid, **options))
-    coded = [crowd.submit(client.put, f"/items/MUG{n}", json={"title": "A mug"}, headers=ADMIN) for n in range(6)]
-    until(lambda: waits.calls)
-    assert client.patch("/items/B001", json={"blocked": True}, headers=ADMIN).status_code == 200
-    waits.let.set()
-    assert {one.result(30).status_code for one in coded} == {201}
-
-
 def test_an_item_that_cannot_be_coded_now_may_be_put_later(client, recommender, monkeypatch):
     def fails(*_, **__):
         raise NoEncoder("the encoder 'there' is not to be had")
 
-    monkeypatch.setattr(recommender, "put", fails)
+    monkeypatch.setattr(recommender, "vector", fails)
     refused(client.put("/items/MUG", json={"title": "A mug"}, headers=ADMIN), 503, "the encoder 'there'")
+
+
+def test_items_that_wait_for_the_encoder_hold_up_no_other_change(client, crowd, recommender, monkeypatch):
+    loading, loaded = threading.Event(), threading.Event()
+    monkeypatch.setattr(recommender, "vector", lambda item: loading.set() or (loaded.wait(30) and None))
+    mugs = [crowd.submit(client.put, f"/items/M{n}", json={"title": "A mug"}, headers=ADMIN) for n in range(5)]
+    assert loading.wait(10)
+    assert client.patch("/items/B001", json={"blocked": True}, headers=ADMIN).status_code == 200
+    assert client.delete("/items/B002", headers=ADMIN).status_code == 200
+    assert client.put("/items/NEW", json=NEW, headers=ADMIN).status_code == 201
+    assert client.put("/items/B003", json={"title": "Known"}, headers=ADMIN).status_code == 200
+    assert not any(mug.done() for mug in mugs)
+    monkeypatch.setattr(catalogue_routes, "_CODING_SECONDS", 0.05)
+    refused(client.put("/items/LATE", json={"title": "A mug"}, headers=ADMIN), 503, "the encoder is still loading")
+    assert {thread.daemon for thread in threading.enumerate() if thread.name == "encoder"} == {True}
+    loaded.set()
+    assert [mug.result().status_code for mug in mugs] == [201] * 5
+    assert recommender.catalogue.get("LATE") is None
 
 
 def test_an_item_may_have_brand_categories_and_an_image(client):

@@ -68,9 +68,13 @@ class Coded:
 
     def put(self, item_id, vector_D, **changes):
         self.vectors[item_id] = vector_D
-        new, coding = self.coder.put(Item(item_id, item_id), **changes)
+        new, coding = self.code(item_id, **changes)
         assert new
         return coding
+
+    def code(self, item_id, **changes):
+        item = Item(item_id, item_id)
+        return self.coder.put(item, self.coder.vectors([item])[0], **changes)
 
 
 def test_an_item_gets_the_nearest_codes_that_are_free_and_no_other_items_sid_changes(index):
@@ -98,7 +102,7 @@ def test_an_item_that_another_puts_meanwhile_keeps_the_sid_that_it_got_there(ind
 
     coded.coder._embed = slowly
     coded.vectors["NEW"] = coded.stands_for("B003")
-    assert coded.coder.put(Item("NEW", "NEW")) == (False, None)
+    assert coded.code("NEW") == (False, None)
     item = coded.catalogue.get("NEW")
     assert (item.title, item.sid) == ("NEW", ("<a_1>", "<b_2>", "<c_3>"))
 
@@ -174,6 +178,17 @@ def test_a_loaded_export_codes_an_item_which_is_recommended_at_once(coding_expor
     sid = coding.sid
     assert recommender.put(Item("NEW", "Another title")) == (False, None)
     assert recommender.catalogue.item("NEW").sid == sid, "a SID is made once"
+
+    def gone_meanwhile(item, look=recommender.vector):
+        found = look(item)
+        if found is None:
+            recommender.catalogue.remove(item.id)
+        return found
+
+    recommender.vector = gone_meanwhile
+    new, coding = recommender.put(Item("NEW", "A blue steel pump", "With a title and a description."))
+    assert new and coding.sid == sid, "an item that another has just removed is a new one"
+    del recommender.vector
     given = ("<a_1>", "<b_1>", "<c_1>")
     assert recommender.put(Item("GIVEN", "A thing"), given) == (True, None)
     for blocked, wanted in ((True, True), (None, True), (False, False), (None, False)):  # what is left out stays

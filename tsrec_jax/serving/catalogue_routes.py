@@ -9,8 +9,9 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+import numpy as np
 from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.security import HTTPBearer
@@ -29,16 +30,21 @@ from tsrec_jax.serving.answer_schemas import (
 )
 from tsrec_jax.serving.catalogue_changes import Change
 from tsrec_jax.serving.catalogue_items import MAX_ID, LiveItem, is_new_id, is_plain
-from tsrec_jax.serving.engine import refuse_unless_indexed
+from tsrec_jax.serving.engine import NotReady, refuse_unless_indexed
 from tsrec_jax.serving.guard import HEAD
 from tsrec_jax.serving.http_errors import error_response
 from tsrec_jax.serving.messages import MAX_FOUND, MAX_QUERY, ItemBody, ItemChange, coding_json, item_json
+from tsrec_jax.serving.one_thread import OneThread
 from tsrec_jax.serving.service import Service
+
+if TYPE_CHECKING:
+    from tsrec_jax.serving.recommender import Recommender
 
 _MAX_WHO = 200  # characters
 _MAX_CHANGES = 10_000  # of the journal in one answer
 _LINES = 500  # of a stream that are sent together
 _CHANGES = 4  # threads that change the catalogue
+_CODING_SECONDS = 30.0  # in which the texts of a new item must be embedded
 _Done = TypeVar("_Done")
 _LOG = logging.getLogger(__name__)
 # For the description of the interface; `has_token` compares.
@@ -71,12 +77,20 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
       admin_token: what changes and reading the whole catalogue need; empty: there are neither over HTTP.
     """
     routes = APIRouter(tags=["catalogue"], responses=ERRORS)
-    # Threads of their own: a change may wait long, for another process that writes or for the encoder to load.
-    # Coding has one by itself, so that nothing is taken out or blocked later because others wait for the encoder.
-    changing, coding = ThreadPoolExecutor(_CHANGES, "change"), ThreadPoolExecutor(1, "code")
+    # Threads of their own: a change may wait long for another process that writes, and the encoder may be far away.
+    changing = ThreadPoolExecutor(_CHANGES, "change")
+    encoder = OneThread("encoder")
 
-    async def changed(change: Callable[[], _Done], threads: ThreadPoolExecutor = changing) -> _Done:
-        return await asyncio.get_running_loop().run_in_executor(threads, change)
+    async def changed(change: Callable[[], _Done]) -> _Done:
+        return await asyncio.get_running_loop().run_in_executor(changing, change)
+
+    async def embedded(recommender: Recommender, item: Item) -> np.ndarray | None:
+        """What a new item's SID is made of."""
+        embedding = asyncio.wrap_future(encoder.submit(lambda: recommender.vector(item)))
+        try:
+            return await asyncio.wait_for(embedding, _CODING_SECONDS)
+        except TimeoutError:
+            raise NotReady("the encoder is still loading or busy; put the item again later, or give its sid") from None
 
     def has_token(request: Request, _: Annotated[Any, Depends(_BEARER)]) -> None:
         if not admin_token:
@@ -96,9 +110,10 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
             raise UserError(f"an item's id has 1 to {MAX_ID} characters, none of them a control character or broken")
         recommender = service.recommender
         item = Item(item_id, body.title, body.description, **body.facts)
-        coded = body.sid is None and recommender.catalogue.get(item_id) is None
+        needs_sid = body.sid is None and recommender.catalogue.get(item_id) is None
+        vector_K = await embedded(recommender, item) if needs_sid else None
         new, made = await changed(
-            lambda: recommender.put(item, body.sid, blocked=body.blocked, who=who), coding if coded else changing
+            lambda: recommender.put(item, body.sid, vector_K=vector_K, blocked=body.blocked, who=who)
         )
         facts = {"id": item_id, "new": new, "items": recommender.catalogue.num_items}
         return JSONResponse(facts | ({} if made is None else coding_json(made)), 201 if new else 200)

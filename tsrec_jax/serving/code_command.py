@@ -66,7 +66,7 @@ def run(command: Command) -> None:
         if known is not None:
             rows.append({**facts, "sid": known.sid})
         else:
-            _, coding = coder.put_coded(item, vectors[item.id])
+            _, coding = coder.put(item, vectors[item.id])
             assert coding is not None  # nobody else puts items into this catalogue
             rows.append({**facts, **dataclasses.asdict(coding)})
     write_text(command.out, _lines(rows) if command.out.suffix == ".jsonl" else _table(rows))

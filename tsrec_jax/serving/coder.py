@@ -43,27 +43,23 @@ class Coder:
                 self._embed = self._codebooks.encoder.load()
             return self._codebooks.index.whitening(self._embed(texts))
 
-    def put(self, item: Item, *, blocked: bool | None = None, who: str = "") -> tuple[bool, Coding | None]:
+    def put(
+        self, item: Item, vector_K: np.ndarray, *, blocked: bool | None = None, who: str = ""
+    ) -> tuple[bool, Coding | None]:
         """Puts an item into the catalogue, with a SID that is made of its texts.
 
         Args:
           item: its texts.
+          vector_K: float32, what `vectors` makes of them.
           blocked: whether it is only for histories; None: as it was, and a new one is not.
           who: for the journal.
 
         Returns:
-          whether it is new, and how its SID was made; None: another put it meanwhile, whose SID stays.
+          whether it is new, and how its SID was made; None: it was in the catalogue, and keeps its SID.
 
         Raises:
-          UserError: as `vectors`, and where the catalogue cannot hold the item.
+          UserError: the catalogue cannot hold the item.
         """
-        (vector_K,) = self.vectors([item])
-        return self.put_coded(item, vector_K, blocked=blocked, who=who)
-
-    def put_coded(
-        self, item: Item, vector_K: np.ndarray, *, blocked: bool | None = None, who: str = ""
-    ) -> tuple[bool, Coding | None]:
-        """As `put`, of an item whose vector is known."""
         index, x_1K = self._codebooks.index, vector_K[None]
         near_1C = index.quantiser.encode(x_1K)
         costs_1E = index.quantiser.last_level_costs(x_1K, near_1C) if index.collisions == "sinkhorn" else None

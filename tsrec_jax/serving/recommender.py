@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import pathlib
@@ -283,6 +282,7 @@ class Recommender:
         item: Item,
         sid: Sequence[str] | None = None,
         *,
+        vector_K: np.ndarray | None = None,
         blocked: bool | None = None,
         who: str = "",
     ) -> tuple[bool, Coding | None]:
@@ -291,6 +291,7 @@ class Recommender:
         Args:
           item: its texts, of which the description is not kept.
           sid: its tokens; None: those that it has, or of a new item a SID of its own, made of its texts.
+          vector_K: what `vector` gives for it, where it was asked before; None: it is asked here.
           blocked: whether it is only for histories; None: as it was, and a new one is not.
           who: for the journal.
 
@@ -300,16 +301,33 @@ class Recommender:
         Raises:
           UserError: the item or its SID cannot be, or the export cannot code.
         """
-        if sid is not None or self.catalogue.get(item.id) is not None:
+        if sid is None and vector_K is None:
+            vector_K = self.vector(item)
+        if sid is None and vector_K is not None:
+            assert self.coder is not None
+            return self.coder.put(item, vector_K, blocked=blocked, who=who)
 
-            def tokens(_: LiveItem | None) -> Sequence[str]:
-                return self.catalogue.item(item.id).sid if sid is None else sid
+        def tokens(_: LiveItem | None) -> Sequence[str]:
+            return self.catalogue.item(item.id).sid if sid is None else sid
 
-            with contextlib.suppress(UnknownItem):  # another has just removed it: it is a new one
-                return self.catalogue.put_texts(item, tokens, blocked=blocked, who=who)[1], None
+        try:
+            return self.catalogue.put_texts(item, tokens, blocked=blocked, who=who)[1], None
+        except UnknownItem:  # another has just removed it: it is a new one
+            return self.put(item, blocked=blocked, who=who)
+
+    def vector(self, item: Item) -> np.ndarray | None:
+        """float32 (K,): what `put` makes an item's SID of; None: it is in the catalogue and has one.
+
+        The first item that needs it loads the encoder, which may take long.
+
+        Raises:
+          UserError: the export cannot code, or as `Coder.vectors`.
+        """
+        if self.catalogue.get(item.id) is not None:
+            return None
         if self.coder is None:
             raise UserError(NO_CODEBOOKS)
-        return self.coder.put(item, blocked=blocked, who=who)
+        return self.coder.vectors([item])[0]
 
     def _known(self, request: Request) -> tuple[Request, tuple[str, ...]]:
         """The request without the ids that are not in the catalogue, where it wants them left out, and those."""
