@@ -12,6 +12,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.serving.answers import Answer, Coding, Neighbour, PathStep, Recommendation
 from tsrec_jax.serving.catalogue_items import LiveItem
 from tsrec_jax.serving.catalogue_search import CatalogueSearch
+from tsrec_jax.serving.live_catalogue import AlreadyThere
 
 SLOW_K = 49  # a request for so many items takes a second
 EVIL = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -112,7 +113,9 @@ class FakeRecommender:
     def vector(self, item):
         return None
 
-    def put(self, item, sid=None, *, vector_K=None, blocked=None, who=""):
+    def put(self, item, sid=None, *, vector_K=None, blocked=None, only_new=False, who=""):
+        if only_new and self.catalogue.get(item.id) is not None:
+            raise AlreadyThere(f"item {item.id!r} is in the catalogue already")
         self.put_items.append(item)
         if blocked is None:
             blocked = self.catalogue.get(item.id) is not None and self.catalogue.get(item.id).blocked

@@ -228,6 +228,7 @@ def test_items_are_put_found_recommended_blocked_and_removed(client, recommender
     response = client.put("/items/NEW", json=NEW | {"sid": "<a_4><b_5><c_6>", "blocked": True}, headers=ADMIN)
     assert (response.status_code, response.json()["new"]) == (200, False)
     assert recommender.catalogue.item("NEW").sid == ("<a_4>", "<b_5>", "<c_6>")
+    refused(client.put("/items/NEW", json=NEW, headers=ADMIN | {"If-None-Match": "*"}), 412, "already")
     assert client.get("/items", params={"q": "NEW"}).json()["items"][0]["blocked"] is True
     assert metric(client, "tsrec_items") == 32
     assert client.delete("/items/NEW", headers=ADMIN).json() == {"id": "NEW", "items": 31}

@@ -20,7 +20,7 @@ from tsrec_jax.serving.code_command import Command, run
 from tsrec_jax.serving.codebooks import Codebooks, Encoder, quantiles, read_codebooks
 from tsrec_jax.serving.coder import Coder
 from tsrec_jax.serving.export_files import read_catalogue
-from tsrec_jax.serving.live_catalogue import LiveCatalogue
+from tsrec_jax.serving.live_catalogue import AlreadyThere, LiveCatalogue
 from tsrec_jax.serving.recommender import Recommender
 from tsrec_jax.sid.embed import embed_texts
 from tsrec_jax.sid.index import SidIndex
@@ -189,6 +189,9 @@ def test_a_loaded_export_codes_an_item_which_is_recommended_at_once(coding_expor
     new, coding = recommender.put(Item("NEW", "A blue steel pump", "With a title and a description."))
     assert new and coding.sid == sid, "an item that another has just removed is a new one"
     del recommender.vector
+    for sid in (None, coding.sid):
+        with pytest.raises(AlreadyThere, match="item 'NEW' is in the catalogue already"):
+            recommender.put(Item("NEW", "Another title"), sid, vector_K=np.zeros(WIDTH, np.float32), only_new=True)
     given = ("<a_1>", "<b_1>", "<c_1>")
     assert recommender.put(Item("GIVEN", "A thing"), given) == (True, None)
     for blocked, wanted in ((True, True), (None, True), (False, False), (None, False)):  # what is left out stays

@@ -452,6 +452,14 @@ def test_the_catalogue_is_changed_with_the_token_alone(open_page):
     page.fill("#token", TOKEN)
     page.click("text=Save")
     page.wait_for_selector("#done:has-text('Added: NEW/1; now 32 items.')")
+    assert page.is_disabled("#description"), "what would not be kept cannot be typed"
+    page.click("text=Save")
+    page.wait_for_selector("#done:has-text('Nothing is to be changed.')")
+    page.fill("#id", "B001")
+    assert page.is_enabled("#description")
+    page.click("text=Save")
+    page.wait_for_selector("#error:has-text('already')")
+    page.complaints.clear()  # of the status 412
     search(page, "new pump")
     with page.expect_request("**/v1/items/*") as changed:
         page.click("[aria-label='Block A new pump']")

@@ -104,16 +104,20 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
             raise HTTPException(401, reason, {"WWW-Authenticate": "Bearer"})
 
     @routes.put("/items/{item_id:path}", dependencies=[Depends(has_token)], responses=answers(Put, 201))
-    async def put(item_id: str, body: ItemBody, who: _Who) -> Response:
-        """Adds an item, or replaces one. A new one without a SID gets one that is made of its texts."""
+    async def put(item_id: str, body: ItemBody, who: _Who, if_none_match: Annotated[str, Header()] = "") -> Response:
+        """Adds an item, or replaces one, unless `If-None-Match: *` says that it must be new.
+
+        A new one without a SID gets one that is made of its texts.
+        """
         if not is_new_id(item_id):
             raise UserError(f"an item's id has 1 to {MAX_ID} characters, none of them a control character or broken")
         recommender = service.recommender
         item = Item(item_id, body.title, body.description, **body.facts)
+        only_new = if_none_match.strip() == "*"
         needs_sid = body.sid is None and recommender.catalogue.get(item_id) is None
         vector_K = await embedded(recommender, item) if needs_sid else None
         new, made = await changed(
-            lambda: recommender.put(item, body.sid, vector_K=vector_K, blocked=body.blocked, who=who)
+            lambda: recommender.put(item, body.sid, vector_K=vector_K, blocked=body.blocked, only_new=only_new, who=who)
         )
         facts = {"id": item_id, "new": new, "items": recommender.catalogue.num_items}
         return JSONResponse(facts | ({} if made is None else coding_json(made)), 201 if new else 200)

@@ -44,7 +44,13 @@ class Coder:
             return self._codebooks.index.whitening(self._embed(texts))
 
     def put(
-        self, item: Item, vector_K: np.ndarray, *, blocked: bool | None = None, who: str = ""
+        self,
+        item: Item,
+        vector_K: np.ndarray,
+        *,
+        blocked: bool | None = None,
+        only_new: bool = False,
+        who: str = "",
     ) -> tuple[bool, Coding | None]:
         """Puts an item into the catalogue, with a SID that is made of its texts.
 
@@ -52,6 +58,7 @@ class Coder:
           item: its texts.
           vector_K: float32, what `vectors` makes of them.
           blocked: whether it is only for histories; None: as it was, and a new one is not.
+          only_new: replace no item.
           who: for the journal.
 
         Returns:
@@ -59,6 +66,7 @@ class Coder:
 
         Raises:
           UserError: the catalogue cannot hold the item.
+          AlreadyThere: there is such an item, and only a new one is wanted.
         """
         index, x_1K = self._codebooks.index, vector_K[None]
         near_1C = index.quantiser.encode(x_1K)
@@ -68,7 +76,7 @@ class Coder:
             """Another may have put the item while its vector was made; then its SID stays."""
             return self._free_sid(near_1C, costs_1E) if before is None else before.sid
 
-        put, new = self._catalogue.put_texts(item, sid_of, blocked=blocked, who=who)
+        put, new = self._catalogue.put_texts(item, sid_of, blocked=blocked, only_new=only_new, who=who)
         return new, self.coding(item.id, vector_K, put.sid) if new else None
 
     def _free_sid(self, near_1C: np.ndarray, costs_1E: np.ndarray | None) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from tsrec_jax.serving.answers import NoEncoder
 from tsrec_jax.serving.batcher import BatchFailed, Closed, Expired, QueueFull
 from tsrec_jax.serving.catalogue_changes import NotKept, NotRead
 from tsrec_jax.serving.engine import NotReady
+from tsrec_jax.serving.live_catalogue import AlreadyThere
 from tsrec_jax.serving.messages import unreadable_reason, validation_reason
 from tsrec_jax.serving.service import Service
 
@@ -39,6 +40,10 @@ def add_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(UserError)
     async def mistake(request: Request, error: UserError) -> Response:
         return error_response(422, str(error))
+
+    @app.exception_handler(AlreadyThere)
+    async def there(request: Request, error: AlreadyThere) -> Response:
+        return error_response(412, str(error))
 
     @app.exception_handler(NotKept)
     @app.exception_handler(NotRead)

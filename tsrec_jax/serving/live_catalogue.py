@@ -28,6 +28,10 @@ _WITNESSES = 1_000  # items of the export whose SIDs tell a later export of othe
 _LOG = logging.getLogger(__name__)
 
 
+class AlreadyThere(UserError):
+    """An item is to be added, and not to be replaced where it is there."""
+
+
 class LiveCatalogue:
     """Items by id, and the trie of the SIDs that have an item to recommend. Safe for several threads.
 
@@ -216,20 +220,24 @@ class LiveCatalogue:
         sid_of: Callable[[LiveItem | None], Sequence[str]],
         *,
         blocked: bool | None,
+        only_new: bool = False,
         who: str,
     ) -> tuple[LiveItem, bool]:
-        """Adds or replaces an item; returns it and whether it is new. Raises as `put`.
+        """Adds or replaces an item; returns it and whether it is new. Raises as `put`, and AlreadyThere.
 
         Args:
           item: its texts.
           sid_of: its tokens, by the item as it was, while nothing else can change.
           blocked: whether it is only for histories; None: as it was, and a new one is not.
+          only_new: replace no item.
           who: for the journal.
         """
         before: list[LiveItem] = []
 
         def stated() -> list[LiveItem]:
             before.extend(filter(None, [self.get(item.id)]))
+            if only_new and before:
+                raise AlreadyThere(f"item {item.id!r} is in the catalogue already; find it there to change it")
             kept = bool(before) and before[0].blocked if blocked is None else blocked
             sid = tuple(sid_of(before[0] if before else None))
             return [LiveItem(item.id, item.title, sid, kept, **shown_facts(item))]

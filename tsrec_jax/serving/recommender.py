@@ -284,6 +284,7 @@ class Recommender:
         *,
         vector_K: np.ndarray | None = None,
         blocked: bool | None = None,
+        only_new: bool = False,
         who: str = "",
     ) -> tuple[bool, Coding | None]:
         """Adds or replaces an item. It can be recommended from the next search on.
@@ -293,6 +294,7 @@ class Recommender:
           sid: its tokens; None: those that it has, or of a new item a SID of its own, made of its texts.
           vector_K: what `vector` gives for it, where it was asked before; None: it is asked here.
           blocked: whether it is only for histories; None: as it was, and a new one is not.
+          only_new: replace no item.
           who: for the journal.
 
         Returns:
@@ -300,20 +302,21 @@ class Recommender:
 
         Raises:
           UserError: the item or its SID cannot be, or the export cannot code.
+          AlreadyThere: there is such an item, and only a new one is wanted.
         """
         if sid is None and vector_K is None:
             vector_K = self.vector(item)
         if sid is None and vector_K is not None:
             assert self.coder is not None
-            return self.coder.put(item, vector_K, blocked=blocked, who=who)
+            return self.coder.put(item, vector_K, blocked=blocked, only_new=only_new, who=who)
 
         def tokens(_: LiveItem | None) -> Sequence[str]:
             return self.catalogue.item(item.id).sid if sid is None else sid
 
         try:
-            return self.catalogue.put_texts(item, tokens, blocked=blocked, who=who)[1], None
+            return self.catalogue.put_texts(item, tokens, blocked=blocked, only_new=only_new, who=who)[1], None
         except UnknownItem:  # another has just removed it: it is a new one
-            return self.put(item, blocked=blocked, who=who)
+            return self.put(item, blocked=blocked, only_new=only_new, who=who)
 
     def vector(self, item: Item) -> np.ndarray | None:
         """float32 (K,): what `put` makes an item's SID of; None: it is in the catalogue and has one.

@@ -36,8 +36,14 @@ function row(item) {
     action("Remove", `Remove ${item.title}`, () => remove(item)));
 }
 
-function edit(item) {
+/** What is saved next is a change of this item, as long as the id stays; null: it is a new one. */
+function found(item) {
   edited = item;
+  at("description").disabled = item !== null; // it is read for the SID of a new item, and not kept
+}
+
+function edit(item) {
+  found(item);
   at("id").value = item.id;
   at("title").value = item.title;
   at("sid").value = item.sid.join("");
@@ -47,13 +53,15 @@ function edit(item) {
   at("title").focus();
 }
 
+/** Adds an item; one that is there already is refused, as the form does not show what would be lost. */
 async function put(item) {
-  // What is not stated stays as it is: a block too, of an item that is there already.
   const keys = ["title", "sid", "blocked", "description", ...FACTS].filter((key) => item[key]);
   const body = JSON.stringify(Object.fromEntries(keys.map((key) => [key, item[key]])));
-  const answer = await change(item.id, { method: "PUT", headers: { "Content-Type": "application/json" }, body });
-  if (answer) await show(answer.new ? "Added" : "Changed", item.id, answer);
-  if (answer?.neighbours) showCoding(answer);
+  const answer = await change(item.id, { method: "PUT", headers: { "Content-Type": "application/json", "If-None-Match": "*" }, body });
+  if (!answer) return;
+  found({ ...item, sid: answer.sid ?? [item.sid] });
+  await show("Added", item.id, answer);
+  if (answer.neighbours) showCoding(answer);
 }
 
 /** Changes what is stated of an item; what others have changed of it since it was found stays. */
@@ -148,6 +156,8 @@ at("item").addEventListener("submit", async (event) => {
   else at("done").textContent = "Nothing is to be changed.";
 });
 
+at("id").addEventListener("input", () => { at("description").disabled = at("id").value === edited?.id; });
+at("item").addEventListener("reset", () => found(null));
 at("show-journal").addEventListener("click", showJournal);
 
 watchHealth(() => {});
