@@ -7,7 +7,7 @@ import types
 import pytest
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.pipeline.job import training_identity
+from tsrec_jax.pipeline.job import Job, training_identity
 from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.settings import default_config, load_saved, settings_of
 from tsrec_jax.training.checkpoints import LISTED, differences, refuse_differences
@@ -48,6 +48,19 @@ def test_how_a_layer_is_computed_may_change_between_two_starts_and_in_which_type
     for key, value, same in (("attention", "xla", True), ("remat", False, True), ("dtype", "bfloat16", False)):
         config = settings_of(default_config()).changed({"model": {key: value}})
         assert (training_identity(config, dataset) == begun) == same, key
+
+
+def test_the_parts_of_a_teacher_tell_second_stages_apart_only_where_it_has_parts(tmp_path):
+    """A stage that was finished before the setting was there stays finished."""
+    dataset = types.SimpleNamespace(data_hash="ab", catalogue=types.SimpleNamespace(tokens=("<a_0>",)))
+
+    def identity(**changes):
+        settings = settings_of(default_config()).changed({"rl": {"steps": 5, **changes}})
+        return Job(settings, Workdir(tmp_path), dataset, "").final_identity
+
+    fewer = {"teacher_parts": ("ease",)}
+    assert identity() == identity(**fewer) and not any(key.startswith("rl.teacher_parts") for key in identity())
+    assert identity(teacher="fusion") != identity(teacher="fusion", **fewer)
 
 
 def test_a_stage_recorded_by_a_hash_of_its_inputs_alone_is_not_finished(tmp_path):

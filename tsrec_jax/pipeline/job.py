@@ -62,7 +62,10 @@ class Job:
         if not self.settings.rl.steps:
             return self.identity
         vectors = self.vectors.identity if rl_needs_vectors(self.settings) else {}
-        return {**self.identity, **flat(self.settings.rl, "rl."), **vectors}
+        stage = flat(self.settings.rl, "rl.")
+        if not _taught_by_fusion(self.settings):
+            del stage["rl.teacher_parts"]  # which nothing reads
+        return {**self.identity, **stage, **vectors}
 
 
 def open_job(settings: Settings, path: pathlib.Path) -> Job:
