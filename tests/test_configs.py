@@ -6,6 +6,7 @@ import runpy
 import pytest
 
 from tsrec_jax.baselines.names import BASELINES
+from tsrec_jax.data.target_ranks import SHOWN, metric_names
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.small_lm import lm_shape
 from tsrec_jax.planning.accounting import parameter_count
@@ -50,6 +51,23 @@ def test_what_is_run_on_office_is_arms_of_the_ablation(experiment):
     for name in office.study.arms:
         different = differing(office.arm(name), ablation.arm(name))
         assert {key.split(".")[0] for key in different} <= {"study", "given"}, name
+
+
+def test_the_study_of_the_second_stage_shows_what_it_is_accepted_by(experiment):
+    """Its control has nothing but the target's loss, it tests both of what must do nothing and what must do something,
+    and its lists are long enough for sharpening to be seen."""
+    study = experiment("studies/rl.py")
+    control = study.arm("sft").rl
+    assert (control.objective, control.kl) == ("sft", 0)
+    second = {name: study.arm(name).rl for name in study.study.arms if name != "trained"}
+    assert {(rl.steps, rl.learning_rate, rl.prompts) for rl in second.values()} == {
+        (control.steps, control.learning_rate, control.prompts)
+    }
+    assert not study.arm("trained").rl.steps and second["random-rewards"].reward == "random"
+    assert {("random-rewards", "trained"), ("sft", "trained"), ("utility", "utility-no-kl"), ("utility-no-kl", "sft"),
+            ("utility-fusion", "utility")} <= set(study.study.pairs())  # fmt: skip
+    assert differing(study.arm("utility"), study.arm("utility-no-kl")) == {"rl.kl", "given.rl.kl"}
+    assert "HR@50" in metric_names(study.eval.beams) and "HR@50" in SHOWN
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from tsrec_jax.data.catalogue import Catalogue
 LEVELS = ("sid", "item")
 KS = (1, 3, 5, 10, 20, 50)
 # What tables show, as far as the lists are long enough. NDCG@1 is HR@1.
-SHOWN = ("HR@1", "HR@3", "HR@5", "HR@10", "HR@20", "NDCG@3", "NDCG@5", "NDCG@10", "NDCG@20")
+SHOWN = ("HR@1", "HR@3", "HR@5", "HR@10", "HR@20", "HR@50", "NDCG@3", "NDCG@5", "NDCG@10", "NDCG@20")
 
 
 def metric_names(beams: int) -> list[str]:

@@ -19,7 +19,7 @@ class RlSettings(Section, key="rl"):
 
     steps: int = setting(0, "optimiser steps of the second stage; 0: there is none", least=0)
     objective: str = setting(
-        "utility", "what is minimised; `sft` goes on as training did, which is the control", choices=OBJECTIVES
+        "utility", "what is minimised; `sft`, the loss of the target, is the control", choices=OBJECTIVES
     )
     reward: str = setting("teacher", "what a recommended SID is worth; `random` is a control", choices=REWARDS)
     group: int = setting(32, "SIDs that the search proposes for each prompt", least=2)
