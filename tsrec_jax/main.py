@@ -173,14 +173,15 @@ def _recommend_file(values: flags.FlagValues, workdir: pathlib.Path) -> None:
         raise UserError("recommend takes --histories=FILE, or one history by --history or --item, not both")
     folder = _export_in(workdir)
     from tsrec_jax.serving.catalogue_changes import changes_file
-    from tsrec_jax.serving.offline import recommend_file
+    from tsrec_jax.serving.offline import changes_for, recommend_file
     from tsrec_jax.serving.recommender import BEAMS, Recommender
 
-    changes = values.catalogue or changes_file(folder)
+    out = pathlib.Path(values.out)
+    changes = changes_for(out, values.catalogue or changes_file(folder))
     recommend_file(
         Recommender.load(folder, weights=values.weights, beams=max(BEAMS, values.k), changes=changes),
         pathlib.Path(values.histories),
-        pathlib.Path(values.out),
+        out,
         k=values.k,
         skip_unknown=values.unknown == "skip",
         report=lambda line: print(line, flush=True),

@@ -31,6 +31,7 @@ class FakeCatalogue:
 
     def __init__(self, items):
         self._items = {item.id: item for item in items}
+        self.changes = types.SimpleNamespace(count=0)
         self._index = CatalogueSearch(self._items.values())
         self.search = types.SimpleNamespace(built=self._index, prepare=lambda: None)
 

@@ -28,7 +28,8 @@ ITEMS = [Item("1", "Groß pump"), Item("2", "Steel pump"), Item("3", "Drill")]
 
 def live(items=ITEMS, path=None, sids=None):
     catalogue = Catalogue(tuple(items), tuple(sids or [SID, OTHER, THIRD][: len(items)]))
-    return LiveCatalogue(catalogue, Trie.of_catalogue(catalogue, 10), Changes(path))
+    changes = path if isinstance(path, Changes) else Changes(path)
+    return LiveCatalogue(catalogue, Trie.of_catalogue(catalogue, 10), changes)
 
 
 def until(reached):

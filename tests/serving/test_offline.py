@@ -7,10 +7,12 @@ import polars as pl
 import pytest
 
 from tests.serving.fakes import FakeRecommender
+from tests.serving.test_live_catalogue import live
 from tsrec_jax.errors import UserError
 from tsrec_jax.main import main
 from tsrec_jax.serving.answers import Request
-from tsrec_jax.serving.offline import recommend_file
+from tsrec_jax.serving.catalogue_changes import Changes, NotKept
+from tsrec_jax.serving.offline import changes_for, recommend_file
 
 USERS = [(f"u{n}", [f"B{n:03d}", f"B{n * 7 % 30:03d}"]) for n in range(10)]
 
@@ -68,6 +70,32 @@ def test_it_goes_on_where_it_stopped_and_ends_as_if_it_had_not(tmp_path):
     whole = tmp_path / "whole.jsonl"
     recommend(histories, whole)
     assert out.read_bytes() == whole.read_bytes()
+
+
+def test_all_of_a_file_is_of_the_catalogue_of_its_beginning(tmp_path):
+    histories, out, path = write(tmp_path / "in.jsonl"), tmp_path / "out.jsonl", tmp_path / "changes"
+    assert live(path=changes_for(out, path)).last_change == 0 and not path.exists()
+    live(path=path).block(["1"])
+    catalogue = live(path=changes_for(out, path))
+
+    def recommender():
+        made = FakeRecommender()
+        made.catalogue.changes, made.catalogue.last_change = catalogue.changes, catalogue.last_change
+        return made
+
+    with pytest.raises(UserError, match="row 9: item 'GONE'"):
+        recommend(write(histories, [*USERS[:8], ("x", ["GONE"])]), out, recommender())
+    live(path=path).block(["1"], blocked=False)
+    live(path=path).block(["2"])
+    for taken_over in (catalogue, live(path=changes_for(out, path))):
+        taken_over.follow()
+        assert taken_over.last_change == 1 and taken_over.get("1").blocked and not taken_over.get("2").blocked
+        with pytest.raises(NotKept, match="read as of change 1"):
+            taken_over.block(["3"])
+    assert live(path=changes_for(tmp_path / "another.jsonl", path)).last_change == 3
+    Changes(path).compact(lambda dropped: None)  # and what the catalogue was is not known any more
+    with pytest.raises(UserError, match="another journal; remove it"):
+        recommend(histories, out, recommender())
 
 
 def test_two_at_once_do_not_share_the_parts(tmp_path):

@@ -21,6 +21,7 @@ from tsrec_jax.errors import UserError
 
 _APPLICATION = 0x54535243  # "TSRC": what SQLite keeps in the header, so that another program's file is told apart
 _FORMAT = 1
+_MOST = 2**63 - 1  # as numbers of rows go
 _BUSY_SECONDS = 30.0  # how long another process's change, an import at most, is waited for
 _OVERTAKEN = "number NOT IN (SELECT max(number) FROM changes GROUP BY id)"
 _TABLES = """
@@ -68,6 +69,7 @@ class Changes:
 
     Args:
       path: the file, which the first change makes; None: in memory, for as long as this object lives.
+      until: the number of the last change that is read, whatever comes behind it; none can be made then. None: all are.
 
     Attributes:
       closed: whether it is of no use any more.
@@ -76,11 +78,12 @@ class Changes:
       NotRead: the file is there and no journal.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None = None):
+    def __init__(self, path: str | os.PathLike[str] | None = None, *, until: int | None = None):
         self.path = None if path is None else pathlib.Path(path)
         self._db: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None  # device and inode: a name may come to mean another file
         self._version = -1
+        self._until = until
         self.closed = False
         self._lock = threading.RLock()
         if self.path is None or self.path.exists():
@@ -126,7 +129,7 @@ class Changes:
         """
         if self.absent:
             return []
-        return self._changes("number > ? ORDER BY number LIMIT ?", (number, limit))
+        return self._changes("number > ? AND number <= ? ORDER BY number LIMIT ?", (number, self._to, limit))
 
     def behind(self, last: Change | None, limit: int) -> list[Change]:
         """As `after`, behind a change that was read before; None: from the first one on.
@@ -140,6 +143,20 @@ class Changes:
             if self.last_number < last.number or (there[0].number == last.number and there[0] != last):
                 raise NotRead(f"{self.path}: not the journal that was followed so far, but another one; start again")
         return self.after(0 if last is None else last.number, limit)
+
+    @property
+    def followed(self) -> bool:
+        """Whether others may make changes that are read here."""
+        return self.path is not None and self._until is None
+
+    @property
+    def count(self) -> int:
+        """How many changes there are to read; `compact` makes them fewer."""
+        return 0 if self.absent else int(self._value("SELECT count(*) FROM changes WHERE number <= ?", (self._to,)))
+
+    @property
+    def _to(self) -> int:
+        return _MOST if self._until is None else self._until
 
     @property
     def last_number(self) -> int:
@@ -161,6 +178,8 @@ class Changes:
         Raises:
           NotKept: the disk is full, the file cannot be written, or another process has held it for too long.
         """
+        if self._until is not None:
+            raise NotKept(f"{self.path}: read as of change {self._until}; the change is not made")
         with self._lock:
             try:
                 db = self._connection()

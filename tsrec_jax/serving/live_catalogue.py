@@ -72,7 +72,7 @@ class LiveCatalogue:
         if self._foreign:
             reason = next(iter(self._foreign.values()))
             raise UserError(f"{self.changes.path}: {len(self._foreign)} items are none of this export's: {reason}")
-        if self.changes.path is not None:
+        if self.changes.followed:
             start_following(self)
 
     @contextlib.contextmanager

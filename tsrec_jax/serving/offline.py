@@ -9,6 +9,7 @@ import dataclasses
 import io
 import itertools
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +20,13 @@ from filelock import FileLock, Timeout
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import replacing, write_json
 from tsrec_jax.serving.answers import Answer, Request
+from tsrec_jax.serving.catalogue_changes import Changes
 
 if TYPE_CHECKING:
     from tsrec_jax.serving.recommender import Recommender
 
 FORMATS = (".jsonl", ".csv", ".parquet")
+_MADE_WITH = "made_with.json"
 _PATIENCE = 0.2  # seconds after which a lock counts as held
 PART = 1024  # histories that are answered and written together
 _COLUMNS = {"id": str, "rank": int, "item": str, "title": str, "score": float, "sid": str, "exact": bool}
@@ -54,7 +57,7 @@ def recommend_file(
     same call resumes.
 
     Args:
-      recommender: loaded.
+      recommender: loaded, with the changes that `changes_for` gives.
       histories: .jsonl with objects of `history` and, if wanted, `id`; .csv or .parquet with these columns.
       out: .jsonl with an object a history; .csv or .parquet with a row a recommended item.
       k: items a history.
@@ -75,13 +78,14 @@ def recommend_file(
         found = histories.stat()
     except OSError as error:
         raise UserError(f"{histories}: {error.strerror}") from None
-    folder = out.with_name(f"{out.name}.parts")
+    folder = _parts_of(out)
     made_with = {
         "histories": str(histories),
         "bytes": found.st_size,
         "changed": found.st_mtime_ns,
         "model": recommender.version,
         "catalogue": recommender.catalogue.last_change,
+        "journal": recommender.catalogue.changes.count,  # which has fewer once it was compacted
         "beams": recommender.beams,
         "k": k,
         "unknown": "skip" if skip_unknown else "refuse",
@@ -91,6 +95,24 @@ def recommend_file(
         _begin(folder, made_with)
         _make(recommender, histories, out, folder, k=k, skip_unknown=skip_unknown, report=report, part=part)
         shutil.rmtree(folder)
+
+
+def changes_for(out: pathlib.Path, path: str | os.PathLike[str]) -> Changes:
+    """The changes of a catalogue as they were when the making of a file began, or else as they are now.
+
+    Args:
+      out: the file, as of `recommend_file`.
+      path: that of the changes.
+    """
+    facts = _parts_of(out) / _MADE_WITH
+    if facts.exists():
+        return Changes(path, until=json.loads(facts.read_text(encoding="utf-8")).get("catalogue"))
+    with contextlib.closing(Changes(path)) as changes:
+        return Changes(path, until=changes.last_number)
+
+
+def _parts_of(out: pathlib.Path) -> pathlib.Path:
+    return out.with_name(f"{out.name}.parts")
 
 
 def _make(
@@ -152,7 +174,7 @@ def _refuse_result(out: pathlib.Path) -> None:
 
 def _begin(folder: pathlib.Path, made_with: dict[str, Any]) -> None:
     """Makes the folder of the parts, or finds one that the same call has begun."""
-    facts = folder / "made_with.json"
+    facts = folder / _MADE_WITH
     if not facts.exists():
         write_json(facts, made_with)
         return

@@ -103,7 +103,7 @@ class Recommender:
         max_batch: int = MAX_BATCH,
         encoder: str | None = None,
         revision: str | None = None,
-        changes: str | os.PathLike[str] | None = None,
+        changes: str | os.PathLike[str] | Changes | None = None,
     ) -> Recommender:
         """Loads an exported folder.
 
@@ -117,14 +117,15 @@ class Recommender:
             the export. It is loaded with the first item that is coded.
           revision: branch, tag or commit on the hub; None: the newest.
           changes: the file that keeps the changes of the catalogue (docs/catalogue.md), such as `changes_file(folder)`;
-            None: they live as long as the recommender.
+            or these changes themselves; None: they live as long as the recommender.
 
         Raises:
           UserError: the folder is not a complete export, or the changes are not to it.
         """
         folder = local_export(folder, revision)
+        kept = changes if isinstance(changes, Changes) else Changes(changes)
         recommender = cls._loaded(
-            folder, Changes(changes), dtype=dtype, weights=weights, beams=beams, max_batch=max_batch, encoder=encoder
+            folder, kept, dtype=dtype, weights=weights, beams=beams, max_batch=max_batch, encoder=encoder
         )
         recommender.folder = folder
         return recommender
