@@ -9,7 +9,7 @@ from tsrec_jax.planning.accounting import FLOAT32, MeshShape, StepShape, paramet
 from tsrec_jax.planning.search_flops import search_flops
 from tsrec_jax.rl.settings import RlSettings
 
-LEVELS = 3  # arrays of the scores of a prefix's children: the logits, their logarithms, and the gradient of either
+SCORES = 3  # arrays of the scores of a prefix's children: the logits, their logarithms, and the gradient of either
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +75,12 @@ class SecondStageShape:
         return parameter_bytes(config, mesh) / (2 if self.step.dtype == "bfloat16" else 1)
 
     def memory(self, config: ModelConfig, mesh: MeshShape) -> float:
-        """Bytes of one device at the peak of the update, the starting model included."""
-        scores = LEVELS * self.trunk.rows * self.scored * FLOAT32 / (mesh.data * mesh.fsdp)
+        """Bytes of one device at the peak of the update, the starting model included.
+
+        Candidates are proposed for the whole step before its first update, and so does the starting model score them.
+        """
+        wanted, slot = self.settings, self.scored * FLOAT32 / (mesh.data * mesh.fsdp)
+        scores = SCORES * self.trunk.rows * slot
+        if wanted.accumulation > 1 and wanted.keeps_reference:
+            scores += wanted.prompts * slot
         return step_memory(config, self.trunk, mesh).total + scores + self.reference_bytes(config, mesh)
