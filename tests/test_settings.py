@@ -87,6 +87,11 @@ def test_a_change_is_checked_and_leaves_the_rest():
             settings.changed(changes)
 
 
+def test_a_dense_head_is_not_left_behind_by_the_second_stage():
+    with pytest.raises(UserError, match=r"config.rl.steps=5 .* set config.dense.weight=0"):
+        settings_of(default_config()).changed({"rl": {"steps": 5}, "dense": {"weight": 0.5}})
+
+
 def test_a_section_made_in_code_is_checked_in_the_same_way():
     for section, changes, words in (
         (IndexSettings, {"text_fields": "title"}, "config.index.text_fields='title' must be a tuple"),

@@ -149,6 +149,11 @@ class Settings(Section):
                 f"config.rl.steps={self.rl.steps} needs config.objective='constrained', whose probabilities the second "
                 "stage learns from, and config.train.valid_beam_rows above 0, by which its weights are chosen"
             )
+        if self.rl.steps and self.dense.weight:
+            raise UserError(
+                f"config.rl.steps={self.rl.steps} moves the weights that the dense head reads, and does not train the "
+                "head; set config.dense.weight=0"
+            )
         if self.train.wandb_project:
             require_wandb()
 
