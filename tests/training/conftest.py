@@ -31,10 +31,8 @@ def tiny_config(tied=True, layers=2):
 
 @pytest.fixture
 def make_model():
-    def make(tied=True, mesh=None, remat=False, seed=0):
-        return Decoder(
-            tiny_config(tied), dtype="float32", param_dtype="float32", rngs=nnx.Rngs(seed), mesh=mesh, remat=remat
-        )
+    def make(tied=True, mesh=None, remat=False, seed=0, dtype="float32"):
+        return Decoder(tiny_config(tied), dtype=dtype, param_dtype=dtype, rngs=nnx.Rngs(seed), mesh=mesh, remat=remat)
 
     return make
 

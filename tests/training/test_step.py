@@ -120,6 +120,31 @@ def test_frozen_values_stay_bit_identical_and_have_no_moments(make_model, exampl
             assert value.ndim == 0, f"{name} is a moment of a frozen parameter"
 
 
+def test_trained_rows_of_a_frozen_trunk_lose_nothing_to_bfloat16(make_model):
+    """Neither their gradient, a sum over the thousand places at which a token stands, nor their values."""
+    rng = np.random.default_rng(3)
+    tokens_BT = rng.integers(BASE_VOCAB_SIZE - 1, BASE_VOCAB_SIZE + 2, (48, 64))
+    weights_BTD = rng.normal(0.5, 1.0, (48, 64, 16)).astype(np.float32)
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        model = extended(make_model, dtype=dtype)
+        rows_nD = np.array(model.embedding[BASE_VOCAB_SIZE:][:NEW_ROWS])
+        state = init_state(model, make_optimiser(settings()), "trunk", BASE_VOCAB_SIZE)
+
+        @jax.jit
+        def gradient(state):
+            def total(trained):
+                return jnp.sum(state.model_of(trained)._embed(tokens_BT).astype(jnp.float32) * weights_BTD)
+
+            return jax.grad(total)(state.trained)["embedding"][...]
+
+        assert state.frozen["embedding"].dtype == dtype  # what is frozen takes no more room than it needs
+        np.testing.assert_array_equal(state.model.embedding[BASE_VOCAB_SIZE:][:NEW_ROWS], rows_nD)
+        found[dtype] = np.asarray(gradient(state))
+    scale = np.linalg.norm(found["float32"])
+    assert np.linalg.norm(found["bfloat16"] - found["float32"]) < 1e-3 * scale
+
+
 def test_moments_are_float32(make_model, examples):
     state = init_state(make_model(), make_optimiser(settings()), "none")
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(state.opt_state)} == {"float32", "int32"}

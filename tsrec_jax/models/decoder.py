@@ -66,6 +66,8 @@ class Decoder(nnx.Module):
       level_sizes: SID tokens of each level, the last ids in use, where there is a `sid_scale`.
       dense: the dense head, which scores items beside the SIDs; None: there is none. It takes no part in the logits.
       frozen_rows: first rows of the tables for which no gradient need be computed, in a training that freezes them.
+      new_rows: float32 (n, D), input rows of the n ids behind these, which look-ups read in place of the table's; None:
+        they read the table.
       adapter: low-rank changes of the layers' kernels; None: there are none.
       attention: what computes it here, as `attention.choose` gives it.
     """
@@ -98,6 +100,7 @@ class Decoder(nnx.Module):
         self.dense: DenseHead | None = None
         self.adapter: Adapter | None = None
         self.frozen_rows = 0
+        self.new_rows: nnx.Param | None = None
         prefix = "blocks/"
         self.blocks = Blocks({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
 
@@ -197,10 +200,10 @@ class Decoder(nnx.Module):
         # On a mesh the table stays where it is: each device takes what lies in its rows, and the results are summed.
         table_VD = self.embedding[...]
         x = jnp.take(table_VD, tokens, axis=0)
-        if first := self.frozen_rows:  # no gradient as large as the table
-            rows_nD = constrain(table_VD[first:], None, None)
-            learned = jnp.take(rows_nD, jnp.maximum(tokens - first, 0), axis=0)
-            x = jnp.where((tokens >= first)[..., None], learned, jax.lax.stop_gradient(x))
+        if self.new_rows is not None:  # no gradient as large as the table
+            new_nD, place = self.new_rows[...], tokens - self.frozen_rows
+            is_new = ((place >= 0) & (place < len(new_nD)))[..., None]
+            x = jnp.where(is_new, jnp.take(new_nD, place, axis=0, mode="clip"), jax.lax.stop_gradient(x))
         return scaled_embedding(x.astype(self.dtype), self.config)
 
     def _run(self, tokens_BT: jax.Array, positions_BT: jax.Array | None, attend: Attend, dropout: Dropout) -> jax.Array:

@@ -175,7 +175,7 @@ def extend_vocabulary(
       output_rows_nD: head rows of the new ids, untied models only; None leaves untied heads at their mean row.
 
     Returns:
-      A new decoder that shares the other parameters.
+      A new decoder that shares the other parameters. Its tables are float32, so that no new row is rounded.
 
     Raises:
       ValueError: output rows for a tied model, which has no head of its own, or an old size beyond the table.
@@ -191,12 +191,13 @@ def extend_vocabulary(
 
     @functools.partial(jax.jit, out_shardings=named_sharding(mesh, "vocabulary", None))
     def extended(table_VD: jax.Array, fresh_nD: np.ndarray) -> jax.Array:
+        table_VD = table_VD.astype(jnp.float32)
         old_V1 = (jnp.arange(table_VD.shape[0]) < base_vocab_size)[:, None]
-        mean_D = jnp.sum(jnp.where(old_V1, table_VD.astype(jnp.float32), 0.0), axis=0) / base_vocab_size
-        whole_VD = jnp.where(old_V1, table_VD, mean_D.astype(table_VD.dtype))
-        more_VD = jnp.broadcast_to(mean_D, (new_rows - rows, mean_D.shape[0])).astype(table_VD.dtype)
+        mean_D = jnp.sum(jnp.where(old_V1, table_VD, 0.0), axis=0) / base_vocab_size
+        whole_VD = jnp.where(old_V1, table_VD, mean_D)
+        more_VD = jnp.broadcast_to(mean_D, (new_rows - rows, mean_D.shape[0]))
         whole_VD = jnp.concatenate([whole_VD, more_VD])
-        return jax.lax.dynamic_update_slice(whole_VD, fresh_nD.astype(table_VD.dtype), (base_vocab_size, 0))
+        return jax.lax.dynamic_update_slice(whole_VD, fresh_nD.astype(jnp.float32), (base_vocab_size, 0))
 
     graphdef, state = nnx.split(model)
     grown = nnx.merge(graphdef, state)

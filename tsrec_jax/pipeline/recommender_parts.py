@@ -142,7 +142,7 @@ def base_model(settings: Settings, base: str | pathlib.Path, mesh: Mesh | None) 
     """The pretrained model, or one of its shape with weights drawn by `settings.seed`.
 
     Its parameters are float32; where the trunk is frozen they are of the compute dtype, to which they would be rounded
-    in each step.
+    in each step, until `extend_vocabulary` makes the tables float32 for the sake of the new rows.
     """
     return load_hf(
         base,

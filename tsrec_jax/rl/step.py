@@ -62,7 +62,7 @@ def first_rl_step_and_state(
 
         def one(micro: Batch) -> dict[str, Any]:
             found = propose(
-                state.model,
+                state.model_of(state.trained),
                 trie,
                 micro,
                 jax.random.wrap_key_data(micro["key"]),

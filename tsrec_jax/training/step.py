@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import NamedSharding
+from jax.typing import DTypeLike
 
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import constrain, mesh_of
@@ -73,7 +74,8 @@ class TrainState:
     """Everything a step changes (`trained`, `opt_state`, `step`) and what it only reads (the rest).
 
     Where the rows of the pretrained vocabulary are frozen, `frozen` holds the vocabulary tables, and `trained` only
-    their rows from `first_row` on, in float32: so neither moments nor gradients of the others exist.
+    their rows from `first_row` on, in float32: so neither moments nor gradients of the others exist. Where the trunk is
+    frozen too, the tables there are of the compute dtype, to which they would be rounded in each step.
     """
 
     step: jax.Array
@@ -85,15 +87,24 @@ class TrainState:
 
     @property
     def model(self) -> Decoder:
-        """The decoder with the weights of this state."""
-        return self.model_of(self.trained)
+        """The decoder with the weights of this state; rows that train alone are in float32 tables, as they are."""
+        return self._merged(self.trained, jnp.float32)
 
     def model_of(self, trained: nnx.State) -> Decoder:
-        """The decoder with other trained weights than those of this state."""
+        """The decoder with other trained weights than those of this state, as a step computes with it."""
+        model = self._merged(trained)
+        if self.first_row is not None:
+            model.frozen_rows = self.first_row
+            # Their gradient is a sum over all places at which a token stands, so it is made in float32.
+            model.new_rows = nnx.data(nnx.Param(trained["embedding"][...]))
+        return model
+
+    def _merged(self, trained: nnx.State, dtype: DTypeLike | None = None) -> Decoder:
+        """The decoder, its tables put together in `dtype`, else in that of the frozen ones."""
         if self.first_row is None:
             return nnx.merge(self.graphdef, trained, self.frozen)
         tables = {
-            name: table.replace(_with_rows(table[...], trained[name][...], self.first_row))
+            name: table.replace(_with_rows(table[...].astype(dtype or table.dtype), trained[name][...], self.first_row))
             for name, table in self.frozen.items()
             if name in TABLES
         }
@@ -196,6 +207,8 @@ def split_model(
         name: value.replace(_rows(value[...], base_vocab_size, model.num_tokens or len(value[...])))
         for name, value in tables.items()
     }
+    if freeze == "trunk":
+        tables = {name: value.replace(value[...].astype(model.dtype)) for name, value in tables.items()}
     return graphdef, nnx.State({**trained, **rows}), nnx.State({**rest[0], **tables}), base_vocab_size
 
 
@@ -222,6 +235,9 @@ def init_state(
     opt_state = jax.jit(optimiser.init, out_shardings=shardings)(trained)
     step = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=replicated)()
     state = TrainState(step, trained, frozen, opt_state, graphdef, first_row)
+    for table, kept in ((getattr(model, name), frozen[name]) for name in TABLES if name in frozen):
+        if table.dtype != kept.dtype:
+            table[...].delete()  # it was copied, and the caller may hold the model for as long as it trains
     # Committed to its devices, as a restored state is: the compilation cache then serves a resumed run too.
     return jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, state))
 
@@ -274,9 +290,7 @@ def make_step(
         micros = {**micros, "dropout_key": jax.random.split(key, batch["tokens_BT"].shape[0])}
 
         def micro_loss(trained, micro):
-            model = state.model_of(trained)
-            model.frozen_rows = state.first_row or 0
-            return loss(model, micro)
+            return loss(state.model_of(trained), micro)
 
         def accumulate(carry, micro):
             total, grads, sums = carry
