@@ -11,6 +11,8 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.planning.accounting import MeshShape, StepShape
 from tsrec_jax.planning.chips import CHIPS, GIB
 from tsrec_jax.planning.feasibility import Setup, mesh_faults, refuse_memory, refuse_mesh
+from tsrec_jax.planning.second_stage import SecondStageShape
+from tsrec_jax.rl.settings import RlSettings
 
 STEP = StepShape(rows=8, sequence_length=512, loss_slots=128)
 
@@ -88,3 +90,17 @@ def test_what_does_not_fit_is_refused_with_the_settings_that_lower_it():
         refuse_memory(saved, dataclasses.replace(chip, memory_gib=0.01))
     assert not any(way in str(refused.value) for way in ways[2:]), "what is set already is not proposed"
     assert "a smaller model" in str(refused.value)
+
+
+def test_a_second_stage_that_does_not_fit_is_refused_where_the_training_fits():
+    setup = setup_of((1, 1, 1), StepShape(16, 256, 64), shape_of(layers=2))
+    codes = (256, 256, 256)
+    stage = SecondStageShape(setup.step, RlSettings(prompts=256), 256, codes, codes)
+    between = (setup.memory().total + stage.memory(setup.model, setup.mesh)) / 2
+    chip = dataclasses.replace(CHIPS["v5e"], memory_gib=between / GIB / 0.9)
+    assert setup.fits(chip) and not setup.fits(chip, stage)
+    refuse_memory(setup, chip)
+    with pytest.raises(UserError, match=r"the second stage needs about .* config.rl.accumulation, config.rl.kl=0"):
+        refuse_memory(setup, chip, stage)
+    less = dataclasses.replace(stage, settings=RlSettings(prompts=256, accumulation=32, kl=0.0))
+    refuse_memory(setup, dataclasses.replace(chip, memory_gib=64), less)

@@ -93,11 +93,12 @@ def plan(settings: Settings, options: PlanOptions) -> None:
     refuse_mesh(setup)
     for line in estimate_lines(settings.model.path, setup):
         report(f"plan: {line}")
+    stage = None
     if settings.rl.steps:
         stage = SecondStageShape(step, settings.rl, step.sequence_length, data.codes, data.codes)
         report(f"plan: {second_stage_line(setup, stage)}")
     report(f"plan: {data.source}")
-    report("\n" + _table(setup, data.steps, options) + "\n")
+    report("\n" + _table(setup, stage, data.steps, options) + "\n")
     report("\n".join(aligned(memory_by_trained(setup))) + "\n")
     report(
         f"assumed: {options.mfu:.0%} of the bfloat16 peak (--mfu), the time between chips included; validation and "
@@ -106,10 +107,10 @@ def plan(settings: Settings, options: PlanOptions) -> None:
     if settings.model.dtype == "float32":
         report("config.model.dtype is float32, which accelerators compute several times slower than this peak.")
     if options.chip:
-        refuse_memory(setup, CHIPS[options.chip])
+        refuse_memory(setup, CHIPS[options.chip], stage)
 
 
-def _table(setup: Setup, steps: int, options: PlanOptions) -> str:
+def _table(setup: Setup, stage: SecondStageShape | None, steps: int, options: PlanOptions) -> str:
     """A line for each chip."""
     flops = step_flops(setup.model, setup.step).model
     header = ("chip", "memory", "fits", "s/step", "tokens/s", "training")
@@ -120,7 +121,7 @@ def _table(setup: Setup, steps: int, options: PlanOptions) -> str:
             (
                 f"{setup.mesh.devices} x {chip.name}",
                 f"{chip.memory_gib:.0f} GiB",
-                "yes" if setup.fits(chip) else "no",
+                "yes" if setup.fits(chip, stage) else "no",
                 f"{seconds:.3g}",
                 f"{setup.step.token_slots / seconds:,.0f}",
                 _duration(seconds * steps) if steps else "?",

@@ -14,6 +14,8 @@ from tsrec_jax.models.sharding import MESH_AXES, check_fits, parts_of
 from tsrec_jax.models.vocabulary import table_rows
 from tsrec_jax.planning.accounting import MeshShape, StepMemory, StepShape, step_memory
 from tsrec_jax.planning.chips import GIB, Chip
+from tsrec_jax.planning.second_stage import SecondStageShape
+from tsrec_jax.rl.names import OBJECTIVES
 
 USABLE = 0.9  # of a chip's memory: the estimate may be short, and the runtime keeps some for itself
 
@@ -54,9 +56,10 @@ class Setup:
         """Of one device."""
         return step_memory(self.model, self.step, self.mesh)
 
-    def fits(self, chip: Chip) -> bool:
-        """Whether a device holds a step."""
-        return self.memory().total <= USABLE * chip.memory_gib * GIB
+    def fits(self, chip: Chip, stage: SecondStageShape | None = None) -> bool:
+        """Whether a device holds a step, and one of the second stage where there is one."""
+        second = 0.0 if stage is None else stage.memory(self.model, self.mesh)
+        return max(self.memory().total, second) <= USABLE * chip.memory_gib * GIB
 
 
 def mesh_faults(setup: Setup) -> str:
@@ -92,14 +95,21 @@ def refuse_mesh(setup: Setup) -> None:
     raise UserError(f"{faults}; use {' or '.join(ways)}")
 
 
-def refuse_memory(setup: Setup, chip: Chip) -> None:
-    """Refuses what a chip does not hold.
+def refuse_memory(setup: Setup, chip: Chip, stage: SecondStageShape | None = None) -> None:
+    """Refuses what a chip does not hold: a step of training, or one of the second stage where there is one.
 
     Raises:
       UserError: says how much it would be, and which settings lower it.
     """
-    if setup.fits(chip):
+    if setup.fits(chip, stage):
         return
+    if stage is not None and setup.fits(chip):
+        more = stage.settings.kl and not OBJECTIVES[stage.settings.objective].reference
+        raise UserError(
+            f"a step of the second stage {_too_much(stage.memory(setup.model, setup.mesh), chip)}: more devices along "
+            "config.mesh.fsdp, a higher config.rl.accumulation, "
+            f"{'config.rl.kl=0, ' if more else ''}or a smaller config.rl.group or config.rl.teacher_items"
+        )
     ways = ["more devices along config.mesh.fsdp", "a higher config.train.accumulation"]
     if not setup.step.loss_chunk:
         ways.append("config.train.loss_chunk=32")
@@ -107,11 +117,16 @@ def refuse_memory(setup: Setup, chip: Chip) -> None:
         ways.append("config.model.remat=True")
     if setup.step.freeze == "none":
         ways.append("config.train.freeze=trunk with config.train.adapter.rank=16")
-    needed, usable = setup.memory().total / GIB, USABLE * chip.memory_gib
     raise UserError(
-        f"a step needs about {needed:.1f} GiB on each device, and {USABLE:.0%} of a {chip.name} are {usable:.1f} GiB; "
-        f"what needs less: {', '.join(ways)}, a shorter "
+        f"a step {_too_much(setup.memory().total, chip)}: {', '.join(ways)}, a shorter "
         "config.train.sequence_length, or a smaller model"
+    )
+
+
+def _too_much(needed: float, chip: Chip) -> str:
+    return (
+        f"needs about {needed / GIB:.1f} GiB on each device, and {USABLE:.0%} of a {chip.name} are "
+        f"{USABLE * chip.memory_gib:.1f} GiB; what needs less"
     )
 
 
