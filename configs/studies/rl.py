@@ -15,10 +15,10 @@ is (`sft-kl` has the others' divergence beside it). `random-rewards` must gain n
 before any cell was run.
 
 On one core, reckoned from the FLOPs on Industrial at the speed of the main study: a quarter of an hour for the
-pretraining, as much for each training, and five minutes for each arm that goes on from it, so an hour for a seed. Cells
-are made seed by seed, and the report has all that are finished. --seeds=1 makes one seed alone, and
---arms=trained,sft,utility-fusion what the main comparison needs. The same command once more is a second process on the
-same workdir.
+pretraining, as much for each training, and five to ten minutes for each of the eleven arms that go on from it, a good
+part of them for searches with 50 beams; so up to two hours for a seed. Cells are made seed by seed, and the report has
+all that are finished. --seeds=1 makes one seed alone, and --arms=trained,sft,utility-fusion what the main comparison
+needs. The same command once more is a second process on the same workdir.
 """
 
 import pathlib
