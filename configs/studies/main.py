@@ -2,11 +2,8 @@
 
     python -m tsrec_jax study --config=configs/studies/main.py --workdir=runs/main_industrial \
         --config.dataset.path=../shared/data/amazon/Industrial_rebuilt
-    python -m tsrec_jax study --config=configs/studies/main.py --workdir=runs/main_beauty \
-        --config.dataset.path=runs/beauty/prepared \
-        --config.index.given_sids=../shared/data/beauty/Beauty.index.letter.json
 
-The second folder is made by the verb prepare with configs/beauty.py.
+Any complete dataset folder will do; main_beauty.py is the same study on Amazon Beauty.
 
 An intact language model: pretrained on the item texts of the folder by the study itself, whole, 2.6 million parameters,
 and nothing distilled. With --config.model.path=smollm2 it is SmolLM2-135M with all its layers. Six arms, three seeds,

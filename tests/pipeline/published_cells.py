@@ -20,7 +20,7 @@ STUDIES = {  # by the folder of a report: the file in configs/studies/
     "ablation": "ablation",
     "office": "office",
     "main_industrial": "main",
-    "main_beauty": "main",
+    "main_beauty": "main_beauty",
 }
 
 
