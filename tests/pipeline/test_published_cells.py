@@ -25,7 +25,8 @@ LEFT = {
     "tsrec-histories-prior",
 }
 
-OLDER = {"sasrec", "sasrec+text"}  # baselines that give other results today, and are measured again
+OLDER = {"sasrec", "sasrec+text"}  # baselines of the closed studies that give other results today
+CLOSED = {"ablation", "office"}
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -43,7 +44,7 @@ def test_each_published_cell_of_an_arm_that_remains_is_finished(study, tmp_path,
         wanted.folder.mkdir(parents=True)
         write_cells(wanted.folder / CELL_FILE, [published[wanted.name, wanted.seed]])
         cell, changed = study_cell.finished_cell(wanted)
-        if wanted.name in OLDER:
+        if study in CLOSED and wanted.name in OLDER:
             assert changed == f"version of {wanted.name} was 1 and is now 2"
             old = published[wanted.name, wanted.seed]
             today = dataclasses.replace(old, facts={**old.facts, "baseline": {"version": 2}})
