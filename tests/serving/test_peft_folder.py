@@ -50,12 +50,10 @@ def exported(tmp_path):
     return make
 
 
-def test_by_the_formula_of_peft_the_folder_gives_the_trained_model(exported, tmp_path):
-    base, adapter, wanted_BTV = exported("qwen2_untied")
+def merged_by_peft(base, adapter):
+    """The arrays of a base model by name, after what PEFT would do with an adapter's folder, and its settings."""
     facts, weights = json.loads((adapter / "adapter_config.json").read_text()), load_file(base / "model.safetensors")
-    stored, ids = load_file(adapter / "adapter_model.safetensors"), facts["trainable_token_indices"]
-    assert ids == {key: [40, 41, 42] for key in ("embed_tokens", "lm_head")}
-    assert set(facts["target_modules"]) == {f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")}
+    stored = load_file(adapter / "adapter_model.safetensors")
     for key, value in stored.items():
         module, _, part = key.removeprefix("base_model.model.").partition(
             ".token_adapter." if "token_adapter" in key else ".lora_"
@@ -65,6 +63,14 @@ def test_by_the_formula_of_peft_the_folder_gives_the_trained_model(exported, tmp
             weights[f"{module}.weight"] = weights[f"{module}.weight"] + facts["lora_alpha"] / facts["r"] * other @ value
         elif part == "trainable_tokens_delta":
             weights[f"{module}.weight"] = np.concatenate([weights[f"{module}.weight"], value])
+    return weights, facts
+
+
+def test_by_the_formula_of_peft_the_folder_gives_the_trained_model(exported, tmp_path):
+    base, adapter, wanted_BTV = exported("qwen2_untied")
+    weights, facts = merged_by_peft(base, adapter)
+    assert facts["trainable_token_indices"] == {key: [40, 41, 42] for key in ("embed_tokens", "lm_head")}
+    assert set(facts["target_modules"]) == {f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")}
     merged = tmp_path / "merged"
     merged.mkdir()
     shape = json.loads((base / "config.json").read_text()) | {"vocab_size": 43}

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from tsrec_jax.models.decoder import Decoder
+from tsrec_jax.models.gguf import gguf_path
 from tsrec_jax.models.hf import read_config
 from tsrec_jax.models.local_devices import on_own_devices
 from tsrec_jax.pipeline.evaluate import evaluated_rows
@@ -25,6 +27,7 @@ from tsrec_jax.progress import report
 from tsrec_jax.serving.codebooks import Codebooks, Encoder, quantiles
 from tsrec_jax.serving.export import export_folder, export_fusion
 from tsrec_jax.serving.peft_folder import export_adapter
+from tsrec_jax.settings import Settings
 from tsrec_jax.sid.embed import item_text
 from tsrec_jax.sid.index import load_index
 
@@ -83,12 +86,28 @@ def _export_model(job: Job, shown: Sequence[str]) -> None:
     )
 
 
-def _export_adapter(job: Job, parts: RecommenderParts) -> None:
-    """Writes `adapter/` where the model differs from its base by nothing else than PEFT can express."""
-    model, base = parts.model, read_config(job.base)
+def beyond_peft(settings: Settings, model: Decoder, place: str) -> list[str]:
+    """In what else than adapters and rows of SID tokens a model differs from its base, as PEFT would load that.
+
+    Args:
+      settings: `model.random` and `sid_init.head` are read.
+      model: the trained one.
+      place: the base model, any path that `load_hf` takes.
+    """
+    base = read_config(place)
     faults = [] if base.num_layers == model.config.num_layers else ["config.model.num_layers leaves layers out"]
+    if settings.model.random:
+        faults.append("config.model.random=True draws a base that is stored nowhere")
+    if gguf_path(place) is not None:
+        faults.append(f"its base {place} is not a folder of transformers")
     if model.sid_scale is not None or base.tied != model.config.tied:
-        faults.append(f"config.sid_init.head={job.settings.sid_init.head!r} scores by a table that its base has not")
+        faults.append(f"config.sid_init.head={settings.sid_init.head!r} scores by a table that its base does not have")
+    return faults
+
+
+def _export_adapter(job: Job, parts: RecommenderParts) -> None:
+    """Writes `adapter/` where PEFT can make the model of it."""
+    model, faults = parts.model, beyond_peft(job.settings, parts.model, job.base)
     if faults:
         report(f"export: no folder adapter/ for PEFT, since {' and '.join(faults)}; export/ holds the merged model")
         return
