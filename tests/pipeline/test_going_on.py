@@ -1,8 +1,10 @@
 """A run that goes on from a finished one on a folder that has grown, and what it refuses to go on from."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -14,9 +16,10 @@ from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.predictions import read_predictions
 from tsrec_jax.main import main
+from tsrec_jax.pipeline import before
 from tsrec_jax.pipeline.earlier import going_on, open_earlier
 from tsrec_jax.pipeline.study_cell import wanted_cells
-from tsrec_jax.settings import load_saved
+from tsrec_jax.settings import default_config, load_saved, settings_of
 
 OLD, NEW, JOINED = 6, 8, 3  # rows of test that were there, that are new, and that have a new item
 
@@ -77,6 +80,32 @@ def test_before_is_the_earlier_model_as_it_was(quickstart_run, second, tmp_path)
     lists = read_predictions(tmp_path / "predictions.json").lists
     assert lists[OLD:] == read_predictions(second / "predictions_before.json").lists
     assert lists != read_predictions(second / "predictions.json").lists
+
+
+def test_beside_a_fusion_the_model_alone_is_compared(monkeypatch, tmp_path):
+    catalogue = Catalogue(tuple(Item(f"i{n}", f"Title {n}", "") for n in range(3)), (("a",), ("b",), ("c",)))
+    rows = Interactions(("u", "v"), ((0,), (0,)), np.array([1, 2], np.int32))
+    settings = settings_of(default_config()).changed({"fusion": {"parts": ("popularity",)}})
+    earlier = types.SimpleNamespace(place="first", items={"i0"}, new_rows=lambda rows, _: np.arange(len(rows)))
+    places = types.SimpleNamespace(path=tmp_path)
+    dataset = types.SimpleNamespace(catalogue=catalogue)
+    job = types.SimpleNamespace(dataset=dataset, settings=settings, earlier=earlier, workdir=places)
+
+    def finds(*sids):
+        def search(rows, fused=None):
+            assert fused is None
+            return [[(sid, 0.0)] for sid in sids]
+
+        return types.SimpleNamespace(search=search)
+
+    monkeypatch.setattr(before, "starting_parts", lambda _: types.SimpleNamespace(model=None))
+    monkeypatch.setattr(before, "on_own_devices", contextlib.nullcontext)
+    monkeypatch.setattr(before.ModelSearch, "of", lambda *_: finds("a", "c"))
+    before.predict_before(job, rows)
+    before.predict_alone(job, rows, finds("b", "c"))
+    found = before.before_and_after(job, rows, [["a"], ["a"]])  # what the fusion found
+    told = found.groups[0].comparisons[0]
+    assert (told.metric, told.first_mean, told.second_mean) == ("HR@10", 1.0, 0.5)
 
 
 def test_the_same_run_again_finds_all_its_stages_finished(quickstart_run, second, capsys):

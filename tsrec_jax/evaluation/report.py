@@ -134,10 +134,10 @@ def to_markdown(report: Report) -> str:
 def _before_after_section(found: BeforeAfter) -> str:
     parts = [
         "## Before and after this training",
-        f"The model went on from {found.earlier}. Before: as that run left it; SID tokens that it did not know have "
-        f"the rows that they start with, and it recommends new items by their SIDs. New are those of the {found.rows} "
-        "rows that the earlier run had in none of its splits; of an export alone the rows are not known, and all count "
-        "as new. SID level.",
+        f"The model went on from {found.earlier}. Before and after are the model alone, without a fusion or a dense "
+        "head. Before: as that run left it; SID tokens that it did not know have the rows that they start with, and it "
+        f"recommends new items by their SIDs. New are those of the {found.rows} rows that the earlier run had in none "
+        "of its splits; of an export alone the rows are not known, and all count as new. SID level.",
     ]
     if not found.groups:
         parts.append("None of the rows is new.")

@@ -11,7 +11,6 @@ from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.evaluation.before_after import BeforeAfter, row_group
 from tsrec_jax.evaluation.predictions import Predictions, read_predictions, write_predictions
 from tsrec_jax.models.local_devices import on_own_devices
-from tsrec_jax.pipeline.fuse import fit_fusion, fused_rows
 from tsrec_jax.pipeline.job import Job
 from tsrec_jax.pipeline.search import ModelSearch
 from tsrec_jax.pipeline.train import starting_parts
@@ -19,41 +18,54 @@ from tsrec_jax.processes import first
 from tsrec_jax.progress import report
 
 PREDICTIONS = "predictions_before.json"
+ALONE = "predictions_alone.json"  # of the trained model, where a fusion takes part in what is evaluated
 
 
 def predict_before(job: Job, rows: Interactions) -> None:
-    """Writes PREDICTIONS: what the recommender found before this training, for the new ones of some rows.
+    """Writes PREDICTIONS: what the model found before this training, for the new ones of some rows.
 
-    It knows the new items by their SIDs. A fusion has weights that are fitted to the model as it was then.
+    It knows the new items by their SIDs. It searches alone: a dense head is learned anew, and the baselines of a fusion
+    would have seen the new interactions.
 
     Args:
       job: goes on from an earlier run.
       rows: those that are evaluated.
     """
-    assert job.earlier is not None
-    catalogue = job.dataset.catalogue
-    new = rows.take(job.earlier.new_rows(rows, catalogue.items))
+    new = _new(job, rows)
     if not len(new):
         return
-    report(f"evaluate: the {len(new)} new rows again, with the model before this training")
+    report(f"evaluate: the {len(new)} new rows with the model before this training")
     parts = starting_parts(job)
     with on_own_devices(parts.model) as own:
-        model = ModelSearch.of(parts, job.settings, own)
-        fusion = fit_fusion(job, job.settings.fusion, model) if job.settings.fusion.parts else None
-        found = model.search(new, None if fusion is None else fused_rows(fusion, new, model))
+        _search(job, new, ModelSearch.of(parts, job.settings, own), PREDICTIONS)
+
+
+def predict_alone(job: Job, rows: Interactions, model: ModelSearch) -> None:
+    """Writes ALONE: what the trained model finds without the fusion, for the new ones of some rows."""
+    new = _new(job, rows)
+    if len(new):
+        _search(job, new, model, ALONE)
+
+
+def _new(job: Job, rows: Interactions) -> Interactions:
+    assert job.earlier is not None
+    return rows.take(job.earlier.new_rows(rows, job.dataset.catalogue.items))
+
+
+def _search(job: Job, new: Interactions, model: ModelSearch, name: str) -> None:
+    lists = [[sid for sid, _ in ranked] for ranked in model.search(new, None)]
     if first():
-        targets = [catalogue.sid(int(target)) for target in new.targets]
-        lists = [[sid for sid, _ in ranked] for ranked in found]
-        write_predictions(job.workdir.path / PREDICTIONS, Predictions(new.users, targets, lists))
+        targets = [job.dataset.catalogue.sid(int(target)) for target in new.targets]
+        write_predictions(job.workdir.path / name, Predictions(new.users, targets, lists))
 
 
 def before_and_after(job: Job, rows: Interactions, lists: Sequence[Sequence[str]]) -> BeforeAfter | None:
-    """The comparison with PREDICTIONS; None where the run goes on from none.
+    """The comparison of the trained model, without a fusion, with PREDICTIONS; None where the run goes on from none.
 
     Args:
       job: what was evaluated.
       rows: on which.
-      lists: what the recommender found for them after training.
+      lists: what was found for them after training.
     """
     if job.earlier is None:
         return None
@@ -62,10 +74,12 @@ def before_and_after(job: Job, rows: Interactions, lists: Sequence[Sequence[str]
     if not len(numbers):
         return BeforeAfter(job.earlier.place, len(rows), ())
     new = rows.take(numbers)
+    if settings.fusion.parts:
+        lists = read_predictions(job.workdir.path / ALONE).lists
+    else:
+        lists = [lists[number] for number in numbers]
     before = read_predictions(job.workdir.path / PREDICTIONS).lists
-    after, former = (
-        find_targets(ranked, new.targets, catalogue) for ranked in ([lists[number] for number in numbers], before)
-    )
+    after, former = (find_targets(ranked, new.targets, catalogue) for ranked in (lists, before))
     joined_I = np.array([item.id not in job.earlier.items for item in catalogue.items])
     chosen = {"new rows": np.arange(len(new)), "of these, with a new item": np.flatnonzero(joined_I[new.targets])}
     groups = [

@@ -21,7 +21,7 @@ from tsrec_jax.evaluation.trec import write_trec
 from tsrec_jax.files import write_json, write_text
 from tsrec_jax.models.local_devices import on_own_devices
 from tsrec_jax.pipeline import shop
-from tsrec_jax.pipeline.before import before_and_after, predict_before
+from tsrec_jax.pipeline.before import before_and_after, predict_alone, predict_before
 from tsrec_jax.pipeline.fuse import fused, fused_rows, fusion_inputs
 from tsrec_jax.pipeline.job import Job
 from tsrec_jax.pipeline.pretrain import base_words
@@ -74,6 +74,8 @@ def _predict(job: Job) -> dict[str, Any]:
     split, rows = evaluated_rows(settings, job.dataset)
     if split != settings.eval.split:
         report(f"evaluate: the folder has no {settings.eval.split}.csv, using {split}")
+    if job.earlier is not None:
+        predict_before(job, rows)  # first, while no other model takes up memory
     with contextlib.ExitStack() as stack:
         model = None
         if settings.fusion.model:
@@ -88,8 +90,9 @@ def _predict(job: Job) -> dict[str, Any]:
             assert rows_fused is not None
             found = search_fusion(catalogue, rows_fused, settings.eval.beams)
         seconds = time.perf_counter() - started
-    if job.earlier is not None:
-        predict_before(job, rows)
+        if job.earlier is not None and fusion is not None:
+            assert model is not None
+            predict_alone(job, rows, model)
     predictions = [[sid for sid, _ in ranked] for ranked in found]
     invalid = sum(sid not in catalogue.items_of_sid for ranked in predictions for sid in ranked)
     if invalid:
