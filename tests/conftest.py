@@ -41,7 +41,6 @@ TESTS = pathlib.Path(__file__).resolve().parent
 SYSTEM = (
     "benchmarks/*.py",
     "launch/test_pack.py",
-    "pipeline/test_adapters.py",
     "pipeline/test_fusion.py",
     "pipeline/test_going_on.py",
     "pipeline/test_rl.py",
