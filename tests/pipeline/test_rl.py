@@ -72,7 +72,7 @@ def test_both_arms_have_one_training_and_the_second_stage_comes_on_top_of_its_co
     assert facts["steps"] == 4 and second.cost["steps"] == plain.cost["steps"] + 4
     assert second.cost["examples"] == pytest.approx(plain.cost["examples"] + 4 * 16, rel=0.01)
     assert second.cost["flops"] == plain.cost["flops"] + 4 * facts["step_flops"] > plain.cost["flops"]
-    assert facts["teacher"]["parts"] == ["transitions", "seen"]
+    assert [half["parts"] for half in facts["teacher"]["halves"]] == [["transitions", "seen"]] * 2
     (compared,) = {row["first"] for row in json.loads((folder / "study.json").read_text())["comparisons"]}
     assert compared == "second"
 
@@ -82,8 +82,9 @@ def test_the_stage_leaves_its_own_curves_and_weights(finished):
     rows = read_metrics(folder / "rl")
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
     logged = {name for row in rows for name in row}
-    assert {"loss/objective", "loss/nll", "loss/kl", "rl/reward", "rl/target_in_group", "rl/entropy_0", "valid/hr@1",
-            "valid/hr@20", "valid/ndcg@10", "valid/first_code_recall"} <= logged  # fmt: skip
+    assert {"loss/objective", "loss/nll", "loss/kl", "rl/reward", "rl/target_in_group", "rl/teacher_has_target",
+            "rl/entropy_0", "valid/hr@1", "valid/hr@20", "valid/ndcg@10",
+            "valid/first_code_recall"} <= logged  # fmt: skip
     assert (folder / "rl/plots/training.png").stat().st_size > 0
     assert list((folder / "rl/checkpoints/best").iterdir()) and list((folder / "checkpoints/best").iterdir())
     facts = json.loads((folder / "stages.json").read_text())["rl"]["facts"]

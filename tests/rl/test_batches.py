@@ -61,8 +61,8 @@ def test_a_history_of_the_whole_catalogue_and_a_target_that_shares_its_sid():
 
 @pytest.mark.parametrize("places", [3, 9])
 def test_the_teachers_places_fall_off_and_end_with_the_catalogue(places):
-    def rank(histories):
-        return np.tile(np.arange(6)[::-1], (len(histories), 1)).astype(np.int32)
+    def rank(rows):
+        return np.tile(np.arange(6)[::-1], (len(rows), 1)).astype(np.int32)
 
     batch = made(rank=rank, teacher_items=places).batch(1)
     gains = batch["teacher_gain_BM"][0]

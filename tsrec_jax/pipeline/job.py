@@ -65,6 +65,8 @@ class Job:
         stage = flat(self.settings.rl, "rl.")
         if not _taught_by_fusion(self.settings):
             del stage["rl.teacher_parts"]  # which nothing reads
+        if self.settings.rl.teacher:
+            stage["rl.teacher knows"] = "other users' rows"  # and not all, as it did at first
         return {**self.identity, **stage, **vectors}
 
 

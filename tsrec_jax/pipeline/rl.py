@@ -8,17 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from tsrec_jax.baselines.ranking import Fitted, best_items
-from tsrec_jax.baselines.run import fit_baseline
 from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.errors import UserError
-from tsrec_jax.fusion.settings import FusionSettings
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import parts_of, process_rows
-from tsrec_jax.pipeline.fuse import fit_fusion
 from tsrec_jax.pipeline.job import Job
 from tsrec_jax.pipeline.recommender_parts import RecommenderParts
+from tsrec_jax.pipeline.rl_teacher import Teacher, fit_teacher
 from tsrec_jax.pipeline.train import trained_parts
 from tsrec_jax.pipeline.training_run import facts_of, run_of, searched_by, weights_are_there
 from tsrec_jax.planning.estimate import step_shape
@@ -27,7 +24,6 @@ from tsrec_jax.progress import report
 from tsrec_jax.rl.batches import PromptBatches, longest_prompt
 from tsrec_jax.rl.names import REWARDS
 from tsrec_jax.rl.propose import SidVectors
-from tsrec_jax.rl.settings import FUSION
 from tsrec_jax.rl.step import first_rl_step_and_state
 from tsrec_jax.settings import Settings
 from tsrec_jax.training.checkpoints import Checkpoints
@@ -95,7 +91,7 @@ def _improve(job: Job, parts: RecommenderParts) -> dict[str, Any]:
     """Takes the steps from the model of the parts and returns the facts of the finished stage."""
     settings, folder = job.settings, job.workdir.path / STAGE
     limits = stage_limits(settings)
-    teacher = _teacher(job, parts)
+    teacher = fit_teacher(job)
     batches = _batches(settings, parts, teacher)
     vectors = _sid_vectors(job, parts) if REWARDS[settings.rl.reward].vectors else None
     wanted = settings.rl
@@ -103,6 +99,7 @@ def _improve(job: Job, parts: RecommenderParts) -> dict[str, Any]:
         f"rl: {wanted.objective}, reward {wanted.reward}, {len(batches.rows)} rows, {wanted.prompts} prompts of up to "
         f"{batches.length} tokens a step, {wanted.group} beams"
     )
+    taught = {} if teacher is None else {"teacher": _facts_of_teacher(job, teacher)}
     validation = _validation(settings, parts)
     start = validation(parts.model)
     report("rl: before the first step, " + "  ".join(f"{name} {value:.4f}" for name, value in start.items()))
@@ -118,7 +115,6 @@ def _improve(job: Job, parts: RecommenderParts) -> dict[str, Any]:
     flops = _shape(settings, parts, batches.length).flops(parts.model.config)
     run = run_of(job, STAGE, folder, job.final_identity, flops)
     result = train(step, state, batches, validation, limits, run)
-    taught = {} if teacher is None else {"teacher": dict(teacher.facts)}
     return {**facts_of(result, flops), "start": start, **taught}
 
 
@@ -148,7 +144,18 @@ def stage_limits(settings: Settings) -> TrainSettings:
     )
 
 
-def _batches(settings: Settings, parts: RecommenderParts, teacher: Fitted | None) -> PromptBatches:
+def _facts_of_teacher(job: Job, teacher: Teacher) -> dict[str, Any]:
+    """What it was fitted with, and how often it has the target of a selection row, beside the share that is logged."""
+    dataset = job.dataset
+    rows = dataset.splits[selection_split(dataset)].spread(job.settings.train.valid_beam_rows)
+    share = teacher.has_target(rows, dataset.catalogue)
+    report(
+        f"rl: the teacher has the target among its best {teacher.count} in {share:.1%} of {len(rows)} selection rows"
+    )
+    return {**teacher.facts, "has_target": round(share, 4)}
+
+
+def _batches(settings: Settings, parts: RecommenderParts, teacher: Teacher | None) -> PromptBatches:
     """The prompts of train."""
     wanted, catalogue, rows = settings.rl, parts.dataset.catalogue, parts.dataset.splits["train"]
     shards, micro = parts_of(parts.mesh, "batch"), wanted.prompts // wanted.accumulation
@@ -167,20 +174,9 @@ def _batches(settings: Settings, parts: RecommenderParts, teacher: Fitted | None
         longest_prompt(parts.builder, catalogue, rows),
         settings.seed,
         process_rows(parts.mesh, micro),
-        None if teacher is None else lambda histories: best_items(teacher.scores(histories), wanted.teacher_items),
+        None if teacher is None else teacher.rank,
         0 if teacher is None else wanted.teacher_items,
     )
-
-
-def _teacher(job: Job, parts: RecommenderParts) -> Fitted | None:
-    """What ranks items beside the model, fitted to train; its own settings are chosen on the selection split."""
-    settings, wanted, dataset = job.settings, job.settings.rl, parts.dataset
-    if not wanted.teacher:
-        return None
-    if wanted.teacher == FUSION:
-        return fit_fusion(job, FusionSettings(parts=wanted.teacher_parts, model=False), None)
-    train, select = dataset.splits["train"], dataset.splits[selection_split(dataset)]
-    return fit_baseline(wanted.teacher, dataset, train, select, settings.seed, report, job.vectors)
 
 
 def _sid_vectors(job: Job, parts: RecommenderParts) -> SidVectors:

@@ -6,7 +6,7 @@ Axis letters: A micro-batches, B prompts, T tokens, C levels, M items of the tea
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.prompts import PromptBuilder
 
-Rank = Callable[[Sequence[Sequence[int]]], np.ndarray]  # histories to int32 items_BM, best first
+Rank = Callable[[Interactions], np.ndarray]  # rows to int32 items_BM, best first; their targets are not looked at
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ class PromptBatches:
         codes_BMC = np.repeat(codes_IC[rows.targets][:, None], self.teacher_items, axis=1)
         gain_BM = np.zeros(codes_BMC.shape[:2], np.float32)
         if self.rank is not None:
-            items_BM = self.rank(rows.histories)[:, : self.teacher_items]
+            items_BM = self.rank(rows)[:, : self.teacher_items]
             codes_BMC[:, : items_BM.shape[1]] = codes_IC[items_BM]
             gain_BM[:, : items_BM.shape[1]] = 1 / np.log2(2 + np.arange(items_BM.shape[1]))
         return codes_BMC, gain_BM

@@ -16,7 +16,7 @@ from tsrec_jax.rl.terms import Candidates, Scored, Terms, divergence, entropies,
 from tsrec_jax.training.step import Batch
 
 LOSSES = ("objective", "nll", "kl")
-_SHOWN = ("reward", "expected_reward", "one_valued_groups", "target_in_group")
+_SHOWN = ("reward", "expected_reward", "one_valued_groups", "target_in_group", "teacher_has_target")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,6 +70,7 @@ class RlLoss:
             jnp.sum(jnp.exp(fixed.log_p_BW) * reward_BW, axis=-1, where=valid_BW),
             jnp.all(known_BW == reward_BW[:, :1], axis=-1),
             candidates.hit_B,
+            candidates.gain_BW[:, 0] > 0,
             *entropies(fixed, valid_BW),
         )
         return total, jax.lax.stop_gradient(jnp.stack([jnp.sum(each.astype(jnp.float32)) for each in shown]))
