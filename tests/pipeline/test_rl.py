@@ -1,6 +1,7 @@
 """The second stage in a study of two tiny arms: from the training that both have, and it leaves what a run leaves."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -69,6 +70,7 @@ def test_both_arms_have_one_training_and_the_second_stage_comes_on_top_of_its_co
     assert second.curve == plain.curve and second.cost["parameters"] == plain.cost["parameters"]
     assert not np.array_equal(second.rank, plain.rank)
     facts = second.facts["second stage"]
+    assert (second.cost["memory"] is None) == (plain.cost["memory"] is None), "the second stage ran in either case"
     assert facts["steps"] == 4 and second.cost["steps"] == plain.cost["steps"] + 4
     assert second.cost["examples"] == pytest.approx(plain.cost["examples"] + 4 * 16, rel=0.01)
     assert second.cost["flops"] == plain.cost["flops"] + 4 * facts["step_flops"] > plain.cost["flops"]
@@ -125,10 +127,17 @@ def test_what_cannot_be_meant_is_refused(finished, changes, words, capsys):
     assert words in capsys.readouterr().err
 
 
-def test_an_evaluation_asks_for_the_stage_that_its_settings_name(finished, capsys):
+def test_an_evaluation_is_of_the_stage_that_its_settings_name(study, finished, tmp_path, capsys):
     changed = [f"--config={finished / 'saved.py'}", "--config.rl.steps=9"]
     assert main(["evaluate", *changed, f"--workdir={finished}"]) == 2
     assert "run the verb `rl` first" in capsys.readouterr().err
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    assert main(["evaluate", *changed[:1], "--config.rl.steps=0", f"--workdir={copy}"]) == 0
+    without, plain, second = (
+        read_predictions(folder / "predictions.json").lists
+        for folder in (copy, study[0] / "cells/plain/seed-1", finished)
+    )
+    assert without == plain != second
 
 
 def test_the_loss_of_the_stage_may_be_below_zero():

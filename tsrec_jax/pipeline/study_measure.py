@@ -105,7 +105,7 @@ def run_arm(wanted: WantedCell, settings: Settings) -> Cell:
     with on_mesh(settings):
         job = open_job(settings, wanted.folder)
         refuse_selection(job.dataset, settings.eval.split)
-        again = trained_facts(job) is not None
+        again = (rl_facts(job) if settings.rl.steps else trained_facts(job)) is not None
         train_recommender(job)
         trained = (trained_facts(job) if settings.fusion.model else None) or {}
         improve_recommender(job)
