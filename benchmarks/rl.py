@@ -5,6 +5,7 @@
 Needs the extra `peers` (torch). Both have the same weights, prompts and catalogue, and update on the same candidates;
 the losses of the first step are compared. Ours searches and updates in one compiled program; the loop calls `generate`
 with a prefix constraint, writes each candidate behind its prompt and runs the sequences of one prompt at a time.
+Scoring is the forward pass of the candidates by itself; the update is what a step takes beside search and scoring.
 """
 
 from __future__ import annotations
@@ -126,13 +127,23 @@ def measure_torch(problem: Problem, ours: dict[str, Any], beams: int, repeats: i
     with torch_model(problem) as model:
         search = as_shipped(problem, model, beams)
         optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0, eps=1e-8)
+        members_B = [np.flatnonzero(group_W) for group_W in group_BW]
+        masks = [  # of the rows' candidates, made once
+            legal_mask(problem, codes_BWC[row, members], children, model.config.vocab_size).to(model.device)
+            for row, members in enumerate(members_B)
+        ]
+
+        def score() -> None:
+            with torch.no_grad():
+                for row, prompt in enumerate(problem.prompts):
+                    torch_log_p(model, problem, prompt, codes_BWC[row, members_B[row]], masks[row])
 
         def update() -> float:
             total = 0.0
             optimiser.zero_grad()
             for row, prompt in enumerate(problem.prompts):
-                members = np.flatnonzero(group_BW[row])
-                log_p_W = torch_log_p(model, problem, prompt, codes_BWC[row, members], children)
+                members = members_B[row]
+                log_p_W = torch_log_p(model, problem, prompt, codes_BWC[row, members], masks[row])
                 advantage_W = torch.tensor(advantage_BW[row, members], device=model.device)
                 loss = -(advantage_W * log_p_W).mean() / len(problem.prompts)
                 loss.backward()
@@ -142,25 +153,29 @@ def measure_torch(problem: Problem, ours: dict[str, Any], beams: int, repeats: i
 
         model.train()
         loss = update()
-        return {"loss": loss, "update": median_seconds(update, repeats), "search": median_seconds(search, repeats)}
+        timed = {"search": median_seconds(search, repeats), "scoring": median_seconds(score, repeats)}
+        return {"loss": loss, "step": timed["search"] + median_seconds(update, repeats), **timed}
+
+
+def legal_mask(
+    problem: Problem, codes_WC: np.ndarray, children: dict[tuple[int, ...], list[int]], vocabulary: int
+) -> torch.Tensor:
+    """float32 (W, C, V): 0 on the codes that may follow the prefixes of some SIDs, -inf on all else."""
+    masks_WCV = np.full((*codes_WC.shape, vocabulary), -np.inf, np.float32)
+    for row, codes in enumerate(codes_WC.tolist()):
+        for level, first in enumerate(problem.first_ids):
+            masks_WCV[row, level, first + np.array(children[tuple(codes[:level])])] = 0
+    return torch.tensor(masks_WCV)
 
 
 def torch_log_p(
-    model: Any,
-    problem: Problem,
-    prompt: Sequence[int],
-    codes_WC: np.ndarray,
-    children: dict[tuple[int, ...], list[int]],
+    model: Any, problem: Problem, prompt: Sequence[int], codes_WC: np.ndarray, masks_WCV: torch.Tensor
 ) -> torch.Tensor:
     """log P of SIDs behind a prompt among those of the catalogue, each a sequence of its own."""
     levels, first_ids = problem.num_levels, np.array(problem.first_ids)
     ids_WT = np.concatenate([np.tile(prompt, (len(codes_WC), 1)), codes_WC + first_ids], axis=1)
     logits = model(torch.tensor(ids_WT, device=model.device), logits_to_keep=levels + 1).logits[:, :-1].float()
-    masks = np.full((len(codes_WC), levels, logits.shape[-1]), -np.inf, np.float32)
-    for row, codes in enumerate(codes_WC.tolist()):
-        for level in range(levels):
-            masks[row, level, first_ids[level] + np.array(children[tuple(codes[:level])])] = 0
-    log_p = torch.log_softmax(logits + torch.tensor(masks, device=model.device), dim=-1)
+    log_p = torch.log_softmax(logits + masks_WCV, dim=-1)
     wanted = torch.tensor(codes_WC + first_ids, device=model.device)[..., None]
     return log_p.gather(-1, wanted)[..., 0].sum(dim=-1)
 
@@ -183,16 +198,15 @@ def main() -> None:
     theirs = measure_torch(make_problem(options), ours, options.beams, options.repeats)
     if abs(ours["loss"] - theirs["loss"]) > 1e-4:
         raise SystemExit(f"the losses of the first step differ: {ours['loss']} and {theirs['loss']}")
-    mine, other = ours["step"], theirs["search"] + theirs["update"]
-    rows = [
-        ("", "s/step", "prompts/s", "search s", "forward s", "update s"),
-        ("ours", f"{mine:.3f}", f"{options.prompts / mine:.1f}", f"{ours['search']:.3f}", f"{ours['scoring']:.3f}",
-         f"{mine - ours['search']:.3f}"),
-        ("generate + update", f"{other:.3f}", f"{options.prompts / other:.1f}", f"{theirs['search']:.3f}", "",
-         f"{theirs['update']:.3f}"),
-    ]  # fmt: skip
+    rows = [("", "s/step", "prompts/s", "search", "scoring", "update")]
+    for name, found in (("ours", ours), ("generate + update", theirs)):
+        whole = found["step"]
+        shares = [found["search"] / whole, found["scoring"] / whole]
+        rows.append((name, f"{whole:.3f}", f"{options.prompts / whole:.1f}",
+                     *(f"{share:.0%}" for share in (*shares, 1 - sum(shares)))))  # fmt: skip
     text = "\n".join(aligned(rows))
-    text += f"\n\nratio {other / mine:.1f}; losses of the first step {ours['loss']:.6f} and {theirs['loss']:.6f}\n"
+    ratio = theirs["step"] / ours["step"]
+    text += f"\n\nratio {ratio:.1f}; losses of the first step {ours['loss']:.6f} and {theirs['loss']:.6f}\n"
     made = f"`{command()}`\n\n{machine()}, commit {commit()}"
     write_text(options.out, f"# A step of the second stage\n\n{made}\n\n```\n{text}```\n")
     report(text)
