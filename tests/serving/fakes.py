@@ -33,7 +33,7 @@ class FakeCatalogue:
         self._items = {item.id: item for item in items}
         self.changes = types.SimpleNamespace(count=0)
         self._index = CatalogueSearch(self._items.values())
-        self.search = types.SimpleNamespace(built=self._index, prepare=lambda: None)
+        self.search = types.SimpleNamespace(built=self._index, failure="", prepare=lambda: None)
 
     @property
     def num_items(self):

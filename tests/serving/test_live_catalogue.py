@@ -20,6 +20,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.serving import catalogue_follower, catalogue_search, live_catalogue
 from tsrec_jax.serving.catalogue_changes import Changes, NotKept
 from tsrec_jax.serving.catalogue_items import LiveItem
+from tsrec_jax.serving.engine import NotReady, refuse_unless_indexed
 from tsrec_jax.serving.live_catalogue import LiveCatalogue
 
 SID, OTHER, THIRD = ("<a_1>", "<b_1>"), ("<a_1>", "<b_2>"), ("<a_2>", "<b_1>")
@@ -254,9 +255,35 @@ def test_a_change_is_on_the_disk_before_it_is_answered(tmp_path):
         db = catalogue.changes._connection()
         assert db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL: a commit returns when the disk has it
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        catalogue.put("4", "Blue pump", SID)
+        catalogue.put(f"N{number}", "Blue pump", SID)
         with contextlib.closing(sqlite3.connect(tmp_path / "changes")) as other:  # which sees what is committed
             assert other.execute("SELECT count(*) FROM changes").fetchone() == (number,)
+
+
+def test_what_is_so_already_is_no_change():
+    catalogue = live()
+    catalogue.block(["1"])
+    for again in (
+        lambda: catalogue.block(["1"]),
+        lambda: catalogue.block(["2"], blocked=False),
+        lambda: catalogue.put("1", "Groß pump", SID, blocked=True),
+        lambda: catalogue.change("1", {"blocked": True}),
+    ):
+        again()
+        assert catalogue.last_change == 1
+    catalogue.put_all([LiveItem("2", "Big drill", OTHER), catalogue.item("2")])  # the last one counts
+    assert catalogue.last_change == 1
+
+
+def test_an_index_that_cannot_be_made_is_not_waited_for(monkeypatch, caplog):
+    monkeypatch.setattr(catalogue_search, "_LEAST_SQLITE", (9,))
+    catalogue = live()
+    for _ in range(2):
+        with pytest.raises(NotReady, match=r"no index of the titles: .*SQLite"):
+            refuse_unless_indexed(catalogue)
+    assert caplog.text.count("there is no index") == 1
+    catalogue.block(["1"])
+    assert catalogue.search._waiting is None, "what changes is not kept for it"
 
 
 def test_what_is_refused_changes_nothing(tmp_path):

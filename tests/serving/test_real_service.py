@@ -104,7 +104,7 @@ def test_an_item_put_is_recommended_at_once_and_gone_when_removed(running):
 def test_changes_go_from_the_server_to_the_file_beside_the_export_and_from_there_to_the_server(running, exported):
     body = {"title": "A new thing", "sid": items(running, history=["B000"], k=1)[0]["sid"]}
     assert running.request("PUT", "/items/NEW", body, ADMIN | {"X-Changed-By": "Ann"})[0] == 201
-    assert Changes(changes_file(exported)).last("NEW").who == "Ann"
+    assert Changes(changes_file(exported)).last("NEW").who == "Ann from 127.0.0.1"
     assert main(["catalogue", "remove", "NEW", f"--export={exported}"]) == 0
     limit = time.monotonic() + 60
     while running.request("GET", "/items/NEW")[0] != 404:

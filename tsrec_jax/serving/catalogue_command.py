@@ -208,7 +208,11 @@ def _compact(command: Command) -> None:
             os.fsync(folder)  # the name too is on the disk before the changes are gone from the journal
             os.close(folder)
 
-    print(f"{command.changes.compact(keep)} changes dropped that later ones of the same item had overtaken")
+    dropped = command.changes.compact(keep)
+    if dropped:
+        print(f"{dropped} changes that later ones of the same item had overtaken are in {file} now")
+    else:
+        print(f"no change was overtaken by a later one of the same item, so {file} is not made")
 
 
 def _adopt(command: Command) -> None:

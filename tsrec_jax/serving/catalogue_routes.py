@@ -56,14 +56,15 @@ class _Lines(StreamingResponse):
 
 
 def _changed_by(request: Request, x_changed_by: Annotated[str, Header(max_length=_MAX_WHO)] = "") -> str:
-    """Who makes a change, for the journal: as the request says, else the address that it comes from."""
+    """Who makes a change, for the journal: the name that the request gives, and the address that it comes from."""
     try:
         name = x_changed_by.encode("latin-1").decode("utf-8")  # headers arrive as Latin-1 text, whatever they are
     except UnicodeError:
         raise UserError("X-Changed-By: must be UTF-8") from None
     if not is_plain(name):
         raise UserError("X-Changed-By: must be one line without control characters")
-    return name.strip() or (request.client.host if request.client else "")
+    host = request.client.host if request.client else ""
+    return f"{name.strip()} from {host}" if name.strip() and host else name.strip() or host
 
 
 _Who = Annotated[str, Depends(_changed_by)]

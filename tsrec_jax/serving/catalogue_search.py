@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ _NEIGHBOURS = 3  # ids before and behind an unknown one in their order
 _SHARING = 8  # ids that have one half of it
 _PATIENCE = 0.002  # seconds; a hint is worth no more waiting
 _LEAST_SQLITE = (3, 34)  # the first with an index of three characters
+_LOG = logging.getLogger(__name__)
 _TABLES = """
 CREATE TABLE items (number INTEGER PRIMARY KEY, id TEXT NOT NULL, title TEXT NOT NULL, backwards TEXT NOT NULL);
 CREATE VIRTUAL TABLE grams USING fts5(
@@ -172,6 +174,7 @@ class FollowedSearch:
         # Changes that come while the index is built; None: it is not being built.
         self._waiting: list[tuple[LiveItem | None, LiveItem | None]] | None = None
         self._building = threading.Lock()
+        self.failure = ""  # why there is no index and never will be
 
     @property
     def built(self) -> CatalogueSearch | None:
@@ -185,19 +188,29 @@ class FollowedSearch:
                 if self._index is None:
                     with self._writing:
                         items, self._waiting = list(self._items.values()), []
-                    index = CatalogueSearch(items)  # changes need not wait for it
+                    try:
+                        index = CatalogueSearch(items)  # changes need not wait for it
+                    except Exception as error:
+                        self.failure, self._waiting = str(error), None
+                        raise
                     with self._writing:
                         index.follow(self._waiting)
                         self._index, self._waiting = index, None
         return self._index
 
     def prepare(self) -> None:
-        """Builds the index, unless it is being built: a small one at once, else in the background."""
-        if self._index is None and not self._building.locked():
-            build = threading.Thread(target=self.index, name="index", daemon=True)
+        """Builds the index, unless it is being built or cannot be: a small one at once, else in the background."""
+        if self._index is None and not self.failure and not self._building.locked():
+            build = threading.Thread(target=self._build, name="index", daemon=True)
             build.start()
             if len(self._items) <= NEAREST_AMONG:
                 build.join()
+
+    def _build(self) -> None:
+        try:
+            self.index()
+        except Exception:
+            _LOG.exception("there is no index of the titles")
 
     def follow(self, changes: Sequence[tuple[LiveItem | None, LiveItem | None]]) -> None:
         """As `CatalogueSearch.follow`, by who is writing and does not hold the catalogue: it waits for who searches."""

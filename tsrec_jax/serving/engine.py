@@ -25,6 +25,8 @@ class NotReady(Exception):
 def refuse_unless_indexed(catalogue: LiveCatalogue) -> None:
     """Raises NotReady where a look-up by words or titles would have to wait for the index, as all behind it would."""
     catalogue.search.prepare()
+    if catalogue.search.failure:
+        raise NotReady(f"there is no index of the titles: {catalogue.search.failure}; name items by their ids")
     if catalogue.search.built is None:
         raise NotReady("the titles are still being indexed; name items by their ids, or ask later")
 
@@ -32,8 +34,8 @@ def refuse_unless_indexed(catalogue: LiveCatalogue) -> None:
 class Engine:
     """A recommender and its two queues.
 
-    A wide search takes several times as long as a usual one, so that those wait in a queue of their own and hold up
-    nobody: the recommender takes the two in turn.
+    A wide search takes several times as long as a usual one. Those wait in a queue of their own, and the recommender
+    takes the two in turn: a usual batch waits for one wide search at most.
 
     Attributes:
       recommender: loaded.

@@ -194,7 +194,7 @@ class LiveCatalogue:
         self.check(items)
         with self._change():
             new = len({item.id for item in items} - self._items.keys())
-            self._append("put", [(item.id, self._state(item)) for item in items], who)
+            self._append("put", [(item.id, self._state(item)) for item in self._changing(items)], who)
         return new
 
     def check(self, items: Iterable[LiveItem]) -> None:
@@ -211,7 +211,7 @@ class LiveCatalogue:
         with self._change():
             items = list(choose())
             self.check(items)
-            self._append("put", [(item.id, self._state(item)) for item in items], who)
+            self._append("put", [(item.id, self._state(item)) for item in self._changing(items)], who)
         return items
 
     def put_texts(
@@ -261,8 +261,9 @@ class LiveCatalogue:
             before = self.item(item_id)
             item = dataclasses.replace(before, **stated)
             self.check([item])
-            state = kept_state(item) if "sid" in stated else self._own_state(before) | dict(stated)
-            self._append("change", [(item.id, state)], who)
+            if item != before:
+                state = kept_state(item) if "sid" in stated else self._own_state(before) | dict(stated)
+                self._append("change", [(item.id, state)], who)
         return item
 
     def remove(self, item_id: str, *, who: str = "") -> None:
@@ -288,8 +289,8 @@ class LiveCatalogue:
           NotKept: as `put`.
         """
         with self._change():
-            states = [(item.id, self._own_state(item) | {"blocked": blocked}) for item in map(self.item, item_ids)]
-            self._append("block" if blocked else "unblock", states, who)
+            items = self._changing([dataclasses.replace(self.item(item_id), blocked=blocked) for item_id in item_ids])
+            self._append("block" if blocked else "unblock", [(item.id, self._state(item)) for item in items], who)
 
     def restore(self, item_ids: Iterable[str], *, who: str = "") -> None:
         """Brings exported items back as they were exported, whether they were removed, replaced or blocked since.
@@ -401,6 +402,10 @@ class LiveCatalogue:
             _LOG.warning("change %d of %s is left out: %s", change.number, self.changes.path, fault)
             return None
         return item
+
+    def _changing(self, items: Iterable[LiveItem]) -> list[LiveItem]:
+        """Those that are not in the catalogue as they are to be; the last one of an id counts."""
+        return [item for item in {item.id: item for item in items}.values() if item != self._items.get(item.id)]
 
     def _own_state(self, item: LiveItem) -> dict[str, Any]:
         """What the journal has to say of an item so that it is as now: nothing of one that is as exported."""
