@@ -117,6 +117,7 @@ def test_a_copy_of_the_catalogue_stays_one_by_the_journal_alone(make_client):
     client.delete("/items/3", headers=ADMIN)
     response = client.get(f"/catalogue/changes?after={last}", headers=ADMIN)
     assert response.headers["x-model"] == "first"
+    assert int(response.headers["x-last-change"]) == client.catalogue.last_change
     for change in lines(response):
         assert change["number"] > int(last) and change["at"]
         copy[change["id"]] = change["item"]
