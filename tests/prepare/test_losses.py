@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import pytest
 
@@ -17,7 +18,7 @@ STRICT = PrepareSettings(k_core=1)
 def run(tmp_path, log, titles=None, settings=STRICT, append=""):
     """(summary of prepare.json, reported lines); `append` is written behind the interactions as it is."""
     source = write_source(tmp_path, log, titles)
-    with source.interactions[0].open("a") as file:
+    with pathlib.Path(source.interactions[0]).open("a") as file:
         file.write(append)
     with said() as lines:
         prepare(source, settings, "Shop", tmp_path / "out")
@@ -143,7 +144,7 @@ def test_nothing_left_names_the_step_that_dropped_most(tmp_path):
 def test_control_characters_and_halves_of_pairs_are_cleaned_where_texts_come_in(tmp_path):
     source = write_source(tmp_path, in_a_line(11))
     texts = "".join(f'"i{n}","Drill\u0000 \u0007{n}","\u009bred\u200b\u2028"\n' for n in range(11))
-    source.items[0].write_text(f"item,title,description\n{texts}", encoding="utf-8")
+    pathlib.Path(source.items[0]).write_text(f"item,title,description\n{texts}", encoding="utf-8")
     for clean in (True, False):
         settings = dataclasses.replace(STRICT, clean_titles=clean)
         prepare(source, settings, "Shop", tmp_path / f"out-{clean}")
