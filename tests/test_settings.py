@@ -92,6 +92,15 @@ def test_a_dense_head_is_not_left_behind_by_the_second_stage():
         settings_of(default_config()).changed({"rl": {"steps": 5}, "dense": {"weight": 0.5}})
 
 
+def test_adapters_that_nothing_would_train_are_refused():
+    lora = {"train": {"freeze": "trunk", "adapter": {"rank": 2}}}
+    as_it_is = {**lora, "model": {"path": "export", "trained": True}}
+    for changes in (as_it_is, {**lora, "fusion": {"model": False, "parts": ("hybrid",)}}):
+        with pytest.raises(UserError, match="adapters that nothing trains"):
+            settings_of(default_config()).changed(changes)
+    assert settings_of(default_config()).changed({**as_it_is, "rl": {"steps": 5}}).train.adapter.rank == 2
+
+
 def test_a_section_made_in_code_is_checked_in_the_same_way():
     for section, changes, words in (
         (IndexSettings, {"text_fields": "title"}, "config.index.text_fields='title' must be a tuple"),

@@ -135,6 +135,11 @@ class Settings(Section):
                 "config.model.trained=True takes the model at config.model.path as it is: it needs a path, and neither "
                 "config.model.random, config.model.num_layers nor a dense head (config.dense.weight)"
             )
+        if self.train.adapter.rank and not self.rl.steps and (model.trained or not self.fusion.model):
+            raise UserError(
+                f"config.train.adapter.rank={self.train.adapter.rank} makes adapters that nothing trains: leave out "
+                "config.model.trained and config.fusion.model=False, or set config.rl.steps"
+            )
         if self.train.from_run and (model.trained or model.random or not self.fusion.model):
             raise UserError(
                 f"config.train.from_run={self.train.from_run!r} trains the model of an earlier run further; leave out "

@@ -96,3 +96,14 @@ def test_a_bad_file_of_a_store_is_named_by_its_address(tmp_path, store):
     with pytest.raises(UserError, match=r"^memory:///raw/b/reviews_2\.jsonl\.gz: the gzip stream ends early"):
         prepared_folder(settings, tmp_path)
     assert not (tmp_path / "prepared").exists()
+
+
+def test_an_empty_file_among_others_is_read_as_such_and_only_empty_ones_are_refused(tmp_path):
+    (tmp_path / "log_1.csv").write_text("user,item,timestamp\n")
+    (tmp_path / "log_2.csv").write_text("user,item,timestamp\nu,A,5\n")
+    (tmp_path / "items.csv").write_text("item,title\nA,Saw\n")
+    found = find_files(f"{tmp_path}/log_?.csv", "key")
+    tables = read_raw(RawSource("tables", found, tmp_path / "items.csv"), tmp_path / "scratch")
+    assert [file.lines for file in tables.interaction_files] == [0, 1]
+    with pytest.raises(UserError, match=r"log_1\.csv: none of 0 lines is one of interactions"):
+        read_raw(RawSource("tables", found[0], tmp_path / "items.csv"), tmp_path / "other")

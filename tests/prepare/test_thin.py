@@ -65,3 +65,9 @@ def test_raw_data_that_prepare_refuses_are_refused(raw, tmp_path, capsys):
     assert main([*flags, "--max_unmatched=0.01", f"--out={tmp_path / 'thin'}", "--runner=FnApiRunner"]) == 2
     assert "interactions have no item with a usable title" in capsys.readouterr().err
     assert not (tmp_path / "thin" / FACTS).exists()
+
+
+def test_a_flag_that_neither_this_program_nor_beam_knows_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([f"--out={tmp_path / 'thin'}", "--k-core=3", "--runner=FnApiRunner"])
+    assert "nor of Beam: k_core" in capsys.readouterr().err

@@ -153,8 +153,8 @@ def read_raw(source: RawSource, scratch: str | os.PathLike[str], max_unreadable:
       max_unreadable: the largest share of a file's lines that may be lost because they cannot be read.
 
     Raises:
-      UserError: a file is missing, ends early, is of another kind, lacks a column, holds no line that can be used, or
-        loses more of them than it may.
+      UserError: a file is missing, ends early, is of another kind, lacks a column, has lines of which none can be used
+        or loses more of them than it may, or no file of a table has any.
     """
     for file in (*_paths(source.interactions), *_paths(source.items)):
         if not is_remote(file):
@@ -169,6 +169,8 @@ def read_raw(source: RawSource, scratch: str | os.PathLike[str], max_unreadable:
             with at_hand(file, scratch / "fetched") as path:
                 counts.append(_read_file(path, table, source.lines(table, path), spill))
                 refuse_loss(path, counts[-1], max_unreadable)
+        if not any(count.lines for count in counts):
+            raise UserError(f"{', '.join(_paths(files))}: none of 0 lines is one of {table}; name files that hold some")
         return tuple(counts)
 
     interaction_files = read(INTERACTIONS, source.interactions, interactions)
@@ -224,13 +226,12 @@ class Tally:
         """What was read of the file.
 
         Raises:
-          UserError: nothing of it can be used.
+          UserError: it has lines, and none can be used. (A job that writes many files may leave some of them empty.)
         """
         path, count, malformed, examples = self._path, self._count, self._reasons.total(), tuple(self._examples)
-        if malformed == count:
+        if count and malformed == count:
             what = "an interaction" if self._table == INTERACTIONS else "an item"
-            first = f"; {examples[0]}" if examples else ""
-            raise UserError(f"{path}: none of its {count} lines is {what} of this kind of data{first}")
+            raise UserError(f"{path}: none of its {count} lines is {what} of this kind of data; {examples[0]}")
         report(f"read {path.name}: {count:,} lines, {malformed:,} malformed{''.join(f'; {line}' for line in examples)}")
         return FileCount(path.name, sha256_of(path), count, malformed, dict(self._reasons.most_common()), examples)
 

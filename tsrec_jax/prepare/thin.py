@@ -226,8 +226,13 @@ def main(arguments: Sequence[str]) -> int:
     """The command line; returns the exit code."""
     given, of_beam = parser().parse_known_args(arguments)
     settings = {name: getattr(given, name) for name in SETTINGS}
+    options = PipelineOptions(of_beam)
+    # Beam passes over what it does not know with a warning: a misspelt flag would thin by its default.
+    unknown = options.get_all_options(retain_unknown_options=True).keys() - options.get_all_options().keys()
+    if unknown:
+        parser().error(f"neither a flag of this program nor of Beam: {', '.join(sorted(unknown))}")
     try:
-        counts = thin(PrepareSettings(**settings), given.out, PipelineOptions(of_beam))
+        counts = thin(PrepareSettings(**settings), given.out, options)
     except UserError as error:
         print(f"thin: {error}", file=sys.stderr)
         return 2
