@@ -67,6 +67,7 @@ def test_titles_lead_to_the_same_as_ids(running):
 
 
 def test_under_load_every_answer_is_that_of_its_request_alone(running, recommender):
+    running.wait_for("compiled", 300)  # until then answers share the cores with the compiler
     cases = load.make_cases(recommender, 20)
     outcomes, _ = load.closed_loop(running.port, cases, 16, 2.0)
     assert len(outcomes) >= 20
