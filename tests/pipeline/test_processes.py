@@ -111,6 +111,19 @@ def start(process, port, program, *arguments):
     )
 
 
+def run_both(program, *arguments):
+    """Output and errors of each of two processes, both of which end well."""
+    port = free_port()
+    both = [start(process, port, program, *arguments) for process in range(2)]
+    try:
+        printed = [process.communicate(timeout=400) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [0, 0], printed
+    return printed
+
+
 def free_port():
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
@@ -171,15 +184,8 @@ def test_two_processes_go_on_from_the_checkpoint_of_one_and_evaluate_and_export_
     for made in ("stages.json", "predictions.json"):
         (folder / made).unlink()
     shutil.rmtree(folder / "export")
-    port = free_port()
     arguments = ("run", config, "--config.mesh.fsdp=4", "--config.mesh.tensor=2", f"--workdir={folder}")
-    both = [start(process, port, ("-m", "tsrec_jax"), *arguments) for process in range(2)]
-    try:
-        printed = [process.communicate(timeout=400) for process in both]
-    finally:
-        for process in both:
-            process.kill()
-    assert [process.returncode for process in both] == [0, 0], printed
+    printed = run_both(("-m", "tsrec_jax"), *arguments)
     assert "resuming after step 6 of 8" in printed[0][0]
     assert_same_run(folder, whole)
     found, wanted = (json.loads((each / "predictions.json").read_text()) for each in (folder, whole))
@@ -201,14 +207,7 @@ def test_two_processes_take_the_second_stage_as_one_does(config, whole, tmp_path
     }
     command = ["rl", config, *(f"--config.{key}={value}" for key, value in settings.items())]
     assert main([*command, f"--workdir={tmp_path / 'one'}"]) == 0
-    port = free_port()
-    both = [start(n, port, ("-m", "tsrec_jax"), *command, f"--workdir={tmp_path / 'two'}") for n in range(2)]
-    try:
-        printed = [process.communicate(timeout=400) for process in both]
-    finally:
-        for process in both:
-            process.kill()
-    assert [process.returncode for process in both] == [0, 0], printed
+    run_both(("-m", "tsrec_jax"), *command, f"--workdir={tmp_path / 'two'}")
     found, wanted = (read_metrics(tmp_path / each / "rl") for each in ("two", "one"))
     names = ("loss", "loss/objective", "loss/nll", "loss/kl", "rl/reward", "rl/expected_reward", "grad_norm")
     compared = [[row[name] for row in rows if "loss" in row for name in names] for rows in (found, wanted)]
@@ -234,14 +233,7 @@ def test_two_processes_make_the_sids_and_words_of_one(config, tmp_path):
     ]
     alone = [sys.executable, "-c", GROUPED, *command, f"--workdir={tmp_path / 'one'}"]
     subprocess.run(alone, cwd=ROOT, env=environment(devices=8), check=True, capture_output=True, timeout=400)
-    port = free_port()
-    both = [start(n, port, ("-c", GROUPED), *command, f"--workdir={tmp_path / 'two'}") for n in range(2)]
-    try:
-        printed = [process.communicate(timeout=400) for process in both]
-    finally:
-        for process in both:
-            process.kill()
-    assert [process.returncode for process in both] == [0, 0], printed
+    printed = run_both(("-c", GROUPED), *command, f"--workdir={tmp_path / 'two'}")
     assert "2 of 2 levels are kept" in printed[0][0]  # all have fitted them, and the first one goes on with them
     for name in ("shop.index.json", "shop.description_keywords.json"):
         assert (tmp_path / "two" / "dataset" / name).read_text() == (tmp_path / "one" / "dataset" / name).read_text()

@@ -195,7 +195,7 @@ class ModelConfig:
     def to_hf(self) -> dict[str, Any]:
         """The contents of a `config.json` that `transformers` (4 and 5) reads as this model."""
         facts: dict[str, Any] = {
-            "architectures": [FAMILIES[self.family].architecture],
+            "architectures": [self.kind.architecture],
             "model_type": self.family,
             "vocab_size": self.vocab_rows,
             "hidden_size": self.d_model,
@@ -237,9 +237,9 @@ class ModelConfig:
                     LAYER_TYPES[True]: {"rope_type": "default", "rope_theta": self.local_theta},
                 },
             }
-        if not FAMILIES[self.family].states_head_dim:
+        if not self.kind.states_head_dim:
             del facts["head_dim"]
-        if FAMILIES[self.family].sliding_window is not None:
+        if self.kind.sliding_window is not None:
             facts["sliding_window"] = None
         return facts
 
