@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.pipeline.small import SMALL
+from tests.serving.test_peft_folder import assert_the_adapter_is_the_export
 from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.data.dataset import read_dataset, write_dataset
 from tsrec_jax.data.interactions import Interactions
@@ -38,10 +39,12 @@ def grown(quickstart_run, tmp_path_factory):
     catalogue = Catalogue((*items, *more), (*sids, *sids[:JOINED]))  # the SIDs of the new ones are thrown away
     users, histories = [f"n{n}" for n in range(NEW)], [(n, n + 9) for n in range(NEW)]
     targets = [len(items) + n if n < JOINED else 20 + n for n in range(NEW)]
+    old = before.splits["test"].take(range(OLD))
+    gained = ((*old.histories[0], len(items)), *old.histories[1:])  # as where an item now has enough interactions
     splits = {
         "train": joined(before.splits["train"], ["n0"], [(3, 4, len(items))], [len(items) + 1]),
         "valid": before.splits["valid"],
-        "test": joined(before.splits["test"].take(range(OLD)), users, histories, targets),
+        "test": joined(dataclasses.replace(old, histories=gained), users, histories, targets),
     }
     write_dataset("shop", catalogue, splits, (), folder)
     for name in ("shop.index.json", "shop.info.txt"):
@@ -51,9 +54,10 @@ def grown(quickstart_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def second(quickstart_run, grown, tmp_path_factory):
-    """The workdir of the run that went on."""
+    """The workdir of the run that went on, with adapters."""
     workdir = tmp_path_factory.mktemp("second")
     given = [f"--config.dataset.path={grown}", f"--config.train.from_run={quickstart_run}"]
+    given += ["--config.train.freeze=trunk", "--config.train.adapter.rank=2"]
     assert main(["run", "--config=quickstart", f"--workdir={workdir}", *SMALL, *given]) == 0
     return workdir
 
@@ -71,6 +75,10 @@ def test_known_items_keep_their_sids_and_the_report_compares_on_the_new_rows(qui
     assert read_predictions(second / "predictions_before.json").users == [f"n{n}" for n in range(NEW)]
     text = (second / "results.md").read_text()
     assert "## Before and after this training" in text and f"{JOINED} of these, with a new item:" in text
+
+
+def test_its_folder_for_peft_is_the_model_that_it_trained_and_exported(quickstart_run, second):
+    assert_the_adapter_is_the_export(quickstart_run / "export", second)
 
 
 def test_before_is_the_earlier_model_as_it_was(quickstart_run, second, tmp_path):
@@ -103,6 +111,7 @@ def test_beside_a_fusion_the_model_alone_is_compared(monkeypatch, tmp_path):
     monkeypatch.setattr(before.ModelSearch, "of", lambda *_: finds("a", "c"))
     before.predict_before(job, rows)
     before.predict_alone(job, rows, finds("b", "c"))
+    assert {path.name for path in tmp_path.iterdir()} == set(before.compared_files(job, rows))
     found = before.before_and_after(job, rows, [["a"], ["a"]])  # what the fusion found
     told = found.groups[0].comparisons[0]
     assert (told.metric, told.first_mean, told.second_mean) == ("HR@10", 1.0, 0.5)
@@ -148,14 +157,28 @@ def test_an_earlier_folder_that_has_changed_is_refused(quickstart_run, second, s
     shutil.copytree(quickstart_run, place, ignore=shutil.ignore_patterns("checkpoints", "records", "pretrained"))
     with (place / "dataset" / "test.csv").open("a") as file:
         file.write((place / "dataset" / "train.csv").read_text().splitlines()[1] + "\n")
+    settings, grown = settings.changed({"train": {"from_run": str(place)}}), read_dataset(second / "dataset")
     with pytest.raises(UserError, match=r"is not what .*first learned from.* set config.train.from_run=.*export"):
-        open_earlier(settings.changed({"train": {"from_run": str(place)}}), read_dataset(second / "dataset"))
+        open_earlier(settings, grown)
+    shutil.rmtree(place / "dataset")
+    shutil.rmtree(place / "shop")
+    with pytest.raises(UserError, match=r"shop is gone, from which .*first learned"):
+        open_earlier(settings, grown)
+    assert not (place / "shop").exists(), "nothing is made in the workdir of another run"
+
+
+def test_another_index_or_encoder_than_that_of_the_earlier_run_is_refused(settings):
+    for key in ("extend", "model"):
+        with pytest.raises(UserError, match=rf"config.index.{key}='mine', but new items are coded as .*; leave it out"):
+            going_on(settings.changed({"index": {key: "mine"}}))
 
 
 def test_a_place_that_has_no_model_to_go_on_from_is_refused(settings, tmp_path):
     def on(place):
         return going_on(settings.changed({"train": {"from_run": str(place)}}))
 
+    with pytest.raises(UserError, match=r"gs://bucket/run: an address; copy that run here"):
+        on("gs://bucket/run")
     with pytest.raises(UserError, match="neither the workdir of a finished run nor an export"):
         on(tmp_path)
     (tmp_path / "config.json").write_text("{}")
@@ -166,7 +189,7 @@ def test_a_place_that_has_no_model_to_go_on_from_is_refused(settings, tmp_path):
     with pytest.raises(UserError, match="holds no language model that could learn more"):
         on(tmp_path)
     with pytest.raises(UserError, match=r"leave out config.model.trained, "):
-        settings.changed({"model": {"trained": True}})
+        settings.changed({"model": {"trained": True}, "train": {"adapter": {"rank": 0}}})
 
 
 def test_a_study_names_the_model_instead(settings, tmp_path):

@@ -71,3 +71,12 @@ def test_a_stage_recorded_by_a_hash_of_its_inputs_alone_is_not_finished(tmp_path
     workdir.finish("train", {"seed": 1}, {"best_step": 5})
     assert workdir.finished("train", {"seed": 1}) == {"best_step": 5}
     assert workdir.finished("train", {"seed": 2}) is None
+
+
+def test_a_stage_that_has_lost_a_file_is_not_finished(tmp_path):
+    workdir, files = Workdir(tmp_path), [tmp_path / name for name in ("predictions.json", "predictions_before.json")]
+    workdir.finish("evaluate", {}, {"rows": 3})
+    files[0].touch()
+    assert workdir.finished("evaluate", {}, *files) is None
+    files[1].touch()
+    assert workdir.finished("evaluate", {}, *files) == {"rows": 3}

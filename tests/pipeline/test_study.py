@@ -22,10 +22,10 @@ from tsrec_jax.evaluation.study_cells import read_cells, write_cells
 from tsrec_jax.main import main
 from tsrec_jax.pipeline import batches as batches_module
 from tsrec_jax.pipeline import study as study_module
-from tsrec_jax.pipeline import study_measure
+from tsrec_jax.pipeline import study_cell, study_measure
 from tsrec_jax.pipeline import train as train_module
 from tsrec_jax.pipeline.lock import alone_in
-from tsrec_jax.settings import flat
+from tsrec_jax.settings import default_config, flat, settings_of
 from tsrec_jax.training import loop as loop_module
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -182,6 +182,25 @@ def test_settings_that_shape_nothing_leave_cells_finished(published, no_training
     assert main(["study", *COMMAND, *logistics, f"--workdir={published}"]) == 0
     assert not no_training
     assert "plain > tsrec" in (published / "study.md").read_text()
+
+
+def test_an_arm_without_a_model_is_begun_anew_for_what_shapes_its_tables_alone(tmp_path):
+    tables = {"fusion": {"model": False, "parts": ("popularity", "transitions")}}
+
+    def begun_again(**changes):
+        arms = {"tables": tables | changes}
+        settings = settings_of(default_config()).changed(
+            {"study": {"arms": arms, "seeds": (1,), "baselines": (), "comparisons": ()}}
+        )
+        (wanted,) = study_cell.wanted_cells(settings, tmp_path)
+        study_cell.begin(wanted)
+        return len(list(tmp_path.glob("cells/tables/*.old-*")))
+
+    assert begun_again() == 0
+    assert begun_again(train={"learning_rate": 0.1}, sid_init={"mode": "mean"}, dense={"weight": 0.5}) == 0
+    assert begun_again(shop={"num_items": 80}) == 1
+    assert begun_again(shop={"num_items": 80}, fusion=tables["fusion"] | {"l2": 3.0}) == 2
+    assert begun_again(shop={"num_items": 80}, fusion={"parts": ("popularity", "transitions")}) == 3
 
 
 def test_cells_hold_what_the_objective_decided_and_are_finished_where_the_same_is_said_by_hand(published, no_training):

@@ -1,6 +1,7 @@
 """The folder of an adapter: by the formula of PEFT it gives the model that was trained, and PEFT loads it."""
 
 import json
+import pathlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from tsrec_jax.models.adapter import make_adapter
 from tsrec_jax.models.hf import load_hf
 from tsrec_jax.models.settings import AdapterSettings
 from tsrec_jax.models.vocabulary import extend_vocabulary
+from tsrec_jax.serving import peft_folder
 from tsrec_jax.serving.peft_folder import export_adapter
 
 BASE, SIDS = 40, ["<a_0>", "<a_1>", "<b_0>"]
@@ -23,9 +25,12 @@ TOKENS = np.random.default_rng(7).integers(0, BASE + len(SIDS), (2, 12)).astype(
 
 @pytest.fixture
 def exported(tmp_path):
-    """Folders of a golden case and of an adapter for it with random factors, and the logits of both together."""
+    """Folders of a golden case and of an adapter for it with random factors, and the logits of both together.
 
-    def make(case):
+    The base model may be named in another way than by its folder.
+    """
+
+    def make(case, named=None):
         base, rng = tmp_path / "base", np.random.default_rng(0)
         base.mkdir()
         with np.load(GOLDEN / f"{case}.npz") as file:
@@ -44,7 +49,7 @@ def exported(tmp_path):
         for name in ("q_b", "o_b", "down_b"):
             factor = getattr(model.adapter, name)
             setattr(model.adapter, name, nnx.Param(jnp.asarray(rng.normal(0, 0.3, factor[...].shape), jnp.float32)))
-        export_adapter(model, tokenizer, base, BASE, tmp_path / "adapter")
+        export_adapter(model, tokenizer, named or base, BASE, tmp_path / "adapter")
         return base, tmp_path / "adapter", np.asarray(model(TOKENS))[..., : BASE + len(SIDS)]
 
     return make
@@ -62,14 +67,29 @@ def merged_by_peft(base, adapter):
             other = stored[key.replace("lora_A", "lora_B")]
             weights[f"{module}.weight"] = weights[f"{module}.weight"] + facts["lora_alpha"] / facts["r"] * other @ value
         elif part == "trainable_tokens_delta":
-            weights[f"{module}.weight"] = np.concatenate([weights[f"{module}.weight"], value])
+            first = facts["trainable_token_indices"][module.rpartition(".")[2]][0]
+            weights[f"{module}.weight"] = np.concatenate([weights[f"{module}.weight"][:first], value])
     return weights, facts
 
 
-def test_by_the_formula_of_peft_the_folder_gives_the_trained_model(exported, tmp_path):
-    base, adapter, wanted_BTV = exported("qwen2_untied")
+def assert_the_adapter_is_the_export(base, workdir):
+    """Holds `adapter/` in a workdir, on this base model, to `export/`, whose kernels have all learned."""
+    exported, before = (load_file(folder / "model.safetensors") for folder in (workdir / "export", base))
+    merged, facts = merged_by_peft(base, workdir / "adapter")
+    assert set(merged) == set(exported) and facts["base_model_name_or_path"] == str(base)
+    moved = [name for name, value in exported.items() if not np.array_equal(value, before[name])]
+    assert {name.split(".")[-2] for name in moved if "_proj" in name} == set(facts["target_modules"])
+    for name, value in exported.items():
+        np.testing.assert_allclose(merged[name], value, rtol=0, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("case", "tables"), [("qwen2_untied", ("embed_tokens", "lm_head")), ("gemma3_tied", ("embed_tokens",))]
+)
+def test_by_the_formula_of_peft_the_folder_gives_the_trained_model(exported, tmp_path, case, tables):
+    base, adapter, wanted_BTV = exported(case)
     weights, facts = merged_by_peft(base, adapter)
-    assert facts["trainable_token_indices"] == {key: [40, 41, 42] for key in ("embed_tokens", "lm_head")}
+    assert facts["trainable_token_indices"] == {key: [40, 41, 42] for key in tables}
     assert set(facts["target_modules"]) == {f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")}
     merged = tmp_path / "merged"
     merged.mkdir()
@@ -79,8 +99,20 @@ def test_by_the_formula_of_peft_the_folder_gives_the_trained_model(exported, tmp
     np.testing.assert_allclose(np.asarray(load_hf(merged)(TOKENS)), wanted_BTV, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("named", "revision"), [("base", None), ("Qwen/Qwen2.5-0.5B", "c0ffee")])
+def test_the_base_is_named_so_that_another_folder_or_a_newer_commit_changes_nothing(
+    exported, tmp_path, monkeypatch, named, revision
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(peft_folder, "resolve_folder", lambda _: pathlib.Path("snapshots/c0ffee"))
+    _, adapter, _ = exported("qwen2_tied", named)
+    facts = json.loads((adapter / "adapter_config.json").read_text())
+    place = named if revision else str(tmp_path / named)
+    assert (facts["base_model_name_or_path"], facts["revision"]) == (place, revision)
+
+
 @pytest.mark.filterwarnings("ignore")  # PEFT's own, and what it calls of transformers
-@pytest.mark.parametrize("case", ["qwen2_tied", "qwen2_untied"])
+@pytest.mark.parametrize("case", ["qwen2_tied", "qwen2_untied", "gemma3_tied"])
 def test_peft_loads_the_folder(exported, case):
     peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -21,6 +21,18 @@ PREDICTIONS = "predictions_before.json"
 ALONE = "predictions_alone.json"  # of the trained model, where a fusion takes part in what is evaluated
 
 
+def compared_files(job: Job, rows: Interactions) -> tuple[str, ...]:
+    """The files that `before_and_after` reads: none where a run goes on from none, or no row is new.
+
+    Args:
+      job: what is evaluated.
+      rows: on which.
+    """
+    if job.earlier is None or not len(_new(job, rows)):
+        return ()
+    return (PREDICTIONS, ALONE) if job.settings.fusion.parts else (PREDICTIONS,)
+
+
 def predict_before(job: Job, rows: Interactions) -> None:
     """Writes PREDICTIONS: what the model found before this training, for the new ones of some rows.
 

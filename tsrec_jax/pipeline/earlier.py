@@ -6,24 +6,26 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
+from tsrec_jax.addresses import is_remote
 from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.row_facts import keys
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline.index import INDEX_FILE
-from tsrec_jax.pipeline.inputs import open_source
+from tsrec_jax.pipeline.inputs import source_folder
 from tsrec_jax.progress import report
 from tsrec_jax.serving.export_files import CATALOGUE_FILE, read_catalogue, read_prompts
 from tsrec_jax.settings import Settings, flat, load_saved
 from tsrec_jax.training.checkpoints import differences
 
 KEY = "config.train.from_run"
+RECENT = 10  # items of a history by which a row is known again
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,17 +36,22 @@ class Earlier:
       place: its workdir, or an export alone.
       items: ids of the items that it knew.
       rows: uint64, `_digests` of the rows of all its splits, sorted; None: an export alone, which has no rows.
+      common: ids of the items that the run that goes on has too.
     """
 
     place: str
     items: frozenset[str]
     rows: np.ndarray | None
+    common: frozenset[str]
 
     def new_rows(self, rows: Interactions, items: Sequence[Item]) -> np.ndarray:
-        """int64, the numbers of the rows that it did not have; of an export alone all may be new."""
+        """int64, the numbers of the rows that it did not have; of an export alone all may be new.
+
+        A row whose history has only gained items that were not in its catalogue is none of them.
+        """
         if self.rows is None:
             return np.arange(len(rows))
-        return np.flatnonzero(~np.isin(_digests(rows, items), self.rows))
+        return np.flatnonzero(~np.isin(_digests(rows, items, self.common), self.rows))
 
 
 def going_on(settings: Settings) -> Settings:
@@ -52,10 +59,16 @@ def going_on(settings: Settings) -> Settings:
     SIDs, and new ones are coded by its codebooks; as they are where `train.from_run` is empty.
 
     Raises:
-      UserError: the place holds no export with a language model.
+      UserError: the place is an address or holds no export with a language model, or the settings name another index
+        or another encoder of items than that run's.
     """
     if not settings.train.from_run:
         return settings
+    if is_remote(settings.train.from_run):
+        raise UserError(
+            f"{KEY}={settings.train.from_run}: an address; copy that run here, without its checkpoints/, and name the "
+            "copy"
+        )
     place, export = pathlib.Path(settings.train.from_run), _export(settings.train.from_run)
     changes: dict[str, Any] = {"model": {"path": str(export), "num_layers": 0}}
     index = place / "index" / INDEX_FILE
@@ -63,8 +76,16 @@ def going_on(settings: Settings) -> Settings:
         before = load_saved(place)
         encoder = before.index.model or before.model.path or str(place / "pretrained")
         changes["index"] = {"extend": str(index), "model": "" if before.index.embeddings else encoder}
+        for key, value in changes["index"].items():
+            given = getattr(settings.index, key)
+            if given not in ("", value):
+                raise UserError(
+                    f"config.index.{key}={given!r}, but new items are coded as {place} coded its own, which is "
+                    f"config.index.{key}={value!r}; leave it out"
+                )
     said = ", ".join(f"config.{key}={value}" for key, value in flat(changes).items())
-    report(f"run: goes on from {place}: {said}")
+    instead = f", in the place of {settings.model.path}" if settings.model.path not in ("", str(export)) else ""
+    report(f"run: goes on from {place}: {said}{instead}")
     return settings.changed(changes)
 
 
@@ -104,11 +125,12 @@ def open_earlier(settings: Settings, dataset: Dataset) -> Earlier | None:
     if changed := differences(flat(templates, "templates."), flat(settings.templates, "templates.")):
         raise UserError(f"{export} was trained with other prompts ({changed}); set config.templates as they were")
     folder = None if export == pathlib.Path(place) else _folder_of(pathlib.Path(place))
-    digests = None
+    items, digests = frozenset(item.id for item in known.items), None
+    common = items.intersection(item.id for item in dataset.catalogue.items)
     if folder is not None:
-        splits = [_digests(rows, folder.catalogue.items) for rows in folder.splits.values()]
+        splits = [_digests(rows, folder.catalogue.items, common) for rows in folder.splits.values()]
         digests = np.unique(np.concatenate(splits))
-    earlier = Earlier(place, frozenset(item.id for item in known.items), digests)
+    earlier = Earlier(place, items, digests, common)
     report(f"run: new to {place}: {_news(earlier, dataset)}")
     return earlier
 
@@ -155,19 +177,27 @@ def _folder_of(place: pathlib.Path) -> Dataset:
     settings = load_saved(place)
     recorded = json.loads((place / "config.json").read_text(encoding="utf-8"))["data_hash"]
     made = place / "dataset"
-    source = None if made.is_dir() else open_source(settings, place)
-    dataset = read_dataset(made) if source is None else read_dataset(source.folder, source.name, settings.dataset)
-    if dataset.data_hash != recorded:
+    folder = made if made.is_dir() else source_folder(settings, place)
+    dataset = read_dataset(folder, settings.dataset.name, settings.dataset) if folder.is_dir() else None
+    if dataset is None or dataset.data_hash != recorded:
+        fault = f"is not what {place} learned from" if dataset else f"is gone, from which {place} learned"
         raise UserError(
-            f"{dataset.path} is not what {place} learned from, so nobody knows which rows are new; put it back and "
-            f"give the grown folder another place, or set {KEY}={place / 'export'}, which compares on all rows"
+            f"{folder} {fault}, so nobody knows which rows are new; put it back and give the grown folder another "
+            f"place, or set {KEY}={place / 'export'}, which compares on all rows"
         )
     return dataset
 
 
-def _digests(rows: Interactions, items: Sequence[Item]) -> np.ndarray:
-    """uint64, a hash of user, history and target of each row, by their ids."""
-    ids = [item.id for item in items]
-    named = ("\0".join((user, *(ids[item] for item in history), ids[target])) for user, history, target in keys(rows))
-    hashes = (hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest() for name in named)
-    return np.frombuffer(b"".join(hashes), np.uint64)
+def _digests(rows: Interactions, items: Sequence[Item], common: Collection[str]) -> np.ndarray:
+    """uint64, a hash of each row by ids: its user, its target and the newest RECENT items of its history in `common`.
+
+    An item that joins the catalogue, or leaves it, stands in old histories too, and these rows are no new ones.
+    """
+    ids, shared = [item.id for item in items], [item.id in common for item in items]
+
+    def digest(user: str, history: Sequence[int], target: int) -> bytes:
+        recent = [ids[item] for item in history if shared[item]][-RECENT:]
+        name = "\0".join((user, *recent, ids[target]))
+        return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+    return np.frombuffer(b"".join(digest(*row) for row in keys(rows)), np.uint64)

@@ -94,6 +94,13 @@ def open_source(settings: Settings, path: pathlib.Path) -> Source:
     return source_of(settings, pathlib.Path(given) if given else prepared_folder(settings.prepare, path))
 
 
+def source_folder(settings: Settings, path: pathlib.Path) -> pathlib.Path:
+    """The folder that `open_source` takes or makes; nothing is made, so it may be missing."""
+    if settings.dataset.path:
+        return pathlib.Path(settings.dataset.path)
+    return path / ("shop" if is_embedded(settings) else "prepared")
+
+
 def source_of(settings: Settings, folder: pathlib.Path) -> Source:
     """What `index.sids` and `describe.words` mean for a folder.
 

@@ -50,6 +50,7 @@ _ANY_VALUE = {
 _ANY_SECTION = ("study", "run", "export", "mesh")
 _SHAPES_UPSTREAM = ("seed", "dataset", "prepare", "shop", "pretrain", "index", "describe", "model.path", "model.dtype")
 _SHAPES_BASELINES = (*_SHAPES_UPSTREAM, "train.held_out", "eval.split", "eval.beams", "eval.max_rows")
+_SHAPES_TABLES = (*_SHAPES_BASELINES, "fusion", "data")  # an arm without a model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +183,10 @@ def _changed(wanted: WantedCell, config: Mapping[str, Any], data: str, version: 
     if wanted.kind == "baseline":
         key = f"version of {wanted.name}"
         here, there = here | {key: BASELINES[wanted.name].version}, there | {key: version}
+    elif not wanted.settings.fusion.model and not config.get("fusion", {}).get("model", True):
+        here, there = (
+            {key: value for key, value in facts.items() if _within(key, _SHAPES_TABLES)} for facts in (here, there)
+        )
     return differences(there, here)
 
 

@@ -90,15 +90,13 @@ class Workdir:
         # Older code left a hash of the inputs, of which nobody can say how they differ from others: not finished.
         return {name: entry for name, entry in stages.items() if isinstance(entry["inputs"], dict)}
 
-    def finished(
-        self, stage: str, inputs: Mapping[str, Any], made: pathlib.Path | None = None
-    ) -> dict[str, Any] | None:
-        """The facts that a finished stage left; None when it has not finished for these inputs or `made` is lost.
+    def finished(self, stage: str, inputs: Mapping[str, Any], *made: pathlib.Path) -> dict[str, Any] | None:
+        """The facts that a finished stage left; None when it has not finished for these inputs or lost what it made.
 
         Several processes ask together, and the first one looks.
         """
         entry = self._stages().get(stage) if first() else None
-        if entry is None or (made is not None and not made.exists()) or differences(entry["inputs"], inputs):
+        if entry is None or not all(each.exists() for each in made) or differences(entry["inputs"], inputs):
             return share(None)
         return share(entry["facts"])
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tsrec_jax.files import new_folder, write_json
 from tsrec_jax.models.decoder import Decoder
-from tsrec_jax.models.hf import hf_name
+from tsrec_jax.models.hf import hf_name, resolve_folder
 from tsrec_jax.models.settings import LAYER_KERNELS
 from tsrec_jax.models.sharding import host_copy
 from tsrec_jax.models.tokenizer import save_tokenizer
@@ -32,7 +32,8 @@ def export_adapter(
     """Writes `adapter_config.json`, `adapter_model.safetensors` and the tokenizer; an older folder is replaced whole.
 
     Several processes call it together; the first one writes. `peft.PeftModel.from_pretrained` takes the folder once the
-    base model's table has a row for each token (`resize_token_embeddings`). All is float32.
+    base model's table has a row for each token (`resize_token_embeddings`). All is float32. The base is named by its
+    absolute path on this machine, or by its hub id and the commit of the copy.
 
     Args:
       model: with an adapter, and with the tables of the base model: tied if that is, and without scales.
@@ -61,7 +62,7 @@ def export_adapter(
     facts = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str(base),
+        **_named(base),
         "inference_mode": True,
         "r": adapter.rank,
         "lora_alpha": adapter.alpha,
@@ -77,6 +78,13 @@ def export_adapter(
         save_file(arrays, scratch / ADAPTER_FILE, metadata={"format": "pt"})
         # Only their owner may read what safetensors writes; all other files follow the umask.
         (scratch / ADAPTER_FILE).chmod((scratch / "adapter_config.json").stat().st_mode)
+
+
+def _named(base: str | os.PathLike[str]) -> dict[str, str | None]:
+    """Where PEFT finds the base model, whatever folder it is called in."""
+    if pathlib.Path(base).is_dir():
+        return {"base_model_name_or_path": str(pathlib.Path(base).absolute()), "revision": None}
+    return {"base_model_name_or_path": str(base), "revision": resolve_folder(base).name}  # the hub's folder of a commit
 
 
 def _module(name: str, layer: int | None = None) -> str:
