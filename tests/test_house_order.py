@@ -10,6 +10,7 @@ PACKAGE = pathlib.Path(tsrec_jax.__file__).parent
 # From the ground up: modules and rooms, and modules that stand on another floor than their room.
 FLOORS = (
     ("errors", "files", "addresses", "processes", "progress", "cache", "text_table", "section", "entry", "old_keys"),
+    ("programs",),
     ("data",),
     ("text", "prepare", "shop", "models"),
     ("sid", "teacher", "decoding", "baselines"),

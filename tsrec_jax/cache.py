@@ -41,6 +41,12 @@ def keep_compiled_programs(export: pathlib.Path | None = None) -> None:
         _keep_nothing()
 
 
+def compiled_folder() -> pathlib.Path | None:
+    """Where compiled programs are kept; None: nowhere, or at an address, which only JAX itself can use."""
+    place = os.environ.get(_FOLDER, "")
+    return pathlib.Path(place) if place and "://" not in place else None
+
+
 def _is_ours(folder: pathlib.Path) -> bool:
     """Whether this process may write into a folder, made if need be, and nobody but its user and root may."""
     try:
@@ -67,10 +73,9 @@ def mend_compiled_programs() -> str:
     Returns:
       One line that says why nothing can be kept; empty where all is well.
     """
-    place = os.environ.get(_FOLDER, "")
-    if not place or "://" in place:
+    folder = compiled_folder()
+    if folder is None:
         return ""
-    folder = pathlib.Path(place)
     try:
         with replacing(folder / _CHECKED) as looking:
             looking.touch()

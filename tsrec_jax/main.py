@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from tsrec_jax import __version__
-from tsrec_jax.cache import keep_compiled_programs, mend_compiled_programs
+from tsrec_jax.cache import compiled_folder, keep_compiled_programs, mend_compiled_programs
 from tsrec_jax.command_flags import help_lines, parse
 from tsrec_jax.errors import Stopped, UserError, no_space, not_allowed
 from tsrec_jax.serving.settings import ServerSettings, require_extra
@@ -205,7 +205,8 @@ def _serve(values: flags.FlagValues, workdir: pathlib.Path) -> None:
 
     search = {"beams": values.beams, "max_batch": values.max_batch, "encoder": values.encoder}
     given = {name: value for name, value in search.items() if value is not None} | {"weights": values.weights}
-    serve(folder, settings, {**given, "changes": values.catalogue or changes_file(folder)})
+    given |= {"changes": values.catalogue or changes_file(folder), "programs": compiled_folder()}
+    serve(folder, settings, given)
 
 
 def _catalogue(values: flags.FlagValues, workdir: pathlib.Path, action: str = "", *words: str) -> int:

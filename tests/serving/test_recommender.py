@@ -57,6 +57,17 @@ def test_a_loaded_export_recommends_what_the_trained_model_finds(trained, normal
         np.testing.assert_allclose([r.score for r in found], [score for _, _, score in items], atol=1e-5)
 
 
+def test_the_next_recommender_takes_the_searches_that_one_has_compiled(exported, recommender, tmp_path):
+    found = [Recommender.load(exported, programs=tmp_path).recommend(HISTORIES) for _ in range(2)]
+    assert found == [recommender.recommend(HISTORIES)] * 2
+    traced = beam_search._cache_size()
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}  # a program that is compiled writes its file
+    assert Recommender.load(exported, programs=tmp_path).recommend(HISTORIES) == found[0]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
+    assert {path.name.partition("-")[0] for path in files} == {"_prefix", "beam_search"}
+    assert beam_search._cache_size() == traced
+
+
 def test_an_export_that_names_no_normaliser_is_searched_over_the_vocabulary(exported, trained, tmp_path):
     folder = older(exported, tmp_path)
     facts = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))

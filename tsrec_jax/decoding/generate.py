@@ -20,6 +20,7 @@ from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.models.inference import InferenceModel, Prefix, make_prefix, prefill
 from tsrec_jax.models.sharding import mesh_of, named_sharding
 from tsrec_jax.processes import gather, several
+from tsrec_jax.programs import Programs
 from tsrec_jax.progress import Progress
 
 BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -63,6 +64,7 @@ class Searcher:
       prefix: token ids that prompts begin with; a prompt that does not, or that is nothing else, is searched whole.
       filtering: whether requests may bring filters (the search then has the inputs for them).
       mesh: requests are laid over its data and fsdp axes; None: the mesh the model lies on, if any.
+      programs: keeps the compiled programs of `run`; None: none is kept.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Searcher:
         prefix: Sequence[int] = (),
         filtering: bool = False,
         mesh: Mesh | None = None,
+        programs: Programs | None = None,
     ):
         self.model, self.trie, self.settings = model, trie, settings
         self.mesh = mesh or mesh_of(model.embedding_VD)
@@ -83,7 +86,8 @@ class Searcher:
             batch_size += -batch_size % (self.mesh.shape["data"] * self.mesh.shape["fsdp"])
         self.batch_size, self.buckets = batch_size, tuple(buckets)
         self._prefix_ids = list(prefix)
-        self._prefix = make_prefix(model, tuple(prefix)) if self._prefix_ids else None
+        self._programs = programs or Programs()
+        self._prefix = make_prefix(model, tuple(prefix), self._programs) if self._prefix_ids else None
         self._rows = FilterRows(trie, batch_size) if filtering else None
 
     def run(
@@ -204,6 +208,7 @@ class Searcher:
             buckets=self.buckets,
             filtering=self._rows is not None,
             mesh=self.mesh,
+            programs=self._programs,
         )
         wider._prefix_ids, wider._prefix = self._prefix_ids, self._prefix
         return wider
@@ -223,7 +228,17 @@ class Searcher:
             if prior is not None:
                 prior = dataclasses.replace(prior, scores_BI=jax.device_put(prior.scores_BI, sharding))
         prefix = self._prefix if prefixed else None
-        return beam_search(self.model, arrays, tokens_BS, lengths_B, self.settings, prefix, filters, prior)
+        return self._programs.call(
+            beam_search,
+            self.model,
+            arrays,
+            tokens_BS,
+            lengths_B,
+            static={"settings": self.settings},
+            prefix=prefix,
+            filters=filters,
+            prior=prior,
+        )
 
     def _batches(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], np.ndarray, np.ndarray, bool]]:
         """(row numbers, tokens_BS, lengths_B, whether the prefix stands before) of full batches.

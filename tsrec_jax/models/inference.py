@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tsrec_jax.models.adapter import merged
 from tsrec_jax.models.attention import MASKED, Attend, causal_attention
@@ -36,6 +37,7 @@ from tsrec_jax.models.layers import (
     scaled_embedding,
 )
 from tsrec_jax.models.sharding import constrain
+from tsrec_jax.programs import Programs
 
 HEAD_ROWS = 160  # rows of x whose logits over the whole vocabulary are held at once
 POSITIONS, SUFFIX = 8192, 64  # of the rotary table, and those of them kept for what is generated
@@ -223,9 +225,15 @@ def prefill(
     return norm(x_DB1, model.final_norm_D, config, COLUMNS.features)[..., 0], cache
 
 
-def make_prefix(model: InferenceModel, tokens: tuple[int, ...]) -> Prefix:
-    """The cache of tokens that prompts begin with; at least one token."""
-    return _prefix(model, jnp.asarray([tokens], jnp.int32))
+def make_prefix(model: InferenceModel, tokens: tuple[int, ...], programs: Programs | None = None) -> Prefix:
+    """The cache of tokens that prompts begin with; at least one token.
+
+    Args:
+      model: the weights.
+      tokens: ids.
+      programs: keeps the compiled program; None: none is kept.
+    """
+    return (programs or Programs()).call(_prefix, model, np.asarray([tokens], np.int32))
 
 
 @jax.jit

@@ -15,6 +15,7 @@ from tsrec_jax.decoding.filters import SidFilter
 from tsrec_jax.decoding.generate import Searcher, SearchResult
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.models.inference import InferenceModel
+from tsrec_jax.programs import Programs
 from tsrec_jax.serving.answers import MAX_BEAMS, Request
 from tsrec_jax.serving.live_catalogue import LiveCatalogue
 from tsrec_jax.serving.live_fusion import LiveFusion
@@ -64,6 +65,7 @@ class ModelFinder:
       max_batch: requests that are searched together.
       normaliser: what scores are normalised over, as in `SearchSettings`.
       fusion: what is added to the model's scores; None: nothing.
+      programs: keeps the compiled searches; None: none is kept.
     """
 
     def __init__(
@@ -76,9 +78,10 @@ class ModelFinder:
         max_batch: int,
         normaliser: str,
         fusion: LiveFusion | None = None,
+        programs: Programs | None = None,
     ):
         self.model, self.catalogue, self.builder, self.normaliser = model, catalogue, builder, normaliser
-        self._beams, self._max_batch, self._fusion = beams, max_batch, fusion
+        self._beams, self._max_batch, self._fusion, self._programs = beams, max_batch, fusion, programs
         self._prefix = builder.prefix("next_sid")
         first, size = int(catalogue.trie.token_ids[0][0]), catalogue.trie.level_sizes[0]
         self._first_tokens = range(first, first + size)
@@ -161,6 +164,7 @@ class ModelFinder:
             batch_size=self._max_batch if beams <= self._beams else max(1, self._max_batch * self._beams // beams),
             prefix=self._prefix,
             filtering=True,
+            programs=self._programs,
         )
 
     def _prompts(self, requests: Sequence[Request]) -> list[list[int]]:

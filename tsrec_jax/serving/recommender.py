@@ -21,6 +21,7 @@ from tsrec_jax.models.hf import load_hf
 from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.int8 import WEIGHTS
 from tsrec_jax.models.tokenizer import load_tokenizer
+from tsrec_jax.programs import Programs
 from tsrec_jax.section import refuse_other
 from tsrec_jax.serving.answers import MAX_BEAMS, Answer, Coding, PathStep, Recommendation, Request
 from tsrec_jax.serving.arguments import item_ids, listed, whole
@@ -104,6 +105,7 @@ class Recommender:
         encoder: str | None = None,
         revision: str | None = None,
         changes: str | os.PathLike[str] | Changes | None = None,
+        programs: str | os.PathLike[str] | None = None,
     ) -> Recommender:
         """Loads an exported folder.
 
@@ -118,6 +120,8 @@ class Recommender:
           revision: branch, tag or commit on the hub; None: the newest.
           changes: the file that keeps the changes of the catalogue (docs/catalogue.md), such as `changes_file(folder)`;
             or these changes themselves; None: they live as long as the recommender.
+          programs: folder for compiled searches, which the next process loads from there. They are run as they are: it
+            must be a folder that others cannot write. None: only JAX's own cache is used, where it is set up.
 
         Raises:
           UserError: the folder is not a complete export, or the changes are not to it.
@@ -125,7 +129,14 @@ class Recommender:
         folder = local_export(folder, revision)
         kept = changes if isinstance(changes, Changes) else Changes(changes)
         recommender = cls._loaded(
-            folder, kept, dtype=dtype, weights=weights, beams=beams, max_batch=max_batch, encoder=encoder
+            folder,
+            kept,
+            dtype=dtype,
+            weights=weights,
+            beams=beams,
+            max_batch=max_batch,
+            encoder=encoder,
+            programs=None if programs is None else Programs(pathlib.Path(programs)),
         )
         recommender.folder = folder
         return recommender
@@ -141,6 +152,7 @@ class Recommender:
         beams: int,
         max_batch: int,
         encoder: str | None,
+        programs: Programs | None,
     ) -> Recommender:
         refuse_other("weights", weights, WEIGHTS)
         if not 1 <= whole("beams", beams) <= MAX_BEAMS:
@@ -170,6 +182,7 @@ class Recommender:
                 max_batch=max_batch,
                 normaliser=parts.normaliser,
                 fusion=fused,
+                programs=programs,
             )
         return cls(
             finder,
