@@ -5,9 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from tests.pipeline.small import SMALL
+from tests.pipeline.test_sid_tokens import extended
 from tests.said import said
+from tests.serving.test_peft_folder import assert_the_adapter_is_the_export
 from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.evaluation.predictions import read_predictions
 from tsrec_jax.evaluation.study_cells import read_cells
@@ -138,6 +141,55 @@ def test_an_evaluation_is_of_the_stage_that_its_settings_name(study, finished, t
         for folder in (copy, study[0] / "cells/plain/seed-1", finished)
     )
     assert without == plain != second
+
+
+TRAINED_ELSEWHERE = [
+    "--config.model.trained",
+    "--config.index.sids=given",
+    "--config.describe.words=given",
+    "--config.objective=constrained",
+    "--config.train.freeze=trunk",
+    "--config.train.adapter.rank=2",
+    "--config.rl.steps=2",
+    "--config.rl.validate_every=1",
+    "--config.rl.prompts=16",
+    "--config.rl.group=4",
+    "--config.eval.beams=10",
+]
+
+
+def as_others_keep_it(run, folder):
+    """The model of a run's export in a plain folder of transformers: its SID tokens in another order, and one more."""
+    tokens = read_dataset(run / "dataset").catalogue.tokens
+    size = extended(run / "pretrained", folder, ["<z_9>", *reversed(tokens)])
+    weights = load_file(run / "export" / "model.safetensors")
+    table_VD = weights["model.embed_tokens.weight"]
+    rows_nD = table_VD[size : size + len(tokens)][::-1]
+    weights["model.embed_tokens.weight"] = np.concatenate([table_VD[:size], table_VD[:1], rows_nD])
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    facts = json.loads((run / "export" / "config.json").read_text())
+    facts["vocab_size"] = size + 1 + len(tokens)
+    (folder / "config.json").write_text(json.dumps(facts))
+    return folder
+
+
+def test_it_begins_with_an_export_or_with_a_checkpoint_of_others_which_have_the_same_rows_by_name(
+    quickstart_run, tmp_path
+):
+    models = {"ours": quickstart_run / "export", "theirs": as_others_keep_it(quickstart_run, tmp_path / "checkpoint")}
+    begun = ["--config=quickstart", *SMALL, f"--config.dataset.path={quickstart_run / 'dataset'}", *TRAINED_ELSEWHERE]
+    logged = {}
+    for name, model in models.items():
+        workdir = tmp_path / name
+        assert main(["rl", *begun, f"--config.model.path={model}", f"--workdir={workdir}"]) == 0
+        kept = ("loss", "rl/", "valid/")
+        logged[name] = [
+            {key: value for key, value in row.items() if key.startswith(kept)} for row in read_metrics(workdir / "rl")
+        ]
+        assert not (workdir / "checkpoints").exists(), "nothing is trained before it"
+    assert any("valid/hr@1" in row for row in logged["ours"]) and logged["ours"] == logged["theirs"]
+    assert main(["export", f"--workdir={tmp_path / 'theirs'}"]) == 0
+    assert_the_adapter_is_the_export(models["theirs"], tmp_path / "theirs")
 
 
 def test_the_loss_of_the_stage_may_be_below_zero():

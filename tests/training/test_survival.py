@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,14 +111,19 @@ def test_ctrl_c_stops_after_the_step_and_another_mesh_goes_on_with_the_same_loss
     assert found.fed == whole.fed
 
 
-def test_adapters_go_on_upon_another_mesh_and_what_is_frozen_has_not_moved(tmp_path):
-    given = {"freeze": "trunk", "adapter": AdapterSettings(rank=2)}
+def test_adapters_with_small_moments_resume_bit_for_bit_or_on_another_mesh_and_what_is_frozen_stays(tmp_path):
+    given = {"freeze": "trunk", "adapter": AdapterSettings(rank=2), "moments": "bfloat16"}
     whole = run_of(tmp_path / "whole", run_in(tmp_path / "whole", **given))
     assert whole.losses[-1] < whole.losses[0] - 0.1
     with pytest.raises(Stopped, match="after step 3 of 10"):
         run_in(tmp_path / "cut", number=signal.SIGTERM, at=3, **given)
-    found = run_of(tmp_path / "cut", run_in(tmp_path / "cut", mesh=make_mesh(data=2, fsdp=2, tensor=2), **given))
-    np.testing.assert_allclose(found.losses, whole.losses, atol=1e-5)
+    shutil.copytree(tmp_path / "cut", tmp_path / "moved")
+    found = run_of(tmp_path / "cut", run_in(tmp_path / "cut", **given))
+    assert found.losses == whole.losses
+    for name, value in found.weights.items():
+        np.testing.assert_array_equal(value, whole.weights[name], err_msg=name)
+    moved = run_of(tmp_path / "moved", run_in(tmp_path / "moved", mesh=make_mesh(data=2, fsdp=2, tensor=2), **given))
+    np.testing.assert_allclose(moved.losses, whole.losses, atol=1e-5)
     start = run_in(tmp_path / "start", steps=1, learning_rate=1e-9, **given)
     for name, value in named(nnx.state(start.model)).items():
         rows = slice(BASE_VOCAB_SIZE if "embedding" in name else None)
