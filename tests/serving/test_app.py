@@ -1,4 +1,5 @@
 import concurrent.futures
+import dataclasses
 import json
 import logging
 import threading
@@ -423,9 +424,27 @@ def test_changes_that_wait_leave_room_for_recommendations_and_look_ups(client, r
     assert {change.result().status_code for change in changes} == {200}
 
 
-def test_the_deadline_is_that_of_the_look_at_a_request_too(client, recommender, monkeypatch):
+def test_what_is_searched_for_holds_up_no_request_for_known_items_and_has_the_requests_deadline(
+    client, recommender, monkeypatch
+):
     waits = Waits()
-    monkeypatch.setattr(recommender, "check", waits)
-    refused(client.post("/recommend", json={"history": ["B001"], "deadline_ms": 50}), 504, "deadline")
+    monkeypatch.setattr(recommender.catalogue, "titled", waits)  # as the look-up of titles and nearest ids may
+    monkeypatch.setattr(recommender.catalogue, "item", lambda item_id, item=recommender.catalogue.item: (
+        item(item_id) if recommender.catalogue.get(item_id) else waits()
+    ))  # fmt: skip
+    slow = [{"titles": ["Thing 1"]}, *[{"history": ["B001", "UNKNOWN"]}] * 9]
+    with concurrent.futures.ThreadPoolExecutor(10) as pool:
+        answers = [pool.submit(client.post, "/recommend", json=wish | {"deadline_ms": 1000}) for wish in slow]
+        until(lambda: len(waits.calls) >= 4)
+        assert client.post("/recommend", json={"history": ["B001"]}).status_code == 200
+        for answer in answers:
+            refused(answer.result(), 504, "deadline")
     waits.let.set()
-    assert not recommender.batches
+    assert len(recommender.batches) == 1
+
+
+def test_a_score_that_is_no_number_is_an_error_of_the_server(client, recommender, monkeypatch):
+    answer = recommender.alone(Request(("B001",), k=1))
+    broken = dataclasses.replace(answer, items=(dataclasses.replace(answer.items[0], score=float("nan")),))
+    monkeypatch.setattr(recommender, "alone", lambda request: broken)
+    refused(client.post("/recommend", json={"history": ["B001"]}), 500)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -101,7 +101,8 @@ class Guard:
 
         try:
             try:
-                body = await asyncio.wait_for(self._body(scope, receive), self._body_seconds)
+                async with asyncio.timeout(self._body_seconds):
+                    body = await self._body(scope, receive)
             except TimeoutError:
                 raise _Refused(408, f"the body did not arrive within {self._body_seconds:g} s") from None
             if body is not None:
@@ -145,7 +146,7 @@ class Guard:
 def _request_id(scope: Scope) -> bytes:
     """What the client calls the request (`X-Request-ID`), or a name of our own."""
     given = dict(scope["headers"]).get(b"x-request-id", b"")
-    return given if _ID.fullmatch(given) else uuid.uuid4().hex.encode()
+    return given if _ID.fullmatch(given) else b"%032x" % random.getrandbits(128)
 
 
 def _log(scope: Scope, method: str, status: int, seconds: float) -> None:

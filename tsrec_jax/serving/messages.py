@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from tsrec_jax.data.catalogue import is_address, shown_facts
 from tsrec_jax.serving.answers import MAX_BEAMS, Coding, PathStep
@@ -25,6 +26,7 @@ MAX_FOUND = 100
 MAX_QUERY = 200
 _TOKENS = re.compile(r"(?:<[^<>\s]+>)+")
 _TOKEN = re.compile(r"<[^<>\s]+>")
+_ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 
 
 def _filled(title: str) -> str:
@@ -151,7 +153,7 @@ def answer_json(found: Answered, total_seconds: float, model: str) -> dict[str, 
             {
                 "id": item.item_id,
                 "title": item.title,
-                "score": item.score,
+                "score": _finite(item.score),
                 "sid": item.sid,
                 **shown_facts(item),
                 "path": [_step_json(step) for step in item.path],
@@ -169,6 +171,17 @@ def answer_json(found: Answered, total_seconds: float, model: str) -> dict[str, 
         },
         "batch_size": found.batch_size,
     }
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON of dicts, lists, texts and finite numbers, by pydantic: an answer has kilobytes of words."""
+    return _ANYTHING.dump_json(value)
+
+
+def _finite(score: float) -> float:
+    if not math.isfinite(score):
+        raise ValueError(f"a score is {score}")  # for which JSON has no word
+    return score
 
 
 def _step_json(step: PathStep) -> dict[str, Any]:

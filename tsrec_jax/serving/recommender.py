@@ -410,9 +410,9 @@ class Recommender:
             return SidFilter(allowed_NC=self.catalogue.codes(allowed))
         if not excluded:
             return SidFilter()
-        codes_NC = np.unique(self.catalogue.codes(excluded), axis=0)
-        out = [all(item.id in excluded for item in self.catalogue.members(codes)) for codes in codes_NC.tolist()]
-        return SidFilter(excluded_NC=codes_NC[out])
+        sids = {tuple(codes) for codes in self.catalogue.codes(excluded).tolist()}
+        out = [codes for codes in sids if all(item.id in excluded for item in self.catalogue.members(codes))]
+        return SidFilter(excluded_NC=np.array(out, np.int64).reshape(-1, self.catalogue.num_levels))
 
     def _answer(self, request: Request, found: SearchResult, read: int) -> Answer:
         excluded = self._excluded(request)
