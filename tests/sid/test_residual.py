@@ -1,5 +1,7 @@
 """Residual quantisation: levels refine, sizes are even where asked, the same input gives the same codes."""
 
+import types
+
 import numpy as np
 import pytest
 
@@ -103,6 +105,19 @@ def test_prices_of_a_sample_change_little_and_the_last_sizes_stay_even(x_ID, mon
     monkeypatch.setattr(fit_levels, "PRICED_ROWS_PER_CODE", 20)
     assert fitted() != priced_by_all
     assert fitted() < 1.05 * priced_by_all
+
+
+def test_processes_await_what_the_first_one_finds_at_a_barrier_and_not_in_a_collective(monkeypatch):
+    steps = []
+    monkeypatch.setattr(fit_levels, "first_makes", lambda make: [steps.append("barrier"), make()][1])
+    monkeypatch.setattr(fit_levels, "agree", lambda array: [steps.append("collective"), array][1])
+    monkeypatch.setattr(fit_levels, "first", lambda: False)
+    several = fit_levels._Fit(IndexSettings(), types.SimpleNamespace(is_multi_process=True))
+    found = several.found_by_first(lambda: pytest.fail("it is for the first process alone"), np.zeros(3))
+    assert steps == ["barrier", "collective"] and found.tolist() == [0, 0, 0]
+    alone = fit_levels._Fit(IndexSettings(), None)
+    assert alone.found_by_first(lambda: np.ones(2), np.zeros(2)).tolist() == [1, 1]
+    assert len(steps) == 2
 
 
 def test_embeddings_without_variance_are_not_said_to_be_coded_well():

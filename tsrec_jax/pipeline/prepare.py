@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 
 PREPARED = "prepared.json"  # in the workdir: what `prepared/` was made with
 FILES = ("interactions_file", "items_file")
+HASHED, NAMED = "hashed", "named"  # in PREPARED, beside the settings: the raw files as they were found
 LIMITS = ("max_unreadable", "max_unmatched")  # what they allow is made alike with any value of them
 
 
 def prepared_folder(settings: PrepareSettings, path: pathlib.Path) -> pathlib.Path:
     """The stage `prepare`: `prepared/` in the workdir, made of the raw data once.
+
+    Of a finished folder the raw files are read again only where their size or time of change is another, and they may
+    be gone.
 
     Raises:
       UserError: no source is named, raw files are missing or broken, nothing is left, or it was made otherwise.
@@ -38,12 +42,22 @@ def prepared_folder(settings: PrepareSettings, path: pathlib.Path) -> pathlib.Pa
     for key in named:
         if not getattr(settings, key):
             raise UserError(f"config.prepare.{key} is empty; name a CSV or Parquet file")
-    files = {key: find_files(getattr(settings, key), f"config.prepare.{key}") for key in named}
-    identity = section_facts(settings, (*named, "base_url", *LIMITS))
-    identity |= {f"SHA-256 of prepare.{key}": version_of(found) for key, found in files.items()}
-    folder = path / "prepared"
+    folder, names = path / "prepared", {key: getattr(settings, key) for key in named}
+    kept = json.loads((path / PREPARED).read_text(encoding="utf-8")) if folder.exists() else {}
+    hashed, names_before = kept.pop(HASHED, {}), kept.pop(NAMED, {})
+    identity, files = section_facts(settings, (*named, "base_url", *LIMITS)), {}
+    for key, name in names.items():
+        fact = f"SHA-256 of prepare.{key}"
+        try:
+            files[key] = find_files(name, f"config.prepare.{key}")
+            identity[fact] = version_of(files[key], hashed)
+        except UserError as error:
+            if names_before.get(key) != name:  # nothing was made of them, or they are said to be elsewhere now
+                raise
+            identity[fact] = kept[fact]
+            report(f"prepare: not compared with what {folder} was made of: {error}")
     if folder.exists():
-        refuse_differences(folder, json.loads((path / PREPARED).read_text(encoding="utf-8")), identity)
+        refuse_differences(folder, kept, identity)
         report("prepare: finished before, skipped")
         return folder
     if files:
@@ -52,7 +66,7 @@ def prepared_folder(settings: PrepareSettings, path: pathlib.Path) -> pathlib.Pa
         source = RawSource(settings.source, interactions, items, columns, settings.encoding)
     else:
         source = download_raw(settings)
-    write_json(path / PREPARED, identity)
+    write_json(path / PREPARED, {**identity, NAMED: names, HASHED: hashed})
     name = settings.name or settings.category or "data"
     with stage("prepare"):
         summary = prepare(source, settings, name, folder)

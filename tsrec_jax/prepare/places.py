@@ -8,16 +8,21 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
 from tsrec_jax.addresses import is_remote, open_address
 from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.errors import UserError
+from tsrec_jax.progress import report
 
 _WILD = "*?["
 # By what a store tells one version of a file from another: a hash of the contents where it states one.
-_VERSIONS = ("md5Hash", "etag", "ETag", "crc32c", "content_md5", "mtime", "LastModified", "last_modified", "created")
+_VERSIONS = ("md5Hash", "etag", "ETag", "crc32c", "content_md5", "Content-MD5", "Digest",
+             "mtime", "LastModified", "last_modified", "Last-Modified", "created")  # fmt: skip
+
+Hashed = dict[str, list[Any]]  # {path: [bytes, time of the last change in ns, SHA-256]}
 
 
 def find_files(wanted: str, setting: str) -> tuple[str, ...]:
@@ -51,21 +56,45 @@ def find_files(wanted: str, setting: str) -> tuple[str, ...]:
     return tuple(system.unstrip_protocol(name) if is_remote(wanted) else name for name in files)
 
 
-def version_of(files: Sequence[str]) -> str:
+def version_of(files: Sequence[str], hashed: Hashed) -> str:
     """What tells these files from others, in hexadecimal: the SHA-256 of one file here.
 
     Of several it is one of their names and versions; of a file at an address, which is not fetched for this, of what
     the store states about it.
+
+    Args:
+      files: as `find_files` gives them.
+      hashed: of files here that were read before: they are not read again, and those that are read now are added.
+
+    Raises:
+      UserError: an address cannot be read.
     """
     if len(files) == 1 and not is_remote(files[0]):
-        return sha256_of(pathlib.Path(files[0]))
-    versions = [[os.path.basename(file), _stated(file) if is_remote(file) else version_of([file])] for file in files]
+        return _sha256(files[0], hashed)
+    stated = {file: _stated(file) for file in files if is_remote(file)}
+    unknown = [file for file, (_, version) in stated.items() if not version]
+    if unknown:
+        others = f" and {len(unknown) - 1:,} more" if unknown[1:] else ""
+        report(f"{unknown[0]}{others}: the store states no version, so only another size is noticed as a change")
+    versions = [[os.path.basename(file), stated.get(file) or _sha256(file, hashed)] for file in files]
     return hashlib.sha256(json.dumps(versions).encode()).hexdigest()
 
 
+def _sha256(file: str, hashed: Hashed) -> str:
+    facts = os.stat(file)
+    stamp = [facts.st_size, facts.st_mtime_ns]
+    if hashed.get(file, [])[:2] != stamp:
+        hashed[file] = [*stamp, sha256_of(pathlib.Path(file))]
+    return str(hashed[file][2])
+
+
 def _stated(file: str) -> list[str]:
+    """The size and the version of a file at an address; an empty one where the store states none."""
     system, name = open_address(file, "file")
-    facts = system.info(name)
+    try:
+        facts = system.info(name)
+    except Exception as error:  # each kind of store has errors of its own
+        raise UserError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
     return [str(facts["size"]), next((str(facts[key]) for key in _VERSIONS if key in facts), "")]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tsrec_jax.models.sharding import host_copy, one_device
-from tsrec_jax.processes import agree, first, share
+from tsrec_jax.processes import agree, first, first_makes, share
 from tsrec_jax.progress import Progress, report
 from tsrec_jax.sid.assignment import balanced_assignment, transport_prices
 from tsrec_jax.sid.kmeans import (
@@ -116,6 +116,15 @@ class _Fit:
         array = np.asarray(found)
         return agree(array) if self.shared else array
 
+    def found_by_first(self, find: Callable[[], np.ndarray], like: np.ndarray) -> np.ndarray:
+        """What the first process alone finds, however long it takes: an array of the shape and type of `like`.
+
+        The others wait for it at a barrier, since a collective gives up after half an hour.
+        """
+        if not self.shared:
+            return find()
+        return agree(first_makes(lambda: find() if first() else like))
+
     def kept(self, store: LevelStore | None, shape: tuple[int, int]) -> list[Level]:
         """The finished levels of the store, for rows of this shape."""
         levels = store.read() if store is not None and first() else []
@@ -178,12 +187,13 @@ def _balanced_level(
         with fit.over(x_ID):
             codebook_ED = fit.agreed(host_copy(_priced_means(rows_ID, codebook_ED, prices_E, rows=len(x_ID))))
         tick()
-    codes_I = np.zeros(len(x_ID), np.int32)
+
+    def assigned_exactly() -> np.ndarray:  # which takes the costs of all rows together
+        cost_IE = _distances(x_ID, codebook_ED)
+        return balanced_assignment(cost_IE, _prices(cost_IE, prices_E))
+
     with fit.alone():
-        if first():  # an exact assignment takes the costs of all rows together
-            cost_IE = _distances(x_ID, codebook_ED)
-            codes_I = balanced_assignment(cost_IE, _prices(cost_IE, prices_E))
-        codes_I = fit.agreed(codes_I)
+        codes_I = fit.found_by_first(assigned_exactly, np.zeros(len(x_ID), np.int32))
         codebook_ED = fit.agreed(_means(x_ID, codes_I, codebook_ED))
     tick()
     return codebook_ED, codes_I
