@@ -12,24 +12,32 @@ usage: bash launch/test.sh [options] [pytest arguments, such as tests/data or -k
   --python=VERSION|PROGRAM  the Python to use, e.g. 3.12 (then the environment is .venv-3.12 instead of .venv)
   --unit                    only the tests that compile nothing, in less than two minutes
   --system                  also whole runs, studies, services and benchmarks, as .ci/run does
-  --peers                   install torch, k-means-constrained and, in an environment of its own, transformers 4.57, for
-                            the tests that compare with them (they skip without)
+  --peers                   install torch, k-means-constrained and, each in a folder of its own, transformers 4.57 and
+                            Apache Beam, for the tests that need them (they skip without)
   --help                    this text
 
 Tests run on the CPU, with eight emulated devices, whatever the machine has.
 TEXT
 }
 
-# older_transformers VENV: a Python that sees transformers 4.57 before all that VENV holds (torch among it); names it to
-# the tests in TSREC_TRANSFORMERS_4.
-older_transformers() {
-    local venv="$1" folder="$1/transformers4" requirement
+# python_with FOLDER: makes FOLDER/python, which sees the packages in FOLDER before all that the environment holds.
+python_with() {
+    printf '#!/bin/sh\nPYTHONPATH="%s" exec "%s" "$@"\n' "$1" "$VENV_PYTHON" >"$1/python"
+    chmod +x "$1/python"
+}
+
+# What does not agree with VENV's own packages, named to the tests as a Python: transformers 4.57 in TSREC_TRANSFORMERS_4,
+# and Beam, which pins older releases of protobuf and pyarrow, in TSREC_BEAM.
+other_pythons() {
+    local venv="$1" requirement
     for requirement in "transformers==4.57.6" "huggingface_hub==0.36.2" "tokenizers==0.22.2"; do
-        install "$venv" "$requirement" --no-deps --target="$folder"
+        install "$venv" "$requirement" --no-deps --target="$venv/transformers4"
     done
-    printf '#!/bin/sh\nPYTHONPATH="%s" exec "%s" "$@"\n' "$folder" "$VENV_PYTHON" >"$folder/python"
-    chmod +x "$folder/python"
-    export TSREC_TRANSFORMERS_4="$folder/python"
+    python_with "$venv/transformers4"
+    export TSREC_TRANSFORMERS_4="$venv/transformers4/python"
+    install "$venv" "apache-beam==2.77.0" --target="$venv/beam"
+    python_with "$venv/beam"
+    export TSREC_BEAM="$venv/beam/python"
 }
 
 python="" peers=false tier="not system"
@@ -51,7 +59,7 @@ if "$peers"; then
     install "$venv" ".[peers]" --editable
     install "$venv" "ortools==9.15.6755" --no-deps
     install "$venv" "k-means-constrained==0.9.1" --no-deps
-    older_transformers "$venv"
+    other_pythons "$venv"
 fi
 
 # What is asked for by name runs whatever its tier.

@@ -151,7 +151,6 @@ def test_every_command_is_checked_by_some_test():
 
 
 def test_commands_that_thin_raw_data_parse():
-    thin = pytest.importorskip("tsrec_jax.prepare.thin", reason="needs the extra `beam`", exc_type=ImportError)
     called = [command for command in TODAY if command.words[:3] == THIN]
     assert called
     for command in called:

@@ -2,28 +2,63 @@
 
 import csv
 import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
 import random
+import subprocess
 
 import pytest
-
-pytest.importorskip("apache_beam", reason="needs the extra `beam`")
-
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.prepare.places import find_files
 from tsrec_jax.prepare.preparation import prepare
 from tsrec_jax.prepare.raw import RawSource
 from tsrec_jax.prepare.settings import PrepareSettings
-from tsrec_jax.prepare.thin import FACTS, SETTINGS, main, thin
+from tsrec_jax.prepare.thin import main
+from tsrec_jax.prepare.thin_facts import FACTS, SETTINGS
 
-HERE = PipelineOptions(["--runner=FnApiRunner"])
+HAS_BEAM = importlib.util.find_spec("apache_beam") is not None
+needs_beam = pytest.mark.skipif(not HAS_BEAM, reason="needs Beam: run by the test below, if TSREC_BEAM is set")
 CHANGES = {"k_core": 4, "start": "1970-01-01T00:00:05", "max_title_words": 3, "max_unreadable": 1, "max_unmatched": 1}
 
 
 def write(path, header, rows):
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *rows])
+
+
+@pytest.mark.skipif(
+    HAS_BEAM or "TSREC_BEAM" not in os.environ, reason="the tests below run here, or TSREC_BEAM is not set"
+)
+def test_these_tests_pass_where_beam_is():
+    command = [os.environ["TSREC_BEAM"], "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", __file__]
+    root = pathlib.Path(__file__).resolve().parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 passed, 1 skipped" in done.stdout
+
+
+def test_without_beam_one_line_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["--out=thin"]) == 2
+    assert capsys.readouterr().err == "thin: needs Apache Beam, which is not installed: pip install 'tsrec_jax[beam]'\n"
+
+
+def thin(settings, out):
+    """Thins on the local runner."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from tsrec_jax.prepare import thin_pipeline
+
+    return thin_pipeline.thin(settings, str(out), PipelineOptions(["--runner=FnApiRunner"]))
+
+
+def thinned(settings, out):
+    """The settings of `prepare` for what was thinned."""
+    files = {f"{name}_file": str(out / f"thinned-{name}-*.csv.gz") for name in ("interactions", "items")}
+    return dataclasses.replace(settings, **files)
 
 
 @pytest.fixture
@@ -48,25 +83,47 @@ def prepared(settings, folder):
     return {path.name: path.read_text("utf-8") for path in folder.iterdir() if not path.name.startswith("prepare.")}
 
 
+@needs_beam
 def test_what_is_thinned_makes_the_same_folder(raw, tmp_path):
-    counts = thin(raw, str(tmp_path / "thin"), HERE)
+    counts = thin(raw, tmp_path / "thin")
     assert counts["read"] == 610 and 0 < counts["left"] < counts["in the window"] < 610
-    assert (tmp_path / "thin" / FACTS).exists()
-    thinned = {f"{name}_file": str(tmp_path / "thin" / f"{name}-*.csv.gz") for name in ("interactions", "items")}
+    facts = json.loads((tmp_path / "thin" / FACTS).read_text())
+    assert facts["interactions"] == counts and facts["settings"]["k_core"] == 4
     wanted = prepared(raw, tmp_path / "wanted")
     assert len(wanted["train.csv"]) > 500
-    assert prepared(dataclasses.replace(raw, **thinned), tmp_path / "found") == wanted
+    assert prepared(thinned(raw, tmp_path / "thin"), tmp_path / "found") == wanted
+    with pytest.raises(UserError, match="k_core=3 is below 4"):
+        prepared(dataclasses.replace(thinned(raw, tmp_path / "thin"), k_core=3), tmp_path / "looser")
     with pytest.raises(UserError, match="something already"):
-        thin(raw, str(tmp_path / "thin"), HERE)
+        thin(raw, tmp_path / "thin")
 
 
+@needs_beam
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_what_only_all_the_raw_lines_tell_is_known_of_what_is_left(raw, tmp_path, newest_first):
+    """Every user has one day, so that the order of the users, which Beam changes, says which way the file runs."""
+    draw = random.Random(5)
+    log = [(f"u{7919 * day % 60}", f"i{draw.randrange(1, 7)}", 86_400 * day) for day in range(60) for _ in range(6)]
+    for number in (1, 2):
+        (tmp_path / f"log_{number}.csv").unlink()
+    write(tmp_path / "log_1.csv", ("user", "item", "timestamp"), log[::-1] if newest_first else log)
+    raw = dataclasses.replace(raw, ties="auto", k_core=3, start="")
+    thin(raw, tmp_path / "thin")
+    assert json.loads((tmp_path / "thin" / FACTS).read_text())["newest_first"] == newest_first
+    wanted = prepared(raw, tmp_path / "wanted")
+    assert prepared(thinned(raw, tmp_path / "thin"), tmp_path / "found") == wanted
+
+
+@needs_beam
 def test_raw_data_that_prepare_refuses_are_refused(raw, tmp_path, capsys):
     flags = [f"--{name}={getattr(raw, name)}" for name in SETTINGS if not isinstance(getattr(raw, name), bool)]
     assert main([*flags, "--max_unmatched=0.01", f"--out={tmp_path / 'thin'}", "--runner=FnApiRunner"]) == 2
     assert "interactions have no item with a usable title" in capsys.readouterr().err
-    assert not (tmp_path / "thin" / FACTS).exists()
+    with pytest.raises(UserError, match=r"thin\.json is not there: thinning has not come to its end"):
+        prepared(thinned(raw, tmp_path / "thin"), tmp_path / "found")
 
 
+@needs_beam
 def test_a_flag_that_neither_this_program_nor_beam_knows_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([f"--out={tmp_path / 'thin'}", "--k-core=3", "--runner=FnApiRunner"])

@@ -35,11 +35,12 @@ class Titles:
     cold: int
 
 
-def encode(interactions: pl.LazyFrame) -> tuple[pl.Series, pl.Series, Log, bool]:
+def encode(interactions: pl.LazyFrame, newest_first: bool | None = None) -> tuple[pl.Series, pl.Series, Log, bool]:
     """Turns ids to numbers.
 
     Args:
       interactions: user, item (text), timestamp (int64, seconds), in the order of the files.
+      newest_first: whether the files run from new to old; None: as their times say.
 
     Returns:
       The user ids and the item ids, each sorted, so that numbers stand in the order of ids; all interactions; and
@@ -56,7 +57,7 @@ def encode(interactions: pl.LazyFrame) -> tuple[pl.Series, pl.Series, Log, bool]
     )
     lines = numbers["line"].to_numpy()  # joins keep no order
     log = Log(*(_at(lines, numbers[name].to_numpy()) for name in ("user_number", "item_number", "timestamp")))
-    backwards = is_newest_first(log.users, log.times)
+    backwards = is_newest_first(log.users, log.times) if newest_first is None else newest_first
     if backwards:
         log = log.where(slice(None, None, -1))
     return users, items, log.where(np.lexsort((log.times, log.users))), backwards  # a stable sort

@@ -36,10 +36,11 @@ from tsrec_jax.files import new_folder
 from tsrec_jax.prepare import filtering, splitting, ties
 from tsrec_jax.prepare.filtering import Titles
 from tsrec_jax.prepare.raw import RawSource, RawTables, read_raw
-from tsrec_jax.prepare.raw_rows import TEXT_COLUMNS
+from tsrec_jax.prepare.raw_rows import INTERACTIONS, ITEMS, TEXT_COLUMNS
 from tsrec_jax.prepare.settings import PrepareSettings, seconds
 from tsrec_jax.prepare.splitting import Log, Rows
 from tsrec_jax.prepare.summary import SplitCount, Step, Summary, of_ties, summary_tables
+from tsrec_jax.prepare.thin_facts import find_facts
 from tsrec_jax.prepare.titles import plain_text
 from tsrec_jax.progress import report
 
@@ -69,22 +70,27 @@ def prepare(source: RawSource, settings: PrepareSettings, name: str, folder: str
       folder: the folder to make. Until it is done the work lies beside it, under a temporary name.
 
     Raises:
-      UserError: the folder exists already; a raw file is missing, broken or of another kind; nothing or an empty split
-        is left, with the setting to loosen.
+      UserError: the folder exists already; a raw file is missing, broken or of another kind, or was thinned under
+        tighter settings; nothing or an empty split is left, with the setting to loosen.
     """
     folder = pathlib.Path(folder)
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"data set name {name!r}: use letters, digits, '_', '-' and '.'")
+    facts = find_facts(source.files(INTERACTIONS), source.files(ITEMS))
+    if facts is not None:
+        facts.refuse_looser(settings)
     with new_folder(folder) as scratch:
         tables = read_raw(source, scratch / "raw", settings.max_unreadable)
-        summary = _prepare(tables, settings, name, scratch)
+        summary = _prepare(tables, settings, name, scratch, facts.newest_first if facts else None)
         shutil.rmtree(scratch / "raw")
     report(f"done: {folder}")
     return summary
 
 
-def _prepare(tables: RawTables, settings: PrepareSettings, name: str, folder: pathlib.Path) -> Summary:
-    user_ids, item_ids, log, backwards = filtering.encode(tables.interactions)
+def _prepare(
+    tables: RawTables, settings: PrepareSettings, name: str, folder: pathlib.Path, newest_first: bool | None
+) -> Summary:
+    user_ids, item_ids, log, backwards = filtering.encode(tables.interactions, newest_first)
     report(f"numbered: {len(log):,} interactions, {len(user_ids):,} users, {len(item_ids):,} items")
     lines = sum(file.lines for file in tables.interaction_files)
     log, titles, steps = _filter(log, lines, tables.items, item_ids, settings)

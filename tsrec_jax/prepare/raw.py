@@ -92,6 +92,10 @@ class RawSource:
                 raise UserError(f"raw data of kind {self.kind!r} need at least one file of {field}")
             object.__setattr__(self, field, _paths(given))
 
+    def files(self, table: str) -> tuple[str, ...]:
+        """The files of a table, INTERACTIONS or ITEMS."""
+        return _paths(self.interactions if table == INTERACTIONS else self.items)
+
     def lines(self, table: str, path: pathlib.Path) -> Lines:
         """The lines of one file, INTERACTIONS or ITEMS."""
         if self.kind == "tables":
@@ -156,25 +160,27 @@ def read_raw(source: RawSource, scratch: str | os.PathLike[str], max_unreadable:
       UserError: a file is missing, ends early, is of another kind, lacks a column, has lines of which none can be used
         or loses more of them than it may, or no file of a table has any.
     """
-    for file in (*_paths(source.interactions), *_paths(source.items)):
+    for file in (*source.files(INTERACTIONS), *source.files(ITEMS)):
         if not is_remote(file):
             check_file(pathlib.Path(file))
     scratch = pathlib.Path(scratch)
     interactions = _Spill(scratch / INTERACTIONS, INTERACTION_SCHEMA, _INTERACTION_BATCH)
     items = _Spill(scratch / ITEMS, ITEM_SCHEMA, _ITEM_BATCH)
 
-    def read(table: str, files: Paths, spill: _Spill) -> tuple[FileCount, ...]:
+    def read(table: str, spill: _Spill) -> tuple[FileCount, ...]:
         counts: list[FileCount] = []
-        for file in _paths(files):
+        for file in source.files(table):
             with at_hand(file, scratch / "fetched") as path:
                 counts.append(_read_file(path, table, source.lines(table, path), spill))
                 refuse_loss(path, counts[-1], max_unreadable)
         if not any(count.lines for count in counts):
-            raise UserError(f"{', '.join(_paths(files))}: none of 0 lines is one of {table}; name files that hold some")
+            raise UserError(
+                f"{', '.join(source.files(table))}: none of 0 lines is one of {table}; name files that hold some"
+            )
         return tuple(counts)
 
-    interaction_files = read(INTERACTIONS, source.interactions, interactions)
-    item_files = read(ITEMS, source.items, items)
+    interaction_files = read(INTERACTIONS, interactions)
+    item_files = read(ITEMS, items)
     return RawTables(
         interactions.finish(),
         items.finish().with_row_index("entry").with_columns(pl.col("entry").cast(pl.Int64)),

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import re
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
@@ -89,8 +89,18 @@ def is_newest_first(users: np.ndarray, times: np.ndarray) -> bool:
     """
     order = np.argsort(users, kind="stable")
     own = np.diff(times[order])[users[order][1:] == users[order][:-1]]
-    for steps in (own, np.diff(times)):
-        falling, pairs = int(np.sum(steps < 0)), int(np.count_nonzero(steps))
+    return falls_beyond_chance(
+        (int(np.sum(steps < 0)), int(np.count_nonzero(steps))) for steps in (own, np.diff(times))
+    )
+
+
+def falls_beyond_chance(counts: Iterable[tuple[int, int]]) -> bool:
+    """Whether times fall, by the first of several counts that says more than chance would.
+
+    Args:
+      counts: of neighbours, those of which the second has the earlier time, and all with different times.
+    """
+    for falling, pairs in counts:
         if pairs and _exceeds_chance(pairs, max(falling, pairs - falling) / pairs):
             return 2 * falling > pairs
     return False
