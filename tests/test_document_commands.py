@@ -31,6 +31,7 @@ from tsrec_jax import processes, settings
 from tsrec_jax.data.dataset import write_dataset
 from tsrec_jax.main import VERBS, main
 from tsrec_jax.pipeline.provenance import command as recorded_command
+from tsrec_jax.prepare import thin
 from tsrec_jax.shop.shop import make_shop
 
 ALL = [command for path in (*DOCUMENTS, *SCRIPTS, *REPORTS) for command in commands_of(path)]

@@ -20,7 +20,7 @@ from tsrec_jax.prepare.thin import main
 from tsrec_jax.prepare.thin_facts import FACTS, SETTINGS
 
 HAS_BEAM = importlib.util.find_spec("apache_beam") is not None
-needs_beam = pytest.mark.skipif(not HAS_BEAM, reason="needs Beam: run by the test below, if TSREC_BEAM is set")
+needs_beam = pytest.mark.skipif(not HAS_BEAM, reason="needs Beam: the first test runs it, where TSREC_BEAM is set")
 CHANGES = {"k_core": 4, "start": "1970-01-01T00:00:05", "max_title_words": 3, "max_unreadable": 1, "max_unmatched": 1}
 
 
@@ -103,7 +103,7 @@ def test_what_is_thinned_makes_the_same_folder(raw, tmp_path):
 def test_what_only_all_the_raw_lines_tell_is_known_of_what_is_left(raw, tmp_path, newest_first):
     """Every user has one day, so that the order of the users, which Beam changes, says which way the file runs."""
     draw = random.Random(5)
-    log = [(f"u{7919 * day % 60}", f"i{draw.randrange(1, 7)}", 86_400 * day) for day in range(60) for _ in range(6)]
+    log = [(f"u{7919 * day % 60}", f"i{draw.randrange(28)}", 86_400 * day) for day in range(60) for _ in range(6)]
     for number in (1, 2):
         (tmp_path / f"log_{number}.csv").unlink()
     write(tmp_path / "log_1.csv", ("user", "item", "timestamp"), log[::-1] if newest_first else log)
