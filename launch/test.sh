@@ -68,6 +68,6 @@ started="$SECONDS"
 "$VENV_PYTHON" -m ruff check .
 "$VENV_PYTHON" -m ruff format --check .
 "$VENV_PYTHON" -m mypy
-# Two files of tests at a time; what a file shares among its tests is made once.
-"$VENV_PYTHON" -m pytest -q --numprocesses=2 --dist=loadfile ${arguments[@]+"${arguments[@]}"}
+# Two files of tests at a time, in the order of tests/conftest.py; what a file shares among its tests is made once.
+"$VENV_PYTHON" -m pytest -q --numprocesses=2 --dist=loadfile --no-loadscope-reorder ${arguments[@]+"${arguments[@]}"}
 printf 'test time: %s\n' "$(elapsed $((SECONDS - started)))"

@@ -94,6 +94,31 @@ UNIT = (
     "training/test_meter.py",
     "training/test_watch.py",
 )
+# What takes longest, in this order before all else, so that no worker has a long file to itself at the end.
+FIRST = (
+    "test_document_benchmarks.py",
+    "pipeline/test_study.py",
+    "pipeline/test_processes.py",
+    "launch/test_pack.py",
+    "pipeline/test_stages.py",
+    "pipeline/test_fusion.py",
+    "pipeline/test_rl.py",
+    "pipeline/test_going_on.py",
+    "baselines/test_real_data.py",
+    "training/test_survival.py",
+    "serving/test_page.py",
+    "serving/test_export.py",
+    "serving/test_real_service.py",
+    "serving/test_recommender.py",
+    "serving/test_recommend_command.py",
+    "benchmarks/test_decode.py",
+    "decoding/test_prior.py",
+    "pipeline/test_inputs.py",
+    "pipeline/test_remote_processes.py",
+    "test_wheel.py",
+    "test_tutorial.py",
+    "test_site.py",
+)
 _COMPILED_NOW: list[str] = []  # the programs compiled since the last test; kept with `-m unit` alone
 
 SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data" / "amazon"
@@ -112,18 +137,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gives each test the marker of its tier, by its file; those with none are in the default tier."""
+    """Gives each test the marker of its tier, by its file; those with none are in the default tier.
+
+    Long files come first.
+    """
     for item in items:
         system, compiling, unit = (_listed(item.path, patterns) for patterns in (SYSTEM, COMPILING, UNIT))
         if system:
             item.add_marker("system")
         elif unit or not compiling:
             item.add_marker("unit")
+    items.sort(key=lambda item: FIRST.index(name) if (name := _name(item.path)) in FIRST else len(FIRST))
 
 
 def _listed(path: pathlib.Path, patterns: tuple[str, ...]) -> bool:
-    name = path.relative_to(TESTS).as_posix()
-    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+    return any(fnmatch.fnmatch(_name(path), pattern) for pattern in patterns)
+
+
+def _name(path: pathlib.Path) -> str:
+    return path.relative_to(TESTS).as_posix()
 
 
 @pytest.hookimpl(wrapper=True)

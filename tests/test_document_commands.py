@@ -6,6 +6,9 @@ A command that this file does not know how to check fails it. One that only olde
 """
 
 import configparser
+import contextlib
+import functools
+import io
 import json
 import os
 import re
@@ -75,13 +78,22 @@ def shop(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def valid():
+    """The configs that were found valid, as texts: many commands have the same, and that of a study takes its time."""
+    return set()
+
+
 @pytest.fixture
-def parse(monkeypatch, capsys, shop):
+def parse(monkeypatch, capsys, shop, valid):
     """parse(arguments): the words on stderr of a verb that does nothing but check its flags and its config."""
 
     def checked(values, _workdir, *_words):
         if values.config is not None:
-            settings.settings_of(values.config)
+            text = values.config.to_json_best_effort()
+            if text not in valid:
+                settings.settings_of(values.config)
+                valid.add(text)
             study = values.config.study
             known = {"arms": {*study.arms, *study.baselines}, "seeds": set(map(str, study.seeds))}
             for flag, names in known.items():
@@ -168,6 +180,7 @@ def scripts_called(name):
     return [(c, list(c.words[2:])) for c in TODAY if c.words[0] == "bash" and c.words[1] == f"launch/{name}"]
 
 
+@functools.cache
 def usage(script):
     """What a script prints for --help."""
     done = subprocess.run(["bash", script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -248,7 +261,8 @@ def service_source():
 
 # Settings and flags by name
 
-SECTIONS = [key for key, value in settings.default_config().items() if hasattr(value, "items")]
+DEFAULTS = settings.default_config()
+SECTIONS = [key for key, value in DEFAULTS.items() if hasattr(value, "items")]
 SETTING = re.compile(rf"(?:config\.)?((?:{'|'.join(SECTIONS)})(?:\.[a-z_0-9]+)+)(?:\s*=.*)?", re.S)
 
 
@@ -256,7 +270,7 @@ def exists(dotted):
     """Whether the config has the key or the section."""
     if dotted.startswith(f"{settings.ARMS}."):
         return True
-    part = settings.default_config()
+    part = DEFAULTS
     for key in dotted.split("."):
         if not hasattr(part, "items") or key not in part:
             return False
@@ -287,11 +301,19 @@ def test_settings_that_a_document_names_exist(document):
     assert not missing, "settings that there are not: " + ", ".join(missing)
 
 
+@functools.cache
+def known_flags():
+    """Those of the verbs, the scripts and the benchmarks."""
+    help_of_verbs = io.StringIO()
+    with contextlib.redirect_stdout(help_of_verbs):
+        assert main(["--help"]) == 0
+    texts = [help_of_verbs.getvalue(), *map(usage, SCRIPTS_OF_LAUNCH)]
+    return {flag for text in texts for flag in re.findall(r"--([a-zA-Z][\w-]*)", text)} | flags_of_benchmarks()
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_flags_that_a_document_names_exist(document, capsys):
-    assert main(["--help"]) == 0
-    texts = [capsys.readouterr().out, *map(usage, SCRIPTS_OF_LAUNCH)]
-    known = {flag for text in texts for flag in re.findall(r"--([a-zA-Z][\w-]*)", text)} | flags_of_benchmarks()
+def test_flags_that_a_document_names_exist(document):
+    known = known_flags()
     named = [(line, found[1]) for line, span in spans(document) for found in re.finditer(r"^--([\w-]+)", span)]
     missing = [f"{document.name}:{line}: --{flag}" for line, flag in named if flag not in known]
     assert not missing, "flags that nothing of ours takes: " + ", ".join(missing)

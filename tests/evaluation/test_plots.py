@@ -24,7 +24,7 @@ def test_curves_show_what_was_logged_and_leave_out_what_was_not(tmp_path, monkey
     ]
     plots.plot_training({"TS-Rec": rows, "plain": [{"step": 2, "valid/loss": 2.75}]}, tmp_path / "a" / "training.png")
     assert seen == {
-        "TS-Rec: training loss": ["loss", "loss/next_sid"],
+        "TS-Rec: loss": ["loss", "loss/next_sid"],
         "validation, next SID": ["TS-Rec", "plain"],
         "gradient norm": ["grad_norm", "grad_norm/new_rows"],
         "SID embeddings against SA-Init": ["drift/cosine_0", "drift/norm_0"],

@@ -42,12 +42,12 @@ def test_what_the_first_process_makes_reaches_the_other_through_the_address(tmp_
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         command += [f"--coordinator=127.0.0.1:{held.getsockname()[1]}", "--num_processes=2"]
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "tsrec_jax", *command, f"--process_id={number}"],
             cwd=ROOT,
-            env=os.environ
-            | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "TSREC_LOCAL": str(tmp_path / str(number))},
+            env=os.environ | {"XLA_FLAGS": flags, "TSREC_LOCAL": str(tmp_path / str(number))},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

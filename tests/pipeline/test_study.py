@@ -58,7 +58,7 @@ def published(workdir, tmp_path):
 
 @pytest.fixture
 def no_training(monkeypatch):
-    """Names of the arms for which a training is asked, none of which begins."""
+    """Names of the arms for which a training is asked; none begins, and nothing is made for it."""
     asked = []
 
     def train(wanted, _settings):
@@ -66,6 +66,7 @@ def no_training(monkeypatch):
         raise UserError("no training here")
 
     monkeypatch.setattr(study_module, "run_arm", train)
+    monkeypatch.setattr(study_module, "with_inputs", lambda wanted, *_: wanted.settings)
     return asked
 
 

@@ -124,3 +124,10 @@ def test_one_item_and_four_levels_are_measured():
     found = measure(np.array([[1, 0, 2, 1]]), (2, 1, 3, 4), [("<a_1>", "<b_0>", "<c_2>", "<d_1>")], items()[:1])
     assert (found.collision_rate, len(found.levels), found.depths[3].nodes) == (0.0, 4, 1)
     assert "by chance" in to_markdown(found, {})
+
+
+def test_plots_of_the_codes_are_drawn(tmp_path):
+    from tsrec_jax.sid.plots import plot_sids  # with matplotlib
+
+    plot_sids(report(), CODES, (3, 3), tmp_path / "plots" / "codes.png")
+    assert (tmp_path / "plots" / "codes.png").read_bytes().startswith(b"\x89PNG")

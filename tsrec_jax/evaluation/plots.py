@@ -34,7 +34,7 @@ def plot_training(curves: Mapping[str, Sequence[Mapping[str, float]]], path: pat
     """
     main, rows = next(iter(curves.items()))
     losses = {name: _series(rows, name) for name in _under(rows, ("loss",))}
-    panels = [(f"{main}: training loss", "nats per token", losses)]
+    panels = [(f"{main}: loss", "nats per token", losses)]
     for metric, title, unit in (
         ("valid/loss", "validation, next SID", "nats per token"),
         ("valid/hr@10", "validation, HR@10", ""),

@@ -33,7 +33,6 @@ from tsrec_jax.planning.search_flops import search_flops
 from tsrec_jax.processes import first
 from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings, flat
-from tsrec_jax.training.metrics_log import read_metrics
 
 SYSTEM = "TS-Rec"  # what reports call the trained recommender
 PREDICTIONS = "predictions.json"
@@ -132,7 +131,7 @@ def _request_flops(model: ModelSearch, rows: Interactions) -> float:
 
 
 def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, Any] | None) -> None:
-    """Scores predictions and baselines, writes `results.json`, `results.md`, `trec/` and `plots/`, says the table.
+    """Scores predictions and baselines, writes `results.json`, `results.md`, `trec/` and a plot, says the table.
 
     Args:
       job: what was evaluated.
@@ -188,11 +187,9 @@ def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, 
     write_trec(folder / TREC, [dataset.catalogue.sid(int(target)) for target in rows.targets], lists)
     write_json(folder / "results.json", to_json(built))
     write_text(folder / "results.md", to_markdown(built))
-    from tsrec_jax.evaluation import plots  # with matplotlib
+    from tsrec_jax.evaluation.plots import plot_metrics  # with matplotlib
 
-    if trained:
-        plots.plot_training({system: read_metrics(folder)}, folder / "plots" / "training.png")
-    plots.plot_metrics(built, folder / "plots" / "metrics.png")
+    plot_metrics(built, folder / "plots" / "metrics.png")
     report(f"\n{dataset.name}, {split}, {len(rows)} rows, {beams} beams, SID level:\n{format_table(built)}\n")
 
 

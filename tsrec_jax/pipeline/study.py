@@ -53,10 +53,13 @@ def study(settings: Settings, workdir: pathlib.Path, names: Sequence[str] = (), 
     cells = wanted_cells(settings, workdir)
     _bring_cells(workdir)
     held, failed = [], []
+    reported = False
     for wanted in _chosen(cells, names, seeds):
+        reported = False
         try:
             if _work_on(wanted, cells, workdir):
                 _write_report(settings, workdir, cells)
+                reported = True
         except Stopped:
             raise
         except InUse as refusal:
@@ -69,7 +72,8 @@ def study(settings: Settings, workdir: pathlib.Path, names: Sequence[str] = (), 
             traceback.print_exc()
             print(f"tsrec: {wanted.label}: failed, see above", file=sys.stderr, flush=True)
             failed.append(wanted)
-    _write_report(settings, workdir, cells)
+    if not reported:
+        _write_report(settings, workdir, cells)
     missing = [wanted for wanted in cells if finished_cell(wanted)[0] is None]
     held = [wanted for wanted in held if wanted in missing]  # the others were finished since
     for words, listed in (("held by another process", held), ("failed", failed), ("not finished", missing)):
