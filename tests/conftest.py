@@ -6,6 +6,7 @@ XLA and the Hugging Face libraries read the environment when they are imported, 
 import contextlib
 import fcntl
 import fnmatch
+import gc
 import importlib.metadata
 import os
 import tempfile
@@ -14,12 +15,15 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests compile more than they compute: LLVM's passes over the loops between the matrix products are left out.
 _FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-    # Compilation takes twice the time with them. Later versions lack the flag, and take no unknown one.
-    _FLAGS += " --xla_cpu_use_fusion_emitters=false"
+    # Compilation takes twice the time with fusion emitters, and a tenth more where a program is cut into parts for
+    # several threads. Later versions lack the first flag, and take no unknown one.
+    _FLAGS += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
+# Each of pytest's workers has a core: threads of matrix products would only wait for one another.
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 # Tests that build the same program again take it from this folder, which pytest's workers share. It lives as long as
 # pytest, unless the environment names one that is kept.
 if "PYTEST_XDIST_WORKER" not in os.environ:
@@ -148,6 +152,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         elif unit or not compiling:
             item.add_marker("unit")
     items.sort(key=lambda item: FIRST.index(name) if (name := _name(item.path)) in FIRST else len(FIRST))
+
+
+def pytest_collection_finish() -> None:
+    """What imports have made stays to the end, and is millions of objects: the garbage collector passes over it."""
+    gc.collect()
+    gc.freeze()
 
 
 def _listed(path: pathlib.Path, patterns: tuple[str, ...]) -> bool:

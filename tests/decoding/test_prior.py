@@ -109,7 +109,7 @@ def test_every_prompt_gets_its_own_scores_whatever_batches_and_buckets(model, tr
     given = {"beams": 7, "item_scores": lambda rows: scores_BI[list(rows)]}
     wanted = search_all(model, trie, catalogue, prompts, batch_size=5, buckets=(24,), **given)
     assert len({row[0][0] for row in wanted}) > 1
-    for size, buckets in ((2, (12, 24)), (3, (4, 8, 24)), (8, (24,))):
+    for size, buckets in ((2, (12, 24)), (8, (24,))):
         found = search_all(model, trie, catalogue, prompts, batch_size=size, buckets=buckets, **given)
         assert [[sid for sid, _ in row] for row in found] == [[sid for sid, _ in row] for row in wanted]
 

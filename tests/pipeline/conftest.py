@@ -1,7 +1,5 @@
 """What keeps whole runs and studies short."""
 
-from unittest import mock
-
 import jax
 import pytest
 from matplotlib.figure import Figure
@@ -18,9 +16,11 @@ def hurried():
     def save(_figure, path, **_):
         Image.new("RGB", (1, 1)).save(path, format="png")
 
-    with (
-        mock.patch.object(Figure, "savefig", save),
-        mock.patch.object(Figure, "tight_layout"),
-        mock.patch.object(jax, "clear_caches"),
-    ):
+    def nothing(*_):
+        pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        patch.setattr(Figure, "tight_layout", nothing)
+        patch.setattr(jax, "clear_caches", nothing)
         yield

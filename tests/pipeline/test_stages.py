@@ -238,8 +238,9 @@ def test_tables_become_a_recommender_with_five_levels(workdir, tmp_path, capsys)
     settings = [part for part in COMMAND if "shop" not in part]
     settings += [*raw, "--config.prepare.source=tables", "--config.prepare.name=mine", "--config.prepare.k_core=1"]
     settings += ["--config.index.sizes=(3,4,2,3)", "--config.index.collisions=extra_level"]
-    settings += ["--config.index.method=rq_kmeans"]
-    settings += [f"--config.model.path={workdir / 'pretrained'}", f"--workdir={tmp_path / 'run'}"]
+    settings += ["--config.index.method=rq_kmeans", "--config.train.max_steps=2", "--config.train.validations=1"]
+    settings += [f"--config.model.path={workdir / 'pretrained'}", "--config.train.valid_beam_rows=0"]
+    settings += [f"--workdir={tmp_path / 'run'}"]
     assert main(["run", *settings]) == 0
     dataset = read_dataset(tmp_path / "run" / "dataset")
     assert (dataset.name, dataset.catalogue.num_levels) == ("mine", 5)
