@@ -67,7 +67,12 @@ if [[ "$tier" == unit || (-n "$tier" && ${#arguments[@]} == 0) ]]; then argument
 started="$SECONDS"
 "$VENV_PYTHON" -m ruff check .
 "$VENV_PYTHON" -m ruff format --check .
-"$VENV_PYTHON" -m mypy
+# Types are checked beside the tests, which leave a core idle here and there.
+"$VENV_PYTHON" -m mypy &
+types="$!" status=0
 # Two files of tests at a time, in the order of tests/conftest.py; what a file shares among its tests is made once.
-"$VENV_PYTHON" -m pytest -q --numprocesses=2 --dist=loadfile --no-loadscope-reorder ${arguments[@]+"${arguments[@]}"}
+"$VENV_PYTHON" -m pytest -q --numprocesses=2 --dist=loadfile --no-loadscope-reorder ${arguments[@]+"${arguments[@]}"} ||
+    status="$?"
+wait "$types" || { status=1 && printf 'test.sh: mypy found mistakes; see above\n' >&2; }
 printf 'test time: %s\n' "$(elapsed $((SECONDS - started)))"
+exit "$status"
