@@ -9,14 +9,21 @@ import sys
 ABSENT = ("array_record", "gguf", "grain", "importlib_resources", "matplotlib", "polars", "sklearn", "tensorboardX",
           "tensorflow_datasets")  # fmt: skip
 CONFIGURED = ("ml_collections",)  # of the pipeline, which stages share
-# Training, decoding and what answers requests; then the stages.
-LIBRARY = ("tsrec_jax.decoding.generate", "tsrec_jax.serving.recommender", "tsrec_jax.training.loop")
+# What a service needs for none of its answers, and would wait for at each start.
+SLOW = ("orbax", "scipy", "transformers")
+SERVICE = ("tsrec_jax.serving.recommender",)
+# Training and decoding; then the stages.
+LIBRARY = ("tsrec_jax.decoding.generate", "tsrec_jax.training.loop")
 STAGES = ("tsrec_jax.pipeline.stages", "tsrec_jax.pipeline.study")
 PROGRAM = """
 import importlib, json, pathlib, sys
 
-absent, configured, library, stages, folder = json.loads(sys.argv[1])
-sys.modules.update(dict.fromkeys([*absent, *configured]))  # None there is what makes an import fail
+absent, slow, service, configured, library, stages, folder = json.loads(sys.argv[1])
+sys.modules.update(dict.fromkeys([*absent, *slow, *configured]))  # None there is what makes an import fail
+for name in service:
+    importlib.import_module(name)
+for name in slow:
+    del sys.modules[name]
 for name in library:
     importlib.import_module(name)
 from tsrec_jax.training.metrics_log import MetricsLog, read_metrics
@@ -33,7 +40,7 @@ print(json.dumps([read_metrics(pathlib.Path(folder, "two")), [name for name in a
 
 
 def test_a_path_runs_without_the_packages_it_does_not_use(request, tmp_path):
-    facts = json.dumps([ABSENT, CONFIGURED, LIBRARY, STAGES, str(tmp_path)])
+    facts = json.dumps([ABSENT, SLOW, SERVICE, CONFIGURED, LIBRARY, STAGES, str(tmp_path)])
     command = [sys.executable, "-W", "ignore", "-c", PROGRAM, facts]
     environment = os.environ | {"PYTHONPATH": str(request.config.rootpath)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from orbax.checkpoint import multihost
 
 from tsrec_jax.errors import UserError
 
@@ -163,6 +162,8 @@ def first_makes(make: Callable[[], Made]) -> Made:
     """
     if not several():
         return make()
+    from orbax.checkpoint import multihost  # takes long to import
+
     barrier = functools.partial(
         multihost.get_barrier_sync_fn(), key=f"tsrec/{next(_turns)}", timeout_ms=LONGEST_WAIT * 1000
     )

@@ -17,6 +17,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.models.config import special_ids
 from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.tokenizer import load_tokenizer
+from tsrec_jax.models.written_tokenizer import WrittenTokenizer
 from tsrec_jax.serving.recommender import Recommender
 
 FAMILIES = [("llama", True), ("llama", False), ("qwen2", True), ("qwen3", False)]
@@ -31,7 +32,7 @@ def test_the_table_has_a_row_for_each_token_and_no_more(exported, trained):
     assert json.loads((exported / "config.json").read_text())["vocab_size"] == rows
 
 
-def test_the_tokenizer_keeps_the_ids_of_sids_and_prompts(exported, trained):
+def test_the_tokenizer_keeps_the_ids_of_sids_and_prompts(exported, trained, tmp_path):
     loaded = load_tokenizer(exported)
     tokens = list(trained.catalogue.tokens)
     first = len(trained.tokenizer) - len(tokens)
@@ -39,10 +40,17 @@ def test_the_tokenizer_keeps_the_ids_of_sids_and_prompts(exported, trained):
     assert len(loaded) == len(trained.tokenizer)
     assert loaded.eos_token_id == trained.tokenizer.eos_token_id
     text = "Pick 12 things.\nHistory: <a_1><b_2><c_3>,<a_4> Straße:\n"
-    assert (
-        loaded(text, add_special_tokens=False)["input_ids"]
-        == (trained.tokenizer(text, add_special_tokens=False)["input_ids"])
-    )
+    wanted = trained.tokenizer([text], add_special_tokens=False)
+    assert loaded([text], add_special_tokens=False)["input_ids"] == wanted["input_ids"]
+    facts = json.loads((exported / "tokenizer.json").read_text(encoding="utf-8"))
+    facts["truncation"] = {"max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+    for name in ("<|end|>", {"content": "<|end|>", "special": True}):
+        (tmp_path / "tokenizer.json").write_text(json.dumps(facts), encoding="utf-8")
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": name}), encoding="utf-8")
+        served = WrittenTokenizer(tmp_path)
+        assert served([text], add_special_tokens=False) == {"input_ids": wanted["input_ids"]}
+        assert (len(served), served.eos_token_id) == (len(loaded), loaded.eos_token_id)
+        assert served.get_vocab() == loaded.get_vocab()
 
 
 def test_catalogue_and_prompts_come_back_as_they_were(exported, trained):

@@ -228,12 +228,12 @@ def test_words_of_the_wrong_kind_are_refused(older, change, words):
     refused(older, rf"sid_words\.json: {words}")
 
 
-@pytest.mark.parametrize("longest", [0, -5, "long", [64], True])
-def test_a_tokenizer_with_an_impossible_limit_is_refused(older, longest):
+@pytest.mark.parametrize("named", [None, 3, {}, "<no token>"])
+def test_a_tokenizer_that_names_no_end_is_refused(older, named):
     path = older / "tokenizer_config.json"
     facts = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(facts | {"model_max_length": longest}), encoding="utf-8")
-    refused(older, r"tokenizer_config\.json: model_max_length=.* is not a number from 1|no readable tokenizer")
+    path.write_text(json.dumps(facts | {"eos_token": named}), encoding="utf-8")
+    refused(older, r"tokenizer_config\.json: names no eos_token of tokenizer\.json")
 
 
 def test_a_trie_of_other_sids_is_refused(older, trained):

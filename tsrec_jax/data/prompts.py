@@ -20,6 +20,8 @@ from tsrec_jax.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from tsrec_jax.models.written_tokenizer import WrittenTokenizer
+
 OUTSIDE = ("title", "description")  # placeholders of texts that others wrote; the others take SIDs
 
 
@@ -81,7 +83,7 @@ class PromptBuilder:
     """Turns texts into token ids by the templates.
 
     Args:
-      tokenizer: with the SID tokens added and an end-of-text token.
+      tokenizer: with the SID tokens added and an end-of-text token; to read titles and descriptions, transformers' own.
       templates: the wording.
       max_length: longest sequence in tokens; of a longer one the last `max_length` are kept.
 
@@ -89,10 +91,12 @@ class PromptBuilder:
       end: token ids that every completion ends with.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, templates: Templates, max_length: int = 512):
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast | WrittenTokenizer, templates: Templates, max_length: int = 512
+    ):
         self.templates = templates
         self.max_length = max_length
-        self._tokenizer = tokenizer
+        self._tokenizer: Any = tokenizer
         self._headers = {name: self._encode([each.header])[0] for name, each in templates.by_name.items()}
         self.end = (*self._encode(["\n"])[0], tokenizer.eos_token_id)
 

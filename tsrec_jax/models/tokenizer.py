@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.gguf import gguf_path, metadata, open_gguf
 from tsrec_jax.models.hf import resolve_folder
+from tsrec_jax.models.written_tokenizer import read_tokenizer
 
 CONTROL_TOKEN, USER_DEFINED_TOKEN = 3, 4  # GGUF's token types that stay whole in any text
 GENERIC_CLASS = "PreTrainedTokenizerFast"  # in transformers 4 and 5, a tokenizer that is its tokenizer.json
@@ -41,7 +42,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
     folder = resolve_folder(path)
     tokenizer = _from_class(folder, AutoTokenizer)
     if (folder / "tokenizer.json").is_file():
-        written = _as_written(folder / "tokenizer.json")
+        written = read_tokenizer(folder / "tokenizer.json")
         if not _same(tokenizer, written):
             named = tokenizer.eos_token
             tokenizer = _from_class(folder, PreTrainedTokenizerFast)
@@ -66,13 +67,6 @@ def _from_class(folder: pathlib.Path, kind: type[Any]) -> PreTrainedTokenizerFas
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"{folder}: a {type(tokenizer).__name__} has no tokenizer.json, and none can be made of it")
     return tokenizer
-
-
-def _as_written(path: pathlib.Path) -> Tokenizer:
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:
-        raise UserError(f"{path}: not a tokenizer ({error})") from None
 
 
 def _same(tokenizer: PreTrainedTokenizerFast, written: Tokenizer) -> bool:

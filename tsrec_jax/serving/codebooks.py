@@ -14,7 +14,6 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.files import write_json
 from tsrec_jax.models.config import read_json
 from tsrec_jax.models.hf import DTYPES, load_hf
-from tsrec_jax.models.tokenizer import load_tokenizer
 from tsrec_jax.serving.answers import NoEncoder
 from tsrec_jax.serving.export_files import AGAIN, verified, write_checksums
 from tsrec_jax.sid.embed import embed_texts
@@ -77,6 +76,8 @@ class Encoder:
         return embed
 
     def _llm(self) -> Embed:
+        from tsrec_jax.models.tokenizer import load_tokenizer  # with transformers, which most servers never need
+
         model, tokenizer = load_hf(self.model, dtype=self.dtype, remat=False), load_tokenizer(self.model)
 
         def embed(texts: Sequence[str]) -> np.ndarray:

@@ -22,7 +22,8 @@ from tsrec_jax.models.config import special_ids
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.dense_head import DenseScorer
 from tsrec_jax.models.hf import save_hf
-from tsrec_jax.models.tokenizer import load_tokenizer, save_tokenizer
+from tsrec_jax.models.tokenizer import save_tokenizer
+from tsrec_jax.models.written_tokenizer import WrittenTokenizer
 from tsrec_jax.processes import first
 from tsrec_jax.serving.codebooks import Codebooks
 from tsrec_jax.serving.export_files import (
@@ -175,7 +176,7 @@ def accept_catalogue(folder: str | os.PathLike[str]) -> None:
         )
     with verified(folder, but=(CATALOGUE_FILE, TRIE_FILE)):
         catalogue = read_catalogue(folder)
-        first_id = first_sid_id(folder, load_tokenizer(folder), catalogue)
+        first_id = first_sid_id(folder, WrittenTokenizer(folder), catalogue)
     Trie.of_catalogue(catalogue, first_id).save(folder / TRIE_FILE)
     write_checksums(folder)
 

@@ -7,10 +7,9 @@ import hashlib
 import pathlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.folder_files import sha256_of
@@ -20,10 +19,13 @@ from tsrec_jax.decoding.beam_search import SearchSettings
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import write_json
-from tsrec_jax.fusion.fusion import Fusion
 from tsrec_jax.models.config import read_json
 from tsrec_jax.models.dense_head import DenseScorer
+from tsrec_jax.models.written_tokenizer import WrittenTokenizer
 from tsrec_jax.serving.words import SidWords
+
+if TYPE_CHECKING:
+    from tsrec_jax.fusion.fusion import Fusion
 
 CATALOGUE_FILE = "sid_catalogue.json"
 PROMPTS_FILE = "prompts.json"
@@ -207,6 +209,8 @@ def read_fusion(folder: pathlib.Path, catalogue: Catalogue) -> tuple[Fusion | No
     """
     if not (folder / FUSION_FILE).exists():
         return None, None
+    from tsrec_jax.fusion.fusion import Fusion  # with SciPy
+
     fusion = Fusion.load(folder / FUSION_FILE, catalogue.num_items)
     if fusion.dense_2 is None:
         return fusion, None
@@ -221,7 +225,7 @@ def read_fusion(folder: pathlib.Path, catalogue: Catalogue) -> tuple[Fusion | No
     return fusion, scorer
 
 
-def first_sid_id(folder: pathlib.Path, tokenizer: PreTrainedTokenizerFast, catalogue: Catalogue) -> int:
+def first_sid_id(folder: pathlib.Path, tokenizer: WrittenTokenizer, catalogue: Catalogue) -> int:
     """The id of the catalogue's first token, with which the last ids of the vocabulary begin.
 
     Raises:
@@ -248,18 +252,13 @@ def read_trie(folder: pathlib.Path, catalogue: Catalogue, first_id: int) -> Trie
 
 
 def prompt_builder(
-    folder: pathlib.Path, tokenizer: PreTrainedTokenizerFast, catalogue: Catalogue, templates: Templates, length: int
+    folder: pathlib.Path, tokenizer: WrittenTokenizer, catalogue: Catalogue, templates: Templates, length: int
 ) -> PromptBuilder:
     """What makes the prompts.
 
     Raises:
-      UserError: `length` leaves no room for a prompt beside its completion, or the tokenizer's own limit is none.
+      UserError: `length` leaves no room for a prompt beside its completion.
     """
-    longest = tokenizer.model_max_length  # which the tokenizer compares with every text
-    if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest >= 1:
-        raise UserError(
-            f"{folder / 'tokenizer_config.json'}: model_max_length={longest!r} is not a number from 1; {AGAIN}"
-        )
     builder = PromptBuilder(tokenizer, templates, length)
     least = catalogue.num_levels + len(builder.end) + 1
     if length < least:

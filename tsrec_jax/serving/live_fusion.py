@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,9 +11,11 @@ from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.decoding.filters import SidFilter
 from tsrec_jax.decoding.generate import SearchResult
 from tsrec_jax.decoding.prior import DenseScores, Prior, PriorNodes, padded_length
-from tsrec_jax.fusion.fusion import Fusion
 from tsrec_jax.models.dense_head import DenseScorer
 from tsrec_jax.serving.live_catalogue import LiveCatalogue
+
+if TYPE_CHECKING:
+    from tsrec_jax.fusion.fusion import Fusion
 
 
 class LiveFusion:

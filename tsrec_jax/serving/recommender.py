@@ -20,7 +20,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.models.hf import load_hf
 from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.int8 import WEIGHTS
-from tsrec_jax.models.tokenizer import load_tokenizer
+from tsrec_jax.models.written_tokenizer import WrittenTokenizer
 from tsrec_jax.programs import Programs
 from tsrec_jax.section import refuse_other
 from tsrec_jax.serving.answers import MAX_BEAMS, Answer, Coding, PathStep, Recommendation, Request
@@ -453,7 +453,7 @@ class _ModelParts:
 
 def _model_parts(folder: pathlib.Path, catalogue: Catalogue, dtype: str, weights: str) -> _ModelParts:
     templates, max_length, normaliser = read_prompts(folder)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = WrittenTokenizer(folder)
     trie = read_trie(folder, catalogue, first_sid_id(folder, tokenizer, catalogue))
     builder = prompt_builder(folder, tokenizer, catalogue, templates, max_length)
     words = read_words(folder, catalogue)

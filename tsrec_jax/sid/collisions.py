@@ -8,7 +8,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from tsrec_jax.sid.assignment import transport_prices
 
@@ -41,6 +40,8 @@ def reassign_last_level(codes_IC: np.ndarray, cost_IE: np.ndarray) -> np.ndarray
     nodes = {tuple(codes_IC[group[0], :-1].tolist()) for group in collision_groups(codes_IC)}
     if not nodes:
         return codes_IC
+    from scipy.optimize import linear_sum_assignment  # a service, which never comes here, starts sooner without it
+
     priced_IE = cost_IE + np.asarray(jax.jit(transport_prices)(jnp.asarray(cost_IE)))
     for members_N in _members(codes_IC[:, :-1], nodes):
         for start in range(0, len(members_N), num_codes):

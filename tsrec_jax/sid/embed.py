@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from transformers import PreTrainedTokenizerBase
 
 from tsrec_jax.data.catalogue import Item
 from tsrec_jax.data.outside_text import encode_outside
@@ -18,6 +18,9 @@ from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import constrain, host_copy, laid_out
 from tsrec_jax.progress import Progress
 from tsrec_jax.sid.settings import TEXT_FIELDS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
