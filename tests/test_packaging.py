@@ -1,5 +1,6 @@
 """The package's metadata, its scripts, and what must not be in the tree; what is installed: `test_wheel.py`."""
 
+import ast
 import configparser
 import importlib.metadata
 import os
@@ -11,6 +12,7 @@ import sys
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import tsrec_jax
 
@@ -95,6 +97,34 @@ def test_extras_hold_what_the_defaults_leave_out():
     assert {r.name for r in requirements(extras["wandb"])} == {"wandb"}
     defaults = {r.name for r in requirements((ROOT / "requirements.txt").read_text())}
     assert defaults.isdisjoint({"torch", "tensorflow", "google-generativeai", "wandb", *teachers, *service})
+
+
+def imported():
+    """{dotted name: a file} of all that the package imports, inside functions too, but for the standard library."""
+    found = {}
+    for path in (ROOT / "tsrec_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found.update(dict.fromkeys(names, path.relative_to(ROOT).as_posix()))
+    ours = {*sys.stdlib_module_names, "tsrec_jax"}
+    return {name: file for name, file in found.items() if name.partition(".")[0] not in ours}
+
+
+def test_all_that_is_imported_is_declared():
+    texts = [(ROOT / "requirements.txt").read_text()]
+    texts += [text for name, text in setup_cfg()["options.extras_require"].items() if name not in ("test", "peers")]
+    declared = {canonicalize_name(r.name) for text in texts for r in requirements(text)}
+    # Their classes are in the interfaces of FastAPI, uvicorn, Matplotlib and Google's old SDK, which bring them.
+    declared |= {"pydantic", "starlette", "h11", "pillow", "requests"}
+    # Zstandard is used where JAX has found it: Python's own, or the package.
+    declared |= {"compression", "zstandard"}
+    owners = importlib.metadata.packages_distributions()
+    for name, file in imported().items():
+        top, _, rest = name.partition(".")
+        named = {*owners.get(top, ()), top, f"{top}.{rest.partition('.')[0]}"}  # an extra need not be installed here
+        assert declared & set(map(canonicalize_name, named)), f"{file} imports {name}, which is not declared"
 
 
 def test_what_the_tests_share_with_an_extra_has_its_range():

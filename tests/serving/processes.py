@@ -19,9 +19,9 @@ FAKE = ROOT / "tests" / "serving" / "fake_server.py"
 class Server:
     """A running process with what it printed."""
 
-    def __init__(self, command, **environment):
+    def __init__(self, command, python=sys.executable, **environment):
         self.process = subprocess.Popen(
-            [sys.executable, *map(str, command)],
+            [str(python), *map(str, command)],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
             stdout=subprocess.PIPE,
@@ -78,9 +78,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(command, **environment):
+def running(command, python=sys.executable, **environment):
     """A server that is ended with the block, whatever happens in it."""
-    server = Server(command, **environment)
+    server = Server(command, python, **environment)
     try:
         yield server
     finally:
