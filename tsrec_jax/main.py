@@ -55,8 +55,8 @@ verbs
              blanks at their ends: --item=ID for each of them instead; --histories=FILE --out=FILE [--unknown=skip]
              for many, each file .jsonl, .csv or .parquet; resumes where it stopped (docs/serving.md) [--weights=int8]
   serve      an HTTP service and a web page on the exported folder, or on --export=FOLDER without a workdir
-             [--host=127.0.0.1 --port=8000 --beams --max_batch --weights=int8 --queue --batch_wait_ms --deadline_ms
-             --keep_alive --connections --drain_delay --reuse_port --cors --log=text|json --access_log]
+             [--host=127.0.0.1 --port=8000 --beams --max_beams --max_batch --weights=int8 --queue --batch_wait_ms
+             --deadline_ms --keep_alive --connections --drain_delay --reuse_port --cors --log=text|json --access_log]
   catalogue  list, add, block, unblock, remove, restore, import, journal, verify, compact or adopt: the items of an
              export and their changes, beside a running server too (docs/catalogue.md)
              [ID ...|WORD ...|FILE.csv|FILE.jsonl --export=FOLDER --catalogue=FILE --title --sid --who --after]

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tests.serving.fakes import FakeRecommender
+from tsrec_jax.serving.answers import MAX_BEAMS
 
 TOKEN = "a-tökén of the test"
 ADMIN = {"Authorization": b"Bearer " + TOKEN.encode()}
@@ -61,13 +62,13 @@ def make_client(recommender):
     """make_client(**settings): a client of a service that is ready; the service is drained at the end."""
     made = []
 
-    def make(ready=True, max_queue=50, max_wait=0.005, load=None, **settings):
+    def make(ready=True, max_queue=50, max_wait=0.005, load=None, max_beams=MAX_BEAMS, **settings):
         from starlette.testclient import TestClient
 
         from tsrec_jax.serving.app import make_app
         from tsrec_jax.serving.service import Service
 
-        service = Service(recommender, max_queue=max_queue, max_wait=max_wait, load=load)
+        service = Service(recommender, max_queue=max_queue, max_wait=max_wait, max_beams=max_beams, load=load)
         client = TestClient(make_app(service, **({"admin_token": TOKEN} | settings)), raise_server_exceptions=False)
         client.__enter__()
         client.service = service

@@ -174,7 +174,8 @@ class FakeRecommender:
             report(f"warm-up: program {step} of {self.warm_up_steps}")
             self.warmed = step
             assert self.gate.wait(30)
-        for beams in (self.beams, *wide):
+        self.warmed_widths = [self.beams, *wide]
+        for beams in self.warmed_widths:
             opened(beams)
 
 

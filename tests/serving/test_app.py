@@ -251,10 +251,12 @@ def test_an_item_without_a_sid_is_coded_from_its_texts_and_keeps_its_sid_afterwa
 
 def test_an_item_that_cannot_be_coded_now_may_be_put_later(client, recommender, monkeypatch):
     def fails(*_, **__):
-        raise NoEncoder("the encoder 'there' is not to be had")
+        raise NoEncoder("the encoder 'there' is not to be had", retry_after=17)
 
     monkeypatch.setattr(recommender, "vector", fails)
-    refused(client.put("/items/MUG", json={"title": "A mug"}, headers=ADMIN), 503, "the encoder 'there'")
+    response = client.put("/items/MUG", json={"title": "A mug"}, headers=ADMIN)
+    refused(response, 503, "the encoder 'there'")
+    assert response.headers["Retry-After"] == "17"
 
 
 def test_items_that_wait_for_the_encoder_hold_up_no_other_change(client, crowd, recommender, monkeypatch):

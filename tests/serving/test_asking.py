@@ -41,6 +41,15 @@ def test_an_exact_answer_is_searched_for_with_more_and_more_beams(client, recomm
     assert recommender.widths == widths and found["exact"] is exact
 
 
+def test_a_server_may_be_without_wide_searches(make_client, recommender):
+    client = make_client(max_beams=1)
+    recommender.proves = 100
+    assert client.post("/recommend", json={"history": ["B001"], "exact": True}).json()["exact"] is False
+    assert client.post("/recommend", json={"history": ["B001"], "beams": 30}).status_code == 200
+    refused(client.post("/recommend", json={"history": ["B001"], "beams": 51}), 422, "beams: at most 50", "--max_beams")
+    assert recommender.widths == [None, None] and recommender.warmed_widths == [50]
+
+
 def test_a_wide_search_does_not_wait_before_others(client, recommender, crowd):
     """It has a queue of its own."""
     accepted = hold(client, crowd, recommender, 1)

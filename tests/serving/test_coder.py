@@ -156,6 +156,39 @@ def test_codes_that_no_item_has_are_never_given(index):
     assert coded.put("NEW", unused_K).sid[0] in coded.catalogue.level_tokens[0]
 
 
+def test_many_items_get_the_sids_that_they_get_one_by_one_and_the_trie_follows_at_once(index, monkeypatch):
+    monkeypatch.setattr(module, "_TOGETHER", 8)
+    alone, together = Coded(index), Coded(index)
+    items = [Item(f"NEW{number}", f"NEW{number}", brand="Acme") for number in range(20)]
+    x_NK = np.stack([alone.stands_for("B000")] * 11 + [alone.stands_for("B003")] * 9)
+    for item, vector_K in zip(items, x_NK, strict=True):
+        alone.coder.put(item, vector_K)
+    trie, adds = together.catalogue.trie, []
+    monkeypatch.setattr(trie, "add", lambda codes, add=trie.add: adds.append(add(codes)))
+    together.coder.put_new(items, x_NK)
+    assert list(together.catalogue.items()) == list(alone.catalogue.items())
+    assert (together.catalogue.trie.sid_codes() == alone.catalogue.trie.sid_codes()).all()
+    assert len(adds) == 3
+
+
+def test_an_encoder_that_is_not_to_be_had_is_not_looked_for_again_at_once(index, tmp_path, monkeypatch):
+    catalogue = small_catalogue()
+    live = LiveCatalogue(catalogue, Trie.of_catalogue(catalogue, 0))
+    coder = Coder(codebooks(index, catalogue, tmp_path / "nowhere"), live)
+    loads, load = [], Encoder.load
+    monkeypatch.setattr(Encoder, "load", lambda encoder: loads.append(encoder) or load(encoder))
+    for _ in range(3):
+        with pytest.raises(NoEncoder, match="nowhere' is not to be had") as raised:
+            coder.vectors([Item("NEW", "A mug")])
+        assert 0 < raised.value.retry_after <= module.AGAIN_SECONDS
+    assert len(loads) == 1
+    now = module.time.monotonic() + module.AGAIN_SECONDS
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    with pytest.raises(NoEncoder):
+        coder.vectors([Item("NEW", "A mug")])
+    assert len(loads) == 2
+
+
 @pytest.fixture(scope="module")
 def coding_export(index, trained, exported, tmp_path_factory):
     """An export whose encoder is the exported model itself."""

@@ -10,7 +10,16 @@ MAX_BEAMS = 512  # of the widest search, also of one that goes on until it is ex
 
 
 class NoEncoder(UserError):
-    """No item can be coded: the encoder of the training is not to be had here, or another one is in its place."""
+    """No item can be coded: the encoder of the training is not to be had here, or another one is in its place.
+
+    Args:
+      reason: in one line.
+      retry_after: whole seconds until it is tried again.
+    """
+
+    def __init__(self, reason: str, retry_after: int = 0):
+        super().__init__(reason)
+        self.retry_after = retry_after
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,10 @@ import dataclasses
 import io
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+import numpy as np
 
 from tsrec_jax.data.catalogue import SHOWN_FACTS, Item, shown_facts
 from tsrec_jax.data.faults import Faults
@@ -58,19 +60,23 @@ def run(command: Command) -> None:
     items = _read(command.items)
     catalogue, coder = _open(command)
     new = [item for item in items if catalogue.get(item.id) is None]
-    vectors = dict(zip((item.id for item in new), coder.vectors(new), strict=True)) if new else {}
-    rows: list[dict[str, Any]] = []
-    for item in items:
-        facts = {"id": item.id, "title": item.title, **shown_facts(item)}
-        known = catalogue.get(item.id)
-        if known is not None:
-            rows.append({**facts, "sid": known.sid})
-        else:
-            _, coding = coder.put(item, vectors[item.id])
-            assert coding is not None  # nobody else puts items into this catalogue
-            rows.append({**facts, **dataclasses.asdict(coding)})
-    write_text(command.out, _lines(rows) if command.out.suffix == ".jsonl" else _table(rows))
-    shared = sum(bool(row.get("shared_with")) for row in rows)
+    x_NK = coder.vectors(new) if new else np.zeros((0, 0), np.float32)
+    coder.put_new(new, x_NK)
+    shared = sum(len(catalogue.sids.ids(codes)) > 1 for codes in catalogue.codes(item.id for item in new).tolist())
+    rows = [
+        {"id": item.id, "title": item.title, **shown_facts(item), "sid": catalogue.item(item.id).sid} for item in items
+    ]
+    if command.out.suffix == ".csv":
+        text = _table(rows)
+    else:
+        vectors = dict(zip((item.id for item in new), x_NK, strict=True))
+        text = _lines(
+            row | dataclasses.asdict(coder.coding(row["id"], vectors[row["id"]], row["sid"]))
+            if row["id"] in vectors
+            else row
+            for row in rows
+        )
+    write_text(command.out, text)
     said = f", {shared} of them with a SID that another item has too" if shared else ""
     report(f"code: {len(new)} items coded{said}, {len(items) - len(new)} known; see {command.out}")
 
@@ -134,7 +140,7 @@ def _of_table(path: pathlib.Path, text: str) -> dict[str, dict[str, str]]:
     return found
 
 
-def _lines(rows: Sequence[dict[str, Any]]) -> str:
+def _lines(rows: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
+import time
 from collections.abc import Sequence
 
 import numpy as np
 
-from tsrec_jax.data.catalogue import Item
-from tsrec_jax.serving.answers import Coding, Neighbour
+from tsrec_jax.data.catalogue import Item, shown_facts
+from tsrec_jax.serving.answers import Coding, Neighbour, NoEncoder
 from tsrec_jax.serving.codebooks import Codebooks, Embed
 from tsrec_jax.serving.live_catalogue import LiveCatalogue, LiveItem
 from tsrec_jax.sid.collisions import code_newcomers
 from tsrec_jax.sid.embed import item_text
 
 NEIGHBOURS = 5
+AGAIN_SECONDS = 60.0  # in which an encoder that was not to be had is not looked for again, be it on the hub
+_TOGETHER = 1_000  # items that are put together
 _COMPARED = 50_000  # SIDs that are compared to find neighbours, which takes some hundredths of a second
+_LOG = logging.getLogger(__name__)
 
 
 class Coder:
@@ -29,19 +35,31 @@ class Coder:
     def __init__(self, codebooks: Codebooks, catalogue: LiveCatalogue):
         self._codebooks, self._catalogue = codebooks, catalogue
         self._embed: Embed | None = None
+        self._failure, self._again_at = "", 0.0  # of the last load, and time.monotonic() of the next one
         self._turn = threading.Lock()
 
     def vectors(self, items: Sequence[Item]) -> np.ndarray:
         """float32 (N, K): the whitened vectors of items. The first call loads the encoder.
 
         Raises:
-          NoEncoder: the encoder is not to be had, or is another one than that of the training.
+          NoEncoder: the encoder is not to be had, or is another one than that of the training; then it is not tried
+            again for a minute.
         """
         texts = [item_text(item, self._codebooks.encoder.text_fields) for item in items]
         with self._turn:
             if self._embed is None:
-                self._embed = self._codebooks.encoder.load()
+                self._embed = self._load()
             return self._codebooks.index.whitening(self._embed(texts))
+
+    def _load(self) -> Embed:
+        if (left := self._again_at - time.monotonic()) > 0:
+            raise NoEncoder(self._failure, math.ceil(left))
+        try:
+            return self._codebooks.encoder.load()
+        except NoEncoder as error:
+            _LOG.warning("%s", error)
+            self._failure, self._again_at = str(error), time.monotonic() + AGAIN_SECONDS
+            raise NoEncoder(self._failure, math.ceil(AGAIN_SECONDS)) from None
 
     def put(
         self,
@@ -68,32 +86,57 @@ class Coder:
           UserError: the catalogue cannot hold the item.
           AlreadyThere: there is such an item, and only a new one is wanted.
         """
-        index, x_1K = self._codebooks.index, vector_K[None]
-        near_1C = index.quantiser.encode(x_1K)
-        costs_1E = index.quantiser.last_level_costs(x_1K, near_1C) if index.collisions == "sinkhorn" else None
+        near_1C, costs_1E = self._nearest(vector_K[None])
 
         def sid_of(before: LiveItem | None) -> Sequence[str]:
             """Another may have put the item while its vector was made; then its SID stays."""
-            return self._free_sid(near_1C, costs_1E) if before is None else before.sid
+            return self._free_sids(near_1C, costs_1E)[0] if before is None else before.sid
 
         put, new = self._catalogue.put_texts(item, sid_of, blocked=blocked, only_new=only_new, who=who)
         return new, self.coding(item.id, vector_K, put.sid) if new else None
 
-    def _free_sid(self, near_1C: np.ndarray, costs_1E: np.ndarray | None) -> tuple[str, ...]:
-        """The SID of an item by the rule of the training: where its nearest codes are taken, the nearest that are free.
+    def put_new(self, items: Sequence[Item], x_NK: np.ndarray) -> None:
+        """Puts items that are not in the catalogue, which nobody else may change, with the SIDs that `put` gives them.
+
+        The trie of all SIDs, which is made anew after a change, follows many of them at once.
 
         Args:
-          near_1C: int32, the nearest codes.
-          costs_1E: where the rule needs them, what each code of the last level costs.
+          items: their texts.
+          x_NK: float32, what `vectors` makes of them.
+
+        Raises:
+          UserError: the catalogue cannot hold one of them.
+        """
+        for start in range(0, len(items), _TOGETHER):
+            part = items[start : start + _TOGETHER]
+            sids = self._free_sids(*self._nearest(x_NK[start : start + _TOGETHER]))
+            self._catalogue.put_all(
+                LiveItem(item.id, item.title, sid, False, **shown_facts(item))
+                for item, sid in zip(part, sids, strict=True)
+            )
+
+    def _nearest(self, x_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """int32 (N, C), the nearest codes; and where the rule of collisions needs it, what each last code costs."""
+        index = self._codebooks.index
+        near_NC = index.quantiser.encode(x_NK)
+        return near_NC, index.quantiser.last_level_costs(x_NK, near_NC) if index.collisions == "sinkhorn" else None
+
+    def _free_sids(self, near_NC: np.ndarray, costs_NE: np.ndarray | None) -> list[tuple[str, ...]]:
+        """SIDs of new items by the rule of the training: where the nearest codes are taken, the nearest that are free.
+
+        Args:
+          near_NC, costs_NE: as of `_nearest`.
         """
         level_tokens = self._catalogue.level_tokens
-        taken = self._catalogue.sids.siblings(near_1C[0, : len(level_tokens) - 1].tolist())
+        nodes = {tuple(codes) for codes in near_NC[:, : len(level_tokens) - 1].tolist()}
+        taken = [codes for node in nodes for codes in self._catalogue.sids.siblings(node)]
         old_NC = np.array(taken, np.int32).reshape(-1, len(level_tokens))
-        (codes_C,) = code_newcomers(self._codebooks.index.collisions, old_NC, near_1C, costs_1E)
-        *codes, last = codes_C.tolist()
+        codes_NC = code_newcomers(self._codebooks.index.collisions, old_NC, near_NC, costs_NE)
         # A number beyond those that the model has tokens for becomes the last one, which is then shared.
-        codes.append(min(last, len(level_tokens[-1]) - 1))
-        return tuple(tokens[code] for tokens, code in zip(level_tokens, codes, strict=True))
+        return [
+            tuple(tokens[min(code, len(tokens) - 1)] for tokens, code in zip(level_tokens, codes, strict=True))
+            for codes in codes_NC.tolist()
+        ]
 
     def coding(self, item_id: str, vector_K: np.ndarray, sid: Sequence[str]) -> Coding:
         """What there is to say of an item's SID, once the item is in the catalogue.

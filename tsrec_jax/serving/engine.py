@@ -50,12 +50,16 @@ class Engine:
         *,
         max_queue: int,
         max_wait: float,
+        max_beams: int,
         on_batch: Callable[[int, float], None],
         on_failure: Callable[[], None],
     ) -> None:
-        """Starts the threads; arguments as those of `Batcher`."""
+        """Starts the threads; arguments as those of `Batcher`, and the beams of the widest search.
+
+        Where these are no more than the usual ones, there is no search but the usual.
+        """
         self.recommender = recommender
-        self.widths = _widths(recommender.beams)
+        self.widths = _widths(recommender.beams, max_beams)
         self.started: float | None = None
         self._open: set[int] = set()
         usual = BatchSettings(recommender.max_batch, max_queue, max_wait)
@@ -93,7 +97,7 @@ class Engine:
         """
         least = self.widths[0] if beams is None else beams
         if least > self.widths[-1]:
-            raise UserError(f"beams: at most {self.widths[-1]} here")
+            raise UserError(f"beams: at most {self.widths[-1]} here (--max_beams)")
         if k > least:
             limit = f"k: at most {min(least, MAX_BEAMS)} here"
             raise UserError(
@@ -154,9 +158,9 @@ class Engine:
         return [answer]
 
 
-def _widths(beams: int) -> tuple[int, ...]:
+def _widths(beams: int, most: int) -> tuple[int, ...]:
     """The usual width and the wider ones."""
     widths = [beams]
-    while widths[-1] < MAX_BEAMS:
-        widths.append(min(widths[-1] * WIDENING, MAX_BEAMS))
+    while widths[-1] < most:
+        widths.append(min(widths[-1] * WIDENING, most))
     return tuple(widths)

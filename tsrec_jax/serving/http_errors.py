@@ -47,9 +47,12 @@ def add_errors(app: FastAPI, service: Service) -> None:
 
     @app.exception_handler(NotKept)
     @app.exception_handler(NotRead)
-    @app.exception_handler(NoEncoder)
-    async def unable(request: Request, error: NotKept | NotRead | NoEncoder) -> Response:
+    async def unable(request: Request, error: NotKept | NotRead) -> Response:
         return error_response(503, str(error))
+
+    @app.exception_handler(NoEncoder)
+    async def uncoded(request: Request, error: NoEncoder) -> Response:
+        return error_response(503, str(error), {"Retry-After": str(error.retry_after)})
 
     @app.exception_handler(QueueFull)
     async def full(request: Request, error: QueueFull) -> Response:

@@ -107,7 +107,13 @@ def run(
     except OSError as error:
         raise UserError(f"cannot listen on {_shown(listener)}: {os.strerror(error.errno or 0)}; see --port") from None
     token = _token()
-    service = Service(recommender, max_queue=settings.queue, max_wait=settings.batch_wait_ms / 1000, load=load)
+    service = Service(
+        recommender,
+        max_queue=settings.queue,
+        max_wait=settings.batch_wait_ms / 1000,
+        max_beams=settings.max_beams,
+        load=load,
+    )
     origins = [origin.strip() for origin in settings.cors.split(",") if origin.strip()]
     app = make_app(service, admin_token=token, deadline_seconds=settings.deadline_ms / 1000, origins=origins)
     config = Config(

@@ -39,6 +39,7 @@ class Service:
         *,
         max_queue: int,
         max_wait: float,
+        max_beams: int = MAX_BEAMS,
         load: Callable[[], Recommender] | None = None,
     ) -> None:
         """Starts the threads that answer; the warm-up starts with `start`.
@@ -47,6 +48,7 @@ class Service:
           recommender: loaded.
           max_queue: requests that may wait.
           max_wait: seconds that a request waits for others to share its batch.
+          max_beams: of the widest search.
           load: loads the recommender anew, for `reload`; None: there is nothing to load.
         """
         self.metrics = Metrics(
@@ -55,7 +57,7 @@ class Service:
             ready=lambda: not self.not_ready,
             behind=lambda: self.recommender.catalogue.behind,
         )
-        self._max_queue, self._max_wait = max_queue, max_wait
+        self._max_queue, self._max_wait, self._max_beams = max_queue, max_wait, max_beams
         self._load = load
         self.failure = ""  # what has ended it for good
         self.compiled = False  # whether the warm-up is over; requests are accepted before
@@ -178,6 +180,7 @@ class Service:
             recommender,
             max_queue=self._max_queue,
             max_wait=self._max_wait,
+            max_beams=self._max_beams,
             on_batch=self.metrics.batch,
             on_failure=self._answers_no_more,
         )

@@ -8,6 +8,7 @@ from typing import Literal
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.section import Section, setting
+from tsrec_jax.serving.answers import MAX_BEAMS
 
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
@@ -29,6 +30,12 @@ class ServerSettings(Section):
 
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8000, "port to listen on; 0: a free one", least=0, most=65_535)
+    max_beams: int = setting(
+        MAX_BEAMS,
+        "width of the widest search that a request may ask for with `beams` or `exact`; 1: none but the usual one",
+        least=1,
+        most=MAX_BEAMS,
+    )
     queue: int = setting(128, "number of requests that may wait for their batch", least=1)
     batch_wait_ms: float = setting(
         3.0, "how long a request waits for others to share its batch, in milliseconds", least=0, most=60_000
