@@ -48,6 +48,7 @@ def test_a_server_may_be_without_wide_searches(make_client, recommender):
     assert client.post("/recommend", json={"history": ["B001"], "beams": 30}).status_code == 200
     refused(client.post("/recommend", json={"history": ["B001"], "beams": 51}), 422, "beams: at most 50", "--max_beams")
     assert recommender.widths == [None, None] and recommender.warmed_widths == [50]
+    assert client.get("/health").json()["max_beams"] == 50
 
 
 def test_a_wide_search_does_not_wait_before_others(client, recommender, crowd):

@@ -561,6 +561,12 @@ def test_an_answer_that_is_not_proven_offers_a_search_that_proves_it(page):
     assert [body.get("exact", False) for body in asked] == [False, True]
     assert not page.is_visible("#exact") and page.inner_text("#stale") == ""
 
+    page.route("**/health", lambda route: route.fulfill(json=route.fetch().json() | {"max_beams": 50}))
+    asked.clear()
+    page.reload()  # its address holds the request
+    page.wait_for_selector("#timing:has-text('not proven')")
+    assert not page.is_visible("#exact"), "a server without wider searches is asked for none"
+
 
 def test_a_server_that_does_not_answer_is_told(page):
     add(page, "B001")

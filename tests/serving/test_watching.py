@@ -31,7 +31,7 @@ def test_health_is_503_with_the_reason_until_the_warm_up_is_over(make_client, re
     recommender.gate.set()
     until(lambda: client.get("/health").status_code == 200)
     facts = {"items": 31, "levels": 3, "last_change": 0}
-    assert client.get("/health").json() == {"status": "ok", "model": "first", "max_k": 50, **facts}
+    assert client.get("/health").json() == {"status": "ok", "model": "first", "max_k": 50, "max_beams": 512, **facts}
     assert client.post("/recommend", json={"history": ["B001"]}).status_code == 200
     assert metric(client, "tsrec_ready") == 1
     assert metric(client, 'tsrec_refused_total{reason="not_ready"}') == 1

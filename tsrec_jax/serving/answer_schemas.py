@@ -141,6 +141,7 @@ class Health(_Answer):
     status: Literal["ok"]
     model: str
     max_k: int
+    max_beams: int
     items: int
     levels: int
     last_change: int

@@ -125,6 +125,11 @@ class Service:
         """The most items that a request may ask for which does not ask for a wider search."""
         return min(self.recommender.beams, MAX_BEAMS)
 
+    @property
+    def max_beams(self) -> int:
+        """Width of the widest search, be it the usual one."""
+        return self._engine.widths[-1]
+
     def refuse_unless_ready(self) -> None:
         """Raises NotReady with the reason where recommendations are not accepted."""
         if reason := self._refusal:

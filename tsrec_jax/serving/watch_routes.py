@@ -34,7 +34,8 @@ def watch_routes(service: Service) -> APIRouter:
             return error_response(503, reason)
         catalogue = service.recommender.catalogue
         facts = {"items": catalogue.num_items, "levels": catalogue.num_levels, "last_change": catalogue.last_change}
-        return JSONResponse({"status": "ok", "model": service.recommender.version, "max_k": service.max_k, **facts})
+        limits = {"max_k": service.max_k, "max_beams": service.max_beams}
+        return JSONResponse({"status": "ok", "model": service.recommender.version, **limits, **facts})
 
     @routes.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:

@@ -8,6 +8,7 @@ const FOUND = 30;
 const EXAMPLES = 3; // shown; "Random" takes any
 const chosen = { history: [], exclude: [], allow: [] }; // items as the server described them
 let ready = false;
+let wider = false; // whether the server has wider searches than the usual one
 let whenReady = null; // what waits for the server
 let taking = false; // the address is being read, and not written meanwhile
 let searching = null;
@@ -223,7 +224,7 @@ function showAnswer(request, answer, elapsed) {
   at("answer").replaceChildren(...answer.items.map((item, index) => answerRow(item, index, (one) => choose("history", one))));
   at("answer-empty").hidden = true;
   at("sharing").hidden = false;
-  at("exact").hidden = answer.exact;
+  at("exact").hidden = answer.exact || !wider;
   at("timing").textContent = summary(answer, request, elapsed);
   showState();
   bringIntoSight(at("answer-heading"));
@@ -313,7 +314,10 @@ window.addEventListener("hashchange", takeAddress);
 
 watchHealth((health) => {
   ready = health !== null;
-  if (ready) at("k").max = health.max_k;
+  if (ready) {
+    at("k").max = health.max_k;
+    wider = health.max_beams > health.max_k;
+  }
   showState();
   if (ready && whenReady) { const act = whenReady; whenReady = null; act(); }
 });
