@@ -53,7 +53,7 @@ class Programs:
         """What a jitted function gives.
 
         Args:
-          function: made by `jax.jit`; it donates nothing.
+          function: made by `jax.jit`.
           arguments, named: trees of arrays. Where they lie on several devices, nothing is kept.
           static: the static arguments, whose `repr` tells them apart.
         """
@@ -72,16 +72,17 @@ class Programs:
         (device,) = devices
         asked = repr((function.__qualname__, sorted(static.items()), str(tree), form, device.id, _machine(device)))
         path = self._folder / f"{function.__name__}-{hashlib.sha256(asked.encode()).hexdigest()}.program"
-        program = self._read(path, device, arguments, named)
-        if program is None:
-            program = self._compile(path, function.lower(*arguments, **named, **static))
-        self._known[key] = program
+        kept = self._read(path, device, arguments, named)
+        if kept is not None:
+            self._known[key], found = kept
+            return found
+        program = self._known[key] = self._compile(path, function.lower(*arguments, **named, **static))
         return program(*arguments, **named)
 
     def _read(
         self, path: pathlib.Path, device: jax.Device, arguments: tuple[Any, ...], named: dict[str, Any]
-    ) -> Callable[..., Any] | None:
-        """The kept program, which has run once; None where there is none that fits."""
+    ) -> tuple[Callable[..., Any], Any] | None:
+        """The kept program and what it gives; None where there is none that fits."""
         try:
             content = path.read_bytes()
             if content[:_SHA256] != self._made_by:
@@ -89,13 +90,12 @@ class Programs:
             payload, out_tree = pickle.loads(zlib.decompress(content[_SHA256:]))
             in_tree = jax.tree.structure((arguments, named))
             program = serialize_executable.deserialize_and_load(payload, in_tree, out_tree, execution_devices=[device])
-            jax.block_until_ready(program(*arguments, **named))
+            return program, jax.block_until_ready(program(*arguments, **named))
         except FileNotFoundError:
             return None
         except Exception as error:  # whatever reading, unpacking and loading raise: it is compiled anew
             _LOG.warning("%s: this compiled program is thrown away (%s)", path, str(error).partition("\n")[0])
             return None
-        return program
 
     def _compile(self, path: pathlib.Path, lowered: jax.stages.Lowered) -> Callable[..., Any]:
         with _COMPILING:

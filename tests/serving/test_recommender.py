@@ -64,7 +64,7 @@ def test_the_next_recommender_takes_the_searches_that_one_has_compiled(exported,
     files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}  # a program that is compiled writes its file
     assert Recommender.load(exported, programs=tmp_path).recommend(HISTORIES) == found[0]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
-    assert {path.name.partition("-")[0] for path in files} == {"_prefix", "beam_search"}
+    assert {path.name.partition("-")[0] for path in files} == {"_prefix", "_unstacked", "beam_search"}
     assert beam_search._cache_size() == traced
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from tsrec_jax.decoding.beam_search import Filters
 from tsrec_jax.decoding.trie import Trie, TrieArrays
+from tsrec_jax.programs import Programs
 
 LISTED = 64  # slots a level that a request lists; one that leaves out more gets a row of bits
 
@@ -38,10 +39,11 @@ class FilterRows:
     Args:
       trie: the catalogue; its changes are followed.
       batch_size: requests of a batch.
+      programs: keeps the compiled program that writes a row; None: it is not kept.
     """
 
-    def __init__(self, trie: Trie, batch_size: int):
-        self._trie, self._batch_size = trie, batch_size
+    def __init__(self, trie: Trie, batch_size: int, programs: Programs | None = None):
+        self._trie, self._batch_size, self._programs = trie, batch_size, programs or Programs()
         self._base: TrieArrays | None = None
         self._arrays = TrieArrays(())
 
@@ -70,14 +72,13 @@ class FilterRows:
             return
         self._base = self._trie.arrays
         rows = 1 + self._batch_size
-        self._arrays = TrieArrays(
-            tuple(
-                dataclasses.replace(level, alive_RM=jnp.tile(level.alive_RM, (rows, 1))) for level in self._base.levels
-            )
-        )
+        tiled = (jnp.asarray(np.tile(level.alive_RM, (rows, 1))) for level in self._base.levels)  # compiles nothing
+        levels = zip(self._base.levels, tiled, strict=True)
+        self._arrays = TrieArrays(tuple(dataclasses.replace(level, alive_RM=alive) for level, alive in levels))
 
     def _write(self, row: int, words: tuple[np.ndarray, ...]) -> None:
-        alive = _set_rows(tuple(level.alive_RM for level in self._arrays.levels), np.int32(row), words)
+        alive = tuple(level.alive_RM for level in self._arrays.levels)
+        alive = self._programs.call(_set_rows, alive, np.int32(row), words)
         levels = zip(self._arrays.levels, alive, strict=True)
         self._arrays = TrieArrays(tuple(dataclasses.replace(level, alive_RM=rows) for level, rows in levels))
 

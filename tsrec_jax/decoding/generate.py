@@ -88,7 +88,7 @@ class Searcher:
         self._prefix_ids = list(prefix)
         self._programs = programs or Programs()
         self._prefix = make_prefix(model, tuple(prefix), self._programs) if self._prefix_ids else None
-        self._rows = FilterRows(trie, batch_size) if filtering else None
+        self._rows = FilterRows(trie, batch_size, self._programs) if filtering else None
 
     def run(
         self,

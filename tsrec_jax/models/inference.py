@@ -73,16 +73,18 @@ class InferenceModel:
     attention: str = dataclasses.field(metadata={"static": True})
 
     @classmethod
-    def of(cls, model: Decoder, weights: str = "full") -> InferenceModel:
+    def of(cls, model: Decoder, weights: str = "full", programs: Programs | None = None) -> InferenceModel:
         """Copies a decoder's weights, an adapter merged into its kernels; they stay laid out over its mesh.
 
         Args:
           model: the decoder.
           weights: one of `int8.WEIGHTS`: `full`, in the compute dtype, or `int8`.
+          programs: keeps the compiled program that copies; None: it is not kept.
         """
         head = None if model.shares_table else model.output_table()
         parts = model.layers(), model.embedding[...], head, model.final_norm[...]
-        layers, embedding_VD, head_VD, norm_D, tables = _unstacked(*parts, model.config, model.dtype, weights)
+        static = {"config": model.config, "dtype": model.dtype, "weights": weights}
+        layers, embedding_VD, head_VD, norm_D, tables = (programs or Programs()).call(_unstacked, *parts, static=static)
         facts = model.config, model.num_tokens, model.attention
         return cls(layers, embedding_VD, head_VD, norm_D, tables, *facts)
 
@@ -92,7 +94,7 @@ class InferenceModel:
         return self.embedding_VD if self.head_VD is None else self.head_VD
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5, 6))
+@functools.partial(jax.jit, static_argnames=("config", "dtype", "weights"))
 def _unstacked(
     stacked: Mapping[str, jax.Array],
     embedding_VD: jax.Array,

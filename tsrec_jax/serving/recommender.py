@@ -165,7 +165,7 @@ class Recommender:
             fusion, scorer = read_fusion(folder, catalogue)
             codebooks = read_codebooks(folder, [len(tokens) for tokens in catalogue.level_tokens], encoder)
             alone = fusion is not None and not (folder / PROMPTS_FILE).exists()
-            parts = None if alone else _model_parts(folder, catalogue, dtype, weights)
+            parts = None if alone else _model_parts(folder, catalogue, dtype, weights, programs)
         trie = Trie.of_catalogue(catalogue, 0) if parts is None else parts.trie
         live = LiveCatalogue(catalogue, trie, changes)
         fused = None if fusion is None else LiveFusion(fusion, scorer, catalogue, live)
@@ -451,13 +451,15 @@ class _ModelParts:
     words: SidWords
 
 
-def _model_parts(folder: pathlib.Path, catalogue: Catalogue, dtype: str, weights: str) -> _ModelParts:
+def _model_parts(
+    folder: pathlib.Path, catalogue: Catalogue, dtype: str, weights: str, programs: Programs | None
+) -> _ModelParts:
     templates, max_length, normaliser = read_prompts(folder)
     tokenizer = WrittenTokenizer(folder)
     trie = read_trie(folder, catalogue, first_sid_id(folder, tokenizer, catalogue))
     builder = prompt_builder(folder, tokenizer, catalogue, templates, max_length)
     words = read_words(folder, catalogue)
-    model = InferenceModel.of(load_hf(folder, dtype=dtype, remat=False), weights)
+    model = InferenceModel.of(load_hf(folder, dtype=dtype, remat=False), weights, programs)
     if model.config.vocab_rows != len(tokenizer):
         raise UserError(
             f"{folder}: the weights have {model.config.vocab_rows} vocabulary rows, the tokenizer has "
