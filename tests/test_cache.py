@@ -9,7 +9,7 @@ import zlib
 
 import pytest
 
-from tsrec_jax.cache import keep_compiled_programs, mend_compiled_programs
+from tsrec_jax.cache import compiled_folder, keep_compiled_programs, mend_compiled_programs
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
@@ -34,6 +34,7 @@ def what_jax_takes():
 def test_programs_are_kept_in_the_users_cache(environment):
     keep_compiled_programs()
     assert what_jax_takes() == [str(environment), True]
+    assert compiled_folder() == environment
 
 
 def test_what_is_served_has_its_programs_beside_it_the_small_ones_too(environment, monkeypatch, tmp_path):
@@ -63,6 +64,7 @@ def test_a_folder_from_outside_wins_and_an_empty_one_keeps_nothing(environment, 
     keep_compiled_programs()
     assert what_jax_takes() == ["", False]
     assert mend_compiled_programs() == ""
+    assert compiled_folder() is None
 
 
 def entries(folder, **contents):
@@ -119,3 +121,4 @@ def test_a_folder_that_cannot_be_used_is_one_line_and_nothing_is_kept(environmen
 def test_an_address_is_left_to_jax(environment, monkeypatch):
     monkeypatch.setenv(FOLDER, "gs://bucket/compiled")
     assert mend_compiled_programs() == ""
+    assert compiled_folder() is None
