@@ -20,6 +20,7 @@ from tests.document_commands import DOCUMENTS, REPORTS, ROOT, SCRIPTS, commands_
 BENCHMARKS = {path.name: path for path in sorted((ROOT / "benchmarks").glob("*.py")) if "__main__" in path.read_text()}
 BASE = "RUN/pretrained"
 TINY = {
+    "adapter_forms.py": ["--workdir=RUN", "--rows=8", "--out=FOLDER/report.md"],
     "baselines.py": [
         *("--dataset=RUN/dataset", "--baselines=popularity;ease", "--workdir=FOLDER/kept"),
         *("--level=item", "--out=FOLDER/report.md"),
