@@ -1,24 +1,34 @@
-"""What eight bits cost: the recommender of the main study, evaluated with its weights as they are and in eight bits.
+"""What lighter weights cost: one trained recommender, searched in float32, in bfloat16 and with weights of eight bits.
 
     python -m tsrec_jax study --config=configs/studies/weights.py --workdir=runs/weights \
+        --config.dataset.path=../shared/data/amazon/Industrial_rebuilt --config.model.path=runs/tsrec/export
+
+Nothing is trained: the model is an export of these SIDs, such as that of the main study's arm `tsrec`, which
+
+    python -m tsrec_jax run --config=configs/studies/main.py --workdir=runs/tsrec \
         --config.dataset.path=../shared/data/amazon/Industrial_rebuilt
 
-Both arms are one training (about a quarter of an hour on one core); only the search differs.
+makes. Test is ranked by each arm, in a minute or two on one core.
 """
-
-import pathlib
-import runpy
 
 from ml_collections import ConfigDict
 
-MAIN = pathlib.Path(__file__).with_name("main.py")
+from tsrec_jax.settings import default_config
 
 
 def get_config() -> ConfigDict:
-    """The main study's config with these arms and one seed."""
-    config = runpy.run_path(str(MAIN))["get_config"]()
+    """One model, three forms of its weights."""
+    config = default_config()
+    config.model.trained = True
+    config.eval.batch_size = 64
     config.study.seeds = (1,)
-    config.study.arms = ConfigDict({"tsrec": {}, "tsrec-int8": {"eval": {"weights": "int8"}}})
+    config.study.arms = ConfigDict(
+        {
+            "float32": {},
+            "bfloat16": {"model": {"dtype": "bfloat16"}},
+            "int8": {"eval": {"weights": "int8"}},
+        }
+    )
     config.study.baselines = ()
-    config.study.comparisons = ("tsrec > tsrec-int8",)
+    config.study.comparisons = ("float32 > int8", "float32 > bfloat16")
     return config
