@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.said import said
 from tsrec_jax.errors import UserError
 from tsrec_jax.prepare.preparation import prepare
 from tsrec_jax.prepare.raw import RawSource
@@ -46,7 +47,9 @@ def test_the_order_of_ties_is_that_of_the_raw_files_whatever_the_tables_look_lik
     def histories(newest_first):
         write_facts(folder, newest_first)
         out = folder / f"out_{newest_first}"
-        prepare(RawSource("tables", *tables(folder)), SETTINGS_NOW, "Shop", out)
+        with said() as lines:
+            prepare(RawSource("tables", *tables(folder)), SETTINGS_NOW, "Shop", out)
+        assert lines[0] == "thinned before: 9 of 20 interactions are left"
         return [row for split in ("train", "valid", "test") for row in (out / f"{split}.csv").read_text().splitlines()]
 
     assert "u,\"['C', 'A']\",B" in histories(False)

@@ -79,6 +79,7 @@ def prepare(source: RawSource, settings: PrepareSettings, name: str, folder: str
     facts = find_facts(source.files(INTERACTIONS), source.files(ITEMS))
     if facts is not None:
         facts.refuse_looser(settings)
+        report("thinned before: {left:,} of {read:,} interactions are left".format_map(facts.interactions))
     with new_folder(folder) as scratch:
         tables = read_raw(source, scratch / "raw", settings.max_unreadable)
         summary = _prepare(tables, settings, name, scratch, facts.newest_first if facts else None)
