@@ -122,6 +122,12 @@ FIRST = (
     "test_wheel.py",
     "test_tutorial.py",
     "test_site.py",
+    "training/test_loss.py",
+    "training/test_loop.py",
+    "training/test_meshes.py",
+    "training/test_checkpoints.py",
+    "training/test_dense_loss.py",
+    "training/test_step.py",
 )
 _COMPILED_NOW: list[str] = []  # the programs compiled since the last test; kept with `-m unit` alone
 
