@@ -7,7 +7,6 @@ import functools
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tsrec_jax.decoding.beam_search import Filters
@@ -72,7 +71,7 @@ class FilterRows:
             return
         self._base = self._trie.arrays
         rows = 1 + self._batch_size
-        tiled = (jnp.asarray(np.tile(level.alive_RM, (rows, 1))) for level in self._base.levels)  # compiles nothing
+        tiled = (jax.device_put(np.tile(level.alive_RM, (rows, 1))) for level in self._base.levels)  # compiles nothing
         levels = zip(self._base.levels, tiled, strict=True)
         self._arrays = TrieArrays(tuple(dataclasses.replace(level, alive_RM=alive) for level, alive in levels))
 
