@@ -11,10 +11,8 @@ from typing import NoReturn
 
 import numpy as np
 
-from tsrec_jax.data.catalogue import Catalogue, Item, UnknownItem, shown_facts
+from tsrec_jax.data.catalogue import Catalogue, Item, UnknownItem
 from tsrec_jax.data.prompts import PromptBuilder
-from tsrec_jax.decoding.filters import SidFilter
-from tsrec_jax.decoding.generate import SearchResult
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.hf import load_hf
@@ -23,7 +21,7 @@ from tsrec_jax.models.int8 import WEIGHTS
 from tsrec_jax.models.written_tokenizer import WrittenTokenizer
 from tsrec_jax.programs import Programs
 from tsrec_jax.section import refuse_other
-from tsrec_jax.serving.answers import MAX_BEAMS, Answer, Coding, PathStep, Recommendation, Request
+from tsrec_jax.serving.answers import MAX_BEAMS, Answer, Coding, Recommendation, Request
 from tsrec_jax.serving.arguments import item_ids, listed, whole
 from tsrec_jax.serving.catalogue_changes import Changes
 from tsrec_jax.serving.catalogue_items import LiveItem
@@ -44,6 +42,7 @@ from tsrec_jax.serving.export_files import (
 )
 from tsrec_jax.serving.finders import Finder, FusionFinder, ModelFinder
 from tsrec_jax.serving.hub import local_export, push_export
+from tsrec_jax.serving.item_answers import answer_of, sid_filter, without_unknown
 from tsrec_jax.serving.live_catalogue import LiveCatalogue
 from tsrec_jax.serving.live_fusion import LiveFusion
 from tsrec_jax.serving.words import SidWords
@@ -282,10 +281,10 @@ class Recommender:
                 self.check(request, beams=beams)
             if not requests:
                 return []
-            wanted, skipped = zip(*map(self._known, requests), strict=True)
-            filters = [self._filter(request) for request in wanted]
+            wanted, skipped = zip(*(without_unknown(self.catalogue, request) for request in requests), strict=True)
+            filters = [sid_filter(self.catalogue, request) for request in wanted]
             return [
-                dataclasses.replace(self._answer(request, one, read), skipped=out)
+                dataclasses.replace(answer_of(self.catalogue, self.words, request, one, read), skipped=out)
                 for request, (one, read), out in zip(
                     wanted, self.finder.find(wanted, filters, beams, exact), skipped, strict=True
                 )
@@ -346,18 +345,6 @@ class Recommender:
             raise UserError(NO_CODEBOOKS)
         return self.coder.vectors([item])[0]
 
-    def _known(self, request: Request) -> tuple[Request, tuple[str, ...]]:
-        """The request without the ids that are not in the catalogue, where it wants them left out, and those."""
-        if not request.skip_unknown:
-            return request, ()
-        parts = {"history": request.history, "exclude": request.exclude, "allow": request.allow or ()}
-        ids = dict.fromkeys(str(item_id) for part in parts.values() for item_id in part)
-        unknown = {item_id for item_id in ids if self.catalogue.get(item_id) is None}
-        known = {name: tuple(item for item in part if str(item) not in unknown) for name, part in parts.items()}
-        allow = None if request.allow is None else known["allow"]
-        request = dataclasses.replace(request, history=known["history"], exclude=known["exclude"], allow=allow)
-        return request, tuple(item_id for item_id in ids if item_id in unknown)
-
     def check(self, request: Request, *, beams: int | None = None) -> None:
         """Refuses a request that cannot be answered.
 
@@ -398,46 +385,6 @@ class Recommender:
         """
         self.catalogue.search.prepare()
         self.finder.warm_up(report, max_history=max_history, widths=(self.beams, *wide), opened=opened)
-
-    def _excluded(self, request: Request) -> set[str]:
-        return {*map(str, request.exclude), *(map(str, request.history) if request.exclude_history else ())}
-
-    def _filter(self, request: Request) -> SidFilter:
-        """The request's filter by item as one by SID: a SID is out when none of its items is left."""
-        excluded = self._excluded(request)
-        if request.allow is not None:
-            allowed = [item for item in dict.fromkeys(map(str, request.allow)) if item not in excluded]
-            return SidFilter(allowed_NC=self.catalogue.codes(allowed))
-        if not excluded:
-            return SidFilter()
-        sids = {tuple(codes) for codes in self.catalogue.codes(excluded).tolist()}
-        out = [codes for codes in sids if all(item.id in excluded for item in self.catalogue.members(codes))]
-        return SidFilter(excluded_NC=np.array(out, np.int64).reshape(-1, self.catalogue.num_levels))
-
-    def _answer(self, request: Request, found: SearchResult, read: int) -> Answer:
-        excluded = self._excluded(request)
-        allowed = None if request.allow is None else set(map(str, request.allow))
-        items: list[Recommendation] = []
-        used = 0
-        for codes, score, totals in zip(
-            found.codes_WC.tolist(), found.scores_W.tolist(), found.totals_WC.tolist(), strict=True
-        ):
-            if len(items) >= request.k:
-                break
-            used += 1
-            tokens = [self.catalogue.level_tokens[level][code] for level, code in enumerate(codes)]
-            steps = (after - before for before, after in zip((0.0, *totals), totals, strict=False))
-            path = tuple(
-                PathStep(token, step) if said is None else PathStep(token, step, said.keywords, said.description)
-                for token, step, said in zip(tokens, steps, self.words.of_sid(tokens), strict=bool(totals))
-            )
-            items += [
-                Recommendation(item.id, item.title, score, "".join(tokens), path, **shown_facts(item))
-                for item in self.catalogue.members(codes)
-                if item.id not in excluded and (allowed is None or item.id in allowed)
-            ]
-        exact = found.exact(used if len(items) >= request.k else len(found.scores_W) + 1)
-        return Answer(tuple(items[: request.k]), exact, read)
 
 
 @dataclasses.dataclass(frozen=True)
