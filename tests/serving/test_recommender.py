@@ -373,10 +373,10 @@ def test_items_are_found_by_the_words_of_title_and_id(recommender):
 def test_warming_up_compiles_every_length_that_a_history_can_have(exported):
     recommender = Recommender.load(exported, beams=3, max_batch=2)
     lines = []
-    recommender.warm_up(lines.append, max_history=4)
+    recommender.warm_up(lines.append, max_history=30)  # of which the prompt has room for fewer
     assert lines
     size = beam_search._cache_size()
-    for length in range(1, 5):
+    for length in range(1, 31):
         recommender.answer([Request(("B001",) * length, k=2, exclude_history=True), Request(("B002",), k=2)])
     assert beam_search._cache_size() == size
 

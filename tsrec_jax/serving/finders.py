@@ -112,36 +112,43 @@ class ModelFinder:
     ) -> None:
         """As `Finder`.
 
-        The longest prompts come first: from then on every request can be answered, with more padding than it needs;
-        shorter ones get their own program as it is there. Wide searches are compiled for the longest prompts alone.
-        With a fusion all come before the first answer, since its histories have lengths of their own. It asks with a
-        SID of the vocabulary, whose item there need not be.
+        The longest prompts come first, those too that were cut and so begin otherwise: from then on every request can
+        be answered, with more padding than it needs; shorter ones get their own program as it is there. Wide searches
+        are compiled for the longest prompts alone. With a fusion all come before the first answer, since its histories
+        have lengths of their own. It asks with a SID of the vocabulary, whose item there need not be.
         """
         usual, *wide = widths
         with self.catalogue.held():  # a trie of its own, since searching must not meet a change of the other one
             trie = copy.deepcopy(self.catalogue.trie)
-        lengths: dict[tuple[int, int], int] = {}
+        lengths: dict[tuple[int, bool, int], int] = {}
         for length in range(1, max_history + 1):
-            bucket = self._searcher(usual).bucket(len(self._prompt_of_length(length)) - len(self._prefix))
-            lengths.setdefault((bucket, 0 if self._fusion is None else self._fusion.padded_length(length)), length)
-        longest = max(lengths)
-        programs = [(usual, shape) for shape in sorted(lengths, reverse=True)]
-        programs += [(beams, longest) for beams in wide if self._fusion is None]
+            prompt = self._prompt_of_length(length)
+            whole = prompt[: len(self._prefix)] == self._prefix
+            bucket = self._searcher(usual).bucket(len(prompt) - whole * len(self._prefix))
+            history = 0 if self._fusion is None else self._fusion.padded_length(length)
+            lengths.setdefault((bucket, whole, history), length)
+        longest, *_ = max(lengths)
+        if self._fusion is None:
+            lengths |= {(longest, whole, 0): length for (_, whole, _), length in lengths.items()}
+        firsts = sorted(shape for shape in lengths if shape[0] == longest)
+        programs = [(usual, shape) for shape in (*firsts, *sorted(set(lengths).difference(firsts), reverse=True))]
+        programs += [(beams, shape) for beams in wide for shape in firsts if self._fusion is None]
         for number, (beams, shape) in enumerate(programs, 1):
             report(f"warm-up: program {number} of {len(programs)}: {beams} beams, {shape[0]} prompt tokens")
-            self._compile(beams, lengths[shape], trie)
-            if self._fusion is None:
+            self._compile(beams, lengths[shape], trie, shape[0])
+            if self._fusion is None and shape not in firsts[:-1]:
                 searcher = self._searcher(beams)
-                searcher.buckets = tuple(sorted({shape[0], *(() if shape == longest else searcher.buckets)}))
-                if shape == longest:
+                searcher.buckets = tuple(sorted({shape[0], *(() if shape == firsts[-1] else searcher.buckets)}))
+                if shape == firsts[-1]:
                     opened(beams)
         if self._fusion is not None:
             opened(usual)  # wide ones would compile in the request, while the catalogue is held
 
-    def _compile(self, beams: int, length: int, trie: Trie) -> None:
-        """Searches once with a history of so many items; with a fusion the catalogue is held."""
+    def _compile(self, beams: int, length: int, trie: Trie, bucket: int) -> None:
+        """Searches once with a history of so many items, padded to `bucket`; with a fusion the catalogue is held."""
         filters = [SidFilter(allowed_NC=np.zeros((1, self.catalogue.num_levels), np.int64))]
         searcher = self._new_searcher(beams, trie)
+        searcher.buckets = (bucket,)
         with contextlib.nullcontext() if self._fusion is None else self.catalogue.held():
             prior = None if self._fusion is None else self._fusion.prior_of_length(length)
             searcher.run([self._prompt_of_length(length)], filters, prior=prior)
