@@ -18,11 +18,12 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.predictions import read_predictions
 from tsrec_jax.main import main
 from tsrec_jax.pipeline import before
-from tsrec_jax.pipeline.earlier import going_on, open_earlier
+from tsrec_jax.pipeline.earlier import Earlier, going_on, open_earlier
 from tsrec_jax.pipeline.study_cell import wanted_cells
 from tsrec_jax.settings import default_config, load_saved, settings_of
 
 OLD, NEW, JOINED = 6, 8, 3  # rows of test that were there, that are new, and that have a new item
+NEWCOMERS = [f"n{n}" for n in range(NEW - 1)]
 
 
 def joined(rows, users, histories, targets):
@@ -37,10 +38,12 @@ def grown(quickstart_run, tmp_path_factory):
     items, sids = before.catalogue.items, before.catalogue.sids
     more = tuple(Item(f"N{n}", f"{items[n].title}, newer", items[n].description) for n in range(JOINED))
     catalogue = Catalogue((*items, *more), (*sids, *sids[:JOINED]))  # the SIDs of the new ones are thrown away
-    users, histories = [f"n{n}" for n in range(NEW)], [(n, n + 9) for n in range(NEW)]
-    targets = [len(items) + n if n < JOINED else 20 + n for n in range(NEW)]
     old = before.splits["test"].take(range(OLD))
-    gained = ((*old.histories[0], len(items)), *old.histories[1:])  # as where an item now has enough interactions
+    users, histories = [*NEWCOMERS, old.users[1]], [(n, n + 9) for n in range(NEW)]
+    targets = [len(items) + n if n < JOINED else 20 + n for n in range(NEW)]
+    targets[-1] = old.targets[1]  # bought again
+    # As where an item now has enough interactions, and the oldest one falls out of a full history.
+    gained = tuple((*history[1:], len(items)) for history in old.histories)
     splits = {
         "train": joined(before.splits["train"], ["n0"], [(3, 4, len(items))], [len(items) + 1]),
         "valid": before.splits["valid"],
@@ -72,7 +75,9 @@ def test_known_items_keep_their_sids_and_the_report_compares_on_the_new_rows(qui
         ("of these, with a new item", JOINED),
     ]
     assert [each["metric"] for each in found["groups"][0]["comparisons"]] == ["HR@10", "NDCG@10"]
-    assert read_predictions(second / "predictions_before.json").users == [f"n{n}" for n in range(NEW)]
+    again = read_predictions(second / "predictions.json")
+    before = read_predictions(second / "predictions_before.json")
+    assert before.users == [*NEWCOMERS, again.users[1]] and before.targets[-1] == again.targets[1]
     text = (second / "results.md").read_text()
     assert "## Before and after this training" in text and f"{JOINED} of these, with a new item:" in text
 
@@ -94,9 +99,9 @@ def test_beside_a_fusion_the_model_alone_is_compared(monkeypatch, tmp_path):
     catalogue = Catalogue(tuple(Item(f"i{n}", f"Title {n}", "") for n in range(3)), (("a",), ("b",), ("c",)))
     rows = Interactions(("u", "v"), ((0,), (0,)), np.array([1, 2], np.int32))
     settings = settings_of(default_config()).changed({"fusion": {"parts": ("popularity",)}})
-    earlier = types.SimpleNamespace(place="first", items={"i0"}, new_rows=lambda rows, _: np.arange(len(rows)))
+    earlier = Earlier("first", frozenset({"i0"}), {"test": np.ones(2, bool)}, knows_rows=True)
     places = types.SimpleNamespace(path=tmp_path)
-    dataset = types.SimpleNamespace(catalogue=catalogue)
+    dataset = types.SimpleNamespace(catalogue=catalogue, splits={"test": rows})
     job = types.SimpleNamespace(dataset=dataset, settings=settings, earlier=earlier, workdir=places)
 
     def finds(*sids):
@@ -109,9 +114,15 @@ def test_beside_a_fusion_the_model_alone_is_compared(monkeypatch, tmp_path):
     monkeypatch.setattr(before, "starting_parts", lambda _: types.SimpleNamespace(model=None))
     monkeypatch.setattr(before, "on_own_devices", contextlib.nullcontext)
     monkeypatch.setattr(before.ModelSearch, "of", lambda *_: finds("a", "c"))
+    assert not before.is_predicted(job, rows)
     before.predict_before(job, rows)
     before.predict_alone(job, rows, finds("b", "c"))
-    assert {path.name for path in tmp_path.iterdir()} == set(before.compared_files(job, rows))
+    assert before.is_predicted(job, rows)
+    for name in ("predictions_before.json", "predictions_alone.json"):
+        written = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(written.replace('"v"', '"w"'))  # as where another row counted as new
+        assert not before.is_predicted(job, rows)
+        (tmp_path / name).write_text(written)
     found = before.before_and_after(job, rows, [["a"], ["a"]])  # what the fusion found
     told = found.groups[0].comparisons[0]
     assert (told.metric, told.first_mean, told.second_mean) == ("HR@10", 1.0, 0.5)
@@ -134,7 +145,7 @@ def test_of_an_export_alone_all_rows_count_as_new(quickstart_run, second, settin
     settings = settings.changed({"train": {"from_run": str(quickstart_run / "export")}})
     dataset = read_dataset(second / "dataset")
     earlier = open_earlier(settings, dataset)
-    assert len(earlier.new_rows(dataset.splits["test"], dataset.catalogue.items)) == OLD + NEW
+    assert earlier.new["test"].sum() == OLD + NEW
     assert "3 of 73 items; of an export the rows are not known" in capsys.readouterr().out
 
 

@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from tsrec_jax.data.interactions import Interactions
+from tsrec_jax.data.catalogue import Catalogue
+from tsrec_jax.data.held_out import evaluated_split
+from tsrec_jax.data.interactions import Interactions, spread
 from tsrec_jax.data.target_ranks import find_targets
+from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.before_after import BeforeAfter, row_group
 from tsrec_jax.evaluation.predictions import Predictions, read_predictions, write_predictions
 from tsrec_jax.models.local_devices import on_own_devices
 from tsrec_jax.pipeline.job import Job
 from tsrec_jax.pipeline.search import ModelSearch
 from tsrec_jax.pipeline.train import starting_parts
-from tsrec_jax.processes import first
+from tsrec_jax.processes import first, share
 from tsrec_jax.progress import report
 
 PREDICTIONS = "predictions_before.json"
 ALONE = "predictions_alone.json"  # of the trained model, where a fusion takes part in what is evaluated
 
 
-def compared_files(job: Job, rows: Interactions) -> tuple[str, ...]:
-    """The files that `before_and_after` reads: none where a run goes on from none, or no row is new.
+def is_predicted(job: Job, rows: Interactions) -> bool:
+    """Whether the files that `before_and_after` reads are there, and of the rows that are new by today's rules.
 
     Args:
       job: what is evaluated.
       rows: on which.
     """
-    if job.earlier is None or not len(_new(job, rows)):
-        return ()
-    return (PREDICTIONS, ALONE) if job.settings.fusion.parts else (PREDICTIONS,)
+    if job.earlier is None:
+        return True
+    new, catalogue = _new(job, rows), job.dataset.catalogue
+    wanted = list(new.users), _target_sids(new, catalogue)
+    names = (PREDICTIONS, ALONE) if job.settings.fusion.parts else (PREDICTIONS,)
+    return share(not len(new) or all(_rows_of(job.workdir.path / name) == wanted for name in names))
+
+
+def _rows_of(path: pathlib.Path) -> tuple[list[str], list[str]] | None:
+    """Users and targets of a predictions file; None where it is gone or broken, or another process is to look."""
+    try:
+        found = read_predictions(path) if first() else None
+    except UserError:
+        found = None
+    return None if found is None else (list(found.users), list(found.targets))
 
 
 def predict_before(job: Job, rows: Interactions) -> None:
@@ -60,14 +76,24 @@ def predict_alone(job: Job, rows: Interactions, model: ModelSearch) -> None:
 
 
 def _new(job: Job, rows: Interactions) -> Interactions:
+    return rows.take(_new_numbers(job))
+
+
+def _new_numbers(job: Job) -> np.ndarray:
+    """int64, which of the rows that are evaluated are new."""
     assert job.earlier is not None
-    return rows.take(job.earlier.new_rows(rows, job.dataset.catalogue.items))
+    new = job.earlier.new[evaluated_split(job.dataset, job.settings.eval.split)]
+    return np.flatnonzero(new[spread(len(new), job.settings.eval.max_rows or len(new))])
+
+
+def _target_sids(rows: Interactions, catalogue: Catalogue) -> list[str]:
+    return [catalogue.sid(int(target)) for target in rows.targets]
 
 
 def _search(job: Job, new: Interactions, model: ModelSearch, name: str) -> None:
     lists = [[sid for sid, _ in ranked] for ranked in model.search(new, None)]
     if first():
-        targets = [job.dataset.catalogue.sid(int(target)) for target in new.targets]
+        targets = _target_sids(new, job.dataset.catalogue)
         write_predictions(job.workdir.path / name, Predictions(new.users, targets, lists))
 
 
@@ -82,7 +108,7 @@ def before_and_after(job: Job, rows: Interactions, lists: Sequence[Sequence[str]
     if job.earlier is None:
         return None
     catalogue, settings = job.dataset.catalogue, job.settings
-    numbers = job.earlier.new_rows(rows, catalogue.items)
+    numbers = _new_numbers(job)
     if not len(numbers):
         return BeforeAfter(job.earlier.place, len(rows), ())
     new = rows.take(numbers)

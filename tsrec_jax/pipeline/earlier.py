@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,8 @@ import numpy as np
 from tsrec_jax.addresses import is_remote
 from tsrec_jax.data.catalogue import Catalogue, Item
 from tsrec_jax.data.dataset import Dataset, read_dataset
+from tsrec_jax.data.held_out import SELECT
 from tsrec_jax.data.interactions import Interactions
-from tsrec_jax.data.row_facts import keys
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline.index import INDEX_FILE
 from tsrec_jax.pipeline.inputs import source_folder
@@ -25,7 +25,7 @@ from tsrec_jax.settings import Settings, flat, load_saved
 from tsrec_jax.training.checkpoints import differences
 
 KEY = "config.train.from_run"
-RECENT = 10  # items of a history by which a row is known again
+IN_TIME = ("train", SELECT, "valid", "test")  # the splits in the order in which a user's rows were made
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,23 +35,14 @@ class Earlier:
     Attributes:
       place: its workdir, or an export alone.
       items: ids of the items that it knew.
-      rows: uint64, `_digests` of the rows of all its splits, sorted; None: an export alone, which has no rows.
-      common: ids of the items that the run that goes on has too.
+      new: bool, of each split of the run that goes on, the rows that it did not have; of an export alone all.
+      knows_rows: whether its rows are known; not of an export alone.
     """
 
     place: str
     items: frozenset[str]
-    rows: np.ndarray | None
-    common: frozenset[str]
-
-    def new_rows(self, rows: Interactions, items: Sequence[Item]) -> np.ndarray:
-        """int64, the numbers of the rows that it did not have; of an export alone all may be new.
-
-        A row whose history has only gained items that were not in its catalogue is none of them.
-        """
-        if self.rows is None:
-            return np.arange(len(rows))
-        return np.flatnonzero(~np.isin(_digests(rows, items, self.common), self.rows))
+    new: Mapping[str, np.ndarray]
+    knows_rows: bool
 
 
 def going_on(settings: Settings) -> Settings:
@@ -125,12 +116,11 @@ def open_earlier(settings: Settings, dataset: Dataset) -> Earlier | None:
     if changed := differences(flat(templates, "templates."), flat(settings.templates, "templates.")):
         raise UserError(f"{export} was trained with other prompts ({changed}); set config.templates as they were")
     folder = None if export == pathlib.Path(place) else _folder_of(pathlib.Path(place))
-    items, digests = frozenset(item.id for item in known.items), None
-    common = items.intersection(item.id for item in dataset.catalogue.items)
+    known_pairs = np.empty(0, np.uint64)
     if folder is not None:
-        splits = [_digests(rows, folder.catalogue.items, common) for rows in folder.splits.values()]
-        digests = np.unique(np.concatenate(splits))
-    earlier = Earlier(place, items, digests, common)
+        known_pairs = np.concatenate([_pairs(rows, folder.catalogue.items) for rows in folder.splits.values()])
+    items = frozenset(item.id for item in known.items)
+    earlier = Earlier(place, items, _new_rows(dataset, known_pairs), folder is not None)
     report(f"run: new to {place}: {_news(earlier, dataset)}")
     return earlier
 
@@ -141,12 +131,9 @@ def _news(earlier: Earlier, dataset: Dataset) -> str:
     facts = [f"{len(ids - earlier.items)} of {len(ids)} items"]
     if gone := len(earlier.items - ids):
         facts.append(f"({gone} of its own are left out)")
-    if earlier.rows is None:
+    if not earlier.knows_rows:
         return f"{' '.join(facts)}; of an export the rows are not known"
-    rows = (
-        f"{len(earlier.new_rows(rows, dataset.catalogue.items))} of {len(rows)} rows of {split}"
-        for split, rows in dataset.splits.items()
-    )
+    rows = (f"{new.sum()} of {len(new)} rows of {split}" for split, new in earlier.new.items())
     return f"{' '.join(facts)}, {', '.join(rows)}"
 
 
@@ -188,16 +175,33 @@ def _folder_of(place: pathlib.Path) -> Dataset:
     return dataset
 
 
-def _digests(rows: Interactions, items: Sequence[Item], common: Collection[str]) -> np.ndarray:
-    """uint64, a hash of each row by ids: its user, its target and the newest RECENT items of its history in `common`.
+def _new_rows(dataset: Dataset, known: np.ndarray) -> dict[str, np.ndarray]:
+    """bool, of each split the rows that are new beside known ones: of n known rows with the same user and target, the
+    first n of a dataset are these.
 
-    An item that joins the catalogue, or leaves it, stands in old histories too, and these rows are no new ones.
+    Histories say nothing here: where they are cut to a length, an item that joins the catalogue, or leaves it, changes
+    both ends of those of old rows.
+
+    Args:
+      dataset: its rows are in the order of time, as far as a user has one item several times.
+      known: uint64, `_pairs` of the known rows.
     """
-    ids, shared = [item.id for item in items], [item.id in common for item in items]
+    splits = {split: dataset.splits[split] for split in IN_TIME if split in dataset.splits}
+    pairs = np.concatenate([_pairs(rows, dataset.catalogue.items) for rows in splits.values()])
+    order = np.argsort(pairs, kind="stable")
+    ordered, known = pairs[order], np.sort(known)
+    before = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)  # rows of the same user and target
+    new = np.empty(len(pairs), bool)
+    new[order] = before >= np.searchsorted(known, ordered, "right") - np.searchsorted(known, ordered)
+    ends = np.cumsum([len(rows) for rows in splits.values()])[:-1]
+    return dict(zip(splits, np.split(new, ends), strict=True))
 
-    def digest(user: str, history: Sequence[int], target: int) -> bytes:
-        recent = [ids[item] for item in history if shared[item]][-RECENT:]
-        name = "\0".join((user, *recent, ids[target]))
+
+def _pairs(rows: Interactions, items: Sequence[Item]) -> np.ndarray:
+    """uint64, a hash of the user and the target of each row, by ids."""
+
+    def digest(user: str, target: int) -> bytes:
+        name = f"{user}\0{items[target].id}"
         return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
-    return np.frombuffer(b"".join(digest(*row) for row in keys(rows)), np.uint64)
+    return np.frombuffer(b"".join(map(digest, rows.users, rows.targets.tolist())), np.uint64)

@@ -21,7 +21,7 @@ from tsrec_jax.evaluation.trec import write_trec
 from tsrec_jax.files import write_json, write_text
 from tsrec_jax.models.local_devices import on_own_devices
 from tsrec_jax.pipeline import shop
-from tsrec_jax.pipeline.before import before_and_after, compared_files, predict_alone, predict_before
+from tsrec_jax.pipeline.before import before_and_after, is_predicted, predict_alone, predict_before
 from tsrec_jax.pipeline.fuse import fused, fused_rows, fusion_inputs
 from tsrec_jax.pipeline.job import Job
 from tsrec_jax.pipeline.pretrain import base_words
@@ -55,9 +55,8 @@ def evaluate_recommender(job: Job) -> Mapping[str, Any]:
     if job.earlier is not None:
         inputs["train.from_run"] = job.earlier.place
     _, rows = evaluated_rows(job.settings, job.dataset)
-    made = [job.workdir.path / name for name in (PREDICTIONS, *compared_files(job, rows))]
-    facts = job.workdir.finished("evaluate", inputs, *made)
-    if facts is None:
+    facts = job.workdir.finished("evaluate", inputs, job.workdir.path / PREDICTIONS)
+    if facts is None or not is_predicted(job, rows):
         facts = _predict(job)
         job.workdir.finish("evaluate", inputs, facts)
     else:
