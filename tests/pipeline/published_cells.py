@@ -16,11 +16,13 @@ import sys
 from tsrec_jax.evaluation.study_cells import read_cells, write_cells
 
 RESULTS = pathlib.Path(__file__).resolve().parents[2] / "docs" / "results"
-STUDIES = {  # by the folder of a report: the file in configs/studies/
-    "ablation": "ablation",
-    "office": "office",
-    "main_industrial": "main",
-    "main_beauty": "main_beauty",
+REAL = {"dataset.path": "data"}  # the folder need not be here
+STUDIES = {  # by the folder of a report: the file in configs/studies/, and what its command sets
+    "ablation": ("ablation", REAL),
+    "office": ("office", REAL),
+    "main_industrial": ("main", REAL),
+    "main_beauty": ("main_beauty", REAL),
+    "rl_shop": ("rl", {"pretrain.max_steps": 250}),
 }
 
 

@@ -33,9 +33,10 @@ CLOSED = {"ablation", "office"}
 def test_each_published_cell_of_an_arm_that_remains_is_finished(study, tmp_path, monkeypatch):
     published = {(cell.name, cell.seed): cell for cell in read_cells(cells_file(study))}
     (data,) = {cell.data for cell in published.values()}
-    monkeypatch.setattr(study_cell, "_data_digest", lambda _settings: data)  # the folder need not be here
-    config = runpy.run_path(str(ROOT / "configs" / "studies" / f"{STUDIES[study]}.py"))["get_config"]()
-    config.dataset.path = "data"
+    monkeypatch.setattr(study_cell, "_data_digest", lambda _settings: data)
+    file, given = STUDIES[study]
+    config = runpy.run_path(str(ROOT / "configs" / "studies" / f"{file}.py"))["get_config"]()
+    config.update_from_flattened_dict(given)
     settings = settings_of(config)
     remaining = [w for w in study_cell.wanted_cells(settings, tmp_path) if (w.name, w.seed) in published]
     assert {name for name, _ in published} - {wanted.name for wanted in remaining} <= LEFT
