@@ -118,6 +118,19 @@ def test_a_folder_that_cannot_be_used_is_one_line_and_nothing_is_kept(environmen
     assert what_jax_takes() == ["", False]
 
 
+def test_a_folder_that_can_only_be_read_is_where_programs_are_looked_for_and_jax_keeps_nothing(
+    environment, monkeypatch
+):
+    def refused(path, *_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    environment.mkdir(parents=True)
+    keep_compiled_programs()
+    monkeypatch.setattr(pathlib.Path, "touch", refused)  # as for another user than this one, who may be root
+    assert "compiled programs are not kept" in mend_compiled_programs()
+    assert compiled_folder() == environment and os.environ["JAX_ENABLE_COMPILATION_CACHE"] == "false"
+
+
 def test_an_address_is_left_to_jax(environment, monkeypatch):
     monkeypatch.setenv(FOLDER, "gs://bucket/compiled")
     assert mend_compiled_programs() == ""

@@ -1,8 +1,13 @@
 """Compiled programs in a folder: the next process loads them, and one that does not fit is never run."""
 
+import concurrent.futures
 import os
+import pathlib
+import platform
+import shutil
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +15,15 @@ import numpy as np
 import pytest
 
 from tests.serving.processes import ROOT
+from tsrec_jax import programs
 from tsrec_jax.programs import Programs
 
-# A process that starts: JAX's own cache may know the same function, of which ours needs a program of its own.
+# A process that starts: JAX's own cache may know the same function, of which ours needs a program of its own. An
+# upgrade may put other sources in the place of those that run.
 STARTING = """
 import os, pathlib, sys
 import jax, jax.numpy as jnp
+import tsrec_jax
 from tsrec_jax.programs import Programs
 @jax.jit
 def sums(x_TD):
@@ -25,7 +33,13 @@ x_TD = jnp.arange(12.0).reshape(4, 3) / 12
 if "known" in sys.argv:
     sums(x_TD)
     jax.clear_caches()
-print([part.tolist() for part in Programs(pathlib.Path(sys.argv[1])).call(sums, x_TD)])
+programs = Programs(pathlib.Path(sys.argv[1]))
+print([part.tolist() for part in programs.call(sums, x_TD)])
+if "upgraded" in sys.argv:
+    with open(pathlib.Path(tsrec_jax.__file__).with_name("errors.py"), "a") as source:
+        source.write("# newer")
+    for each in programs, Programs(pathlib.Path(sys.argv[1])):
+        each.call(sums, x_TD[1:])
 """
 
 
@@ -42,10 +56,10 @@ def starting(folder):
         traced.append(factor)
         return jax.tree.map(lambda array: array * factor if more is None else array * factor + more, tree)
 
-    function, programs = jax.jit(scaled, static_argnames="factor"), Programs(folder)
+    function, kept = jax.jit(scaled, static_argnames="factor"), Programs(folder)
 
     def call(tree, factor=2, **named):
-        return programs.call(function, tree, static={"factor": factor}, **named)
+        return kept.call(function, tree, static={"factor": factor}, **named)
 
     return call, traced
 
@@ -54,17 +68,19 @@ def files(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
-def test_a_process_that_starts_again_traces_nothing_even_where_jaxs_own_cache_knows_the_program(folder, tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "jax")}
-    outputs = [
-        subprocess.run(
-            [sys.executable, "-c", STARTING, str(folder), *words], env=environment, capture_output=True, text=True
-        )
-        for words in (("known",), ())
-    ]
-    assert [output.stderr for output in outputs] == ["", ""]
-    first, second = (output.stdout.splitlines() for output in outputs)
-    assert first[:-1] == ["traced", "traced"] and second == first[-1:]
+def test_a_process_that_starts_again_traces_nothing_until_the_package_is_upgraded(folder, tmp_path):
+    shutil.copytree(ROOT / "tsrec_jax", tmp_path / "tsrec_jax", ignore=shutil.ignore_patterns("experiments", "pages"))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "jax")}
+    outputs, kept = [], []
+    for words in (("known",), ("upgraded",), ()):
+        command = [sys.executable, "-c", STARTING, str(folder), *words]
+        outputs.append(subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True))
+        kept.append(len(files(folder)))
+    first, second, third = (output.stdout.splitlines() for output in outputs)
+    assert first[:-1] == ["traced", "traced"] and second[0] == first[-1]
+    # What runs is the old package, so what it makes is not kept as the new one's; the next process is the new one.
+    assert second[1:] == ["traced"] and third == ["traced", first[-1]] and kept == [1, 1, 2]
+    assert [output.stderr.count("not as it was when the process started") for output in outputs] == [0, 2, 0]
 
 
 def test_every_form_of_the_arguments_has_its_own_program(folder):
@@ -100,29 +116,128 @@ def test_a_damaged_program_is_thrown_away_with_one_line_and_made_again(folder, c
         assert all(str(path) in line and "thrown away" in line and "\n" not in line for line in caplog.messages)
 
 
-def test_a_program_made_under_other_settings_or_by_other_versions_is_not_run(folder, monkeypatch, caplog):
-    starting(folder)[0](jnp.ones(3))
-    monkeypatch.setattr(jax, "__version__", "0.0.1")
-    call, traced = starting(folder)
-    np.testing.assert_array_equal(call(jnp.ones(3)), [2, 2, 2])
-    monkeypatch.undo()
-    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
-    call, again = starting(folder)
-    np.testing.assert_array_equal(call(jnp.ones(3)), [2, 2, 2])
-    assert len(traced) == len(again) == 1 and len(files(folder)) == 1
-    assert ["other versions or settings" in line for line in caplog.messages] == [True, True]
+CHANGES = {
+    "JAX": lambda patch: patch.setattr(jax, "__version__", "0.0.1"),
+    "jaxlib": lambda patch: patch.setattr(jax.lib, "__version__", "0.0.1"),
+    "a setting": lambda patch: jax.config.update("jax_default_matmul_precision", "highest"),
+    "flags": lambda patch: patch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true"),
+    "TPU flags": lambda patch: patch.setenv("LIBTPU_INIT_ARGS", "--some"),
+    "architecture": lambda patch: patch.setattr(platform, "machine", lambda: "other"),
+    "processor": lambda patch: patch.setattr(pathlib.Path, "read_text", lambda *_, **__: "model name: other"),
+    "processors that may be used": lambda patch: patch.setattr(os, "sched_getaffinity", lambda _: range(977)),
+}
 
 
-def test_a_program_that_loads_and_cannot_run_is_made_again(folder, caplog):
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_a_program_is_made_by_has_programs_of_its_own(folder, monkeypatch, what):
+    def traced():
+        call, traced = starting(folder)
+        np.testing.assert_array_equal(call(jnp.ones(3)), [2, 2, 2])
+        return len(traced)
+
+    assert traced() == 1
+    with monkeypatch.context() as patch:
+        CHANGES[what](patch)
+        assert [traced(), traced()] == [1, 0]
+        jax.config.update("jax_default_matmul_precision", None)
+    assert traced() == 0 and len(files(folder)) == 2
+
+
+def test_functions_of_one_name_and_weak_types_have_programs_of_their_own(folder):
+    def doubled(x):
+        return x * jnp.bfloat16(2)
+
+    weak = jnp.asarray(1.0)
+    assert weak.weak_type
+    for module in ("another", "the other"):
+        doubled.__module__ = module
+        for one in (weak, jnp.float32(1)):
+            function = jax.jit(doubled)
+            assert Programs(folder).call(function, one).dtype == function(one).dtype
+    assert len(files(folder)) == 4
+
+
+def test_a_file_under_the_name_of_another_is_not_run(folder, caplog):
     call, _ = starting(folder)
     call(jnp.ones(3))
     (three,) = folder.iterdir()
     call(jnp.ones(4))
     (four,) = set(folder.iterdir()) - {three}
-    four.write_bytes(three.read_bytes())  # whole, and of arguments of another form
+    four.write_bytes(three.read_bytes())
     call, traced = starting(folder)
     np.testing.assert_array_equal(call(jnp.ones(4)), [2, 2, 2, 2])
     assert len(traced) == len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o757])
+@pytest.mark.parametrize("which", ["folder", "file"])
+def test_nothing_that_others_may_write_is_run(folder, caplog, which, mode):
+    starting(folder)[0](jnp.ones(3))
+    (path,) = folder.iterdir()
+    (folder if which == "folder" else path).chmod(mode)
+    call, traced = starting(folder)
+    np.testing.assert_array_equal(call(jnp.ones(3)), [2, 2, 2])
+    assert len(traced) == len(caplog.messages) == 1 and "others" in caplog.text
+
+
+def test_a_folder_that_may_only_be_read_is_read_and_no_line_is_written_for_each_program(folder, monkeypatch, caplog):
+    def refused(path, **times):
+        raise PermissionError
+
+    starting(folder)[0](jnp.ones(3))
+    before = files(folder)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as for another user than this one, who may be root
+    monkeypatch.setattr(os, "utime", refused)
+    call, traced = starting(folder)
+    np.testing.assert_array_equal(call(jnp.ones(3)), [2, 2, 2])
+    np.testing.assert_array_equal(call(jnp.ones(4)), [2, 2, 2, 2])
+    assert len(traced) == 1 and files(folder) == before and not caplog.messages
+
+
+def test_programs_that_were_not_read_for_months_leave_when_another_is_kept(folder):
+    call, _ = starting(folder)
+    for length in (2, 3):
+        call(jnp.ones(length))
+    for path in folder.iterdir():
+        os.utime(path, (0, 0))
+    call, _ = starting(folder)
+    call(jnp.ones(3))
+    assert len(files(folder)) == 2
+    call(jnp.ones(4))
+    assert len(files(folder)) == 2  # that of two is gone
+
+
+def test_what_cannot_be_written_as_a_program_is_run_and_not_kept(folder, caplog):
+    @jax.jit
+    def asking(x):
+        return jax.pure_callback(lambda x: np.asarray(x) * 2, x, x)
+
+    np.testing.assert_array_equal(Programs(folder).call(asking, jnp.ones(3)), [2, 2, 2])
+    (line,) = caplog.messages
+    assert "this compiled program is not kept" in line and not files(folder)
+
+
+def test_a_backend_without_the_option_that_keeps_programs_apart_runs_them_and_keeps_none(folder, monkeypatch, caplog):
+    monkeypatch.setitem(programs._APART, "xla_no_such_option", True)
+    call, _ = starting(folder)
+    np.testing.assert_array_equal(call(jnp.ones(3)), [2, 2, 2])
+    (line,) = caplog.messages
+    assert "this compiled program is not kept" in line and not files(folder)
+
+
+def test_programs_that_are_compiled_at_once_leave_the_settings_as_they_were(folder, monkeypatch):
+    setting = "jax_persistent_cache_min_compile_time_secs"
+    before, compiling = getattr(jax.config, setting), jax.stages.Lowered.compile
+
+    def slowly(*given, **options):
+        time.sleep(0.1)
+        return compiling(*given, **options)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", slowly)
+    call, _ = starting(folder)
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        list(threads.map(call, [jnp.ones(3), jnp.ones(4)]))
+    assert getattr(jax.config, setting) == before
 
 
 def test_where_nothing_can_be_written_the_answer_comes_with_one_line(folder, caplog):

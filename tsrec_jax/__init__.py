@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from tsrec_jax.errors import UserError
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from tsrec_jax.serving.recommender import Recommender
 
 __version__ = "0.1.0"
+IMPORTED = time.time()  # a source that is newer is not what runs
 __all__ = ["Recommender", "UserError", "__version__"]
 
 

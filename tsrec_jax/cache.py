@@ -28,8 +28,9 @@ def keep_compiled_programs(export: pathlib.Path | None = None) -> None:
 
     Args:
       export: a folder that is to be served. Its programs are kept beside it, in FOLDER.compiled, so that whoever brings
-        both along starts fast on another machine too; in this user's cache where nothing may be written there, or
-        where others than this user and root may write: a program that is kept is run. The small ones are kept as well.
+        both along starts fast on another machine too; in this user's cache where there is no such folder and none can
+        be made, or others than this user and root may write there: a program that is kept is run. The small ones are
+        kept as well.
     """
     folder = user_cache() / "compiled"
     if export is not None:
@@ -47,20 +48,19 @@ def compiled_folder() -> pathlib.Path | None:
     return pathlib.Path(place) if place and "://" not in place else None
 
 
+def only_ours(found: os.stat_result) -> bool:
+    """Whether nobody but the user of this process and root may write a file, or into a folder."""
+    return found.st_uid in (0, os.geteuid()) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
 def _is_ours(folder: pathlib.Path) -> bool:
-    """Whether this process may write into a folder, made if need be, and nobody but its user and root may."""
+    """Whether a folder, made if need be, is one into which nobody but the user of this process and root may write."""
     try:
         folder.mkdir(mode=0o755, exist_ok=True)
         found = folder.lstat()
     except OSError:
         return False
-    open_to_others = stat.S_IWGRP | stat.S_IWOTH
-    return (
-        stat.S_ISDIR(found.st_mode)
-        and found.st_uid in (0, os.geteuid())
-        and not found.st_mode & open_to_others
-        and os.access(folder, os.W_OK)
-    )
+    return stat.S_ISDIR(found.st_mode) and only_ours(found)
 
 
 def mend_compiled_programs() -> str:
@@ -71,17 +71,19 @@ def mend_compiled_programs() -> str:
     what cannot be unpacked is removed.
 
     Returns:
-      One line that says why nothing can be kept; empty where all is well.
+      One line that says why nothing can be kept; empty where all is well. A folder that can only be read stays the one
+      where `Programs` finds what was brought along.
     """
     folder = compiled_folder()
     if folder is None:
         return ""
     try:
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         with replacing(folder / _CHECKED) as looking:
             looking.touch()
             _remove_broken(folder)
     except OSError as error:
-        _keep_nothing()
+        _keep_nothing("" if not folder.is_dir() else str(folder))
         return (
             f"{folder}: {os.strerror(error.errno or 0)}; compiled programs are not kept (JAX_COMPILATION_CACHE_DIR "
             "names another folder for them)"
@@ -89,8 +91,8 @@ def mend_compiled_programs() -> str:
     return ""
 
 
-def _keep_nothing() -> None:
-    os.environ[_FOLDER] = ""
+def _keep_nothing(folder: str = "") -> None:
+    os.environ[_FOLDER] = folder
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # or XLA would keep its own part in the current folder
 
 

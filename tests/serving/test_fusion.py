@@ -93,9 +93,9 @@ def test_filters_hold(alone, beside):
 def test_a_changing_catalogue_is_followed_exactly_and_compiles_nothing(which, request, exported, fusion, trained):
     recommender = request.getfixturevalue(which)
     recommender.recommend(HISTORIES, k=8, beams=64)
-    compiled = beam_search._cache_size()
     catalogue = trained.catalogue
     gone, blocked = (entry.item_id for entry in recommender.recommend([["B003"]], k=2)[0])
+    compiled = beam_search._cache_size()
     recommender.catalogue.remove(gone)
     recommender.catalogue.put("NEW", "A new thing", FREE)
     recommender.catalogue.block([blocked])

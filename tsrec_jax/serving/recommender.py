@@ -119,8 +119,8 @@ class Recommender:
           revision: branch, tag or commit on the hub; None: the newest.
           changes: the file that keeps the changes of the catalogue (docs/catalogue.md), such as `changes_file(folder)`;
             or these changes themselves; None: they live as long as the recommender.
-          programs: folder for compiled searches, which the next process loads from there. They are run as they are: it
-            must be a folder that others cannot write. None: only JAX's own cache is used, where it is set up.
+          programs: folder for compiled searches, which the next process loads from there, unless others may write
+            there. None: only JAX's own cache is used, where it is set up.
 
         Raises:
           UserError: the folder is not a complete export, or the changes are not to it.
