@@ -22,6 +22,7 @@ from tsrec_jax.prepare.thin_facts import FACTS, SETTINGS
 HAS_BEAM = importlib.util.find_spec("apache_beam") is not None
 needs_beam = pytest.mark.skipif(not HAS_BEAM, reason="needs Beam: the first test runs it, where TSREC_BEAM is set")
 CHANGES = {"k_core": 4, "start": "1970-01-01T00:00:05", "max_title_words": 3, "max_unreadable": 1, "max_unmatched": 1}
+NAMED = ("--source=tables", "--interactions_file=log.csv", "--items_file=items.csv")
 
 
 def write(path, header, rows):
@@ -37,12 +38,12 @@ def test_these_tests_pass_where_beam_is():
     root = pathlib.Path(__file__).resolve().parents[2]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "6 passed, 1 skipped" in done.stdout
+    assert "9 passed, 1 skipped" in done.stdout
 
 
 def test_without_beam_one_line_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert main(["--out=thin"]) == 2
+    assert main([*NAMED, "--out=thin"]) == 2
     assert capsys.readouterr().err == "thin: needs Apache Beam, which is not installed: pip install 'tsrec_jax[beam]'\n"
 
 
@@ -94,8 +95,10 @@ def test_what_is_thinned_makes_the_same_folder(raw, tmp_path):
     assert prepared(thinned(raw, tmp_path / "thin"), tmp_path / "found") == wanted
     with pytest.raises(UserError, match="k_core=3 is below 4"):
         prepared(dataclasses.replace(thinned(raw, tmp_path / "thin"), k_core=3), tmp_path / "looser")
-    with pytest.raises(UserError, match="something already"):
+    with pytest.raises(UserError, match="thin is not empty"):
         thin(raw, tmp_path / "thin")
+    with pytest.raises(UserError, match="was thinned before; thin the raw files again under these settings"):
+        thin(dataclasses.replace(thinned(raw, tmp_path / "thin"), k_core=5), tmp_path / "thinner")
 
 
 @needs_beam
@@ -126,5 +129,29 @@ def test_raw_data_that_prepare_refuses_are_refused(raw, tmp_path, capsys):
 @needs_beam
 def test_a_flag_that_neither_this_program_nor_beam_knows_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        main([f"--out={tmp_path / 'thin'}", "--k-core=3", "--runner=FnApiRunner"])
+        main([*NAMED, f"--out={tmp_path / 'thin'}", "--k-core=3", "--runner=FnApiRunner"])
     assert "nor of Beam: k_core" in capsys.readouterr().err
+
+
+def test_files_that_are_not_named_are_asked_for_by_their_flags(capsys):
+    with pytest.raises(SystemExit):
+        main(["--source=tables", "--out=thin"])
+    assert "required: --interactions_file, --items_file" in capsys.readouterr().err
+
+
+@needs_beam
+@pytest.mark.parametrize("untitled", [True, False])
+def test_titles_are_missed_by_distinct_interactions_as_prepare_counts_them(tmp_path, untitled):
+    """Either kind of line stands five times over: of the distinct ones, 6 of 30 have no title."""
+    log = [(f"u{n % 8}", f"i{n % 4}", n) for n in range(24)]
+    log += [(f"u{n}", "nameless", 90 + n) for n in range(6)]
+    log += 4 * [row for row in log if (row[1] == "nameless") == untitled]
+    write(tmp_path / "log.csv", ("user", "item", "timestamp"), log)
+    write(tmp_path / "items.csv", ("item", "title"), [(f"i{n}", f"Saw {n}") for n in range(4)])
+    files = {"interactions_file": f"{tmp_path}/log.csv", "items_file": f"{tmp_path}/items.csv"}
+    settings = PrepareSettings(source="tables", **files, k_core=1, max_unmatched=0.2)
+    thin(settings, tmp_path / "thin")
+    prepared(settings, tmp_path / "folder")
+    for make in (thin, prepared):
+        with pytest.raises(UserError, match=r"6 of 30 interactions have no item with a usable title"):
+            make(dataclasses.replace(settings, max_unmatched=0.19), tmp_path / f"refused by {make.__name__}")

@@ -3,8 +3,10 @@
 import dataclasses
 import gzip
 import json
+import os
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.said import said
 from tsrec_jax.errors import UserError
@@ -95,8 +97,22 @@ def test_the_tables_of_one_thinning_are_taken_together(folder, change):
         find_facts(interactions, items)
 
 
+def test_a_table_is_named_from_where_one_stands_and_others_by_a_pattern(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    interactions, items = tables(folder)
+    assert find_facts(interactions, [os.path.basename(name) for name in items]).newest_first
+    assert find_facts([os.path.basename(name) for name in interactions], items).newest_first
+
+
 @pytest.mark.parametrize(
-    ("text", "words"), [(None, "thin.json is not there: "), ("{", "not as thinning"), ("{}", "not as thinning")]
+    ("text", "words"),
+    [
+        (None, "thin.json is not there: "),
+        ("{", "not as thinning"),
+        ("{}", "not as thinning"),
+        ('{"settings": 3, "newest_first": true, "interactions": {}}', "not as thinning"),
+        ('{"settings": {}, "newest_first": true, "interactions": {}}', r"not as thinning .*without source, .*k_core"),
+    ],
 )
 def test_tables_count_only_with_their_facts(folder, text, words):
     (folder / FACTS).unlink()
@@ -104,6 +120,16 @@ def test_tables_count_only_with_their_facts(folder, text, words):
         (folder / FACTS).write_text(text)
     with pytest.raises(UserError, match=words):
         find_facts(*tables(folder))
+
+
+def test_a_store_that_fails_is_one_line(monkeypatch):
+    def fail(*_):
+        raise OSError("the host is away")
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", fail)
+    names = [[f"memory://a/thinned-{table}-00000-of-00001.csv.gz"] for table in ("interactions", "items")]
+    with pytest.raises(UserError, match=r"memory://a/thin\.json cannot be read: OSError: the host is away"):
+        find_facts(*names)
 
 
 def test_other_tables_have_no_facts(folder):

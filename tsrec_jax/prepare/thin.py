@@ -34,9 +34,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", required=True, help="new folder or address for the tables")
     fields = {field.name: field for field in dataclasses.fields(PrepareSettings)}
     for name in SETTINGS:
-        default = fields[name].default
+        default, means = fields[name].default, f"as config.prepare.{name}"
+        if name in ("source", "interactions_file", "items_file"):
+            made.add_argument(f"--{name}", required=True, help=means)
+            continue
         is_switch: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
-        made.add_argument(f"--{name}", default=default, help=f"as config.prepare.{name}; default: {default!r}",
+        made.add_argument(f"--{name}", default=default, help=f"{means}; default: {default!r}",
                           **(is_switch if isinstance(default, bool) else {"type": type(default)}))  # fmt: skip
     return made
 

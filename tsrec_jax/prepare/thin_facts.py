@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
+from tsrec_jax.addresses import is_remote, open_address
 from tsrec_jax.errors import UserError
 from tsrec_jax.prepare.settings import PrepareSettings, seconds
 
@@ -27,7 +29,7 @@ class ThinFacts:
     Attributes:
       settings: those of SETTINGS.
       newest_first: whether the raw files ran from new to old, which the thinned ones need not show any more.
-      interactions: numbers of those `read`, `in the window`, `without a title` and `left`.
+      interactions: numbers of those `read` and `left`, and others that `thin_pipeline.thin` gives.
     """
 
     settings: Mapping[str, Any]
@@ -66,12 +68,12 @@ def find_facts(interactions: Sequence[str], items: Sequence[str]) -> ThinFacts |
       interactions, items: paths or addresses of files.
 
     Raises:
-      UserError: they are not all the tables of one thinning, or it has not come to its end.
+      UserError: they are not all the tables of one thinning, it has not come to its end, or FACTS cannot be read.
     """
-    files = {file: _NAME.fullmatch(file.rpartition("/")[2]) for file in (*interactions, *items)}
+    files = {file: _NAME.fullmatch(os.path.basename(file)) for file in (*interactions, *items)}
     if not any(files.values()):
         return None
-    folders = {file.rpartition("/")[0] for file in files}
+    folders = {os.path.dirname(file if is_remote(file) else os.path.abspath(file)) for file in files}
     for table, given in (("interactions", interactions), ("items", items)):
         written = {name and (name["table"], int(name["files"])) for name in (files[file] for file in given)}
         if len(folders) > 1 or written != {(table, len(given))}:
@@ -79,15 +81,22 @@ def find_facts(interactions: Sequence[str], items: Sequence[str]) -> ThinFacts |
                 f"{given[0]}: the files given are not those that one thinning has written, all of them and no others; "
                 f"give FOLDER/{TABLE}interactions-* and FOLDER/{TABLE}items-*"
             )
-    folder, slash, _ = interactions[0].rpartition("/")
-    place = f"{folder}{slash}{FACTS}"
-    system, path = fsspec.core.url_to_fs(place)
+    place = os.path.join(os.path.dirname(interactions[0]), FACTS)
+    system, path = open_address(place, "thinned tables") if is_remote(place) else (LocalFileSystem(), place)
     try:
-        return ThinFacts(**json.loads(system.cat_file(path)))
+        text = system.cat_file(path)
     except FileNotFoundError:
         raise UserError(
             f"{place} is not there: thinning has not come to its end, or its tables were copied without it; bring it, "
             "or thin the raw files again"
         ) from None
+    except Exception as error:  # each kind of store has errors of its own
+        raise UserError(f"{place} cannot be read: {type(error).__name__}: {error}") from error
+    try:
+        facts = ThinFacts(**json.loads(text))
+        for stated, keys in ((facts.settings, SETTINGS), (facts.interactions, ("read", "left"))):
+            if missing := [key for key in keys if key not in stated]:
+                raise ValueError(f"without {', '.join(missing)}")
     except (ValueError, TypeError) as error:
         raise UserError(f"{place} is not as thinning writes it ({error}); thin the raw files again") from None
+    return facts

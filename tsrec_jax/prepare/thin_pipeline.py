@@ -23,7 +23,7 @@ from tsrec_jax.prepare.places import at_hand, find_files
 from tsrec_jax.prepare.raw import RawSource, Tally, refuse_loss
 from tsrec_jax.prepare.raw_rows import INTERACTION_SCHEMA, INTERACTIONS, ITEM_SCHEMA, ITEMS, Row
 from tsrec_jax.prepare.settings import PrepareSettings, columns_of, seconds
-from tsrec_jax.prepare.thin_facts import FACTS, SETTINGS, TABLE, ThinFacts
+from tsrec_jax.prepare.thin_facts import FACTS, SETTINGS, TABLE, ThinFacts, find_facts
 from tsrec_jax.prepare.ties import falls_beyond_chance
 from tsrec_jax.prepare.titles import TOO_LONG, fault_of_title, plain_space, plain_text
 
@@ -48,21 +48,24 @@ def thin(settings: PrepareSettings, out: str, options: PipelineOptions | None = 
       options: of Beam; None: its local runner.
 
     Returns:
-      Numbers of interactions: `read`, `in the window`, `without a title` and `left`.
+      Numbers of interactions: `read`, `in the window`, of these `distinct` (those of one user, item and second are one)
+      and of the distinct ones `without a title`; and those `left`, repeats among them.
 
     Raises:
-      UserError: as `prepare` raises for raw files; or there is something at `out`.
+      UserError: as `prepare` raises for raw files; `out` is not empty; or the files have been thinned before.
     """
     found = {
-        table: find_files(getattr(settings, key), f"config.prepare.{key}")
+        table: find_files(getattr(settings, key), f"--{key}")
         for table, key in ((INTERACTIONS, "interactions_file"), (ITEMS, "items_file"))
     }
+    if find_facts(found[INTERACTIONS], found[ITEMS]) is not None:
+        raise UserError(f"{found[INTERACTIONS][0]} was thinned before; thin the raw files again under these settings")
     source = RawSource(
         settings.source, found[INTERACTIONS], found[ITEMS], columns_of(settings.columns), settings.encoding
     )
     system, folder = fsspec.core.url_to_fs(out, auto_mkdir=True)
     if system.exists(folder) and system.ls(folder):
-        raise UserError(f"--out={out}: there is something already; give a new folder")
+        raise UserError(f"--out={out} is not empty; give a new folder")
     system.makedirs(folder, exist_ok=True)
     pipeline = beam.Pipeline(options=options)
     _build(pipeline, source, settings, out)
@@ -71,15 +74,15 @@ def thin(settings: PrepareSettings, out: str, options: PipelineOptions | None = 
     counts: collections.Counter[str] = collections.Counter()  # each transform has counters of its own
     for counter in result.metrics().query(MetricsFilter().with_namespace(__name__))["counters"]:
         counts[counter.key.metric.name] += counter.result
-    lost, seen = counts["without a title"], counts["in the window"]
+    lost, seen = counts["without a title"], counts["distinct"]
     if lost > settings.max_unmatched * seen:
         raise UserError(
-            f"{lost:,} of {seen:,} interactions have no item with a usable title, more than "
-            f"max_unmatched={settings.max_unmatched:g} allows; are ids written alike in both files? Else allow the loss"
+            f"{lost:,} of {seen:,} interactions have no item with a usable title, more than --max_unmatched="
+            f"{settings.max_unmatched:g} allows; are ids written alike in both files? Else allow the loss"
         )
     if not counts["left"]:
         raise UserError(
-            f"nothing is left of {seen:,} interactions; lower k_core={settings.k_core}, or widen the window"
+            f"nothing is left of {seen:,} interactions; lower --k_core={settings.k_core}, or widen the window"
         )
     falls = [(counts.pop(f"{FALLS} {order}", 0), counts.pop(f"{STEPS} {order}", 0)) for order in ORDERS]
     newest_first = falls_beyond_chance(falls)
@@ -193,12 +196,14 @@ def _in_window(
 
 
 def _described(joined: tuple[str, dict[str, Any]], k: int) -> Iterator[Any]:
-    """The interactions of an item with a usable title and at least `k` of them, by user; and its row, under `items`."""
+    """By user the interactions of an item with a usable title and `k` distinct ones or more; its row under `items`."""
     item, groups = joined
     entry = next(iter(groups["entries"]), (1, (0, 0), ""))
+    distinct = len({(user, time) for _, user, time in groups["log"]})  # `prepare` drops repeats before it counts
+    _count("distinct", distinct)
     if entry[0]:
-        _count("without a title", 0 if entry[2] == TOO_LONG else _length(groups["log"]))
-    elif _length(groups["log"]) >= k:
+        _count("without a title", 0 if entry[2] == TOO_LONG else distinct)
+    elif distinct >= k:
         yield beam.pvalue.TaggedOutput("items", entry[2])
         for place, user, time in groups["log"]:
             yield user, (place, item, time)
