@@ -111,8 +111,19 @@ def test_files_here_are_read_again_only_where_they_have_changed_and_may_be_gone_
     assert len(read) == 3
     write("log_1.csv", (tmp_path / "log_1.csv").read_text())  # the same again, at another time
     os.utime(tmp_path / "log_1.csv", ns=(0, 0))
-    prepared_folder(settings, tmp_path / "run")
-    assert read[3:] == ["log_1.csv"]
+    for _ in range(2):
+        prepared_folder(settings, tmp_path / "run")
+        assert read[3:] == ["log_1.csv"]
+    write("log_3.csv", "user,item,timestamp\n")
+    with pytest.raises(UserError, match=r"use a new --workdir.*\. Raw files: .*/log_3\.csv \(new\)$"):
+        prepared_folder(settings, tmp_path / "run")
+    (tmp_path / "log_3.csv").rename(tmp_path / "log_2.csv")
+    with pytest.raises(UserError, match=r"Raw files: [^,]*/log_2\.csv \(changed\)$"):
+        prepared_folder(settings, tmp_path / "run")
+    (tmp_path / "log_2.csv").unlink()
+    with pytest.raises(UserError, match=r"Raw files: [^,]*/log_2\.csv \(gone\)$"):
+        prepared_folder(settings, tmp_path / "run")
+    write("log_2.csv", "user,item,timestamp\nw,A,1\nw,B,2\n")
     (tmp_path / "items.csv").unlink()
     with said() as lines:
         assert prepared_folder(settings, tmp_path / "run") == folder
@@ -124,6 +135,15 @@ def test_files_here_are_read_again_only_where_they_have_changed_and_may_be_gone_
     write("log_2.csv", "user,item,timestamp\nw,A,1\nw,C,2\n")
     with pytest.raises(UserError, match=r"SHA-256 of prepare\.interactions_file"):
         prepared_folder(settings, tmp_path / "run")
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]"])
+def test_a_folder_without_a_record_of_what_it_was_made_of_is_refused(tmp_path, text):
+    (tmp_path / "prepared").mkdir()
+    if text:
+        (tmp_path / "prepared.json").write_text(text)
+    with pytest.raises(UserError, match=r"prepared\.json cannot be read .*prepared was made of; give a new --workdir"):
+        prepared_folder(PrepareSettings(source="tables", interactions_file="a", items_file="b"), tmp_path)
 
 
 def test_a_store_tells_versions_as_http_does_or_is_said_to_tell_none(store, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import write_json
@@ -14,22 +14,25 @@ from tsrec_jax.settings import section_facts
 from tsrec_jax.training.checkpoints import refuse_differences
 
 if TYPE_CHECKING:
+    from tsrec_jax.prepare.places import Hashed
     from tsrec_jax.prepare.raw import RawSource
 
 PREPARED = "prepared.json"  # in the workdir: what `prepared/` was made with
 FILES = ("interactions_file", "items_file")
 HASHED, NAMED = "hashed", "named"  # in PREPARED, beside the settings: the raw files as they were found
+_SHOWN = 5  # raw files in a message
 LIMITS = ("max_unreadable", "max_unmatched")  # what they allow is made alike with any value of them
 
 
 def prepared_folder(settings: PrepareSettings, path: pathlib.Path) -> pathlib.Path:
     """The stage `prepare`: `prepared/` in the workdir, made of the raw data once.
 
-    Of a finished folder the raw files are read again only where their size or time of change is another, and they may
-    be gone.
+    Of a finished folder the raw files are read again only where their size or time of change is another, and all those
+    of a setting may be gone.
 
     Raises:
-      UserError: no source is named, raw files are missing or broken, nothing is left, or it was made otherwise.
+      UserError: no source is named, raw files are missing or broken, nothing is left, it was made otherwise, or nobody
+        knows how.
     """
     from tsrec_jax.prepare.places import find_files, version_of
     from tsrec_jax.prepare.preparation import prepare  # with polars, which nothing else needs
@@ -43,8 +46,9 @@ def prepared_folder(settings: PrepareSettings, path: pathlib.Path) -> pathlib.Pa
         if not getattr(settings, key):
             raise UserError(f"config.prepare.{key} is empty; name a CSV or Parquet file")
     folder, names = path / "prepared", {key: getattr(settings, key) for key in named}
-    kept = json.loads((path / PREPARED).read_text(encoding="utf-8")) if folder.exists() else {}
-    hashed, names_before = kept.pop(HASHED, {}), kept.pop(NAMED, {})
+    kept = _read_kept(path / PREPARED, folder) if folder.exists() else {}
+    hashed_before, names_before = kept.pop(HASHED, {}), kept.pop(NAMED, {})
+    hashed = dict(hashed_before)
     identity, files = section_facts(settings, (*named, "base_url", *LIMITS)), {}
     for key, name in names.items():
         fact = f"SHA-256 of prepare.{key}"
@@ -57,7 +61,11 @@ def prepared_folder(settings: PrepareSettings, path: pathlib.Path) -> pathlib.Pa
             identity[fact] = kept[fact]
             report(f"prepare: not compared with what {folder} was made of: {error}")
     if folder.exists():
-        refuse_differences(folder, kept, identity)
+        here = {file: hashed[file] for each in files.values() for file in each if file in hashed}
+        all_here = len(files) == len(names)
+        refuse_differences(folder, kept, identity, _changes(hashed_before, here) if all_here else "")
+        if all_here and (hashed_before, names_before) != (here, names):  # so that nothing is read again next time
+            write_json(path / PREPARED, {**kept, NAMED: names, HASHED: here})
         report("prepare: finished before, skipped")
         return folder
     if files:
@@ -72,6 +80,32 @@ def prepared_folder(settings: PrepareSettings, path: pathlib.Path) -> pathlib.Pa
         summary = prepare(source, settings, name, folder)
     report(f"\n{summary_tables(summary)}\n")
     return folder
+
+
+def _read_kept(place: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
+    try:
+        kept = json.loads(place.read_text(encoding="utf-8"))
+        if not isinstance(kept, dict):
+            raise ValueError("not a JSON object")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{place} cannot be read ({error}), so nobody knows what {folder} was made of; give a new --workdir"
+        ) from None
+    return kept
+
+
+def _changes(before: Hashed, now: Hashed) -> str:
+    """Which raw files of this machine came, went or changed, as the end of a message; empty where nothing is known."""
+    if not before:
+        return ""
+    changes = {
+        "new": now.keys() - before.keys(),
+        "gone": before.keys() - now.keys(),
+        "changed": {file for file in now.keys() & before.keys() if now[file][2] != before[file][2]},
+    }
+    listed = [f"{file} ({what})" for what, files in changes.items() for file in sorted(files)]
+    more = f" and {len(listed) - _SHOWN:,} more" if len(listed) > _SHOWN else ""
+    return f". Raw files: {', '.join(listed[:_SHOWN])}{more}" if listed else ""
 
 
 def download_raw(settings: PrepareSettings) -> RawSource:
