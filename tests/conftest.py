@@ -8,6 +8,7 @@ import fcntl
 import fnmatch
 import gc
 import importlib.metadata
+import inspect
 import os
 import tempfile
 
@@ -135,7 +136,9 @@ SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data" / 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """With `-m unit`, listens to what is compiled."""
+    """Refuses a list that names a file that is gone; with `-m unit`, listens to what is compiled."""
+    if gone := [name for name in (*SYSTEM, *COMPILING, *UNIT, *FIRST) if not any(TESTS.glob(name))]:
+        raise pytest.UsageError(f"tests/conftest.py lists what is not there: {', '.join(gone)}")
     if config.option.markexpr == "unit":
         import jax
 
@@ -219,6 +222,8 @@ def quickstart_run(tmp_path_factory) -> pathlib.Path:
 
     Made once: pytest's workers share it.
     """
+    from matplotlib.figure import Figure
+
     from tests.pipeline.small import SMALL
     from tsrec_jax.main import main
 
@@ -230,6 +235,10 @@ def quickstart_run(tmp_path_factory) -> pathlib.Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
             config = pathlib.Path(__file__).resolve().parents[1] / "configs" / "quickstart.py"
-            assert main(["run", f"--config={config}", *SMALL, f"--workdir={workdir}"]) == 0
+            with pytest.MonkeyPatch.context() as patch:
+                for name in ("savefig", "tight_layout"):  # tests/pipeline draws nothing
+                    patch.setattr(Figure, name, inspect.unwrap(getattr(Figure, name)))
+                assert main(["run", f"--config={config}", *SMALL, f"--workdir={workdir}"]) == 0
+            assert (workdir / "plots" / "metrics.png").stat().st_size > 5000, "no drawing"
             made.touch()
     return workdir

@@ -26,6 +26,16 @@ QWEN = {  # the shape of Qwen2.5-1.5B
     "tie_word_embeddings": True,
 }
 
+PUBLISHED = {  # Qwen2.5: hidden and intermediate size, layers, heads, heads of k and v
+    "0.5B": (896, 4864, 24, 14, 2),
+    "1.5B": (1536, 8960, 28, 12, 2),
+    "3B": (2048, 11_008, 36, 16, 2),
+    "7B": (3584, 18_944, 28, 28, 4),
+    "14B": (5120, 13_824, 48, 40, 8),
+    "32B": (5120, 27_648, 64, 40, 8),
+    "72B": (8192, 29_568, 80, 64, 8),
+}
+
 
 @pytest.fixture
 def qwen(tmp_path):
@@ -65,6 +75,30 @@ def test_what_a_device_holds_is_told_for_every_choice_of_what_trains(qwen, capsy
     assert everything[0] == small_moments[0] == 1_544_893_952
     assert rows[0] == 768 * QWEN["hidden_size"] and adapters[0] == rows[0] + 18_464_768
     assert rows[1] < adapters[1] < everything[1] / 4 < small_moments[1] < everything[1]
+
+
+def test_the_documented_tables_are_what_is_planned_for_the_published_shapes(tmp_path, capsys):
+    held = {}
+    for size, shape in PUBLISHED.items():
+        names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+        facts = QWEN | dict(zip(names, shape, strict=True))
+        if size not in ("0.5B", "1.5B", "3B"):
+            facts |= {"vocab_size": 152_064, "tie_word_embeddings": False}
+        (tmp_path / "config.json").write_text(json.dumps(facts))
+        assert plan(f"--config.model.path={tmp_path}", "--devices=1", "--config.train.accumulation=64") == 0
+        rows = re.findall(r"^ *(all|all, .+|SID .+?)  +[\d,]+ +([\d.]+) GiB$", capsys.readouterr().out, re.M)
+        held[size] = {name: float(gib) for name, gib in rows}
+
+    def largest(trained, gib):
+        return max((size for size in held if held[size][trained] <= 0.9 * gib), key=list(held).index, default="none")
+
+    documented = (ROOT / "docs" / "training.md").read_text()
+    for name in held["0.5B"]:
+        memory, sizes = re.findall(rf"^\| {name} \| (.+) \|$", documented, re.M)
+        assert [float(gib) for gib in memory.split(" | ")] == pytest.approx(
+            [held[size][name] for size in ("0.5B", "1.5B")], abs=0.055
+        )
+        assert sizes.split(" | ") == [largest(name, gib) for gib in (8, 16, 24, 80)]
 
 
 def test_output_rows_of_their_own_are_a_second_table_and_scales_a_copy_of_it(qwen, capsys):

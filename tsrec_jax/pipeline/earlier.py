@@ -75,7 +75,7 @@ def going_on(settings: Settings) -> Settings:
                     f"config.index.{key}={value!r}; leave it out"
                 )
     said = ", ".join(f"config.{key}={value}" for key, value in flat(changes).items())
-    instead = f", in the place of {settings.model.path}" if settings.model.path not in ("", str(export)) else ""
+    instead = f", in place of {settings.model.path}" if settings.model.path not in ("", str(export)) else ""
     report(f"run: goes on from {place}: {said}{instead}")
     return settings.changed(changes)
 
