@@ -227,10 +227,11 @@ def test_a_backend_without_the_option_that_keeps_programs_apart_runs_them_and_ke
 
 def test_programs_that_are_compiled_at_once_leave_the_settings_as_they_were(folder, monkeypatch):
     setting = "jax_persistent_cache_min_compile_time_secs"
+    waits = iter((0.1, 0.4))
     before, compiling = getattr(jax.config, setting), jax.stages.Lowered.compile
 
     def slowly(*given, **options):
-        time.sleep(0.1)
+        time.sleep(next(waits))  # which the first one ends earlier
         return compiling(*given, **options)
 
     monkeypatch.setattr(jax.stages.Lowered, "compile", slowly)

@@ -14,7 +14,7 @@ from tests.serving.clients import ADMIN, NEW, TOKEN, hold, metric, refused, unti
 from tests.serving.fakes import EVIL
 from tsrec_jax.data.catalogue import Item
 from tsrec_jax.serving import catalogue_routes, messages
-from tsrec_jax.serving.answers import MAX_BEAMS, NoEncoder, Request
+from tsrec_jax.serving.answers import MAX_BEAMS, NoEncoder, PathStep, Request
 
 
 def test_a_recommendation_is_that_of_the_recommender_with_paths_and_times(client, recommender):
@@ -445,8 +445,10 @@ def test_what_is_searched_for_holds_up_no_request_for_known_items_and_has_the_re
     assert len(recommender.batches) == 1
 
 
-def test_a_score_that_is_no_number_is_an_error_of_the_server(client, recommender, monkeypatch):
+@pytest.mark.parametrize("where", ["score", "path"])
+def test_a_score_that_is_no_number_is_an_error_of_the_server(client, recommender, monkeypatch, where):
     answer = recommender.alone(Request(("B001",), k=1))
-    broken = dataclasses.replace(answer, items=(dataclasses.replace(answer.items[0], score=float("nan")),))
+    facts = {"score": float("nan"), "path": (PathStep("<a_1>", float("-inf")),)}
+    broken = dataclasses.replace(answer, items=(dataclasses.replace(answer.items[0], **{where: facts[where]}),))
     monkeypatch.setattr(recommender, "alone", lambda request: broken)
     refused(client.post("/recommend", json={"history": ["B001"]}), 500)

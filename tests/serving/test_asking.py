@@ -32,6 +32,17 @@ def test_a_wider_search_is_the_next_of_a_few_widths(client, recommender):
     refused(client.post("/recommend", json={"history": ["B001"], "beams": 513}), 422, "beams", "512")
 
 
+def test_a_flag_that_would_not_help_is_not_named(make_client, recommender, monkeypatch):
+    def warm_up(report, *, opened, **_):
+        opened(recommender.beams)  # and no wider one, as with a fusion
+
+    monkeypatch.setattr(recommender, "warm_up", warm_up)
+    client = make_client(max_beams=200)
+    until(lambda: client.get("/health").json()["max_beams"] == 50)
+    asked = client.post("/recommend", json={"history": ["B001"], "beams": 60})
+    assert "--max_beams" not in refused(asked, 422, "beams: at most 50")
+
+
 @pytest.mark.parametrize(
     ("proves", "widths", "exact"), [(1, [50], True), (200, [50, 200], True), (513, [50, 200, 512], False)]
 )
@@ -47,6 +58,8 @@ def test_a_server_may_be_without_wide_searches(make_client, recommender):
     assert client.post("/recommend", json={"history": ["B001"], "exact": True}).json()["exact"] is False
     assert client.post("/recommend", json={"history": ["B001"], "beams": 30}).status_code == 200
     refused(client.post("/recommend", json={"history": ["B001"], "beams": 51}), 422, "beams: at most 50", "--max_beams")
+    reason = refused(client.post("/recommend", json={"history": ["B001"], "k": 51}), 422, "k: at most 50", "--beams")
+    assert "`beams`" not in reason
     assert recommender.widths == [None, None] and recommender.warmed_widths == [50]
     assert client.get("/health").json()["max_beams"] == 50
 

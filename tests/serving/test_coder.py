@@ -189,6 +189,18 @@ def test_an_encoder_that_is_not_to_be_had_is_not_looked_for_again_at_once(index,
     assert len(loads) == 2
 
 
+def test_whatever_loading_the_encoder_raises_is_said_once_and_remembered(index, tmp_path, monkeypatch, caplog):
+    catalogue = small_catalogue()
+    live = LiveCatalogue(catalogue, Trie.of_catalogue(catalogue, 0))
+    coder = Coder(codebooks(index, catalogue, tmp_path), live)
+    raised = [MemoryError(), pytest.fail.Exception("loaded again")]
+    monkeypatch.setattr(Encoder, "load", lambda encoder: (_ for _ in ()).throw(raised.pop(0)))
+    for _ in range(2):
+        with pytest.raises(NoEncoder, match="cannot be loaded: MemoryError"):
+            coder.vectors([Item("NEW", "A mug")])
+    assert len(caplog.records) == 1 and caplog.records[0].exc_info
+
+
 @pytest.fixture(scope="module")
 def coding_export(index, trained, exported, tmp_path_factory):
     """An export whose encoder is the exported model itself."""

@@ -250,6 +250,19 @@ def test_a_hang_up_that_is_ignored_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+def test_what_loading_warns_of_is_json_where_the_log_is(monkeypatch, tmp_path, capsys):
+    from tsrec_jax.serving.recommender import Recommender
+
+    def load(folder, **options):
+        logging.getLogger("tsrec_jax.programs").warning("a program is thrown away")
+        raise UserError("that is all")
+
+    monkeypatch.setattr(Recommender, "load", load)
+    with pytest.raises(UserError, match="that is all"):
+        server.serve(tmp_path, ServerSettings(port=0, log="json"), {})
+    assert json.loads(capsys.readouterr().err)["message"] == "a program is thrown away"
+
+
 def test_a_signal_while_loading_ends_quietly(monkeypatch, tmp_path, capsys):
     from tsrec_jax.serving.recommender import Recommender
 

@@ -56,9 +56,15 @@ class Coder:
             raise NoEncoder(self._failure, math.ceil(left))
         try:
             return self._codebooks.encoder.load()
-        except NoEncoder as error:
-            _LOG.warning("%s", error)
-            self._failure, self._again_at = str(error), time.monotonic() + AGAIN_SECONDS
+        except Exception as error:  # whatever a library raises that reads it: it would do so at once again
+            expected = isinstance(error, NoEncoder)
+            self._failure = (
+                str(error)
+                if expected
+                else f"the encoder cannot be loaded: {type(error).__name__}: {error}".splitlines()[0]
+            )
+            _LOG.warning("%s", self._failure, exc_info=not expected)
+            self._again_at = time.monotonic() + AGAIN_SECONDS
             raise NoEncoder(self._failure, math.ceil(AGAIN_SECONDS)) from None
 
     def put(

@@ -60,6 +60,7 @@ class Engine:
         """
         self.recommender = recommender
         self.widths = _widths(recommender.beams, max_beams)
+        self._may_rise = self.widths[-1] < MAX_BEAMS
         self.started: float | None = None
         self._open: set[int] = set()
         usual = BatchSettings(recommender.max_batch, max_queue, max_wait)
@@ -81,7 +82,9 @@ class Engine:
                 opened()
 
         self.recommender.warm_up(report, max_history=MAX_HISTORY, wide=self.widths[1:], opened=open_width)
-        self.widths = tuple(width for width in self.widths if width in self._open)
+        opened_widths = tuple(width for width in self.widths if width in self._open)
+        self._may_rise &= opened_widths == self.widths  # else this model has no wider search
+        self.widths = opened_widths
 
     def widths_for(self, k: int, beams: int | None, exact: bool) -> tuple[int, ...]:
         """The searches that a request is answered by, each of which is tried where the one before proves nothing.
@@ -97,12 +100,12 @@ class Engine:
         """
         least = self.widths[0] if beams is None else beams
         if least > self.widths[-1]:
-            raise UserError(f"beams: at most {self.widths[-1]} here (--max_beams)")
+            raise UserError(f"beams: at most {self.widths[-1]} here{' (--max_beams)' if self._may_rise else ''}")
         if k > least:
-            limit = f"k: at most {min(least, MAX_BEAMS)} here"
-            raise UserError(
-                f"{limit} (--beams), or as many as `beams`" if beams is None else f"{limit}, as `beams` says"
-            )
+            if beams is not None:
+                raise UserError(f"k: at most {least} here, as `beams` says")
+            wider = ", or as many as `beams`" if len(self.widths) > 1 else ""
+            raise UserError(f"k: at most {least} here (--beams){wider}")
         first = next(width for width in self.widths if width >= least)
         needed = tuple(width for width in self.widths if width == first or (exact and width > first))
         if not self._open.issuperset(needed):

@@ -187,7 +187,7 @@ def _finite(score: float) -> float:
 def _step_json(step: PathStep) -> dict[str, Any]:
     """A token of a path; with what it means, where that is known."""
     said = {"keywords": step.keywords, "description": step.description} if step.keywords else {}
-    return {"token": step.token, "score": step.score, **said}
+    return {"token": step.token, "score": _finite(step.score), **said}
 
 
 def coding_json(coding: Coding) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def serve(folder: pathlib.Path, settings: ServerSettings, search: Mapping[str, A
     token = _token()
     with contextlib.closing(bind(settings.host, settings.port, shared=settings.reuse_port)) as listener:
         try:
-            with on_signals(signal.default_int_handler):
+            log = logging_to_stderr(settings.log, access=settings.access_log)  # of what loading warns of
+            with log, on_signals(signal.default_int_handler):
                 print(f"loading {folder}", flush=True)
                 from tsrec_jax.serving.recommender import Recommender  # with JAX, once the port is known to be free
 
