@@ -1,5 +1,6 @@
 """Two real processes with four emulated devices each are one run, whose numbers are those of one process with eight."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
+from tests.teacher.server import SECRET, Server
 from tsrec_jax.data.text_rows import item_texts
 from tsrec_jax.main import main
 from tsrec_jax.models.config import ModelConfig
@@ -226,14 +228,21 @@ sys.exit(main.main(sys.argv[1:]))
 """
 
 
-def test_two_processes_make_the_sids_and_words_of_one(config, tmp_path):
+def test_two_processes_make_the_sids_and_words_of_one_and_ask_the_teacher_what_one_asks(config, tmp_path, monkeypatch):
+    pytest.importorskip("openai")
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     command = [
         *("describe", config, "--config.index.sids=make", "--config.describe.words=make"),
         *("--config.index.sizes=(8,16)", "--config.index.iterations=3", "--config.index.whiten=6"),
+        *("--config.describe.backend=openai", "--config.describe.model=any"),
     ]
-    alone = [sys.executable, "-c", GROUPED, *command, f"--workdir={tmp_path / 'one'}"]
-    subprocess.run(alone, cwd=ROOT, env=environment(devices=8), check=True, capture_output=True, timeout=400)
-    printed = run_both(("-c", GROUPED), *command, f"--workdir={tmp_path / 'two'}")
+    with contextlib.closing(Server()) as server:
+        command.append(f"--config.describe.base_url={server.url}")
+        alone = [sys.executable, "-c", GROUPED, *command, f"--workdir={tmp_path / 'one'}"]
+        subprocess.run(alone, cwd=ROOT, env=environment(devices=8), check=True, capture_output=True, timeout=400)
+        questions, server.requests = sorted(request.prompt for request in server.requests), []
+        printed = run_both(("-c", GROUPED), *command, f"--workdir={tmp_path / 'two'}")
+        assert len(questions) > 8 and sorted(request.prompt for request in server.requests) == questions
     assert "2 of 2 levels are kept" in printed[0][0]  # all have fitted them, and the first one goes on with them
     for name in ("shop.index.json", "shop.description_keywords.json"):
         assert (tmp_path / "two" / "dataset" / name).read_text() == (tmp_path / "one" / "dataset" / name).read_text()
