@@ -20,8 +20,9 @@ def recommend(workdir, caches):
     unset = ("JAX_COMPILATION_CACHE_DIR", "TRANSFORMERS_NO_ADVISORY_WARNINGS")
     told = {
         "XDG_CACHE_HOME": str(caches),
-        "JAX_DEBUG_LOG_MODULES": "jax._src.compiler",
-    }  # the one that says hit or miss
+        "JAX_DEBUG_LOG_MODULES": "jax._src.compiler",  # the one that says hit or miss,
+        "JAX_LOGGING_LEVEL": "WARNING",  # which JAX leaves out where its logger has no level
+    }
     done = subprocess.run(
         [sys.executable, "-m", "tsrec_jax", "recommend", f"--workdir={workdir}", "--history=B001", "--k=3"],
         cwd=ROOT,
@@ -42,7 +43,7 @@ def test_a_second_process_finds_the_programs_of_the_first_and_makes_broken_ones_
     printed, compiled, found = recommend(exported.parent, tmp_path)
     folder = tmp_path / "tsrec_jax" / "compiled"
     names = sorted(compiled)
-    assert len(names) > 3 and not found
+    assert len(names) > 2 and not found
     assert {path.name for path in folder.glob("*-cache")} == {f"{name}-cache" for name in names}
     (folder / f"{names[0]}-cache").write_bytes(b"")  # what kill -9 leaves, or a full disk
     (folder / f"{names[1]}-cache").write_bytes(os.urandom(1000))
