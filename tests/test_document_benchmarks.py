@@ -43,6 +43,7 @@ TINY = {
     "sid_init.py": [f"--model={BASE}", "--dataset=RUN/dataset"],
     "sid_reports.py": ["--out=FOLDER/report", "one=RUN", "two=RUN"],
     "sids_and_words.py": ["--out=FOLDER/report", "--run=one=RUN", "--run=two=RUN"],
+    "start.py": ["--export=RUN/export", "--max_beams=1", "--pairs=1", "--out=FOLDER/report.md"],
     "start_loss.py": [
         *(f"--model={BASE}", "--dataset=RUN/dataset", "--rows=4", "--shuffles=1"),
         "--out=FOLDER/report.md",

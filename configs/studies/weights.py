@@ -1,9 +1,9 @@
 """What lighter weights cost: one trained recommender, searched in float32, in bfloat16 and with weights of eight bits.
 
     python -m tsrec_jax study --config=configs/studies/weights.py --workdir=runs/weights \
-        --config.dataset.path=../shared/data/amazon/Industrial_rebuilt --config.model.path=runs/tsrec/export
+        --config.dataset.path=../shared/data/amazon/Industrial_rebuilt
 
-Nothing is trained: the model is an export of these SIDs, such as that of the main study's arm `tsrec`, which
+Nothing is trained: config.model.path is an export of these SIDs, here that of the main study's arm `tsrec`, which
 
     python -m tsrec_jax run --config=configs/studies/main.py --workdir=runs/tsrec \
         --config.dataset.path=../shared/data/amazon/Industrial_rebuilt
@@ -19,6 +19,7 @@ from tsrec_jax.settings import default_config
 def get_config() -> ConfigDict:
     """One model, three forms of its weights."""
     config = default_config()
+    config.model.path = "runs/tsrec/export"
     config.model.trained = True
     config.eval.batch_size = 64
     config.study.seeds = (1,)
