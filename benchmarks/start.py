@@ -50,7 +50,7 @@ def start(export: str, max_beams: int, programs: str) -> dict[str, float]:
         for mark in MARKS:
             if line.startswith(mark):
                 seconds[mark] = time.perf_counter() - begun
-        if "compiled" in seconds:
+        if line.startswith(MARKS[-1]):
             process.send_signal(signal.SIGTERM)
     if process.wait() or "compiled" not in seconds:
         raise SystemExit(f"the server ended with {process.returncode}")
