@@ -39,20 +39,19 @@ def parser() -> argparse.ArgumentParser:
 
 def start(export: str, max_beams: int, programs: str) -> dict[str, float]:
     """Seconds from the command to each of MARKS; the server is ended after the last."""
-    arguments = ["serve", f"--export={export}", "--port=0", f"--max_beams={max_beams}"]
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": programs}
     begun, seconds = time.perf_counter(), {}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tsrec_jax", *arguments], stdout=subprocess.PIPE, text=True, env=environment
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        for mark in MARKS:
-            if line.startswith(mark):
-                seconds[mark] = time.perf_counter() - begun
-        if line.startswith(MARKS[-1]):
-            process.send_signal(signal.SIGTERM)
-    if process.wait() or "compiled" not in seconds:
+    flags = [f"--export={export}", "--port=0", f"--max_beams={max_beams}"]
+    server = [sys.executable, "-m", "tsrec_jax", "serve", *flags]
+    with subprocess.Popen(server, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            for mark in MARKS:
+                if line.startswith(mark):
+                    seconds[mark] = time.perf_counter() - begun
+            if line.startswith(MARKS[-1]):
+                process.send_signal(signal.SIGTERM)
+    if process.returncode or MARKS[-1] not in seconds:
         raise SystemExit(f"the server ended with {process.returncode}")
     return seconds
 

@@ -43,7 +43,6 @@ TINY = {
     "sid_init.py": [f"--model={BASE}", "--dataset=RUN/dataset"],
     "sid_reports.py": ["--out=FOLDER/report", "one=RUN", "two=RUN"],
     "sids_and_words.py": ["--out=FOLDER/report", "--run=one=RUN", "--run=two=RUN"],
-    "start.py": ["--export=RUN/export", "--max_beams=1", "--pairs=1", "--out=FOLDER/report.md"],
     "start_loss.py": [
         *(f"--model={BASE}", "--dataset=RUN/dataset", "--rows=4", "--shuffles=1"),
         "--out=FOLDER/report.md",
@@ -64,6 +63,7 @@ ELSEWHERE = {
     "test_a_bare_machine_measures_all_parts_and_goes_on_where_it_was_killed",
     "decode.py": "tests/benchmarks/test_decode.py::test_the_whole_benchmark_reports_and_goes_on_after_a_cut",
     "serve.py": "tests/serving/test_real_service.py::test_the_benchmark_of_the_service_reports_from_end_to_end",
+    "start.py": "tests/benchmarks/test_start.py::test_starts_are_timed_in_pairs_of_which_the_second_has_programs",
 }
 SERVICE = ("uvicorn", "fastapi")
 NEEDS = {"serve.py": SERVICE, **dict.fromkeys(("decode.py", "hf_parity.py", "rl.py", "train.py"), ("torch",))}
