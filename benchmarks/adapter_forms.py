@@ -19,14 +19,13 @@ import numpy as np
 from flax import nnx
 from scipy.special import logsumexp
 
-from benchmarks.facts import command
+from benchmarks.table_report import write_table_report
 from tsrec_jax.data.input import packed_batches
 from tsrec_jax.data.interactions import spread
 from tsrec_jax.data.sid_paths import SidPaths
 from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.data.tasks.next_sid import NextSid
 from tsrec_jax.data.tasks.task import TaskInputs
-from tsrec_jax.files import write_text
 from tsrec_jax.models.adapter import merged_layers
 from tsrec_jax.models.attention import choose
 from tsrec_jax.models.decoder import Decoder
@@ -36,12 +35,10 @@ from tsrec_jax.pipeline.evaluate import evaluated_rows
 from tsrec_jax.pipeline.inputs import make_inputs
 from tsrec_jax.pipeline.job import Job
 from tsrec_jax.pipeline.mesh import on_mesh
-from tsrec_jax.pipeline.provenance import commit, machine
 from tsrec_jax.pipeline.train import trained_parts
 from tsrec_jax.pipeline.training_run import searched_by
 from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.settings import load_saved
-from tsrec_jax.text_table import markdown_table
 from tsrec_jax.training.start import SidPlaces, sid_places
 
 BATCH_ROWS = 8  # packed rows that the model reads at one time, or as many more as the devices want
@@ -78,7 +75,7 @@ def divergence(exact_Mn: np.ndarray, other_Mn: np.ndarray) -> float:
     return float(np.mean(np.sum(np.exp(exact_Mn) * change_Mn, axis=1)))
 
 
-def table(workdir: pathlib.Path, count: int) -> tuple[str, str]:
+def table(workdir: pathlib.Path, count: int) -> tuple[list[list[str]], str]:
     """The table of all forms, and of what rows it is."""
     settings = load_saved(workdir)
     with on_mesh(settings):
@@ -104,9 +101,7 @@ def table(workdir: pathlib.Path, count: int) -> tuple[str, str]:
                  "" if ranks is None else f"{ranks.mean('sid', 'HR@10'):.4f}"]
             )  # fmt: skip
     heads = ["computed in", "nats per SID token", "KL from float32", "HR@10"]
-    return markdown_table(
-        [heads, *lines]
-    ), f"{len(rows)} rows of {split}, {dataset.name}, data {dataset.data_hash[:12]}"
+    return [heads, *lines], f"{len(rows)} rows of {split}, {dataset.name}, data {dataset.data_hash[:12]}"
 
 
 def main() -> None:
@@ -118,13 +113,11 @@ def main() -> None:
     given = parser.parse_args()
     measured, rows = table(given.workdir, given.rows)
     settings = load_saved(given.workdir)
-    text = (
-        f"# Adapters in bfloat16\n\n{rows}; adapters of rank {settings.train.adapter.rank}, trained in "
-        f"{settings.model.dtype} with the objective {settings.objective}, seed {settings.seed}. {machine()}, commit "
-        f"{commit()}.\n\n```bash\n{command()}\n```\n\n{measured}\n"
+    said = (
+        f"{rows}; adapters of rank {settings.train.adapter.rank}, trained in {settings.model.dtype} with the objective "
+        f"{settings.objective}, seed {settings.seed}."
     )
-    write_text(given.out, text)
-    print(text)
+    write_table_report(given.out, "Adapters in bfloat16", said, measured)
 
 
 if __name__ == "__main__":

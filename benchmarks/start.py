@@ -18,11 +18,7 @@ import sys
 import tempfile
 import time
 
-from benchmarks.facts import command
-from tsrec_jax.files import write_text
-from tsrec_jax.pipeline.provenance import commit, machine
-from tsrec_jax.progress import report
-from tsrec_jax.text_table import markdown_table
+from benchmarks.table_report import write_table_report
 
 MARKS = ("loading", "listening", "ready", "compiled")  # lines of the server begin so
 
@@ -70,12 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
     rows = [["start", *MARKS]]
     rows += [[name, *(f"{median[mark]:.2f} s" for mark in MARKS)] for name, median in medians.items()]
     rows.append(["second / first", *(f"{medians['second'][mark] / medians['first'][mark]:.2f}" for mark in MARKS)])
-    text = (
-        f"# Starts of the service\n\nMedians of {options.pairs} pairs of starts. {machine()}, commit {commit()}.\n\n"
-        f"```bash\n{command()}\n```\n\n{markdown_table(rows)}\n"
-    )
-    write_text(options.out, text)
-    report(text)
+    measured = f"Medians of {options.pairs} pairs of starts."
+    write_table_report(options.out, "Starts of the service", measured, rows)
 
 
 if __name__ == "__main__":

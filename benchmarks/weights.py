@@ -18,16 +18,13 @@ from flax import nnx
 from benchmarks.decoding.cases import generated_problem, qwen2_config
 from benchmarks.decoding.problem import Lists, Method, Problem
 from benchmarks.decoding.timing import take_turns
-from benchmarks.facts import command
+from benchmarks.table_report import write_table_report
 from tsrec_jax.decoding.beam_search import SearchSettings, beam_search
 from tsrec_jax.decoding.trie import Trie
-from tsrec_jax.files import write_text
 from tsrec_jax.models.attention import choose
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.inference import InferenceModel
-from tsrec_jax.pipeline.provenance import commit, machine
 from tsrec_jax.progress import report
-from tsrec_jax.text_table import markdown_table
 
 KINDS = (("float32", "full"), ("bfloat16", "full"), ("float32", "int8"), ("bfloat16", "int8"))
 MIB = 2**20
@@ -99,14 +96,12 @@ def main(arguments: list[str] | None = None) -> None:
         held = sum(leaf.nbytes for leaf in jax.tree.leaves((model.layers, model.embedding_VD, model.head_VD)))
         time, found = timings[names[kind]].median, results[names[kind]]
         rows.append([names[kind], f"{1e3 * time:.1f}", f"{held / MIB:,.0f}", f"{shared(exact, found):.1%}"])
-    text = (
-        f"# Weights of a search\n\nMedians of {options.repeats} searches in turns: {options.batch} random prompts of "
-        f"{options.length} tokens, {options.beams} beams, scores {options.normaliser}; a random Qwen2 of width "
-        f"{options.width}, {options.layers} layers and {options.rows:,} rows. {machine()}, commit {commit()}.\n\n"
-        f"```bash\n{command()}\n```\n\n{markdown_table(rows)}\n"
+    measured = (
+        f"Medians of {options.repeats} searches in turns: {options.batch} random prompts of {options.length} tokens, "
+        f"{options.beams} beams, scores {options.normaliser}; a random Qwen2 of width {options.width}, "
+        f"{options.layers} layers and {options.rows:,} rows."
     )
-    write_text(options.out, text)
-    report(text)
+    write_table_report(options.out, "Weights of a search", measured, rows)
 
 
 if __name__ == "__main__":
