@@ -9,7 +9,7 @@ from tests.baselines.catalogues import catalogue_of, quiet, rows_of
 from tsrec_jax.baselines import sasrec
 from tsrec_jax.baselines.packed_chains import Packed, pack_chains, pad_histories
 from tsrec_jax.baselines.ranking import rank_sids
-from tsrec_jax.baselines.sasrec import SasRecSettings, svd_features, train_sasrec, training_flops
+from tsrec_jax.baselines.sasrec import SEEN_GRID, SasRecSettings, add_seen, svd_features, train_sasrec, training_flops
 from tsrec_jax.baselines.sasrec_model import SasRec, Shape
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.user_sequences import ItemSequence
@@ -113,19 +113,49 @@ def test_the_same_seed_gives_the_same_scores_and_another_gives_others():
 
 
 def test_it_stops_when_selection_stops_growing_and_keeps_the_best_epoch(monkeypatch):
-    values, kept = iter([0.1, 0.3, 0.2, 0.2, 0.2, 0.2]), []
+    values, kept = iter([(0.0, 0.1), (-1.0, 0.3), (2.0, 0.2), (2.0, 0.2)]), []
 
-    def value(scores, rows, _catalogue):
+    def choose(fitted, rows, _catalogue):
         assert rows == SELECT.spread(7)
-        kept.append(scores([(0, 1)]))
+        kept.append(add_seen(fitted.scores([(0, 1)]), [(0, 1)], -1.0))
         return next(values)
 
-    monkeypatch.setattr(sasrec, "ndcg", value)
+    monkeypatch.setattr(sasrec.FittedSasRec, "choose_seen", choose)
     monkeypatch.setattr(sasrec, "MOST_JUDGES", 7)
     fitted = train_sasrec(CATALOGUE, TRAIN, SELECT, dataclasses.replace(SETTINGS, patience=2), 0, quiet)
-    assert (fitted.facts["epochs"], fitted.facts["settings"]["best_epoch"]) == (4, 2)
+    settings = fitted.facts["settings"]
+    assert (fitted.facts["epochs"], settings["best_epoch"], settings["seen"]) == (4, 2, -1.0)
     np.testing.assert_array_equal(fitted.scores([(0, 1)]), kept[1])
     assert np.abs(kept[3] - kept[1]).max() > 1e-3
+
+
+def rows_of_pairs(pairs):
+    histories, targets = zip(*pairs, strict=True)
+    return Interactions(tuple(map(str, range(len(pairs)))), histories, np.array(targets, np.int32))
+
+
+def test_items_of_the_history_stand_as_high_as_selection_has_them(fitted):
+    """Its rule is learned; where users had the rule's item before, they come back to what they had, or never do."""
+    had = [(next_item(item), item) for item in range(12)]
+    back = rows_of_pairs([(history, history[0]) for history in had])
+    never = rows_of_pairs(
+        [
+            (history, int(next(other for other in np.argsort(-scores_I) if other not in history)))
+            for history, scores_I in zip(had, fitted.scores(had), strict=True)
+        ]
+    )
+    for rows, allowed in ((back, SEEN_GRID[:3]), (never, SEEN_GRID[-1:])):
+        seen, value = fitted.choose_seen(rows, CATALOGUE)
+        assert seen in allowed
+        assert value == 1.0
+
+
+def test_what_the_history_holds_counts_once(fitted):
+    logits_BI = np.zeros((2, 16), np.float32)
+    added_BI = add_seen(logits_BI, [(3, 3, 1), (0,)], -2.0)
+    assert added_BI[0].nonzero()[0].tolist() == [1, 3] and added_BI[1].nonzero()[0].tolist() == [0]
+    assert set(added_BI[added_BI != 0]) == {-2.0}
+    assert not logits_BI.any(), "the logits are used again for the next value"
 
 
 def test_facts_count_what_was_trained(fitted):

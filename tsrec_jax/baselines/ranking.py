@@ -91,13 +91,18 @@ def ndcg(scores: Callable[[Sequence[Sequence[int]]], np.ndarray], rows: Interact
     Raises:
       UserError: there are no rows to choose by.
     """
-    if not len(rows):
-        raise UserError("the selection split holds no rows, so no setting can be chosen on it; give one with rows")
+    need_rows(rows)
     ranks = [
         target_ranks(scores(rows.histories[start : start + CHUNK]), rows.targets[start : start + CHUNK], catalogue)
         for start in range(0, len(rows), CHUNK)
     ]
     return float(ndcg_of_ranks(np.concatenate(ranks), CUT).mean())
+
+
+def need_rows(rows: Interactions) -> None:
+    """Raises UserError where there are none to choose by."""
+    if not len(rows):
+        raise UserError("the selection split holds no rows, so no setting can be chosen on it; give one with rows")
 
 
 def best_settings(
