@@ -9,7 +9,7 @@ three epochs are 4,500 steps, and with fewer passes the model needs less dropout
 
 `tsrec-dense-long` is a second attempt at a model that ranks by itself, named after the first had been tested: the
 dense head was still learning after three epochs, and a third of the items that it put first stood in the history, where
-no target of train stands.
+no target of train stands. `tsrec-fusion-long` fuses the same training with the parts.
 """
 
 import pathlib
@@ -25,8 +25,13 @@ def get_config() -> ConfigDict:
     config = runpy.run_path(str(MAIN))["get_config"]()
     config.train.epochs = 3.0
     config.train.dropout = 0.1
-    config.study.arms["tsrec-dense-long"] = ConfigDict(
-        {"train": {"epochs": 6.0}, "dense": {"weight": 1.0}, "fusion": {"parts": ("dense", "seen")}}
+    longer = {"train": {"epochs": 6.0}, "dense": {"weight": 1.0}}
+    parts = config.study.arms["parts-alone"].fusion.parts
+    config.study.arms["tsrec-dense-long"] = ConfigDict({**longer, "fusion": {"parts": ("dense", "seen")}})
+    config.study.arms["tsrec-fusion-long"] = ConfigDict({**longer, "fusion": {"parts": (*parts, "dense")}})
+    config.study.comparisons = (
+        *config.study.comparisons,
+        "tsrec-dense-long > sasrec",
+        "tsrec-fusion-long > parts-alone",
     )
-    config.study.comparisons = (*config.study.comparisons, "tsrec-dense-long > sasrec")
     return config
