@@ -37,6 +37,6 @@ BASELINES: dict[str, Baseline] = {
     "hybrid": Baseline("tsrec_jax.baselines.hybrid:fit_hybrid"),
     "ease": Baseline("tsrec_jax.baselines.ease:fit_ease"),
     "knn": Baseline("tsrec_jax.baselines.knn:fit_knn", vectors=True),
-    "sasrec": Baseline("tsrec_jax.baselines.sasrec:fit_sasrec", seeded=True, version=2, tables=False),
-    "sasrec+text": Baseline("tsrec_jax.baselines.sasrec:fit_sasrec_text", seeded=True, version=2, tables=False),
+    "sasrec": Baseline("tsrec_jax.baselines.sasrec:fit_sasrec", seeded=True, version=3, tables=False),
+    "sasrec+text": Baseline("tsrec_jax.baselines.sasrec:fit_sasrec_text", seeded=True, version=3, tables=False),
 }
