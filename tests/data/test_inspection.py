@@ -26,10 +26,10 @@ def test_a_folder_with_sids_is_described(folder):
         0,
         f"""{folder}: Shop: texts, interactions and SIDs
 items: 5, 0 of them in no row; 3 with description, 3 with brand, 3 with categories
-split  rows  users  targets  cold targets  repeats  history: least  median  most
-train     4      3        4                      0               1       2     3
-valid     2      2        2             0        0               2       3     4
- test     1      1        1             0        0               3       3     3
+split  rows  users  targets  cold targets  had before  equal rows  history: least  median  most
+train     4      3        4                         0           0               1       2     3
+valid     2      2        2             0           0           0               2       3     4
+ test     1      1        1             0           0           0               3       3     3
 levels: 3, with 3, 3, 3 codes
 SIDs: 4 of 5 items; 2 items share one, 2 at most
 words: 9 tokens (description_keywords.json)
@@ -42,7 +42,7 @@ rows of train: nothing speaks against the order of time
 def test_a_folder_without_sids_is_described_with_repeats_overlaps_cold_targets_and_ties(tmp_path):
     items = {name: {"title": name} for name in ("A", "B", "C", "D")} | {"E": {"title": "nan"}}
     (tmp_path / "Toy.item.json").write_text(json.dumps(items))
-    splits = {"train": [("u", "A", "B"), ("u", "A", "B"), ("v", "B", "A")], "valid": [("u", "A", "B"), ("v", "A", "C")]}
+    splits = {"train": [("u", "A", "B"), ("u", "A", "B"), ("v", "B", "A")], "valid": [("u", "A", "B"), ("v", "C", "C")]}
     for split, rows in splits.items():
         with (tmp_path / f"{split}.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("user_id", "history_item_id", "item_id"), *((u, [h], t) for u, h, t in rows)])
@@ -53,8 +53,8 @@ def test_a_folder_without_sids_is_described_with_repeats_overlaps_cold_targets_a
     for line in (
         f"{tmp_path}: Toy: texts and interactions, no SIDs",
         "items: 5, 2 of them in no row; 0 with description, 0 with brand, 0 with categories",
-        "train     3      2        2                      1               1       1     1",
-        "valid     2      2        2             1        0               1       1     1",
+        "train     3      2        2                         0           1               1       1     1",
+        "valid     2      2        2             1           1           0               1       1     1",
         "histories: unknown, since no row continues another one (0 of 5 rows of users with several continue",
         "ties (prepare.json): 25.0% of train, 0.0% of valid have a target that shares its second with another item",
         "train.csv: 1 of 3 rows repeat an earlier one; all are kept",

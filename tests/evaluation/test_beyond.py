@@ -26,7 +26,9 @@ def test_values_are_those_worked_out_by_hand():
     """Twelve items with a SID each; train takes item 0 six times, item 1 twice and no other."""
     catalogue = catalogue_of([(n, 0) for n in range(12)])
     sids = [catalogue.sid(n) for n in range(12)]
-    found = Background.of(catalogue, rows_with([0] * 6 + [1] * 2)).measure([sids[:10], [sids[0], sids[1]]])
+    found = Background.of(catalogue, rows_with([0] * 6 + [1] * 2)).measure(
+        [sids[:10], [sids[0], sids[1]]], [(3, 11, 3, 4), (5,)]
+    )
     assert set(found) == set(BEYOND)
     assert found["coverage@10"] == pytest.approx(10 / 12)
     # Exposures 0, 0, 1 (eight times), 2, 2: sum of (2 i - 13) x_i = -9 - 7 - 5 - 3 - 1 + 1 + 3 + 5 + 2 (9 + 11) - 2 (0)
@@ -38,6 +40,7 @@ def test_values_are_those_worked_out_by_hand():
     bits = [-math.log2(7 / 20), -math.log2(3 / 20), -math.log2(1 / 20)]
     means = (bits[0] + bits[1] + 8 * bits[2]) / 10, (bits[0] + bits[1]) / 2
     assert found["novelty@10"] == pytest.approx(sum(means) / 2)
+    assert found["repeats@10"] == pytest.approx((2 / 10 + 0) / 2), "items 3 and 4 of the first list"
 
 
 def test_diversity_is_one_less_the_mean_cosine_of_the_pairs_of_a_list():
@@ -51,7 +54,7 @@ def test_diversity_is_one_less_the_mean_cosine_of_the_pairs_of_a_list():
     background = Background.of(catalogue, rows_with([0, 1]))
 
     def diversity(*lists):
-        return background.measure([[sids[n] for n in each] for each in lists])["diversity@10"]
+        return background.measure([[sids[n] for n in each] for each in lists], [(0,)] * len(lists))["diversity@10"]
 
     assert diversity([2, 3]) == pytest.approx(0.0, abs=1e-6)
     assert diversity([0, 2]) == pytest.approx(1.0)
@@ -64,7 +67,7 @@ def test_diversity_is_one_less_the_mean_cosine_of_the_pairs_of_a_list():
 
 def test_texts_that_tell_nothing_leave_diversity_unknown_and_the_rest_known():
     catalogue = titled(["aa", "bb", "cc"], [(n, 0) for n in range(3)])
-    found = Background.of(catalogue, rows_with([0])).measure([[catalogue.sid(0), catalogue.sid(1)]])
+    found = Background.of(catalogue, rows_with([0])).measure([[catalogue.sid(0), catalogue.sid(1)]], [(0,)])
     assert found.pop("diversity@10") is None
     assert all(value is not None for value in found.values())
 
@@ -78,19 +81,22 @@ def test_items_of_a_colliding_sid_count_as_in_every_order_of_their_tie():
     train = rows_with([0, 0, 3, 7, 7, 7, 12])
     count_I = np.bincount(train.targets, minlength=13)
     features_IK = text_features(catalogue.items).toarray().astype(float)
-    shown, popular, bits, diverse = [], [], [], []
+    history = (1, 7, 8, 9, 2)
+    shown, popular, bits, diverse, repeats = [], [], [], [], []
     for last in itertools.combinations(range(7, 13), 3):
         items = [*range(7), *last]
         shown.append(np.isin(np.arange(13), items))
         popular.append(count_I[items].mean() / ((count_I**2).sum() / count_I.sum()))
         bits.append(np.mean([-math.log2((count_I[i] + 1) / (count_I.sum() + 13)) for i in items]))
         diverse.append(1 - np.mean([features_IK[i] @ features_IK[j] for i, j in itertools.combinations(items, 2)]))
-    found = Background.of(catalogue, train).measure([ranked])
+        repeats.append(np.isin(items, history).mean())
+    found = Background.of(catalogue, train).measure([ranked], [history])
     np.testing.assert_allclose(exposures([ranked], catalogue).toarray()[0], np.mean(shown, axis=0))
     assert found["coverage@10"] == 1.0
     assert found["popularity@10"] == pytest.approx(np.mean(popular))
     assert found["novelty@10"] == pytest.approx(np.mean(bits))
     assert found["diversity@10"] == pytest.approx(np.mean(diverse))
+    assert found["repeats@10"] == pytest.approx(np.mean(repeats))
 
 
 def test_the_gini_coefficient_is_half_the_relative_mean_difference():
@@ -105,6 +111,6 @@ def test_rows_without_a_list_count_for_nothing():
     catalogue = catalogue_of([(n, 0) for n in range(3)])
     background = Background.of(catalogue, rows_with([0, 1]))
     lists = [[catalogue.sid(0), catalogue.sid(2)]]
-    assert background.measure([*lists, []]) == background.measure(lists)
+    assert background.measure([*lists, []], [(2,), (0,)]) == background.measure(lists, [(2,)])
     with pytest.raises(ValueError, match="no row"):
-        background.measure([[]])
+        background.measure([[]], [(0,)])

@@ -18,6 +18,11 @@ from tsrec_jax.data.prepared import SUMMARY, tied_targets
 from tsrec_jax.data.row_facts import out_of_time
 from tsrec_jax.text_table import aligned
 
+SPLIT_COLUMNS = (
+    *("split", "rows", "users", "targets", "cold targets", "had before", "equal rows"),
+    *("history: least", "median", "most"),
+)
+
 
 def inspect_folder(folder: pathlib.Path, name: str = "", reading: Reading = AS_IT_IS) -> int:
     """Prints what a folder holds, what is odd about it, and every fault, each with its file and row.
@@ -58,8 +63,7 @@ def _facts(folder: pathlib.Path, contents: Contents) -> list[str]:
     splits, items = contents.rows.splits, contents.items
     lines = [_items_line(_items_had(splits.values(), len(items)), contents)]
     train = _items_had([splits["train"]] if "train" in splits else [], len(items))
-    header = ("split", "rows", "users", "targets", "cold targets", "repeats", "history: least", "median", "most")
-    rows = [header, *(_split_row(split, contents.rows, train) for split in splits)]
+    rows = [SPLIT_COLUMNS, *(_split_row(split, contents.rows, train) for split in splits)]
     lines += aligned(rows)
     if contents.sids.read:
         lines += _sid_lines(contents.sids.read)
@@ -94,12 +98,13 @@ def _items_line(had_I: np.ndarray, contents: Contents) -> str:
 
 
 def _split_row(split: str, found: FolderRows, train_I: np.ndarray) -> tuple[str, ...]:
-    """The figures of a split; a target is cold where it stands nowhere in train."""
+    """SPLIT_COLUMNS of a split; a target is cold where train lacks it, had before where its own history has it."""
     rows = found.splits[split]
     lengths = [len(history) for history in rows.histories] or [0]
     cold = "" if split == "train" else f"{np.sum(~train_I[rows.targets]):,}"
     counts = (len(rows), len(set(rows.users)), len(np.unique(rows.targets)))
-    figures = (found.repeats[split], min(lengths), int(np.median(lengths)), max(lengths))
+    had = sum(target in history for target, history in zip(rows.targets.tolist(), rows.histories, strict=True))
+    figures = (had, found.repeats[split], min(lengths), int(np.median(lengths)), max(lengths))
     return (split, *(f"{count:,}" for count in counts), cold, *(f"{figure:,}" for figure in figures))
 
 

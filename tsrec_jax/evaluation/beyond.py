@@ -13,6 +13,7 @@ With e_ni the chance that item i is shown in row n, c_i how often it is a target
               saw has a finite one (Zhou et al., PNAS 2010; Vargas and Castells, RecSys 2011)
   diversity   1 - mean cosine of the TF-IDF vectors of two items of a list (Smyth and McClave, ICCBR 2001; Ziegler et
               al., WWW 2005); an item without words that others use is like no other
+  repeats     share of what is shown that the row's history holds. Where users take nothing twice, these places are lost
 
 Means are over rows, each row counting its mean over the items shown. Letters: N rows, I items, K words.
 """
@@ -31,7 +32,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.text.likeness import text_features
 
 CUT = 10  # items of a list that are looked at
-BEYOND = tuple(f"{name}@{CUT}" for name in ("coverage", "Gini", "popularity", "novelty", "diversity"))
+BEYOND = tuple(f"{name}@{CUT}" for name in ("coverage", "Gini", "popularity", "novelty", "diversity", "repeats"))
 Beyond = Mapping[str, float | None]  # {entry of BEYOND: value}, None where it is not known
 _AT_ONCE = 4096  # rows whose sums of text vectors exist at one time
 
@@ -59,18 +60,20 @@ class Background:
             features_IK = None
         return cls(catalogue, np.bincount(train.targets, minlength=catalogue.num_items).astype(float), features_IK)
 
-    def measure(self, lists: Sequence[Sequence[str]]) -> Beyond:
+    def measure(self, lists: Sequence[Sequence[str]], histories: Sequence[Sequence[int]]) -> Beyond:
         """The metrics of BEYOND.
 
         Args:
           lists: for each row the ranked SIDs, best first; a row without any counts for nothing.
+          histories: catalogue indices of the items that each row's user had.
 
         Raises:
-          ValueError: no row has a SID.
+          ValueError: no row has a SID, or there are not as many histories.
         """
-        lists = [ranked for ranked in lists if ranked]
-        if not lists:
+        listed = [(ranked, history) for ranked, history in zip(lists, histories, strict=True) if ranked]
+        if not listed:
             raise ValueError("no row has a list")
+        lists, histories = zip(*listed, strict=True)
         shown_NI = exposures(lists, self.catalogue)
         places_N = shown_NI.sum(axis=1).A1
         taken = (self.count_I**2).sum() / self.count_I.sum()
@@ -82,6 +85,7 @@ class Background:
             float((shown_NI @ self.count_I / places_N).mean() / taken),
             float((shown_NI @ information_I / places_N).mean()),
             self._diversity(lists, shown_NI, places_N),
+            float((shown_NI.multiply(_had(histories, shown_NI.shape)).sum(axis=1).A1 / places_N).mean()),
         )
         return dict(zip(BEYOND, values, strict=True))
 
@@ -126,6 +130,13 @@ def exposures(lists: Sequence[Sequence[str]], catalogue: Catalogue) -> sparse.cs
             items.extend(catalogue.items_of_sid[sid])
             chances.extend([inside / size] * size)
     return sparse.csr_matrix((chances, (rows, items)), shape=(len(lists), catalogue.num_items))
+
+
+def _had(histories: Sequence[Sequence[int]], shape: tuple[int, ...]) -> sparse.csr_matrix:
+    """bool had_NI, sparse: whether the row's history holds the item."""
+    rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    items = np.fromiter((item for history in histories for item in history), np.int64, len(rows))
+    return sparse.csr_matrix((np.ones(len(rows), bool), (rows, items)), shape=shape)
 
 
 def _shown(ranked: Sequence[str], catalogue: Catalogue) -> Iterator[tuple[str, int, int]]:

@@ -156,8 +156,8 @@ def beyond_section(systems: Iterable[tuple[str, Means, Beyond]]) -> str:
         f"## Beyond accuracy\n\nItem level. Of the first {CUT} items of each list: the share of the catalogue that is "
         "shown to anybody; the Gini coefficient of how often items are shown (0: all alike); their popularity, as a "
         "multiple of that of the items that users took in train; their novelty, the information in bits of an item's "
-        "share of train; the diversity of a list, 1 - the mean TF-IDF cosine of its pairs. docs/running.md defines "
-        "them.\n\n" + markdown_table(rows)
+        "share of train; the diversity of a list, 1 - the mean TF-IDF cosine of its pairs; repeats, the share that the "
+        "row's history holds. docs/running.md defines them.\n\n" + markdown_table(rows)
     )
 
 

@@ -166,7 +166,7 @@ def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, 
         invalid=predicted["invalid"],
         systems={name: found.means(metrics) for name, found in ranks.items()},
         intervals={name: intervals(found, metrics, draws) for name, found in ranks.items()},
-        beyond={name: background.measure(ranked) for name, ranked in lists.items()},
+        beyond={name: background.measure(ranked, rows.histories) for name, ranked in lists.items()},
         comparisons=[
             compare(
                 (system, name),

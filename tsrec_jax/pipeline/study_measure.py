@@ -207,7 +207,7 @@ def _cell(
         facts=facts,
         data=wanted.data,
         config=wanted.settings.resolved(),
-        beyond=Background.of(catalogue, dataset.splits["train"]).measure(predictions),
+        beyond=Background.of(catalogue, dataset.splits["train"]).measure(predictions, rows.histories),
     )
 
 
