@@ -65,7 +65,7 @@ def test_the_study_of_the_second_stage_shows_what_it_is_accepted_by(experiment):
     }
     assert not study.arm("trained").rl.steps and second["random-rewards"].reward == "random"
     assert {("random-rewards", "trained"), ("sft", "trained"), ("utility", "utility-no-kl"), ("utility-no-kl", "sft"),
-            ("utility-fusion", "utility")} <= set(study.study.pairs())  # fmt: skip
+            ("utility-fusion", "utility")} <= set(study.study.pairs("comparisons"))  # fmt: skip
     assert differing(study.arm("utility"), study.arm("utility-no-kl")) == {"rl.kl", "given.rl.kl"}
     assert "HR@50" in metric_names(study.eval.beams) and "HR@50" in SHOWN
 

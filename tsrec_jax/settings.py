@@ -189,7 +189,9 @@ class Settings(Section):
           UserError: as `changed`; the message names the arm.
         """
         try:
-            return self.changed({"study": {"arms": {}, "comparisons": (), "curves": ()}, **self.study.arms[name]})
+            return self.changed(
+                {"study": {"arms": {}, "comparisons": (), "explored": (), "curves": ()}, **self.study.arms[name]}
+            )
         except UserError as error:
             raise UserError(f"{error} (in the arm {name!r})") from None
 

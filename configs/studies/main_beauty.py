@@ -33,9 +33,7 @@ def get_config() -> ConfigDict:
     config.study.arms["tsrec-fusion-long"] = ConfigDict({**longer, "fusion": {"parts": (*parts, "dense")}})
     for name in LEFT_OUT:
         del config.study.arms[name]
-    config.study.comparisons = (
-        *(text for text in config.study.comparisons if not set(text.split(" > ")) & LEFT_OUT),
-        "tsrec-dense-long > sasrec",
-        "tsrec-fusion-long > parts-alone",
-    )
+    for key in ("comparisons", "explored"):
+        config.study[key] = tuple(text for text in config.study[key] if not set(text.split(" > ")) & LEFT_OUT)
+    config.study.explored += ("tsrec-dense-long > sasrec", "tsrec-fusion-long > parts-alone")
     return config

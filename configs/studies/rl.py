@@ -56,6 +56,7 @@ def get_config() -> ConfigDict:
     config.study.arms = ConfigDict({"trained": {}, **second})
     config.study.baselines = ("hybrid",)
     rivals = [name for name in ARMS if name not in ("sft", "random-rewards")]
+    config.study.explored = ()
     config.study.comparisons = (
         *(f"{name} > sft" for name in rivals),
         "sft > trained",

@@ -41,7 +41,8 @@ def report():
         cell_of([-1, -1, -1, -1], name="popularity", rows=ROWS, kind="baseline", seeded=False),
     ]  # fmt: skip
     pairs = [("ts_rec", "plain"), ("ts_rec", "popularity"), ("ts_rec", "absent")]
-    return build_report("Study", systems_of(cells, NAMES), pairs, (), ["a note"], {"commits": ["c"]}, resamples=200)
+    later = [("plain", "popularity"), ("absent", "plain")]
+    return build_report("Study", systems_of(cells, NAMES), pairs, (), ["a note"], {"commits": ["c"]}, 200, later)
 
 
 def test_means_and_spread_are_over_seeds(report):
@@ -61,9 +62,23 @@ def test_comparisons_that_cannot_be_made_are_named(report):
         ("ts_rec", "plain", "NDCG@10"),
         ("ts_rec", "popularity", "NDCG@10"),
     ]
-    assert report.notes == ["a note", "Not compared: ts_rec > absent; no finished cell of absent."]
+    assert report.notes == [
+        "a note",
+        "Not compared: ts_rec > absent; no finished cell of absent.",
+        "Not compared: absent > plain; no finished cell of absent.",
+    ]
     assert report.comparisons[1].relative == pytest.approx(1.5)
     assert report.comparisons[3].relative is None, "nothing can be said in parts of 0"
+
+
+def test_what_was_named_later_stands_apart_and_leaves_the_correction_of_the_others_alone(report):
+    assert [(c.first, c.second) for c in report.explored] == [("plain", "popularity")] * 2
+    assert all(c.holm is None for c in report.explored)
+    named = report.comparisons[::2]
+    assert sorted(c.holm / c.seeds_and_users.p_value for c in named)[-1] <= len(named) == 2
+    tests, later = to_markdown(report).split("### Named later")
+    assert "| plain > popularity " in later and "| plain > popularity " not in tests
+    assert "Holm" in tests and "Holm" not in later.partition("\n## ")[0]
 
 
 def test_targets_whose_place_no_clock_gave_are_said_once_for_all_cells():

@@ -93,6 +93,7 @@ class StudyReport:
       split, rows, users, beams: what was evaluated.
       systems: in the order of the config, arms first.
       comparisons: that could be made.
+      explored: those that were named after some of the systems had been tested; not corrected for their number.
       notes: what a reader must know: cells that are missing, comparisons that could not be made.
       curves: systems whose curves are drawn together and among which convergence is compared.
       facts: command, commits, machines, data hashes, versions.
@@ -105,6 +106,7 @@ class StudyReport:
     beams: int
     systems: list[SystemResult]
     comparisons: list[Comparison]
+    explored: list[Comparison]
     notes: list[str]
     curves: list[str]
     facts: Mapping[str, Any]
@@ -144,6 +146,7 @@ def build_report(
     notes: Sequence[str],
     facts: Mapping[str, Any],
     resamples: int = RESAMPLES,
+    explored: Sequence[tuple[str, str]] = (),
 ) -> StudyReport:
     """Computes the report.
 
@@ -155,6 +158,7 @@ def build_report(
       notes: what to say first.
       facts: how it was made.
       resamples: of the bootstrap.
+      explored: comparisons that were named after some of the systems had been tested.
     """
     named = {system.name: system for system in systems}
     draws: dict[str, Draws] = {}
@@ -166,6 +170,7 @@ def build_report(
     if len(draws) > 1:
         said.append("Not all systems were evaluated on the same rows; those on others cannot be compared with them.")
     comparisons, refused = _comparisons(named, pairs, draws)
+    later, refused_later = _comparisons(named, explored, draws)
     drawn = [name for name in curves or named if name in named]
     soon = convergence([named[name] for name in drawn])
     first = systems[0].cells[0]
@@ -176,8 +181,9 @@ def build_report(
         users=int(first.rows.user.max()) + 1,
         beams=min(system.cells[0].beams for system in systems),
         systems=[_result(system, draws[system.rows.digest], soon.get(system.name)) for system in systems],
-        comparisons=comparisons,
-        notes=[*said, *_tied(systems), *_started(systems), *refused],
+        comparisons=holm_corrected(comparisons),
+        explored=later,
+        notes=[*said, *_tied(systems), *_started(systems), *refused, *refused_later],
         curves=drawn,
         facts=facts,
     )
@@ -228,7 +234,7 @@ def _comparisons(
             refused.append(f"Not compared: {text}; they have no finished seed in common.")
             continue
         made.extend(compare_systems(first, second, metric, draws[first.rows.digest]) for metric in TESTED)
-    return holm_corrected(made), refused
+    return made, refused
 
 
 def common_seeds(first: System, second: System) -> tuple[int, ...]:

@@ -56,6 +56,7 @@ def to_markdown(report: StudyReport) -> str:
     parts = [
         head,
         *((_main(report.comparisons[0]), _comparisons(report.comparisons)) if report.comparisons else ()),
+        _explored(report.explored) if report.explored else "",
         "\n".join(f"- {note}" for note in report.notes),
         "## Quality\n\nSID level, means over seeds.\n\n" + _quality(report, "sid"),
         _spread(report),
@@ -119,6 +120,13 @@ def _comparisons(comparisons: Sequence[Comparison]) -> str:
         "these trained models, that over seeds and users of the method (docs/studies.md). The last column is "
         "corrected for the number of comparisons in the same metric. Systems with other SIDs are compared at item "
         "level.\n\n" + comparison_table(comparisons)
+    )
+
+
+def _explored(comparisons: Sequence[Comparison]) -> str:
+    return (
+        "### Named later\n\nNamed after some of the systems had been tested: they suggest what other seeds or "
+        "data would have to confirm; nothing is corrected for their number.\n\n" + comparison_table(comparisons)
     )
 
 

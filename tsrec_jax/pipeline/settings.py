@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from tsrec_jax.baselines.names import BASELINES
 from tsrec_jax.errors import UserError
@@ -39,6 +39,9 @@ class StudySettings(Section, key="study"):
     comparisons: tuple[str, ...] = setting(
         (), "paired tests to report, each written as `ARM > OTHER`; either may be a baseline"
     )
+    explored: tuple[str, ...] = setting(
+        (), "as `comparisons`, but named after some of the systems had been tested: a table of its own, without Holm"
+    )
     baselines: tuple[str, ...] = setting((), "baselines to compare the arms with", choices=BASELINES)
     curves: tuple[str, ...] = setting((), "arms whose training curves are drawn in one plot; empty: all")
     keep_weights: bool = setting(False, "keep the checkpoints and records of finished cells")
@@ -64,24 +67,25 @@ class StudySettings(Section, key="study"):
             raise UserError(f"config.study: {both[0]!r} is an arm and a baseline")
         if unknown := [name for name in self.curves if name not in self.arms]:
             raise UserError(f"config.study.curves: {unknown[0]!r} is not one of the arms, {', '.join(self.arms)}")
-        self.pairs()
+        self.pairs("comparisons")
+        self.pairs("explored")
 
-    def pairs(self) -> list[tuple[str, str]]:
-        """The pairs of `comparisons`, the one that is to be better first.
+    def pairs(self, key: Literal["comparisons", "explored"]) -> list[tuple[str, str]]:
+        """The pairs of `comparisons` or `explored`, the one that is to be better first.
 
         Raises:
           UserError: a text that is not "ARM > OTHER", or a name that is neither an arm nor a baseline.
         """
         known = [*self.arms, *self.baselines]
         pairs = []
-        for text in self.comparisons:
+        for text in getattr(self, key):
             names = [name.strip() for name in text.split(">")]
             if len(names) != 2 or names[0] == names[1]:
-                raise UserError(f"config.study.comparisons: {text!r} must be 'ARM > OTHER'")
+                raise UserError(f"config.study.{key}: {text!r} must be 'ARM > OTHER'")
             for name in names:
                 if name not in known:
                     raise UserError(
-                        f"config.study.comparisons: {name!r} is neither in config.study.arms nor in "
+                        f"config.study.{key}: {name!r} is neither in config.study.arms nor in "
                         f"config.study.baselines ({', '.join(known)}){near(name, known)}"
                     )
             pairs.append((names[0], names[1]))

@@ -154,10 +154,11 @@ def _write_report(settings: Settings, workdir: pathlib.Path, wanted: Sequence[Wa
         built = build_report(
             f"Study on {settings.dataset.name or _name(cells)}",
             systems_of(cells, order),
-            settings.study.pairs(),
+            settings.study.pairs("comparisons"),
             settings.study.curves,
             notes,
             _facts(cells),
+            explored=settings.study.pairs("explored"),
         )
         write_json(workdir / "study.json", to_json(built))
         for suffix, text in (("md", to_markdown(built)), ("csv", to_csv(built)), ("tex", to_latex(built))):
