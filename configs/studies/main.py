@@ -25,7 +25,7 @@ PARTS = ("transitions", "tfidf", "recent popularity", "ease", "seen")
 PLAIN = {"sid_init": {"mode": "normal"}, "tasks": {"ts_align": {"weight": 0.0}}}
 DENSE = {"dense": {"weight": 0.5}}
 ALIGNED = {"tasks": {"ts_align": {"rate": 1.0}}}
-PATHS = {"tasks": {"ts_align": {"rate": 0.2}}, "describe": {"unit": "path"}}
+PATHS = {"tasks": {"ts_align": {"rate": 0.2}}, "describe": {"unit": "path", "words": "make"}}
 SHUFFLED = {"sid_init": {"mode": "sa_shuffled"}}
 
 
