@@ -23,6 +23,7 @@ STUDIES = {  # by the folder of a report: the file in configs/studies/, and what
     "main_industrial": ("main", REAL),
     "main_beauty": ("main_beauty", REAL),
     "rl_shop": ("rl", {"pretrain.max_steps": 250}),
+    "rl_industrial": ("rl", REAL),
 }
 
 
