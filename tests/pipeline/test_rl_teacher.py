@@ -62,3 +62,4 @@ def test_one_user_alone_has_no_others(dataset, tmp_path):
     with pytest.raises(UserError, match="train has one user alone"):
         taught(with_train(dataset, alone), tmp_path)
     assert taught(with_train(dataset, alone), tmp_path, teacher="", reward="rule") is None
+    assert taught(with_train(dataset, alone), tmp_path, objective="sft", kl=0.0) is None, "its loss asks nobody"

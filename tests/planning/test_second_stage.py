@@ -76,6 +76,7 @@ def step_of(settings, length, remat, config=SHAPE, trie=None):
     weights = {name: jnp.zeros(shape) for name, (shape, _) in parameter_shapes(config).items()}
     model = Decoder(config, weights=weights, num_tokens=512, remat=remat)
     step, state = first_rl_step_and_state(model, trie, settings, TrainSettings(max_steps=1))
+    taught = settings.teacher_items if settings.teachers else 0
     parts, rows = settings.accumulation, settings.prompts // settings.accumulation
     batch = {
         "tokens_BT": np.ones((parts, rows, length), np.int32),
@@ -83,8 +84,8 @@ def step_of(settings, length, remat, config=SHAPE, trie=None):
         "lengths_B": np.full((parts, rows), length, np.int32),
         "target_BC": np.zeros((parts, rows, 3), np.int32),
         "items_B": np.ones((parts, rows), np.float32),
-        "teacher_BMC": np.zeros((parts, rows, settings.teacher_items, 3), np.int32),
-        "teacher_gain_BM": np.ones((parts, rows, settings.teacher_items), np.float32),
+        "teacher_BMC": np.zeros((parts, rows, taught, 3), np.int32),
+        "teacher_gain_BM": np.ones((parts, rows, taught), np.float32),
     }
     shape = SecondStageShape(StepShape(rows, length, 0, remat=remat), settings, length, codes, codes)
     return shape, step.update.func, (*step.update.args, state, batch)
@@ -95,8 +96,9 @@ def step_of(settings, length, remat, config=SHAPE, trie=None):
     [
         RlSettings(prompts=4, group=6, teacher_items=3),
         RlSettings(prompts=4, group=6, teacher_items=3, kl=0.0, accumulation=2),
+        RlSettings(prompts=4, group=6, teacher_items=3, kl=0.0, objective="sft"),
     ],
-    ids=["with the starting model", "without, in parts"],
+    ids=["with the starting model", "without, in parts", "of the target alone"],
 )
 def test_flops_are_the_matrix_products_of_the_traced_step(settings):
     shape, program, given = step_of(settings, length=16, remat=False)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.rl.toy import ITEMS, SIDS_UC, enumerated, make_batch, make_model, make_trie, micro_of, numbers_of
+from tests.rl.toy import CODES_IC, ITEMS, SIDS_UC, enumerated, make_batch, make_model, make_trie, micro_of, numbers_of
 from tsrec_jax.decoding.beam_search import SearchSettings, beam_search
 from tsrec_jax.decoding.sampled_beams import noisy_scores
 from tsrec_jax.models.inference import InferenceModel
@@ -21,12 +21,13 @@ from tsrec_jax.rl.terms import Terms
 
 TRIE = make_trie()
 ARRAYS = TRIE.arrays
+VECTORS_UD = np.random.default_rng(0).normal(size=(len(SIDS_UC), 4)).astype(np.float32)
 
 
 @functools.cache
 def proposed(group, sampled=False, seed=0):
     micro = micro_of(make_batch())
-    vectors = SidVectors(np.sort(TRIE.slots(SIDS_UC)[:, -1]).astype(np.int32), np.eye(len(SIDS_UC), dtype=np.float32))
+    vectors = SidVectors(TRIE.slots(SIDS_UC)[:, -1].astype(np.int32), VECTORS_UD)
     draw = jax.jit(lambda key: propose(make_model(), ARRAYS, micro, key, group=group, sampled=sampled, vectors=vectors))
     return micro, jax.device_get(draw(jax.random.key(seed)))
 
@@ -46,10 +47,9 @@ def test_candidates_are_the_searchs_beams_the_target_and_the_teachers_best_each_
         group = numbers_BW[row][found.group_BW[row]].tolist()
         assert set(group) == (set(beams_BW[row]) if hit else {target_B[row], *beams_BW[row][:-1]})
         gains = dict(zip(numbers_BW[row], found.gain_BW[row], strict=True))
-        first = list(dict.fromkeys(teacher_BM[row].tolist()))
-        assert [gains[sid] for sid in first] == sorted((gains[sid] for sid in first), reverse=True)
-        assert all(gains[sid] == 0 for sid in valid if sid not in first)
-    np.testing.assert_array_equal(found.likeness_BW == 1, numbers_BW == numbers_BW[:, :1])
+        for sid in valid:  # over the items of the SID, of which the teacher may have ranked several
+            ranked = 1 / np.log2(2 + np.flatnonzero(teacher_BM[row] == sid))
+            assert gains[sid] == pytest.approx(ranked.sum() / (numbers_of(CODES_IC) == sid).sum())
     assert 0 < found.hit_B.sum() < 4, "rows with and without a hit"
 
 
@@ -61,7 +61,8 @@ def test_a_catalogue_smaller_than_the_group_is_proposed_whole():
 
 
 def test_the_same_seed_draws_the_same_and_another_one_others():
-    first, again, other = (proposed(6, True, seed)[1].codes_BWC[:, :7] for seed in (1, 1, 2))
+    drawn = proposed.__wrapped__  # which remembers nothing
+    first, again, other = (drawn(6, True, seed)[1].codes_BWC[:, :7] for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 
@@ -105,7 +106,18 @@ def test_rewards_of_a_row_whose_target_shares_its_sid():
         for code_C, value in zip(codes_BWC[row], shared_BW[row], strict=True):
             depth = next((level for level in range(3) if code_C[level] != target_BC[row, level]), 3)
             assert value == pytest.approx([0, 0.25, 0.5, 1][depth])
-    np.testing.assert_allclose(np.asarray(likeness(found, order_BW, items_B, settings))[:, 0], 1 / items_B)
+
+
+def test_the_reward_by_likeness_is_the_cosine_of_the_vectors_where_they_point_one_way():
+    micro, found = proposed(6)
+    settings = RlSettings(reward="likeness", teacher="")
+    reward_BW = np.asarray(likeness(found, None, np.asarray(micro["items_B"]), settings))
+    numbers_BW = numbers_of(found.codes_BWC)
+    np.testing.assert_allclose(reward_BW[:, 0], 1 / micro["items_B"])
+    for row, (target, *others) in enumerate(numbers_BW):
+        products = VECTORS_UD[others] @ VECTORS_UD[target] / np.linalg.norm(VECTORS_UD[target])
+        np.testing.assert_allclose(reward_BW[row, 1:], settings.teacher_weight * np.maximum(products, 0), atol=1e-5)
+    assert (reward_BW[:, 1:] > 0).any() and (reward_BW[:, 1:] == 0).any()
 
 
 def test_a_group_of_one_value_has_no_advantage():

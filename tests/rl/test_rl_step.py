@@ -63,7 +63,7 @@ def on_one_device():
 
 def test_a_step_says_what_the_note_asks_for(on_one_device):
     for row in on_one_device:
-        assert {"rl/reward", "rl/expected_reward", "rl/one_valued_groups", "rl/target_in_group", "rl/entropy_0",
+        assert {"rl/reward", "rl/expected_reward", "rl/target_in_group", "rl/entropy_0",
                 "rl/entropy_2"} <= set(row)  # fmt: skip
         assert 0 <= row["rl/target_in_group"] <= 1 and row["rl/entropy_0"] > 0
         assert row["examples"] == 8

@@ -1,10 +1,13 @@
 """A toy catalogue, prompts and models for the tests of the second stage, and log-probabilities by full enumeration."""
 
+import unittest.mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from tsrec_jax.decoding import trie
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
@@ -30,9 +33,15 @@ SIDS_UC = np.unique(CODES_IC, axis=0)
 FIRSTS = BASE + np.cumsum([0, *SIZES[:-1]])
 
 
-def make_trie(codes_IC=CODES_IC):
+def make_trie(codes_IC=CODES_IC, dense_slots=trie.DENSE_SLOTS):
     ids = [np.arange(first, first + size, dtype=np.int32) for first, size in zip(FIRSTS, SIZES, strict=True)]
-    return Trie.from_codes(codes_IC, SIZES, ids)
+    with unittest.mock.patch.object(trie, "DENSE_SLOTS", dense_slots):
+        return Trie.from_codes(codes_IC, SIZES, ids)
+
+
+def carriers(items):
+    """How many items carry the SID of each of these."""
+    return (CODES_IC[items][..., None, :] == CODES_IC).all(axis=-1).sum(axis=-1).astype(np.float32)
 
 
 def make_model(seed=0, mesh=None, spread=0.3, remat=False):
@@ -62,9 +71,9 @@ def make_batch(targets=(0, 5, 19, 14), teacher=5, length=12, seed=1):
         "segment_ids_BT": used_BT.astype(np.int32),
         "lengths_B": lengths_B,
         "target_BC": CODES_IC[list(targets)],
-        "items_B": np.array([np.all(CODES_IC == CODES_IC[target], axis=1).sum() for target in targets], np.float32),
+        "items_B": carriers(np.array(targets)),
         "teacher_BMC": CODES_IC[ranked_BM],
-        "teacher_gain_BM": np.tile(1 / np.log2(2 + np.arange(teacher)), (len(targets), 1)).astype(np.float32),
+        "teacher_gain_BM": (1 / np.log2(2 + np.arange(teacher)) / carriers(ranked_BM)).astype(np.float32),
     }
     return {name: array[None] for name, array in made.items()}
 

@@ -65,13 +65,13 @@ class Teacher:
 
 def fit_teacher(job: Job) -> Teacher | None:
     """Fits the teacher that the settings name, its own settings and weights on the selection rows of users that the fit
-    has not seen; None where they name none.
+    has not seen; None where they name none, or where the loss does not ask it.
 
     Raises:
       UserError: train has one user alone, or the selection split no rows of the users of a half.
     """
     wanted, dataset = job.settings.rl, job.dataset
-    if not wanted.teacher:
+    if not wanted.teachers:
         return None
     train, name = dataset.splits["train"], selection_split(dataset)
     half_N = halves(train.users)

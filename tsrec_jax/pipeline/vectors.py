@@ -171,7 +171,9 @@ def need_vectors(names: Collection[str]) -> bool:
 
 def rl_needs_vectors(settings: Settings) -> bool:
     """Whether there is a second stage whose teacher or reward reads vectors of the items."""
-    return settings.rl.steps > 0 and (need_vectors(settings.rl.teachers) or REWARDS[settings.rl.reward].vectors)
+    wanted = settings.rl
+    rewarded = wanted.compares and REWARDS[wanted.reward].vectors
+    return wanted.steps > 0 and (need_vectors(wanted.teachers) or rewarded)
 
 
 def need_base(settings: Settings) -> bool:

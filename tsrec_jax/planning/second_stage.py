@@ -52,10 +52,13 @@ class SecondStageShape:
         return self.codes[0] + self.settings.candidates * sum(self.codes[1:])
 
     def flops(self, config: ModelConfig) -> float:
-        """Model FLOPs of the search, of the update, and of the starting model where it is kept; over all devices."""
+        """Model FLOPs over all devices: of the update, and where they are needed of search and starting model."""
         wanted = self.settings
         head = 2 * wanted.prompts * self.scored * config.d_model
         forward = step_flops(config, dataclasses.replace(self.trunk, freeze="none")).model / 3 + head
+        update = step_flops(config, self.trunk).model + 3 * head
+        if not wanted.compares:
+            return update
         search = wanted.prompts * search_flops(
             config,
             prompt=self.length,
@@ -65,7 +68,6 @@ class SecondStageShape:
             beams=wanted.group,
             whole_vocabulary=False,
         )
-        update = step_flops(config, self.trunk).model + 3 * head
         return search + update + (forward if wanted.keeps_reference else 0)
 
     def reference_bytes(self, config: ModelConfig, mesh: MeshShape) -> float:
@@ -77,7 +79,7 @@ class SecondStageShape:
     def memory(self, config: ModelConfig, mesh: MeshShape) -> float:
         """Bytes of one device at the peak of the update, the starting model included.
 
-        Candidates are proposed for the whole step before its first update, and so does the starting model score them.
+        Candidates are proposed for the whole step before its first update, and the starting model scores them then.
         """
         wanted, slot = self.settings, self.scored * FLOAT32 / (mesh.data * mesh.fsdp)
         scores = SCORES * self.trunk.rows * slot

@@ -6,6 +6,7 @@ Axis letters: A micro-batches, B prompts, T tokens, C levels, M items of the tea
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -43,7 +44,13 @@ class PromptBatches:
     seed: int
     part: np.ndarray
     rank: Rank | None = None
-    teacher_items: int = 1
+    teacher_items: int = 0
+
+    @functools.cached_property
+    def _carriers_I(self) -> np.ndarray:
+        """float32, for each item how many carry its SID."""
+        numbers_I = self.catalogue.sid_numbers_I
+        return np.bincount(numbers_I)[numbers_I].astype(np.float32)
 
     def from_step(self, step: int) -> Iterator[dict[str, np.ndarray]]:
         """An endless iterator whose first batch is that of step `step` + 1."""
@@ -70,7 +77,7 @@ class PromptBatches:
         Returns:
           int32 `tokens_BT` and `segment_ids_BT` (1 on a prompt, 0 on its padding), `lengths_B`, `target_BC`, float32
           `items_B` (items that carry the target's SID), and the teacher's `teacher_BMC` and float32 `teacher_gain_BM`
-          (discount of the place; 0: nothing there), all with a leading axis A.
+          (discount of the place, over the items that carry the SID; 0: nothing there), all with a leading axis A.
         """
         micros = self.numbers(step).reshape(self.accumulation, -1)[:, self.part]
         rows = self.rows.take(micros.reshape(-1))
@@ -88,20 +95,21 @@ class PromptBatches:
             "segment_ids_BT": (np.arange(self.length) < lengths_B[:, None]).astype(np.int32),
             "lengths_B": lengths_B,
             "target_BC": codes_IC[rows.targets],
-            "items_B": np.array([len(catalogue.items_of_sid[catalogue.sid(int(t))]) for t in rows.targets], np.float32),
+            "items_B": self._carriers_I[rows.targets],
             "teacher_BMC": teacher_BMC,
             "teacher_gain_BM": gain_BM,
         }
-        return {name: array.reshape(self.accumulation, -1, *array.shape[1:]) for name, array in found.items()}
+        return {name: array.reshape(*micros.shape, *array.shape[1:]) for name, array in found.items()}
 
     def _teacher(self, rows: Interactions, codes_IC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Codes of the teacher's best items and their discounts; a catalogue may have fewer items than places."""
+        """Codes of the teacher's best items and their gains; a catalogue may have fewer items than places."""
         codes_BMC = np.repeat(codes_IC[rows.targets][:, None], self.teacher_items, axis=1)
         gain_BM = np.zeros(codes_BMC.shape[:2], np.float32)
         if self.rank is not None:
             items_BM = self.rank(rows)[:, : self.teacher_items]
             codes_BMC[:, : items_BM.shape[1]] = codes_IC[items_BM]
-            gain_BM[:, : items_BM.shape[1]] = 1 / np.log2(2 + np.arange(items_BM.shape[1]))
+            discount_M = 1 / np.log2(2 + np.arange(items_BM.shape[1]))
+            gain_BM[:, : items_BM.shape[1]] = discount_M / self._carriers_I[items_BM]
         return codes_BMC, gain_BM
 
 

@@ -15,9 +15,6 @@ from tsrec_jax.rl.settings import RlSettings
 from tsrec_jax.rl.terms import Candidates, Scored, Terms, divergence, entropies, ranks
 from tsrec_jax.training.step import Batch
 
-LOSSES = ("objective", "nll", "kl")
-_SHOWN = ("reward", "expected_reward", "one_valued_groups", "target_in_group", "teacher_has_target")
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RlLoss:
@@ -34,9 +31,16 @@ class RlLoss:
     settings: RlSettings
 
     @property
+    def terms(self) -> tuple[str, ...]:
+        """The terms of the loss, each without its weight; the divergence where there is a reference."""
+        return ("objective", "nll", *(("kl",) if self.settings.keeps_reference else ()))
+
+    @property
     def parts(self) -> tuple[str, ...]:
-        """The terms of the loss, each without its weight, and then what is shown of the candidates."""
-        return (*LOSSES, *_SHOWN, *(f"entropy_{level}" for level in range(len(self.trie.levels))))
+        """The terms of the loss, and then what is shown of the candidates."""
+        found = ("reward", "expected_reward", "target_in_group") if self.settings.compares else ()
+        taught = ("teacher_has_target",) if self.settings.teachers else ()
+        return (*self.terms, *found, *taught, *(f"entropy_{level}" for level in range(len(self.trie.levels))))
 
     def weigh(self, batch: Batch) -> tuple[Batch, jax.Array]:
         """Adds the share of each prompt and counts the prompts."""
@@ -47,7 +51,7 @@ class RlLoss:
     def __call__(self, model: Decoder, micro: Batch) -> tuple[jax.Array, jax.Array]:
         """The loss of the prompts of a micro-batch and the sums of its parts."""
         settings, candidates = self.settings, micro["candidates"]
-        reference: Scored | None = micro.get("reference")
+        reference: Scored | None = micro["reference"] if settings.keeps_reference else None
         trie = jax.tree.map(jnp.asarray, self.trie)
         scored = score_candidates(model, trie, micro["tokens_BT"], micro["lengths_B"], candidates.codes_BWC)
         fixed = jax.lax.stop_gradient(scored)
@@ -56,28 +60,30 @@ class RlLoss:
         loss_B = OBJECTIVES[settings.objective].load()(
             Terms(scored.log_p_BW, reference_BW, reward_BW, candidates, settings)
         )
+        valid_BW = candidates.valid_BW
         kl_B = jnp.zeros_like(loss_B)
-        if settings.kl and reference is not None:
-            kl_B = divergence(scored, reference, candidates.valid_BW)
+        if reference is not None:
+            kl_B = divergence(scored if settings.kl else fixed, reference, valid_BW)
         total = jnp.sum(micro["share_B"] * (loss_B + settings.kl * kl_B))
-        group_BW, valid_BW = candidates.group_BW, candidates.valid_BW
-        known_BW = jnp.where(group_BW, reward_BW, reward_BW[:, :1])
-        shown = (
-            loss_B,
-            -scored.log_p_BW[:, 0],
-            kl_B,
-            jnp.mean(reward_BW, axis=-1, where=group_BW),
-            jnp.sum(jnp.exp(fixed.log_p_BW) * reward_BW, axis=-1, where=valid_BW),
-            jnp.all(known_BW == reward_BW[:, :1], axis=-1),
-            candidates.hit_B,
-            candidates.gain_BW[:, 0] > 0,
-            *entropies(fixed, valid_BW),
+        # The mean reward is that of the SIDs that the model has found, the target only where it is one of them.
+        own_BW = candidates.group_BW & (candidates.hit_B[:, None] | (jnp.arange(valid_BW.shape[1]) > 0))
+        values_B = {
+            "objective": loss_B,
+            "nll": -scored.log_p_BW[:, 0],
+            "kl": kl_B,
+            "reward": jnp.sum(reward_BW, axis=-1, where=own_BW) / jnp.maximum(jnp.sum(own_BW, axis=-1), 1),
+            "expected_reward": jnp.sum(jnp.exp(fixed.log_p_BW) * reward_BW, axis=-1, where=valid_BW),
+            "target_in_group": candidates.hit_B,
+            "teacher_has_target": candidates.gain_BW[:, 0] > 0,
+            **{f"entropy_{level}": own_B for level, own_B in enumerate(entropies(fixed, valid_BW))},
+        }
+        return total, jax.lax.stop_gradient(
+            jnp.stack([jnp.sum(values_B[name].astype(jnp.float32)) for name in self.parts])
         )
-        return total, jax.lax.stop_gradient(jnp.stack([jnp.sum(each.astype(jnp.float32)) for each in shown]))
 
 
 def rewards(scored: Scored, candidates: Candidates, items_B: jax.Array, settings: RlSettings) -> jax.Array:
     """float32 reward_BW by the reward that the settings name; 0 for what is not valid."""
-    rank_BW = ranks(scored.log_p_BW, candidates.valid_BW)
+    rank_BW = ranks(scored.log_p_BW, candidates.group_BW)
     reward_BW = REWARDS[settings.reward].load()(candidates, rank_BW, items_B, settings)
     return jnp.where(candidates.valid_BW, reward_BW, 0.0)

@@ -18,10 +18,12 @@ class Objective:
     Attributes:
       entry: "module:name" of its function (`terms.ObjectiveFunction`), imported only when it is used.
       reference: whether it reads the log-probabilities of the starting model.
+      candidates: whether it reads other SIDs than the target's.
     """
 
     entry: str
     reference: bool = False
+    candidates: bool = True
 
     def load(self) -> Callable[..., Any]:
         """What `entry` names."""
@@ -52,7 +54,7 @@ OBJECTIVES: dict[str, Objective] = {
     "list": Objective("tsrec_jax.rl.objectives.edge_list:edge_list"),
     "grpo": Objective("tsrec_jax.rl.objectives.grpo:grpo"),
     "dpo": Objective("tsrec_jax.rl.objectives.dpo:dpo", reference=True),
-    "sft": Objective("tsrec_jax.rl.objectives.sft:sft"),
+    "sft": Objective("tsrec_jax.rl.objectives.sft:sft", candidates=False),
 }
 REWARDS: dict[str, Reward] = {
     "rule": Reward("tsrec_jax.rl.rewards:rule"),

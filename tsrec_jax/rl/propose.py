@@ -22,11 +22,11 @@ from tsrec_jax.training.step import Batch
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SidVectors:
-    """Unit vectors of the SIDs, found by their slots.
+    """Vectors of the SIDs, found by their slots.
 
     Attributes:
       slots_U: int32 leaf slots of the SIDs, rising.
-      vectors_UD: float32, of the items that carry it, together.
+      vectors_UD: float32, mean of the unit vectors of the items that carry it.
     """
 
     slots_U: np.ndarray
@@ -55,25 +55,28 @@ def propose(
       trie: the valid SIDs.
       micro: `tokens_BT`, `lengths_B`, `target_BC`, `teacher_BMC` and `teacher_gain_BM` of `batches.PromptBatches`.
       key: of all that is drawn.
-      group: beams of the search.
+      group: beams of the search; 0: nothing is searched.
       sampled: whether they are drawn and not the best.
       vectors: of the SIDs, for `likeness_BW`.
     """
     of_search, of_candidates = jax.random.split(key)
     target_B1C = micro["target_BC"][:, None]
-    found = beam_search(
-        InferenceModel.of(model),
-        trie,
-        micro["tokens_BT"],
-        micro["lengths_B"],
-        SearchSettings(group, "constrained"),
-        noise=of_search if sampled else None,
-    )
-    codes_BWC = jnp.concatenate([target_B1C, found.codes_BWC, micro["teacher_BMC"]], axis=1)
-    beams, width = found.codes_BWC.shape[1], codes_BWC.shape[1]
+    beams_BWC, found_BW = target_B1C[:, :0], jnp.zeros((len(target_B1C), 0), bool)
+    if group:
+        found = beam_search(
+            InferenceModel.of(model),
+            trie,
+            micro["tokens_BT"],
+            micro["lengths_B"],
+            SearchSettings(group, "constrained"),
+            noise=of_search if sampled else None,
+        )
+        beams_BWC, found_BW = found.codes_BWC, found.scores_BW > -jnp.inf
+    codes_BWC = jnp.concatenate([target_B1C, beams_BWC, micro["teacher_BMC"]], axis=1)
+    beams, width = beams_BWC.shape[1], codes_BWC.shape[1]
     ones_B1 = jnp.ones((len(codes_BWC), 1), bool)
     gain_BM = micro["teacher_gain_BM"]
-    alive_BW = jnp.concatenate([ones_B1, found.scores_BW > -jnp.inf, gain_BM > 0], axis=1)
+    alive_BW = jnp.concatenate([ones_B1, found_BW, gain_BM > 0], axis=1)
     codes_BWC = jnp.where(alive_BW[..., None], codes_BWC, target_B1C)
     same_BWW = jnp.all(codes_BWC[:, :, None] == codes_BWC[:, None], axis=-1)
     earlier_WW = jnp.arange(width)[:, None] > jnp.arange(width)
@@ -85,10 +88,11 @@ def propose(
     last_B1 = jnp.max(jnp.where(beam_BW, jnp.arange(width), 0), axis=-1, keepdims=True)
     gives_way_BW = ~hit_B[:, None] & (jnp.arange(width) == last_B1)
     group_BW = (beam_BW & ~gives_way_BW) | (jnp.arange(width) == 0)
-    gain_BW = jnp.max(jnp.where(same_BWW[..., 1 + beams :], gain_BM[:, None], 0.0), axis=-1, initial=0.0)
+    gain_BW = jnp.sum(jnp.where(same_BWW[..., 1 + beams :], gain_BM[:, None], 0.0), axis=-1)
     likeness_BW = jnp.zeros(valid_BW.shape)
     if vectors is not None:
         vectors_BWD = vectors.of(trie, codes_BWC)
-        likeness_BW = jnp.sum(vectors_BWD * vectors_BWD[:, :1], axis=-1)
+        length_B1 = jnp.linalg.norm(vectors_BWD[:, :1], axis=-1)
+        likeness_BW = jnp.sum(vectors_BWD * vectors_BWD[:, :1], axis=-1) / jnp.maximum(length_B1, 1e-12)
     random_BW = jax.random.uniform(of_candidates, valid_BW.shape)
     return Candidates(codes_BWC, valid_BW, group_BW, gain_BW, hit_B, random_BW, likeness_BW)

@@ -1,6 +1,7 @@
 """What a candidate is worth: functions of the kind `terms.RewardFunction`, float32 reward_BW.
 
-The target's SID is worth 1 over the number of items that carry it, the chance that the item behind it is the target.
+A SID is worth the mean of what its items are worth, since any of them may be the one that is shown. The target's SID
+has 1 over the number of its items, whatever the others of them are worth.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ def ranking(candidates: Candidates, rank_BW: jax.Array, items_B: jax.Array, sett
     """As `rule`, and the others of the group share a penalty of 1, more of it the higher they are ranked.
 
     MiniOneRec (arXiv 2510.24431), without its condition that the group has a hit, since every group has the target.
+    Ranks are those among the group.
     """
     others_BW = candidates.group_BW & ~_is_target(candidates)
     discount_BW = jnp.where(others_BW, 1 / jnp.log2(1.0 + rank_BW), 0.0)
@@ -29,14 +31,15 @@ def ranking(candidates: Candidates, rank_BW: jax.Array, items_B: jax.Array, sett
 
 
 def prefix(candidates: Candidates, _rank_BW: jax.Array, items_B: jax.Array, _settings: RlSettings) -> jax.Array:
-    """The target's worth, halved with every last code that differs; nothing where the first one does."""
+    """The target's worth, which is over the items of its SID, halved with every last code that differs; nothing where
+    the first one does."""
     levels = candidates.codes_BWC.shape[-1]
     shared_BW = shared_levels(candidates.codes_BWC)
     return jnp.where(shared_BW > 0, 0.5 ** (levels - shared_BW), 0.0) / items_B[:, None]
 
 
 def teacher(candidates: Candidates, _rank_BW: jax.Array, items_B: jax.Array, settings: RlSettings) -> jax.Array:
-    """The target's worth for the target; for others `teacher_weight` times the discount of the teacher's ranking."""
+    """The target's worth for the target; for others `teacher_weight` times the gain by the teacher's ranking."""
     return jnp.where(_is_target(candidates), 1 / items_B[:, None], settings.teacher_weight * candidates.gain_BW)
 
 

@@ -1,6 +1,7 @@
 """The log-probabilities of candidates in the form that training uses: differentiable, one prompt pass for all.
 
-They are those of the search with the normaliser `constrained`, which runs the other form of the model.
+They are those of the search with the normaliser `constrained`, which runs the other form of the model, to within the
+rounding of the compute type.
 """
 
 from __future__ import annotations

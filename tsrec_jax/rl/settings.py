@@ -73,8 +73,15 @@ class RlSettings(Section, key="rl"):
             )
 
     @property
+    def compares(self) -> bool:
+        """Whether the loss reads other SIDs than the target's; if not, nothing is searched and no teacher is asked."""
+        return self.kl > 0 or OBJECTIVES[self.objective].candidates
+
+    @property
     def teachers(self) -> tuple[str, ...]:
-        """Names of all that the teacher is made of."""
+        """Names of all that the teacher is made of; empty where none is asked."""
+        if not self.teacher or not self.compares:
+            return ()
         return self.teacher_parts if self.teacher == FUSION else (self.teacher,)
 
     @property
@@ -85,4 +92,4 @@ class RlSettings(Section, key="rl"):
     @property
     def candidates(self) -> int:
         """Places for SIDs that are compared for each prompt, the target's included."""
-        return 1 + self.group + (self.teacher_items if self.teacher else 0)
+        return 1 + (self.group if self.compares else 0) + (self.teacher_items if self.teachers else 0)

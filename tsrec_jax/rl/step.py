@@ -13,7 +13,7 @@ from flax import nnx
 from tsrec_jax.decoding.trie import TrieArrays
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import mesh_of
-from tsrec_jax.rl.loss import LOSSES, RlLoss
+from tsrec_jax.rl.loss import RlLoss
 from tsrec_jax.rl.propose import SidVectors, propose
 from tsrec_jax.rl.scores import score_candidates
 from tsrec_jax.rl.settings import RlSettings
@@ -66,7 +66,7 @@ def first_rl_step_and_state(
                 trie,
                 micro,
                 jax.random.wrap_key_data(micro["key"]),
-                group=settings.group,
+                group=settings.group if settings.compares else 0,
                 sampled=settings.sampled,
                 vectors=vectors,
             )
@@ -87,8 +87,9 @@ def first_rl_step_and_state(
     def update(reference: nnx.State | None, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         state, metrics = step.update(state, {**batch, **prepare(state, reference, batch)})
         sums, counts = metrics.pop("part_sums"), metrics.pop("part_counts")
-        shown = {f"rl/{name}": sums[at] / counts[at] for at, name in enumerate(loss.parts) if at >= len(LOSSES)}
-        parts = {"part_sums": sums[: len(LOSSES)], "part_counts": counts[: len(LOSSES)]}
+        terms = len(loss.terms)
+        shown = {f"rl/{name}": sums[at] / counts[at] for at, name in enumerate(loss.parts) if at >= terms}
+        parts = {"part_sums": sums[:terms], "part_counts": counts[:terms]}
         return state, {**metrics, **shown, **parts}
 
     # One program: others that wait for the same state would run beside it, and on a mesh their devices would wait for
@@ -97,7 +98,7 @@ def first_rl_step_and_state(
     if mesh_of(state.trained) is not None:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state), None
     whole = jax.jit(update, donate_argnums=1, out_shardings=shardings)
-    return Step(functools.partial(whole, kept_weights), LOSSES), state
+    return Step(functools.partial(whole, kept_weights), loss.terms), state
 
 
 def _compute_dtype(leaf: jax.Array, dtype: str) -> jax.Array:

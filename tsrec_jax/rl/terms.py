@@ -25,11 +25,12 @@ class Candidates:
       valid_BW: bool, whether a candidate takes part: the first of equal SIDs, and no dead beam.
       group_BW: bool, those that count as proposed by the model: its beams, and the target, to which the last beam
         gives way where the model did not propose it.
-      gain_BW: float32, the teacher's discount of the candidate's place in its ranking, over that of its first; 0: the
-        teacher has not ranked it.
+      gain_BW: float32, mean over the items of the SID of the discounts of their places in the teacher's ranking, the
+        first of which is 1; 0: the teacher has ranked none of them.
       hit_B: bool, whether the model proposed the target.
       random_BW: float32 in [0, 1), drawn anew in every step.
-      likeness_BW: float32, cosine of the candidate's and the target's vectors; 0 where there are none.
+      likeness_BW: float32, mean over the items of the SID of the cosines of their vectors and the target's SID's; 0
+        where there are none.
     """
 
     codes_BWC: jax.Array
@@ -79,7 +80,7 @@ class Terms:
 
     Attributes:
       log_p_BW: of the model that learns; gradients flow through it.
-      reference_BW: of the starting model; None where the objective does not ask for it.
+      reference_BW: of the starting model; None where it is not kept.
       reward_BW: float32, no gradient.
       candidates: the candidates.
       settings: the weights.
@@ -93,7 +94,8 @@ class Terms:
 
 
 ObjectiveFunction = Callable[[Terms], jax.Array]  # float32 loss_B
-# From candidates, their rank_BW in the model's order (from 1), the items_B that share the target's SID, and settings.
+# From candidates, their rank_BW among the group in the model's order (from 1), the items_B that share the target's SID,
+# and settings.
 RewardFunction = Callable[[Candidates, jax.Array, jax.Array, RlSettings], jax.Array]
 
 
@@ -112,8 +114,8 @@ def shared_levels(codes_BWC: jax.Array) -> jax.Array:
 def divergence(model: Scored, reference: Scored, valid_BW: jax.Array) -> jax.Array:
     """float32 (B): KL(reference | model) over the children of every prefix that a candidate goes through.
 
-    Each prefix counts once, by the probability with which the reference reaches it; over all prefixes of a catalogue
-    the sum is the divergence between the distributions of SIDs.
+    Each prefix counts once, by the probability with which the reference reaches it. Over all prefixes of a catalogue
+    the sum is the divergence between the distributions of SIDs, and over some of them never more than that.
     """
     total_B = jnp.zeros(valid_BW.shape[0])
     for own, other in zip(model.levels, reference.levels, strict=True):

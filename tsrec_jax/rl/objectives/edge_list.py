@@ -1,4 +1,4 @@
-"""The target's loss, weighted by its distance from the edge of the first ten, and pairs with rivals near that edge."""
+"""The target's loss, less of it the further the target is below the first ten, and pairs with rivals up to there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def edge_list(terms: Terms) -> jax.Array:
     """w x -log P(target) + rivals x sum over rivals of |difference of discounts| x softplus(score - target's score).
 
     w = FLOOR + (1 - FLOOR) x sigmoid((target's score - score of the EDGE-th rival) / SCALE). Rivals are the candidates
-    whose rank lies within EDGE of it; the pairs are those of SL@K (arXiv 2508.05673). Ranks and w have no gradient.
+    whose rank lies within EDGE of it, which are the first 2 x EDGE; the pairs are those of SL@K (arXiv 2508.05673).
+    Ranks and w have no gradient.
     """
     valid_BW, log_p_BW = terms.candidates.valid_BW, terms.log_p_BW
     fixed_BW = jax.lax.stop_gradient(log_p_BW)
