@@ -152,6 +152,9 @@ def test_the_embedded_default_is_planned_without_anything(capsys):
     printed = capsys.readouterr().out
     assert "the embedded model, 4 layers" in printed
     assert "360 steps" in printed and "dense head" not in printed
+    second = ("--config.objective=constrained", "--config.rl.steps=9")
+    assert plan(*second, config="quickstart") == 0
+    assert re.search(r"prompts of at most 256 tokens .*; an upper bound", capsys.readouterr().out)
     assert plan("--config.dense.weight=1.0", config="quickstart") == 0
     assert "360 steps; the dense head is left out" in capsys.readouterr().out
     assert "float32, which accelerators compute" in printed
@@ -165,8 +168,10 @@ def test_rows_are_counted_where_the_dataset_and_the_tokenizer_are_here(tmp_path,
     (model / "config.json").write_text(json.dumps({**QWEN, "model_type": "llama", "vocab_size": 600}))
     given = (f"--config.dataset.path={tmp_path / 'shop'}", f"--config.model.path={model}", "--config.index.sids=given")
     settings = ("--config.train.max_steps=0", "--config.train.epochs=3.0", "--config.tasks.next_title.rate=1.0")
-    assert plan(*given, *settings, config="quickstart") == 0
+    second = ("--config.objective=constrained", "--config.rl.steps=9")
+    assert plan(*given, *settings, *second, config="quickstart") == 0
     printed = capsys.readouterr().out
+    assert int(re.search(r"prompts of at most (\d+) tokens", printed).group(1)) < 100 and "upper bound" not in printed
     rows, tokens, steps = (
         int(number.replace(",", ""))
         for number in re.search(

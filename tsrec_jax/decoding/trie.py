@@ -151,6 +151,11 @@ class Trie:
         return tuple(level.size for level in self._levels)
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """Codes of each level that the search reads behind a prefix: all of a dense level."""
+        return tuple(level.width for level in self._levels)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the index, on the device and again on the host."""
         parts = (part for level in self._levels for part in (level.alive, level.starts, level.codes))

@@ -11,6 +11,7 @@ import numpy as np
 from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.data.held_out import hold_out_users
 from tsrec_jax.data.prompts import PromptBuilder
+from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.hf import read_config
@@ -26,6 +27,7 @@ from tsrec_jax.planning.estimate import estimate_lines, memory_by_trained, secon
 from tsrec_jax.planning.feasibility import Setup, refuse_memory, refuse_mesh
 from tsrec_jax.planning.second_stage import SecondStageShape
 from tsrec_jax.progress import report
+from tsrec_jax.rl.batches import longest_prompt
 from tsrec_jax.settings import Settings
 from tsrec_jax.sid.sizes import MOST_SIZES
 from tsrec_jax.text_table import aligned
@@ -54,7 +56,8 @@ class _Data:
     """What the plan knows of the data.
 
     Ids in use and those of them that are SID tokens, loss slots of a group, SID tokens scored everywhere, the dense
-    head, steps (0: unknown), how it knows, and the codes of each level of a SID.
+    head, steps (0: unknown), how it knows, the codes of each level of a SID, the most that continue a prefix of it, and
+    tokens of the longest prompt of the second stage (0: unknown).
     """
 
     num_tokens: int
@@ -65,6 +68,8 @@ class _Data:
     steps: int
     source: str
     codes: tuple[int, ...]
+    widths: tuple[int, ...]
+    prompt: int = 0
 
 
 def plan(settings: Settings, options: PlanOptions) -> None:
@@ -95,8 +100,10 @@ def plan(settings: Settings, options: PlanOptions) -> None:
         report(f"plan: {line}")
     stage = None
     if settings.rl.steps:
-        stage = SecondStageShape(step, settings.rl, step.sequence_length, data.codes, data.codes)
-        report(f"plan: {second_stage_line(setup, stage)}")
+        length = data.prompt or step.sequence_length
+        stage = SecondStageShape(step, settings.rl, length, data.codes, data.widths)
+        bound = "" if data.prompt else "; an upper bound, since the prompts are not here to be measured"
+        report(f"plan: {second_stage_line(setup, stage)}{bound}")
     report(f"plan: {data.source}")
     report("\n" + _table(setup, stage, data.steps, options) + "\n")
     report("\n".join(aligned(memory_by_trained(setup))) + "\n")
@@ -184,7 +191,7 @@ def _data(settings: Settings, base: ModelConfig) -> _Data:
         steps,
         f"the training rows are not here: loss slots taken as {ASSUMED_LOSS_SHARE:.0%} of a row, {new:,} SID tokens; "
         f"{times}{without}",
-        tuple(sizes) if dataset is None else _codes(dataset),
+        *((tuple(sizes), tuple(sizes)) if dataset is None else _codes(dataset)),
     )
 
 
@@ -219,10 +226,12 @@ def _counted(settings: Settings, base: ModelConfig, dataset: Dataset) -> _Data:
         steps,
         f"{len(rows):,} training rows of {dataset.name} with {sum(len(row.tokens) for row in rows):,} tokens; "
         f"{steps:,} steps",
-        _codes(dataset),
+        *_codes(dataset),
+        longest_prompt(builder, dataset.catalogue, dataset.splits["train"]) if settings.rl.steps else 0,
     )
 
 
-def _codes(dataset: Dataset) -> tuple[int, ...]:
-    """Codes of each level of a SID."""
-    return tuple(len(tokens) for tokens in dataset.catalogue.level_tokens)
+def _codes(dataset: Dataset) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Codes of each level of a SID, and the most that the search reads behind a prefix."""
+    trie = Trie.of_catalogue(dataset.catalogue, 0)
+    return trie.level_sizes, trie.widths
