@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -9,13 +10,15 @@ from safetensors.numpy import load_file, save_file
 
 from tests.pipeline.small import SMALL
 from tests.pipeline.test_sid_tokens import extended
+from tests.rl.toy import CODES_IC, make_trie
 from tests.said import said
 from tests.serving.test_peft_folder import assert_the_adapter_is_the_export
 from tsrec_jax.data.dataset import read_dataset
+from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.evaluation.predictions import read_predictions
 from tsrec_jax.evaluation.study_cells import read_cells
 from tsrec_jax.main import main
-from tsrec_jax.pipeline.rl import stage_limits
+from tsrec_jax.pipeline import rl
 from tsrec_jax.serving.recommender import Recommender
 from tsrec_jax.settings import default_config, settings_of
 from tsrec_jax.training.metrics_log import read_metrics
@@ -28,7 +31,7 @@ def get_config():
     config = runpy.run_path(str(pathlib.Path({root!r}) / "configs/quickstart.py"))["get_config"]()
     config.objective = "constrained"
     second = {{"steps": 4, "prompts": 16, "group": 8, "teacher": "fusion", "teacher_parts": ("transitions", "seen"),
-              "learning_rate": 3e-3, "validate_every": 2}}
+              "learning_rate": 1e-2, "warmup_steps": 1, "validate_every": 2}}
     config.study.arms = ConfigDict({{"plain": {{}}, "second": {{"rl": second}}}})
     config.study.seeds = (1,)
     config.study.baselines = ()
@@ -53,8 +56,9 @@ def study(request, tmp_path_factory):
     """A finished study of a training with a second stage and without, and what was said."""
     folder = tmp_path_factory.mktemp("rl")
     (folder / "config.py").write_text(CONFIG.format(root=str(request.config.rootpath)))
+    flags = [*SMALL, "--config.train.valid_beam_rows=40"]  # so many that the stage is seen to be better than its start
     with said() as lines:
-        assert main(["study", f"--config={folder / 'config.py'}", *SMALL, f"--workdir={folder / 'study'}"]) == 0
+        assert main(["study", f"--config={folder / 'config.py'}", *flags, f"--workdir={folder / 'study'}"]) == 0
     return folder / "study", lines
 
 
@@ -85,6 +89,8 @@ def test_both_arms_have_one_training_and_the_second_stage_comes_on_top_of_its_co
 def test_the_stage_leaves_its_own_curves_and_weights(finished):
     folder = finished
     rows = read_metrics(folder / "rl")
+    assert [row["step"] for row in rows if "valid/hr@10" in row] == [0, 2, 4]
+    assert {int(path.name) for path in (folder / "rl/checkpoints/latest").iterdir()} == {2, 4}
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
     logged = {name for row in rows for name in row}
     assert {"loss/objective", "loss/nll", "loss/kl", "rl/reward", "rl/target_in_group", "rl/teacher_has_target",
@@ -93,7 +99,8 @@ def test_the_stage_leaves_its_own_curves_and_weights(finished):
     assert (folder / "rl/plots/training.png").stat().st_size > 0
     assert list((folder / "rl/checkpoints/best").iterdir()) and list((folder / "checkpoints/best").iterdir())
     facts = json.loads((folder / "stages.json").read_text())["rl"]["facts"]
-    assert facts["steps"] == 4 and 0 <= facts["start"]["valid/hr@10"] <= 1
+    assert facts["steps"] == 4 and facts["best_step"] > 0
+    assert facts["start"] == {name: value for name, value in rows[0].items() if name.startswith("valid/")}
 
 
 def test_what_is_evaluated_and_exported_are_its_weights(finished, capsys):
@@ -152,6 +159,8 @@ TRAINED_ELSEWHERE = [
     "--config.train.adapter.rank=2",
     "--config.rl.steps=2",
     "--config.rl.validate_every=1",
+    "--config.rl.learning_rate=1e-2",
+    "--config.rl.warmup_steps=0",
     "--config.rl.prompts=16",
     "--config.rl.group=4",
     "--config.eval.beams=10",
@@ -173,14 +182,35 @@ def as_others_keep_it(run, folder):
     return folder
 
 
+class Killed(Exception):
+    pass
+
+
+def killed_at(validation):
+    """Ends the process, as far as `main` can see, in a validation."""
+    calls = iter(range(1, validation))
+
+    def counted(*given):
+        if next(calls, None) is None:
+            raise Killed
+        return find_targets(*given)
+
+    return counted
+
+
 def test_it_begins_with_an_export_or_with_a_checkpoint_of_others_which_have_the_same_rows_by_name(
-    quickstart_run, tmp_path
+    quickstart_run, tmp_path, monkeypatch
 ):
+    """And the second of them is cut off, goes on from the validation before, and is the same to the last bit."""
     models = {"ours": quickstart_run / "export", "theirs": as_others_keep_it(quickstart_run, tmp_path / "checkpoint")}
     begun = ["--config=quickstart", *SMALL, f"--config.dataset.path={quickstart_run / 'dataset'}", *TRAINED_ELSEWHERE]
     logged = {}
     for name, model in models.items():
         workdir = tmp_path / name
+        if name == "theirs":
+            with monkeypatch.context() as patch, pytest.raises(Killed):
+                patch.setattr(rl, "find_targets", killed_at(3))
+                main(["rl", *begun, f"--config.model.path={model}", f"--workdir={workdir}"])
         assert main(["rl", *begun, f"--config.model.path={model}", f"--workdir={workdir}"]) == 0
         kept = ("loss", "rl/", "valid/")
         logged[name] = [
@@ -195,5 +225,16 @@ def test_it_begins_with_an_export_or_with_a_checkpoint_of_others_which_have_the_
 def test_the_loss_of_the_stage_may_be_below_zero():
     """Many times its usual value is no explosion there."""
     settings = settings_of(default_config()).changed({"rl": {"steps": 50, "validate_every": 20}})
-    limits = stage_limits(settings)
-    assert (limits.explode_factor, limits.max_steps, limits.select_by, limits.validations) == (0, 50, "hr@10", 2)
+    limits = rl.stage_limits(settings)
+    assert (limits.explode_factor, limits.max_steps, limits.select_by, limits.checkpoint_every) == (0, 50, "hr@10", 20)
+
+
+def test_the_vector_of_a_sid_is_the_mean_of_the_unit_vectors_of_its_items():
+    catalogue = types.SimpleNamespace(codes_IC=CODES_IC)
+    x_ID = np.random.default_rng(0).normal(size=(len(CODES_IC), 4)).astype(np.float32)
+    trie = make_trie()
+    parts = types.SimpleNamespace(dataset=types.SimpleNamespace(catalogue=catalogue), trie=trie)
+    found = rl.sid_vectors(types.SimpleNamespace(vectors=lambda: x_ID), parts).of(trie.arrays, CODES_IC[None])[0]
+    x_ID /= np.linalg.norm(x_ID, axis=1, keepdims=True)
+    np.testing.assert_allclose(found[:-2], x_ID[:-2], atol=1e-6)
+    np.testing.assert_allclose(found[-2:], np.tile(x_ID[-2:].mean(axis=0), (2, 1)), atol=1e-6)

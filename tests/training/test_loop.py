@@ -113,6 +113,50 @@ def test_patience_stops_the_run_and_a_rerun_stays_stopped(tmp_path, make_model, 
     assert next(values) == 4.0, "the rerun must not validate again"
 
 
+class Killed(Exception):
+    pass
+
+
+def losses_of(*values):
+    """A validation that gives these losses in turn, and ends the process, as far as the loop can see, where None is."""
+    left = iter(values)
+
+    def validate(_model):
+        value = next(left)
+        if value is None:
+            raise Killed
+        return {"valid/loss": value}
+
+    return validate
+
+
+def validated(folder):
+    return [(row["step"], row["valid/loss"]) for row in read_metrics(folder) if "valid/loss" in row]
+
+
+def test_the_weights_it_starts_from_stay_the_best_until_others_beat_them(tmp_path, make_model, examples):
+    run, values = {"start_competes": True}, losses_of(0.5, 0.5, 0.6)
+    with said() as lines:
+        result = train_in(tmp_path, make_model(), examples, run=run, validate=values, patience=2)
+    assert validated(tmp_path) == [(0, 0.5), (2, 0.5), (4, 0.6)]
+    assert (result.best_step, result.best_value) == (0, 0.5)
+    assert result.stopped_early and result.steps == 4, "patience counts from the start"
+    assert "valid/loss 0.5000 at step 0, the weights it started from: none after them were better" in lines[-1]
+    expected = named(nnx.state(make_model()))
+    for name, value in named(nnx.state(result.model)).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def test_a_resumed_run_does_not_weigh_its_start_anew_and_keeps_to_its_interval(tmp_path, make_model, examples):
+    given = {"max_steps": 5, "run": {"start_competes": True, "validate_every": 2}}
+    for values in ((2.0, None), (2.0, 1.0, None)):  # before the first checkpoint, and after it
+        with pytest.raises(Killed):
+            train_in(tmp_path, make_model(), examples, validate=losses_of(*values), **given)
+    result = train_in(tmp_path, make_model(), examples, validate=losses_of(1.5, 1.2), **given)
+    assert validated(tmp_path) == [(0, 2.0), (2, 1.0), (4, 1.5), (5, 1.2)]
+    assert (result.best_step, result.best_value) == (2, 1.0)
+
+
 def test_checkpoints_of_another_run_are_refused_with_the_difference(tmp_path, make_model, examples):
     train_in(tmp_path, make_model(), examples)
     with pytest.raises(UserError, match=r"seed was 3 and is now 4"):

@@ -1,8 +1,9 @@
-"""The stage `rl`: the trained recommender goes on by what the settings of `rl` name, in `rl/` of the workdir."""
+"""The stage `rl`: the trained recommender learns on by what the settings of `rl` name, in `rl/` of the workdir."""
 
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from tsrec_jax.pipeline.train import trained_parts
 from tsrec_jax.pipeline.training_run import facts_of, run_of, searched_by, weights_are_there
 from tsrec_jax.planning.estimate import step_shape
 from tsrec_jax.planning.second_stage import SecondStageShape
+from tsrec_jax.processes import first, share
 from tsrec_jax.progress import report
 from tsrec_jax.rl.batches import PromptBatches, longest_prompt
 from tsrec_jax.rl.names import REWARDS
@@ -28,6 +30,7 @@ from tsrec_jax.rl.step import first_rl_step_and_state
 from tsrec_jax.settings import Settings
 from tsrec_jax.training.checkpoints import Checkpoints
 from tsrec_jax.training.loop import train
+from tsrec_jax.training.metrics_log import read_metrics
 from tsrec_jax.training.settings import TrainSettings
 
 STAGE = "rl"
@@ -93,16 +96,14 @@ def _improve(job: Job, parts: RecommenderParts) -> dict[str, Any]:
     limits = stage_limits(settings)
     teacher = fit_teacher(job)
     batches = _batches(settings, parts, teacher)
-    vectors = _sid_vectors(job, parts) if REWARDS[settings.rl.reward].vectors else None
     wanted = settings.rl
+    vectors = sid_vectors(job, parts) if wanted.compares and REWARDS[wanted.reward].vectors else None
+    compared = f", reward {wanted.reward}, {wanted.group} beams" if wanted.compares else ", no search"
     report(
-        f"rl: {wanted.objective}, reward {wanted.reward}, {len(batches.rows)} rows, {wanted.prompts} prompts of up to "
-        f"{batches.length} tokens a step, {wanted.group} beams"
+        f"rl: {wanted.objective}{compared}, {len(batches.rows)} rows, {wanted.prompts} prompts of up to "
+        f"{batches.length} tokens a step"
     )
     taught = {} if teacher is None else {"teacher": _facts_of_teacher(job, teacher)}
-    validation = _validation(settings, parts)
-    start = validation(parts.model)
-    report("rl: before the first step, " + "  ".join(f"{name} {value:.4f}" for name, value in start.items()))
     step, state = first_rl_step_and_state(
         parts.model,
         parts.trie.arrays,
@@ -113,23 +114,33 @@ def _improve(job: Job, parts: RecommenderParts) -> dict[str, Any]:
         vectors=vectors,
     )
     flops = _shape(settings, parts, batches.length).flops(parts.model.config)
-    run = run_of(job, STAGE, folder, job.final_identity, flops)
-    result = train(step, state, batches, validation, limits, run)
-    return {**facts_of(result, flops), "start": start, **taught}
+    run = dataclasses.replace(
+        run_of(job, STAGE, folder, job.final_identity, flops), validate_every=wanted.validate_every, start_competes=True
+    )
+    result = train(step, state, batches, _validation(settings, parts), limits, run)
+    return {**facts_of(result, flops), "start": share(_start(folder) if first() else {}), **taught}
+
+
+def _start(folder: pathlib.Path) -> dict[str, float]:
+    """The validation of the weights that the stage started from, as it was logged; empty where the log is lost."""
+    row = next((row for row in read_metrics(folder) if row["step"] == 0), {})
+    return {name: value for name, value in row.items() if name.startswith("valid/")}
 
 
 def _shape(settings: Settings, parts: RecommenderParts, length: int) -> SecondStageShape:
     """A step as `plan` sees it."""
-    levels = parts.trie.arrays.levels
-    codes = tuple(len(level.token_ids_E) for level in levels)
+    codes = parts.trie.level_sizes
     step = step_shape(
         settings.train, settings.model, settings.sid_init, loss_slots=0, new_rows=sum(codes), sid_tokens=0
     )
-    return SecondStageShape(step, settings.rl, length, codes, tuple(level.width for level in levels))
+    return SecondStageShape(step, settings.rl, length, codes, parts.trie.widths)
 
 
 def stage_limits(settings: Settings) -> TrainSettings:
-    """The settings of the loop and of the optimiser, as the second stage has them."""
+    """The settings of the loop and of the optimiser, as the second stage has them.
+
+    Each validation is followed by a checkpoint: the stage has too few steps for the interval of training.
+    """
     wanted = settings.rl
     return dataclasses.replace(
         settings.train,
@@ -137,7 +148,7 @@ def stage_limits(settings: Settings) -> TrainSettings:
         learning_rate=wanted.learning_rate,
         warmup_steps=wanted.warmup_steps,
         schedule="constant",
-        validations=max(1, wanted.steps // wanted.validate_every) if wanted.validate_every else 0,
+        checkpoint_every=wanted.validate_every or settings.train.checkpoint_every,
         patience=wanted.patience,
         select_by="hr@10",
         explode_factor=0.0,  # an objective may be below 0, where so many times its usual value says nothing
@@ -179,17 +190,15 @@ def _batches(settings: Settings, parts: RecommenderParts, teacher: Teacher | Non
     )
 
 
-def _sid_vectors(job: Job, parts: RecommenderParts) -> SidVectors:
-    """The vectors of the items of each SID as one of length 1."""
+def sid_vectors(job: Job, parts: RecommenderParts) -> SidVectors:
+    """The mean of the unit vectors of the items of each SID."""
     catalogue = parts.dataset.catalogue
     vectors_ID = np.asarray(job.vectors(), np.float32)
     vectors_ID = vectors_ID / np.maximum(np.linalg.norm(vectors_ID, axis=1, keepdims=True), 1e-12)
     slots_U, of_item_I = np.unique(parts.trie.slots(catalogue.codes_IC)[:, -1], return_inverse=True)
     sums_UD = np.zeros((len(slots_U), vectors_ID.shape[1]), np.float32)
     np.add.at(sums_UD, of_item_I, vectors_ID)
-    return SidVectors(
-        slots_U.astype(np.int32), sums_UD / np.maximum(np.linalg.norm(sums_UD, axis=1, keepdims=True), 1e-12)
-    )
+    return SidVectors(slots_U.astype(np.int32), sums_UD / np.bincount(of_item_I)[:, None].astype(np.float32))
 
 
 def _validation(settings: Settings, parts: RecommenderParts) -> Callable[[Decoder], dict[str, float]]:

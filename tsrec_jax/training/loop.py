@@ -50,6 +50,10 @@ class Run:
       step_flops: model FLOPs of one optimiser step over all devices, for MFU; 0: not known.
       profile: steps of which a trace is written.
       wandb: where to send the metrics too; None: nowhere.
+      validate_every: steps between two validations, of which one follows the last step; None: there are as many as the
+        settings ask for.
+      start_competes: whether the weights it starts from are validated as well, as step 0, and are the best until
+        others beat them.
     """
 
     folder: pathlib.Path
@@ -61,6 +65,8 @@ class Run:
     step_flops: float = 0.0
     profile: range = range(0)
     wandb: WandbSettings | None = None
+    validate_every: int | None = None
+    start_competes: bool = False
 
     @property
     def checkpoints(self) -> epath.Path:
@@ -75,7 +81,7 @@ class TrainResult:
     Attributes:
       model: the decoder with the best weights.
       steps: optimiser steps done.
-      best_step: the step whose weights were kept.
+      best_step: the step whose weights were kept; 0: those it started from.
       best_value: its selection metric, in the metric's own sign.
       stopped_early: patience ran out before `max_steps`.
       seconds: wall time of training, validation included, resumed parts added.
@@ -110,7 +116,9 @@ def train(
         examples named; or the folder holds checkpoints of another run or none that is whole; or the disk is full.
     """
     label, last = run.label, settings.max_steps
-    validate_every = math.ceil(last / settings.validations) if settings.validations else 0
+    validate_every = run.validate_every
+    if validate_every is None:
+        validate_every = math.ceil(last / settings.validations) if settings.validations else 0
     with StopSignals() as signals, Checkpoints(run.checkpoints, keep=settings.keep) as checkpoints:
         tokens = state.model.num_tokens
         facts = {**run.identity, **({} if tokens is None else {"vocabulary.tokens": tokens})}
@@ -128,6 +136,8 @@ def train(
         ):
             journal = _Journal(step.parts, batches, settings, run, checkpoints, log, done, position)
             told = False
+            if run.start_competes and not done:
+                journal.validated(0, state.model, validate)
             while done < last and not journal.patience_is_over and not told:
                 profiler.before(done + 1, state)
                 state, metrics = step.update(state, put_batch(journal.meter.next_of(iterator), mesh))
@@ -155,6 +165,8 @@ def train(
     seconds = time.perf_counter() - started
     value = journal.best_value
     best_words = f"best valid/{settings.select_by} {value:.4f} at step {best_step}"
+    if best_step == 0:
+        best_words += ", the weights it started from: none after them were better"
     report(f"{label}: {done} steps in {clock(seconds)}; {best_words}")
     return TrainResult(best, done, best_step, value, journal.patience_is_over and done < last, seconds)
 

@@ -41,7 +41,7 @@ class MetricsLog:
         if not self._writes:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        kept = [row for row in read_metrics(folder) if row["step"] <= resume_step]
+        kept = [row for row in read_metrics(folder) if row["step"] <= resume_step] if resume_step else []
         path = folder / METRICS_FILE
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._lines = path.open("a", encoding="utf-8")
