@@ -54,7 +54,7 @@ def test_what_is_run_on_office_is_arms_of_the_ablation(experiment):
 
 
 def test_the_study_of_the_second_stage_shows_what_it_is_accepted_by(experiment):
-    """Its control has nothing but the target's loss, it tests both of what must do nothing and what must do something,
+    """Its control has nothing but the target's loss, it compares what must gain nothing as well as what must gain,
     and its lists are long enough for sharpening to be seen."""
     study = experiment("studies/rl.py")
     control = study.arm("sft").rl
