@@ -168,7 +168,7 @@ def test_rows_are_counted_where_the_dataset_and_the_tokenizer_are_here(tmp_path,
     (model / "config.json").write_text(json.dumps({**QWEN, "model_type": "llama", "vocab_size": 600}))
     given = (f"--config.dataset.path={tmp_path / 'shop'}", f"--config.model.path={model}", "--config.index.sids=given")
     settings = ("--config.train.max_steps=0", "--config.train.epochs=3.0", "--config.tasks.next_title.rate=1.0")
-    second = ("--config.objective=constrained", "--config.rl.steps=9")
+    second = ("--config.objective=constrained", "--config.tasks.next_sid.user_sequences=False", "--config.rl.steps=9")
     assert plan(*given, *settings, *second, config="quickstart") == 0
     printed = capsys.readouterr().out
     assert int(re.search(r"prompts of at most (\d+) tokens", printed).group(1)) < 100 and "upper bound" not in printed
