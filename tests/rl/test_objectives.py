@@ -168,7 +168,7 @@ def test_dead_beams_and_a_history_of_the_whole_catalogue_change_nothing_of_it():
     micro = with_candidates(model, reference, micro_of(batch), 2 * len(SIDS_UC))
     assert not micro["candidates"].valid_BW.all()
     (log_p_BU, back), ref_BU = enumerated(model, micro), enumerated(reference, micro)[0]
-    settings = [RlSettings(objective=name, kl=0.0, nll=0.3) for name in ("utility", "list", "grpo", "dpo")]
+    settings = [RlSettings(objective=name, kl=0.0, nll=0.3) for name in ("list", "grpo")]
     expected, slope_BU = jax.value_and_grad(
         lambda log_p_BU: sum(sum(EXPECTED[one.objective](log_p_BU, ref_BU, micro, one)) for one in settings) / len(ROWS)
     )(log_p_BU)
