@@ -35,7 +35,10 @@ SECOND_DECODE = (
 )
 FIRST_TRAIN, SECOND_TRAIN = ("Qwen2.5-1.5B",), ("SmolLM2-135M",)
 # Of the study; a fusion follows the arm whose training it shares.
-ARMS = ("sft", "tsrec", "tsrec-shuffled", "tsrec-dense", "tsrec-fusion", "parts-alone")
+ARMS = (
+    *("sft", "tsrec", "tsrec-shuffled", "tsrec-dense", "tsrec-fusion", "parts-alone"),
+    *("tsrec-aligned", "tsrec-aligned-shuffled", "tsrec-paths", "tsrec-paths-shuffled"),
+)
 SEEDS = (1, 2, 3)
 
 
