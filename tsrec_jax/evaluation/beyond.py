@@ -26,6 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from scipy import sparse
 
+from tsrec_jax.baselines.tables import history_weights
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
@@ -79,13 +80,14 @@ class Background:
         taken = (self.count_I**2).sum() / self.count_I.sum()
         information_I = np.log2((self.count_I + 1).sum()) - np.log2(self.count_I + 1)
         exposure_I = shown_NI.sum(axis=0).A1
+        had_NI = history_weights(histories, self.catalogue.num_items, 1.0) > 0
         values = (
             float((exposure_I > 0).mean()),
             gini(exposure_I),
             float((shown_NI @ self.count_I / places_N).mean() / taken),
             float((shown_NI @ information_I / places_N).mean()),
             self._diversity(lists, shown_NI, places_N),
-            float((shown_NI.multiply(_had(histories, shown_NI.shape)).sum(axis=1).A1 / places_N).mean()),
+            float((shown_NI.multiply(had_NI).sum(axis=1).A1 / places_N).mean()),
         )
         return dict(zip(BEYOND, values, strict=True))
 
@@ -130,13 +132,6 @@ def exposures(lists: Sequence[Sequence[str]], catalogue: Catalogue) -> sparse.cs
             items.extend(catalogue.items_of_sid[sid])
             chances.extend([inside / size] * size)
     return sparse.csr_matrix((chances, (rows, items)), shape=(len(lists), catalogue.num_items))
-
-
-def _had(histories: Sequence[Sequence[int]], shape: tuple[int, ...]) -> sparse.csr_matrix:
-    """bool had_NI, sparse: whether the row's history holds the item."""
-    rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
-    items = np.fromiter((item for history in histories for item in history), np.int64, len(rows))
-    return sparse.csr_matrix((np.ones(len(rows), bool), (rows, items)), shape=shape)
 
 
 def _shown(ranked: Sequence[str], catalogue: Catalogue) -> Iterator[tuple[str, int, int]]:
