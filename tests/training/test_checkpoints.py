@@ -178,6 +178,17 @@ def test_damaged_best_weights_are_refused_with_the_way_out(folder):
         checkpoints.load_best(model_of(0))
 
 
+def test_weights_of_another_model_are_refused_with_the_difference_and_the_way_out(folder):
+    other = model_of(0)
+    other.final_norm = nnx.Param(jnp.zeros(17))
+    other.sid_scale = nnx.data(nnx.Param(jnp.zeros(3)))
+    message = (
+        r"best/4 .*final_norm'\] was \(16,\) and is now \(17,\).*sid_scale.* was None .*, or delete .* and run the verb"
+    )
+    with Checkpoints(folder) as checkpoints, pytest.raises(UserError, match=message):
+        checkpoints.load_best(other)
+
+
 def test_another_run_or_model_is_refused_with_the_difference(folder):
     with pytest.raises(UserError, match="seed was 3 and is now 4"):
         restored(folder, identity={"seed": 4})

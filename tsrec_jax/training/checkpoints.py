@@ -162,7 +162,7 @@ class Checkpoints:
         refuse_differences(self._latest.path(chosen), facts["identity"], identity)
         named = flatten(like)
         if chosen != _NONE:
-            self._refuse_other_shapes(chosen, named)
+            _refuse_other_shapes(self._latest, chosen, named)
             like = _unflatten(like, self._latest.load(chosen, named))
         for reason in reasons:
             report(f"passed over {reason}")
@@ -197,17 +197,6 @@ class Checkpoints:
         damage = self._best.damage(best)
         return (f"its best weights, {self._best.path(best)}: {damage}", True) if damage else ("", False)
 
-    def _refuse_other_shapes(self, step: int, here: Mapping[str, jax.Array]) -> None:
-        """Raises a UserError for another model; how far tables are rounded up depends on the mesh and may differ."""
-
-        def compared(name: str, shape: Sequence[int]) -> tuple[int, ...]:
-            return tuple(shape[1:] if any(f"['{table}']" in name for table in TABLES) else shape)
-
-        there = {name: compared(name, shape) for name, shape in self._latest.shapes(step).items()}
-        refuse_differences(
-            self._latest.path(step), there, {name: compared(name, leaf.shape) for name, leaf in here.items()}
-        )
-
     def save_best(self, step: int, model: Decoder) -> None:
         """Writes the weights of the best validation so far in the background, once all before is whole.
 
@@ -221,7 +210,8 @@ class Checkpoints:
         """The step of the best weights, and `model` with those weights in its own shapes and shardings.
 
         Raises:
-          UserError: training has written none yet, or they are damaged.
+          UserError: training has written none yet, they are damaged, or they are another model's, such as one of an
+            earlier version of this program.
         """
         self._best.finish()
         step = share(max((step for step in self._best.steps() if self._best.is_whole(step)), default=_NONE))
@@ -233,5 +223,20 @@ class Checkpoints:
             raise UserError(f"{where}: {damage}; bring back a copy of it, or delete it and run the verb `train` again")
         graphdef, weights = nnx.split(model)
         pure = nnx.to_pure_dict(weights)
-        nnx.replace_by_pure_dict(weights, _unflatten(pure, self._best.load(step, flatten(pure))))
+        named = flatten(pure)
+        hint = f", or delete {self._best.folder.parent} and run the verb `train` again"
+        _refuse_other_shapes(self._best, step, named, hint)
+        nnx.replace_by_pure_dict(weights, _unflatten(pure, self._best.load(step, named)))
         return step, nnx.merge(graphdef, weights)
+
+
+def _refuse_other_shapes(series: Series, step: int, here: Mapping[str, jax.Array], hint: str = "") -> None:
+    """Raises a UserError for another model; how far tables are rounded up depends on the mesh and may differ."""
+
+    def compared(name: str, shape: Sequence[int]) -> tuple[int, ...]:
+        return tuple(shape[1:] if any(f"['{table}']" in name for table in TABLES) else shape)
+
+    there = {name: compared(name, shape) for name, shape in series.shapes(step).items()}
+    refuse_differences(
+        series.path(step), there, {name: compared(name, leaf.shape) for name, leaf in here.items()}, hint
+    )
