@@ -87,6 +87,13 @@ def test_a_change_is_checked_and_leaves_the_rest():
             settings.changed(changes)
 
 
+def test_weights_are_chosen_by_a_dense_head_only_where_there_is_one():
+    by_head = {"train": {"select_by": "dense_hr@10", "valid_beam_rows": 0}}
+    with pytest.raises(UserError, match=r"config.train.select_by='dense_hr@10' .* set config.dense.weight"):
+        settings_of(default_config()).changed(by_head)
+    assert settings_of(default_config()).changed({**by_head, "dense": {"weight": 0.5}}).train.valid_beam_rows == 0
+
+
 def test_a_dense_head_is_not_left_behind_by_the_second_stage():
     with pytest.raises(UserError, match=r"config.rl.steps=5 .* set config.dense.weight=0"):
         settings_of(default_config()).changed({"rl": {"steps": 5}, "dense": {"weight": 0.5}})

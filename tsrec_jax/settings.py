@@ -129,6 +129,10 @@ class Settings(Section):
                 f"config.dense.weight={self.dense.weight} needs config.tasks.next_sid.weight and rate above 0: the "
                 "dense head learns the items of its rows"
             )
+        if self.train.select_by == "dense_hr@10" and not self.dense.weight:
+            raise UserError(
+                "config.train.select_by='dense_hr@10' needs a dense head; set config.dense.weight, which trains it"
+            )
         model = self.model
         if model.trained and (self.dense.weight or model.random or model.num_layers or not model.path):
             raise UserError(

@@ -69,8 +69,10 @@ class TrainSettings(Section, key="train"):
     patience: int = setting(
         0, "number of validations without improvement after which training stops; 0: it never does", least=0
     )
-    select_by: Literal["loss", "hr@10"] = setting(
-        "hr@10", "measure on the selection split by which the best weights are chosen"
+    select_by: Literal["loss", "hr@10", "dense_hr@10"] = setting(
+        "hr@10",
+        "measure on the selection split by which the best weights are chosen: the loss of next-SID rows, HR@10 of the "
+        "model's own search, or that of its dense head by itself",
     )
     held_out: float = setting(
         0.0, "share of train's users held out as the selection split, in place of valid; 0: none", least=0, most=1
