@@ -22,7 +22,8 @@ def head():
     texts_IF = unit(np.random.default_rng(0).normal(size=(5, 6)))
     made = DenseHead(texts_IF, TOKENS, SIDS, first_id=FIRST, d_model=D, temperature=0.05, rngs=nnx.Rngs(0))
     rng = np.random.default_rng(1)
-    for param in (made.sid_DD, made.state_DD, made.recency_R):  # far from where they begin
+    kernels = made.sid_DD, made.state_DD, made.history_text_FD, made.history_sid_DD
+    for param in (*kernels, made.recency_R):  # far from where they begin
         param[...] = jnp.asarray(rng.normal(0.0, 0.5, param[...].shape), jnp.float32)
     return made
 
@@ -33,12 +34,11 @@ def table_VD():
 
 
 def test_scores_are_cosines_of_items_and_users_over_the_temperature(head, table_VD):
-    texts, w_text, w_sid, w_state = (
-        np.asarray(p[...]) for p in (head.texts_IF, head.text_FD, head.sid_DD, head.state_DD)
-    )
-    v_ID = unit(texts @ w_text + np.stack([table_VD[FIRST + pair].mean(axis=0) for pair in TOKENS]) @ w_sid)
-    counted_ID = v_ID.copy()
-    counted_ID[2:4] = v_ID[2:4].mean(axis=0)
+    texts, w_state = np.asarray(head.texts_IF[...]), np.asarray(head.state_DD[...])
+    rows_ID = np.stack([table_VD[FIRST + pair].mean(axis=0) for pair in TOKENS])
+    kernels = (head.text_FD, head.sid_DD), (head.history_text_FD, head.history_sid_DD)
+    v_ID, counted_ID = (np.array(unit(texts @ text[...] + rows_ID @ sid[...])) for text, sid in kernels)
+    counted_ID[2:4] = counted_ID[2:4].mean(axis=0)
 
     x_BD = np.random.default_rng(3).normal(0.0, 4.0, (3, D)).astype(np.float32)
     histories = [[3, 0, 4], [], [1] * RECENT + [2, 0]]

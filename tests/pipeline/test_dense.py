@@ -1,12 +1,15 @@
 """What the dense head of a run starts from."""
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from tsrec_jax.data.catalogue import Catalogue, Item
+from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline import dense
-from tsrec_jax.pipeline.dense import dense_shape, kept_text_vectors, make_head, text_vectors
+from tsrec_jax.pipeline.dense import dense_shape, kept_text_vectors, known_items, make_head, text_vectors
 from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.settings import default_config, settings_of
 
@@ -47,16 +50,21 @@ def test_singular_vectors_are_computed_once_for_a_workdir_and_anew_for_other_tex
         del calls[computed:]
 
 
+def test_items_are_known_that_share_their_sid_with_one_of_a_history_or_a_target_of_train():
+    sids = (("<a>", "<b>"), ("<a>", "<c>"), ("<a>", "<b>"), ("<d>", "<b>"), ("<d>", "<c>"))
+    train = Interactions(("u", "v"), ((2,), (2, 2)), np.array([3, 3], np.int32))
+    assert known_items(Catalogue(CATALOGUE.items, sids), train).tolist() == [True, False, True, True, False]
+
+
 def test_the_shape_that_a_plan_knows_is_that_of_the_head(tmp_path):
     config = settings_of(default_config())
     assert dense_shape(config, CATALOGUE, 3) is None
     config = config.changed({"dense": {"weight": 1.0}})
     head, shape = make_head(config, CATALOGUE, 3, 40, None, text_vectors), dense_shape(config, CATALOGUE, 3)
-    learned = (head.text_FD, head.sid_DD, head.state_DD, head.recency_R, head.history_gain)
-    assert shape.parameters(3) == sum(param[...].size for param in learned)
+    assert shape.parameters(3) == sum(leaf.size for leaf in jax.tree.leaves(nnx.state(head, nnx.Param)))
     assert (shape.items, shape.slots) == (5, config.train.sequence_length // 2)
     np.save(tmp_path / "vectors.npy", np.random.default_rng(0).normal(size=(5, 7)))
     config = config.changed({"dense": {"embeddings": str(tmp_path / "vectors.npy")}})
-    assert dense_shape(config, CATALOGUE, 3).parameters(3) - shape.parameters(3) == (7 - shape.features) * 3
+    assert dense_shape(config, CATALOGUE, 3).parameters(3) - shape.parameters(3) == 2 * (7 - shape.features) * 3
     with pytest.raises(UserError, match=r"config\.tasks\.next_sid\.weight"):
         config.changed({"tasks": {"next_sid": {"weight": 0.0}}})

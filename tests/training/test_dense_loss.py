@@ -15,13 +15,14 @@ from tsrec_jax.data.input import packed_batches, train_batches
 from tsrec_jax.models.dense_head import DenseHead
 from tsrec_jax.models.sharding import make_mesh
 from tsrec_jax.models.sid_outputs import give_outputs
-from tsrec_jax.training.dense_loss import DenseLoss, items_above, learned_sums
+from tsrec_jax.training.dense_loss import DenseLoss, item_nll, items_above, learned_sums
 from tsrec_jax.training.loop import put_batch
 from tsrec_jax.training.loss import SftLoss
 from tsrec_jax.training.settings import TrainSettings
 from tsrec_jax.training.step import first_step_and_state
 
 WEIGHTS = {"next_sid": 1.0, "other": 0.5}
+LEARNED = ("text_FD", "sid_DD", "history_text_FD", "history_sid_DD", "state_DD", "recency_R", "history_gain")
 ITEMS = {tuple(tokens): item for item, tokens in reversed([*enumerate(CATALOGUE.tokens_IC.tolist())])}
 
 
@@ -52,7 +53,7 @@ def with_head_alone(mesh=None):
         rng.normal(size=(4, 5)).astype(np.float32), CATALOGUE.tokens_IC, CATALOGUE.sid_numbers_I, first_id=FIRST,
         d_model=16, temperature=0.2, rngs=nnx.Rngs(0), mesh=mesh,
     )  # fmt: skip
-    for param in (head.sid_DD, head.state_DD, head.recency_R):
+    for param in (head.sid_DD, head.state_DD, head.history_text_FD, head.history_sid_DD, head.recency_R):
         drawn = rng.normal(0.0, 0.5, param[...].shape).astype(np.float32)
         param[...] = jax.device_put(drawn, param[...].sharding)
     return head
@@ -68,7 +69,7 @@ def with_head(model, mesh=None):
 
 
 def loss_of(paths, weight=0.7, **settings):
-    return DenseLoss(SftLoss(WEIGHTS, TrainSettings(**settings), paths), weight)
+    return DenseLoss(SftLoss(WEIGHTS, TrainSettings(**settings), paths), weight, np.ones(4, bool))
 
 
 def plain_dense_loss(model):
@@ -122,8 +123,8 @@ def test_loss_and_gradient_are_those_of_single_histories(make_model, chunk):
         if other.dtype != jax.dtypes.float0:  # of whole numbers
             np.testing.assert_allclose(one - zero, other, atol=2e-5, err_msg=str(path))
             moved += [jax.tree_util.keystr(path)] * bool(np.abs(other).max() > 1e-4)
-    for part in ("embedding", "final_norm", "blocks", "text_FD", "sid_DD", "state_DD", "recency_R", "history_gain"):
-        assert any(part in name for name in moved), part
+    for part in ("embedding", "final_norm", "blocks", *LEARNED):
+        assert any(f"'{part}'" in name for name in moved), part
 
 
 @pytest.mark.parametrize(("group", "chunk", "whole"), [(2, 0, True), (2, 3, False), (2, 99, True)])
@@ -173,6 +174,22 @@ def test_items_above_counts_those_that_score_more_than_the_best_of_the_sid():
         assert above_BS[row, slot] == sum(logits_BSI[row, slot] > logits_BSI[row, slot, own].max())
 
 
+def test_items_that_train_never_has_take_no_part_in_the_loss():
+    head, sid_BS = with_head_alone(), np.array([[0, 1], [1, 2]])  # items 0 and 2 share SID 0, item 3 has SID 2
+    logits_BSI = jnp.asarray(np.random.default_rng(5).normal(size=(2, 2, 4)), jnp.float32)
+    learned_BS = np.array([[True, True], [True, False]])
+
+    def loss(logits_BSI, among_I):
+        return jnp.sum(jnp.where(learned_BS, item_nll(head, logits_BSI, sid_BS, among_I), 0.0))
+
+    known_I = np.array([True, True, True, False])
+    value, gradient_BSI = jax.value_and_grad(loss)(logits_BSI, known_I)
+    among_known, _ = jax.value_and_grad(loss)(logits_BSI.at[..., 3].set(-1e9), np.ones(4, bool))
+    np.testing.assert_allclose(value, among_known, rtol=1e-6)
+    assert np.isfinite(gradient_BSI).all() and (gradient_BSI[..., 3] == 0.0).all()
+    assert (jnp.abs(gradient_BSI[learned_BS][:, :3]) > 0.0).all()
+
+
 def run_steps(make_model, mesh=None, accumulation=1, steps=3, **settings):
     settings = TrainSettings(max_steps=4, learning_rate=1e-2, warmup_steps=0, **settings)
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
@@ -202,7 +219,7 @@ def test_a_frozen_trunk_leaves_the_head_to_learn_and_nobody_learns_the_texts(mak
     before = named(nnx.state(with_head(make_model())))
     _, state = run_steps(make_model, freeze="trunk")
     changed = {name for name, value in named(nnx.state(state.model)).items() if not np.array_equal(value, before[name])}
-    learned = {f"['dense']['{name}']" for name in ("text_FD", "sid_DD", "state_DD", "recency_R", "history_gain")}
+    learned = {f"['dense']['{name}']" for name in LEARNED}
     assert {name.removesuffix(".value") for name in changed} == learned | {"['embedding']", "['sid_scale']"}
 
 

@@ -2,8 +2,10 @@
 
 An item is what its SID and its text say of it, a user the model's state at the end of the prompt and the recent items
 of the history; both are scaled to length 1, and the score is their cosine over a temperature (LIGER, arXiv 2411.18814;
-BARGE, arXiv 2607.21028). A head begins as a recommender by text alone: the history's items, the newest a little more
-than the others, against all items.
+BARGE, arXiv 2607.21028). What an item counts for in a history has kernels of its own: with those of the items, "b
+follows a" would also mean that a follows b, and nothing would follow an item as well as itself. They begin as those of
+the items, so that a head begins as a recommender by text alone: the history's items, the newest a little more than the
+others, against all items.
 
 Training knows the items of a history by their SIDs, which several may share. So an item of a history counts as the mean
 of all that share its SID, in training and later.
@@ -162,6 +164,8 @@ class DenseHead(nnx.Module):
         spread = jax.nn.initializers.orthogonal()
         self.text_FD = nnx.Param(placed(spread(rngs.params(), (features, d_model))))
         self.sid_DD = nnx.Param(placed(draw(rngs.params(), (d_model, d_model))))
+        self.history_text_FD = nnx.Param(placed(np.asarray(self.text_FD[...])))
+        self.history_sid_DD = nnx.Param(placed(np.asarray(self.sid_DD[...])))
         self.state_DD = nnx.Param(placed(draw(rngs.params(), (d_model, d_model))))
         self.recency_R = nnx.Param(placed(-NEWEST * np.arange(RECENT, dtype=np.float32)))
         self.history_gain = nnx.Param(placed(np.ones((), np.float32)))
@@ -173,23 +177,25 @@ class DenseHead(nnx.Module):
         self.num_sids = int(np.max(sids_I)) + 1
         self.temperature = temperature
 
-    def item_vectors(self, embedding_VD: jax.Array) -> jax.Array:
-        """float32 v_ID, of length 1, by the model's input table."""
+    def vectors(self, embedding_VD: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The catalogue by the model's input table.
+
+        Returns:
+          float32 v_ID of the items and h_UD of the different SIDs in a history; the latter are means of vectors of
+          length 1, over the items that share a SID, the former have length 1.
+        """
         rows_nD = embedding_VD[self.first_id : self.first_id + self.num_tokens].astype(jnp.float32)
         rows_ID = jnp.mean(constrain(rows_nD, None, None)[self.tokens_IC[...]], axis=1)
-        return unit(self.texts_IF[...] @ self.text_FD[...] + rows_ID @ self.sid_DD[...])
-
-    def sid_vectors(self, v_ID: jax.Array) -> jax.Array:
-        """float32 (U, D), the means of the vectors of the items that share a SID."""
-        counts_U = jax.ops.segment_sum(jnp.ones(len(v_ID)), self.sids_I[...], self.num_sids)
-        return jax.ops.segment_sum(v_ID, self.sids_I[...], self.num_sids) / counts_U[:, None]
+        v_ID = unit(self.texts_IF[...] @ self.text_FD[...] + rows_ID @ self.sid_DD[...])
+        h_ID = unit(self.texts_IF[...] @ self.history_text_FD[...] + rows_ID @ self.history_sid_DD[...])
+        counts_U = jax.ops.segment_sum(jnp.ones(len(h_ID)), self.sids_I[...], self.num_sids)
+        return v_ID, jax.ops.segment_sum(h_ID, self.sids_I[...], self.num_sids) / counts_U[:, None]
 
     def scorer(self, embedding_VD: jax.Array) -> DenseScorer:
         """The head as plain arrays, by the model's input table."""
-        v_ID = self.item_vectors(embedding_VD)
-        history_ID = self.sid_vectors(v_ID)[self.sids_I[...]]
+        v_ID, h_UD = self.vectors(embedding_VD)
         learned = self.state_DD[...], self.recency_R[...], self.history_gain[...]
-        return DenseScorer(v_ID, history_ID, *learned, temperature=self.temperature)
+        return DenseScorer(v_ID, h_UD[self.sids_I[...]], *learned, temperature=self.temperature)
 
 
 def _members(sids_I: np.ndarray) -> np.ndarray:

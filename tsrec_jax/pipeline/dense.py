@@ -1,4 +1,4 @@
-"""The dense head of a run: the vectors of the item texts that it starts from."""
+"""The dense head of a run: the vectors of the item texts that it starts from, and the items that it learns."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from tsrec_jax.baselines.sasrec import svd_features
 from tsrec_jax.data.catalogue import Catalogue
+from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.files import write_npz
 from tsrec_jax.models.dense_head import DenseHead
 from tsrec_jax.pipeline.provenance import fingerprint
@@ -52,6 +53,14 @@ def make_head(
         rngs=nnx.Rngs(settings.seed),
         mesh=mesh,
     )
+
+
+def known_items(catalogue: Catalogue, train: Interactions) -> np.ndarray:
+    """bool known_I: the items whose SIDs occur in a history of train or as a target."""
+    known_U = np.zeros(len(catalogue.items_of_sid), bool)
+    found = set(train.targets.tolist()).union(*train.histories)
+    known_U[catalogue.sid_numbers_I[sorted(found)]] = True
+    return known_U[catalogue.sid_numbers_I]
 
 
 def dense_shape(settings: Settings, catalogue: Catalogue, d_model: int) -> DenseShape | None:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.input import TrainBatches, packed_batches
 from tsrec_jax.data.interactions import Interactions
@@ -19,7 +20,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import MESH_AXES, process_rows
 from tsrec_jax.pipeline.batches import TrainingData, batches_of, spread_examples, training_data
-from tsrec_jax.pipeline.dense import dense_shape, kept_text_vectors
+from tsrec_jax.pipeline.dense import dense_shape, kept_text_vectors, known_items
 from tsrec_jax.pipeline.job import Job
 from tsrec_jax.pipeline.recommender_parts import RecommenderParts, load_parts
 from tsrec_jax.pipeline.start import start_of
@@ -37,7 +38,7 @@ from tsrec_jax.training.drift import Drift
 from tsrec_jax.training.loop import train
 from tsrec_jax.training.loss import SftLoss
 from tsrec_jax.training.meter import peak_memory
-from tsrec_jax.training.step import first_step_and_state
+from tsrec_jax.training.step import Loss, first_step_and_state
 from tsrec_jax.training.validation import Validation
 
 STAGE = "train"
@@ -117,14 +118,21 @@ def _train(job: Job, parts: RecommenderParts, profile: range) -> dict[str, Any]:
     start = start_of(job, parts, rows, data.slots)
     parts = dataclasses.replace(parts, model=start.model)
     validation = _validation(settings, parts, rows, data)
-    sids = SftLoss(data.mix.weights, limits, data.paths)
-    loss = DenseLoss(sids, settings.dense.weight) if settings.dense.weight else sids
-    step, state = first_step_and_state(parts.model, loss, limits, parts.base_vocab_size, settings.seed)
+    step, state = first_step_and_state(
+        parts.model, _loss(settings, parts.dataset, data), limits, parts.base_vocab_size, settings.seed
+    )
     run = run_of(job, STAGE, folder, job.identity, flops, profile)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(start.model, nnx.Param)))
     result = train(step, state, batches, validation, limits, run)
     _report_peak(setup)
     return {**facts_of(result, flops), "parameters": parameters, "start": start.facts}
+
+
+def _loss(settings: Settings, dataset: Dataset, data: TrainingData) -> Loss:
+    sids = SftLoss(data.mix.weights, settings.train, data.paths)
+    if not settings.dense.weight:
+        return sids
+    return DenseLoss(sids, settings.dense.weight, known_items(dataset.catalogue, dataset.splits["train"]))
 
 
 def _recorded_batches(

@@ -59,12 +59,12 @@ class DenseShape:
 
     def parameters(self, d_model: int) -> int:
         """All that it learns."""
-        return (self.features + 2 * d_model) * d_model + RECENT + 1
+        return (2 * self.features + 3 * d_model) * d_model + RECENT + 1
 
     def flops(self, d_model: int, rows: int) -> int:
-        """Of its forward pass: the vectors of all items, of the users of so many rows, and their scores."""
+        """Of its forward pass: both vectors of all items, the users of so many rows, and their scores."""
         users = rows * self.slots
-        products = self.items * (self.features + d_model) + users * (self.slots + d_model + self.items)
+        products = 2 * self.items * (self.features + d_model) + users * (self.slots + d_model + self.items)
         return 2 * products * d_model
 
 

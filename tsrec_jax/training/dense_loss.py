@@ -1,4 +1,4 @@
-"""The loss of the dense head, beside that of the SIDs and from the same hidden states: a softmax over all items.
+"""The loss of the dense head, beside that of the SIDs and from the same hidden states: a softmax over items.
 
 Every place of a packed row at which a next item is learned has a user of its own: the state before the item's SID, and
 the items of the same example that stand before it.
@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.dense_head import DenseHead, history_weights, user_vectors
@@ -39,23 +40,31 @@ def place_users(
       float32 u_BSD and v_ID, both of length 1; of an empty slot anything.
     """
     sid_BS, segment_BS = batch["item_sid_BS"], batch["item_segment_BS"]
-    v_ID = head.item_vectors(embedding_VD)
+    v_ID, h_UD = head.vectors(embedding_VD)
     slot_S = jnp.arange(sid_BS.shape[1])
     age_SS = slot_S[:, None] - slot_S - 1
     seen_BSS = (segment_BS[:, :, None] == segment_BS[:, None]) & (sid_BS[:, None] >= 0) & (age_SS >= 0)
     weight_BSS = history_weights(head.recency_R[...], age_SS, seen_BSS)
-    mean_BSD = jnp.einsum("bst,btd->bsd", weight_BSS, head.sid_vectors(v_ID)[jnp.maximum(sid_BS, 0)])
+    mean_BSD = jnp.einsum("bst,btd->bsd", weight_BSS, h_UD[jnp.maximum(sid_BS, 0)])
     state_BSD = jnp.take_along_axis(x_BTD, batch["item_place_BS"][..., None], axis=1)
     u_BSD = user_vectors(state_BSD, mean_BSD, head.state_DD[...], head.history_gain[...])
     return constrain(u_BSD, "batch", None, None), v_ID
 
 
-def item_nll(head: DenseHead, logits_BSI: jax.Array, sid_BS: jax.Array) -> jax.Array:
-    """float32 nll_BS of the items that have each slot's SID, taken together."""
+def item_nll(head: DenseHead, logits_BSI: jax.Array, sid_BS: jax.Array, among_I: np.ndarray) -> jax.Array:
+    """float32 nll_BS of the items that have each slot's SID, taken together.
+
+    Args:
+      head: the dense head.
+      logits_BSI: of `item_logits`.
+      sid_BS: the numbers of the SIDs.
+      among_I: bool, the items that the softmax is over. All items of a SID are among them or none is; of a SID without
+        any the nll means nothing, but is finite.
+    """
     members_BSK = head.members_UK[...][jnp.maximum(sid_BS, 0)]
     own_BSK = jnp.take_along_axis(logits_BSI, jnp.maximum(members_BSK, 0), axis=-1)
     own_BS = jax.nn.logsumexp(own_BSK, axis=-1, where=members_BSK >= 0)
-    return jax.nn.logsumexp(logits_BSI, axis=-1) - own_BS
+    return jax.nn.logsumexp(logits_BSI, axis=-1, where=among_I) - own_BS
 
 
 def items_above(head: DenseHead, logits_BSI: jax.Array, sid_BS: jax.Array) -> jax.Array:
@@ -153,10 +162,13 @@ class DenseLoss:
     Attributes:
       sids: the loss of the SIDs.
       weight: of the mean over all items to learn, beside it.
+      known_I: bool, the items whose SIDs occur in train. The others are never right in training; as wrong answers they
+        would be pushed down, whatever their texts say, so that the softmax leaves them out.
     """
 
     sids: SftLoss
     weight: float
+    known_I: np.ndarray
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -180,7 +192,7 @@ class DenseLoss:
         total, x_BTD, embedding_VD = jax.lax.optimization_barrier((total, x_BTD, model.embedding[...]))
 
         def summed(logits_GcI: jax.Array, slots_Gc: Slots) -> tuple[jax.Array, jax.Array]:
-            nll_Gc = jnp.where(slots_Gc["learned"], item_nll(head, logits_GcI, slots_Gc["sid"]), 0.0)
+            nll_Gc = jnp.where(slots_Gc["learned"], item_nll(head, logits_GcI, slots_Gc["sid"], self.known_I), 0.0)
             return jnp.sum(nll_Gc * slots_Gc["weight"]), jnp.sum(nll_Gc)
 
         users = place_users(head, embedding_VD, x_BTD, micro)

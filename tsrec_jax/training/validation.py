@@ -84,11 +84,12 @@ def _dense_sums(graphdef: nnx.GraphDef, weights: nnx.State, batch: Mapping[str, 
     model = nnx.merge(graphdef, weights)
     head = head_of(model)
     users = place_users(head, model.embedding[...], hidden_states(model, batch), batch)
+    everything_I = np.ones(len(users[1]), bool)
 
     def summed(logits_GcI: jax.Array, slots_Gc: Slots) -> list[jax.Array]:
         sid_Gc = slots_Gc["sid"]
         hits_Gc = items_above(head, logits_GcI, sid_Gc) < 10
-        values = item_nll(head, logits_GcI, sid_Gc), hits_Gc, jnp.ones(sid_Gc.shape)
+        values = item_nll(head, logits_GcI, sid_Gc, everything_I), hits_Gc, jnp.ones(sid_Gc.shape)
         return [jnp.sum(jnp.where(slots_Gc["learned"], value, 0.0)) for value in values]
 
     return learned_sums(summed, head, users, batch, chunk)
