@@ -178,6 +178,7 @@ def test_settings_that_shape_nothing_leave_cells_finished(published, no_training
         "--config.train.log_every=2",
         "--config.eval.batch_size=8",
         "--config.prepare.k_core=3",  # nothing is prepared
+        "--config.dense.temperature=0.3",  # there is no dense head
         "--config.study.comparisons=('plain > tsrec',)",
     ]
     assert main(["study", *COMMAND, *logistics, f"--workdir={published}"]) == 0

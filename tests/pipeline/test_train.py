@@ -1,5 +1,6 @@
 """What a training selects by, and what it refuses before it begins."""
 
+import pathlib
 import types
 
 import pytest
@@ -47,6 +48,17 @@ def test_validation_takes_rows_from_all_over_the_split(tmp_path, monkeypatch, lo
     wanted = valid.spread(searched)
     assert taken["searched"] == [[shop.catalogue.sid(item) for item in history] for history in wanted.histories]
     assert len(wanted) == min(searched, len(valid)) and wanted.histories[-1] == valid.histories[-1]
+
+
+def test_a_dense_head_learns_among_the_items_of_train():
+    shop = make_shop(seed=1, num_items=70, num_users=40)
+    few = shop.splits["train"].take([0, 1])
+    dataset = Dataset("shop", pathlib.Path(), shop.catalogue, {"train": few}, {}, "")
+    settings = settings_of(default_config()).changed({"dense": {"weight": 0.3}})
+    loss = train._loss(settings, dataset, types.SimpleNamespace(mix=settings.tasks, paths=None))
+    there = {shop.catalogue.sid(item) for item in (*few.targets, *few.histories[0], *few.histories[1])}
+    assert loss.weight == 0.3
+    assert loss.known_I.tolist() == [shop.catalogue.sid(item) in there for item in range(70)]
 
 
 def test_rows_that_do_not_fill_their_groups_are_refused_before_anything_is_written(tmp_path, monkeypatch):

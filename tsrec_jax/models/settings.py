@@ -150,7 +150,7 @@ class DenseSettings(Section, key="dense"):
         0.0, "weight of the head's loss, a mean over the items of `tasks.next_sid`; 0: there is no such head", least=0
     )
     temperature: float = setting(
-        0.05, "temperature of the softmax over all items, by which cosines of users and items are divided", above=0
+        0.1, "temperature of the softmax over items, by which cosines of users and items are divided", above=0
     )
     embeddings: str = setting(
         "",

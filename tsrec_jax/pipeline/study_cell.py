@@ -196,7 +196,7 @@ def _shaping(config: Mapping[str, Any], kind: str, data: str) -> dict[str, Any]:
     settings = {key: value for key, value in settings.items() if key not in _ANY_VALUE}
     prepared, folder = config["prepare"]["source"], config["dataset"]["path"]
     used = {"prepare": prepared, "shop": not (prepared or folder), "pretrain": not config["model"]["path"],
-            "rl": config.get("rl", {}).get("steps", 0)}  # fmt: skip
+            "dense": config.get("dense", {}).get("weight", 0), "rl": config.get("rl", {}).get("steps", 0)}  # fmt: skip
     settings = {key: value for key, value in settings.items() if used.get(key.partition(".")[0], True)}
     if kind == "baseline":
         settings = {key: value for key, value in settings.items() if _within(key, _SHAPES_BASELINES)}
