@@ -70,7 +70,7 @@ def main() -> None:
     names = given.baselines.split(";") if given.baselines else [
         name for name, row in BASELINES.items() if given.vectors or not row.vectors
     ]  # fmt: skip
-    rows = []
+    rows, ends = [], []
     for name in names:
         seed = given.seed if BASELINES[name].seeded else 0
         vectors = given.vectors if BASELINES[name].vectors else ""
@@ -80,6 +80,7 @@ def main() -> None:
         cost = [f"{found['facts']['parameters']}", f"{found['facts']['fit_seconds']:.0f}"]
         rows.append([name, *values, *cost, found.get("commit", "unknown")[:7]])
         say(f"{name}: {' '.join(values)}")
+        ends += [f"{name} ({setting})" for setting in found["facts"].get("at_end", ())]
     test = dataset.splits["test"]
     lines = [
         f"# Baselines on {dataset.name}, {given.level} level\n",
@@ -88,6 +89,8 @@ def main() -> None:
         f"chosen on valid; seed {given.seed}, data {dataset.data_hash[:12]}, {machine()}. A row says which commit "
         "measured it.\n",
         markdown_table([["baseline", *METRICS, "numbers kept", "seconds to fit", "commit"], *rows]),
+        "",
+        f"Chosen at the end of what was tried: {', '.join(ends) or 'nothing'}.",
         "",
     ]
     write_text(pathlib.Path(given.out), "\n".join(lines))

@@ -69,12 +69,10 @@ def test_a_selection_larger_than_memory_allows_is_thinned_evenly(monkeypatch):
     monkeypatch.setattr("tsrec_jax.baselines.hybrid.MOST_CELLS", 12 * 10)
     select = random_rows(100, follows)
     ranked = []
-    real = fit_hybrid.__globals__["target_ranks"]
+    real = fit_hybrid.__globals__["choose_seen_by_row"]
     monkeypatch.setattr(
-        "tsrec_jax.baselines.hybrid.target_ranks",
-        lambda scores_BI, targets_B, catalogue: (
-            ranked.append(targets_B.tolist()) or real(scores_BI, targets_B, catalogue)
-        ),
+        "tsrec_jax.baselines.hybrid.choose_seen_by_row",
+        lambda scores, rows, *given: ranked.append(rows.targets.tolist()) or real(scores, rows, *given),
     )
     fit_hybrid(CATALOGUE, TRAIN, select, 0, quiet)
     assert all(targets == select.targets[::11].tolist() for targets in ranked)

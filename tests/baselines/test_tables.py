@@ -6,7 +6,7 @@ import pytest
 from tests.baselines.catalogues import catalogue_of, dataset_of, quiet, rows_of
 from tsrec_jax.baselines.names import BASELINES
 from tsrec_jax.baselines.run import fit_baseline
-from tsrec_jax.baselines.tables import ItemTables, Term
+from tsrec_jax.baselines.tables import BELOW, ItemTables, Seen, Term
 
 TITLES = ["red pen", "blue pen", "red mug", "blue mug", "steel bolt", "steel nut"]
 TRAIN = rows_of(((0,), 1), ((0, 1), 2), ((2,), 3), ((4,), 5), ((0, 4), 5), ((3,), 0))
@@ -46,3 +46,27 @@ def test_arrays_that_do_not_fit_together_are_refused():
     for bad in ({"table0": np.eye(2)}, {"table0": np.zeros((3, 4))}):
         with pytest.raises(ValueError, match="3 items"):
             ItemTables.from_arrays({**tables.to_arrays(), **bad})
+
+
+SIDS_I = np.array([0, 1, 2, 0], np.int32)
+
+
+def test_the_items_of_the_history_count_more_and_so_do_those_of_their_sid():
+    tables = ItemTables(np.zeros(4, np.float32), seen=Seen(3.0, 0.5, SIDS_I))
+    np.testing.assert_allclose(tables.scores([(1, 0), (2,), ()]), [[2, 1, 0, 2], [0, 0, 3, 0], [0] * 4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("bias", [[5.0, 5.5, -1.0, 0.0], [0.0] * 4])
+def test_the_whole_history_falls_below_all_others_however_old_an_item_is(bias):
+    tables = ItemTables(np.array(bias, np.float32), seen=Seen(BELOW, 0.0, SIDS_I))
+    again = ItemTables.from_arrays(tables.to_arrays())
+    for scores_BI in (tables.scores([(0, 1), (2, 2)]), again.scores([(0, 1), (2, 2)])):
+        assert np.isfinite(scores_BI).all()
+        assert scores_BI[0, 2] > scores_BI[0, [0, 1, 3]].max()
+        assert scores_BI[1, [0, 1, 3]].min() > scores_BI[1, 2]
+
+
+def test_sids_of_another_catalogue_are_refused():
+    arrays = ItemTables(np.zeros(4, np.float32), seen=Seen(1.0, 0.5, SIDS_I)).to_arrays()
+    with pytest.raises(ValueError, match="SIDs of 3 items for 4 items"):
+        ItemTables.from_arrays({**arrays, "sids": SIDS_I[:3]})

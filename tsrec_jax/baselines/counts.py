@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from tsrec_jax.baselines.ranking import best_settings, ndcg
-from tsrec_jax.baselines.tables import ItemTables, Term
+from tsrec_jax.baselines.choosing import best_settings, best_with_seen, choose_seen, ndcg
+from tsrec_jax.baselines.tables import ItemTables, Seen, Term
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.row_facts import out_of_time
@@ -19,9 +19,9 @@ from tsrec_jax.data.row_facts import out_of_time
 HALF_LIVES = (float("inf"), 1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125)
 TRANSITION_START = {"count_decay": 0.5, "history_decay": 0.3, "shrinkage": 10.0}
 TRANSITION_GRIDS = {
-    "history_decay": (0.0, 0.2, 0.3, 0.5, 0.7),
-    "count_decay": (0.0, 0.3, 0.5, 0.7),
-    "shrinkage": (1.0, 3.0, 10.0, 30.0, 100.0),
+    "history_decay": (0.0, 0.2, 0.3, 0.5, 0.7, 0.85, 1.0),
+    "count_decay": (0.0, 0.3, 0.5, 0.7, 0.85, 1.0),
+    "shrinkage": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0),
 }
 FALLBACK = 1e-3  # weight of popularity, which orders the items that nothing else tells apart
 
@@ -80,19 +80,21 @@ class Transitions:
         `count_decay` to the power of the items in between, over the row's sum plus `shrinkage`.
       popularity: of train; orders what never followed.
       history_decay: weight of an item of the history for each item that came after it.
+      seen: what the items of the history count for themselves.
       facts: see `Fitted`.
     """
 
     follow_II: sparse.csr_matrix
     popularity: Popularity
     history_decay: float
+    seen: Seen | None
     facts: Mapping[str, Any]
 
     @property
     def tables(self) -> ItemTables:
         """In the form that is exported and served."""
         bias_I = np.float32(FALLBACK) * self.popularity.share_I
-        return ItemTables(bias_I, (Term(self.history_decay, self.follow_II),))
+        return ItemTables(bias_I, (Term(self.history_decay, self.follow_II),), self.seen)
 
     def scores(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
         """float32 scores_BI."""
@@ -123,9 +125,10 @@ def fit_recent_popularity(
     def value(settings: Mapping[str, float]) -> float:
         return ndcg(_popularity(catalogue, train, settings["half_life"]).scores, select, catalogue)
 
-    found, best = best_settings({"half_life": HALF_LIVES[0]}, {"half_life": HALF_LIVES[1:]}, value)
-    report(f"recent popularity: half-life {found['half_life']:g} of train's rows, NDCG@10 {best:.4f} on selection")
-    return _popularity(catalogue, train, found["half_life"])
+    choice = best_settings({"half_life": HALF_LIVES[0]}, {"half_life": HALF_LIVES[1:]}, value)
+    report(choice.said("recent popularity"))
+    found = _popularity(catalogue, train, choice.settings["half_life"])
+    return dataclasses.replace(found, facts={**found.facts, "at_end": list(choice.at_end)})
 
 
 def fit_repeat_last(
@@ -138,20 +141,28 @@ def fit_repeat_last(
 def fit_transitions(
     catalogue: Catalogue, train: Interactions, select: Interactions, seed: int, report: Callable[[str], None]
 ) -> Transitions:
-    """Counts what followed what in train; both decays and the shrinkage are chosen on `select`."""
+    """Counts what followed what in train; decays, shrinkage and what the history counts are chosen on `select`."""
     popularity = _popularity(catalogue, train, float("inf"))
 
-    def built(settings: Mapping[str, float]) -> Transitions:
-        follow_II = _follow(train, catalogue.num_items, settings["count_decay"], settings["shrinkage"])
-        facts = {"settings": dict(settings), "parameters": follow_II.nnz + catalogue.num_items}
-        return Transitions(follow_II, popularity, settings["history_decay"], facts)
+    def unseen(settings: Mapping[str, float]) -> Transitions:
+        return count_transitions(train, popularity, settings)
 
-    found, best = best_settings(
-        TRANSITION_START, TRANSITION_GRIDS, lambda settings: ndcg(built(settings).scores, select, catalogue)
+    choice = best_with_seen(
+        TRANSITION_START,
+        TRANSITION_GRIDS,
+        lambda settings: choose_seen(unseen(settings).scores, select, catalogue, settings["history_decay"]),
     )
-    chosen = ", ".join(f"{name} {setting:g}" for name, setting in found.items())
-    report(f"transitions: {chosen}, NDCG@10 {best:.4f} on selection")
-    return built(found)
+    report(choice.said("transitions"))
+    found = unseen(choice.settings)
+    seen = Seen(choice.settings["seen"], found.history_decay, catalogue.sid_numbers_I)
+    facts = {**choice.facts, "parameters": found.follow_II.nnz + catalogue.num_items}
+    return dataclasses.replace(found, seen=seen, facts=facts)
+
+
+def count_transitions(train: Interactions, popularity: Popularity, settings: Mapping[str, float]) -> Transitions:
+    """Transitions by given settings, of TRANSITION_GRIDS; the items of the history count nothing for themselves."""
+    follow_II = _follow(train, len(popularity.share_I), settings["count_decay"], settings["shrinkage"])
+    return Transitions(follow_II, popularity, settings["history_decay"], None, {})
 
 
 def _popularity(catalogue: Catalogue, train: Interactions, half_life: float) -> Popularity:
@@ -169,7 +180,7 @@ def _popularity(catalogue: Catalogue, train: Interactions, half_life: float) -> 
         count_I[list(items)] = count_I[list(items)].sum()
     share_I = (count_I / weights_B.sum()).astype(np.float32)
     settings = {} if half_life == float("inf") else {"half_life": half_life}
-    return Popularity(share_I, {"settings": settings, "parameters": catalogue.num_items})
+    return Popularity(share_I, {"settings": settings, "at_end": [], "parameters": catalogue.num_items})
 
 
 def _follow(train: Interactions, num_items: int, decay: float, shrinkage: float) -> sparse.csr_matrix:

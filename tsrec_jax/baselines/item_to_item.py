@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from tsrec_jax.baselines.choosing import best_with_seen, choose_seen
 from tsrec_jax.baselines.counts import FALLBACK, fit_popularity
-from tsrec_jax.baselines.ranking import best_settings, ndcg
-from tsrec_jax.baselines.tables import ItemTables, Term
+from tsrec_jax.baselines.tables import ItemTables, Seen, Term
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
 
 KEPT = 200  # N, the strongest weights of an item that are kept; all of EASE's rank no better
 BLOCK = 512  # items whose weights for all others exist at one time
-HISTORY_START = {"history_decay": 0.5, "seen": 0.0}
-HISTORY_GRIDS = {"history_decay": (0.0, 0.3, 0.7, 0.85, 1.0), "seen": (-1.0, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.0)}
+HISTORY_START = {"history_decay": 0.5}
+HISTORY_GRIDS = {"history_decay": (0.0, 0.3, 0.7, 0.85, 1.0)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ItemToItem:
     """A weighted mean of a table's rows for the items of the history, over a little popularity.
 
     Attributes:
-      tables: see `Fitted`; one table, on whose diagonal stands `seen`, what an item of the history says for itself.
+      tables: see `FittedTables`; one table, and what the items of the history count for themselves.
       facts: see `Fitted`.
     """
 
@@ -62,7 +62,7 @@ def strongest(rows: Callable[[int, int], np.ndarray], num_items: int) -> tuple[n
 def table_of(columns_IN: np.ndarray, weights_IN: np.ndarray) -> sparse.csr_matrix:
     """float32 table_II, sparse, of what `strongest` found.
 
-    It is scaled so that the mean over the items of their largest weight is 1, which gives `seen` its unit.
+    It is scaled so that the mean over the items of their largest weight is 1, which the weights of `seen` go with.
     """
     num_items, count = columns_IN.shape
     scale = weights_IN.max(axis=1).mean()
@@ -99,21 +99,19 @@ def choose(
     bias_I = np.float32(FALLBACK) * fit_popularity(catalogue, train, select, 0, report).share_I
     made: dict[tuple[float, ...], sparse.csr_matrix] = {}
 
-    def built(settings: Mapping[str, float]) -> ItemToItem:
+    def unseen(settings: Mapping[str, float]) -> ItemTables:
         own = {key: settings[key] for key in start}
         if (key := tuple(own.values())) not in made:
             made[key] = table(own)
-        table_II = made[key]
-        own_II = sparse.eye_array(len(bias_I), dtype=np.float32, format="csr") * np.float32(settings["seen"])
-        term = Term(settings["history_decay"], sparse.csr_matrix(table_II + own_II))
-        facts = {"settings": dict(settings), "parameters": table_II.nnz + len(bias_I)}
-        return ItemToItem(ItemTables(bias_I, (term,)), facts)
+        return ItemTables(bias_I, (Term(settings["history_decay"], made[key]),))
 
-    found, best = best_settings(
+    choice = best_with_seen(
         {**start, **HISTORY_START},
         {**grids, **HISTORY_GRIDS},
-        lambda settings: ndcg(built(settings).scores, select, catalogue),
+        lambda settings: choose_seen(unseen(settings).scores, select, catalogue, settings["history_decay"]),
     )
-    chosen = ", ".join(f"{key} {setting:g}" for key, setting in found.items())
-    report(f"{name}: {chosen}, NDCG@10 {best:.4f} on selection")
-    return built(found)
+    report(choice.said(name))
+    tables, settings = unseen(choice.settings), choice.settings
+    seen = Seen(settings["seen"], settings["history_decay"], catalogue.sid_numbers_I)
+    facts = {**choice.facts, "parameters": tables.terms[0].table.nnz + len(bias_I)}
+    return ItemToItem(dataclasses.replace(tables, seen=seen), facts)

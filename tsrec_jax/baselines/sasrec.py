@@ -15,19 +15,18 @@ import optax
 from flax import nnx
 from scipy import sparse
 
+from tsrec_jax.baselines.choosing import Choice, choose_seen
 from tsrec_jax.baselines.packed_chains import Packed, item_chains, pack_chains, pad_histories
-from tsrec_jax.baselines.ranking import CHUNK, CUT, need_rows, target_ranks
+from tsrec_jax.baselines.ranking import CHUNK
 from tsrec_jax.baselines.sasrec_model import SasRec, Shape
+from tsrec_jax.baselines.tables import Seen
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
-from tsrec_jax.data.target_ranks import ndcg_of_ranks
 from tsrec_jax.errors import UserError
 from tsrec_jax.text.likeness import text_features
 
 MOST_JUDGES = 5000  # rows of selection that are ranked after each epoch, spread over it
-# What an item of the history may count for besides, in logits, which are cosines over a temperature: a state is close
-# to the items it was made of, whether or not users come back to what they had. The last puts them below all others.
-SEEN_GRID = (0.0, 2.0, 1.0, -1.0, -2.0, -4.0, -100.0)
+SEEN_DECAY = 0.5  # of `tables.Seen`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,36 +65,23 @@ class FittedSasRec:
     Attributes:
       model: its structure and its arrays, as `nnx.split` gives them.
       context: longest history that it reads.
-      seen: what is added to the logit of each item of the history.
+      seen: what the items of the history count for themselves, in logits, which are cosines over a temperature. A
+        state is close to the items it was made of, whether or not users come back to what they had.
       facts: see `Fitted`; and `steps`, `epochs`, `tokens` (item positions with a target, of all epochs together) and
         `flops` of the training.
     """
 
     model: tuple[nnx.GraphDef, nnx.State]
     context: int
-    seen: float
+    seen: Seen | None
     facts: Mapping[str, Any]
 
     def scores(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
         """float32 scores_BI; computed for CHUNK histories at a time."""
-        return add_seen(self._logits(histories), histories, self.seen)
-
-    def choose_seen(self, judges: Interactions, catalogue: Catalogue) -> tuple[float, float]:
-        """The value of SEEN_GRID that ranks `judges` best, and their NDCG@10 by it; the first of equals.
-
-        Raises:
-          UserError: there are no rows to choose by.
-        """
-        need_rows(judges)
-        totals_G = np.zeros(len(SEEN_GRID))
-        for start in range(0, len(judges), CHUNK):
-            rows = judges.take(np.arange(start, min(start + CHUNK, len(judges))))
-            logits_BI = self._logits(rows.histories)
-            for number, seen in enumerate(SEEN_GRID):
-                ranks_B = target_ranks(add_seen(logits_BI, rows.histories, seen), rows.targets, catalogue)
-                totals_G[number] += ndcg_of_ranks(ranks_B, CUT).sum()
-        best = int(totals_G.argmax())
-        return SEEN_GRID[best], float(totals_G[best] / len(judges))
+        scores_BI = self._logits(histories)
+        if self.seen is not None:
+            self.seen.add(scores_BI, histories)
+        return scores_BI
 
     def _logits(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
         found = []
@@ -151,7 +137,7 @@ def train_sasrec(
     rng, key = np.random.default_rng(seed), jax.random.key(seed)
 
     judges = select.spread(MOST_JUDGES)
-    best, best_epoch, best_parameters, best_seen, epoch, steps, tokens = -1.0, 0, parameters, 0.0, 0, 0, 0
+    best, best_epoch, best_parameters, epoch, steps, tokens = Choice({}, -1.0, ()), 0, parameters, 0, 0, 0
     while epoch < settings.epochs and epoch - best_epoch < settings.patience:
         packed = pack_chains(chains, max(settings.slots, context), rng.permutation(len(chains)))
         losses = []
@@ -166,29 +152,23 @@ def train_sasrec(
         mean = float(np.mean(jax.device_get(losses)))
         if not math.isfinite(mean):
             raise UserError(f"SASRec's loss is {mean} in epoch {epoch}; give a smaller learning rate")
-        fitted = FittedSasRec((graph, nnx.merge_state(parameters, constants)), context, 0.0, {})
-        seen, value = fitted.choose_seen(judges, catalogue)
-        report(f"sasrec epoch {epoch}: loss {mean:.4f}, NDCG@10 {value:.4f} on selection, seen {seen:g}")
-        if value > best:
-            best, best_epoch, best_seen = value, epoch, seen
+        fitted = FittedSasRec((graph, nnx.merge_state(parameters, constants)), context, None, {})
+        choice = choose_seen(fitted.scores, judges, catalogue, SEEN_DECAY)
+        report(f"{choice.said(f'sasrec epoch {epoch}')}, loss {mean:.4f}")
+        if choice.value > best.value:
+            best, best_epoch = choice, epoch
             best_parameters = jax.tree.map(jnp.copy, parameters)
     facts = {
-        "settings": {**dataclasses.asdict(settings), "best_epoch": best_epoch, "seen": best_seen},
+        "settings": {**dataclasses.asdict(settings), "best_epoch": best_epoch, **best.facts["settings"]},
+        "at_end": list(best.at_end),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(parameters)),
         "steps": steps,
         "epochs": epoch,
         "tokens": tokens,
         "flops": training_flops(model, settings, steps),
     }
-    return FittedSasRec((graph, nnx.merge_state(best_parameters, constants)), context, best_seen, facts)
-
-
-def add_seen(logits_BI: np.ndarray, histories: Sequence[Sequence[int]], seen: float) -> np.ndarray:
-    """float32 scores_BI: `seen` added once for each item that the row's history holds."""
-    scores_BI = logits_BI.copy()
-    for row, history in enumerate(histories):
-        scores_BI[row, list(set(history))] += np.float32(seen)
-    return scores_BI
+    seen = Seen(best.settings["seen"], SEEN_DECAY, catalogue.sid_numbers_I)
+    return FittedSasRec((graph, nnx.merge_state(best_parameters, constants)), context, seen, facts)
 
 
 def svd_features(catalogue: Catalogue, features: int) -> np.ndarray:

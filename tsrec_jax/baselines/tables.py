@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+BELOW = float("-inf")  # a weight of `Seen`
+
 
 @dataclasses.dataclass(frozen=True)
 class Term:
@@ -32,16 +34,43 @@ class Term:
 
 
 @dataclasses.dataclass(frozen=True)
+class Seen:
+    """What the items of a history count for themselves, besides what a recommender says of them.
+
+    Items that share a SID are recommended as one, so all of them count where the history holds one.
+
+    Attributes:
+      weight: of `history_weights`, which are added to the scores; BELOW: they stand below all others, old ones too.
+      history_decay: of `history_weights`.
+      sids_I: int32, the number of each item's SID, as `Catalogue.sid_numbers_I`.
+    """
+
+    weight: float
+    history_decay: float
+    sids_I: np.ndarray
+
+    def add(self, scores_BI: np.ndarray, histories: Sequence[Sequence[int]]) -> None:
+        """Adds it to the scores in place."""
+        own = seen_weights(histories, self.sids_I, self.history_decay)[:, self.sids_I].tocoo()
+        if self.weight == BELOW:
+            scores_BI[own.row, own.col] -= depth(scores_BI)[own.row]
+        else:
+            scores_BI[own.row, own.col] += np.float32(self.weight) * own.data
+
+
+@dataclasses.dataclass(frozen=True)
 class ItemTables:
     """Scores of all items as a sum over the items of a history.
 
     Attributes:
       bias_I: float32, what an item scores whatever the history.
       terms: what is added to it.
+      seen: what is added to the items of the history; None: nothing.
     """
 
     bias_I: np.ndarray
     terms: tuple[Term, ...] = ()
+    seen: Seen | None = None
 
     def scores(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
         """float32 scores_BI of all items for each history (catalogue indices, oldest first); one may be empty."""
@@ -51,6 +80,8 @@ class ItemTables:
             if term.likeness:
                 found = found @ term.table.T
             scores_BI += found.toarray() if sparse.issparse(found) else found
+        if self.seen is not None:
+            self.seen.add(scores_BI, histories)
         return scores_BI
 
     def to_arrays(self) -> dict[str, np.ndarray]:
@@ -64,6 +95,9 @@ class ItemTables:
                 parts = ("data", "indices", "indptr")
                 arrays |= {f"table{number}.{part}": getattr(term.table, part) for part in parts}
                 arrays[f"table{number}.shape"] = np.array(term.table.shape, np.int64)
+        if self.seen is not None:
+            arrays["seen"] = np.array([self.seen.weight, self.seen.history_decay], np.float64)
+            arrays["sids"] = self.seen.sids_I
         return arrays
 
     @classmethod
@@ -86,12 +120,23 @@ class ItemTables:
             if table.shape[0] != len(bias_I) or not (likeness or table.shape[1] == len(bias_I)):
                 raise ValueError(f"a table of shape {table.shape} for {len(bias_I)} items")
             terms.append(Term(float(decay), table, bool(likeness)))
-        return cls(bias_I, tuple(terms))
+        if "seen" not in arrays:
+            return cls(bias_I, tuple(terms))
+        (weight, decay), sids_I = arrays["seen"], arrays["sids"]
+        if len(sids_I) != len(bias_I):
+            raise ValueError(f"SIDs of {len(sids_I)} items for {len(bias_I)} items")
+        return cls(bias_I, tuple(terms), Seen(float(weight), float(decay), sids_I))
 
 
-def itself(num_items: int, history_decay: float, weight: float) -> Term:
-    """A term by which an item of the history speaks for itself alone."""
-    return Term(history_decay, sparse.csr_matrix(sparse.diags_array(np.full(num_items, weight, np.float32))))
+def depth(scores_BI: np.ndarray) -> np.ndarray:
+    """float32 (B), by how much an item must fall to stand below all others, whatever its place."""
+    spread_B = np.ptp(scores_BI, axis=1)
+    return np.where(spread_B > 0, 2 * spread_B, np.float32(1))
+
+
+def seen_weights(histories: Sequence[Sequence[int]], sids_I: np.ndarray, decay: float) -> sparse.csr_matrix:
+    """float32 weights_BU, sparse: `history_weights` of SIDs; each that the history holds is stored, also as 0."""
+    return history_weights([sids_I[list(history)].tolist() for history in histories], len(sids_I), decay)
 
 
 def history_weights(histories: Sequence[Sequence[int]], num_items: int, decay: float) -> sparse.csr_matrix:

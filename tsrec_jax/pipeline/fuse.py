@@ -12,7 +12,7 @@ import numpy as np
 
 from tsrec_jax.baselines.ranking import FittedTables
 from tsrec_jax.baselines.run import fit_baseline
-from tsrec_jax.baselines.tables import ItemTables, itself
+from tsrec_jax.baselines.tables import ItemTables, Seen
 from tsrec_jax.data.dataset import Dataset
 from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.interactions import Interactions
@@ -121,7 +121,8 @@ def _tables(job: Job, names: Sequence[str], select: Interactions) -> tuple[Mappi
     num_items, tables, chosen = dataset.catalogue.num_items, {}, {}
     for name in names:
         if name == SEEN:
-            tables[name] = ItemTables(np.zeros(num_items, np.float32), (itself(num_items, SEEN_DECAY, 1.0),))
+            seen = Seen(1.0, SEEN_DECAY, dataset.catalogue.sid_numbers_I)
+            tables[name] = ItemTables(np.zeros(num_items, np.float32), seen=seen)
         elif name != DENSE:
             train = dataset.splits["train"]
             fitted = fit_baseline(name, dataset, train, select, settings.seed, report, job.vectors)
