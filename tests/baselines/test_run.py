@@ -44,6 +44,21 @@ def test_every_baseline_ranks_every_sid_once_whatever_the_targets_are(name, tmp_
         assert result.facts["flops"] > 0
 
 
+@pytest.mark.parametrize("name", ["transitions", "tfidf", "hybrid", "ease", "knn"])
+def test_what_users_had_is_out_of_the_lists_where_nobody_comes_back_and_in_them_where_all_do(name, tmp_path):
+    dataset = dataset_of(CATALOGUE, tmp_path)
+    held = [{CATALOGUE.sid(item) for item in history} for history in ROWS.histories]
+    new = [next(item for item in range(7) if CATALOGUE.sid(item) not in sids) for sids in held]
+    old = [history[-1] for history in ROWS.histories]
+
+    def ranked(targets):
+        select = rows_of(*zip(ROWS.histories, targets, strict=True))
+        return run_baseline(name, dataset, TRAIN, select, ROWS, 6, 0, quiet, lambda: VECTORS).lists
+
+    assert [set(sids[6 - len(had) :]) for sids, had in zip(ranked(new), held, strict=True)] == held
+    assert all(sids[0] in had for sids, had in zip(ranked(old), held, strict=True))
+
+
 def test_a_baseline_that_needs_vectors_is_refused_where_there_are_none(tmp_path):
     with pytest.raises(UserError, match="knn: it needs vectors of the items"):
         run_baseline("knn", dataset_of(CATALOGUE, tmp_path), TRAIN, SELECT, ROWS, 3, 0, quiet)

@@ -117,14 +117,13 @@ def test_the_same_seed_gives_the_same_scores_and_another_gives_others():
 def test_it_stops_when_selection_stops_growing_and_keeps_the_best_epoch(monkeypatch):
     values, kept = iter([(0.0, 0.1), (-1.0, 0.3), (2.0, 0.2), (2.0, 0.2)]), []
 
-    def choose(scores, rows, catalogue, decay):
+    def choose(fitted, rows, catalogue):
         assert rows == SELECT.spread(7)
-        kept.append(scores([(0, 1)]))
-        Seen(-1.0, decay, catalogue.sid_numbers_I).add(kept[-1], [(0, 1)])
+        kept.append(dataclasses.replace(fitted, seen=Seen(-1.0, 0.5, catalogue.sid_numbers_I)).scores([(0, 1)]))
         seen, value = next(values)
-        return Choice({"seen": seen}, value, ())
+        return Choice({"seen": seen, "seen_decay": 0.5}, value, ())
 
-    monkeypatch.setattr(sasrec, "choose_seen", choose)
+    monkeypatch.setattr(sasrec.FittedSasRec, "choose", choose)
     monkeypatch.setattr(sasrec, "MOST_JUDGES", 7)
     fitted = train_sasrec(CATALOGUE, TRAIN, SELECT, dataclasses.replace(SETTINGS, patience=2), 0, quiet)
     settings = fitted.facts["settings"]

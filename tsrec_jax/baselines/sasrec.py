@@ -15,7 +15,7 @@ import optax
 from flax import nnx
 from scipy import sparse
 
-from tsrec_jax.baselines.choosing import Choice, choose_seen
+from tsrec_jax.baselines.choosing import Choice, best_with_seen, choose_seen
 from tsrec_jax.baselines.packed_chains import Packed, item_chains, pack_chains, pad_histories
 from tsrec_jax.baselines.ranking import CHUNK
 from tsrec_jax.baselines.sasrec_model import SasRec, Shape
@@ -26,7 +26,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.text.likeness import text_features
 
 MOST_JUDGES = 5000  # rows of selection that are ranked after each epoch, spread over it
-SEEN_DECAY = 0.5  # of `tables.Seen`
+SEEN_DECAYS = (0.5, 1.0)  # of `tables.Seen`: the newer items count more, or all alike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +82,15 @@ class FittedSasRec:
         if self.seen is not None:
             self.seen.add(scores_BI, histories)
         return scores_BI
+
+    def choose(self, judges: Interactions, catalogue: Catalogue) -> Choice:
+        """`seen`, and `seen_decay` of SEEN_DECAYS, by which the logits rank `judges` best."""
+        first, *others = SEEN_DECAYS
+        return best_with_seen(
+            {"seen_decay": first},
+            {"seen_decay": others},
+            lambda settings: choose_seen(self._logits, judges, catalogue, settings["seen_decay"]),
+        )
 
     def _logits(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
         found = []
@@ -153,7 +162,7 @@ def train_sasrec(
         if not math.isfinite(mean):
             raise UserError(f"SASRec's loss is {mean} in epoch {epoch}; give a smaller learning rate")
         fitted = FittedSasRec((graph, nnx.merge_state(parameters, constants)), context, None, {})
-        choice = choose_seen(fitted.scores, judges, catalogue, SEEN_DECAY)
+        choice = fitted.choose(judges, catalogue)
         report(f"{choice.said(f'sasrec epoch {epoch}')}, loss {mean:.4f}")
         if choice.value > best.value:
             best, best_epoch = choice, epoch
@@ -167,7 +176,7 @@ def train_sasrec(
         "tokens": tokens,
         "flops": training_flops(model, settings, steps),
     }
-    seen = Seen(best.settings["seen"], SEEN_DECAY, catalogue.sid_numbers_I)
+    seen = Seen(best.settings["seen"], best.settings["seen_decay"], catalogue.sid_numbers_I)
     return FittedSasRec((graph, nnx.merge_state(best_parameters, constants)), context, seen, facts)
 
 
