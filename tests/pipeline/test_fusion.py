@@ -8,18 +8,12 @@ import pytest
 
 from tests.pipeline.small import SMALL
 from tsrec_jax.baselines.run import fit_baseline, run_baseline
-from tsrec_jax.data.dataset import Dataset, read_dataset
+from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.evaluation.predictions import read_predictions
 from tsrec_jax.evaluation.study_cells import read_cells
 from tsrec_jax.fusion.fusion import Fusion
-from tsrec_jax.fusion.settings import FusionSettings
 from tsrec_jax.main import main
-from tsrec_jax.pipeline.fuse import fit_fusion
-from tsrec_jax.pipeline.job import Job
-from tsrec_jax.pipeline.workdir import Workdir
 from tsrec_jax.serving.recommender import Recommender
-from tsrec_jax.settings import default_config, settings_of
-from tsrec_jax.shop.shop import make_shop
 
 CONFIG = """
 import pathlib, runpy
@@ -124,16 +118,6 @@ def test_a_baseline_alone_runs_exports_and_recommends_as_itself(workdir, request
     capsys.readouterr()
     assert main(["recommend", f"--workdir={tmp_path}", f"--item={ids[0]}", "--k=3"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
-
-
-def test_what_the_history_counts_is_weighed_once(tmp_path):
-    """Where `seen` is a part, no other says by itself what the history counts."""
-    shop = make_shop(seed=1, num_items=70, num_users=40)
-    dataset = Dataset("shop", "folder", shop.catalogue, shop.splits, {}, "hash")
-    job = Job(settings_of(default_config()), Workdir(tmp_path), dataset, "")
-    for parts, own in ((("tfidf", "seen"), False), (("tfidf",), True)):
-        fusion = fit_fusion(job, FusionSettings(parts=parts, model=False), None)
-        assert (fusion.parts[0].tables.seen is not None) == own
 
 
 @pytest.mark.parametrize(

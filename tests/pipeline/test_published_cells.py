@@ -26,7 +26,8 @@ LEFT = {
     "tsrec-histories-prior",
 }
 
-OLDER = {"sasrec", "sasrec+text"}  # baselines of the closed studies that give other results today
+# Baselines of the closed studies that give other results today.
+OLDER = {"transitions", "tfidf", "hybrid", "ease", "sasrec", "sasrec+text"}
 CLOSED = {"ablation", "office"}
 # Arms whose dense head had one kernel for items and histories, and another temperature.
 OLD_HEADS = {"tsrec-dense", "tsrec-fusion"}

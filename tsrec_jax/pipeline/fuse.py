@@ -116,10 +116,7 @@ def fit_fusion(job: Job, wanted: FusionSettings, model: ModelSearch | None) -> F
 
 
 def _tables(job: Job, names: Sequence[str], select: Interactions) -> tuple[Mapping[str, ItemTables], Mapping[str, Any]]:
-    """The parts that are tables, fitted, and the settings that were chosen for each.
-
-    What the items of the history count for themselves is left to the part SEEN where there is one.
-    """
+    """The parts that are tables, fitted, and the settings that were chosen for each."""
     settings, dataset = job.settings, job.dataset
     num_items, tables, chosen = dataset.catalogue.num_items, {}, {}
     for name in names:
@@ -129,8 +126,7 @@ def _tables(job: Job, names: Sequence[str], select: Interactions) -> tuple[Mappi
         elif name != DENSE:
             train = dataset.splits["train"]
             fitted = fit_baseline(name, dataset, train, select, settings.seed, report, job.vectors)
-            own = cast(FittedTables, fitted).tables
-            tables[name] = dataclasses.replace(own, seen=None) if SEEN in names else own
+            tables[name] = cast(FittedTables, fitted).tables
             chosen[name] = fitted.facts.get("settings")
     return tables, chosen
 
