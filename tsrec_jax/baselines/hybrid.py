@@ -12,11 +12,10 @@ import numpy as np
 from tsrec_jax.baselines.choosing import Choice, best_with_seen, choose_seen_by_row
 from tsrec_jax.baselines.counts import (
     TRANSITION_GRIDS,
-    TRANSITION_START,
     Transitions,
     count_transitions,
-    fit_popularity,
     fit_recent_popularity,
+    fit_transitions,
 )
 from tsrec_jax.baselines.tables import ItemTables, Seen, Term
 from tsrec_jax.baselines.text import TextSimilarity
@@ -79,7 +78,10 @@ class Hybrid:
 def fit_hybrid(
     catalogue: Catalogue, train: Interactions, select: Interactions, seed: int, report: Callable[[str], None]
 ) -> Hybrid:
-    """Fits recent popularity, then chooses all weights and the settings of texts and counts by NDCG@10 on `select`.
+    """Fits transitions and recent popularity, then chooses weights and all but the popularity's settings on `select`.
+
+    The search begins at the settings that transitions have alone: a larger shrinkage needs a larger weight too, which a
+    search of one setting after another does not find from afar.
 
     Meanwhile scores of the selection rows are held, by texts and by counts; of a `select` with more than MOST_CELLS
     scores, rows at equal distances are taken.
@@ -92,7 +94,7 @@ def fit_hybrid(
             "hybrid: the selection split holds no rows, so no weight can be chosen on it; give one with rows"
         )
     features_IK = text_features(catalogue.items)
-    counted = fit_popularity(catalogue, train, select, seed, report)
+    alone = fit_transitions(catalogue, train, select, seed, report)
     popularity = fit_recent_popularity(catalogue, train, select, seed, report)
     popularity_2I = np.stack([popularity.share_I, np.log1p(popularity.share_I * catalogue.num_items)])
     popularity_2I /= popularity_2I.max(axis=1, keepdims=True)
@@ -102,7 +104,7 @@ def fit_hybrid(
         return TextSimilarity(features_IK, decay, None, {})
 
     def transitions(settings: Mapping[str, float]) -> Transitions:
-        return count_transitions(train, counted, {name: settings[COUNTED + name] for name in TRANSITION_GRIDS})
+        return count_transitions(train, alone.popularity, {name: settings[COUNTED + name] for name in TRANSITION_GRIDS})
 
     @functools.lru_cache(HELD)
     def text_scores(decay: float) -> np.ndarray:
@@ -123,7 +125,7 @@ def fit_hybrid(
 
         return choose_seen_by_row(mixed, judges, catalogue, settings["history_decay"])
 
-    start = {**START, **{COUNTED + name: value for name, value in TRANSITION_START.items()}}
+    start = {**START, **{COUNTED + name: alone.facts["settings"][name] for name in TRANSITION_GRIDS}}
     grids = {**GRIDS, **{COUNTED + name: grid for name, grid in TRANSITION_GRIDS.items()}}
     choice = best_with_seen(start, grids, choose)
     report(choice.said("hybrid"))
