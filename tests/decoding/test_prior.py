@@ -223,7 +223,7 @@ def test_an_item_whose_first_code_no_item_has_is_scored_as_items_all_over_the_ca
     trie.add(np.array([[2, 0]]))
     assert nodes.sibling(nodes.join((2, 0))) is None
     x_BD, history = rng.normal(size=(1, 4)).astype(np.float32), [(1, 2)]
-    dense = DenseScores.of(scorer, history, np.ones(1))
+    dense = DenseScores.of(scorer, history, np.ones((1, 1)))
     log_p_I = np.asarray(scorer.scores(x_BD, dense.history_BH, dense.lengths_B))[0]
     wanted = log_p_I[[0, 2, 4, 6, 8, 10, 12, 14]].mean()
     first_level = prefix_values(nodes.prior(np.zeros((1, 15), np.float32), dense), x_BD.T)[0][0]
@@ -238,9 +238,10 @@ def test_a_dense_head_adds_what_it_says_of_the_prompts_last_state(model, trie, c
     vectors = [rng.normal(size=(40, width)).astype(np.float32) for _ in range(2)]
     state_DD = rng.normal(size=(width, width)).astype(np.float32) / width
     scorer = DenseScorer(*vectors, state_DD, np.zeros(32, np.float32), np.float32(0.5), temperature=5.0)
-    histories, weight_B = [(1, 2), (3,), (), (39, 4, 4), (0,)], np.array([1, 0.5, 2, 0, -1], np.float32)
+    histories = [(1, 2), (3,), (), (39, 4, 4), (0,)]
+    weight_BI = np.array([[1], [0.5], [2], [0], [-1]]) + rng.normal(0.0, 0.2, 40)
     nodes = PriorNodes(trie, catalogue.codes_IC)
-    dense = DenseScores.of(scorer, histories, weight_B)
+    dense = DenseScores.of(scorer, histories, weight_BI)
     found = beam_search(model, trie.arrays, *padded, SearchSettings(64), prior=nodes.prior(scores_BI, dense))
 
     state_BD = np.asarray(prefill(model, *padded)[0]).T
@@ -250,6 +251,6 @@ def test_a_dense_head_adds_what_it_says_of_the_prompts_last_state(model, trie, c
     u_BD /= np.linalg.norm(u_BD, axis=1, keepdims=True)
     logits_BI = u_BD @ vectors[0].T / 5.0
     log_p_BI = logits_BI - np.log(np.exp(logits_BI).sum(axis=1, keepdims=True))
-    total_BI = scores_BI + weight_B[:, None] * log_p_BI
+    total_BI = scores_BI + weight_BI * log_p_BI
     for row, wanted in enumerate(wanted_scores(model, trie, catalogue, padded, total_BI)):
         same(found.codes_BWC[row], found.scores_BW[row], wanted, trie.num_sids)

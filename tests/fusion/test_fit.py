@@ -11,8 +11,10 @@ from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
 from tsrec_jax.fusion import fit
 from tsrec_jax.fusion.fit import candidates, fit_weights, fusion_of, halves, scaled_parts
+from tsrec_jax.fusion.fusion import held
 
 ITEMS, ROWS = 30, 600
+COMMON = np.linspace(-1.7, 1.7, ITEMS, dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +49,8 @@ def everything(monkeypatch):
 def scores_of(tables, rows, chosen, others=None, log_p_BN=None):
     parts = scaled_parts(tables, rows)
     found = candidates(parts, rows, others or [()] * len(rows))
-    weights = fit_weights(found, rows, chosen, np.arange(ITEMS), 1.0, 1.0, log_p_BN)
-    return found, weights, fusion_of(ITEMS, parts, weights, False, 1.0, {})
+    weights = fit_weights(found, rows, chosen, np.arange(ITEMS), COMMON, 1.0, 1.0, log_p_BN)
+    return found, weights, fusion_of(parts, weights, False, False, COMMON, 1.0, {})
 
 
 def test_the_fitted_scores_rank_as_the_choice_does(tables, rows, everything):
@@ -110,7 +112,7 @@ def test_rows_whose_target_nobody_lists_say_nothing(tables, rows, monkeypatch):
     listed = np.flatnonzero((found.items_BN == rows.targets[:, None]).any(axis=1))
     assert 0 < len(listed) < ROWS
     _, without, _ = scores_of(tables, rows, listed)
-    np.testing.assert_array_equal(all_rows.features_F2, without.features_F2)
+    np.testing.assert_array_equal(all_rows.features_F3, without.features_F3)
     nobody = np.setdiff1d(np.arange(ROWS), listed)
     with pytest.raises(UserError, match="none of the selection rows"):
         scores_of(tables, rows, nobody)
@@ -118,14 +120,28 @@ def test_rows_whose_target_nobody_lists_say_nothing(tables, rows, monkeypatch):
 
 def test_items_that_share_the_targets_sid_are_no_wrong_answers(tables, rows, everything):
     found = candidates(scaled_parts(tables, rows), rows, [()] * ROWS)
-    sids_I, own = np.arange(ITEMS), (np.arange(ROWS), np.arange(ITEMS), 1.0, 1.0)
+    sids_I, own = np.arange(ITEMS), (np.arange(ROWS), np.arange(ITEMS), COMMON, 1.0, 1.0)
     sids_I[ITEMS // 2 :] = np.arange(ITEMS // 2)
     mates_B1 = ((rows.targets + ITEMS // 2) % ITEMS)[:, None]
     without = dataclasses.replace(found, items_BN=np.where(found.items_BN == mates_B1, -1, found.items_BN))
-    shared = fit_weights(found, rows, own[0], sids_I, 1.0, 1.0)
-    np.testing.assert_array_equal(shared.features_F2, fit_weights(without, rows, *own).features_F2)
-    assert not np.allclose(shared.features_F2, fit_weights(found, rows, *own).features_F2)
+    shared = fit_weights(found, rows, own[0], sids_I, COMMON, 1.0, 1.0)
+    np.testing.assert_array_equal(shared.features_F3, fit_weights(without, rows, *own).features_F3)
+    assert not np.allclose(shared.features_F3, fit_weights(found, rows, *own).features_F3)
 
 
 def test_a_users_rows_are_in_one_half():
     np.testing.assert_array_equal(halves(("a", "b", "a", "c", "b")), [0, 1, 0, 0, 1])
+
+
+def test_weights_follow_how_common_an_item_is_and_whether_the_history_holds_it(tables, rows, everything):
+    """Targets drawn by exp(1.5 x one) among common items, by its opposite among rare ones, rarely what was had."""
+    one = {"one": tables["one"]}
+    right_BI = 1.5 * COMMON * one["one"].scores(rows.histories) - 2 * held(rows.histories, ITEMS)
+    drawn_BI = right_BI + np.random.default_rng(3).gumbel(size=right_BI.shape)
+    rows, parts = dataclasses.replace(rows, targets=drawn_BI.argmax(axis=1)), scaled_parts(one, rows)
+    found = candidates(parts, rows, [()] * ROWS, True)
+    weights = fit_weights(found, rows, np.arange(ROWS), np.arange(ITEMS), COMMON, 1.0, 1.0)
+    scores_BI = fusion_of(parts, weights, True, False, COMMON, 1.0, {}).scores(rows.histories)
+    agree = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(right_BI, scores_BI, strict=True)])
+    assert agree > 0.95
+    assert weights.features_F3[-1, 0] < -0.5

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tsrec_jax.baselines.tables import ItemTables, Term
+from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
-from tsrec_jax.fusion.fusion import Fusion, Part, Scale, alone
+from tsrec_jax.fusion.fusion import Fusion, Part, Scale, alone, commonness
 
 HISTORIES = [(0,), (1, 2, 2), (4, 3)]
 
@@ -20,30 +21,42 @@ def fusion():
         for _ in range(2)
     ]
     parts = tuple(Part(f"part {n}", own, Scale.of(own.scores(HISTORIES))) for n, own in enumerate(tables))
-    weights_F2 = rng.normal(size=(4, 2)).astype(np.float32)
-    return Fusion(5, parts, weights_F2, np.array([0.7, -0.2], np.float32), 0.9, {"rows": 3})
+    weights_F3 = rng.normal(size=(4, 3)).astype(np.float32)
+    held_3, dense_3 = np.array([[-2, 0.4, 0.3], [0.7, -0.2, 0.1]], np.float32)
+    common_I = np.array([-1, -0.5, 0, 0.5, 1], np.float32)
+    return Fusion(parts, weights_F3, held_3, dense_3, common_I, 0.9, {"rows": 3})
 
 
 def test_scores_follow_the_formula(fusion):
     total = np.zeros((3, 5))
     for row, history in enumerate(HISTORIES):
-        length = np.log1p(len(history)) - 0.9
+        length, common_I = np.log1p(len(history)) - 0.9, fusion.common_I
         for number, part in enumerate(fusion.parts):
             x_BI = np.float64(part.tables.scores(HISTORIES))
             log_BI = np.log(1 + 10 * np.maximum(x_BI, 0) / x_BI[x_BI > 0].mean())
             forms = x_BI / x_BI.std(), log_BI / log_BI.std()
-            for (w, v), form_BI in zip(fusion.weights_F2[2 * number :], forms, strict=False):
-                total[row] += (w + v * length) * form_BI[row]
+            for (w, v, u), form_BI in zip(fusion.weights_F3[2 * number :], forms, strict=False):
+                total[row] += (w + v * length + u * common_I) * form_BI[row]
+        total[row] += (-2 + 0.4 * length + 0.3 * common_I) * np.isin(np.arange(5), history)
     np.testing.assert_allclose(fusion.scores(HISTORIES), total, rtol=1e-4, atol=1e-5)
     lengths = np.log1p([1, 3, 2]) - 0.9
-    np.testing.assert_allclose(fusion.dense_weights(HISTORIES), 0.7 - 0.2 * lengths, rtol=1e-5)
+    wanted_BI = 0.7 - 0.2 * lengths[:, None] + 0.1 * fusion.common_I
+    np.testing.assert_allclose(fusion.dense_weights(HISTORIES), wanted_BI, rtol=1e-5)
+
+
+def test_how_common_an_item_is_counts_every_place_of_it_in_train():
+    rows = Interactions(("a", "a", "b"), ((0,), (0, 1), (0,)), np.array([1, 2, 2], np.int32))
+    log_I = np.log([4, 3, 3, 1])
+    np.testing.assert_allclose(commonness(rows, 4), (log_I - log_I.mean()) / log_I.std(), rtol=1e-6)
 
 
 def test_a_history_of_which_items_are_left_out_keeps_its_length(fusion):
     whole, short = fusion.scores([(2, 2, 1)]), fusion.scores([(1,)], [3])
     assert not np.allclose(fusion.scores([(1,)]), short)
     flat = dataclasses.replace(
-        fusion, parts=tuple(dataclasses.replace(p, tables=ItemTables(p.tables.bias_I)) for p in fusion.parts)
+        fusion,
+        held_3=None,
+        parts=tuple(dataclasses.replace(p, tables=ItemTables(p.tables.bias_I)) for p in fusion.parts),
     )
     assert np.array_equal(flat.scores([(2, 2, 1)]), flat.scores([(1,)], [3]))
     assert whole.shape == short.shape
@@ -82,7 +95,7 @@ def test_scores_without_spread_or_without_any_above_zero_have_constants():
 
 
 def test_of_a_dense_head_alone_every_item_scores_0_beside_it(fusion, tmp_path):
-    alone = dataclasses.replace(fusion, parts=(), weights_F2=np.zeros((0, 2), np.float32))
+    alone = dataclasses.replace(fusion, parts=(), weights_F3=np.zeros((0, 3), np.float32), held_3=None)
     alone.save(tmp_path / "fusion.npz")
     for own in (alone, Fusion.load(tmp_path / "fusion.npz", 5)):
         np.testing.assert_array_equal(own.scores(HISTORIES), np.zeros((3, 5)))

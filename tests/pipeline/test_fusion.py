@@ -65,6 +65,17 @@ def test_what_was_fitted_is_in_the_cell_and_in_the_results(workdir):
     assert "fusion of TS-Rec" in (workdir / "cells/fused/seed-1/results.md").read_text()
 
 
+def test_the_reports_show_the_figures_of_the_fit(workdir):
+    facts = cell(workdir, "fused").facts["fusion"]
+    figures = [facts[kind][metric] for kind in ("model alone", "cross-fitted") for metric in ("HR@10", "NDCG@10")]
+    row = [f"{value:.4f}" for value in (facts["listed"], *figures, facts["weight of the model"])]
+    for file, name in (("cells/fused/seed-1/results.md", "TS-Rec"), ("study.md", "fused, seed 1")):
+        cells = [
+            [part.strip() for part in line.strip("|").split("|")] for line in (workdir / file).read_text().splitlines()
+        ]
+        assert [name, "20", *row] in cells
+
+
 def test_scores_of_the_fused_arm_are_the_models_and_the_fusions(workdir):
     """Two SIDs that both arms list differ by the model's log-probabilities and the fusion's scores."""
     made = next(workdir.glob("upstream/*"))

@@ -25,8 +25,9 @@ def fusion(trained):
     items = trained.catalogue.num_items
     table_II = rng.normal(size=(items, items)).astype(np.float32)
     tables = ItemTables(rng.normal(size=items).astype(np.float32), (Term(0.5, table_II),))
-    weights_F2 = rng.normal(size=(2, 2)).astype(np.float32)
-    return Fusion(items, (Part("a part", tables, Scale(1.0, 1.0, 1.0)),), weights_F2, None, 0.7, {})
+    weights_F3 = rng.normal(size=(2, 3)).astype(np.float32)
+    held_3, common_I = np.array([-1, 0.5, 0.2], np.float32), rng.normal(size=items).astype(np.float32)
+    return Fusion((Part("a part", tables, Scale(1.0, 1.0, 1.0)),), weights_F3, held_3, None, common_I, 0.7, {})
 
 
 @pytest.fixture
@@ -131,12 +132,12 @@ def test_a_dense_head_is_exported_with_its_weight(fusion, trained, exported, tmp
     item_ID = rng.normal(size=(items, width)).astype(np.float32)
     zeros = np.zeros((width, width), np.float32)  # the user is the history alone
     scorer = DenseScorer(item_ID, item_ID, zeros, np.zeros(32, np.float32), np.float32(1), temperature=2.0)
-    dense = dataclasses.replace(fusion, dense_2=np.array([3.0, 0.0], np.float32))
+    dense = dataclasses.replace(fusion, dense_3=np.array([3.0, 0.0, 0.5], np.float32))
     recommender = Recommender.load(trained.export(tmp_path / "export", fusion=dense, dense=scorer))
     (found,) = recommender.recommend([["B003"]], k=8, exact=True)
     item = trained.catalogue.item_index("B003")
     logits_I = item_ID @ (item_ID[item] / np.linalg.norm(item_ID[item])) / 2.0
-    scores_I = fusion.scores([[item]])[0] + 3.0 * (logits_I - np.log(np.exp(logits_I).sum()))
+    scores_I = fusion.scores([[item]])[0] + (3.0 + 0.5 * fusion.common_I) * (logits_I - np.log(np.exp(logits_I).sum()))
     model = model_scores(exported, [["B003"]])[0]
     check(found, {sid: model[sid] + own for sid, own in sid_scores(trained.catalogue, scores_I).items()})
     recommender.warm_up(lambda line: None, max_history=33)
@@ -154,7 +155,7 @@ def test_a_changed_file_is_refused_and_the_catalogue_of_a_fusion_is_not_edited(f
     export_fusion(fusion, trained.catalogue, folder, card_facts={})
     with pytest.raises(UserError, match="as they were exported"):
         accept_catalogue(folder)
-    other = dataclasses.replace(fusion, weights_F2=fusion.weights_F2 + 1)
+    other = dataclasses.replace(fusion, weights_F3=fusion.weights_F3 + 1)
     other.save(folder / "fusion.npz")
     with pytest.raises(UserError, match="not as it was exported"):
         Recommender.load(folder)

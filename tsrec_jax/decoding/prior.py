@@ -58,21 +58,21 @@ class DenseScores:
       scorer: the head.
       history_BH: int32 items, oldest first, padded at the end.
       lengths_B: int32 items of each history.
-      weight_B: float32, what they are multiplied by.
+      weight_BI: float32, what they are multiplied by; (B, 1) where it is the same for all items.
     """
 
     scorer: DenseScorer
     history_BH: jax.Array | np.ndarray
     lengths_B: jax.Array | np.ndarray
-    weight_B: jax.Array | np.ndarray
+    weight_BI: jax.Array | np.ndarray
 
     @classmethod
-    def of(cls, scorer: DenseScorer, histories: Sequence[Sequence[int]], weight_B: np.ndarray) -> DenseScores:
+    def of(cls, scorer: DenseScorer, histories: Sequence[Sequence[int]], weight_BI: np.ndarray) -> DenseScores:
         """Pads the histories to a power of two, so that few lengths are compiled."""
         history_BH = np.zeros((len(histories), padded_length(max(map(len, histories)))), np.int32)
         for row, history in enumerate(histories):
             history_BH[row, : len(history)] = history
-        return cls(scorer, history_BH, np.array(list(map(len, histories)), np.int32), np.asarray(weight_B, np.float32))
+        return cls(scorer, history_BH, np.array(list(map(len, histories)), np.int32), np.asarray(weight_BI, np.float32))
 
 
 @jax.tree_util.register_dataclass
@@ -102,7 +102,7 @@ def prefix_values(prior: Prior, x_DB: jax.Array) -> tuple[jax.Array, ...]:
     if prior.dense is not None:
         dense = prior.dense
         log_p_BI = dense.scorer.scores(x_DB.T, jnp.asarray(dense.history_BH), jnp.asarray(dense.lengths_B))
-        scores_BI = scores_BI + jnp.asarray(dense.weight_B)[:, None] * log_p_BI
+        scores_BI = scores_BI + jnp.asarray(dense.weight_BI) * log_p_BI
     joined_BR = jnp.einsum("brs,rs->br", scores_BI[:, items.siblings_RS], items.share_RS)
     scores_EB = jnp.concatenate([scores_BI, joined_BR], axis=1).T
     scores_EB = jnp.where(items.alive_E[:, None], scores_EB, -jnp.inf)

@@ -9,6 +9,7 @@ from typing import Any
 from tsrec_jax.data.target_ranks import SHOWN
 from tsrec_jax.evaluation.before_after import BeforeAfter
 from tsrec_jax.evaluation.beyond import BEYOND, CUT, Beyond
+from tsrec_jax.evaluation.fusion_table import fusion_section
 from tsrec_jax.evaluation.statistics import Comparison, PairedTest
 from tsrec_jax.text_table import fact_list, markdown_table
 
@@ -34,6 +35,7 @@ class Report:
       training: {name: facts of its training, with model FLOPs of it (`flops`) and of one request (`request_flops`)}.
       facts: command, config, seed, data hash, commit, machine, versions.
       before_after: what the training has changed, where it went on from an earlier run.
+      fusion: facts of the main system's fusion, where it is one.
     """
 
     dataset: str
@@ -50,6 +52,7 @@ class Report:
     training: Mapping[str, Mapping[str, Any]]
     facts: Mapping[str, Any]
     before_after: BeforeAfter | None = None
+    fusion: Mapping[str, Any] | None = None
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -111,6 +114,8 @@ def to_markdown(report: Report) -> str:
         )
     if report.before_after is not None:
         parts.append(_before_after_section(report.before_after))
+    if report.fusion is not None:
+        parts.append(fusion_section([(next(iter(report.systems)), report.fusion)]))
     if report.training:
         rows = [["system", "loss at the start", "steps", "best step", "best validation value", "seconds", "FLOPs",
                  "FLOPs of a request"]]  # fmt: skip

@@ -96,6 +96,7 @@ class StudyReport:
       explored: those that were named after some of the systems had been tested; not corrected for their number.
       notes: what a reader must know: cells that are missing, comparisons that could not be made.
       curves: systems whose curves are drawn together and among which convergence is compared.
+      fusions: (system and seed, facts of its fit) of the arms that are fusions.
       facts: command, commits, machines, data hashes, versions.
     """
 
@@ -109,6 +110,7 @@ class StudyReport:
     explored: list[Comparison]
     notes: list[str]
     curves: list[str]
+    fusions: list[tuple[str, Mapping[str, Any]]]
     facts: Mapping[str, Any]
 
     @property
@@ -185,6 +187,7 @@ def build_report(
         explored=later,
         notes=[*said, *_tied(systems), *_started(systems), *refused, *refused_later],
         curves=drawn,
+        fusions=_fusions(systems),
         facts=facts,
     )
 
@@ -212,6 +215,11 @@ def _started(systems: Sequence[System]) -> list[str]:
             said.append(f"{system.name} {' / '.join(f'{mean:.2f}' for mean in means)}")
     note = "Before the first step, nats per SID token among the tokens that may stand there / the whole vocabulary: "
     return [note + ", ".join(said)] if said else []
+
+
+def _fusions(systems: Sequence[System]) -> list[tuple[str, Mapping[str, Any]]]:
+    cells = (cell for system in systems for cell in system.cells if "fusion" in cell.facts)
+    return [(f"{cell.name}, seed {cell.seed}", cell.facts["fusion"]) for cell in cells]
 
 
 def _comparisons(

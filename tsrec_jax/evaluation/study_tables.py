@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tsrec_jax.data.target_ranks import LEVELS
+from tsrec_jax.evaluation.fusion_table import fusion_section
 from tsrec_jax.evaluation.report import (
     UNKNOWN,
     amount,
@@ -63,6 +64,7 @@ def to_markdown(report: StudyReport) -> str:
         "Item level, the expected value under a uniform tie among the items of a colliding SID:\n\n"
         + _quality(report, "item"),
         _beyond(report),
+        fusion_section(report.fusions),
         _costs(report),
         *_slices(report),
         _lost(report),

@@ -40,7 +40,8 @@ class Candidates:
 
     Attributes:
       items_BN: int32, each item once a row, -1 behind the last.
-      features_BNF: float32, of the parts, and of the dense head where there is one.
+      features_BNF: float32, of the parts, then whether the history holds the item, and the dense head's, where these
+        take part.
     """
 
     items_BN: np.ndarray
@@ -52,11 +53,11 @@ class Weights:
     """Fitted weights.
 
     Attributes:
-      features_F2: float32, w and v of every feature.
+      features_F3: float32, w, v and u of every feature.
       model: weight of the model's log-probability; 0 where there is none.
     """
 
-    features_F2: np.ndarray
+    features_F3: np.ndarray
     model: float
 
 
@@ -70,6 +71,7 @@ def candidates(
     parts: Sequence[Part],
     rows: Interactions,
     others: Sequence[Sequence[int]],
+    held: bool = False,
     dense: Callable[[range], np.ndarray] | None = None,
 ) -> Candidates:
     """The best items of every part, and others.
@@ -78,6 +80,7 @@ def candidates(
       parts: with their constants.
       rows: the histories.
       others: for each row further items, such as those of the model's beams.
+      held: whether it is a feature that the history holds the item.
       dense: from numbers of rows to the dense head's float32 log-probabilities (B, I), which are one more feature.
     """
     listed, features = [], []
@@ -92,6 +95,7 @@ def candidates(
             forms = [
                 form for part, x in zip(parts, scores, strict=True) for form in part.scale.features(x[row, items_N])
             ]
+            forms += [np.isin(items_N, histories[row]).astype(np.float32)] if held else []
             forms += [x_BI[row, items_N] for x_BI in log_p_BI]
             listed.append(items_N)
             features.append(np.stack(forms, axis=-1))
@@ -114,6 +118,7 @@ def fit_weights(
     rows: Interactions,
     chosen: np.ndarray,
     sids_I: np.ndarray,
+    common_I: np.ndarray,
     mean_log_length: float,
     l2: float,
     log_p_BN: np.ndarray | None = None,
@@ -126,6 +131,7 @@ def fit_weights(
       chosen: numbers of those that are fitted on.
       sids_I: the number of each item's SID. Other items with the target's are no wrong answers: a SID is ranked by the
         best of its items.
+      common_I: c of `Fusion`.
       mean_log_length: m of `Fusion`.
       l2: penalty on the sum of the squared weights, against the sum over the rows.
       log_p_BN: float32 log P(SID of the candidate | history); None: no model takes part.
@@ -142,7 +148,8 @@ def fit_weights(
     there_BN, target_BN, x_BNF = there_BN[known], target_BN[known], found.features_BNF[chosen][known]
     lengths_B = np.array([len(rows.histories[row]) for row in chosen])[known]
     centred_B11 = (np.log1p(lengths_B) - mean_log_length)[:, None, None].astype(np.float32)
-    x_BNF = np.concatenate([x_BNF, x_BNF * centred_B11], axis=-1)
+    common_BN1 = common_I[items_BN[known]][..., None]
+    x_BNF = np.concatenate([x_BNF, x_BNF * centred_B11, x_BNF * common_BN1], axis=-1)
     bounds: list[tuple[float | None, float | None]] = [(None, None)] * x_BNF.shape[-1]
     spread = 1.0
     if log_p_BN is not None:
@@ -155,22 +162,24 @@ def fit_weights(
     logit = _minimum(problem.logit, start, bounds)
     weights = _minimum(lambda w: problem.smooth_ndcg(w, logit), logit, bounds)
     features = found.features_BNF.shape[-1]
-    pairs_F2 = weights[: 2 * features].reshape(2, features).T.astype(np.float32)
-    return Weights(pairs_F2, float(weights[-1]) / spread if log_p_BN is not None else 0.0)
+    features_F3 = weights[: 3 * features].reshape(3, features).T.astype(np.float32)
+    model = float(weights[-1]) / spread if log_p_BN is not None else 0.0
+    return Weights(features_F3, model)
 
 
 def fusion_of(
-    num_items: int,
     parts: tuple[Part, ...],
     weights: Weights,
+    held: bool,
     dense: bool,
+    common_I: np.ndarray,
     mean_log_length: float,
     facts: Mapping[str, Any],
 ) -> Fusion:
-    """The fusion of fitted weights, in nats beside the model's log-probability where it takes part."""
-    weights_F2 = weights.features_F2 / np.float32(weights.model or 1.0)
-    own = 2 * len(parts)
-    return Fusion(num_items, parts, weights_F2[:own], weights_F2[own] if dense else None, mean_log_length, facts)
+    """The fusion of weights fitted to `candidates`, in nats beside the model's log-probability where it takes part."""
+    weights_F3, own = weights.features_F3 / np.float32(weights.model or 1.0), 2 * len(parts)
+    held_3, dense_3 = weights_F3[own] if held else None, weights_F3[-1] if dense else None
+    return Fusion(parts, weights_F3[:own], held_3, dense_3, common_I, mean_log_length, facts)
 
 
 @dataclasses.dataclass(frozen=True)

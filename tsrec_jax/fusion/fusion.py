@@ -2,7 +2,10 @@
 
 The scores are in nats beside log P(SID | history), or by themselves where no language model takes part:
 
-    score(i | h) = sum over features f of (w_f + v_f * (log(1 + |h|) - m)) * f(i | h)
+    score(i | h) = sum over features f of (w_f + v_f * (log(1 + |h|) - m) + u_f * c(i)) * f(i | h)
+
+|h| is the length of the history, and c(i) says how common the item is in train (`commonness`): a part may be right
+about popular items and wrong about rare ones.
 
 A part with scores x gives two features, x / s and log(1 + 10 max(x, 0) / p) / t, whose constants are measured on the
 selection rows: p is the mean of the scores above 0, s and t are standard deviations. Scores of counts are skewed; which
@@ -14,6 +17,7 @@ Axis letters: B histories, I items, F features (two a part).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -22,11 +26,12 @@ from typing import Any
 import numpy as np
 
 from tsrec_jax.baselines.tables import ItemTables
+from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.files import exported_file, write_npz
 
 KNEE = 10.0
 ROUNDING = 1e-6  # a smaller deviation, as a share of the largest size, counts as none
-_FORMAT = 1
+VERSION = 2  # of the formula and of the file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,18 +84,20 @@ class Fusion:
     """Parts and their weights.
 
     Attributes:
-      num_items: I.
       parts: those that are tables, none where the dense head alone takes part; that lies with the model.
-      weights_F2: float32, w and v of every feature, two rows a part in the order of `parts`.
-      dense_2: w and v of the dense head's log-probability; None: it takes no part.
+      weights_F3: float32, w, v and u of every feature, two rows a part in the order of `parts`.
+      held_3: the same of whether the history holds the item, 1 or 0; None: this is no feature.
+      dense_3: the same of the dense head's log-probability; None: it takes no part.
+      common_I: float32, c of every item.
       mean_log_length: m.
       facts: what was fitted and how good it was on the selection rows, as plain values.
     """
 
-    num_items: int
     parts: tuple[Part, ...]
-    weights_F2: np.ndarray
-    dense_2: np.ndarray | None
+    weights_F3: np.ndarray
+    held_3: np.ndarray | None
+    dense_3: np.ndarray | None
+    common_I: np.ndarray
     mean_log_length: float
     facts: Mapping[str, Any]
 
@@ -101,36 +108,38 @@ class Fusion:
           histories: items of that catalogue, oldest first; one may be empty.
           lengths: of the whole histories, where items of them are left out here.
         """
-        weights_BF = self._weights(self.weights_F2, histories, lengths)
-        total_BI = np.zeros((len(histories), self.num_items), np.float32)
+        length_B1 = self._lengths(histories, lengths)
+        total_BI = np.zeros((len(histories), len(self.common_I)), np.float32)
         for number, part in enumerate(self.parts):
             for form, feature_BI in enumerate(part.scale.features(part.tables.scores(histories))):
-                total_BI += weights_BF[:, 2 * number + form, None] * feature_BI
+                total_BI += self._weights(self.weights_F3[2 * number + form], length_B1) * feature_BI
+        if self.held_3 is not None:
+            total_BI += self._weights(self.held_3, length_B1) * held(histories, len(self.common_I))
         return total_BI
 
     def dense_weights(self, histories: Sequence[Sequence[int]], lengths: Sequence[int] | None = None) -> np.ndarray:
-        """float32 (B), what the dense head's log-probability of every item is multiplied by."""
-        assert self.dense_2 is not None
-        return self._weights(self.dense_2[None], histories, lengths)[:, 0]
+        """float32 (B, I), what the dense head's log-probabilities are multiplied by."""
+        assert self.dense_3 is not None
+        return self._weights(self.dense_3, self._lengths(histories, lengths))
 
-    def _weights(
-        self, weights_F2: np.ndarray, histories: Sequence[Sequence[int]], lengths: Sequence[int] | None
-    ) -> np.ndarray:
+    def _lengths(self, histories: Sequence[Sequence[int]], lengths: Sequence[int] | None) -> np.ndarray:
         lengths_B = np.asarray(list(map(len, histories)) if lengths is None else lengths, np.float64)
-        centred_B = (np.log1p(lengths_B) - self.mean_log_length).astype(np.float32)
-        return weights_F2[:, 0] + centred_B[:, None] * weights_F2[:, 1]
+        return (np.log1p(lengths_B) - self.mean_log_length).astype(np.float32)[:, None]
+
+    def _weights(self, weights_3: np.ndarray, length_B1: np.ndarray) -> np.ndarray:
+        return weights_3[0] + weights_3[1] * length_B1 + weights_3[2] * self.common_I
 
     def save(self, path: pathlib.Path) -> None:
         """Writes one .npz; it appears only when it is complete."""
         facts = {
-            "format": _FORMAT,
+            "format": VERSION,
             "parts": [{"name": part.name, "scale": dataclasses.asdict(part.scale)} for part in self.parts],
             "mean_log_length": self.mean_log_length,
             "facts": dict(self.facts),
         }
-        arrays = {"facts": np.array(json.dumps(facts)), "weights": self.weights_F2}
-        if self.dense_2 is not None:
-            arrays["dense"] = self.dense_2
+        arrays = {"facts": np.array(json.dumps(facts)), "weights": self.weights_F3, "common": self.common_I}
+        own = {"held": self.held_3, "dense": self.dense_3}
+        arrays |= {name: weights_3 for name, weights_3 in own.items() if weights_3 is not None}
         for number, part in enumerate(self.parts):
             arrays |= {f"{number}/{name}": array for name, array in part.tables.to_arrays().items()}
         write_npz(path, arrays, compressed=True)
@@ -150,25 +159,44 @@ class Fusion:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = dict(stored)
             facts = json.loads(str(arrays["facts"]))
-            if facts["format"] != _FORMAT:
-                raise ValueError(f"format {facts['format']}")
+            if facts["format"] != VERSION:
+                raise ValueError(f"format {facts['format']}, this version reads {VERSION}; fit it again")
             parts = tuple(
                 Part(part["name"], ItemTables.from_arrays(_below(arrays, f"{number}/")), Scale(**part["scale"]))
                 for number, part in enumerate(facts["parts"])
             )
-            if arrays["weights"].shape != (2 * len(parts), 2):
+            if arrays["weights"].shape != (2 * len(parts), 3):
                 raise ValueError("weights of another number of parts")
-            if any(len(part.tables.bias_I) != num_items for part in parts):
+            sizes = {len(arrays["common"]), *(len(part.tables.bias_I) for part in parts)}
+            if sizes != {num_items}:
                 raise ValueError(f"not of a catalogue of {num_items} items")
-            length = facts["mean_log_length"]
-            return cls(num_items, parts, arrays["weights"], arrays.get("dense"), length, facts["facts"])
+            weights = arrays["weights"], arrays.get("held"), arrays.get("dense")
+            return cls(parts, *weights, arrays["common"], facts["mean_log_length"], facts["facts"])
+
+
+def held(histories: Sequence[Sequence[int]], num_items: int) -> np.ndarray:
+    """float32 (B, I), 1 where a history holds an item and 0 elsewhere."""
+    held_BI = np.zeros((len(histories), num_items), np.float32)
+    for row, history in enumerate(histories):
+        held_BI[row, list(history)] = 1
+    return held_BI
+
+
+def commonness(rows: Interactions, num_items: int) -> np.ndarray:
+    """float32 (I), c of every item: log(1 + how often it stands in `rows`), of mean 0 and deviation 1 over the items.
+
+    Histories count too. So an item counts for more the more of its users' purchases came after it.
+    """
+    histories = np.fromiter(itertools.chain.from_iterable(rows.histories), np.int64)
+    log_I = np.log1p(np.bincount(np.concatenate([histories, rows.targets]), minlength=num_items))
+    return ((log_I - log_I.mean()) / _deviation(log_I)).astype(np.float32)
 
 
 def alone(part: Part, facts: Mapping[str, Any]) -> Fusion:
     """One part that takes no other beside it: its scores as they are."""
     part = dataclasses.replace(part, scale=Scale(1.0, 1.0, 1.0))
-    weights_F2 = np.array([[1, 0], [0, 0]], np.float32)
-    return Fusion(len(part.tables.bias_I), (part,), weights_F2, None, 0.0, facts)
+    weights_F3 = np.array([[1, 0, 0], [0, 0, 0]], np.float32)
+    return Fusion((part,), weights_F3, None, None, np.zeros(len(part.tables.bias_I), np.float32), 0.0, facts)
 
 
 def _below(arrays: Mapping[str, np.ndarray], start: str) -> dict[str, np.ndarray]:

@@ -151,7 +151,8 @@ def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, 
     draws = draw_users(rows.users, settings.eval.bootstrap, settings.seed)
     ndcg_SN = {name: found.values("sid", "NDCG@10")[None] for name, found in ranks.items()}
     base = {"base model": base_words(job.base)} if settings.fusion.model else {}
-    fusion = {f"fusion of {system}": predicted["fusion"]} if "fusion" in predicted else {}
+    fusion = predicted.get("fusion")
+    fitted = {} if fusion is None else {f"fusion of {system}": {key: fusion[key] for key in ("parts", "settings")}}
     improved = rl_facts(job)
     stages = {system: trained, f"{system}, second stage": improved}
     second = {}
@@ -181,7 +182,8 @@ def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, 
         upper_bound=shop.upper_bound(settings, dataset, rows, metrics) if shop.is_embedded(settings) else None,
         training={name: _with_flops(facts, predicted) for name, facts in stages.items() if facts},
         before_after=before_and_after(job, rows, lists[system]),
-        facts={**run_facts(folder), **base, **fusion, **second},
+        facts={**run_facts(folder), **base, **fitted, **second},
+        fusion=fusion,
     )
     write_trec(folder / TREC, [dataset.catalogue.sid(int(target)) for target in rows.targets], lists)
     write_json(folder / "results.json", to_json(built))

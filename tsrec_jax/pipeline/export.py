@@ -67,7 +67,7 @@ def _export_model(job: Job, shown: Sequence[str]) -> None:
         with on_own_devices(parts.model) as model:
             search = ModelSearch.of(parts, settings, model)
             fusion = fused(job, search)
-            dense = search.scorer if fusion is not None and fusion.dense_2 is not None else None
+            dense = search.scorer if fusion is not None and fusion.dense_3 is not None else None
     export_folder(
         parts.model,
         parts.tokenizer,

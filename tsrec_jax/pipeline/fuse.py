@@ -21,7 +21,7 @@ from tsrec_jax.decoding.generate import RankedSids
 from tsrec_jax.decoding.prior import DenseScores
 from tsrec_jax.errors import UserError
 from tsrec_jax.fusion.fit import Candidates, candidates, fit_weights, fusion_of, halves, scaled_parts
-from tsrec_jax.fusion.fusion import Fusion, Part, alone
+from tsrec_jax.fusion.fusion import VERSION, Fusion, Part, alone, commonness
 from tsrec_jax.fusion.settings import DENSE, SEEN, FusionSettings
 from tsrec_jax.models.dense_head import DenseScorer
 from tsrec_jax.pipeline.job import Job
@@ -46,7 +46,8 @@ def fusion_inputs(job: Job) -> dict[str, Any]:
         }
     )
     vectors = job.vectors_identity(job.settings.fusion.parts)
-    return {**job.final_identity, **flat(job.settings.fusion, "fusion."), **vectors, **searched}
+    version = {"fusion.version": VERSION} if job.settings.fusion.parts else {}
+    return {**job.final_identity, **flat(job.settings.fusion, "fusion."), **version, **vectors, **searched}
 
 
 def fused(job: Job, model: ModelSearch | None) -> Fusion | None:
@@ -78,7 +79,7 @@ def fused(job: Job, model: ModelSearch | None) -> Fusion | None:
 
 def fused_rows(fusion: Fusion, rows: Interactions, model: ModelSearch | None) -> FusedRows:
     """Rows that one fusion scores."""
-    scorer = model.scorer if model is not None and fusion.dense_2 is not None else None
+    scorer = model.scorer if model is not None and fusion.dense_3 is not None else None
     return FusedRows(rows, [fusion], np.zeros(len(rows), np.int64), scorer)
 
 
@@ -101,7 +102,7 @@ def fit_fusion(job: Job, wanted: FusionSettings, model: ModelSearch | None) -> F
         )
     rows = select.spread(wanted.rows or len(select))
     tables, facts = _tables(job, wanted.parts, select)
-    facts = {"parts": list(wanted.parts), "settings": facts, "rows": len(rows)}
+    facts = {"version": VERSION, "parts": list(wanted.parts), "settings": facts, "rows": len(rows)}
     parts = scaled_parts(tables, rows)
     if model is None and len(parts) == 1:
         found = alone(parts[0], facts)
@@ -154,15 +155,17 @@ def _weighed(
         facts = {**facts, "model alone": _figures(beams, dataset, rows)}
         others = [[item for sid, _ in ranked for item in catalogue.items_of_sid[sid]] for ranked in beams]
     log_p = None if scorer is None or model is None else _dense_log_p(model, scorer, rows)
-    listed = candidates(parts, rows, others, log_p)
+    held = any(part.name == SEEN for part in parts)
+    listed = candidates(parts, rows, others, held, log_p)
     if model is not None:
         log_p_BN = model.log_probabilities(rows, np.maximum(listed.items_BN, 0))
+    common_I = commonness(dataset.splits["train"], catalogue.num_items)
     length = float(np.mean([np.log1p(len(history)) for history in rows.histories]))
 
     def fit(chosen: np.ndarray, own: Mapping[str, Any]) -> Fusion:
-        weights = fit_weights(listed, rows, chosen, catalogue.sid_numbers_I, length, l2, log_p_BN)
+        weights = fit_weights(listed, rows, chosen, catalogue.sid_numbers_I, common_I, length, l2, log_p_BN)
         own = {**own, "weight of the model": weights.model} if model is not None else own
-        return fusion_of(catalogue.num_items, parts, weights, scorer is not None, length, own)
+        return fusion_of(parts, weights, held, scorer is not None, common_I, length, own)
 
     half_B = halves(rows.users)
     if half_B.any():  # else there is one user alone
@@ -180,7 +183,7 @@ def _dense_log_p(model: ModelSearch, scorer: DenseScorer, rows: Interactions) ->
 
     def log_p(numbers: range) -> np.ndarray:
         histories = [rows.histories[number] for number in numbers]
-        own = DenseScores.of(scorer, histories, np.ones(len(histories)))
+        own = DenseScores.of(scorer, histories, np.ones((len(histories), 1)))
         x_BD, padded = states_BD[numbers.start : numbers.stop], (own.history_BH, own.lengths_B)
         return np.asarray(scorer.scores(jnp.asarray(x_BD), *map(jnp.asarray, padded)))
 

@@ -49,11 +49,11 @@ class FusedRows:
         """The dense head's share in them."""
         assert self.scorer is not None
         histories = [self.rows.histories[number] for number in numbers]
-        weight_B = [
+        weight_BI = [
             self.fusions[own].dense_weights([history])[0]
             for own, history in zip(self.which_B[list(numbers)], histories, strict=True)
         ]
-        return DenseScores.of(self.scorer, histories, np.array(weight_B))
+        return DenseScores.of(self.scorer, histories, np.array(weight_BI))
 
 
 def _of(histories: Sequence[Sequence[int]], chosen_B: np.ndarray) -> list[Sequence[int]]:

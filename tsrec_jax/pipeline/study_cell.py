@@ -17,6 +17,7 @@ from tsrec_jax.data.folder_rows import SPLITS
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, read_cells
 from tsrec_jax.files import write_json
+from tsrec_jax.fusion.fusion import VERSION
 from tsrec_jax.pipeline import describe, index, prepare
 from tsrec_jax.pipeline.job import ONLY_LOGISTICS
 from tsrec_jax.pipeline.provenance import fingerprint, input_facts
@@ -170,24 +171,31 @@ def finished_cell(wanted: WantedCell) -> tuple[Cell | None, str]:
     if not wanted.file.exists():
         return None, ""
     (cell,) = read_cells(wanted.file)
-    measured = cell.facts.get("baseline", {}).get("version", 1)  # older cells have none
+    measured = (cell.facts.get("baseline") or cell.facts.get("fusion") or {}).get("version", 1)  # older cells: none
     changed = _changed(wanted, cell.config, cell.data, measured)
     return (None, changed) if changed else (cell, "")
 
 
 def _changed(wanted: WantedCell, config: Mapping[str, Any], data: str, version: int = 1) -> str:
-    """How a cell of another config, of other data or of another version of its baseline differs from the one that is
-    asked for; empty: it does not."""
+    """How a cell of another config, of other data or of another version of its baseline or fusion differs from the one
+    that is asked for; empty: it does not."""
     here = _shaping(wanted.settings.resolved(), wanted.kind, wanted.data)
     there = _shaping(config, wanted.kind, data)
-    if wanted.kind == "baseline":
-        key = f"version of {wanted.name}"
-        here, there = here | {key: BASELINES[wanted.name].version}, there | {key: version}
-    elif not wanted.settings.fusion.model and not config.get("fusion", {}).get("model", True):
+    if wanted.kind == "arm" and not wanted.settings.fusion.model and not config.get("fusion", {}).get("model", True):
         here, there = (
             {key: value for key, value in facts.items() if _within(key, _SHAPES_TABLES)} for facts in (here, there)
         )
+    if _version(wanted):
+        key = f"version of {wanted.name if wanted.kind == 'baseline' else 'the fusion'}"
+        here, there = here | {key: _version(wanted)}, there | {key: version}
     return differences(there, here)
+
+
+def _version(wanted: WantedCell) -> int:
+    """Of what gives a baseline's or a fusion's cell its results; 0 of other arms, which have none."""
+    if wanted.kind == "baseline":
+        return BASELINES[wanted.name].version
+    return VERSION if wanted.settings.fusion.parts else 0
 
 
 def _shaping(config: Mapping[str, Any], kind: str, data: str) -> dict[str, Any]:
@@ -223,7 +231,7 @@ def begin(wanted: WantedCell) -> None:
             entry.rename(aside / entry.name)
         _drop_weights(aside)
         report(f"{wanted.label}: the settings have changed ({changed}); what was there is now in {aside}")
-    version = {"version": BASELINES[wanted.name].version} if wanted.kind == "baseline" else {}
+    version = {"version": _version(wanted)} if _version(wanted) else {}
     write_json(begun, {"config": wanted.settings.resolved(), "data": wanted.data, **version})
 
 

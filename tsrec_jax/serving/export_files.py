@@ -212,7 +212,7 @@ def read_fusion(folder: pathlib.Path, catalogue: Catalogue) -> tuple[Fusion | No
     from tsrec_jax.fusion.fusion import Fusion  # with SciPy
 
     fusion = Fusion.load(folder / FUSION_FILE, catalogue.num_items)
-    if fusion.dense_2 is None:
+    if fusion.dense_3 is None:
         return fusion, None
     path = folder / DENSE_FILE
     try:
