@@ -186,7 +186,7 @@ def test_settings_that_shape_nothing_leave_cells_finished(published, no_training
     assert "plain > tsrec" in (published / "study.md").read_text()
 
 
-def test_an_arm_without_a_model_is_begun_anew_for_what_shapes_its_tables_alone(tmp_path):
+def test_an_arm_without_a_model_is_begun_anew_for_what_shapes_its_tables_alone(tmp_path, monkeypatch):
     tables = {"fusion": {"model": False, "parts": ("popularity", "transitions")}}
 
     def begun_again(**changes):
@@ -203,6 +203,9 @@ def test_an_arm_without_a_model_is_begun_anew_for_what_shapes_its_tables_alone(t
     assert begun_again(shop={"num_items": 80}) == 1
     assert begun_again(shop={"num_items": 80}, fusion=tables["fusion"] | {"l2": 3.0}) == 2
     assert begun_again(shop={"num_items": 80}, fusion={"parts": ("popularity", "transitions")}) == 3
+    assert begun_again(shop={"num_items": 80}) == 4
+    monkeypatch.setattr(study_cell, "VERSION", study_cell.VERSION + 1)
+    assert begun_again(shop={"num_items": 80}) == 5
 
 
 def test_cells_hold_what_the_objective_decided_and_are_finished_where_the_same_is_said_by_hand(published, no_training):
