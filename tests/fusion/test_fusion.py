@@ -8,6 +8,7 @@ import pytest
 from tsrec_jax.baselines.tables import ItemTables, Term
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
+from tsrec_jax.fusion import fusion as fusion_module
 from tsrec_jax.fusion.fusion import Fusion, Part, Scale, alone, commonness
 
 HISTORIES = [(0,), (1, 2, 2), (4, 3)]
@@ -80,6 +81,14 @@ def test_a_file_that_is_no_fusion_or_of_another_catalogue_is_refused(fusion, tmp
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(UserError, match="not a fusion"):
         Fusion.load(path, 5)
+
+
+def test_a_file_of_another_version_is_refused(fusion, tmp_path, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr(fusion_module, "VERSION", 1)
+        fusion.save(tmp_path / "fusion.npz")
+    with pytest.raises(UserError, match="one of version 1, where 2 is read"):
+        Fusion.load(tmp_path / "fusion.npz", 5)
 
 
 def test_one_part_alone_keeps_its_scores(fusion):

@@ -160,7 +160,7 @@ class Fusion:
                 arrays = dict(stored)
             facts = json.loads(str(arrays["facts"]))
             if facts["format"] != VERSION:
-                raise ValueError(f"format {facts['format']}, this version reads {VERSION}; fit it again")
+                raise ValueError(f"one of version {facts['format']}, where {VERSION} is read")
             parts = tuple(
                 Part(part["name"], ItemTables.from_arrays(_below(arrays, f"{number}/")), Scale(**part["scale"]))
                 for number, part in enumerate(facts["parts"])
