@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+import sys
 import threading
 import time
 
@@ -13,6 +14,7 @@ pytest.importorskip("fastapi", reason="needs the extra [serve]")
 
 from tests.serving import processes
 from tests.serving.clients import until
+from tsrec_jax.serving import server
 
 GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -205,6 +207,20 @@ def test_a_signal_resets_no_connection_on_which_something_was_sent():
         assert not any(client.is_alive() for client in clients)
         assert running.ended(15) == 0
     assert set(outcomes) == {b"200"}, set(outcomes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' packet filters")
+def test_a_listener_that_drops_what_is_new_has_no_connection_left_to_reset():
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as before:
+        assert server.drop_new(listener)
+        with pytest.raises(TimeoutError):
+            socket.create_connection(listener.getsockname(), timeout=0.2)
+        listener.settimeout(0)
+        with listener.accept()[0] as accepted:
+            accepted.sendall(b"made before")
+            assert before.recv(100) == b"made before"
+        with pytest.raises(BlockingIOError):
+            listener.accept()
 
 
 def test_two_servers_share_a_port_and_either_may_go(running):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import pathlib
 import signal
 import socket
+import struct
+import sys
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +38,20 @@ _BACKLOG = 2048
 _FLUSH_SECONDS = 10
 # So long after the last accepted request is answered, requests that were on their way are answered too.
 _LINGER_SECONDS = 1.0
+# Linux' option by which a socket drops the segments for which a program of the classic packet filter returns 0, and a
+# program that drops those which ask for a connection: of their TCP flags (byte 13), SYN (2) is set and ACK (16) is not.
+_SO_ATTACH_FILTER = 26
+_NO_NEW_CONNECTIONS = b"".join(
+    struct.pack("=HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),  # load the byte
+        (0x54, 0, 0, 0x12),  # keep both flags
+        (0x15, 0, 1, 0x02),  # if they are SYN alone,
+        (0x06, 0, 0, 0),  # drop; else
+        (0x06, 0, 0, 0xFFFFFFFF),  # take all
+    )
+)
+_HANDSHAKE_SECONDS = 0.1  # so long connections that are being made have, once no new ones are
 # Beyond its deadline no accepted request is waited for; the rest is for a batch that was just begun.
 _DRAIN_SECONDS = MAX_DEADLINE_MS / 1000 + 15.0
 
@@ -179,9 +196,15 @@ class _Server(uvicorn.Server):
             await asyncio.sleep(0.02)
 
     async def _accept_last(self, listeners: list[socket.socket]) -> None:
-        """Closes the listeners, and takes the connections that the kernel had accepted: closing would reset them."""
+        """Closes the listeners, and takes the connections that the kernel had accepted: closing would reset them.
+
+        A connection made after the last one was taken would be reset too, so none is made any more by then. Its client
+        asks again after a second, and is refused or comes to another process of the port.
+        """
         loop, accepted = asyncio.get_running_loop(), []
         last = [listener.dup() for listener in listeners]
+        if all(map(drop_new, last)):
+            await asyncio.sleep(_HANDSHAKE_SECONDS)
         for server in self.servers:
             server.close()
         for listener in last:
@@ -222,6 +245,28 @@ class _Server(uvicorn.Server):
             print("compiled: all searches", flush=True)
         elif not self._service.draining:
             print(f"ready: {self._service.recommender.catalogue.num_items} items", flush=True)
+
+
+def drop_new(listener: socket.socket) -> bool:
+    """Makes a listener drop whatever asks it for a connection; says whether this system can: Linux does.
+
+    What was accepted can still be taken, and handshakes that had begun are completed.
+
+    Args:
+      listener: a TCP socket that listens.
+    """
+    if sys.platform != "linux":
+        return False
+    program = ctypes.create_string_buffer(_NO_NEW_CONNECTIONS, len(_NO_NEW_CONNECTIONS))
+    try:
+        listener.setsockopt(
+            socket.SOL_SOCKET,
+            _SO_ATTACH_FILTER,
+            struct.pack("@HP", len(program) // struct.calcsize("=HBBI"), ctypes.addressof(program)),
+        )
+    except OSError:  # such as in a sandbox that has no packet filters
+        return False
+    return True
 
 
 def _shown(listener: socket.socket) -> str:
