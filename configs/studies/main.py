@@ -23,7 +23,7 @@ from tsrec_jax.settings import default_config
 
 PARTS = ("transitions", "tfidf", "recent popularity", "ease", "seen")
 PLAIN = {"sid_init": {"mode": "normal"}, "tasks": {"ts_align": {"weight": 0.0}}}
-DENSE = {"dense": {"weight": 0.5}}
+DENSE = {"dense": {"weight": 0.5}, "train": {"select_by": "dense_hr@10"}}
 ALIGNED = {"tasks": {"ts_align": {"rate": 1.0}}}
 PATHS = {"tasks": {"ts_align": {"rate": 0.2}}, "describe": {"unit": "path", "words": "make"}}
 SHUFFLED = {"sid_init": {"mode": "sa_shuffled"}}

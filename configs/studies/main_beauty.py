@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     config = runpy.run_path(str(MAIN))["get_config"]()
     config.train.epochs = 3.0
     config.train.dropout = 0.1
-    longer = {"train": {"epochs": 6.0}, "dense": {"weight": 1.0}}
+    longer = {"train": {"epochs": 6.0, "select_by": "dense_hr@10"}, "dense": {"weight": 1.0}}
     parts = config.study.arms["parts-alone"].fusion.parts
     config.study.arms["tsrec-dense-long"] = ConfigDict({**longer, "fusion": {"parts": ("dense", "seen")}})
     config.study.arms["tsrec-fusion-long"] = ConfigDict({**longer, "fusion": {"parts": (*parts, "dense")}})
