@@ -2,7 +2,7 @@
 
 import pytest
 
-from tsrec_jax.baselines.ranking import CUT
+from tsrec_jax.baselines.choosing import CUT
 from tsrec_jax.baselines.run import run_baseline
 from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.data.target_ranks import find_targets
