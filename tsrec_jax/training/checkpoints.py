@@ -70,8 +70,13 @@ def refuse_differences(where: pathlib.Path, there: Mapping[str, Any], here: Mapp
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """The settings that differ, each with what it was and what it is; empty where none does."""
+    """The settings that differ, each with what it was and what it is; empty where none does.
+
+    Those of a dense head are passed over where neither side has one: nothing reads them, so their defaults may change.
+    """
     keys = [key for key in sorted(set(there) | set(here)) if there.get(key) != here.get(key)]
+    if not (there.get("dense.weight") or here.get("dense.weight")):
+        keys = [key for key in keys if "dense." not in key]
     listed = [f"{key} was {there.get(key)!r} and is now {here.get(key)!r}" for key in keys[:LISTED]]
     return "; ".join([*listed, *([f"and {len(keys) - LISTED} more"] if len(keys) > LISTED else [])])
 
