@@ -229,19 +229,22 @@ class Checkpoints:
         graphdef, weights = nnx.split(model)
         pure = nnx.to_pure_dict(weights)
         named = flatten(pure)
-        hint = f", or delete {self._best.folder.parent} and run the verb `train` again"
-        _refuse_other_shapes(self._best, step, named, hint)
+        _refuse_other_shapes(self._best, step, named)
         nnx.replace_by_pure_dict(weights, _unflatten(pure, self._best.load(step, named)))
         return step, nnx.merge(graphdef, weights)
 
 
-def _refuse_other_shapes(series: Series, step: int, here: Mapping[str, jax.Array], hint: str = "") -> None:
-    """Raises a UserError for another model; how far tables are rounded up depends on the mesh and may differ."""
+def _refuse_other_shapes(series: Series, step: int, here: Mapping[str, jax.Array]) -> None:
+    """Raises a UserError for another model; how far tables are rounded up depends on the mesh and may differ.
+
+    No settings make the model of an earlier version of this program, so the message names what to delete.
+    """
 
     def compared(name: str, shape: Sequence[int]) -> tuple[int, ...]:
         return tuple(shape[1:] if any(f"['{table}']" in name for table in TABLES) else shape)
 
     there = {name: compared(name, shape) for name, shape in series.shapes(step).items()}
+    hint = f", or delete {series.folder.parent} to train from the start"
     refuse_differences(
         series.path(step), there, {name: compared(name, leaf.shape) for name, leaf in here.items()}, hint
     )
