@@ -3,10 +3,10 @@
     PYTHONPATH=. python benchmarks/baselines.py --dataset=../shared/data/amazon/Industrial_rebuilt \\
         --workdir=runs/baselines_industrial --out=runs/baselines_industrial.md
 
-Settings are chosen on valid, and test is ranked once. Each baseline is kept as soon as it is measured, and is not
-measured again. With --level=item every item is a SID of its own, as in published leave-one-out figures; that needs no
-SIDs, so a folder of `tsrec prepare` is enough. `knn` is measured where --vectors gives an .npy file of item vectors,
-such as index/embeddings.npy of a run's workdir.
+Settings are chosen on valid, and test is ranked once. Each baseline is kept as soon as it is measured, and is measured
+again where its version is another one. With --level=item every item is a SID of its own, as in published leave-one-out
+figures; that needs no SIDs, so a folder of `tsrec prepare` is enough. `knn` is measured where --vectors gives an .npy
+file of item vectors, such as index/embeddings.npy of a run's workdir.
 """
 
 from __future__ import annotations
@@ -72,10 +72,11 @@ def main() -> None:
     ]  # fmt: skip
     rows, ends = [], []
     for name in names:
-        seed = given.seed if BASELINES[name].seeded else 0
-        vectors = given.vectors if BASELINES[name].vectors else ""
+        row = BASELINES[name]
+        seed, vectors = given.seed if row.seeded else 0, given.vectors if row.vectors else ""
         make = functools.partial(measure, name, dataset, vectors, seed)
-        found = kept.get(name, {"seed": seed, "vectors": sha256_of(pathlib.Path(vectors)) if vectors else ""}, make)
+        hashed = sha256_of(pathlib.Path(vectors)) if vectors else ""
+        found = kept.get(name, {"seed": seed, "vectors": hashed, "version": row.version}, make)
         values = [f"{found['metrics'][metric]:.4f}" for metric in METRICS]
         cost = [f"{found['facts']['parameters']}", f"{found['facts']['fit_seconds']:.0f}"]
         rows.append([name, *values, *cost, found.get("commit", "unknown")[:7]])

@@ -2,12 +2,14 @@ import numpy as np
 import pytest
 
 from tests.baselines.catalogues import catalogue_of, rows_of
+from tsrec_jax.baselines import choosing
 from tsrec_jax.baselines.choosing import (
     SEEN,
     Choice,
     best_settings,
     best_with_seen,
     choose_seen,
+    choose_seen_and_decay,
     ndcg,
     ranks_by_seen,
 )
@@ -43,22 +45,22 @@ def test_the_search_climbs_one_setting_after_another_and_asks_once():
 
 
 @pytest.mark.parametrize(
-    ("name", "best", "said"),
+    ("tried", "best", "said"),
     [
-        ("shrinkage", 9.0, ("shrinkage",)),
-        ("shrinkage", 1.0, ("shrinkage",)),
-        ("shrinkage", 3.0, ()),
-        ("shrinkage", 0.0, ()),
-        ("shrinkage", float("inf"), ()),
-        ("history_decay", 1.0, ()),
+        ((1.0, 3.0, 9.0), 9.0, ("a",)),
+        ((1.0, 3.0, 9.0), 1.0, ("a",)),
+        ((1.0, 3.0, 9.0), 3.0, ()),
+        ((0.0, 3.0, 9.0), 0.0, ()),
+        ((1.0, 3.0, float("inf")), float("inf"), ()),
+        ((0.3, 0.5, 1.0), 0.3, ("a",)),
+        ((0.3, 0.5, 1.0), 1.0, ()),
     ],
 )
-def test_a_choice_at_the_end_of_its_grid_is_told_where_more_could_be_better(name, best, said):
-    tried = {1.0, 3.0, 9.0} | {best}
-    found = best_settings({name: 3.0, "fixed": 2.0}, {name: sorted(tried)}, lambda settings: settings[name] == best)
+def test_a_choice_at_the_end_of_its_grid_is_told_where_more_could_be_better(tried, best, said):
+    found = best_settings({"a": tried[1], "fixed": 2.0}, {"a": tried}, lambda settings: settings["a"] == best)
     assert found.at_end == said
-    assert found.facts == {"settings": {name: best, "fixed": 2.0}, "at_end": list(said)}
-    assert ("; at the end of what was tried: shrinkage" in found.said("toy")) == bool(said)
+    assert found.facts == {"settings": {"a": best, "fixed": 2.0}, "at_end": list(said)}
+    assert ("; at the end of what was tried: a" in found.said("toy")) == bool(said)
 
 
 def rows_and_scores(sids):
@@ -89,6 +91,29 @@ def test_the_history_leaves_the_list_where_nobody_comes_back_and_leads_it_where_
         chosen = choose_seen(lambda histories: scores_BI[: len(histories)], rows_of(*pairs), catalogue, 0.5)
         assert chosen.settings["seen"] in weights
     assert choose_seen(lambda histories: scores_BI[: len(histories)], rows_of(*never), catalogue, 0.5).at_end == ()
+
+
+@pytest.mark.parametrize("decays", [(0.5, 1.0), (1.0, 0.5)])
+def test_of_several_decays_the_best_is_taken_and_told_as_an_end_where_it_counts(decays, monkeypatch):
+    monkeypatch.setattr(choosing, "CHUNK", 30)
+    catalogue, rows, scores_BI = rows_and_scores(range(8))
+    order, scored = {history: number for number, history in enumerate(rows.histories)}, []
+
+    def scores(histories):
+        scored.extend(histories)
+        return scores_BI[[order[history] for history in histories]]
+
+    last = [(history, history[-1]) for history in order]
+    never = [(history, next(item for item in range(8) if item not in history)) for history in order]
+    for given, wanted, at_end in ((last, 0.5, ("seen_decay",)), (never, decays[0], ())):
+        given = rows_of(*given)
+        alone = {decay: choose_seen(scores, given, catalogue, decay) for decay in decays}
+        scored.clear()
+        found = choose_seen_and_decay(scores, given, catalogue, decays)
+        assert scored == list(given.histories), "scores are computed once for all decays"
+        assert found.settings == {"seen_decay": wanted, **alone[wanted].settings}
+        assert (found.value, found.at_end) == (alone[wanted].value, (*at_end, *alone[wanted].at_end))
+        assert found.value == max(choice.value for choice in alone.values())
 
 
 def test_what_the_history_counts_is_chosen_for_each_of_the_other_settings():

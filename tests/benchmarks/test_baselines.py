@@ -1,11 +1,13 @@
 """The benchmark of the baselines goes on with what it has measured, and says of each row which code measured it."""
 
+import dataclasses
 import sys
 
 import numpy as np
 import pytest
 
 from benchmarks import baselines
+from tsrec_jax.baselines.names import BASELINES
 from tsrec_jax.data.dataset import write_dataset
 from tsrec_jax.shop.shop import make_shop
 
@@ -33,6 +35,12 @@ def test_each_row_names_the_commit_that_measured_it(report):
     assert report("1111111aaa", "--baselines=popularity") == {"popularity": "1111111"}
     both = report("2222222bbb", "--baselines=popularity;repeat last")
     assert both == {"popularity": "1111111", "repeat last": "2222222"}
+
+
+def test_what_an_earlier_version_of_a_baseline_gave_is_measured_again(report, monkeypatch):
+    report("1111111aaa", "--baselines=popularity")
+    monkeypatch.setitem(BASELINES, "popularity", dataclasses.replace(BASELINES["popularity"], version=99))
+    assert report("2222222bbb", "--baselines=popularity") == {"popularity": "2222222"}
 
 
 def test_vectors_count_by_what_their_file_holds(report, tmp_path):

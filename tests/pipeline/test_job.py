@@ -50,6 +50,28 @@ def test_how_a_layer_is_computed_may_change_between_two_starts_and_in_which_type
         assert (training_identity(config, dataset) == begun) == same, key
 
 
+def test_the_settings_of_a_dense_head_tell_runs_apart_only_where_there_is_one(tmp_path):
+    """Their defaults have changed since some runs began."""
+    dataset = types.SimpleNamespace(data_hash="ab", catalogue=types.SimpleNamespace(tokens=("<a_0>",)))
+    workdir = Workdir(tmp_path)
+    (tmp_path / "checkpoints/latest/5").mkdir(parents=True)
+
+    def begins(weight, temperature):
+        settings = settings_of(default_config()).changed({"dense": {"weight": weight, "temperature": temperature}})
+        identity = training_identity(settings, dataset)
+        finished = workdir.finished("train", identity)
+        workdir.record(settings, identity, "ab")
+        workdir.finish("train", identity, {"best_step": 5})
+        return finished is not None
+
+    assert [begins(0.0, 0.05), begins(0.0, 0.1)] == [False, True]
+    (tmp_path / "config.json").unlink()
+    assert not begins(0.5, 0.05)
+    for weight, temperature, said in ((0.5, 0.1, "temperature was 0.05"), (0.0, 0.05, "weight was 0.5")):
+        with pytest.raises(UserError, match=rf"\(dense\.{said}"):
+            begins(weight, temperature)
+
+
 def test_the_parts_of_a_teacher_tell_second_stages_apart_only_where_it_has_parts(tmp_path):
     """A stage that was finished before the setting was there stays finished."""
     dataset = types.SimpleNamespace(data_hash="ab", catalogue=types.SimpleNamespace(tokens=("<a_0>",)))

@@ -15,11 +15,14 @@ from tsrec_jax.data.input import packed_batches, train_batches
 from tsrec_jax.models.dense_head import DenseHead
 from tsrec_jax.models.sharding import make_mesh
 from tsrec_jax.models.sid_outputs import give_outputs
+from tsrec_jax.training import validation
 from tsrec_jax.training.dense_loss import DenseLoss, item_nll, items_above, learned_sums
 from tsrec_jax.training.loop import put_batch
 from tsrec_jax.training.loss import SftLoss
+from tsrec_jax.training.metrics_log import read_metrics
 from tsrec_jax.training.settings import TrainSettings
 from tsrec_jax.training.step import first_step_and_state
+from tsrec_jax.training.validation import Validation
 
 WEIGHTS = {"next_sid": 1.0, "other": 0.5}
 LEARNED = ("text_FD", "sid_DD", "history_text_FD", "history_sid_DD", "state_DD", "recency_R", "history_gain")
@@ -225,20 +228,29 @@ def test_a_frozen_trunk_leaves_the_head_to_learn_and_nobody_learns_the_texts(mak
     assert {name.removesuffix(".value") for name in changed} == learned | {"['embedding']", "['sid_scale']"}
 
 
-def test_a_resumed_run_with_a_head_equals_an_uninterrupted_one_bit_for_bit(tmp_path, make_model):
+def test_a_resumed_run_with_a_head_equals_an_uninterrupted_one_bit_for_bit(tmp_path, make_model, monkeypatch):
+    """Both choose their weights by the head; of four items the first place stands for the first ten."""
+    monkeypatch.setattr(validation, "items_above", lambda *given: 9 + items_above(*given))
+    valid = list(packed_batches(rows()["next_sid"], 16, 8, 16, paths=PATHS, items=PLACES))
+    validate = Validation(valid, lambda _model: {}, None, paths=PATHS)
+
     class Killed(Exception):
         pass
 
-    def dies(_model):
+    def dies(model):
         if (tmp_path / "cut" / "checkpoints" / "latest" / "2").exists():
             raise Killed
-        return {"valid/loss": 3.0}
+        return validate(model)
 
-    def trained(folder, **changes):
-        model = with_head(make_model())
-        return train_in(tmp_path / folder, model, None, batches=batches(), loss=loss_of(PATHS), **changes)
+    def trained(folder, validate=validate):
+        model, by_head = with_head(make_model()), {"select_by": "dense_hr@10", "valid_beam_rows": 0}
+        given = {"batches": batches(), "loss": loss_of(PATHS), "validate": validate}
+        return train_in(tmp_path / folder, model, None, **given, **by_head)
 
     whole = trained("whole")
+    rates = {row["step"]: row["valid/dense_hr@10"] for row in read_metrics(tmp_path / "whole") if "valid/loss" in row}
+    assert len(set(rates.values())) == 3
+    assert (whole.best_step, whole.best_value) == (max(rates, key=rates.get), max(rates.values()))
     with pytest.raises(Killed):
         trained("cut", validate=dies)
     resumed = trained("cut")
@@ -246,3 +258,5 @@ def test_a_resumed_run_with_a_head_equals_an_uninterrupted_one_bit_for_bit(tmp_p
     expected = named(nnx.state(whole.model))
     for name, value in named(nnx.state(resumed.model)).items():
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
+    whole.model.dense.state_DD[...] = np.nan * whole.model.dense.state_DD[...]
+    assert np.isnan(validate(whole.model)["valid/dense_hr@10"]), "no weights are the best because nothing is above NaN"

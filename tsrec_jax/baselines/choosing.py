@@ -34,7 +34,7 @@ class Choice:
       settings: by name.
       value: their NDCG@10 there.
       at_end: those that stand at the first or last value tried, where one beyond it might do better: not at 0 or an
-        infinity, which leave something out, and not at a decay of 1, by which all count alike.
+        infinity, which leave something out, and not at a largest value of 1, where decays and shares end.
     """
 
     settings: Mapping[str, float]
@@ -87,13 +87,13 @@ def best_settings(
                     found, best = tried, known_value(tried)
         if found == before:
             break
-    at_end = [name for name, grid in grids.items() if at_end_of(name, found[name], (start[name], *grid))]
+    at_end = [name for name, grid in grids.items() if at_end_of(found[name], (start[name], *grid))]
     return Choice(found, best, tuple(at_end))
 
 
-def at_end_of(name: str, value: float, tried: Sequence[float]) -> bool:
-    """Whether a setting of this name and value belongs to `Choice.at_end`."""
-    if value == 0 or math.isinf(value) or (value == 1 and name.endswith("decay")):
+def at_end_of(value: float, tried: Sequence[float]) -> bool:
+    """Whether a setting of this value belongs to `Choice.at_end`."""
+    if value == 0 or math.isinf(value) or value == 1 == max(tried):
         return False
     return len(set(tried)) > 1 and value in (min(tried), max(tried))
 
@@ -139,16 +139,41 @@ def choose_seen_by_row(
     scores: Callable[[slice], np.ndarray], rows: Interactions, catalogue: Catalogue, decay: float
 ) -> Choice:
     """As `choose_seen`; `scores` is given which of the rows, a chunk, it is for."""
+    return _chosen_by_decay(scores, rows, catalogue, [decay])[0]
+
+
+def choose_seen_and_decay(
+    scores: Callable[[Sequence[Sequence[int]]], np.ndarray],
+    rows: Interactions,
+    catalogue: Catalogue,
+    decays: Sequence[float],
+) -> Choice:
+    """As `choose_seen`, with the best of `decays` too, as `seen_decay`; of equally good ones the first."""
+    choices = _chosen_by_decay(lambda chunk: scores(rows.histories[chunk]), rows, catalogue, decays)
+    decay, own = max(zip(decays, choices, strict=True), key=lambda pair: pair[1].value)
+    counts = own.settings["seen"] not in (0, BELOW)  # with these the decay changes nothing
+    at_end = ("seen_decay",) if counts and at_end_of(decay, decays) else ()
+    return Choice({"seen_decay": decay, **own.settings}, own.value, (*at_end, *own.at_end))
+
+
+def _chosen_by_decay(
+    scores: Callable[[slice], np.ndarray], rows: Interactions, catalogue: Catalogue, decays: Sequence[float]
+) -> list[Choice]:
+    """The weight of SEEN that ranks `rows` best by each decay; a chunk's scores are computed once for all."""
     need_rows(rows)
-    totals_G = np.zeros(len(SEEN))
+    totals_G = {decay: np.zeros(len(SEEN)) for decay in decays}
     for start in range(0, len(rows), CHUNK):
         chunk = slice(start, start + CHUNK)
         best_BU = sid_scores(scores(chunk), catalogue)
-        ranks_GB = ranks_by_seen(best_BU, rows.histories[chunk], rows.targets[chunk], catalogue, decay)
-        totals_G += ndcg_of_ranks(ranks_GB, CUT).sum(axis=1)
-    best = int(totals_G.argmax())
-    at_end = ("seen",) if at_end_of("seen", SEEN[best], SEEN) else ()
-    return Choice({"seen": SEEN[best]}, float(totals_G[best] / len(rows)), at_end)
+        for decay in decays:
+            ranks_GB = ranks_by_seen(best_BU, rows.histories[chunk], rows.targets[chunk], catalogue, decay)
+            totals_G[decay] += ndcg_of_ranks(ranks_GB, CUT).sum(axis=1)
+    found = []
+    for own_G in totals_G.values():
+        best = int(own_G.argmax())
+        at_end = ("seen",) if at_end_of(SEEN[best], SEEN) else ()
+        found.append(Choice({"seen": SEEN[best]}, float(own_G[best] / len(rows)), at_end))
+    return found
 
 
 def ranks_by_seen(

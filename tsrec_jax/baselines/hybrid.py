@@ -21,7 +21,6 @@ from tsrec_jax.baselines.tables import ItemTables, Seen, Term
 from tsrec_jax.baselines.text import TextSimilarity
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
-from tsrec_jax.errors import UserError
 from tsrec_jax.text.likeness import text_features
 
 START = {"history_decay": 0.5, "transitions": 6.0, "popularity": 0.1, "log_popularity": 0.1}
@@ -32,8 +31,8 @@ GRIDS = {
     "history_decay": (0.0, 0.3, 0.5, 0.7, 0.85),
 }
 COUNTED = "transitions."  # before the names of the settings of the counts
-MOST_CELLS = 2**25  # scores of one part that are held while settings are chosen: 128 MiB
-HELD = 2  # settings of a part whose scores are held
+MOST_CELLS = 2**25  # scores of one part by one choice of its settings: 128 MiB
+HELD = 2  # choices of a part's settings whose scores are held while others are tried: of the two parts 512 MiB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,12 +86,8 @@ def fit_hybrid(
     scores, rows at equal distances are taken.
 
     Raises:
-      UserError: as `text_features`.
+      UserError: as `text_features`; `select` holds no rows.
     """
-    if not len(select):
-        raise UserError(
-            "hybrid: the selection split holds no rows, so no weight can be chosen on it; give one with rows"
-        )
     features_IK = text_features(catalogue.items)
     alone = fit_transitions(catalogue, train, select, seed, report)
     popularity = fit_recent_popularity(catalogue, train, select, seed, report)

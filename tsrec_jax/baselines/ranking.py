@@ -23,7 +23,8 @@ class Fitted(Protocol):
     """A fitted baseline.
 
     Attributes:
-      facts: chosen settings, the numbers it keeps (`parameters`), and what else is worth reporting, as plain values.
+      facts: chosen settings, those `at_end` of what was tried (see `Choice`), the numbers it keeps (`parameters`), and
+        what else is worth reporting, as plain values.
     """
 
     @property

@@ -20,8 +20,8 @@ class BaselineResult:
 
     Attributes:
       lists: for each row the best SIDs, best first, none twice.
-      facts: plain values: `settings` that were chosen on selection or fixed, `parameters`, `fit_seconds`,
-        `rank_seconds`, and of SASRec also `steps`, `epochs`, `tokens` and `flops`.
+      facts: plain values: `settings` that were chosen on selection or fixed, `at_end` as in `Choice`, `parameters`,
+        `fit_seconds`, `rank_seconds`, and of SASRec also `steps`, `epochs`, `tokens` and `flops`.
     """
 
     lists: list[list[str]]

@@ -15,7 +15,7 @@ import optax
 from flax import nnx
 from scipy import sparse
 
-from tsrec_jax.baselines.choosing import Choice, best_with_seen, choose_seen
+from tsrec_jax.baselines.choosing import Choice, choose_seen_and_decay
 from tsrec_jax.baselines.packed_chains import Packed, item_chains, pack_chains, pad_histories
 from tsrec_jax.baselines.ranking import CHUNK
 from tsrec_jax.baselines.sasrec_model import SasRec, Shape
@@ -85,12 +85,7 @@ class FittedSasRec:
 
     def choose(self, judges: Interactions, catalogue: Catalogue) -> Choice:
         """`seen`, and `seen_decay` of SEEN_DECAYS, by which the logits rank `judges` best."""
-        first, *others = SEEN_DECAYS
-        return best_with_seen(
-            {"seen_decay": first},
-            {"seen_decay": others},
-            lambda settings: choose_seen(self._logits, judges, catalogue, settings["seen_decay"]),
-        )
+        return choose_seen_and_decay(self._logits, judges, catalogue, SEEN_DECAYS)
 
     def _logits(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
         found = []

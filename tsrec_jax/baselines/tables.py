@@ -65,7 +65,8 @@ class ItemTables:
     Attributes:
       bias_I: float32, what an item scores whatever the history.
       terms: what is added to it.
-      seen: what is added to the items of the history; None: nothing.
+      seen: what is added to the items of the history; None: nothing. Which items share a SID is of the fit: SIDs that
+        change in a live catalogue are not followed.
     """
 
     bias_I: np.ndarray

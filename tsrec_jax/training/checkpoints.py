@@ -70,8 +70,13 @@ def refuse_differences(where: pathlib.Path, there: Mapping[str, Any], here: Mapp
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """The settings that differ, each with what it was and what it is; empty where none does."""
+    """The settings that differ, each with what it was and what it is; empty where none does.
+
+    Those of a dense head are passed over where neither side has one: nothing reads them, so their defaults may change.
+    """
     keys = [key for key in sorted(set(there) | set(here)) if there.get(key) != here.get(key)]
+    if not (there.get("dense.weight") or here.get("dense.weight")):
+        keys = [key for key in keys if "dense." not in key]
     listed = [f"{key} was {there.get(key)!r} and is now {here.get(key)!r}" for key in keys[:LISTED]]
     return "; ".join([*listed, *([f"and {len(keys) - LISTED} more"] if len(keys) > LISTED else [])])
 
@@ -224,19 +229,22 @@ class Checkpoints:
         graphdef, weights = nnx.split(model)
         pure = nnx.to_pure_dict(weights)
         named = flatten(pure)
-        hint = f", or delete {self._best.folder.parent} and run the verb `train` again"
-        _refuse_other_shapes(self._best, step, named, hint)
+        _refuse_other_shapes(self._best, step, named)
         nnx.replace_by_pure_dict(weights, _unflatten(pure, self._best.load(step, named)))
         return step, nnx.merge(graphdef, weights)
 
 
-def _refuse_other_shapes(series: Series, step: int, here: Mapping[str, jax.Array], hint: str = "") -> None:
-    """Raises a UserError for another model; how far tables are rounded up depends on the mesh and may differ."""
+def _refuse_other_shapes(series: Series, step: int, here: Mapping[str, jax.Array]) -> None:
+    """Raises a UserError for another model; how far tables are rounded up depends on the mesh and may differ.
+
+    No settings make the model of an earlier version of this program, so the message names what to delete.
+    """
 
     def compared(name: str, shape: Sequence[int]) -> tuple[int, ...]:
         return tuple(shape[1:] if any(f"['{table}']" in name for table in TABLES) else shape)
 
     there = {name: compared(name, shape) for name, shape in series.shapes(step).items()}
+    hint = f", or delete {series.folder.parent} to train from the start"
     refuse_differences(
         series.path(step), there, {name: compared(name, leaf.shape) for name, leaf in here.items()}, hint
     )

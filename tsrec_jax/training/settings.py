@@ -79,8 +79,8 @@ class TrainSettings(Section, key="train"):
     )
     valid_rows: int = setting(
         0,
-        "rows of the selection split used for its loss, at each validation and before the first step, evenly spread; "
-        "0: all",
+        "rows of the selection split used for its loss, at each validation and before the first step, and for the "
+        "loss and HR@10 of a dense head, evenly spread; 0: all",
         least=0,
     )
     valid_beam_rows: int = setting(

@@ -70,7 +70,7 @@ def _loss_sums(
 
 def dense_quality(model: Decoder, batches: Sequence[Mapping[str, np.ndarray]], chunk: int = 0) -> dict[str, float]:
     """Of the dense head by itself, over packed batches with items: mean nats per item, and the share of items above
-    which fewer than ten others score."""
+    which fewer than ten others score; both NaN where a score is."""
     graphdef, weights = nnx.split(model)
     mesh = mesh_of(weights)
     sums = [_dense_sums(graphdef, weights, put_batch(batch, mesh, axis=0), chunk) for batch in batches]
@@ -88,8 +88,10 @@ def _dense_sums(graphdef: nnx.GraphDef, weights: nnx.State, batch: Mapping[str, 
 
     def summed(logits_GcI: jax.Array, slots_Gc: Slots) -> list[jax.Array]:
         sid_Gc = slots_Gc["sid"]
-        hits_Gc = items_above(head, logits_GcI, sid_Gc) < 10
-        values = item_nll(head, logits_GcI, sid_Gc, everything_I), hits_Gc, jnp.ones(sid_Gc.shape)
+        nll_Gc = item_nll(head, logits_GcI, sid_Gc, everything_I)
+        # No score is above one that is not a number, and weights that give such must not be chosen as the best.
+        hits_Gc = jnp.where(jnp.isnan(nll_Gc), jnp.nan, items_above(head, logits_GcI, sid_Gc) < 10)
+        values = nll_Gc, hits_Gc, jnp.ones(sid_Gc.shape)
         return [jnp.sum(jnp.where(slots_Gc["learned"], value, 0.0)) for value in values]
 
     return learned_sums(summed, head, users, batch, chunk)
