@@ -68,7 +68,7 @@ def test_the_weights_are_those_beside_the_model(tables, rows, everything):
     log_p_BI = score_BI - np.log(np.exp(score_BI).sum(axis=1, keepdims=True))
     log_p_BN = np.take_along_axis(log_p_BI, found.items_BN, axis=1)
     _, weights, fused = scores_of(other, rows, np.arange(ROWS), log_p_BN=log_p_BN)
-    assert weights.model > 0.5
+    assert weights.model > 0.5 and not weights.at_bound
     total_BI = log_p_BI + fused.scores(rows.histories)
     right_BI = score_BI - 0.5 * tables["two"].scores(rows.histories)
     agree = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(right_BI, total_BI, strict=True)])
@@ -79,7 +79,10 @@ def test_a_model_that_is_wrong_keeps_a_weight_above_zero(tables, rows, everythin
     found = candidates(scaled_parts(tables, rows), rows, [()] * ROWS)
     against_BN = np.where(found.items_BN == rows.targets[:, None], -5.0, 0.0).astype(np.float32)
     _, weights, _ = scores_of(tables, rows, np.arange(ROWS), log_p_BN=against_BN)
-    assert 0 < weights.model < 0.01
+    assert weights.at_bound and 0 < weights.model < 0.01
+    little_BN = 0.01 * against_BN  # nothing but the unit differs
+    _, weights, _ = scores_of(tables, rows, np.arange(ROWS), log_p_BN=little_BN)
+    assert weights.at_bound and weights.model > 0.01
 
 
 def test_gradients_are_those_of_the_losses():

@@ -55,10 +55,12 @@ class Weights:
     Attributes:
       features_F3: float32, w, v and u of every feature.
       model: weight of the model's log-probability; 0 where there is none.
+      at_bound: whether that is the least it can be.
     """
 
     features_F3: np.ndarray
     model: float
+    at_bound: bool
 
 
 def scaled_parts(tables: Mapping[str, ItemTables], rows: Interactions) -> tuple[Part, ...]:
@@ -165,8 +167,9 @@ def fit_weights(
     weights = _minimum(lambda w: problem.smooth_ndcg(w, logit), logit, bounds)
     features = found.features_BNF.shape[-1]
     features_F3 = weights[: 3 * features].reshape(3, features).T.astype(np.float32)
-    model = float(weights[-1]) / spread if log_p_BN is not None else 0.0
-    return Weights(features_F3, model)
+    if log_p_BN is None:
+        return Weights(features_F3, 0.0, False)
+    return Weights(features_F3, float(weights[-1]) / spread, bool(weights[-1] <= LEAST))
 
 
 def fusion_of(

@@ -165,7 +165,8 @@ def _weighed(
 
     def fit(chosen: np.ndarray, own: Mapping[str, Any]) -> Fusion:
         weights = fit_weights(listed, rows, chosen, sids_I, common_I, length, l2, log_p_BN)
-        own = {**own, "weight of the model": weights.model} if model is not None else own
+        if model is not None:
+            own = {**own, "weight of the model": weights.model, "model at its bound": weights.at_bound}
         return fusion_of(parts, weights, held, scorer is not None, common_I, sids_I, length, own)
 
     half_B = halves(rows.users)
