@@ -20,11 +20,12 @@ import dataclasses
 import itertools
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from tsrec_jax.baselines.names import BASELINES
 from tsrec_jax.baselines.tables import ItemTables, held_weights
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.files import exported_file, write_npz
@@ -32,6 +33,15 @@ from tsrec_jax.files import exported_file, write_npz
 KNEE = 10.0
 ROUNDING = 1e-6  # a smaller deviation, as a share of the largest size, counts as none
 VERSION = 2  # of the formula and of the file
+
+
+def versions(parts: Collection[str]) -> dict[str, int]:
+    """VERSION and the version of each baseline among the parts of a fusion, by name; empty where there are no parts.
+
+    With another version of any of them it has other scores.
+    """
+    own = {name: BASELINES[name].version for name in parts if name in BASELINES}
+    return {"the fusion": VERSION, **own} if parts else {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from tsrec_jax.decoding.generate import RankedSids
 from tsrec_jax.decoding.prior import DenseScores
 from tsrec_jax.errors import UserError
 from tsrec_jax.fusion.fit import Candidates, candidates, fit_weights, fusion_of, halves, scaled_parts
-from tsrec_jax.fusion.fusion import VERSION, Fusion, Part, alone, commonness
+from tsrec_jax.fusion.fusion import Fusion, Part, alone, commonness, versions
 from tsrec_jax.fusion.settings import DENSE, SEEN, FusionSettings
 from tsrec_jax.models.dense_head import DenseScorer
 from tsrec_jax.pipeline.job import Job
@@ -46,8 +46,8 @@ def fusion_inputs(job: Job) -> dict[str, Any]:
         }
     )
     vectors = job.vectors_identity(job.settings.fusion.parts)
-    version = {"fusion.version": VERSION} if job.settings.fusion.parts else {}
-    return {**job.final_identity, **flat(job.settings.fusion, "fusion."), **version, **vectors, **searched}
+    made_with = {f"version of {name}": version for name, version in versions(job.settings.fusion.parts).items()}
+    return {**job.final_identity, **flat(job.settings.fusion, "fusion."), **made_with, **vectors, **searched}
 
 
 def fused(job: Job, model: ModelSearch | None) -> Fusion | None:
@@ -102,7 +102,7 @@ def fit_fusion(job: Job, wanted: FusionSettings, model: ModelSearch | None) -> F
         )
     rows = select.spread(wanted.rows or len(select))
     tables, facts = _tables(job, wanted.parts, select)
-    facts = {"version": VERSION, "parts": list(wanted.parts), "settings": facts, "rows": len(rows)}
+    facts = {"versions": versions(wanted.parts), "parts": list(wanted.parts), "settings": facts, "rows": len(rows)}
     parts = scaled_parts(tables, rows)
     if model is None and len(parts) == 1:
         found = alone(parts[0], dataset.catalogue.sid_numbers_I, facts)
