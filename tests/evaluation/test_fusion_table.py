@@ -7,8 +7,9 @@ FACTS = {"rows": 20, "listed": 0.5, "cross-fitted": FIGURES}
 
 
 def test_a_weight_of_the_model_at_its_bound_is_said_in_words():
-    heavy = {**FACTS, "model alone": FIGURES, "weight of the model": 0.3}
-    said = fusion_section([("heavy", heavy), ("light", heavy | {"weight of the model": 4e-4}), ("parts", FACTS)])
+    heavy = {**FACTS, "model alone": FIGURES, "weight of the model": 6e-4, "model at its bound": False}
+    light = heavy | {"weight of the model": 0.02, "model at its bound": True}
+    said = fusion_section([("heavy", heavy), ("light", light), ("parts", FACTS)])
     assert "lower bound in light**" in said
     assert "| light  |   20 |        0.5000 |" in said
     assert "| parts  |   20 |        0.5000 |                n/a |" in said

@@ -11,7 +11,6 @@ from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
 from tsrec_jax.fusion import fit
 from tsrec_jax.fusion.fit import candidates, fit_weights, fusion_of, halves, scaled_parts
-from tsrec_jax.fusion.fusion import held
 
 ITEMS, ROWS = 30, 600
 COMMON = np.linspace(-1.7, 1.7, ITEMS, dtype=np.float32)
@@ -50,7 +49,7 @@ def scores_of(tables, rows, chosen, others=None, log_p_BN=None):
     parts = scaled_parts(tables, rows)
     found = candidates(parts, rows, others or [()] * len(rows))
     weights = fit_weights(found, rows, chosen, np.arange(ITEMS), COMMON, 1.0, 1.0, log_p_BN)
-    return found, weights, fusion_of(parts, weights, False, False, COMMON, 1.0, {})
+    return found, weights, fusion_of(parts, weights, False, False, COMMON, np.arange(ITEMS), 1.0, {})
 
 
 def test_the_fitted_scores_rank_as_the_choice_does(tables, rows, everything):
@@ -69,7 +68,7 @@ def test_the_weights_are_those_beside_the_model(tables, rows, everything):
     log_p_BI = score_BI - np.log(np.exp(score_BI).sum(axis=1, keepdims=True))
     log_p_BN = np.take_along_axis(log_p_BI, found.items_BN, axis=1)
     _, weights, fused = scores_of(other, rows, np.arange(ROWS), log_p_BN=log_p_BN)
-    assert weights.model > 0.5
+    assert weights.model > 0.5 and not weights.at_bound
     total_BI = log_p_BI + fused.scores(rows.histories)
     right_BI = score_BI - 0.5 * tables["two"].scores(rows.histories)
     agree = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(right_BI, total_BI, strict=True)])
@@ -80,7 +79,10 @@ def test_a_model_that_is_wrong_keeps_a_weight_above_zero(tables, rows, everythin
     found = candidates(scaled_parts(tables, rows), rows, [()] * ROWS)
     against_BN = np.where(found.items_BN == rows.targets[:, None], -5.0, 0.0).astype(np.float32)
     _, weights, _ = scores_of(tables, rows, np.arange(ROWS), log_p_BN=against_BN)
-    assert 0 < weights.model < 0.01
+    assert weights.at_bound and 0 < weights.model < 0.01
+    little_BN = 0.01 * against_BN  # nothing but the unit differs
+    _, weights, _ = scores_of(tables, rows, np.arange(ROWS), log_p_BN=little_BN)
+    assert weights.at_bound and weights.model > 0.01
 
 
 def test_gradients_are_those_of_the_losses():
@@ -136,12 +138,16 @@ def test_a_users_rows_are_in_one_half():
 def test_weights_follow_how_common_an_item_is_and_whether_the_history_holds_it(tables, rows, everything):
     """Targets drawn by exp(1.5 x one) among common items, by its opposite among rare ones, rarely what was had."""
     one = {"one": tables["one"]}
-    right_BI = 1.5 * COMMON * one["one"].scores(rows.histories) - 2 * held(rows.histories, ITEMS)
+    sids_I = np.arange(ITEMS)
+    sids_I[-5:] = range(5)
+    held_BI = np.array([np.isin(sids_I, sids_I[list(history)]) for history in rows.histories])
+    right_BI = 1.5 * COMMON * one["one"].scores(rows.histories) - 2 * held_BI
     drawn_BI = right_BI + np.random.default_rng(3).gumbel(size=right_BI.shape)
     rows, parts = dataclasses.replace(rows, targets=drawn_BI.argmax(axis=1)), scaled_parts(one, rows)
-    found = candidates(parts, rows, [()] * ROWS, True)
-    weights = fit_weights(found, rows, np.arange(ROWS), np.arange(ITEMS), COMMON, 1.0, 1.0)
-    scores_BI = fusion_of(parts, weights, True, False, COMMON, 1.0, {}).scores(rows.histories)
+    found = candidates(parts, rows, [()] * ROWS, sids_I)
+    np.testing.assert_array_equal(found.features_BNF[..., -1], held_BI)
+    weights = fit_weights(found, rows, np.arange(ROWS), sids_I, COMMON, 1.0, 1.0)
+    scores_BI = fusion_of(parts, weights, True, False, COMMON, sids_I, 1.0, {}).scores(rows.histories)
     agree = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(right_BI, scores_BI, strict=True)])
     assert agree > 0.95
     assert weights.features_F3[-1, 0] < -0.5

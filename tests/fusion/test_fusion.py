@@ -25,7 +25,8 @@ def fusion():
     weights_F3 = rng.normal(size=(4, 3)).astype(np.float32)
     held_3, dense_3 = np.array([[-2, 0.4, 0.3], [0.7, -0.2, 0.1]], np.float32)
     common_I = np.array([-1, -0.5, 0, 0.5, 1], np.float32)
-    return Fusion(parts, weights_F3, held_3, dense_3, common_I, 0.9, {"rows": 3})
+    sids_I = np.array([0, 1, 2, 3, 0], np.int32)
+    return Fusion(parts, weights_F3, held_3, dense_3, common_I, sids_I, 0.9, {"rows": 3})
 
 
 def test_scores_follow_the_formula(fusion):
@@ -38,7 +39,8 @@ def test_scores_follow_the_formula(fusion):
             forms = x_BI / x_BI.std(), log_BI / log_BI.std()
             for (w, v, u), form_BI in zip(fusion.weights_F3[2 * number :], forms, strict=False):
                 total[row] += (w + v * length + u * common_I) * form_BI[row]
-        total[row] += (-2 + 0.4 * length + 0.3 * common_I) * np.isin(np.arange(5), history)
+        held_I = np.isin(fusion.sids_I, fusion.sids_I[list(history)])
+        total[row] += (-2 + 0.4 * length + 0.3 * common_I) * held_I
     np.testing.assert_allclose(fusion.scores(HISTORIES), total, rtol=1e-4, atol=1e-5)
     lengths = np.log1p([1, 3, 2]) - 0.9
     wanted_BI = 0.7 - 0.2 * lengths[:, None] + 0.1 * fusion.common_I
@@ -78,6 +80,10 @@ def test_a_file_that_is_no_fusion_or_of_another_catalogue_is_refused(fusion, tmp
     fusion.save(path)
     with pytest.raises(UserError, match="not of a catalogue of 6 items"):
         Fusion.load(path, 6)
+    for changed in ({"sids_I": fusion.sids_I[:4]}, {"held_3": np.zeros(2)}, {"dense_3": np.zeros((3, 1))}):
+        dataclasses.replace(fusion, **changed).save(path)
+        with pytest.raises(UserError, match=r"not a fusion.*(catalogue of 5 items|not three)"):
+            Fusion.load(path, 5)
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(UserError, match="not a fusion"):
         Fusion.load(path, 5)
@@ -93,7 +99,7 @@ def test_a_file_of_another_version_is_refused(fusion, tmp_path, monkeypatch):
 
 def test_one_part_alone_keeps_its_scores(fusion):
     part = fusion.parts[0]
-    np.testing.assert_array_equal(alone(part, {}).scores(HISTORIES), part.tables.scores(HISTORIES))
+    np.testing.assert_array_equal(alone(part, fusion.sids_I, {}).scores(HISTORIES), part.tables.scores(HISTORIES))
 
 
 def test_scores_without_spread_or_without_any_above_zero_have_constants():

@@ -1,6 +1,7 @@
 """A study on the embedded shop: cells once, resumed, held or failed, and the report of what is finished."""
 
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -11,7 +12,9 @@ import signal
 import numpy as np
 import pytest
 
+from tests.evaluation.cells import cell_of
 from tests.pipeline.small import SMALL
+from tsrec_jax.baselines.names import BASELINES
 from tsrec_jax.baselines.run import BaselineResult
 from tsrec_jax.data.dataset import read_dataset
 from tsrec_jax.data.target_ranks import find_targets
@@ -19,6 +22,7 @@ from tsrec_jax.data.tasks.task import TaskInputs
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.predictions import read_predictions
 from tsrec_jax.evaluation.study_cells import read_cells, write_cells
+from tsrec_jax.fusion.fusion import VERSION, versions
 from tsrec_jax.main import main
 from tsrec_jax.pipeline import batches as batches_module
 from tsrec_jax.pipeline import study as study_module
@@ -186,7 +190,7 @@ def test_settings_that_shape_nothing_leave_cells_finished(published, no_training
     assert "plain > tsrec" in (published / "study.md").read_text()
 
 
-def test_an_arm_without_a_model_is_begun_anew_for_what_shapes_its_tables_alone(tmp_path, monkeypatch):
+def test_an_arm_without_a_model_is_begun_anew_for_what_shapes_its_tables_alone(tmp_path):
     tables = {"fusion": {"model": False, "parts": ("popularity", "transitions")}}
 
     def begun_again(**changes):
@@ -204,8 +208,32 @@ def test_an_arm_without_a_model_is_begun_anew_for_what_shapes_its_tables_alone(t
     assert begun_again(shop={"num_items": 80}, fusion=tables["fusion"] | {"l2": 3.0}) == 2
     assert begun_again(shop={"num_items": 80}, fusion={"parts": ("popularity", "transitions")}) == 3
     assert begun_again(shop={"num_items": 80}) == 4
-    monkeypatch.setattr(study_cell, "VERSION", study_cell.VERSION + 1)
-    assert begun_again(shop={"num_items": 80}) == 5
+
+
+def test_a_finished_fusion_is_measured_again_for_another_version_of_it_or_of_a_part(tmp_path, monkeypatch):
+    parts = ("popularity", "transitions")
+    arms = {"parts": {"fusion": {"model": False, "parts": parts}}, "plain": {}}
+    study = {"arms": arms, "seeds": (1,), "baselines": ("transitions",), "comparisons": ()}
+    wanted = study_cell.wanted_cells(settings_of(default_config()).changed({"study": study}), tmp_path)
+
+    def changed(facts):
+        found = []
+        for each in wanted:
+            known = {"config": each.settings.resolved(), "data": each.data, "facts": facts}
+            each.folder.mkdir(parents=True, exist_ok=True)
+            write_cells(each.file, [cell_of([0], name=each.name, kind=each.kind, **known)])
+            found.append(study_cell.finished_cell(each)[1])
+        return found
+
+    old = BASELINES["transitions"].version
+    facts = {"fusion": {"versions": versions(parts)}, "baseline": {"version": old}}
+    assert changed(facts) == ["", "", ""]
+    unknown = f"version of the fusion was 'not recorded' and is now {VERSION}"
+    assert unknown in changed({"fusion": {"version": VERSION}, "baseline": {"version": old}})[1]
+    newer = dataclasses.replace(BASELINES["transitions"], version=old + 1)
+    monkeypatch.setitem(BASELINES, "transitions", newer)
+    said = f"version of transitions was {old} and is now {old + 1}"
+    assert changed(facts) == [said, said, ""]
 
 
 def test_cells_hold_what_the_objective_decided_and_are_finished_where_the_same_is_said_by_hand(published, no_training):

@@ -1,11 +1,13 @@
 """The vectors of the items: made once for SIDs, neighbours and a study, and part of what tells runs apart."""
 
+import dataclasses
 import json
 import shutil
 
 import numpy as np
 import pytest
 
+from tsrec_jax.baselines.names import BASELINES
 from tsrec_jax.data.dataset import read_dataset, write_dataset
 from tsrec_jax.data.text_folder import read_texts
 from tsrec_jax.errors import UserError
@@ -138,7 +140,7 @@ def test_the_cells_of_a_study_share_one_set_of_vectors(folder, embedded, tmp_pat
 
 
 def test_a_fusion_without_the_model_has_neighbours_and_leaves_the_model_to_the_arms_that_need_it(
-    folder, embedded, tmp_path
+    folder, embedded, tmp_path, monkeypatch
 ):
     arms = {name: {"fusion": {"parts": (name,), "model": False}} for name in ("ease", "knn")} | {"trained": {}}
     settings = settings_with(dataset={"path": str(folder)}, study={"arms": arms, "seeds": (1,)})
@@ -148,7 +150,10 @@ def test_a_fusion_without_the_model_has_neighbours_and_leaves_the_model_to_the_a
     assert embedded == [knn.model.path]
     job = open_job(knn, tmp_path / "cell")
     assert job.vectors().shape == (80, 12)
-    assert fusion_inputs(job)["SHA-256 of index.embeddings"]
+    inputs = fusion_inputs(job)
+    assert inputs["SHA-256 of index.embeddings"]
+    monkeypatch.setitem(BASELINES, "knn", dataclasses.replace(BASELINES["knn"], version=99))
+    assert fusion_inputs(job) == inputs | {"version of knn": 99}, "one with other tables is fitted again"
     other = open_job(learning_from(folder, "hybrid", fusion=arms["knn"]["fusion"]), tmp_path / "own")
     assert fusion_inputs(other)["encoder's model"].startswith("pretrained ("), "made for the neighbours alone"
 

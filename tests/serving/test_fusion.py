@@ -27,7 +27,8 @@ def fusion(trained):
     tables = ItemTables(rng.normal(size=items).astype(np.float32), (Term(0.5, table_II),))
     weights_F3 = rng.normal(size=(2, 3)).astype(np.float32)
     held_3, common_I = np.array([-1, 0.5, 0.2], np.float32), rng.normal(size=items).astype(np.float32)
-    return Fusion((Part("a part", tables, Scale(1.0, 1.0, 1.0)),), weights_F3, held_3, None, common_I, 0.7, {})
+    parts, sids_I = (Part("a part", tables, Scale(1.0, 1.0, 1.0)),), trained.catalogue.sid_numbers_I
+    return Fusion(parts, weights_F3, held_3, None, common_I, sids_I, 0.7, {})
 
 
 @pytest.fixture

@@ -37,11 +37,9 @@ class Term:
 class Seen:
     """What the items of a history count for themselves, besides what a recommender says of them.
 
-    Items that share a SID are recommended as one, so all of them count where the history holds one.
-
     Attributes:
-      weight: of `history_weights`, which are added to the scores; BELOW: they stand below all others, old ones too.
-      history_decay: of `history_weights`.
+      weight: of `held_weights`, which are added to the scores; BELOW: they stand below all others, old ones too.
+      history_decay: of `held_weights`.
       sids_I: int32, the number of each item's SID, as `Catalogue.sid_numbers_I`.
     """
 
@@ -51,7 +49,7 @@ class Seen:
 
     def add(self, scores_BI: np.ndarray, histories: Sequence[Sequence[int]]) -> None:
         """Adds it to the scores in place."""
-        own = seen_weights(histories, self.sids_I, self.history_decay)[:, self.sids_I].tocoo()
+        own = held_weights(histories, self.sids_I, self.history_decay)
         if self.weight == BELOW:
             scores_BI[own.row, own.col] -= depth(scores_BI)[own.row]
         else:
@@ -133,6 +131,19 @@ def depth(scores_BI: np.ndarray) -> np.ndarray:
     """float32 (B), by how much an item must fall to stand below all others, whatever its place."""
     spread_B = np.ptp(scores_BI, axis=1)
     return np.where(spread_B > 0, 2 * spread_B, np.float32(1))
+
+
+def held_weights(histories: Sequence[Sequence[int]], sids_I: np.ndarray, decay: float) -> sparse.coo_matrix:
+    """float32 weights_BI, sparse: of each item that a history holds what `seen_weights` gives its SID, also 0.
+
+    Items that share a SID are recommended as one, so a history that holds one of them holds them all.
+
+    Args:
+      histories: items, oldest first; one may be empty.
+      sids_I: the number of each item's SID, as `Catalogue.sid_numbers_I`.
+      decay: of `history_weights`.
+    """
+    return seen_weights(histories, sids_I, decay)[:, sids_I].tocoo()
 
 
 def seen_weights(histories: Sequence[Sequence[int]], sids_I: np.ndarray, decay: float) -> sparse.csr_matrix:

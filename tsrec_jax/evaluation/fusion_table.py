@@ -7,7 +7,6 @@ from typing import Any
 
 from tsrec_jax.text_table import markdown_table
 
-NOTHING = 0.01  # a weight of the model below it moves no item: 100 nats of the model's make one of the fusion's
 SHOWN = ("HR@10", "NDCG@10")
 
 
@@ -27,7 +26,7 @@ def fusion_section(fusions: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
         "Settings of the parts and the model's checkpoint were chosen on both halves, so that is optimistic. The "
         "weight of the model is what log P(SID | history), in nats, is multiplied by."
     )
-    without = [name for name, facts in fusions if facts.get("weight of the model", 1.0) < NOTHING]
+    without = [name for name, facts in fusions if facts.get("model at its bound")]
     if without:
         said += (
             f"\n\n**The weight of the model stands at its lower bound in {', '.join(without)}**: what the model says "

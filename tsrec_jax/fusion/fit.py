@@ -22,7 +22,7 @@ import numpy as np
 from scipy import optimize
 
 from tsrec_jax.baselines.ranking import CHUNK
-from tsrec_jax.baselines.tables import ItemTables
+from tsrec_jax.baselines.tables import ItemTables, held_weights
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
 from tsrec_jax.fusion.fusion import Fusion, Part, Scale
@@ -55,10 +55,12 @@ class Weights:
     Attributes:
       features_F3: float32, w, v and u of every feature.
       model: weight of the model's log-probability; 0 where there is none.
+      at_bound: whether that is the least it can be.
     """
 
     features_F3: np.ndarray
     model: float
+    at_bound: bool
 
 
 def scaled_parts(tables: Mapping[str, ItemTables], rows: Interactions) -> tuple[Part, ...]:
@@ -71,7 +73,7 @@ def candidates(
     parts: Sequence[Part],
     rows: Interactions,
     others: Sequence[Sequence[int]],
-    held: bool = False,
+    held_sids_I: np.ndarray | None = None,
     dense: Callable[[range], np.ndarray] | None = None,
 ) -> Candidates:
     """The best items of every part, and others.
@@ -80,7 +82,8 @@ def candidates(
       parts: with their constants.
       rows: the histories.
       others: for each row further items, such as those of the model's beams.
-      held: whether it is a feature that the history holds the item.
+      held_sids_I: the number of each item's SID, by which it is a feature that the history holds the item
+        (`held_weights`); None: this is no feature.
       dense: from numbers of rows to the dense head's float32 log-probabilities (B, I), which are one more feature.
     """
     listed, features = [], []
@@ -88,6 +91,7 @@ def candidates(
         histories = rows.histories[start : start + CHUNK]
         scores = [part.tables.scores(histories) for part in parts]
         log_p_BI = [] if dense is None else [dense(range(start, start + len(histories)))]
+        own = None if held_sids_I is None else held_weights(histories, held_sids_I, 1.0)
         best = [np.argpartition(-x, min(LISTED, x.shape[1]) - 1, axis=1)[:, :LISTED] for x in (*scores, *log_p_BI)]
         for row in range(len(histories)):
             items_N = np.unique([item for each in (*(top[row] for top in best), others[start + row]) for item in each])
@@ -95,15 +99,15 @@ def candidates(
             forms = [
                 form for part, x in zip(parts, scores, strict=True) for form in part.scale.features(x[row, items_N])
             ]
-            forms += [np.isin(items_N, histories[row]).astype(np.float32)] if held else []
+            forms += [] if own is None else [np.isin(items_N, own.col[own.row == row]).astype(np.float32)]
             forms += [x_BI[row, items_N] for x_BI in log_p_BI]
             listed.append(items_N)
             features.append(np.stack(forms, axis=-1))
     width = max(map(len, listed))
     items_BN = np.full((len(listed), width), -1, np.int32)
     features_BNF = np.zeros((len(listed), width, features[0].shape[-1]), np.float32)
-    for row, (items_N, own) in enumerate(zip(listed, features, strict=True)):
-        items_BN[row, : len(items_N)], features_BNF[row, : len(items_N)] = items_N, own
+    for row, (items_N, x_NF) in enumerate(zip(listed, features, strict=True)):
+        items_BN[row, : len(items_N)], features_BNF[row, : len(items_N)] = items_N, x_NF
     return Candidates(items_BN, features_BNF)
 
 
@@ -163,8 +167,9 @@ def fit_weights(
     weights = _minimum(lambda w: problem.smooth_ndcg(w, logit), logit, bounds)
     features = found.features_BNF.shape[-1]
     features_F3 = weights[: 3 * features].reshape(3, features).T.astype(np.float32)
-    model = float(weights[-1]) / spread if log_p_BN is not None else 0.0
-    return Weights(features_F3, model)
+    if log_p_BN is None:
+        return Weights(features_F3, 0.0, False)
+    return Weights(features_F3, float(weights[-1]) / spread, bool(weights[-1] <= LEAST))
 
 
 def fusion_of(
@@ -173,13 +178,14 @@ def fusion_of(
     held: bool,
     dense: bool,
     common_I: np.ndarray,
+    sids_I: np.ndarray,
     mean_log_length: float,
     facts: Mapping[str, Any],
 ) -> Fusion:
     """The fusion of weights fitted to `candidates`, in nats beside the model's log-probability where it takes part."""
     weights_F3, own = weights.features_F3 / np.float32(weights.model or 1.0), 2 * len(parts)
     held_3, dense_3 = weights_F3[own] if held else None, weights_F3[-1] if dense else None
-    return Fusion(parts, weights_F3[:own], held_3, dense_3, common_I, mean_log_length, facts)
+    return Fusion(parts, weights_F3[:own], held_3, dense_3, common_I, sids_I, mean_log_length, facts)
 
 
 @dataclasses.dataclass(frozen=True)

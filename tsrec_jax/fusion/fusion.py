@@ -20,18 +20,28 @@ import dataclasses
 import itertools
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tsrec_jax.baselines.tables import ItemTables
+from tsrec_jax.baselines.names import BASELINES
+from tsrec_jax.baselines.tables import ItemTables, held_weights
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.files import exported_file, write_npz
 
 KNEE = 10.0
 ROUNDING = 1e-6  # a smaller deviation, as a share of the largest size, counts as none
 VERSION = 2  # of the formula and of the file
+
+
+def versions(parts: Collection[str]) -> dict[str, int]:
+    """VERSION and the version of each baseline among the parts of a fusion, by name; empty where there are no parts.
+
+    With another version of any of them it has other scores.
+    """
+    own = {name: BASELINES[name].version for name in parts if name in BASELINES}
+    return {"the fusion": VERSION, **own} if parts else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +96,10 @@ class Fusion:
     Attributes:
       parts: those that are tables, none where the dense head alone takes part; that lies with the model.
       weights_F3: float32, w, v and u of every feature, two rows a part in the order of `parts`.
-      held_3: the same of whether the history holds the item, 1 or 0; None: this is no feature.
+      held_3: the same of whether the history holds the item (`held_weights`), 1 or 0; None: this is no feature.
       dense_3: the same of the dense head's log-probability; None: it takes no part.
       common_I: float32, c of every item.
+      sids_I: int32, the number of each item's SID, as `Catalogue.sid_numbers_I`.
       mean_log_length: m.
       facts: what was fitted and how good it was on the selection rows, as plain values.
     """
@@ -98,6 +109,7 @@ class Fusion:
     held_3: np.ndarray | None
     dense_3: np.ndarray | None
     common_I: np.ndarray
+    sids_I: np.ndarray
     mean_log_length: float
     facts: Mapping[str, Any]
 
@@ -114,7 +126,8 @@ class Fusion:
             for form, feature_BI in enumerate(part.scale.features(part.tables.scores(histories))):
                 total_BI += self._weights(self.weights_F3[2 * number + form], length_B1) * feature_BI
         if self.held_3 is not None:
-            total_BI += self._weights(self.held_3, length_B1) * held(histories, len(self.common_I))
+            own = held_weights(histories, self.sids_I, 1.0)
+            total_BI[own.row, own.col] += self._weights(self.held_3, length_B1)[own.row, own.col]
         return total_BI
 
     def dense_weights(self, histories: Sequence[Sequence[int]], lengths: Sequence[int] | None = None) -> np.ndarray:
@@ -137,7 +150,8 @@ class Fusion:
             "mean_log_length": self.mean_log_length,
             "facts": dict(self.facts),
         }
-        arrays = {"facts": np.array(json.dumps(facts)), "weights": self.weights_F3, "common": self.common_I}
+        arrays = {"facts": np.array(json.dumps(facts)), "weights": self.weights_F3}
+        arrays |= {"common": self.common_I, "sids": self.sids_I}
         own = {"held": self.held_3, "dense": self.dense_3}
         arrays |= {name: weights_3 for name, weights_3 in own.items() if weights_3 is not None}
         for number, part in enumerate(self.parts):
@@ -167,19 +181,14 @@ class Fusion:
             )
             if arrays["weights"].shape != (2 * len(parts), 3):
                 raise ValueError("weights of another number of parts")
-            sizes = {len(arrays["common"]), *(len(part.tables.bias_I) for part in parts)}
+            if any(arrays[name].shape != (3,) for name in ("held", "dense") if name in arrays):
+                raise ValueError("weights of a feature that are not three")
+            of_items = arrays["common"], arrays["sids"], *(part.tables.bias_I for part in parts)
+            sizes = {len(array) for array in of_items}
             if sizes != {num_items}:
                 raise ValueError(f"not of a catalogue of {num_items} items")
             weights = arrays["weights"], arrays.get("held"), arrays.get("dense")
-            return cls(parts, *weights, arrays["common"], facts["mean_log_length"], facts["facts"])
-
-
-def held(histories: Sequence[Sequence[int]], num_items: int) -> np.ndarray:
-    """float32 (B, I), 1 where a history holds an item and 0 elsewhere."""
-    held_BI = np.zeros((len(histories), num_items), np.float32)
-    for row, history in enumerate(histories):
-        held_BI[row, list(history)] = 1
-    return held_BI
+            return cls(parts, *weights, arrays["common"], arrays["sids"], facts["mean_log_length"], facts["facts"])
 
 
 def commonness(rows: Interactions, num_items: int) -> np.ndarray:
@@ -192,11 +201,11 @@ def commonness(rows: Interactions, num_items: int) -> np.ndarray:
     return ((log_I - log_I.mean()) / _deviation(log_I)).astype(np.float32)
 
 
-def alone(part: Part, facts: Mapping[str, Any]) -> Fusion:
+def alone(part: Part, sids_I: np.ndarray, facts: Mapping[str, Any]) -> Fusion:
     """One part that takes no other beside it: its scores as they are."""
     part = dataclasses.replace(part, scale=Scale(1.0, 1.0, 1.0))
     weights_F3 = np.array([[1, 0, 0], [0, 0, 0]], np.float32)
-    return Fusion((part,), weights_F3, None, None, np.zeros(len(part.tables.bias_I), np.float32), 0.0, facts)
+    return Fusion((part,), weights_F3, None, None, np.zeros(len(sids_I), np.float32), sids_I, 0.0, facts)
 
 
 def _below(arrays: Mapping[str, np.ndarray], start: str) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ from tsrec_jax.decoding.generate import RankedSids
 from tsrec_jax.decoding.prior import DenseScores
 from tsrec_jax.errors import UserError
 from tsrec_jax.fusion.fit import Candidates, candidates, fit_weights, fusion_of, halves, scaled_parts
-from tsrec_jax.fusion.fusion import VERSION, Fusion, Part, alone, commonness
+from tsrec_jax.fusion.fusion import Fusion, Part, alone, commonness, versions
 from tsrec_jax.fusion.settings import DENSE, SEEN, FusionSettings
 from tsrec_jax.models.dense_head import DenseScorer
 from tsrec_jax.pipeline.job import Job
@@ -46,8 +46,8 @@ def fusion_inputs(job: Job) -> dict[str, Any]:
         }
     )
     vectors = job.vectors_identity(job.settings.fusion.parts)
-    version = {"fusion.version": VERSION} if job.settings.fusion.parts else {}
-    return {**job.final_identity, **flat(job.settings.fusion, "fusion."), **version, **vectors, **searched}
+    made_with = {f"version of {name}": version for name, version in versions(job.settings.fusion.parts).items()}
+    return {**job.final_identity, **flat(job.settings.fusion, "fusion."), **made_with, **vectors, **searched}
 
 
 def fused(job: Job, model: ModelSearch | None) -> Fusion | None:
@@ -102,10 +102,10 @@ def fit_fusion(job: Job, wanted: FusionSettings, model: ModelSearch | None) -> F
         )
     rows = select.spread(wanted.rows or len(select))
     tables, facts = _tables(job, wanted.parts, select)
-    facts = {"version": VERSION, "parts": list(wanted.parts), "settings": facts, "rows": len(rows)}
+    facts = {"versions": versions(wanted.parts), "parts": list(wanted.parts), "settings": facts, "rows": len(rows)}
     parts = scaled_parts(tables, rows)
     if model is None and len(parts) == 1:
-        found = alone(parts[0], facts)
+        found = alone(parts[0], dataset.catalogue.sid_numbers_I, facts)
         ranked = search_fusion(dataset.catalogue, fused_rows(found, rows, None), settings.eval.beams)
         return dataclasses.replace(found, facts={**facts, "alone": _figures(ranked, dataset, rows)})
     scorer = model.scorer if model is not None and DENSE in wanted.parts else None
@@ -156,16 +156,18 @@ def _weighed(
         others = [[item for sid, _ in ranked for item in catalogue.items_of_sid[sid]] for ranked in beams]
     log_p = None if scorer is None or model is None else _dense_log_p(model, scorer, rows)
     held = any(part.name == SEEN for part in parts)
-    listed = candidates(parts, rows, others, held, log_p)
+    sids_I = catalogue.sid_numbers_I
+    listed = candidates(parts, rows, others, sids_I if held else None, log_p)
     if model is not None:
         log_p_BN = model.log_probabilities(rows, np.maximum(listed.items_BN, 0))
     common_I = commonness(dataset.splits["train"], catalogue.num_items)
     length = float(np.mean([np.log1p(len(history)) for history in rows.histories]))
 
     def fit(chosen: np.ndarray, own: Mapping[str, Any]) -> Fusion:
-        weights = fit_weights(listed, rows, chosen, catalogue.sid_numbers_I, common_I, length, l2, log_p_BN)
-        own = {**own, "weight of the model": weights.model} if model is not None else own
-        return fusion_of(parts, weights, held, scorer is not None, common_I, length, own)
+        weights = fit_weights(listed, rows, chosen, sids_I, common_I, length, l2, log_p_BN)
+        if model is not None:
+            own = {**own, "weight of the model": weights.model, "model at its bound": weights.at_bound}
+        return fusion_of(parts, weights, held, scorer is not None, common_I, sids_I, length, own)
 
     half_B = halves(rows.users)
     if half_B.any():  # else there is one user alone

@@ -17,7 +17,7 @@ from tsrec_jax.data.folder_rows import SPLITS
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, read_cells
 from tsrec_jax.files import write_json
-from tsrec_jax.fusion.fusion import VERSION
+from tsrec_jax.fusion.fusion import versions
 from tsrec_jax.pipeline import describe, index, prepare
 from tsrec_jax.pipeline.job import ONLY_LOGISTICS
 from tsrec_jax.pipeline.provenance import fingerprint, input_facts
@@ -171,31 +171,32 @@ def finished_cell(wanted: WantedCell) -> tuple[Cell | None, str]:
     if not wanted.file.exists():
         return None, ""
     (cell,) = read_cells(wanted.file)
-    measured = (cell.facts.get("baseline") or cell.facts.get("fusion") or {}).get("version", 1)  # older cells: none
-    changed = _changed(wanted, cell.config, cell.data, measured)
+    changed = "; ".join(filter(None, (_changed(wanted, cell.config, cell.data), _other_versions(wanted, cell))))
     return (None, changed) if changed else (cell, "")
 
 
-def _changed(wanted: WantedCell, config: Mapping[str, Any], data: str, version: int = 1) -> str:
-    """How a cell of another config, of other data or of another version of its baseline or fusion differs from the one
-    that is asked for; empty: it does not."""
+def _changed(wanted: WantedCell, config: Mapping[str, Any], data: str) -> str:
+    """How a cell of another config or of other data differs from the one that is asked for; empty: it does not."""
     here = _shaping(wanted.settings.resolved(), wanted.kind, wanted.data)
     there = _shaping(config, wanted.kind, data)
     if wanted.kind == "arm" and not wanted.settings.fusion.model and not config.get("fusion", {}).get("model", True):
         here, there = (
             {key: value for key, value in facts.items() if _within(key, _SHAPES_TABLES)} for facts in (here, there)
         )
-    if _version(wanted):
-        key = f"version of {wanted.name if wanted.kind == 'baseline' else 'the fusion'}"
-        here, there = here | {key: _version(wanted)}, there | {key: version}
     return differences(there, here)
 
 
-def _version(wanted: WantedCell) -> int:
-    """Of what gives a baseline's or a fusion's cell its results; 0 of other arms, which have none."""
+def _other_versions(wanted: WantedCell, cell: Cell) -> str:
+    """How the code of a baseline, or of a fusion and its parts, differs from that by which a cell was measured."""
+    measured: Mapping[str, Any]
     if wanted.kind == "baseline":
-        return BASELINES[wanted.name].version
-    return VERSION if wanted.settings.fusion.parts else 0
+        here = {wanted.name: BASELINES[wanted.name].version}
+        measured = {wanted.name: cell.facts.get("baseline", {}).get("version", 1)}  # older cells: none
+    else:
+        here = versions(wanted.settings.fusion.parts)
+        measured = cell.facts.get("fusion", {}).get("versions", dict.fromkeys(here, "not recorded"))
+    there, here = ({f"version of {name}": of[name] for name in here} for of in (measured, here))
+    return differences(there, here)
 
 
 def _shaping(config: Mapping[str, Any], kind: str, data: str) -> dict[str, Any]:
@@ -223,7 +224,7 @@ def begin(wanted: WantedCell) -> None:
     begun = folder / BEGUN
     if not changed and begun.exists():
         before = json.loads(begun.read_text(encoding="utf-8"))
-        changed = _changed(wanted, before["config"], before["data"], before.get("version", 1))
+        changed = _changed(wanted, before["config"], before["data"])
     if changed:
         aside = next(each for n in range(1, 10**6) if not (each := folder.with_name(f"{folder.name}.old-{n}")).exists())
         aside.mkdir()
@@ -231,8 +232,7 @@ def begin(wanted: WantedCell) -> None:
             entry.rename(aside / entry.name)
         _drop_weights(aside)
         report(f"{wanted.label}: the settings have changed ({changed}); what was there is now in {aside}")
-    version = {"version": _version(wanted)} if _version(wanted) else {}
-    write_json(begun, {"config": wanted.settings.resolved(), "data": wanted.data, **version})
+    write_json(begun, {"config": wanted.settings.resolved(), "data": wanted.data})
 
 
 def borrow_training(wanted: WantedCell, cells: Sequence[WantedCell]) -> None:
