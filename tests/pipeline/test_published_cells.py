@@ -24,8 +24,7 @@ LEFT = {
     "tsrec-histories-prior",
 }
 
-# By study the cells that were measured with an earlier version of a baseline, a fusion or the dense head; docs/results.md
-# says what they were measured with.
+# By study the cells of an earlier version of a baseline, a fusion or the dense head; docs/results.md says so.
 BASELINES_THEN = {"transitions", "tfidf", "hybrid", "ease", "sasrec", "sasrec+text"}
 OLDER = {
     "ablation": BASELINES_THEN,
