@@ -162,17 +162,18 @@ class Fusion:
         write_npz(path, arrays, compressed=True)
 
     @classmethod
-    def load(cls, path: pathlib.Path, num_items: int) -> Fusion:
+    def load(cls, path: pathlib.Path, num_items: int, *, way_out: str = "export the recommender again") -> Fusion:
         """Reads what `save` wrote.
 
         Args:
           path: the file.
           num_items: of the catalogue it must belong to.
+          way_out: of a file that cannot be read, for its error.
 
         Raises:
           UserError: there is no such file, it is no fusion, or one of another catalogue.
         """
-        with exported_file(path, "a fusion"):
+        with exported_file(path, "a fusion", way_out):
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = dict(stored)
             facts = json.loads(str(arrays["facts"]))
