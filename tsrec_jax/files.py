@@ -137,8 +137,15 @@ def _remove(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def exported_file(path: str | os.PathLike[str], what: str) -> Iterator[None]:
+def exported_file(
+    path: str | os.PathLike[str], what: str, way_out: str = "export the recommender again"
+) -> Iterator[None]:
     """While a file of an export is read: whatever goes wrong is an error that names the file and the way out.
+
+    Args:
+      path: the file.
+      what: it should be.
+      way_out: what its user can do; the file may lie elsewhere than in an export.
 
     Raises:
       UserError: the file is not there, cannot be read, or is not `what` this program writes under that name.
@@ -146,9 +153,9 @@ def exported_file(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise UserError(f"{path}: not there; export the recommender again") from None
+        raise UserError(f"{path}: not there; {way_out}") from None
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}; export the recommender again") from None
+        raise UserError(f"{path}: {error.strerror or error}; {way_out}") from None
     except Exception as error:  # a broken archive fails anywhere in zipfile, zlib or NumPy
         reason = str(error) or type(error).__name__
-        raise UserError(f"{path}: not {what} that this program wrote ({reason}); export again") from None
+        raise UserError(f"{path}: not {what} that this program wrote ({reason}); {way_out}") from None

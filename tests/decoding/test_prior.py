@@ -170,7 +170,7 @@ def test_items_that_join_go_and_move_are_found_exactly_and_compile_nothing(model
     """One joins beside siblings, one where only its first code is known, one is gone, one has another's SID."""
     nodes = PriorNodes(trie, catalogue.codes_IC, joining=True)
     settings = SearchSettings(64)
-    beam_search(model, trie.arrays, *padded, settings, prior=nodes.prior(scores_BI))
+    beam_search(model, trie.arrays, *padded, settings, prior=nodes.prior(nodes.scores(scores_BI)))
     beam_search(model, trie.arrays, *padded, settings)
     before = beam_search._cache_size()
     codes = list(map(tuple, catalogue.codes_IC.tolist()))
@@ -182,9 +182,10 @@ def test_items_that_join_go_and_move_are_found_exactly_and_compile_nothing(model
     trie.remove(np.array([codes[0]]))
     nodes.set(0, None)
     nodes.set(1, codes[2])
+    assert {1, 2} <= set(nodes.of_same_sids([1])) and nodes.known(1) == 1
     if codes.count(codes[1]) == 1:
         trie.remove(np.array([codes[1]]))
-    found = beam_search(model, trie.arrays, *padded, settings, prior=nodes.prior(scores_BI))
+    found = beam_search(model, trie.arrays, *padded, settings, prior=nodes.prior(nodes.scores(scores_BI)))
     plain = beam_search(model, trie.arrays, *padded, settings)
     assert beam_search._cache_size() == before
     moved = {**dict(enumerate(codes)), 1: codes[2]}
@@ -206,7 +207,8 @@ def test_more_items_join_than_there_was_room_for(model, trie, catalogue, padded,
     trie.add(np.array(free))
     for codes in free:
         nodes.join(codes)
-    found = beam_search(model, trie.arrays, *padded, SearchSettings(128), prior=nodes.prior(scores_BI))
+    prior = nodes.prior(nodes.scores(scores_BI))
+    found = beam_search(model, trie.arrays, *padded, SearchSettings(128), prior=prior)
     assert np.isfinite(found.scores_BW).sum() == 5 * trie.num_sids
 
 
@@ -220,15 +222,19 @@ def test_an_item_whose_first_code_no_item_has_is_scored_as_items_all_over_the_ca
     codes_IC = np.stack([np.arange(15) % 2, np.arange(15)], axis=1)
     trie = Trie.from_codes(codes_IC, (3, 15), [np.arange(3, dtype=np.int32), np.arange(3, 18, dtype=np.int32)])
     nodes = PriorNodes(trie, codes_IC, joining=True)
+    nodes.set(3, (0, 3))
+    assert not nodes.as_begun
+    nodes.set(3, (1, 3))
+    assert nodes.as_begun
     trie.add(np.array([[2, 0]]))
-    assert nodes.sibling(nodes.join((2, 0))) is None
+    assert nodes.known(nodes.join((2, 0))) is None
     x_BD, history = rng.normal(size=(1, 4)).astype(np.float32), [(1, 2)]
     dense = DenseScores.of(scorer, history, np.ones((1, 1)))
     log_p_I = np.asarray(scorer.scores(x_BD, dense.history_BH, dense.lengths_B))[0]
     wanted = log_p_I[[0, 2, 4, 6, 8, 10, 12, 14]].mean()
-    first_level = prefix_values(nodes.prior(np.zeros((1, 15), np.float32), dense), x_BD.T)[0][0]
+    first_level = prefix_values(nodes.prior(nodes.scores(np.zeros((1, 15), np.float32)), dense), x_BD.T)[0][0]
     np.testing.assert_allclose(first_level[:3], [log_p_I[::2].max(), log_p_I[1::2].max(), wanted], rtol=1e-5)
-    codes_UC, best_BU = nodes.best_of_sids(log_p_I[None])
+    codes_UC, best_BU = nodes.best_of_sids(nodes.scores(log_p_I[None]))
     np.testing.assert_allclose(best_BU[0][(codes_UC == (2, 0)).all(axis=1)], wanted, rtol=1e-5)
 
 

@@ -212,7 +212,7 @@ def test_an_arm_without_a_model_is_begun_anew_for_what_shapes_its_tables_alone(t
 
 def test_a_finished_fusion_is_measured_again_for_another_version_of_it_or_of_a_part(tmp_path, monkeypatch):
     parts = ("popularity", "transitions")
-    arms = {"parts": {"fusion": {"model": False, "parts": parts}}, "plain": {}}
+    arms = {"parts": {"fusion": {"model": False, "parts": parts}}, "beside": {"fusion": {"parts": parts}}, "plain": {}}
     study = {"arms": arms, "seeds": (1,), "baselines": ("transitions",), "comparisons": ()}
     wanted = study_cell.wanted_cells(settings_of(default_config()).changed({"study": study}), tmp_path)
 
@@ -227,13 +227,20 @@ def test_a_finished_fusion_is_measured_again_for_another_version_of_it_or_of_a_p
 
     old = BASELINES["transitions"].version
     facts = {"fusion": {"versions": versions(parts)}, "baseline": {"version": old}}
-    assert changed(facts) == ["", "", ""]
+    assert changed(facts) == [""] * 4
     unknown = f"version of the fusion was 'not recorded' and is now {VERSION}"
     assert unknown in changed({"fusion": {"version": VERSION}, "baseline": {"version": old}})[1]
     newer = dataclasses.replace(BASELINES["transitions"], version=old + 1)
     monkeypatch.setitem(BASELINES, "transitions", newer)
     said = f"version of transitions was {old} and is now {old + 1}"
-    assert changed(facts) == [said, said, ""]
+    assert changed(facts) == [said, said, said, ""]
+    weights = wanted[2].folder / "checkpoints"
+    weights.mkdir()
+    for again, begun in enumerate((wanted[2], dataclasses.replace(wanted[2], data="other"))):
+        assert changed(facts)[2]
+        study_cell.begin(begun)
+        assert not begun.file.exists() and (begun.folder.with_name(f"seed-1.old-{again + 1}") / "cell.npz").exists()
+        assert weights.exists() == (begun.data == wanted[2].data), "no training reads the parts"
 
 
 def test_cells_hold_what_the_objective_decided_and_are_finished_where_the_same_is_said_by_hand(published, no_training):

@@ -12,7 +12,7 @@ from tsrec_jax.data.dataset import read_dataset, write_dataset
 from tsrec_jax.data.text_folder import read_texts
 from tsrec_jax.errors import UserError
 from tsrec_jax.pipeline import index, pretrain, vectors
-from tsrec_jax.pipeline.fuse import fusion_inputs
+from tsrec_jax.pipeline.fuse import fused, fusion_inputs
 from tsrec_jax.pipeline.index import make_index
 from tsrec_jax.pipeline.job import Job, open_job, training_identity
 from tsrec_jax.pipeline.study_cell import wanted_cells
@@ -152,6 +152,10 @@ def test_a_fusion_without_the_model_has_neighbours_and_leaves_the_model_to_the_a
     assert job.vectors().shape == (80, 12)
     inputs = fusion_inputs(job)
     assert inputs["SHA-256 of index.embeddings"]
+    job.workdir.finish("fuse", inputs, {})
+    (job.workdir.path / "fusion.npz").write_bytes(b"cut off")
+    with pytest.raises(UserError, match=r"fusion\.npz: not a fusion .*; delete it, and it is fitted again"):
+        fused(job, None)
     monkeypatch.setitem(BASELINES, "knn", dataclasses.replace(BASELINES["knn"], version=99))
     assert fusion_inputs(job) == inputs | {"version of knn": 99}, "one with other tables is fitted again"
     other = open_job(learning_from(folder, "hybrid", fusion=arms["knn"]["fusion"]), tmp_path / "own")

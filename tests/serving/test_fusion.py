@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tsrec_jax.baselines.tables import ItemTables, Term
+from tsrec_jax.baselines.tables import BELOW, ItemTables, Seen, Term
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.decoding.beam_search import beam_search
 from tsrec_jax.errors import UserError
@@ -24,10 +24,12 @@ def fusion(trained):
     rng = np.random.default_rng(7)
     items = trained.catalogue.num_items
     table_II = rng.normal(size=(items, items)).astype(np.float32)
-    tables = ItemTables(rng.normal(size=items).astype(np.float32), (Term(0.5, table_II),))
+    sids_I = trained.catalogue.sid_numbers_I
+    bias_I, seen = rng.normal(size=items).astype(np.float32), Seen(BELOW, 0.5, sids_I)
+    tables = ItemTables(bias_I, (Term(0.5, table_II),), seen)
     weights_F3 = rng.normal(size=(2, 3)).astype(np.float32)
     held_3, common_I = np.array([-1, 0.5, 0.2], np.float32), rng.normal(size=items).astype(np.float32)
-    parts, sids_I = (Part("a part", tables, Scale(1.0, 1.0, 1.0)),), trained.catalogue.sid_numbers_I
+    parts = (Part("a part", tables, Scale(1.0, 1.0, 1.0)),)
     return Fusion(parts, weights_F3, held_3, None, common_I, sids_I, 0.7, {})
 
 
@@ -107,11 +109,15 @@ def test_a_changing_catalogue_is_followed_exactly_and_compiles_nothing(which, re
     shared = [sum(np.cumprod([a == b for a, b in zip(sid, FREE, strict=True)])) for sid in catalogue.sids]
     siblings = [item for item, count in enumerate(shared) if count == max(shared)]
     assert max(shared) > 0 and len(siblings) <= 8
-    scores_I = fusion.scores([[siblings[0], catalogue.item_index("B003")]])[0]
+    held = catalogue.item_index("B003")
+    known = [[siblings[0], held]]
+    full_I, others_I = fusion.scores(known)[0], fusion.scores(known, seen=False)[0]
+    scores_I = np.where(fusion.sids_I == fusion.sids_I[held], full_I, others_I)
+    assert not np.allclose(full_I, scores_I), "what stands for another is not held"
     scored = {
         catalogue.items[item].id: ("".join(catalogue.sids[item]), scores_I[item]) for item in range(len(scores_I))
     }
-    scored["NEW"] = ("".join(FREE), scores_I[siblings].mean())
+    scored["NEW"] = ("".join(FREE), others_I[siblings].mean() + full_I[siblings[0]] - others_I[siblings[0]])
     wanted = {}
     for item, (sid, score) in scored.items():
         if item not in (gone, blocked):

@@ -71,15 +71,20 @@ class ItemTables:
     terms: tuple[Term, ...] = ()
     seen: Seen | None = None
 
-    def scores(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
-        """float32 scores_BI of all items for each history (catalogue indices, oldest first); one may be empty."""
+    def scores(self, histories: Sequence[Sequence[int]], *, seen: bool = True) -> np.ndarray:
+        """float32 scores_BI of all items.
+
+        Args:
+          histories: catalogue indices, oldest first; one may be empty.
+          seen: whether the items of the history count for themselves; without, this is what others say of them.
+        """
         scores_BI = np.repeat(self.bias_I[None], len(histories), axis=0)
         for term in self.terms:
             found = history_weights(histories, len(self.bias_I), term.history_decay) @ term.table
             if term.likeness:
                 found = found @ term.table.T
             scores_BI += found.toarray() if sparse.issparse(found) else found
-        if self.seen is not None:
+        if seen and self.seen is not None:
             self.seen.add(scores_BI, histories)
         return scores_BI
 

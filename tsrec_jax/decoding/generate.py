@@ -226,7 +226,7 @@ class Searcher:
             sharding = named_sharding(self.mesh, "batch")
             tokens_BS, lengths_B, filters = jax.device_put((tokens_BS, lengths_B, filters), sharding)
             if prior is not None:
-                prior = dataclasses.replace(prior, scores_BI=jax.device_put(prior.scores_BI, sharding))
+                prior = dataclasses.replace(prior, scores_BE=jax.device_put(prior.scores_BE, sharding))
         prefix = self._prefix if prefixed else None
         return self._programs.call(
             beam_search,

@@ -82,12 +82,12 @@ class Prior:
 
     Attributes:
       items: where they lie.
-      scores_BI: float32, in nats.
+      scores_BE: float32, in nats.
       dense: what a dense head adds to them; None: nothing.
     """
 
     items: ScoredItems
-    scores_BI: jax.Array | np.ndarray
+    scores_BE: jax.Array | np.ndarray
     dense: DenseScores | None = None
 
 
@@ -98,14 +98,14 @@ def prefix_values(prior: Prior, x_DB: jax.Array) -> tuple[jax.Array, ...]:
       prior: of the requests.
       x_DB: hidden state of each prompt's last token after the final norm.
     """
-    scores_BI, items = prior.scores_BI, prior.items
+    scores_BE, items = jnp.asarray(prior.scores_BE), prior.items
     if prior.dense is not None:
         dense = prior.dense
         log_p_BI = dense.scorer.scores(x_DB.T, jnp.asarray(dense.history_BH), jnp.asarray(dense.lengths_B))
-        scores_BI = scores_BI + jnp.asarray(dense.weight_BI) * log_p_BI
-    joined_BR = jnp.einsum("brs,rs->br", scores_BI[:, items.siblings_RS], items.share_RS)
-    scores_EB = jnp.concatenate([scores_BI, joined_BR], axis=1).T
-    scores_EB = jnp.where(items.alive_E[:, None], scores_EB, -jnp.inf)
+        own_BI = jnp.asarray(dense.weight_BI) * log_p_BI
+        joined_BR = jnp.einsum("brs,rs->br", own_BI[:, items.siblings_RS], items.share_RS)
+        scores_BE = scores_BE + jnp.concatenate([own_BI, joined_BR], axis=1)
+    scores_EB = jnp.where(items.alive_E[:, None], scores_BE.T, -jnp.inf)
     return tuple(jax.ops.segment_max(scores_EB, above_E, len(scores_EB)).T for above_E in items.above)
 
 
@@ -130,7 +130,7 @@ class PriorNodes:
         self._alive_E = np.ones(self._items, bool)
         self._siblings_RS = np.zeros((0, SIBLINGS), np.int32)
         self._share_RS = np.zeros((0, SIBLINGS), np.float32)
-        self._known_IC = self._codes_EC  # by which siblings are found, wherever items go later
+        self._known_IC = self._codes_EC.copy()  # by which siblings are found, wherever items go later
         self._first: list[int | None] = []  # of the siblings of each item that joined
         self._base: TrieArrays | None = None
         self._found: ScoredItems | None = None
@@ -166,39 +166,57 @@ class PriorNodes:
         self.set(entry, codes)
         return entry
 
-    def prior(self, scores_BI: np.ndarray, dense: DenseScores | None = None) -> Prior:
+    @property
+    def as_begun(self) -> bool:
+        """Whether none has joined and all have the SIDs that they began with."""
+        return not self._first and np.array_equal(self._codes_EC[: self._items], self._known_IC)
+
+    def scores(self, scores_BI: np.ndarray) -> np.ndarray:
+        """float32 scores_BE, those of the items and the means of those that joined.
+
+        Args:
+          scores_BI: float32, of the items in the order of `codes_IC`.
+        """
+        joined_BR = np.einsum("brs,rs->br", scores_BI[:, self._siblings_RS], self._share_RS)
+        return np.concatenate([scores_BI, joined_BR], axis=1)
+
+    def prior(self, scores_BE: np.ndarray, dense: DenseScores | None = None) -> Prior:
         """The prior of a batch.
 
         Args:
-          scores_BI: float32, in nats, of the items in the order of `codes_IC`.
+          scores_BE: float32, in nats, as `scores` gives them; of the items alone where none may join.
           dense: what a dense head adds.
 
         Raises:
           ValueError: a score is not finite. (What may not be recommended is a filter's matter.) Or a SID of the trie is
             none of an entry's, so that it would have no score.
         """
-        if not np.isfinite(scores_BI).all():
+        if not np.isfinite(scores_BE).all():
             raise ValueError("a score of the prior is not finite")
-        return Prior(self._follow(), np.asarray(scores_BI, np.float32), dense)
+        return Prior(self._follow(), np.asarray(scores_BE, np.float32), dense)
 
-    def sibling(self, entry: int) -> int | None:
-        """The first of the items that share most codes with one that joined; None where none shares its first code."""
-        return self._first[entry - self._items]
+    def known(self, entry: int) -> int | None:
+        """An item that has scores itself; for one that joined, the first of those that share most codes with it, or
+        None where none shares its first code."""
+        return entry if entry < self._items else self._first[entry - self._items]
 
-    def best_of_sids(self, scores_BI: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def of_same_sids(self, entries: Sequence[int]) -> np.ndarray:
+        """int (N), the entries whose SID is now that of one of these."""
+        codes_EC = self._codes_EC[: self._items + len(self._first)]
+        return np.flatnonzero((codes_EC[:, None] == self._codes_EC[list(entries)]).all(axis=2).any(axis=1))
+
+    def best_of_sids(self, scores_BE: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """int32 codes_UC of the SIDs that are alive, in rising order, and float32 (B, U), the best score of each.
 
         Args:
-          scores_BI: float32, of the items in the order of `codes_IC`.
+          scores_BE: float32, as `scores` gives them.
         """
-        joined_BR = np.einsum("brs,rs->br", scores_BI[:, self._siblings_RS], self._share_RS)
-        scores_BE = np.concatenate([scores_BI, joined_BR], axis=1)
         entries = np.flatnonzero(self._alive_E)
         entries = entries[self._trie.contains(self._codes_EC[entries])]
         codes_UC, number_J = np.unique(self._codes_EC[entries], axis=0, return_inverse=True)
         order_J = np.argsort(number_J.reshape(-1), kind="stable")
         if not len(order_J):
-            return codes_UC.astype(np.int32), np.zeros((len(scores_BI), 0), np.float32)
+            return codes_UC.astype(np.int32), np.zeros((len(scores_BE), 0), np.float32)
         starts_U = np.searchsorted(number_J.reshape(-1)[order_J], np.arange(len(codes_UC)))
         return codes_UC.astype(np.int32), np.maximum.reduceat(scores_BE[:, entries[order_J]], starts_U, axis=1)
 

@@ -113,19 +113,22 @@ class Fusion:
     mean_log_length: float
     facts: Mapping[str, Any]
 
-    def scores(self, histories: Sequence[Sequence[int]], lengths: Sequence[int] | None = None) -> np.ndarray:
+    def scores(
+        self, histories: Sequence[Sequence[int]], lengths: Sequence[int] | None = None, *, seen: bool = True
+    ) -> np.ndarray:
         """float32 scores_BI of the items of the catalogue it was fitted with, without the dense head's share.
 
         Args:
           histories: items of that catalogue, oldest first; one may be empty.
           lengths: of the whole histories, where items of them are left out here.
+          seen: whether the items of the history count for themselves, in the parts and as held ones.
         """
         length_B1 = self._lengths(histories, lengths)
         total_BI = np.zeros((len(histories), len(self.common_I)), np.float32)
         for number, part in enumerate(self.parts):
-            for form, feature_BI in enumerate(part.scale.features(part.tables.scores(histories))):
+            for form, feature_BI in enumerate(part.scale.features(part.tables.scores(histories, seen=seen))):
                 total_BI += self._weights(self.weights_F3[2 * number + form], length_B1) * feature_BI
-        if self.held_3 is not None:
+        if seen and self.held_3 is not None:
             own = held_weights(histories, self.sids_I, 1.0)
             total_BI[own.row, own.col] += self._weights(self.held_3, length_B1)[own.row, own.col]
         return total_BI
@@ -159,17 +162,18 @@ class Fusion:
         write_npz(path, arrays, compressed=True)
 
     @classmethod
-    def load(cls, path: pathlib.Path, num_items: int) -> Fusion:
+    def load(cls, path: pathlib.Path, num_items: int, *, way_out: str = "export the recommender again") -> Fusion:
         """Reads what `save` wrote.
 
         Args:
           path: the file.
           num_items: of the catalogue it must belong to.
+          way_out: of a file that cannot be read, for its error.
 
         Raises:
           UserError: there is no such file, it is no fusion, or one of another catalogue.
         """
-        with exported_file(path, "a fusion"):
+        with exported_file(path, "a fusion", way_out):
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = dict(stored)
             facts = json.loads(str(arrays["facts"]))

@@ -58,7 +58,8 @@ def fused(job: Job, model: ModelSearch | None) -> Fusion | None:
       model: the trained model, where it takes part.
 
     Raises:
-      UserError: the selection split holds no rows, a part cannot be fitted or exported, or the model has no dense head.
+      UserError: the selection split holds no rows, a part cannot be fitted or exported, the model has no dense head, or
+        the file cannot be read.
     """
     if not job.settings.fusion.parts:
         return None
@@ -69,7 +70,7 @@ def fused(job: Job, model: ModelSearch | None) -> Fusion | None:
     def kept() -> Fusion:
         if fitted is not None and first():
             fitted.save(path)
-        return Fusion.load(path, job.dataset.catalogue.num_items)
+        return Fusion.load(path, job.dataset.catalogue.num_items, way_out="delete it, and it is fitted again")
 
     fusion = job.workdir.first_makes(kept)
     if not finished:

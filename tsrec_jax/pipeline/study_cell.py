@@ -218,7 +218,11 @@ def _within(key: str, names: Sequence[str]) -> bool:
 
 
 def begin(wanted: WantedCell) -> None:
-    """Makes a cell's folder ready: what another config left there is set aside, never used."""
+    """Makes a cell's folder ready: what another config left there is set aside, never used.
+
+    Where a fusion differs by its code alone, and the weights below it are still there, only the cell is set aside: the
+    fusion is fitted again, and nothing is trained.
+    """
     folder = wanted.folder
     _, changed = finished_cell(wanted)
     begun = folder / BEGUN
@@ -228,11 +232,20 @@ def begin(wanted: WantedCell) -> None:
     if changed:
         aside = next(each for n in range(1, 10**6) if not (each := folder.with_name(f"{folder.name}.old-{n}")).exists())
         aside.mkdir()
-        for entry in [each for each in folder.iterdir() if each.name != "run.lock"]:
+        entries = [each for each in folder.iterdir() if each.name != "run.lock"]
+        for entry in [wanted.file] if _keeps_training(wanted) else entries:
             entry.rename(aside / entry.name)
         _drop_weights(aside)
-        report(f"{wanted.label}: the settings have changed ({changed}); what was there is now in {aside}")
+        report(f"{wanted.label}: settings or code have changed ({changed}); what is used no longer is now in {aside}")
     write_json(begun, {"config": wanted.settings.resolved(), "data": wanted.data})
+
+
+def _keeps_training(wanted: WantedCell) -> bool:
+    """Whether a cell's weights are those that are asked for, though it was measured by other code."""
+    if not wanted.file.exists() or not (wanted.folder / "checkpoints").exists():
+        return False
+    (cell,) = read_cells(wanted.file)
+    return not _changed(wanted, cell.config, cell.data)
 
 
 def borrow_training(wanted: WantedCell, cells: Sequence[WantedCell]) -> None:

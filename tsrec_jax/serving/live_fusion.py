@@ -23,7 +23,9 @@ class LiveFusion:
 
     An item of the export keeps its scores wherever its SID goes. One that joined later has the mean score of the items
     with the longest common beginning of their SIDs, and stands for the first of these in histories; where no item has
-    its first code, it has the mean score of items all over the catalogue and is left out of histories.
+    its first code, it has the mean score of items all over the catalogue and is left out of histories. What a history
+    counts for itself is no part of the means: the items that it holds have it, those that joined too, and others whose
+    SID is now that of one of these.
 
     Args:
       fusion: as exported.
@@ -35,7 +37,6 @@ class LiveFusion:
     def __init__(self, fusion: Fusion, scorer: DenseScorer | None, catalogue: Catalogue, live: LiveCatalogue):
         self.fusion, self._scorer, self._live = fusion, scorer, live
         self._entries = {item.id: number for number, item in enumerate(catalogue.items)}
-        self._items = catalogue.num_items
         self._nodes = PriorNodes(live.trie, catalogue.codes_IC, joining=True)
 
     def prior(self, histories: Sequence[Sequence[str]]) -> Callable[[Sequence[int]], Prior]:
@@ -45,24 +46,24 @@ class LiveFusion:
           histories: item ids of every request, oldest first.
         """
         self._follow()
-        return self._prior([self._known(history) for history in histories], list(map(len, histories)))
+        return self._prior([self._held(history) for history in histories])
 
     def prior_of_length(self, items: int) -> Callable[[Sequence[int]], Prior]:
         """As `prior` of one request whose history holds so many items, whichever they are: what warming up needs."""
         self._follow()
-        return self._prior([[0] * items], [items])
+        return self._prior([[0] * items])
 
     def padded_length(self, items: int) -> int:
         """The length of a history of so many items in what the search is compiled for; 0 where it reads none."""
         return 0 if self._scorer is None else padded_length(items)
 
-    def _prior(self, known: Sequence[Sequence[int]], lengths: Sequence[int]) -> Callable[[Sequence[int]], Prior]:
+    def _prior(self, held: Sequence[Sequence[int]]) -> Callable[[Sequence[int]], Prior]:
         def of(numbers: Sequence[int]) -> Prior:
-            own, long = [known[number] for number in numbers], [lengths[number] for number in numbers]
-            dense = None
+            own, dense = [held[number] for number in numbers], None
             if self._scorer is not None:
-                dense = DenseScores.of(self._scorer, own, self.fusion.dense_weights(own, long))
-            return self._nodes.prior(self.fusion.scores(own, long), dense)
+                known, lengths = self._known(own)
+                dense = DenseScores.of(self._scorer, known, self.fusion.dense_weights(known, lengths))
+            return self._nodes.prior(self._scores(own), dense)
 
         return of
 
@@ -75,9 +76,7 @@ class LiveFusion:
           length: SIDs of a list.
         """
         self._follow()
-        known = [self._known(history) for history in histories]
-        scores_BI = self.fusion.scores(known, list(map(len, histories)))
-        codes_UC, best_BU = self._nodes.best_of_sids(scores_BI)
+        codes_UC, best_BU = self._nodes.best_of_sids(self._scores([self._held(history) for history in histories]))
         results = []
         for best_U, wanted in zip(best_BU, filters, strict=True):
             numbers = np.flatnonzero(_passes(wanted, codes_UC))
@@ -97,11 +96,27 @@ class LiveFusion:
                 self._entries[item_id] = self._nodes.join(self._live.codes([item_id])[0])
             self._nodes.set(self._entries[item_id], codes)
 
-    def _known(self, history: Sequence[str]) -> list[int]:
-        """A history as items that have scores; of one that joined, the first of its siblings, if it has any."""
-        entries = (self._entries[str(item)] for item in history)
-        found = (entry if entry < self._items else self._nodes.sibling(entry) for entry in entries)
-        return [entry for entry in found if entry is not None]
+    def _held(self, history: Sequence[str]) -> list[int]:
+        return [self._entries[str(item)] for item in history]
+
+    def _known(self, held: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[int]]:
+        """Histories of entries as items that have scores themselves, and how long they were."""
+        known = [[item for entry in row if (item := self._nodes.known(entry)) is not None] for row in held]
+        return known, list(map(len, held))
+
+    def _scores(self, held: Sequence[Sequence[int]]) -> np.ndarray:
+        """float32 scores_BE of histories of entries."""
+        histories = self._known(held)
+        scores_BI = self.fusion.scores(*histories)
+        if self._nodes.as_begun:
+            return self._nodes.scores(scores_BI)
+        others_BI = self.fusion.scores(*histories, seen=False)
+        scores_BE, own_BI = self._nodes.scores(others_BI), scores_BI - others_BI
+        for row, entries in enumerate(held):
+            for entry in self._nodes.of_same_sids(entries):
+                item = self._nodes.known(entry)
+                scores_BE[row, entry] += 0 if item is None else own_BI[row, item]
+        return scores_BE
 
 
 def _passes(wanted: SidFilter, codes_UC: np.ndarray) -> np.ndarray:
