@@ -83,7 +83,7 @@ def test_a_teacher_that_cannot_be_fitted_is_refused(dataset, prompts):
     builder, _, base_vocab_size = prompts
     none = dataset.splits["valid"].take([])
     without = dataclasses.replace(dataset, splits={**dataset.splits, "valid": none})
-    with pytest.raises(UserError, match="hybrid: the selection split holds no rows"):
+    with pytest.raises(UserError, match="the selection split holds no rows"):
         training_data(only_distilled(), without, builder, base_vocab_size)
 
 
