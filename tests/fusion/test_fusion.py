@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tsrec_jax.baselines.tables import ItemTables, Term
+from tsrec_jax.baselines.tables import ItemTables, Seen, Term
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
 from tsrec_jax.fusion import fusion as fusion_module
@@ -63,6 +63,18 @@ def test_a_history_of_which_items_are_left_out_keeps_its_length(fusion):
     )
     assert np.array_equal(flat.scores([(2, 2, 1)]), flat.scores([(1,)], [3]))
     assert whole.shape == short.shape
+
+
+def test_what_others_say_is_all_but_what_the_history_counts_for_itself(fusion):
+    part = fusion.parts[1]
+    counting = dataclasses.replace(part, tables=dataclasses.replace(part.tables, seen=Seen(-2.0, 0.5, fusion.sids_I)))
+    full = dataclasses.replace(fusion, parts=(fusion.parts[0], counting))
+    others = dataclasses.replace(fusion, held_3=None)
+    scores_BI, others_BI = full.scores_and_others(HISTORIES, [2, 3, 4])
+    assert np.array_equal(scores_BI, full.scores(HISTORIES, [2, 3, 4]))
+    assert np.array_equal(others_BI, others.scores(HISTORIES, [2, 3, 4]))
+    assert not np.array_equal(full.scores(HISTORIES), dataclasses.replace(full, held_3=None).scores(HISTORIES))
+    assert not np.array_equal(full.scores(HISTORIES), fusion.scores(HISTORIES))
 
 
 def test_a_file_gives_the_same_scores_bit_for_bit(fusion, tmp_path):

@@ -190,6 +190,17 @@ def test_settings_that_shape_nothing_leave_cells_finished(published, no_training
     assert "plain > tsrec" in (published / "study.md").read_text()
 
 
+@pytest.mark.parametrize(("weight", "shared"), [(0.0, True), (0.5, False)])
+def test_arms_share_a_training_where_what_they_differ_in_takes_no_part_in_it(tmp_path, weight, shared):
+    arms = {"plain": {"dense": {"weight": weight}}, "fused": {"dense": {"weight": weight, "temperature": 0.3},
+            "fusion": {"parts": ("popularity",)}}}  # fmt: skip
+    settings = settings_of(default_config()).changed(
+        {"study": {"arms": arms, "seeds": (1,), "baselines": (), "comparisons": ()}}
+    )
+    fused, plain = study_cell.wanted_cells(settings, tmp_path)
+    assert study_cell._twins(plain, [fused, plain]) == [fused] * shared
+
+
 def test_an_arm_without_a_model_is_begun_anew_for_what_shapes_its_tables_alone(tmp_path):
     tables = {"fusion": {"model": False, "parts": ("popularity", "transitions")}}
 

@@ -111,7 +111,7 @@ def test_a_changing_catalogue_is_followed_exactly_and_compiles_nothing(which, re
     assert max(shared) > 0 and len(siblings) <= 8
     held = catalogue.item_index("B003")
     known = [[siblings[0], held]]
-    full_I, others_I = fusion.scores(known)[0], fusion.scores(known, seen=False)[0]
+    full_I, others_I = (scores_BI[0] for scores_BI in fusion.scores_and_others(known))
     scores_I = np.where(fusion.sids_I == fusion.sids_I[held], full_I, others_I)
     assert not np.allclose(full_I, scores_I), "what stands for another is not held"
     scored = {

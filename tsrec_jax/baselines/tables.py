@@ -84,8 +84,14 @@ class ItemTables:
             if term.likeness:
                 found = found @ term.table.T
             scores_BI += found.toarray() if sparse.issparse(found) else found
-        if seen and self.seen is not None:
-            self.seen.add(scores_BI, histories)
+        return self.with_seen(scores_BI, histories) if seen else scores_BI
+
+    def with_seen(self, others_BI: np.ndarray, histories: Sequence[Sequence[int]]) -> np.ndarray:
+        """The scores from those without what the items of the history count for themselves, which stay as they are."""
+        if self.seen is None:
+            return others_BI
+        scores_BI = others_BI.copy()
+        self.seen.add(scores_BI, histories)
         return scores_BI
 
     def to_arrays(self) -> dict[str, np.ndarray]:

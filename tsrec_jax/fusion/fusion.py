@@ -113,25 +113,45 @@ class Fusion:
     mean_log_length: float
     facts: Mapping[str, Any]
 
-    def scores(
-        self, histories: Sequence[Sequence[int]], lengths: Sequence[int] | None = None, *, seen: bool = True
-    ) -> np.ndarray:
+    def scores(self, histories: Sequence[Sequence[int]], lengths: Sequence[int] | None = None) -> np.ndarray:
         """float32 scores_BI of the items of the catalogue it was fitted with, without the dense head's share.
 
         Args:
           histories: items of that catalogue, oldest first; one may be empty.
           lengths: of the whole histories, where items of them are left out here.
-          seen: whether the items of the history count for themselves, in the parts and as held ones.
         """
         length_B1 = self._lengths(histories, lengths)
         total_BI = np.zeros((len(histories), len(self.common_I)), np.float32)
         for number, part in enumerate(self.parts):
-            for form, feature_BI in enumerate(part.scale.features(part.tables.scores(histories, seen=seen))):
-                total_BI += self._weights(self.weights_F3[2 * number + form], length_B1) * feature_BI
-        if seen and self.held_3 is not None:
+            self._add(total_BI, number, part.tables.scores(histories), length_B1)
+        self._add_held(total_BI, histories, length_B1)
+        return total_BI
+
+    def scores_and_others(
+        self, histories: Sequence[Sequence[int]], lengths: Sequence[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`scores`, and the same without what the items of the history count for themselves, in the parts and as held.
+
+        The parts' tables are read once for both. The arguments are those of `scores`.
+        """
+        length_B1 = self._lengths(histories, lengths)
+        total_BI, total_others_BI = np.zeros((2, len(histories), len(self.common_I)), np.float32)
+        for number, part in enumerate(self.parts):
+            others_BI = part.tables.scores(histories, seen=False)
+            self._add(total_others_BI, number, others_BI, length_B1)
+            self._add(total_BI, number, part.tables.with_seen(others_BI, histories), length_B1)
+        self._add_held(total_BI, histories, length_B1)
+        return total_BI, total_others_BI
+
+    def _add(self, total_BI: np.ndarray, number: int, scores_BI: np.ndarray, length_B1: np.ndarray) -> None:
+        """Adds a part's features by their weights, in place."""
+        for form, feature_BI in enumerate(self.parts[number].scale.features(scores_BI)):
+            total_BI += self._weights(self.weights_F3[2 * number + form], length_B1) * feature_BI
+
+    def _add_held(self, total_BI: np.ndarray, histories: Sequence[Sequence[int]], length_B1: np.ndarray) -> None:
+        if self.held_3 is not None:
             own = held_weights(histories, self.sids_I, 1.0)
             total_BI[own.row, own.col] += self._weights(self.held_3, length_B1)[own.row, own.col]
-        return total_BI
 
     def dense_weights(self, histories: Sequence[Sequence[int]], lengths: Sequence[int] | None = None) -> np.ndarray:
         """float32 (B, I), what the dense head's log-probabilities are multiplied by."""

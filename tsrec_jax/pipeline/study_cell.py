@@ -205,7 +205,7 @@ def _shaping(config: Mapping[str, Any], kind: str, data: str) -> dict[str, Any]:
     settings = {key: value for key, value in settings.items() if key not in _ANY_VALUE}
     prepared, folder = config["prepare"]["source"], config["dataset"]["path"]
     used = {"prepare": prepared, "shop": not (prepared or folder), "pretrain": not config["model"]["path"],
-            "dense": config.get("dense", {}).get("weight", 0), "rl": config.get("rl", {}).get("steps", 0)}  # fmt: skip
+            "rl": config.get("rl", {}).get("steps", 0)}  # fmt: skip
     settings = {key: value for key, value in settings.items() if used.get(key.partition(".")[0], True)}
     if kind == "baseline":
         settings = {key: value for key, value in settings.items() if _within(key, _SHAPES_BASELINES)}
@@ -282,7 +282,7 @@ def _twins(wanted: WantedCell, cells: Sequence[WantedCell]) -> list[WantedCell]:
         if (other.kind, other.seed) == ("arm", wanted.seed)
         and other.settings.fusion.model
         and other.folder != wanted.folder
-        and _trained_by(other) == _trained_by(wanted)
+        and not differences(_trained_by(other), _trained_by(wanted))
     ]
 
 

@@ -107,10 +107,9 @@ class LiveFusion:
     def _scores(self, held: Sequence[Sequence[int]]) -> np.ndarray:
         """float32 scores_BE of histories of entries."""
         histories = self._known(held)
-        scores_BI = self.fusion.scores(*histories)
         if self._nodes.as_begun:
-            return self._nodes.scores(scores_BI)
-        others_BI = self.fusion.scores(*histories, seen=False)
+            return self._nodes.scores(self.fusion.scores(*histories))
+        scores_BI, others_BI = self.fusion.scores_and_others(*histories)
         scores_BE, own_BI = self._nodes.scores(others_BI), scores_BI - others_BI
         for row, entries in enumerate(held):
             for entry in self._nodes.of_same_sids(entries):
