@@ -172,7 +172,7 @@ def extend_vocabulary(
       model: a decoder that was not extended before.
       base_vocab_size: length of the base tokenizer, the first new id (inside a table's padding rows, if it has any).
       input_rows_nD: embedding rows of the new ids.
-      output_rows_nD: head rows of the new ids, untied models only; None: their mean row in an untied head.
+      output_rows_nD: head rows of the new ids, untied models only; None: in an untied head they get its mean row.
 
     Returns:
       A new decoder that shares the other parameters. Its tables are float32, so that no new row is rounded.
