@@ -20,11 +20,11 @@ def open_address(url: str, setting: str, **options: Any) -> tuple[Any, str]:
 
     Args:
       url: the address.
-      setting: what named it, which a message begins with.
-      options: of the file system.
+      setting: what named the address; messages begin with it.
+      options: options of the file system.
 
     Raises:
-      UserError: the address is of a kind that fsspec does not know, or whose package is not installed.
+      UserError: fsspec does not know this kind of address, or the package for it is not installed.
     """
     try:
         system, root = fsspec.core.url_to_fs(url, **options)

@@ -1,4 +1,4 @@
-"""The folder of this user for what may be made again: local copies of runs, and compiled programs."""
+"""This user's folder for what can be made again: local copies of runs, and compiled programs."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from collections.abc import Callable
 from tsrec_jax.files import replacing
 
 _FOLDER = "JAX_COMPILATION_CACHE_DIR"
-_ZSTANDARD = b"\x28\xb5\x2f\xfd"  # how entries begin where JAX finds Zstandard; else they are zlib's
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"  # how entries begin if JAX finds Zstandard; otherwise zlib packs them
 _CHECKED = ".tsrec-checked"  # as old as the last look at the entries
 
 
 def user_cache() -> pathlib.Path:
-    """`tsrec_jax` in `XDG_CACHE_HOME`, or in ~/.cache where that is not set."""
+    """`tsrec_jax` in `XDG_CACHE_HOME`, or in ~/.cache if that is not set."""
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "tsrec_jax").expanduser().absolute()
 
 
 def keep_compiled_programs(export: pathlib.Path | None = None) -> None:
     """Lets JAX keep what it compiles, so that a run that starts again does not compile again; call it before jax loads.
 
-    `JAX_COMPILATION_CACHE_DIR` names another folder, and empty it keeps nothing.
+    `JAX_COMPILATION_CACHE_DIR` names another folder; if it is empty, nothing is kept.
 
     Args:
-      export: a folder that is to be served. Its programs are kept beside it, in FOLDER.compiled, so that whoever brings
-        both along starts fast on another machine too; in this user's cache where there is no such folder and none can
-        be made, or others than this user and root may write there: a program that is kept is run. The small ones are
-        kept as well.
+      export: a folder that is to be served. Its programs, the small ones too, are kept beside it in FOLDER.compiled, so
+        that copying both makes another machine start fast too. They go to this user's cache if that folder does not
+        exist and cannot be made, or if anyone but this user and root may write there: a kept program is run.
     """
     folder = user_cache() / "compiled"
     if export is not None:
@@ -49,12 +48,12 @@ def compiled_folder() -> pathlib.Path | None:
 
 
 def only_ours(found: os.stat_result) -> bool:
-    """Whether nobody but the user of this process and root may write a file, or into a folder."""
+    """Whether only the user of this process and root may write a file, or into a folder."""
     return found.st_uid in (0, os.geteuid()) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _is_ours(folder: pathlib.Path) -> bool:
-    """Whether a folder, made if need be, is one into which nobody but the user of this process and root may write."""
+    """Whether only the user of this process and root may write into a folder, which is made if need be."""
     try:
         folder.mkdir(mode=0o755, exist_ok=True)
         found = folder.lstat()
@@ -66,13 +65,13 @@ def _is_ours(folder: pathlib.Path) -> bool:
 def mend_compiled_programs() -> str:
     """Makes the folder of compiled programs ready for JAX; call it before jax loads.
 
-    JAX writes an entry in place and replaces none: one that a killed process or a full disk has left unfinished would
-    be warned about, and compiled again, at every start. So entries that are newer than the last look are read, and
-    what cannot be unpacked is removed.
+    JAX writes entries in place and never replaces one. An entry that a killed process or a full disk left unfinished
+    would cause a warning and a compilation at every start. So entries newer than the last look are read, and those that
+    cannot be unpacked are removed.
 
     Returns:
-      One line that says why nothing can be kept; empty where all is well. A folder that can only be read stays the one
-      where `Programs` finds what was brought along.
+      One line that says why nothing can be kept; empty if all is well. In a folder that can only be read, `Programs`
+      still finds the programs that came with it.
     """
     folder = compiled_folder()
     if folder is None:
@@ -107,7 +106,7 @@ def _remove_broken(folder: pathlib.Path) -> None:
 
 
 def _unpacks(content: bytes) -> bool:
-    """Whether an entry is whole; one of a kind that this Python cannot unpack is not its JAX's, and counts as whole."""
+    """Whether an entry is whole; one of a kind that this Python cannot unpack is not its JAX's and counts as whole."""
     try:
         (_zstandard() if content.startswith(_ZSTANDARD) else zlib.decompress)(content)
     except ImportError:
@@ -118,7 +117,7 @@ def _unpacks(content: bytes) -> bool:
 
 
 def _zstandard() -> Callable[[bytes], bytes]:
-    """As JAX chooses it: Python's own from 3.14 on, else the package."""
+    """Unpacks Zstandard by the module that JAX chooses: Python's own from 3.14 on, else the package."""
     try:
         from compression import zstd
     except ImportError:

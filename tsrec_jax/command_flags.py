@@ -1,4 +1,4 @@
-"""The flags of the command line: what there is, how a command is read, and how a verb's help shows them."""
+"""The flags of the command line: which there are, how a command is read, and how a verb's help shows them."""
 
 from __future__ import annotations
 
@@ -110,11 +110,11 @@ def define_flags() -> flags.FlagValues:
 
 
 def parse(arguments: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
-    """The flags of a command and what stands beside them.
+    """The flags of a command, and its other words.
 
     Raises:
-      UserError: a flag or config key that does not exist (the nearest one is named), a value that cannot be meant, or
-        an experiment that is not there or fails.
+      UserError: a flag or config key that does not exist (the nearest one is named), a value that makes no sense, or an
+        experiment that does not exist or fails.
     """
     changed = [found[1] for argument in arguments if (found := re.match(r"--?config\.([^=]+)", argument))]
     for key in changed:
@@ -150,7 +150,7 @@ def help_lines(names: Iterable[str]) -> list[str]:
         default = values[name].default
         shown = f"--{name}" if default in (None, "", []) or default is False else f"--{name}={default}"
         meaning = values[name].help.splitlines()[0].rstrip(";")  # absl adds a line to a flag that may be repeated
-        meaning = re.sub(r"^(?:<[\w|]+>: )?(?:\w+, )*\w+: ", "", meaning)  # without choices and verbs before it
+        meaning = re.sub(r"^(?:<[\w|]+>: )?(?:\w+, )*\w+: ", "", meaning)  # without the choices and verbs before it
         lines.append(f"  {shown:<24} {meaning}")
     return lines
 
@@ -174,7 +174,7 @@ def _no_such_flag(name: str, known: Iterable[str]) -> str:
 
 
 def _reason(error: Exception, changed: Sequence[str]) -> str:
-    """One line of an error of ml_collections, of an override of one of the `changed` keys, or of an experiment file."""
+    """One line about an error of ml_collections, of an override of one of `changed`, or of an experiment file."""
     text = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").split())
     if isinstance(error, ModuleNotFoundError) and error.name == OLD_MODULE:
         return f"{text}; {OLD_MODULE_NOW}"
@@ -185,13 +185,13 @@ def _reason(error: Exception, changed: Sequence[str]) -> str:
     hint = f"did you mean {meant[1]!r}?" if meant else ""
     if not any(
         key.rpartition(".")[2] == missing[0] for key in changed
-    ):  # of these the whole key is known not to be old
+    ):  # the whole key of an override is known not to be old
         hint = what_became_of_last(missing[0]) or hint
     return f"no such key: {missing[0]!r}{hint and '; '}{hint}"
 
 
 def _of_a_config(error: Exception) -> bool:
-    """Whether ml_collections raised it for a key that is not there, rather than the user's own code for one of its."""
+    """Whether ml_collections raised it for a missing config key, rather than the user's own code for some other key."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -12,7 +12,7 @@ class Entry:
     """A row of a table.
 
     Attributes:
-      entry: "module:name" of the part; what it must be, the table says.
+      entry: "module:name" of the part; the table says what kind of part it must be.
     """
 
     entry: str

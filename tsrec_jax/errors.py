@@ -12,7 +12,7 @@ _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class UserError(Exception):
-    """A mistake in the input, named in one line with the way out.
+    """A mistake in the input, described in one line together with the way out.
 
     The command line prints the message alone and exits with code 2; library users catch it like any exception.
     """
@@ -23,11 +23,11 @@ class Stopped(Exception):
 
 
 def no_space(error: BaseException, folder: pathlib.Path) -> UserError | None:
-    """The UserError of a write that failed for want of space, with the space that is free; None for other errors.
+    """The UserError for a write that failed for lack of space, naming the free space; None for other errors.
 
     Args:
-      error: what was raised; libraries that write outside of Python only keep the system's words of its cause.
-      folder: where the file was to be.
+      error: what was raised; libraries that write outside Python keep only the system's message about the cause.
+      folder: where the file was to be written.
     """
     for code in _NO_SPACE:
         if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
@@ -41,7 +41,7 @@ def no_space(error: BaseException, folder: pathlib.Path) -> UserError | None:
 
 
 def not_allowed(error: OSError) -> UserError | None:
-    """The UserError of a file that this user may not read or write; None for other errors, those of a network too."""
+    """The UserError for a file that this user may not read or write; None for other errors, network errors included."""
     if error.errno not in _NOT_ALLOWED or error.filename is None:
         return None
     return UserError(

@@ -16,7 +16,7 @@ def experiments() -> list[str]:
 
 
 def experiment_file(given: str) -> pathlib.Path:
-    """The file that `--config=GIVEN` means: one of this path, else the experiment of this name.
+    """The file that `--config=GIVEN` means: the file at this path, else the experiment of this name.
 
     Raises:
       UserError: there is neither; the message names the nearest experiment, or all of them.

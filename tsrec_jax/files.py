@@ -3,7 +3,7 @@
 Everything is written beside its place under a temporary name and then renamed, so no reader ever sees half of it and a
 failed or killed writer leaves the old file as it was. Every temporary name is drawn at random: writers of one file, be
 they threads, processes or machines, do not disturb each other, and the last one wins. What a killed writer left is
-removed by the next one a day later, because a writer on another machine cannot be told from one that is gone.
+removed by a later writer after a day, because a writer on another machine cannot be told from one that is gone.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def new_folder(folder: pathlib.Path, *, replace: bool = False) -> Iterator[pathl
 
     Args:
       folder: the folder to make.
-      replace: whether it takes the place of a folder that exists.
+      replace: whether it may replace an existing folder.
 
     Raises:
       UserError: the folder exists and is not to be replaced.
@@ -122,7 +122,7 @@ def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _is_old(path: pathlib.Path) -> bool:
-    """Whether nothing was written to it, or put into a folder, for LEFT_SECONDS."""
+    """Whether nothing was written to a file, or put into a folder, for LEFT_SECONDS."""
     try:
         return time.time() - path.stat().st_mtime > LEFT_SECONDS
     except FileNotFoundError:  # its writer has finished
@@ -140,12 +140,12 @@ def _remove(path: pathlib.Path) -> None:
 def exported_file(
     path: str | os.PathLike[str], what: str, way_out: str = "export the recommender again"
 ) -> Iterator[None]:
-    """While a file of an export is read: whatever goes wrong is an error that names the file and the way out.
+    """Turns whatever goes wrong while a file of an export is read into an error that names the file and the way out.
 
     Args:
       path: the file.
-      what: it should be.
-      way_out: what its user can do; the file may lie elsewhere than in an export.
+      what: what it should be.
+      way_out: what the user can do; say it if the file lies outside an export.
 
     Raises:
       UserError: the file is not there, cannot be read, or is not `what` this program writes under that name.

@@ -234,8 +234,8 @@ def _print_settings(_values: flags.FlagValues, _workdir: pathlib.Path) -> None:
     print(settings_page(), end="")
 
 
-# A verb takes the flags, the workdir and, where it is among WITH_WORDS, the words behind it; it returns the exit code
-# where that is not 0.
+# A verb takes the flags, the workdir and, if it is among WITH_WORDS, the words after it; it returns the exit code if
+# that is not 0.
 VERBS: dict[str, Callable[..., int | None]] = {
     "run": _training("run"),
     "download": _stage("download"),
@@ -257,14 +257,14 @@ VERBS: dict[str, Callable[..., int | None]] = {
     "code": _code,
 }
 WITH_WORDS = ("check", "catalogue", "code")
-# Verbs that several processes do together.
+# Verbs that several processes run together.
 TOGETHER = ("run", "prepare", "pretrain", "index", "describe", "train", "rl", "evaluate", "export")
 TOGETHER_FLAGS = ("multi_host", "coordinator", "num_processes", "process_id", "heartbeat_seconds")
 
 INSTEAD = {
     **dict.fromkeys(("serve", "catalogue", "code"), " or --export=FOLDER"),
     "plan": " or --config=FILE.py",
-}  # of a workdir
+}  # what may be given instead of a workdir
 NO_CONFIG = ("recommend", "serve", "catalogue", "code")  # what they need is in the exported folder
 SERVER_FLAGS = tuple(field.name for field in dataclasses.fields(ServerSettings))
 # Flags that only some verbs take.
@@ -322,7 +322,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
 
 def _checked_folder(values: flags.FlagValues, places: Sequence[str]) -> pathlib.Path:
-    """The folder that `check` is given, by its name or by config.dataset.path."""
+    """The folder that `check` is given, as an argument or by config.dataset.path."""
     given = [*places, *([] if values.config is None else [values.config.dataset.path])]
     given = [place for place in given if place]
     if len(given) != 1:
@@ -333,7 +333,7 @@ def _checked_folder(values: flags.FlagValues, places: Sequence[str]) -> pathlib.
 
 
 def _refuse_no_folder(workdir: pathlib.Path) -> None:
-    """Refuses a workdir that is no folder and cannot become one."""
+    """Refuses a workdir that is not a folder and cannot become one."""
     for place in (workdir, *workdir.parents):
         try:
             if not place.is_symlink() and not place.exists():
@@ -365,7 +365,7 @@ def _work(verb: str, values: flags.FlagValues, words: Sequence[str]) -> int | No
 
 @contextlib.contextmanager
 def _local(workdir: str, verb: str) -> Iterator[pathlib.Path]:
-    """The folder of the run; one at an address is fetched, and what the verb has made is brought there at the end."""
+    """The folder of the run. One at an address is fetched, and what the verb has made is copied there at the end."""
     if "://" not in workdir:
         yield pathlib.Path(workdir)
         return
@@ -377,7 +377,7 @@ def _local(workdir: str, verb: str) -> Iterator[pathlib.Path]:
     local = local_folder(workdir)
     with alone_in(local.with_name(f"{local.name}.lock"), verb):
         fetch(workdir)
-        gather(None)  # nobody changes anything there before all have fetched it
+        gather(None)  # no process changes anything there before all have fetched it
         try:
             yield local
         except BaseException:
@@ -410,7 +410,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _verb_usage(verb: str) -> str:
-    """What `USAGE` says of a verb, and the flags that it takes."""
+    """What `USAGE` says about a verb, and the flags that it takes."""
     words = USAGE.partition("verbs\n")[2].partition("\n\n")[0]
     texts = {found[1]: found[0] for found in re.finditer(r"^  (\w+)\b.*(?:\n {4}.*)*", words, re.MULTILINE)}
     text = texts[verb]
@@ -422,7 +422,7 @@ def _verb_usage(verb: str) -> str:
 
 
 def _exit_code(work: Callable[[], int | None]) -> int:
-    """Does the work and says on stderr what ended it before its time; returns the exit code."""
+    """Does the work and says on stderr what ended it early; returns the exit code."""
     try:
         return work() or 0
     except UserError as error:

@@ -1,4 +1,4 @@
-"""What earlier versions called the settings, and what took the place of those that have gone."""
+"""What earlier versions called the settings, and what replaced those that have gone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OLD_MODULE_NOW = (
 
 
 def what_became_of(key: str) -> str:
-    """A line on an old key, such as `train.slot_rows`, or on a key of an old section; empty for any other key."""
+    """A line about an old key, such as `train.slot_rows`, or a key of an old section; empty for any other key."""
     for old, new in RENAMED.items():
         if _is_in(key, old):
             return f"config.{key} is now called config.{new}{key.removeprefix(old)}"
@@ -44,7 +44,7 @@ def what_became_of(key: str) -> str:
 
 
 def what_became_of_last(name: str) -> str:
-    """The same for a key of which only the last part is known, such as `slot_rows`."""
+    """The same as `what_became_of` for a key of which only the last part is known, such as `slot_rows`."""
     for key in (*RENAMED, *GONE):
         if key.rpartition(".")[2] == name:
             return what_became_of(key)

@@ -24,7 +24,7 @@ from tsrec_jax.errors import UserError
 
 HEARTBEAT_SECONDS = 60
 LONGEST_WAIT = 7 * 24 * 3600  # seconds that processes wait for what the first one makes
-GRACE = 2.0  # seconds in which the others can say what went wrong before process 0, which connects them, goes
+GRACE = 2.0  # seconds in which the others can say what went wrong before process 0, which connects them, exits
 AGAIN = "Give the same command on all hosts again: training goes on from its newest checkpoint"
 Made = TypeVar("Made")
 # How errors of collectives begin; their Python types differ.
@@ -40,10 +40,10 @@ class Launch:
       multi_host: let JAX find them (TPU pods, Slurm, Open MPI).
       coordinator: otherwise HOST:PORT of process 0,
       num_processes, process_id: how many there are and which one this is, from 0.
-      heartbeat_seconds: a process that was silent for so long is taken for dead; None: HEARTBEAT_SECONDS.
+      heartbeat_seconds: a process that is silent for this long is taken for dead; None: HEARTBEAT_SECONDS.
 
     Raises:
-      UserError: a combination that cannot be meant.
+      UserError: a combination that makes no sense.
     """
 
     multi_host: bool = False
@@ -87,12 +87,12 @@ class Launch:
 class Group:
     """This process as one of several; a context manager around all of their work.
 
-    JAX ends a process whose coordinator is gone or from which another one has not been heard for `heartbeat_seconds`,
-    in C++, where nothing can be caught. A shell on the other end of a pipe therefore has the last word: it says what
-    has happened when the process ends without having said so itself.
+    When the coordinator is gone, or another process has not been heard from for `heartbeat_seconds`, JAX ends a process
+    from C++, where nothing can be caught. A shell on the other end of a pipe therefore has the last word: if the
+    process ends without having said why, the shell says what has happened.
 
     Raises:
-      UserError: the others cannot be found.
+      UserError: the other processes cannot be found.
     """
 
     def __init__(self, launch: Launch):
@@ -122,7 +122,7 @@ class Group:
         )
 
     def leave(self, code: int) -> None:
-        """Ends the work of this process; with 0 once all have come to their end, else at once, and does not return."""
+        """Ends the work of this process: with 0 once all have finished, else at once and without returning."""
         if code == 0:
             jax.distributed.shutdown()
         self._witness.communicate(b"done\n")
@@ -146,7 +146,7 @@ def first() -> bool:
 
 
 def lost(error: Exception) -> str:
-    """What to say where work that the processes share has failed in this one; empty for other errors."""
+    """What to say if work that the processes share has failed in this one; empty for other errors."""
     if not several() or not str(error).startswith(_BROKEN):
         return ""
     return (
@@ -158,7 +158,7 @@ def lost(error: Exception) -> str:
 def first_makes(make: Callable[[], Made]) -> Made:
     """Calls `make` in the first process, and in the others after it, so that they find what it has made.
 
-    An error in it ends the first process, and with it the others.
+    An error in `make` ends the first process, and with it the others.
     """
     if not several():
         return make()
@@ -176,12 +176,12 @@ def first_makes(make: Callable[[], Made]) -> Made:
 
 
 def share(value: Any) -> Any:
-    """The first process's JSON value, in all of them."""
+    """The first process's JSON value, returned in all processes."""
     return gather(value)[0]
 
 
 def agree(array: np.ndarray) -> np.ndarray:
-    """The first process's array, in all of them, which give one of the same shape and type."""
+    """The first process's array, returned in all processes; each passes one of the same shape and type."""
     return np.asarray(multihost_utils.broadcast_one_to_all(array)) if several() else array
 
 

@@ -1,7 +1,7 @@
-"""Compiled programs kept in a folder: a process that starts again loads them, where it would trace and lower anew.
+"""Compiled programs kept in a folder: a process that starts again loads them instead of tracing and lowering again.
 
-JAX's own cache is asked by a hash of the lowered program, and tracing and lowering take longer than loading what they
-find. Here a program is asked for by what it would be made of.
+JAX's own cache looks a program up by a hash of its lowered form, and tracing and lowering take longer than loading what
+is found. Here a program is looked up by what it would be made from.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from tsrec_jax.files import replacing
 _LOG = logging.getLogger(__name__)
 _SHA256 = 32  # bytes
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
-_UNREAD_SECONDS = 60 * 24 * 3600.0  # after which a program is taken for one that nobody starts any more
+_UNREAD_SECONDS = 60 * 24 * 3600.0  # after which a program is taken to be no longer in use
 _SHORTEST = "jax_persistent_cache_min_compile_time_secs"
-# XLA's default, said so that JAX's cache has no such program: one that comes out of it cannot be written again.
+# XLA's default, set so that JAX's cache has no such program: a program loaded from it cannot be written again.
 _APART: dict[str, str | bool] = {"xla_embed_ir_in_executable": False}
-_COMPILING = threading.Lock()  # what is set meanwhile is the process's
+_COMPILING = threading.Lock()  # what is set meanwhile holds for the whole process
 
 
 class Programs:
-    """Calls jitted functions by programs that this process or an earlier one compiled. Safe for several threads.
+    """Calls jitted functions through programs that this process or an earlier one compiled. Safe for several threads.
 
-    A file holds one program: of a function, for arguments of one form, on one kind of machine, made by one version of
-    JAX and of this package under the settings that JAX had when this object was made. What is set later, or in a `with`
-    around a call, is not noticed. A function must not be a closure, of which only the name would be known.
+    A file holds one program: one function, for arguments of one form, on one kind of machine, compiled by one version
+    of JAX and of this package under the settings that JAX had when this object was made. What is set later, or in a
+    `with` around a call, is not noticed. A function must not be a closure, since only its name would be known.
 
-    A file is run as it is. So nothing is read or kept where others than this user and root may write. A folder that
-    cannot be written is only read.
+    A file is run as it is. So nothing is read or kept where anyone but this user and root may write. A folder that
+    cannot be written to is only read.
 
     Args:
-      folder: of the files; it is made if need be. None: functions are called as they are.
+      folder: where the files are; it is made if need be. None: functions are called as they are.
     """
 
     def __init__(self, folder: pathlib.Path | None = None):
@@ -63,11 +63,11 @@ class Programs:
             self._keeping = os.access(folder, os.W_OK)
 
     def call(self, function: Any, *arguments: Any, static: Mapping[str, Hashable] | None = None, **named: Any) -> Any:
-        """What a jitted function gives.
+        """What a jitted function returns.
 
         Args:
           function: made by `jax.jit`.
-          arguments, named: trees of arrays. Where they lie on several devices, nothing is kept.
+          arguments, named: trees of arrays. If they lie on several devices, nothing is kept.
           static: the static arguments, whose `repr` tells them apart.
         """
         static = static or {}
@@ -95,22 +95,22 @@ class Programs:
     def _compile(self, path: pathlib.Path, digest: bytes, lowered: jax.stages.Lowered) -> Callable[..., Any]:
         with _COMPILING:
             shortest = getattr(jax.config, _SHORTEST)
-            jax.config.update(_SHORTEST, math.inf)  # nor does JAX's cache keep it
+            jax.config.update(_SHORTEST, math.inf)  # so that JAX's cache does not keep it either
             try:
                 program = lowered.compile(compiler_options=_APART)
-            except jax.errors.JaxRuntimeError as error:  # of a backend that has no such option
+            except jax.errors.JaxRuntimeError as error:  # from a backend that has no such option
                 _LOG.warning("%s: %s; this compiled program is not kept", path, _first_line(error))
                 return lowered.compile()
             finally:
                 jax.config.update(_SHORTEST, shortest)
-        if self._keeping and _is_changed():  # meanwhile
+        if self._keeping and _is_changed():  # since the start
             self._keep_no_more(_CHANGED)
         if self._keeping:
             try:
                 _keep(path, digest, program)
             except OSError as error:
                 self._keep_no_more(error.strerror or str(error))
-            except Exception as error:  # whatever a backend raises that cannot write a program
+            except Exception as error:  # whatever a backend that cannot write a program raises
                 _LOG.warning("%s: %s; this compiled program is not kept", path, _first_line(error))
         return program
 
@@ -120,7 +120,7 @@ class Programs:
 
 
 def _keep(path: pathlib.Path, digest: bytes, program: jax.stages.Compiled) -> None:
-    """Writes a program, and removes those that were not read for long: of other versions, catalogues, settings."""
+    """Writes a program, and removes those long unread: programs of other versions, catalogues, settings."""
     payload, _, out_tree = serialize_executable.serialize(program)
     with replacing(path) as temporary:
         temporary.touch(mode=0o644)
@@ -132,7 +132,7 @@ def _keep(path: pathlib.Path, digest: bytes, program: jax.stages.Compiled) -> No
 
 
 def _read(path: pathlib.Path, digest: bytes, device: jax.Device, in_tree: Any) -> Callable[..., Any] | None:
-    """The kept program; None where there is none that fits."""
+    """The kept program; None if none fits."""
     try:
         with path.open("rb") as file:
             found = os.fstat(file.fileno())
@@ -145,10 +145,10 @@ def _read(path: pathlib.Path, digest: bytes, device: jax.Device, in_tree: Any) -
         program = serialize_executable.deserialize_and_load(payload, in_tree, out_tree, execution_devices=[device])
     except FileNotFoundError:
         return None
-    except Exception as error:  # whatever reading, unpacking and loading raise: it is compiled anew
+    except Exception as error:  # whatever reading, unpacking and loading raise: it is compiled again
         _LOG.warning("%s: this compiled program is thrown away (%s)", path, _first_line(error))
         return None
-    with contextlib.suppress(OSError):  # it is only to be read
+    with contextlib.suppress(OSError):  # the folder may be read-only
         os.utime(path, ns=(time.time_ns(), found.st_mtime_ns))
     return program
 
@@ -158,7 +158,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _fault(folder: pathlib.Path) -> str:
-    """Why no program may be read from a folder, made if need be, or kept there; empty: it may."""
+    """Why no program may be read from a folder, which is made if need be, or kept there; empty if it may."""
     try:
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         if not only_ours(folder.stat()):
@@ -173,7 +173,7 @@ def _sources() -> list[pathlib.Path]:
 
 
 _CHANGED = "this package is not as it was when the process started, which is to be started again"
-# What runs is what was imported, not what an upgrade puts in its place.
+# What runs is what was imported, not what an upgrade has put in its place since.
 _SOURCES = hashlib.sha256(b"".join(source.read_bytes() for source in _sources())).hexdigest()
 
 
@@ -190,13 +190,13 @@ def _maker() -> str:
 
 
 def _machine(device: jax.Device) -> tuple[str, ...]:
-    """What programs that were compiled for a device need of another one; XLA divides loops among the processors."""
+    """What a device must share with the one that programs were compiled for; XLA divides loops among the processors."""
     may = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return device.device_kind, device.client.platform_version, platform.machine(), _processor(), str(may)
 
 
 def _processor() -> str:
-    """What the processor can do, as Linux says it; on another system what Python knows of it."""
+    """What the processor can do, as Linux reports it; on other systems what Python knows of it."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a run says of itself: lines, and bars for long work. Of several processes the first one speaks for all."""
+"""What a run reports: lines, and bars for long work. The first of several processes speaks for all."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ class _Console(logging.Handler):
             sys.stdout.flush()
 
 
-tqdm.set_lock(threading.RLock())  # its own is shared with other processes, of which none draws
+tqdm.set_lock(threading.RLock())  # its own lock is shared with other processes, none of which draws
 LOGGER.addHandler(_Console())
 LOGGER.setLevel(logging.INFO)
 LOGGER.propagate = False  # absl, which Orbax imports, gives the root logger a handler: each line would come twice
 
 
 def report(line: str) -> None:
-    """Says one line, behind the name of the stage."""
+    """Reports one line, after the name of the stage."""
     LOGGER.info("%s", _STAGE.get() + line)
 
 
 @contextlib.contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Lines that this thread says in the block begin with `name: `."""
+    """Lines that this thread reports in the block begin with `name: `."""
     token = _STAGE.set(f"{name}: ")
     try:
         yield
@@ -54,9 +54,9 @@ class Progress:
     """Counts steps that take about the same time: on a terminal with a bar, else with a line now and then.
 
     Args:
-      steps: all of them.
+      steps: how many there are.
       report: receives a line when REPORT_SECONDS have passed since the last one.
-      now: seconds from any start.
+      now: a clock, in seconds from any start.
       terminal: where a bar is drawn, if it is a terminal; None: the standard error.
       unit: what the steps are, in the plural.
     """
@@ -78,7 +78,7 @@ class Progress:
         )
 
     def tick(self, name: str, count: int = 1, note: str = "") -> None:
-        """Some steps of the part `name` are done; `note` is what else a line says of them."""
+        """Counts steps of the part `name` that are done; `note` is what else a line says about them."""
         self._done += count
         if self._bar is not None:
             self._bar.set_description(name, refresh=False)
@@ -92,6 +92,6 @@ class Progress:
 
     @property
     def estimate(self) -> str:
-        """The end of a line: the time left, where there is any worth telling."""
+        """The end of a line: the time left, if there is any worth telling."""
         left = (self._now() - self._started) / max(self._done, 1) * (self._steps - self._done)
         return f", about {left:.0f} s left" if left >= 1 else ""

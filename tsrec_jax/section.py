@@ -1,4 +1,4 @@
-"""What a section of the settings is: a frozen dataclass whose fields carry their meaning, their choices and bounds."""
+"""Sections of the settings: frozen dataclasses whose fields carry their meaning, their choices and their bounds."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def setting(
     above: float | None = None,
     most: float | None = None,
 ) -> Any:
-    """A field of a section. What it says of the value holds for each part of a tuple.
+    """A field of a section. The choices and bounds of a tuple hold for each of its parts.
 
     Args:
-      default: its value where nobody sets it.
-      doc: what it means, with its unit; docs/config.md is made of these.
-      choices: the names of a table that it is chosen from; a choice that never grows is a `Literal` instead.
+      default: its value if nobody sets it.
+      doc: what it means, with its unit; docs/config.md is made from these.
+      choices: the names in a table that it is chosen from; a list of choices that never grows is a `Literal` instead.
       least, above, most: the smallest value, the value that it must exceed, and the largest one, which goes with
         `least`.
     """
@@ -46,7 +46,7 @@ def section(kind: Callable[[], Any]) -> Any:
 class Section:
     """Base of the dataclasses that hold settings; `key` is their place in the config, such as `tasks.next_sid`.
 
-    A value of another type than its field's, none of its choices, or beyond its bounds is refused by name.
+    A value that is not of its field's type, among its choices or within its bounds is refused, and the key is named.
     """
 
     key: ClassVar[str] = ""
@@ -84,14 +84,14 @@ class Section:
 
 
 def choices_of(kind: type, field: dataclasses.Field[Any]) -> Collection[str]:
-    """What a field of a section may be, where it is chosen from names; else nothing."""
+    """What a field of a section may be, if it is chosen from names; otherwise empty."""
     hint = hints_of(kind)[field.name]
     return typing.get_args(hint) if typing.get_origin(hint) is Literal else field.metadata.get("choices", ())
 
 
 @functools.cache
 def hints_of(kind: type) -> Mapping[str, Any]:
-    """The types of a section's fields. Kept, because a study makes every section anew for each of its arms."""
+    """The types of a section's fields. Cached, because a study makes every section again for each of its arms."""
     return typing.get_type_hints(kind)
 
 
@@ -99,7 +99,7 @@ def refuse_other(name: str, value: Any, allowed: Collection[str]) -> None:
     """Refuses a value that is not one of those allowed.
 
     Raises:
-      UserError: with the choices, and the nearest of them or what the value is called now.
+      UserError: the value is another; the message has the choices, and the nearest of them or what it is called now.
     """
     if value not in allowed:
         now = RENAMED_VALUES.get(name.removeprefix("config."), {}).get(str(value))
@@ -108,7 +108,7 @@ def refuse_other(name: str, value: Any, allowed: Collection[str]) -> None:
 
 
 def near(text: str, known: Iterable[str], form: str = "{!r}") -> str:
-    """A hint at what a misspelt text may mean, shown in this form; empty where nothing is near."""
+    """A hint at what a misspelt text may mean, shown in this form; empty if nothing is near."""
     found = difflib.get_close_matches(text, list(known), n=1)
     return f"; did you mean {form.format(found[0])}?" if found else ""
 

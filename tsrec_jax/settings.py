@@ -40,7 +40,7 @@ GIVE = f"--config=FILE.py or --config=NAME ({', '.join(experiments())})"  # how 
 ARMS = "study.arms"  # the section whose keys the user chooses
 _WORDED = Templates()
 _SIDS_ALONE = _WORDED.changed({"separator": "", "next_sid": {"header": "", "prompt": "{history}"}})
-# What the objective decides where the config leaves it open. The defaults of the sections fit the first one.
+# What the objective decides if the config leaves it open. The defaults of the sections fit the first objective.
 BY_OBJECTIVE: Mapping[str, Mapping[str, Any]] = {
     objective: {
         "tasks.next_sid.user_sequences": constrained,
@@ -74,11 +74,11 @@ PAPER = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings(Section):
-    """Everything that a run or a study is told, as `settings_of` gives it.
+    """All settings of a run or a study, as `settings_of` gives them.
 
     Attributes:
-      given: the config that it was made of, as plain values; None is what the objective decides, so that `changed` may
-        change the objective. Everything else goes by what was decided (`resolved`).
+      given: the config that they were made from, as plain values; None marks what the objective decides, so that
+        `changed` can change the objective. Everything else goes by the decided values (`resolved`).
     """
 
     seed: int = setting(42, "seed of every random choice", least=0)
@@ -168,14 +168,14 @@ class Settings(Section):
 
     @property
     def constrained(self) -> bool:
-        """Whether SID tokens are learned and scored among those that may stand there."""
+        """Whether SID tokens are learned and scored only against those that may stand in the same place."""
         return self.objective == "constrained"
 
     def changed(self, changes: Mapping[str, Any]) -> Settings:
         """These settings with nested changes.
 
         Raises:
-          UserError: a key that does not exist, or a value that cannot be meant.
+          UserError: a key that does not exist, or a value that makes no sense.
         """
         config = default_config()
         update(config, self.given or self.resolved())
@@ -183,7 +183,7 @@ class Settings(Section):
         return settings_of(config)
 
     def resolved(self) -> dict[str, Any]:
-        """All settings as nested plain values: what runs and cells record, and by what they are compared."""
+        """All settings as nested plain values: what runs and cells record, and are compared by."""
         return _plain(self)
 
     def arm(self, name: str) -> Settings:

@@ -1,4 +1,4 @@
-"""docs/config.md, made of the settings themselves: every key with its default, what it may be and what it means."""
+"""docs/config.md, made from the settings themselves: every key with its default, what it may be and what it means."""
 
 from __future__ import annotations
 

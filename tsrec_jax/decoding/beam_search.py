@@ -29,7 +29,8 @@ class SearchSettings:
     Attributes:
       beams: W, at least 1; may exceed the number of nodes.
       normaliser: what a step's log-probability is normalised over: `vocabulary`, all ids in use; `constrained`,
-        the codes that the trie and the filters allow here; `level`, those of the level, as only older exports ask.
+        the codes that the trie and the filters allow here; `level`, all codes of the level, which only older exports
+        ask for.
     """
 
     beams: int = 20
@@ -45,11 +46,11 @@ class SearchSettings:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Filters:
-    """What single requests leave out; made by `filters.make_filters`.
+    """What individual requests leave out; made by `filters.make_filters`.
 
     Attributes:
-      row_B: int32, the row of `LevelArrays.alive_RM` that a request obeys; 0 is the catalogue.
-      excluded: for each level int32 slots (B, X) that a request leaves out, -1 for none.
+      row_B: int32, the row of `LevelArrays.alive_RM` that applies to each request; 0 is the catalogue.
+      excluded: for each level int32 slots (B, X) that each request leaves out, -1 for none.
     """
 
     row_B: Array
@@ -62,12 +63,12 @@ class BeamResult:
     """Beams of every request, best first.
 
     Attributes:
-      codes_BWC: int32 codes that the beam generated, one a level; meaningless in a dead beam.
-      scores_BW: float32 log-probability of the SID, in nats, and its prior; -inf for a dead beam (there are fewer SIDs
-        than beams), +inf where a score was NaN.
-      totals_BWC: float32 log-probability of the first codes of the beam, one to all, without the prior.
-      dropped_B: float32, the best score that the search let go of on any level; -inf where it let go of nothing. No
-        SID outside the beams scores more, so the first k are exact where scores_BW[:, k - 1] is above it.
+      codes_BWC: int32 codes that the beam generated, one per level; meaningless in a dead beam.
+      scores_BW: float32 log-probability of the SID, in nats, plus its prior; -inf for a dead beam (there are fewer SIDs
+        than beams), +inf if a score was NaN.
+      totals_BWC: float32 log-probability of the beam's first 1, 2, ... C codes, without the prior.
+      dropped_B: float32, the best score that the search dropped on any level; -inf if it dropped nothing. No SID
+        outside the beams scores more, so the first k are exact if scores_BW[:, k - 1] is above it.
     """
 
     codes_BWC: jax.Array
@@ -91,8 +92,8 @@ def beam_search(
     """The best SIDs that the search finds for each prompt.
 
     Every live beam is a SID of the trie, and min(W, SIDs) beams are alive. Equal scores are ordered by the parent's
-    rank, then by code. The search is exact where `beams` is at least the number of valid prefixes of every level but
-    the last; whether it was for a single request, `dropped_B` says.
+    rank, then by code. The search is exact if `beams` is at least the number of valid prefixes of every level but the
+    last; `dropped_B` says whether it was exact for a particular request.
 
     Args:
       model: the weights.
@@ -103,8 +104,8 @@ def beam_search(
       prefix: what stands before every prompt.
       filters: what requests leave out; None: nothing.
       prior: what is added to the scores; None: nothing.
-      noise: random key; the beams are then a sample without replacement by the probabilities of the SIDs, first drawn
-        first, and their scores are noisy. None: the beams are the best.
+      noise: random key; the beams are then SIDs sampled by their probabilities without replacement, in the order drawn,
+        and their scores are noisy. None: the beams are the best.
     """
     batch = tokens_BS.shape[0]
     rows_B1 = jnp.arange(batch)[:, None]
@@ -140,7 +141,7 @@ def beam_search(
 
 
 def _filters_of(filters: Filters | None, level: int, batch: int) -> tuple[Array, Array | None]:
-    """A level's row of each request and the slots it leaves out."""
+    """The row of each request on a level, and the slots that it leaves out."""
     if filters is None:
         return jnp.zeros(batch, jnp.int32), None
     return filters.row_B, filters.excluded[level]
@@ -210,7 +211,7 @@ def log_probabilities(
 
 
 def _nan_first(scores: jax.Array) -> jax.Array:
-    """NaN as +inf: where `top_k` ranks NaN depends on its sign and on the backend, +inf comes first, and the host
+    """Turns NaN into +inf. Where `top_k` ranks NaN depends on its sign and the backend; +inf comes first, and the host
     refuses it."""
     return jnp.where(jnp.isnan(scores), jnp.inf, scores)
 
@@ -218,12 +219,12 @@ def _nan_first(scores: jax.Array) -> jax.Array:
 def _best(totals_BWK: jax.Array, beams: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Scores, parents and places of the best candidates, and the best score that is not among them.
 
-    No more beams than candidates: a narrow first level needs no more.
+    There are never more beams than candidates: a narrow first level needs no more.
     """
     batch, width, size = totals_BWK.shape
     flat = totals_BWK.reshape(batch, width * size)
     kept = min(beams, width * size)
-    # Without the barrier XLA:CPU sees that one entry is sliced off and sorts all candidates in the place of a top_k.
+    # Without the barrier XLA:CPU sees that one entry is sliced off and sorts all candidates instead of running a top_k.
     found_BW, index_BW = jax.lax.optimization_barrier(jax.lax.top_k(flat, min(kept + 1, width * size)))
     lost_B = found_BW[:, kept] if found_BW.shape[1] > kept else jnp.full(batch, -jnp.inf)
     index_BW = index_BW[:, :kept]

@@ -1,4 +1,4 @@
-"""What single requests leave out, in the form the search obeys: a short list of slots, or a row of bits of its own."""
+"""What individual requests leave out, in the form that the search takes: a short list of slots, or a row of bits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tsrec_jax.decoding.beam_search import Filters
 from tsrec_jax.decoding.trie import Trie, TrieArrays
 from tsrec_jax.programs import Programs
 
-LISTED = 64  # slots a level that a request lists; one that leaves out more gets a row of bits
+LISTED = 64  # slots per level that a request can list; one that leaves out more gets a row of bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class SidFilter:
 
     Attributes:
       excluded_NC: integer codes of SIDs that it leaves out.
-      allowed_NC: codes of the SIDs that alone it allows; None: all of the catalogue.
+      allowed_NC: codes of the only SIDs that it allows; None: all of the catalogue.
     """
 
     excluded_NC: np.ndarray | None = None
@@ -30,14 +30,14 @@ class SidFilter:
 
 
 class FilterRows:
-    """A trie's bits on the device, with a row behind them for every request of a batch.
+    """A trie's bits on the device, followed by a row for every request of a batch.
 
     The rows are there from the start, so that a request with a filter compiles nothing; only rows that are used are
     written. Not safe for several threads.
 
     Args:
       trie: the catalogue; its changes are followed.
-      batch_size: requests of a batch.
+      batch_size: requests per batch.
       programs: keeps the compiled program that writes a row; None: it is not kept.
     """
 
@@ -66,7 +66,7 @@ class FilterRows:
         return self._arrays, Filters(row_B, tuple(excluded))
 
     def _follow(self) -> None:
-        """Takes over a changed catalogue."""
+        """Takes over the changes of the catalogue."""
         if self._base is self._trie.arrays:
             return
         self._base = self._trie.arrays

@@ -25,7 +25,7 @@ from tsrec_jax.progress import Progress
 
 BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 RankedSids = list[tuple[str, float]]  # (SID, score), best first
-WINDOW_BATCHES = 16  # prompts of so many batches are read, sorted by length and searched at a time
+WINDOW_BATCHES = 16  # this many batches of prompts are read, sorted by length and searched at a time
 WIDENING = 4
 
 
@@ -35,9 +35,9 @@ class SearchResult:
 
     Attributes:
       codes_WC: int32.
-      scores_W: float32 log-probabilities in nats, each with its prior where there is one.
-      totals_WC: float32 log-probabilities of the first codes, one to all, without the prior.
-      dropped: the best score that the search let go of; -inf: of nothing.
+      scores_W: float32 log-probabilities in nats, each plus its prior if there is one.
+      totals_WC: float32 log-probabilities of the first 1, 2, ... C codes, without the prior.
+      dropped: the best score that the search dropped; -inf: it dropped nothing.
     """
 
     codes_WC: np.ndarray
@@ -46,7 +46,7 @@ class SearchResult:
     dropped: float
 
     def exact(self, k: int) -> bool:
-        """Whether the search proves that its first k are the k best SIDs (all of them, where there are fewer)."""
+        """Whether the search proves that its first k are the k best SIDs (all of them, if there are fewer)."""
         if k > len(self.scores_W):
             return self.dropped == -np.inf
         return bool(self.scores_W[k - 1] > self.dropped)
@@ -59,9 +59,10 @@ class Searcher:
       model: the weights.
       trie: the valid SIDs; its changes are followed.
       settings: width and scores.
-      batch_size: requests of a batch; rounded up to a multiple of the mesh's data x fsdp size.
+      batch_size: requests per batch, rounded up to a multiple of the mesh's data x fsdp size.
       buckets: padded prompt lengths, rising; a longer prompt is padded to a multiple of the last one.
-      prefix: token ids that prompts begin with; a prompt that does not, or that is nothing else, is searched whole.
+      prefix: token ids that prompts begin with; a prompt that does not begin with them, or has nothing else, is
+        searched whole.
       filtering: whether requests may bring filters (the search then has the inputs for them).
       mesh: requests are laid over its data and fsdp axes; None: the mesh the model lies on, if any.
       programs: keeps the compiled programs of `run`; None: none is kept.
@@ -102,17 +103,17 @@ class Searcher:
         """Searches for every prompt; the order of the results is that of the prompts.
 
         Prompts are read ahead by a thread, so that a generator that tokenises works while the device does. Each window
-        of them is sorted into buckets of lengths, and padded to full batches: one compile a bucket.
+        of prompts is sorted into buckets by length and padded to full batches: one compilation per bucket.
 
         Args:
           prompts: token ids, at least one each.
           filters: for each prompt what it leaves out; needs `filtering`.
-          prior: from the numbers of a batch's prompts, of which some may be repeated, to what is added to their scores.
-          progress: receives a line now and then, where `total` is given too.
+          prior: maps the numbers of a batch's prompts, some of them perhaps repeated, to what is added to their scores.
+          progress: receives a line now and then, if `total` is given too.
           total: number of prompts.
 
         Returns:
-          For each prompt min(W, SIDs) distinct SIDs of the catalogue, fewer where a filter leaves fewer.
+          For each prompt min(W, SIDs) distinct SIDs of the catalogue, fewer if a filter leaves fewer.
 
         Raises:
           ValueError: an empty prompt.
@@ -168,8 +169,8 @@ class Searcher:
     ) -> list[SearchResult]:
         """Like `run`, but each answer's first k are the k best SIDs: unproven requests are searched again, wider.
 
-        The last width is the number of valid prefixes, at which every SID's score is known; or `most`, and then an
-        answer may remain unproven.
+        The last search has as many beams as there are valid prefixes, so that every SID's score is known; or `most`
+        beams, and then an answer may remain unproven.
         """
         widest = max(self.trie.prefixes(level) for level in range(self.trie.num_levels))
         limit = widest + -widest % 128
@@ -199,7 +200,7 @@ class Searcher:
         return found or length + -length % self.buckets[-1]
 
     def _wider(self, beams: int) -> Searcher:
-        """A searcher of more beams and, so that it needs no more memory, fewer requests at once."""
+        """A searcher with more beams and, so that it needs no more memory, fewer requests at once."""
         wider = Searcher(
             self.model,
             self.trie,
@@ -243,9 +244,9 @@ class Searcher:
     def _batches(self, prompts: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], np.ndarray, np.ndarray, bool]]:
         """(row numbers, tokens_BS, lengths_B, whether the prefix stands before) of full batches.
 
-        What does not fill a batch waits for the next window. What is left at the end shares batches whatever its
-        lengths, in the bucket of the longest, because a batch costs the same however few of its rows are wanted; a
-        short last one repeats its first prompt.
+        Prompts that do not fill a batch wait for the next window. Those left at the end share batches whatever their
+        lengths, in the bucket of the longest, because a batch costs the same however few of its rows are wanted. A
+        short last batch repeats its first prompt.
         """
         members: dict[tuple[bool, int], list[tuple[int, Sequence[int]]]] = {}
         row = 0
@@ -270,7 +271,7 @@ class Searcher:
                 yield self._padded((prefixed, chunk[-1][0]), [member for _, member in chunk])
 
     def _kind(self, row: int, prompt: Sequence[int]) -> tuple[tuple[bool, int], Sequence[int]]:
-        """(whether the prefix stands before, bucket) of a prompt, and what of it is left to compute."""
+        """(whether the prefix stands before, bucket) of a prompt, and the part of it that is left to compute."""
         if not len(prompt):
             raise ValueError(f"prompt {row} is empty")
         shared = len(self._prefix_ids)
@@ -297,7 +298,7 @@ class Searcher:
             for array in (result.codes_BWC, result.scores_BW, result.totals_BWC, result.dropped_B)
         )
         alive_BW = np.isfinite(scores_BW)
-        # Every SID of finite log-probability is reachable, so anything less than this many is a number gone wrong.
+        # Every SID of finite log-probability is reachable, so if there are fewer, a number has gone wrong.
         expected = 0 if filtered else min(self.settings.beams, self.trie.num_sids)
         if not (alive_BW | np.isneginf(scores_BW)).all() or (alive_BW.sum(axis=1) < expected).any():
             raise FloatingPointError(
@@ -315,7 +316,7 @@ class Searcher:
 
 
 def _of_rows(prior: Callable[[Sequence[int]], Prior], rows: Sequence[int]) -> Callable[[Sequence[int]], Prior]:
-    """The priors of some prompts by their new numbers."""
+    """The priors of some prompts, by their new numbers."""
     return lambda numbers: prior([rows[number] for number in numbers])
 
 
@@ -347,11 +348,11 @@ def search_all(
 ) -> list[RankedSids]:
     """The ranked SIDs of every prompt as texts; arguments as in `Searcher`, `Searcher.run` and `SearchSettings`.
 
-    Where `item_scores` is given, it maps numbers of prompts to float32 scores_BI of the catalogue's items, in nats, of
-    which the best of a SID's items is added to its log-probability while the search goes on; `dense` says what the
-    model's dense head adds to these scores.
+    If given, `item_scores` maps numbers of prompts to float32 scores_BI of the catalogue's items, in nats. The best
+    score among a SID's items is added to its log-probability during the search; `dense` says what the model's dense
+    head adds to these scores.
 
-    Of several processes, each on its own devices, every one searches its share of the prompts and gets all results.
+    Several processes search a share of the prompts each, on their own devices, and every one gets all results.
     """
     settings = SearchSettings(beams, normaliser)
     searcher = Searcher(model, trie, settings, batch_size=batch_size, buckets=buckets, prefix=prefix)

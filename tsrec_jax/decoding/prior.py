@@ -1,11 +1,11 @@
-"""Scores of items, from anywhere, in the form in which the search adds them to its own: one number a prefix.
+"""Scores of items, from any source, in the form in which the search adds them to its own: one number per prefix.
 
 The search then looks for the SIDs of the largest log P(SID | history) + score(SID | history), a product of two experts
-whose normaliser no ranking needs. Unlike a list that is sorted again afterwards, it finds items that the model alone
-would not have listed. A SID has the best score of its items, and a prefix counts as much as the best SID that it leads
-to: it never scores less than a SID below it, so that what a search proves without a prior it proves with one.
+whose normaliser no ranking needs. Unlike sorting a list again afterwards, this finds items that the model alone would
+not have listed. A SID has the best score of its items, and a prefix that of the best SID below it. So a prefix never
+scores less than a SID below it, and what a search proves without a prior it also proves with one.
 
-Axis letters as elsewhere; and E entries: the items that have scores, then room for items that join, S siblings.
+Axis letters as elsewhere, and E entries (the items that have scores, then room for items that join), S siblings.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ import numpy as np
 from tsrec_jax.decoding.trie import WORD, Trie, TrieArrays
 from tsrec_jax.models.dense_head import DenseScorer
 
-SIBLINGS = 8  # by which an item that joined is scored, at most
-_ROOM = 64  # for items that join; each time it is full there is twice as much, and the search is compiled again
+SIBLINGS = 8  # at most, by which an item that joined is scored
+_ROOM = 64  # for items that join; each time it is full it is doubled, and the search is compiled again
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ScoredItems:
-    """Where in a trie the items lie that have scores.
+    """Where the items that have scores lie in a trie.
 
     Attributes:
-      number: for each level int32 (slots,), a slot's prefix by its number; of a dead slot anything.
+      number: for each level int32 (slots,), the number of each slot's prefix; a dead slot has any value.
       above: for each level int32 (E,), the number of the prefix that an entry lies under.
       alive_E: bool, whether an entry is an item that may be recommended.
-      siblings_RS: int32, for each entry behind the items the items whose mean score it has.
+      siblings_RS: int32, for each entry after the items: the items whose mean score it has.
       share_RS: float32, the weights of that mean; each row that is in use sums to 1.
     """
 
@@ -45,20 +45,20 @@ class ScoredItems:
 
 
 def padded_length(items: int) -> int:
-    """What a history of so many items is padded to for the dense head; a search is compiled for each."""
+    """The length that a history of this many items is padded to for the dense head; a search is compiled for each."""
     return max(32, 1 << (items - 1).bit_length())
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DenseScores:
-    """A dense head's log-probabilities, which the search computes from its own state, in scores of items.
+    """A dense head's log-probabilities as part of the items' scores; the search computes them from its own state.
 
     Attributes:
       scorer: the head.
       history_BH: int32 items, oldest first, padded at the end.
       lengths_B: int32 items of each history.
-      weight_BI: float32, what they are multiplied by; (B, 1) where it is the same for all items.
+      weight_BI: float32, what the log-probabilities are multiplied by; (B, 1) if it is the same for all items.
     """
 
     scorer: DenseScorer
@@ -78,7 +78,7 @@ class DenseScores:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Prior:
-    """What else is known of the items for each request, added to the scores; made by `PriorNodes`.
+    """What else is known about the items for each request, added to the scores; made by `PriorNodes`.
 
     Attributes:
       items: where they lie.
@@ -92,10 +92,10 @@ class Prior:
 
 
 def prefix_values(prior: Prior, x_DB: jax.Array) -> tuple[jax.Array, ...]:
-    """For each level float32 (B, E), the best score below every prefix, by its number; -inf where no item is left.
+    """For each level float32 (B, E), the best score below every prefix, by its number; -inf if no item is left.
 
     Args:
-      prior: of the requests.
+      prior: the prior of the requests.
       x_DB: hidden state of each prompt's last token after the final norm.
     """
     scores_BE, items = jnp.asarray(prior.scores_BE), prior.items
@@ -120,7 +120,8 @@ class PriorNodes:
 
     Args:
       trie: the valid SIDs; its changes are followed.
-      codes_IC: integer codes of the items that will have scores; one whose SID is not in the trie counts for nothing.
+      codes_IC: integer codes of the items that will have scores; an item whose SID is not in the trie counts for
+        nothing.
       joining: whether items without scores may join.
     """
 
@@ -130,25 +131,25 @@ class PriorNodes:
         self._alive_E = np.ones(self._items, bool)
         self._siblings_RS = np.zeros((0, SIBLINGS), np.int32)
         self._share_RS = np.zeros((0, SIBLINGS), np.float32)
-        self._known_IC = self._codes_EC.copy()  # by which siblings are found, wherever items go later
-        self._first: list[int | None] = []  # of the siblings of each item that joined
+        self._known_IC = self._codes_EC.copy()  # siblings are found by these, wherever items go later
+        self._first: list[int | None] = []  # the first sibling of each item that joined
         self._base: TrieArrays | None = None
         self._found: ScoredItems | None = None
         if joining:
             self._grow(_ROOM)
 
     def set(self, entry: int, codes: Sequence[int] | None) -> None:
-        """An entry has another SID; None: it may not be recommended."""
+        """Gives an entry another SID; None: it may not be recommended."""
         self._alive_E[entry] = codes is not None
         if codes is not None:
             self._codes_EC[entry] = codes
         self._base = None
 
     def join(self, codes: Sequence[int]) -> int:
-        """An item without scores joins; it has the mean score of the items that share most of its first codes.
+        """Adds an item without scores; it gets the mean score of the items that share most of its first codes.
 
-        Where none shares the first code, it has that of items all over the catalogue: log-probabilities lie below 0, so
-        that a score of 0 would put it before all others.
+        If none shares the first code, it gets the mean of items all over the catalogue: log-probabilities lie below 0,
+        so a score of 0 would put it before all others.
 
         Returns:
           Its entry.
@@ -168,11 +169,11 @@ class PriorNodes:
 
     @property
     def as_begun(self) -> bool:
-        """Whether none has joined and all have the SIDs that they began with."""
+        """Whether no item has joined and all have the SIDs that they began with."""
         return not self._first and np.array_equal(self._codes_EC[: self._items], self._known_IC)
 
     def scores(self, scores_BI: np.ndarray) -> np.ndarray:
-        """float32 scores_BE, those of the items and the means of those that joined.
+        """float32 scores_BE: those of the items, then the means for those that joined.
 
         Args:
           scores_BI: float32, of the items in the order of `codes_IC`.
@@ -184,20 +185,20 @@ class PriorNodes:
         """The prior of a batch.
 
         Args:
-          scores_BE: float32, in nats, as `scores` gives them; of the items alone where none may join.
+          scores_BE: float32, in nats, as `scores` gives them; scores of the items alone if none may join.
           dense: what a dense head adds.
 
         Raises:
-          ValueError: a score is not finite. (What may not be recommended is a filter's matter.) Or a SID of the trie is
-            none of an entry's, so that it would have no score.
+          ValueError: a score is not finite (filters say what may not be recommended), or a SID of the trie belongs to
+            no entry, so that it would have no score.
         """
         if not np.isfinite(scores_BE).all():
             raise ValueError("a score of the prior is not finite")
         return Prior(self._follow(), np.asarray(scores_BE, np.float32), dense)
 
     def known(self, entry: int) -> int | None:
-        """An item that has scores itself; for one that joined, the first of those that share most codes with it, or
-        None where none shares its first code."""
+        """The entry itself if it has scores; for an item that joined, the first of the items that share most codes with
+        it, or None if none shares its first code."""
         return entry if entry < self._items else self._first[entry - self._items]
 
     def of_same_sids(self, entries: Sequence[int]) -> np.ndarray:
@@ -221,7 +222,7 @@ class PriorNodes:
         return codes_UC.astype(np.int32), np.maximum.reduceat(scores_BE[:, entries[order_J]], starts_U, axis=1)
 
     def _follow(self) -> ScoredItems:
-        """The arrays for the trie as it is now; new ones have the shapes of those before while there is room."""
+        """The arrays for the trie as it is now; new ones keep the shapes of the old ones while there is room."""
         if self._found is not None and self._base is self._trie.arrays:
             return self._found
         entries = np.flatnonzero(self._alive_E)

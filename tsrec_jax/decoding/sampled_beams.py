@@ -1,6 +1,6 @@
 """Beams that are drawn, not the best: a sample without replacement, of any size, by one search.
 
-A beam search over scores with Gumbel noise, in which the noise of a prefix is the largest of those below it, gives the
+A beam search over scores with Gumbel noise, in which the noise of a prefix is the largest noise below it, gives the
 SIDs of the largest noisy scores: a sample without replacement in the order of the draws (Kool et al., arXiv
 1903.06059).
 """
@@ -17,7 +17,7 @@ def noisy_scores(totals_BWK: jax.Array, parents_BW: jax.Array, key: jax.Array) -
     Args:
       totals_BWK: float32 log-probability of each prefix, -inf for what is not allowed.
       parents_BW: float32 noisy score of the parent.
-      key: of this level's noise.
+      key: random key of this level's noise.
 
     Returns:
       float32 (B, W, K); -inf where `totals_BWK` is.

@@ -22,14 +22,14 @@ def score_sids(
     settings: SearchSettings,
     prefix: Prefix | None = None,
 ) -> jax.Array:
-    """float32 (B, W), log P(SID | prompt) in nats; -inf for what is no SID of the trie.
+    """float32 (B, W), log P(SID | prompt) in nats; -inf for what is not a SID of the trie.
 
-    The prompt runs through the model once; its SIDs stand behind it side by side, as the search's beams do.
+    The prompt runs through the model once; its SIDs follow it side by side, as the search's beams do.
 
     Args:
       model, trie, tokens_BS, lengths_B, prefix: as in `beam_search`.
-      codes_BWC: int32, W SIDs a prompt.
-      settings: what is normalised over.
+      codes_BWC: int32, W SIDs per prompt.
+      settings: says what is normalised over.
     """
     batch, width, _ = codes_BWC.shape
     x_DB, prompt = prefill(model, tokens_BS, lengths_B, prefix)

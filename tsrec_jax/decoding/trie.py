@@ -1,15 +1,15 @@
 """The constraint: which codes may follow which, in a form whose cost does not depend on the number of items.
 
-Nodes of level c are prefixes of c codes. A node is named by its *slot* on its level, and one bit a slot says whether an
-item lies below it. Two forms of a level:
+Nodes of level c are prefixes of c codes. A node is named by its *slot* on its level, and one bit per slot says whether
+an item lies below it. Two forms of a level:
 
 - dense: every code has a slot under every parent slot, so the children of slot s are s x stride, s x stride + 1, ...
   and the bits of a node are a few whole words. Three levels of 256 codes take 2 MiB, whatever the number of items.
 - sparse, where a dense level would have more than DENSE_SLOTS slots: the children of slot s are the slots
   starts[s] .. starts[s + 1] - 1, and `codes` says which codes they are (compressed sparse rows).
 
-Either way a beam reads one row of bits or one window of codes, of a size that is known before: the same for ten items
-and for ten million.
+Either way a beam reads one row of bits or one window of codes, of a size known in advance: the same for ten items and
+for ten million.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tsrec_jax.files import exported_file, write_npz
 
 DENSE_SLOTS = 1 << 24
 WORD = 32
-_FORMAT = 1  # of a file; another one wherever `_build` lays arrays out otherwise
+_FORMAT = 1  # of a file; it changes whenever `_build` lays arrays out differently
 
 
 @jax.tree_util.register_dataclass
@@ -41,11 +41,11 @@ class LevelArrays:
 
     Attributes:
       token_ids_E: int32 vocabulary ids of the level's codes.
-      alive_RM: uint32 words of one bit a slot; row 0 is the catalogue, further rows are those of single requests.
-      starts: int32 (parent slots + 1) of a sparse level, None of a dense one.
+      alive_RM: uint32 words with one bit per slot; row 0 is the catalogue, further rows belong to individual requests.
+      starts: int32 (parent slots + 1) of a sparse level, None for a dense one.
       codes: codes of the slots of a sparse level, None of a dense one.
-      width: candidates of a beam: all codes of a dense level, a power of two of a sparse one.
-      stride: slots a parent of a dense level, 0 for a sparse one.
+      width: candidates per beam: all codes of a dense level, a power of two for a sparse one.
+      stride: slots per parent of a dense level, 0 for a sparse one.
     """
 
     token_ids_E: jax.Array
@@ -119,7 +119,7 @@ class Trie:
           token_ids: vocabulary ids of each level's codes.
 
         Raises:
-          ValueError: no items, a code outside its level, or token ids of another number than the level's codes.
+          ValueError: no items, a code outside its level, or a level that does not have one token id per code.
         """
         codes_IC = np.asarray(codes_IC)
         if codes_IC.ndim != 2 or not len(codes_IC) or codes_IC.shape[1] != len(level_sizes):
@@ -152,7 +152,7 @@ class Trie:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Codes of each level that the search reads behind a prefix: all of a dense level."""
+        """How many codes of each level the search reads after a prefix: all of a dense level."""
         return tuple(level.width for level in self._levels)
 
     @property
@@ -163,13 +163,13 @@ class Trie:
 
     @functools.cached_property
     def arrays(self) -> TrieArrays:
-        """The device copy; made anew after a change, of the same shapes unless a sparse level outgrew its room."""
+        """The device copy; made again after a change, with the same shapes unless a sparse level outgrew its room."""
         on_host: Callable[..., LevelArrays] = LevelArrays
         parts = tuple(
             on_host(ids, level.alive[None], level.starts, level.codes, level.width, level.stride)
             for level, ids in zip(self._levels, self.token_ids, strict=True)
         )
-        with jax.ensure_compile_time_eval():  # arrays, never tracers, also where a trace asks first: they are kept
+        with jax.ensure_compile_time_eval():  # arrays, never tracers, even if a trace asks first: they are kept
             return jax.device_put(TrieArrays(parts))
 
     def slots(self, codes_NC: np.ndarray) -> np.ndarray:
@@ -229,10 +229,10 @@ class Trie:
         return codes_NC
 
     def add(self, codes_NC: np.ndarray) -> None:
-        """Makes SIDs valid; those that are already stay so.
+        """Makes SIDs valid; those that already are stay so.
 
-        Where only dense levels are, or a sparse level has the slots already, bits are set. Otherwise the sparse levels
-        are built again (about as long as building the trie), in arrays of the same shapes while there is room.
+        If all levels are dense, or a sparse level has the slots already, bits are set. Otherwise the sparse levels are
+        built again (which takes about as long as building the trie), in arrays of the same shapes while there is room.
 
         Raises:
           ValueError: a code outside its level.
@@ -253,7 +253,7 @@ class Trie:
         self._changed()
 
     def remove(self, codes_NC: np.ndarray) -> None:
-        """Makes SIDs invalid, and every prefix that leads to none any more; those that are not valid stay so."""
+        """Makes SIDs invalid, and every prefix that no longer leads to one; those that are not valid stay so."""
         codes_NC = np.asarray(codes_NC, np.int64).reshape(-1, self.num_levels)
         codes_NC = np.unique(codes_NC[self.contains(codes_NC)], axis=0)
         for slots_C in self.slots(codes_NC):
@@ -266,7 +266,7 @@ class Trie:
         self._changed()
 
     def row(self, codes_NC: np.ndarray) -> tuple[np.ndarray, ...]:
-        """uint32 words of every level in which these SIDs alone are alive, as far as they are in the catalogue."""
+        """uint32 words of every level in which only these SIDs are alive, as far as they are in the catalogue."""
         codes_NC = np.asarray(codes_NC, np.int64).reshape(-1, self.num_levels)
         slots_NC = self.slots(codes_NC[self.contains(codes_NC)])
         row = tuple(np.zeros_like(level.alive) for level in self._levels)
@@ -275,7 +275,7 @@ class Trie:
         return row
 
     def dead_without(self, codes_NC: np.ndarray) -> list[np.ndarray]:
-        """For each level the slots that lead to nothing any more once these SIDs are left out."""
+        """For each level the slots that no longer lead to anything once these SIDs are left out."""
         codes_NC = np.asarray(codes_NC, np.int64).reshape(-1, self.num_levels)
         slots_NC = self.slots(np.unique(codes_NC[self.contains(codes_NC)], axis=0))
         dead: list[np.ndarray] = [slots_NC[:, -1]]
@@ -351,7 +351,7 @@ def _set_bits(words: np.ndarray, slots: np.ndarray) -> None:
 
 
 def _find(level: _Level, parent: int, code: int) -> int:
-    """The slot of a code under a parent slot of a sparse level, -1 where there is none."""
+    """The slot of a code under a parent slot of a sparse level, -1 if there is none."""
     if parent < 0 or level.codes is None:
         return -1
     found = level.children(parent)
@@ -360,7 +360,7 @@ def _find(level: _Level, parent: int, code: int) -> int:
 
 
 def _build(codes_IC: np.ndarray, sizes: tuple[int, ...], before: Sequence[_Level] = ()) -> tuple[list[_Level], int]:
-    """All levels and the number of distinct SIDs; arrays as large as those of `before` where they have room."""
+    """All levels and the number of distinct SIDs; arrays as large as those of `before` if they have room."""
     strides = [_whole_words(size) for size in sizes]
     dense = 0
     while dense < len(sizes) and math.prod(strides[: dense + 1]) <= DENSE_SLOTS:
@@ -377,7 +377,7 @@ def _build(codes_IC: np.ndarray, sizes: tuple[int, ...], before: Sequence[_Level
         levels.append(_Level(sizes[number], len(flags), alive, width=sizes[number]))
     if dense == len(sizes):
         return levels, int(flags.sum())
-    parents = math.prod(strides[:dense])  # slots of the level above, of which a sparse level has a start each
+    parents = math.prod(strides[:dense])  # slots of the level above; a sparse level has a start for each
     for number, (parent_M, code_M) in enumerate(prefix_levels(codes_IC[:, dense:], slot_I), dense):
         counts = np.bincount(parent_M, minlength=parents)
         old = before[number] if before else None

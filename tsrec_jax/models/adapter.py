@@ -1,7 +1,7 @@
 """Low-rank adapters of a decoder's kernels (LoRA, arXiv 2106.09685).
 
-A kernel W, which stays as it is, acts as W + alpha / rank x A B. The factors A (in, R) and B (R, out) are all that
-trains of it, in float32. B begins at zero, so that a fresh adapter changes nothing.
+A kernel W, which stays as it is, acts as W + alpha / rank x A B. Only the factors A (in, R) and B (R, out) are trained,
+in float32. B begins at zero, so a fresh adapter changes nothing.
 
 R is the rank; the other letters are the decoder's.
 """
@@ -36,7 +36,7 @@ class Adapter(nnx.Module):
             setattr(self, name, nnx.Param(value))
 
     def factors(self) -> dict[str, jax.Array]:
-        """{name: (L, ...)} of both factors, the second one times alpha / rank."""
+        """{name: (L, ...)} of both factors, the second multiplied by alpha / rank."""
         scale = self.alpha / self.rank
         arrays = {name: param[...] for name, param in vars(self).items() if isinstance(param, nnx.Param)}
         return {name: array * scale if name.endswith("_b") else array for name, array in arrays.items()}
@@ -64,7 +64,7 @@ def make_adapter(config: ModelConfig, settings: AdapterSettings, seed: int, mesh
     Args:
       config: shape of the decoder.
       settings: with a rank above 0.
-      seed: of what is drawn.
+      seed: seed of the draws.
       mesh: the factors are laid out on it.
     """
     weights = {}
@@ -79,12 +79,12 @@ def make_adapter(config: ModelConfig, settings: AdapterSettings, seed: int, mesh
 
 
 def merged(name: str, stacked: Mapping[str, jax.Array], layer: int | jax.Array) -> jax.Array:
-    """A parameter of one layer; of a kernel that has an adapter, W + A B.
+    """A parameter of one layer; for a kernel that has an adapter, W + A B.
 
     Args:
       name: as in `layer_shapes`.
-      stacked: of `Decoder.layers`.
-      layer: its number.
+      stacked: what `Decoder.layers` returns.
+      layer: number of the layer.
     """
     if f"{name}_a" not in stacked:
         return stacked[name][layer]
@@ -93,7 +93,7 @@ def merged(name: str, stacked: Mapping[str, jax.Array], layer: int | jax.Array) 
 
 
 def merged_layers(name: str, stacked: Mapping[str, jax.Array]) -> jax.Array:
-    """A parameter of all layers (L, ...), as `merged` gives that of one."""
+    """A parameter of all layers (L, ...), as `merged` gives it for one."""
     if f"{name}_a" not in stacked:
         return stacked[name]
     return _all_merged(*(stacked[key] for key in (name, f"{name}_a", f"{name}_b")))

@@ -1,4 +1,4 @@
-"""Causal attention within segments, behind one interface: XLA everywhere, and kernels that keep no scores.
+"""Causal attention within segments, behind one interface: XLA, which runs everywhere, and kernels that keep no scores.
 
 `choose` says which backend runs here, `causal_attention` gives its function. Each backend computes the same: a token
 sees itself and the earlier tokens of its own segment, so rows that are packed together never see each other.
@@ -31,9 +31,9 @@ KERNELS: dict[str, Kernel] = {
     "splash": attention_kernels.splash,
 }
 _PLATFORMS = {"cudnn": "gpu", "pallas": "gpu", "splash": "tpu"}
-# What `auto` tries, in this order. Kernels round float32 factors on a GPU, so there it stays with XLA for float32.
+# What `auto` tries, in this order. Kernels round float32 factors on a GPU, so float32 stays with XLA there.
 _AUTO = {("gpu", "bfloat16"): ("cudnn", "pallas"), ("tpu", "bfloat16"): ("splash",), ("tpu", "float32"): ("splash",)}
-_NEAR = 0.05  # of the largest value: what rounding in bfloat16 may make of a kernel's results
+_NEAR = 0.05  # share of the largest value by which rounding in bfloat16 may change a kernel's results
 _LOG = logging.getLogger(__name__)
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -42,9 +42,9 @@ def causal_attention(backend: str, keys: int, queries: int, segment_ids_BS: jax.
     """The attention of a whole stack of layers, which share what it prepares.
 
     Args:
-      backend: a name in SETTINGS but `auto`; kernels are emulated on a CPU.
+      backend: a name in SETTINGS other than `auto`; kernels are emulated on a CPU.
       keys, queries: S and T; the queries are the last T positions.
-      segment_ids_BS: int32; None: one segment a row.
+      segment_ids_BS: int32; None: one segment per row.
 
     Returns:
       A function of rotated q_BTNH, k_BSKH and v_BSKH (N is a multiple of K) that gives out_BTNH in the dtype of q.
@@ -60,7 +60,7 @@ def causal_attention(backend: str, keys: int, queries: int, segment_ids_BS: jax.
     kernel = functools.partial(KERNELS[backend], emulated=jax.default_backend() == "cpu")
 
     def attend(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array) -> jax.Array:
-        # Kernels know queries and keys of the same positions only; those that nobody asked for are few.
+        # Kernels only know queries and keys of the same positions; the queries that nobody asked for are few.
         q_BSNH = jnp.pad(q_BTNH, ((0, 0), (keys - queries, 0), (0, 0), (0, 0)))
         return _on_mesh(kernel, q_BSNH, k_BSKH, v_BSKH, segment_ids_BS)[:, keys - queries :]
 
@@ -68,12 +68,12 @@ def causal_attention(backend: str, keys: int, queries: int, segment_ids_BS: jax.
 
 
 def suffix_attention(lengths_B: jax.Array, prompt: int, width: int, own: int) -> Attend:
-    """The attention of prompts with suffixes behind them, as `causal_attention` gives it, by XLA.
+    """The attention of prompts followed by suffixes, as `causal_attention` gives it, by XLA.
 
     Args:
       lengths_B: int32 prompt lengths.
       prompt: padded length of the prompts.
-      width, own: suffixes of a prompt and tokens of each, laid end to end behind the padding.
+      width, own: suffixes per prompt and tokens per suffix; they are laid end to end after the padding.
     """
     index_T = jnp.arange(prompt + width * own)
     suffix_T = jnp.where(index_T < prompt, -1, (index_T - prompt) // max(own, 1))
@@ -88,7 +88,7 @@ def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS:
     """Grouped-query attention with a float32 softmax by XLA; keys and values are not repeated.
 
     The products are batched matrix products with both batch axes in front, the form in which no backend transposes the
-    scores (XLA:CPU takes a quarter of the time for them that it takes for `btkgh,bskh->bkgts`).
+    scores (on XLA:CPU they take a quarter of the time of `btkgh,bskh->bkgts`).
 
     Args:
       q_BTNH, k_BSKH, v_BSKH: rotated queries and keys, and values; N is a multiple of K.
@@ -115,7 +115,7 @@ def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS:
 def _on_mesh(
     kernel: Kernel, q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, segment_ids_BT: jax.Array | None
 ) -> jax.Array:
-    """A kernel on each device's rows and heads, since the compiler cannot split one; as it is without a mesh.
+    """Runs a kernel on each device's rows and heads, since the compiler cannot split one; without a mesh, as it is.
 
     An axis that the mesh does not divide is computed whole on every device.
     """
@@ -135,14 +135,14 @@ def _divided(mesh: AbstractMesh, logical: str, size: int) -> str | None:
 
 
 def choose(setting: str, config: ModelConfig, dtype: str) -> str:
-    """The backend that runs here. One that is not available is replaced by the next or by XLA, which is logged once.
+    """The backend that runs here. One that is not available is replaced by the next one or by XLA; this is logged once.
 
-    A kernel is available where it is made for the platform and, in a trial on the devices, gives what XLA gives for a
+    A kernel is available if it is made for the platform and, in a trial on the devices, gives what XLA gives for a
     packed row, forward and backward.
 
     Args:
       setting: a name in SETTINGS. `auto`: the first kernel of the platform that is available, and XLA on a CPU.
-      config, dtype: of the model.
+      config, dtype: shape and compute type of the model.
     """
     tried = _AUTO.get((jax.default_backend(), dtype), ()) if setting == "auto" else (setting,)
     heads = config.num_heads, config.num_kv_heads, config.head_dim
@@ -164,13 +164,13 @@ def _say_once(line: str) -> None:
 
 @functools.cache
 def _fault(backend: str, heads: int, kv_heads: int, head_dim: int, dtype: str) -> str:
-    """Why a kernel is not available on this machine; empty where it is."""
+    """Why a kernel is not available on this machine; empty if it is."""
     if jax.default_backend() != _PLATFORMS[backend]:
         return f"it needs a {_PLATFORMS[backend].upper()}"
     if backend == "cudnn" and dtype == "float32":
         return "it does not compute in float32"
     try:
-        with ThreadPoolExecutor(1) as thread:  # which neither the mesh nor the trace of the caller reaches
+        with ThreadPoolExecutor(1) as thread:  # neither the caller's mesh nor its trace reaches this thread
             off = thread.submit(_on_local_devices, backend, heads, kv_heads, head_dim, dtype).result()
     except Exception as error:  # whatever a driver, a library or a compiler raises
         return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"
@@ -178,18 +178,18 @@ def _fault(backend: str, heads: int, kv_heads: int, head_dim: int, dtype: str) -
 
 
 def _on_local_devices(backend: str, heads: int, kv_heads: int, head_dim: int, dtype: str) -> float:
-    """`largest_difference` as a mesh of this process's devices computes it, where there are several."""
+    """`largest_difference` computed on a mesh of this process's devices if there are several."""
     sizes, axis_types = (jax.local_device_count(), 1, 1), (AxisType.Auto,) * len(MESH_AXES)
     with jax.set_mesh(jax.make_mesh(sizes, MESH_AXES, axis_types=axis_types, devices=jax.local_devices())):
         return largest_difference(backend, heads, kv_heads, head_dim, dtype)
 
 
 def largest_difference(backend: str, heads: int, kv_heads: int, head_dim: int, dtype: str) -> float:
-    """Between a kernel and XLA on rows of three segments and padding: outputs and gradients, as a share of the largest.
+    """How far a kernel is from XLA on rows of three segments and padding: outputs and gradients, over the largest.
 
     NaN counts as infinite.
     """
-    batch, length = 2, 160  # more than a block, and no multiple of one
+    batch, length = 2, 160  # more than a block, and not a multiple of one
     segment_ids_BT = jnp.repeat(jnp.array([[1, 2, 3, 0]] * batch, jnp.int32), length // 4, axis=1)
     shapes = [(batch, length, count, head_dim) for count in (heads, kv_heads, kv_heads, heads)]
 

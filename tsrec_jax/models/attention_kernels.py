@@ -1,8 +1,8 @@
-"""The kernels of `attention`, of JAX's own library, called in one way: causal self-attention within segments.
+"""The kernels of `attention`, from JAX's own library, with one interface: causal self-attention within segments.
 
-All take rotated q_BTNH, k_BTKH and v_BTKH, N a multiple of K, and int32 segment ids (None: one segment a row), and
-return out_BTNH in the dtype of q. What a kernel asks of its shapes is met by zeros behind the positions, in a segment
-of their own, and behind the features, which change no score. `emulated`: the same computation on a CPU.
+All take rotated q_BTNH, k_BTKH and v_BTKH, N a multiple of K, and int32 segment ids (None: one segment per row), and
+return out_BTNH in the dtype of q. If a kernel needs larger shapes, zeros are added after the positions, in a segment of
+their own, and after the features; they change no score. `emulated`: the same computation on a CPU.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
-GPU_BLOCK = 128  # positions that a program of the Pallas kernel for GPUs works on at most
+GPU_BLOCK = 128  # most positions that a program of the Pallas kernel for GPUs works on
 SPLASH_BLOCKS = (512, 256, 128)  # the largest that divides the positions
-LANES = 128  # of a TPU's vectors
+LANES = 128  # width of a TPU's vectors
 _BEHIND = -1  # segment of the positions that are added
 
 
@@ -38,10 +38,10 @@ def cudnn(
     segment_ids_BT: jax.Array | None,
     emulated: bool = False,
 ) -> jax.Array:
-    """cuDNN's flash attention. It knows no segments, so they reach it as a mask, which is added to the scores.
+    """cuDNN's flash attention. It does not know segments, so they are passed as a mask, which is added to the scores.
 
     Raises:
-      NotImplementedError, RuntimeError: no cuDNN, or heads that it does not compute.
+      NotImplementedError, RuntimeError: there is no cuDNN, or it does not support these heads.
     """
     length, head_dim = q_BTNH.shape[1], q_BTNH.shape[3]
     sizes = length + length % 2, head_dim + -head_dim % 8
@@ -69,7 +69,7 @@ def pallas(
     segment_ids_BT: jax.Array | None,
     emulated: bool = False,
 ) -> jax.Array:
-    """The Pallas kernel for GPUs. It takes blocks of a power of two, and a key head for each query head."""
+    """The Pallas kernel for GPUs. It needs blocks of a power of two, and a key head for each query head."""
     from jax.experimental.pallas.ops.gpu.attention import mha
 
     length, (heads, head_dim) = q_BTNH.shape[1], q_BTNH.shape[2:]
@@ -117,7 +117,7 @@ def splash(
 
 
 def _power_of_two(size: int) -> int:
-    """The first one that is not smaller, 16 at least: the smallest side of a GPU's matrix product."""
+    """The first power of two that is not below `size`, at least 16: the smallest side of a GPU's matrix product."""
     return max(16, 1 << (size - 1).bit_length())
 
 

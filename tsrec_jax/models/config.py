@@ -19,16 +19,16 @@ class Family:
       architecture: the class of `transformers` that runs it.
       qkv_bias: biases on q, k and v.
       qk_norm: RMSNorm on each head of q and k.
-      head_dim: where a config states none; None: d_model / heads.
-      states_head_dim: whether a config may state one; where not, it is d_model / heads.
-      sliding_window: of a config that states none; a model with one is refused, whatever its size. None: a config's
-        `use_sliding_window` decides.
-      local_layers: some layers see only a window, and rotate by a base of their own.
+      head_dim: used if a config states none; None: d_model / heads.
+      states_head_dim: whether a config may state a head_dim; if not, it is d_model / heads.
+      sliding_window: used if a config states none; a model with a window is refused, whatever its size. None: a
+        config's `use_sliding_window` decides.
+      local_layers: some layers see only a window, and have their own rotary base.
       norm_offset: RMSNorms multiply by 1 + their weight.
-      out_norms: RMSNorms on what attention and MLP add.
-      activation, activation_key: of the MLP's gate, by its name in HF, and the key that states it there.
-      scaled_embedding: rows of the input table are multiplied by the root of d_model.
-      tied: where a config does not state it.
+      out_norms: there are RMSNorms on what attention and MLP add.
+      activation, activation_key: HF's name for the activation of the MLP's gate, and the key that states it there.
+      scaled_embedding: rows of the input table are multiplied by the square root of d_model.
+      tied: used if a config does not state it.
     """
 
     architecture: str
@@ -90,7 +90,7 @@ class Llama3Scaling:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and switches of one decoder. Letters: V rows of the table, D, F, L, N, K, H as in docs of `decoder`.
+    """Sizes and switches of one decoder. Letters: V rows of the table, D, F, L, N, K, H as in `decoder`.
 
     Attributes:
       family: a name in FAMILIES.
@@ -100,14 +100,15 @@ class ModelConfig:
       rms_eps: epsilon of RMSNorm.
       tied: the output table is the embedding itself.
       qkv_bias, qk_norm: as the family has them.
-      rope_scaling: llama3 scaling, the factor of a linear one, or None.
-      window: positions that a local layer sees, itself included. Longer rows are refused: up to there it sees all.
-      local_L: of each layer of the checkpoint whether it is a local one; empty: none is.
+      rope_scaling: llama3 scaling, the factor of a linear scaling, or None.
+      window: positions that a local layer sees, itself included. Longer rows are refused: within the window it sees
+        everything.
+      local_L: for each layer of the checkpoint, whether it is a local one; empty: none is.
       local_theta: base of the rotary frequencies of local layers.
-      query_scalar: queries are divided by its root; None: by that of H.
+      query_scalar: queries are divided by its square root; None: by that of H.
       max_positions: longest sequence the model was made for.
-      special_ids: bos/eos/pad ids as the checkpoint states them; several ids of one role are a tuple here, since the
-        shape is a static argument of compiled functions, and a list in the file.
+      special_ids: bos/eos/pad ids as the checkpoint states them; several ids for one role are a list in the file, but a
+        tuple here, since this shape is a static argument of compiled functions.
     """
 
     family: str
@@ -133,7 +134,7 @@ class ModelConfig:
 
     @property
     def kind(self) -> Family:
-        """What its family has."""
+        """What sets its family apart."""
         return FAMILIES[self.family]
 
     def is_local(self, layer: int) -> bool:
@@ -142,7 +143,7 @@ class ModelConfig:
 
     @property
     def query_scale(self) -> float:
-        """What queries are multiplied by, beside the root of H that attention divides by."""
+        """What queries are multiplied by, in addition to attention's division by the square root of H."""
         return 1.0 if self.query_scalar is None else (self.head_dim / self.query_scalar) ** 0.5
 
     @classmethod
@@ -150,7 +151,7 @@ class ModelConfig:
         """Reads the contents of a `config.json`.
 
         Raises:
-          UserError: another architecture, a size that none can have, or a switch this decoder does not implement; the
+          UserError: another architecture, an impossible size, or a switch that this decoder does not implement; the
             message names key and value.
         """
         if not isinstance(facts, Mapping):
@@ -245,10 +246,10 @@ class ModelConfig:
 
 
 def read_json(path: pathlib.Path, way_out: str) -> Any:
-    """The contents of a JSON file of a model's folder.
+    """The contents of a JSON file in a model's folder.
 
     Raises:
-      UserError: it is not there, cannot be read or is not JSON; the message ends with the way out.
+      UserError: it does not exist, cannot be read or is not JSON; the message ends with the way out.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -267,7 +268,7 @@ def special_ids(facts: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 
 def _check_kinds(facts: Mapping[str, Any], source: str) -> None:
-    """Refuses sizes that are no whole numbers from 1, and ids that are none, where they are stated at all."""
+    """Refuses stated sizes that are not whole numbers from 1, and stated ids that are not ids."""
     for key in _SIZES:
         value = facts.get(key)
         if value is None and key in ("num_key_value_heads", "head_dim", "max_position_embeddings"):
@@ -284,7 +285,7 @@ def _check_kinds(facts: Mapping[str, Any], source: str) -> None:
 
 
 def _rope_of_both(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The rope settings of global layers, of a family that has local ones too."""
+    """The rope settings of global layers, in a family that also has local ones."""
     stated = (facts.get("rope_parameters") or {}).get(LAYER_TYPES[False]) or {}
     return {"rope_theta": facts.get("rope_theta") or 1e6, **(facts.get("rope_scaling") or {}), **stated}
 
@@ -323,7 +324,7 @@ def _rope_scaling(rope: Mapping[str, Any], source: str) -> Llama3Scaling | float
 
 
 def _refuse_unsupported(facts: Mapping[str, Any], family: str, source: str) -> None:
-    """Switches that change the computation and that no supported family's released model sets."""
+    """Refuses switches that change the computation and that no released model of a supported family sets."""
     activation = FAMILIES[family].activation
     wanted = {
         FAMILIES[family].activation_key: ("silu", "swish") if activation == "silu" else (activation,),

@@ -1,6 +1,6 @@
 """One decoder for Llama, Mistral, Qwen2/Qwen2.5, Qwen3 and Gemma 3: layers stacked on a leading axis and scanned.
 
-This is the form that training uses (packed rows, `hidden`); decoding has one of its own, `inference.InferenceModel`.
+This is the form that training uses (packed rows, `hidden`); decoding has its own, `inference.InferenceModel`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Blocks(nnx.Module):
             setattr(self, name, nnx.Param(value))
 
     def stacked(self) -> dict[str, jax.Array]:
-        """{name: (L, ...)}, as they are stored."""
+        """{name: (L, ...)}, as the parameters are stored."""
         return {name: param[...] for name, param in vars(self).items() if isinstance(param, nnx.Param)}
 
 
@@ -57,19 +57,20 @@ class Decoder(nnx.Module):
       rngs: for random weights (normal, 0.02; norms 1, biases 0); not used when `weights` is given.
       mesh: parameters are laid out on it by `sharding.RULES`; None for one device.
       remat: recompute a layer's activations in the backward pass.
-      attention: what is to compute it, a name in `attention.SETTINGS`.
-      weights: parameters by the names of `parameter_shapes`, taken as they are.
+      attention: what should compute attention, a name in `attention.SETTINGS`.
+      weights: parameters under the names of `parameter_shapes`, taken as they are.
 
     Attributes:
       num_tokens: ids in use; logits of the rows beyond are -inf. None before the vocabulary is extended: all rows.
-      sid_scale: float32 (C,), what the logits of each level's SID tokens are multiplied by; None: by nothing.
-      level_sizes: SID tokens of each level, the last ids in use, where there is a `sid_scale`.
-      dense: the dense head, which scores items beside the SIDs; None: there is none. It takes no part in the logits.
-      frozen_rows: first rows of the tables for which no gradient need be computed, in a training that freezes them.
-      new_rows: float32 (n, D), input rows of the n ids behind these, which look-ups read in place of the table's; None:
-        they read the table.
+      sid_scale: float32 (C,), what the logits of each level's SID tokens are multiplied by; None: nothing.
+      level_sizes: number of SID tokens on each level, the last ids in use, if there is a `sid_scale`.
+      dense: the dense head, which scores items in addition to the SIDs; None: there is none. It does not affect the
+        logits.
+      frozen_rows: number of first rows of the tables that need no gradient, in a training that freezes them.
+      new_rows: float32 (n, D), input rows of the n ids after the frozen ones, which look-ups read instead of the
+        table's rows; None: they read the table.
       adapter: low-rank changes of the layers' kernels; None: there are none.
-      attention: what computes it here, as `attention.choose` gives it.
+      attention: what computes attention here, as `attention.choose` gives it.
     """
 
     def __init__(
@@ -125,8 +126,8 @@ class Decoder(nnx.Module):
         Args:
           tokens_BT: int32 ids.
           positions_BT: int32, 0 at the start of each segment; None: 0, 1, 2, ...
-          segment_ids_BT: int32; a token sees earlier tokens of its own segment only. None: one segment a row.
-          dropout: of the embeddings, and of what each attention and each MLP adds to them.
+          segment_ids_BT: int32; a token sees earlier tokens of its own segment only. None: one segment per row.
+          dropout: applied to the embeddings, and to what each attention and each MLP adds to them.
 
         Returns:
           x_BTD in the compute dtype.
@@ -142,13 +143,13 @@ class Decoder(nnx.Module):
     def hidden_suffixes(
         self, tokens_BS: jax.Array, lengths_B: jax.Array, suffixes_BWP: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Hidden states after the final norm of prompts and of several suffixes of each, which see the prompt but not
-        one another: the prompt is run once, however many there are.
+        """Hidden states after the final norm of prompts and of several suffixes of each. Suffixes see the prompt but
+        not one another: the prompt is run once, however many there are.
 
         Args:
           tokens_BS: int32 prompts, padded at the end.
           lengths_B: int32 prompt lengths, at least 1.
-          suffixes_BWP: int32, W suffixes of P tokens a prompt.
+          suffixes_BWP: int32, W suffixes of P tokens per prompt.
 
         Returns:
           x_BD of the prompt's last token, and x_BWPD.
@@ -169,16 +170,16 @@ class Decoder(nnx.Module):
         return x_BD, x_BTD[:, length:].reshape(batch, width, own, -1)
 
     def layers(self, dtype: str | None = None) -> dict[str, jax.Array]:
-        """{name: (L, ...)} of all layers as `lax.scan` takes it, the factors of an adapter among them.
+        """{name: (L, ...)} of all layers as `lax.scan` takes it, including the factors of an adapter.
 
-        They are in the compute dtype where one is given, else as they are stored.
+        They are in `dtype` if one is given, else as they are stored.
         """
         arrays = self.blocks.stacked() | ({} if self.adapter is None else self.adapter.factors())
         return arrays if dtype is None else {name: array.astype(dtype) for name, array in arrays.items()}
 
     @property
     def shares_table(self) -> bool:
-        """Whether the output table is the input table as it is."""
+        """Whether the output table is the input table, unchanged."""
         return self.head is None and self.sid_scale is None
 
     def output_table(self) -> jax.Array:
@@ -200,7 +201,7 @@ class Decoder(nnx.Module):
         # On a mesh the table stays where it is: each device takes what lies in its rows, and the results are summed.
         table_VD = self.embedding[...]
         x = jnp.take(table_VD, tokens, axis=0)
-        if self.new_rows is not None:  # no gradient as large as the table
+        if self.new_rows is not None:  # avoids a gradient as large as the table
             new_nD, place = self.new_rows[...], tokens - self.frozen_rows
             is_new = ((place >= 0) & (place < len(new_nD)))[..., None]
             x = jnp.where(is_new, jnp.take(new_nD, place, axis=0, mode="clip"), jax.lax.stop_gradient(x))
@@ -228,7 +229,7 @@ class Decoder(nnx.Module):
 
 
 def _rotation_of(config: ModelConfig, kinds: tuple[Rotation, ...], number: jax.Array) -> Rotation:
-    """The rotation of a layer whose number is known when it runs."""
+    """The rotation of a layer whose number is known only when it runs."""
     if len(kinds) == 1:
         return kinds[0]
     is_local = jnp.array(config.local_L)[number]
@@ -239,12 +240,12 @@ def _rotation_of(config: ModelConfig, kinds: tuple[Rotation, ...], number: jax.A
 def scaled_rows(
     table_VD: jax.Array, scale_C: jax.Array | np.ndarray, level_sizes: tuple[int, ...], num_tokens: int
 ) -> jax.Array:
-    """A table whose SID tokens' rows are multiplied by the scale of their level, so that their logits are.
+    """A table whose SID tokens' rows are multiplied by the scale of their level, so that their logits are too.
 
     Args:
       table_VD: output rows.
-      scale_C: float32, of each level.
-      level_sizes: SID tokens of each level; together they are the last of the ids in use.
+      scale_C: float32, the scale of each level.
+      level_sizes: number of SID tokens on each level; together they are the last of the ids in use.
       num_tokens: ids in use.
     """
     count = sum(level_sizes)

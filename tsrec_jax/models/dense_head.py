@@ -1,17 +1,17 @@
-"""Items and users as vectors of one space, in the model that also writes SIDs: a score of every item at once.
+"""Items and users as vectors of one space, in the model that also writes SIDs: scores all items at once.
 
-An item is what its SID and its text say of it, a user the model's state at the end of the prompt and the recent items
-of the history; both are scaled to length 1, and the score is their cosine over a temperature (LIGER, arXiv 2411.18814;
-BARGE, arXiv 2607.21028). What an item counts for in a history has kernels of its own: with those of the items, "b
-follows a" would also mean that a follows b, and nothing would follow an item as well as itself. They begin as those of
-the items, so that a head begins as a recommender by text alone: the history's items, the newest a little more than the
-others, against all items.
+An item's vector is made from its SID and its text, a user's from the model's state at the end of the prompt and the
+recent items of the history. Both are scaled to length 1, and the score is their cosine over a temperature (LIGER, arXiv
+2411.18814; BARGE, arXiv 2607.21028). Items in a history have kernels of their own: with those of the items, "b follows
+a" would also mean that a follows b, and nothing would follow an item as well as itself. They begin equal to those of
+the items, so that a head begins as a recommender by text alone, which compares the history's items, the newest weighted
+a little more, with all items.
 
-Training knows the items of a history by their SIDs, which several may share. So an item of a history counts as the mean
-of all that share its SID, in training and later.
+Training knows the items of a history by their SIDs, which several items may share. So an item of a history counts as
+the mean of all items that share its SID, in training and later.
 
-Axes: I items, U different SIDs, C SID levels, D model, F features of a text, R places of a history that are told apart,
-B requests, H items of a history, V vocabulary, n SID tokens.
+Axes: I items, U different SIDs, C SID levels, D model, F features of a text, R places of a history that are
+distinguished, B requests, H items of a history, V vocabulary, n SID tokens.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from jax.sharding import Mesh
 
 from tsrec_jax.models.sharding import constrain, named_sharding
 
-RECENT = 32  # R: items that are older than that weigh as much as the last of these
+RECENT = 32  # R: older items weigh as much as the last of these
 NEWEST = 0.1  # how much less an item weighs at the start, in log units, than the one after it
-SMALL = 0.1  # of the user's state and the items' SID rows at the start, beside the texts
+SMALL = 0.1  # weight of the user's state and the items' SID rows at the start, relative to the texts
 EPSILON = 1e-12
 PARTS = ("item_vectors_ID", "history_vectors_ID", "state_DD", "recency_R", "history_gain")
 
@@ -39,7 +39,7 @@ class Given(nnx.Variable):
 
 
 def unit(x: jax.Array) -> jax.Array:
-    """float32 vectors of length 1 along the last axis; of a zero vector a zero vector."""
+    """float32 vectors of length 1 along the last axis; a zero vector stays zero."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + EPSILON)
 
@@ -49,9 +49,9 @@ def user_vectors(state: jax.Array, history_mean: jax.Array, state_DD: jax.Array,
 
     Args:
       state: hidden states after the final norm, (..., D), where the next SID begins.
-      history_mean: weighted means of the vectors of histories' items, (..., D); 0 where there is none.
-      state_DD: kernel of the states.
-      history_gain: scalar, weight of the history beside the state.
+      history_mean: weighted means of the vectors of the histories' items, (..., D); 0 if there is none.
+      state_DD: kernel for the states.
+      history_gain: scalar, weight of the history relative to the state.
     """
     state = state.astype(jnp.float32)
     state = state * jax.lax.rsqrt(jnp.mean(jnp.square(state), axis=-1, keepdims=True) + EPSILON)
@@ -59,7 +59,7 @@ def user_vectors(state: jax.Array, history_mean: jax.Array, state_DD: jax.Array,
 
 
 def history_weights(recency_R: jax.Array, age: jax.Array, seen: jax.Array) -> jax.Array:
-    """Weights of a history's items along the last axis, which sum to 1, or to 0 where none is seen.
+    """Weights of a history's items along the last axis, which sum to 1, or to 0 if there are none.
 
     Args:
       recency_R: log weight by age.
@@ -73,12 +73,12 @@ def history_weights(recency_R: jax.Array, age: jax.Array, seen: jax.Array) -> ja
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DenseScorer:
-    """A trained head as plain arrays: all that scoring needs beside the model's state. Items are in catalogue order.
+    """A trained head as plain arrays: all that scoring needs besides the model's state. Items are in catalogue order.
 
     Attributes:
       item_vectors_ID: float32, of length 1.
       history_vectors_ID: float32, what each item counts for in a history.
-      state_DD: float32 kernel of the model's state.
+      state_DD: float32 kernel for the model's state.
       recency_R: float32 log weights of a history's items by age, the newest first.
       history_gain: float32 scalar.
       temperature: that cosines are divided by.
@@ -106,7 +106,7 @@ class DenseScorer:
         return user_vectors(x_BD, mean_BD, self.state_DD, self.history_gain)
 
     def scores(self, x_BD: jax.Array, history_BH: jax.Array, lengths_B: jax.Array) -> jax.Array:
-        """float32 log P(item) over the whole catalogue, (B, I), in nats; the arguments as in `user_vectors`."""
+        """float32 log P(item) over the whole catalogue, (B, I), in nats; arguments as in `user_vectors`."""
         u_BD = self.user_vectors(x_BD, history_BH, lengths_B)
         return jax.nn.log_softmax(u_BD @ self.item_vectors_ID.T / self.temperature, axis=-1)
 
@@ -117,7 +117,7 @@ class DenseScorer:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> DenseScorer:
-        """What `to_arrays` described.
+        """The scorer that `to_arrays` described.
 
         Raises:
           KeyError: an array is missing.
@@ -130,8 +130,8 @@ class DenseHead(nnx.Module):
     """The head in training, a part of the decoder.
 
     Args:
-      texts_IF: float32 vectors of the items' texts; they are not learned.
-      tokens_IC: int32, the tokens of each item's SID by their place among the SID tokens.
+      texts_IF: float32 vectors of the items' texts, which are not learned.
+      tokens_IC: int32, the tokens of each item's SID as places among the SID tokens.
       first_id: id of the first SID token; the others follow it.
       sids_I: int32, for each item the number of its SID among the different ones.
       d_model: D.
@@ -160,7 +160,7 @@ class DenseHead(nnx.Module):
 
         features = texts_IF.shape[1]
         draw = jax.nn.initializers.normal(SMALL / d_model)
-        # Orthonormal rows or columns: the cosines of the texts stay what they are, as far as D has room for them.
+        # Orthonormal rows or columns: the cosines of the texts stay the same, as far as D has room for them.
         spread = jax.nn.initializers.orthogonal()
         self.text_FD = nnx.Param(placed(spread(rngs.params(), (features, d_model))))
         self.sid_DD = nnx.Param(placed(draw(rngs.params(), (d_model, d_model))))
@@ -178,11 +178,11 @@ class DenseHead(nnx.Module):
         self.temperature = temperature
 
     def vectors(self, embedding_VD: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The catalogue by the model's input table.
+        """The vectors of the catalogue, computed with the model's input table.
 
         Returns:
-          float32 v_ID of the items and h_UD of the different SIDs in a history; the latter are means of vectors of
-          length 1, over the items that share a SID, the former have length 1.
+          float32 v_ID of the items, of length 1, and h_UD of the different SIDs in a history, means over the items that
+          share a SID of vectors of length 1.
         """
         rows_nD = embedding_VD[self.first_id : self.first_id + self.num_tokens].astype(jnp.float32)
         rows_ID = jnp.mean(constrain(rows_nD, None, None)[self.tokens_IC[...]], axis=1)
@@ -192,7 +192,7 @@ class DenseHead(nnx.Module):
         return v_ID, jax.ops.segment_sum(h_ID, self.sids_I[...], self.num_sids) / counts_U[:, None]
 
     def scorer(self, embedding_VD: jax.Array) -> DenseScorer:
-        """The head as plain arrays, by the model's input table."""
+        """The head as plain arrays, computed with the model's input table."""
         v_ID, h_UD = self.vectors(embedding_VD)
         learned = self.state_DD[...], self.recency_R[...], self.history_gain[...]
         return DenseScorer(v_ID, h_UD[self.sids_I[...]], *learned, temperature=self.temperature)

@@ -1,6 +1,6 @@
 """Weights and tokenizer facts from a GGUF file (llama architecture), dequantised with NumPy.
 
-GGUF stores q and k with the two halves of each head interleaved; HF (and this project) keep the halves apart.
+GGUF stores q and k with the two halves of each head interleaved; HF and this project keep the halves apart.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def gguf_path(path: str | os.PathLike[str]) -> pathlib.Path | None:
     """The GGUF file that `path` means, or None when it means something else.
 
     Raises:
-      UserError: the file, or the package that `smollm2` stands for, is not there.
+      UserError: the file does not exist, or the package that `smollm2` stands for is not installed.
     """
     if str(path) == SMOLLM2:
         return _packaged_smollm2()
@@ -74,7 +74,7 @@ def open_gguf(path: pathlib.Path) -> Any:
         raise UserError(f"{path}: reading GGUF needs the package gguf; pip install gguf") from None
     try:
         return gguf.GGUFReader(path)
-    except Exception as error:  # the package checks little: what is broken fails anywhere in it
+    except Exception as error:  # the package checks little: a broken file can fail anywhere in it
         raise UserError(f"{path}: not a readable GGUF file ({error})") from None
 
 
@@ -102,7 +102,7 @@ class GgufFile:
         return {key: tuple(int(n) for n in reversed(tensor.shape)) for key, tensor in self._tensors.items()}
 
     def read(self, key: str, index: tuple[slice, ...]) -> np.ndarray:
-        """A part of one array, float32, in HF's layout; of a matrix only its rows are dequantised."""
+        """A part of one array, float32, in HF's layout; only the needed rows of a matrix are dequantised."""
         from gguf.quants import dequantize
 
         tensor, data = self._tensors[key], self._tensors[key].data

@@ -34,7 +34,7 @@ from tsrec_jax.models.sharding import check_fits, host_copy, named_sharding, rou
 from tsrec_jax.processes import first
 
 SHARD_BYTES = 4 * 10**9
-TABLE_ROWS = 4096  # of a table that are read at a time
+TABLE_ROWS = 4096  # rows of a table that are read at a time
 ALIGNMENT = 64  # bytes
 DTYPES = ("float32", "bfloat16", "float16")  # to load as
 STORED = ("F64", "F32", "F16", "BF16")  # safetensors' names of the types that weights are read from
@@ -60,7 +60,7 @@ NAMES = {
     "blocks/up": LAYER + "mlp.up_proj.weight",
     "blocks/down": LAYER + "mlp.down_proj.weight",
 }
-# Where a family's names are others. There `post_attention_layernorm` comes before the sum, not behind it.
+# Families with other names. There `post_attention_layernorm` comes before the sum, not after it.
 OTHER_NAMES = {
     "gemma3_text": {
         "blocks/attention_out_norm": LAYER + "post_attention_layernorm.weight",
@@ -73,7 +73,7 @@ _IGNORED = ("rotary_emb.inv_freq",)  # a buffer that old checkpoints carry
 
 
 def hf_name(name: str, layer: int | None = None, family: str = "llama") -> str:
-    """The HF key of one of our parameters (of one layer, for those in the blocks) in a model of a family."""
+    """The HF key of one of our parameters (of one layer, if it is in the blocks) in a model of a family."""
     return (NAMES | OTHER_NAMES.get(family, {}))[name].format(layer=layer)
 
 
@@ -133,15 +133,15 @@ def load_hf(
       mesh: lays the parameters out on it.
       remat: as in `Decoder`.
       attention: as in `Decoder`.
-      rngs: draws the weights anew instead of reading them: a model of that shape, from scratch.
+      rngs: draws random weights instead of reading them: a model of that shape, from scratch.
 
     Returns:
-      A module that maps tokens_BT to float32 logits_BTV. Where the mesh does not divide the rows of the table, it has
-      some more, of zeros, which no id uses (`Decoder.num_tokens` says so).
+      A module that maps tokens_BT to float32 logits_BTV. If the mesh does not divide the rows of the table, it has some
+      more rows of zeros, which no id uses (see `Decoder.num_tokens`).
 
     Raises:
-      UserError: nothing readable at `path`, another architecture, missing, unused or misshapen keys (all named), a type
-        that is not known, or axes that the mesh does not divide.
+      UserError: nothing readable at `path`, another architecture, missing, unused or misshapen keys (all named), an
+        unknown type, or axes that the mesh does not divide.
     """
     param_dtype = param_dtype or dtype
     for kind in (dtype, param_dtype):
@@ -190,7 +190,7 @@ def _placed(shape: tuple[int, ...], sharding: NamedSharding | None, read: Callab
 
 
 def _read(source: _Folder | GgufFile, name: str, shape: tuple[int, ...], kind: np.dtype, index: Index) -> np.ndarray:
-    """A part of one parameter (one slice an axis, both bounds given) from the file: rows that it has not are 0.
+    """A part of one parameter (one slice per axis, both bounds given) from the file; rows that it does not have are 0.
 
     It is read in pieces (a layer, some rows of a table) into one array, so that nothing is held twice.
     """
@@ -213,7 +213,7 @@ def _read(source: _Folder | GgufFile, name: str, shape: tuple[int, ...], kind: n
 
 
 def _aligned(shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
-    """An uninitialised array that begins where JAX on a CPU can use it as it is, without a copy."""
+    """An uninitialised array aligned so that JAX on a CPU can use it without a copy."""
     size = math.prod(shape) * kind.itemsize
     memory = np.empty(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
@@ -224,7 +224,7 @@ def resolve_folder(path: str | os.PathLike[str]) -> pathlib.Path:
     """The local folder of a model: the path itself, or the hub's copy of an id like `Qwen/Qwen2.5-1.5B`.
 
     Raises:
-      UserError: neither is to be had.
+      UserError: neither can be had.
     """
     folder = pathlib.Path(path)
     return folder if folder.is_dir() else _from_hub(path)
@@ -251,7 +251,7 @@ def read_config(path: str | os.PathLike[str]) -> ModelConfig:
     """The shape of a model, by any path that `load_hf` takes; no weights are read, and of a hub id only `config.json`.
 
     Raises:
-      UserError: there is none, it is of another architecture, or the hub gave no copy.
+      UserError: there is no model, it has another architecture, or the hub gave no copy.
     """
     gguf = gguf_path(path)
     if gguf is not None:
@@ -274,7 +274,7 @@ class _Folder:
         self._files = {}
         for file in sorted(self._file_names()):
             try:
-                (folder / file).open("rb").close()  # safetensors says of any file that it cannot open that it is absent
+                (folder / file).open("rb").close()  # safetensors calls any file that it cannot open absent
                 self._files[file] = safe_open(folder / file, framework="numpy")
             except (SafetensorError, OSError) as error:
                 reason = getattr(error, "strerror", None) or error
@@ -311,7 +311,7 @@ class _Folder:
 def _check_keys(source: _Folder | GgufFile, config: ModelConfig) -> None:
     """Refuses missing, unused and misshapen keys, all in one message."""
     stored = source.shapes()
-    if config.num_layers > len(stored):  # before as many names are made
+    if config.num_layers > len(stored):  # before that many names are made
         raise UserError(f"{source.folder}: {config.num_layers} layers cannot be in {len(stored)} stored arrays")
     wanted: dict[str, tuple[int, ...]] = {}
     for name, (shape, _) in parameter_shapes(config).items():
@@ -341,8 +341,8 @@ def _check_keys(source: _Folder | GgufFile, config: ModelConfig) -> None:
 
 
 def hf_arrays(model: Decoder, num_tokens: int | None, dtype: str) -> Mapping[str, np.ndarray]:
-    """Every array of the model under its HF key, tables cut to `num_tokens` rows, scales of SID tokens in the head, an
-    adapter merged into its kernels.
+    """Every array of the model under its HF key: tables cut to `num_tokens` rows, scales of SID tokens merged into the
+    head, an adapter into its kernels.
 
     Several processes call it together; the first one gets the arrays, the others none.
     """
@@ -380,10 +380,10 @@ def save_hf(
       folder: created if needed; files of other names in it are kept. Weights appear only when they are complete.
       num_tokens: vocabulary rows to write; None: the ids in use, or all rows of a model that was never extended.
       dtype: type of the stored arrays.
-      special_ids: as in `ModelConfig`, to be written in the place of the model's own.
+      special_ids: as in `ModelConfig`, to be written instead of the model's own.
 
     Raises:
-      ValueError: more rows are asked for than the tables have.
+      ValueError: more rows are requested than the tables have.
     """
     rows = num_tokens or model.num_tokens or model.config.vocab_rows
     if rows > model.config.vocab_rows:
@@ -411,7 +411,7 @@ def save_hf(
         (scratch / "config.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         for name, shard in zip(names, shards, strict=True):
             save_file(shard, scratch / name, metadata={"format": "pt"})
-            # Only their owner may read what safetensors writes; all other files follow the umask.
+            # safetensors writes files that only their owner may read; all other files follow the umask.
             (scratch / name).chmod((scratch / "config.json").stat().st_mode)
         for old in folder.glob("model*.safetensors*"):
             old.unlink()

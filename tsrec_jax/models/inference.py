@@ -1,9 +1,9 @@
-"""The decoder as decoding runs it: a prompt once, then one token a beam, features before rows.
+"""The decoder as decoding runs it: a prompt once, then one token per beam, features before rows.
 
 Two things set this form of the weights apart from the training form in `decoder`. Every layer's weights are arrays of
 their own, because XLA:CPU copies a slice of stacked weights before it multiplies with it. And kernels are (out, in)
 with activations x_DBW, features first: on a CPU a product of a kernel with a few columns streams the kernel once, while
-a few rows times a kernel repack it.
+the product of a few rows with a kernel repacks it.
 
 Axis letters as in `decoder`; P positions of a shared prefix, M rows of a product.
 """
@@ -40,8 +40,8 @@ from tsrec_jax.models.sharding import constrain
 from tsrec_jax.programs import Programs
 
 HEAD_ROWS = 160  # rows of x whose logits over the whole vocabulary are held at once
-POSITIONS, SUFFIX = 8192, 64  # of the rotary table, and those of them kept for what is generated
-FEW_ROWS = 64  # up to so many rows, logits are computed vocabulary-first
+POSITIONS, SUFFIX = 8192, 64  # positions of the rotary table, and how many of them are kept for what is generated
+FEW_ROWS = 64  # up to this many rows, logits are computed vocabulary-first
 ROWS, COLUMNS = PromptRows(), BeamColumns()
 
 
@@ -54,13 +54,13 @@ class InferenceModel:
       layers: for each layer {name: array} by the names of `decoder.layer_shapes`; kernels are (out, in). Kernels and
         tables are in the compute dtype, or of eight bits (`int8`).
       embedding_VD: the input table.
-      head_VD: the output table, scales of SID tokens included, where it is not the embedding as it is; else None.
+      head_VD: the output table, scales of SID tokens included; None if it is the embedding itself.
       final_norm_D: scale of the last norm.
-      tables: cosines and sines, float32 (positions, H / 2), of the rotary embedding: of global layers, and of any local
-        ones. Tables, because XLA:CPU would compute cosines of an expression anew in every layer, for every head.
+      tables: cosines and sines, float32 (positions, H / 2), of the rotary embedding: for global layers, and for any
+        local ones. They are tables because XLA:CPU would compute the cosines again in every layer, for every head.
       config: the shape.
       num_tokens: ids in use; rows beyond have no probability. None: all rows.
-      attention: what computes that of the prompts, as the decoder's.
+      attention: what computes the attention of the prompts, as in the decoder.
     """
 
     layers: tuple[Mapping[str, Any], ...]
@@ -74,7 +74,7 @@ class InferenceModel:
 
     @classmethod
     def of(cls, model: Decoder, weights: str = "full", programs: Programs | None = None) -> InferenceModel:
-        """Copies a decoder's weights, an adapter merged into its kernels; they stay laid out over its mesh.
+        """Copies a decoder's weights, with an adapter merged into its kernels; they stay laid out over its mesh.
 
         Args:
           model: the decoder.
@@ -163,7 +163,7 @@ class PromptCache:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SuffixCache:
-    """Keys and values of what each beam has generated: the only thing a reordering of beams moves.
+    """Keys and values of what each beam has generated: the only thing that moves when beams are reordered.
 
     Attributes:
       k, v: for each generated token and layer an array (K, H, B, W) in the compute dtype.
@@ -180,7 +180,7 @@ class SuffixCache:
 def prefill(
     model: InferenceModel, tokens_BS: jax.Array, lengths_B: jax.Array, prefix: Prefix | None = None
 ) -> tuple[jax.Array, PromptCache]:
-    """Runs right-padded prompts once; of the last layer only what the prompt's last token needs.
+    """Runs right-padded prompts once; the last layer runs only as far as the prompt's last token needs it.
 
     Args:
       model: the weights.
@@ -228,7 +228,7 @@ def prefill(
 
 
 def make_prefix(model: InferenceModel, tokens: tuple[int, ...], programs: Programs | None = None) -> Prefix:
-    """The cache of tokens that prompts begin with; at least one token.
+    """The cache of the tokens that prompts begin with, at least one.
 
     Args:
       model: the weights.
@@ -252,11 +252,11 @@ def extend(
     Args:
       model: the weights.
       tokens_BW: int32 ids.
-      prompt: of the requests.
-      suffix: of the beams.
+      prompt: cache of the requests.
+      suffix: cache of the beams.
 
     Returns:
-      x_DBW after the final norm, and the suffix with the token's keys and values behind the others.
+      x_DBW after the final norm, and the suffix with the token's keys and values added at the end.
     """
     config = model.config
     x_DBW = jnp.moveaxis(embed(model, tokens_BW), -1, 0)
@@ -277,7 +277,7 @@ def extend(
 
 
 def logits_of(model: InferenceModel, ids_E: jax.Array, x_DBW: jax.Array) -> jax.Array:
-    """float32 logits_BWE of some tokens: one small product, not the whole vocabulary."""
+    """float32 logits_BWE of some tokens: one small product instead of the whole vocabulary."""
     rows_ED = rows_of(model.output_table, ids_E, x_DBW.dtype)
     logits_EBW = jnp.einsum("ed,dbw->ebw", rows_ED, x_DBW, preferred_element_type=jnp.float32)
     return jnp.moveaxis(logits_EBW, 0, -1)
@@ -286,7 +286,7 @@ def logits_of(model: InferenceModel, ids_E: jax.Array, x_DBW: jax.Array) -> jax.
 def log_normaliser(model: InferenceModel, x_DBW: jax.Array) -> jax.Array:
     """float32 (B, W): log of the sum of exponentiated logits over all ids in use.
 
-    The logits of HEAD_ROWS rows are held at once, so memory does not grow with requests and beams.
+    Only the logits of HEAD_ROWS rows are held at once, so memory does not grow with requests and beams.
     """
     _, batch, beams = x_DBW.shape
     table_VD, x_DBW = model.output_table, constrain(x_DBW, None, "scored", None)
@@ -317,7 +317,7 @@ def embed(model: InferenceModel, tokens: jax.Array) -> jax.Array:
 
 
 def _rotation_columns(model: InferenceModel, positions_B: jax.Array, layer: int) -> Rotation:
-    """Cosines and sines of a layer, float32 (H / 2, B, 1), at one position a request."""
+    """Cosines and sines of a layer, float32 (H / 2, B, 1), at one position per request."""
     cos_PH, sin_PH = model.tables[model.config.is_local(layer)]
     return cos_PH[positions_B].T[..., None], sin_PH[positions_B].T[..., None]
 
@@ -340,7 +340,7 @@ def _prompt_attention(backend: str, keys: int, queries: int) -> Attend:
 def _attend_rows(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, visible_TS: jax.Array) -> jax.Array:
     """Attention of prompt positions, (B, T, N x H); softmax in float32.
 
-    Plain batched products, and the division by the sums behind the second: XLA:CPU runs other axis orders slowly.
+    Plain batched products, with the division by the sums after the second: XLA:CPU runs other axis orders slowly.
     """
     batch, length, _, head_dim = q_BTNH.shape
     kv_heads, size = k_BKSH.shape[1:3]
@@ -364,7 +364,7 @@ def _attend_columns(
 ) -> jax.Array:
     """Attention of every beam over its request's prompt and its own slots, (N x H, B, W); softmax in float32.
 
-    Prompt and slots are normalised together without being joined: only the sums of exponentials meet.
+    Prompt and slots are normalised together without being joined: only their sums of exponentials are combined.
     """
     k_BKSH, v_BKSH = prompt.k[layer], prompt.v[layer]
     kind, head_dim = q_NHBW.dtype, q_NHBW.shape[1]

@@ -1,8 +1,8 @@
 """Matrices as whole numbers of eight bits with a scale for each row, in a quarter of the memory of float32.
 
-Weights alone are stored so; activations and sums keep the compute dtype. A row is what makes one output: of a kernel
-(out, in) one channel, of a table the token. Its largest value becomes 127 or -127, and the others are rounded to the
-nearest (LLM.int8(), arXiv 2208.07339, section 2, without its outliers).
+Only weights are stored this way; activations and sums keep the compute dtype. A row makes one output: a channel of a
+kernel (out, in), a token of a table. Its largest value becomes 127 or -127, and the others are rounded to the nearest
+(LLM.int8(), arXiv 2208.07339, section 2, without its outliers).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 MOST = 127
-WEIGHTS = ("full", "int8")  # how a search holds its weights: in the compute dtype, or so
+WEIGHTS = ("full", "int8")  # how a search holds its weights: in the compute dtype, or as here
 
 
 @jax.tree_util.register_dataclass
@@ -31,7 +31,7 @@ class Int8Rows:
 
     @classmethod
     def of(cls, matrix_RD: jax.Array) -> Int8Rows:
-        """The nearest matrix of this form; each value is off by half a scale at most."""
+        """The nearest matrix of this form; each value is off by at most half a scale."""
         scale_R = jnp.max(jnp.abs(matrix_RD), axis=1).astype(jnp.float32) / MOST
         codes_RD = jnp.round(matrix_RD / jnp.where(scale_R > 0, scale_R, 1.0)[:, None])
         return cls(codes_RD.astype(jnp.int8), scale_R)
@@ -54,14 +54,14 @@ def rows_of(matrix: Matrix, numbers: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 
 def product(equation: str, first: Matrix, second: Matrix, axis: int, sums: jnp.dtype | None = None) -> jax.Array:
-    """`einsum(equation, first, second)` of a matrix and activations, in whichever order is the faster one.
+    """`einsum(equation, first, second)` of a matrix and activations, in whichever order is faster.
 
     Scales multiply the sums, so that no scaled matrix is made.
 
     Args:
-      equation: of the two.
-      first, second: a matrix (R, D) and activations, whose dtype is computed in.
-      axis: of R in the result.
+      equation: for the two operands.
+      first, second: a matrix (R, D) and activations; the dtype of the activations is computed in.
+      axis: the axis of R in the result.
       sums: dtype of the result; None: that of the activations.
     """
     kind = next(factor.dtype for factor in (first, second) if not isinstance(factor, Int8Rows))

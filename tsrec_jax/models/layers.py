@@ -1,6 +1,6 @@
 """The parameters of a decoder and the arithmetic of one layer, for training and for decoding.
 
-Axis letters: B batch, T tokens, S key positions, D model, F mlp, N query heads, K kv heads, G query heads a kv head
+Axis letters: B batch, T tokens, S key positions, D model, F mlp, N query heads, K kv heads, G query heads per kv head
 (N = K x G), H head dim, M = N x H, V vocabulary rows, L layers, W beams.
 """
 
@@ -65,9 +65,9 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], tu
 
 
 def rope_frequencies(config: ModelConfig) -> jax.Array:
-    """Inverse frequencies in radians a position, float32 of shape (H / 2,), scaled where that is configured.
+    """Inverse frequencies in radians per position, float32 of shape (H / 2,), scaled if that is configured.
 
-    They are those of all layers, or of the global ones where some are local.
+    They hold for all layers, or for the global ones if some are local.
     """
     inverse = _frequencies(config.rope_theta, config.head_dim)
     if isinstance(config.rope_scaling, float):
@@ -76,7 +76,7 @@ def rope_frequencies(config: ModelConfig) -> jax.Array:
 
 
 def rotations(config: ModelConfig, positions: jax.Array) -> tuple[Rotation, ...]:
-    """Cosines and sines, float32 (..., H / 2), at positions of shape (...): of global layers, and of any local ones."""
+    """Cosines and sines, float32 (..., H / 2), at positions of shape (...): for global layers and any local ones."""
     kinds = [rope_frequencies(config)]
     if any(config.local_L):
         kinds.append(_frequencies(config.local_theta, config.head_dim))
@@ -85,10 +85,10 @@ def rotations(config: ModelConfig, positions: jax.Array) -> tuple[Rotation, ...]
 
 
 def check_window(config: ModelConfig, positions: int) -> None:
-    """Refuses rows of more positions than a local layer sees: within the window it is as any other layer.
+    """Refuses rows of more positions than a local layer sees: within the window it is like any other layer.
 
     Raises:
-      UserError: with the ways out.
+      UserError: the rows are too long; the message says the ways out.
     """
     if config.window is not None and any(config.local_L) and positions > config.window:
         raise UserError(
@@ -111,7 +111,7 @@ def _llama3_frequencies(inverse: jax.Array, scaling: Llama3Scaling) -> jax.Array
 
 
 def norm(x: jax.Array, scale: jax.Array, config: ModelConfig, axis: int = -1) -> jax.Array:
-    """RMSNorm over one axis, as the family of the model has it."""
+    """RMSNorm over one axis, in the form of the model's family."""
     return rms_norm(x, scale, config.rms_eps, axis, offset=config.kind.norm_offset)
 
 
@@ -144,25 +144,25 @@ def _along(vector: jax.Array, axis: int, ndim: int) -> jax.Array:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Dropout:
-    """Zeroes a share of what passes, in training, and scales the rest so that the mean stays (Srivastava et al., 2014).
+    """Zeroes a share of the values in training, and scales the rest to keep the mean (Srivastava et al., 2014).
 
     Attributes:
       rate: the share, below 1; 0: none.
-      key: what is drawn with; the same key drops the same.
+      key: random key; the same key drops the same values.
     """
 
     rate: float = dataclasses.field(metadata={"static": True})
     key: jax.Array | None
 
     def __call__(self, x: jax.Array, place: int) -> jax.Array:
-        """x without what is dropped; another `place` under the same key drops others."""
+        """x with the dropped values zeroed; another `place` under the same key drops other values."""
         if not self.rate or self.key is None:
             return x
         kept = jax.random.bernoulli(jax.random.fold_in(self.key, place), 1 - self.rate, x.shape)
         return jnp.where(kept, x / (1 - self.rate), jnp.zeros((), x.dtype))
 
     def under(self, place: int | jax.Array) -> Dropout:
-        """Dropout of the same rate that drops others than this one and than those of other places."""
+        """Dropout of the same rate that drops other values than this one and those of other places."""
         return self if self.key is None else Dropout(self.rate, jax.random.fold_in(self.key, place))
 
 
@@ -170,9 +170,9 @@ NO_DROPOUT = Dropout(0.0, None)
 
 
 class Layout:
-    """One layer's arithmetic; how activations and kernels lie in memory is for the subclasses to say.
+    """One layer's arithmetic; the subclasses say how activations and kernels lie in memory.
 
-    Which biases and norms a layer has is known by the names of its weights, those of `layer_shapes`.
+    The names of a layer's weights, as in `layer_shapes`, say which biases and norms it has.
 
     Attributes:
       features: the axis of the features in activations.
@@ -183,7 +183,7 @@ class Layout:
     head: int
 
     def project(self, x: jax.Array, weights: Mapping[str, jax.Array], name: str) -> jax.Array:
-        """Activations times a kernel, plus its bias where it has one."""
+        """Activations times a kernel, plus its bias if it has one."""
         raise NotImplementedError
 
     def split(self, x: jax.Array, head_dim: int) -> jax.Array:
@@ -202,7 +202,7 @@ class Layout:
         config: ModelConfig,
         rotation: Rotation | None = None,
     ) -> jax.Array:
-        """Queries, keys or values (`q`, `k`, `v`), normed where the layer has a norm for them, and rotated."""
+        """Queries, keys or values (`q`, `k`, `v`), normed if the layer has a norm for them, and rotated."""
         x = self.split(self.project(normed, weights, name), config.head_dim)
         if f"{name}_norm" in weights:
             x = norm(x, weights[f"{name}_norm"], config, self.head)
@@ -218,7 +218,7 @@ class Layout:
         config: ModelConfig,
         dropout: Dropout = NO_DROPOUT,
     ) -> jax.Array:
-        """The output projection and the MLP, both with their residuals; `dropout` takes from what is added to x."""
+        """The output projection and the MLP, both with their residuals; `dropout` applies to what is added to x."""
         x = x + dropout(self.added(self.project(attended, weights, "o"), weights, "attention_out_norm", config), 0)
         normed = self.norm(x, weights, "mlp_norm", config)
         activation = ACTIVATIONS[config.kind.activation]
@@ -226,7 +226,7 @@ class Layout:
         return x + dropout(self.added(self.project(inner, weights, "down"), weights, "mlp_out_norm", config), 1)
 
     def added(self, out: jax.Array, weights: Mapping[str, jax.Array], name: str, config: ModelConfig) -> jax.Array:
-        """What attention or MLP add to x: their output, normed where the layer has a norm for it."""
+        """What attention or MLP add to x: their output, normed if the layer has a norm for it."""
         return self.norm(out, weights, name, config) if name in weights else out
 
 
@@ -236,9 +236,9 @@ class TrainingRows(Layout):
     features = head = -1
 
     def project(self, x: jax.Array, weights: Mapping[str, jax.Array], name: str) -> jax.Array:
-        """One product of two matrices, so that its gradient is one too.
+        """A single product of two matrices, so that its gradient is one too.
 
-        Written over three axes, XLA:CPU transposes both factors of the kernel's gradient.
+        If it were written over three axes, XLA:CPU would transpose both factors of the kernel's gradient.
         """
         kernel, inputs = weights[name], INPUT_AXES.get(name, 1)
         batch, length = x.shape[:2]
@@ -252,7 +252,7 @@ class TrainingRows(Layout):
         return out + weights[f"{name}_bias"] if f"{name}_bias" in weights else out
 
     def split(self, x: jax.Array, head_dim: int) -> jax.Array:
-        """As they are: (B, T, heads, H)."""
+        """Unchanged: (B, T, heads, H)."""
         return x
 
 

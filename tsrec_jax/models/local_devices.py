@@ -1,4 +1,4 @@
-"""A model on the devices of one process, for work that each process does by itself."""
+"""A model on the devices of one process, for work that each process does on its own."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from tsrec_jax.models.sharding import host_copy, mesh_of, own_mesh
 
 @contextlib.contextmanager
 def on_own_devices(model: Decoder) -> Iterator[Decoder]:
-    """The model on a mesh of this process's devices, which is the ambient one inside; as it is where it lies there.
+    """The model on a mesh of this process's devices, which is ambient inside; unchanged if it already lies there.
 
-    All processes have to enter it, because each of them has a part of the weights. The host holds one parameter at a
-    time.
+    All processes have to enter it, because each has a part of the weights. The host holds one parameter at a time.
     """
     mesh = mesh_of(model.embedding[...])
     own = own_mesh(mesh)

@@ -38,7 +38,7 @@ class ModelSettings(Section, key="model"):
 
 @dataclasses.dataclass(frozen=True)
 class AdapterSettings(Section, key="train.adapter"):
-    """Low-rank adapters (LoRA), which train in the place of a frozen trunk's kernels (docs/training.md)."""
+    """Low-rank adapters (LoRA), which are trained instead of a frozen trunk's kernels (docs/training.md)."""
 
     rank: int = setting(0, "rank of the change of each kernel; 0: there are no adapters", least=0)
     alpha: float = setting(32.0, "the change is multiplied by alpha / rank", above=0)
@@ -54,7 +54,7 @@ class AdapterSettings(Section, key="train.adapter"):
 
 @dataclasses.dataclass(frozen=True)
 class PretrainSettings(Section, key="pretrain"):
-    """The small language model that a run makes of the item texts, where `model.path` is empty (docs/upstream.md)."""
+    """The small language model that a run trains on the item texts if `model.path` is empty (docs/upstream.md)."""
 
     vocab_size: int = setting(1500, "size of the tokenizer's vocabulary", above=0)
     hidden_size: int = setting(
@@ -105,7 +105,7 @@ class MeshSettings(Section, key="mesh"):
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """Of data, fsdp and tensor."""
+        """The sizes of data, fsdp and tensor."""
         return self.data, self.fsdp, self.tensor
 
 
@@ -144,7 +144,7 @@ class SidInitSettings(Section, key="sid_init"):
 
 @dataclasses.dataclass(frozen=True)
 class DenseSettings(Section, key="dense"):
-    """A dense head, which is learned beside the SIDs and scores every item at once (docs/training.md)."""
+    """A dense head, which is learned alongside the SIDs and scores all items at once (docs/training.md)."""
 
     weight: float = setting(
         0.0, "weight of the head's loss, a mean over the items of `tasks.next_sid`; 0: there is no such head", least=0

@@ -1,4 +1,4 @@
-"""Logical axes of parameters and activations, and the mesh axes they lie on."""
+"""Logical axes of parameters and activations, and the mesh axes that they lie on."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ MESH_AXES = ("data", "fsdp", "tensor")
 
 @dataclasses.dataclass(frozen=True)
 class ShardingRules:
-    """Mesh axes (or None) of every logical axis. A mesh axis may stand only once in one array's spec."""
+    """Mesh axes (or None) of every logical axis. A mesh axis may occur only once in one array's spec."""
 
     batch: tuple[str, ...] | None = ("data", "fsdp")
     vocabulary: tuple[str, ...] | None = ("fsdp", "tensor")  # rows of the tables, whole: each is looked up in one place
     embed: str | None = "fsdp"  # the model axis of the layers' parameters
     heads: str | None = "tensor"
     mlp: str | None = "tensor"
-    scored: tuple[str, ...] | None = ("data",)  # the batch where it meets a table's rows, which lie over fsdp too
+    scored: tuple[str, ...] | None = ("data",)  # the batch when it meets a table's rows, which lie over fsdp too
 
     def spec(self, *logical: str | None) -> PartitionSpec:
         """The partition spec of an array whose axes have these logical names (None: not split)."""
@@ -54,7 +54,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
 
 @contextlib.contextmanager
 def one_device() -> Iterator[None]:
-    """What runs inside runs on the first local device alone, whatever mesh is set outside.
+    """What runs inside runs only on the first local device, whatever mesh is set outside.
 
     For small work whose result must not depend on how many devices there are.
     """
@@ -64,7 +64,7 @@ def one_device() -> Iterator[None]:
 
 
 def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
-    """Asks for the sharding of the rules inside jit; does nothing where no mesh is set."""
+    """Asks for the sharding of the rules inside jit; does nothing if no mesh is set."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
@@ -85,7 +85,7 @@ def named_sharding(mesh: Mesh | None, *logical: str | None) -> NamedSharding | N
 
 
 def laid_out(array: np.ndarray, mesh: Mesh | None, *logical: str | None) -> jax.Array:
-    """An array that every process has, as one on the mesh by the rules; on one device without a mesh."""
+    """An array that every process has, laid out on the mesh by the rules; on one device without a mesh."""
     sharding = named_sharding(mesh, *logical)
     if sharding is None:
         return jnp.asarray(array)
@@ -93,7 +93,7 @@ def laid_out(array: np.ndarray, mesh: Mesh | None, *logical: str | None) -> jax.
 
 
 def process_rows(mesh: Mesh | None, rows: int) -> np.ndarray:
-    """Numbers of the rows of a batch that this process feeds, rising: those of its devices.
+    """Numbers of the rows of a batch that this process feeds, those of its devices, in rising order.
 
     Processes over which the batch is not split (along the tensor axis) feed the same rows.
     """
@@ -121,7 +121,7 @@ def own_mesh(mesh: Mesh | None) -> Mesh | None:
 
 
 def host_copy(array: jax.Array) -> np.ndarray:
-    """The whole of an array; what lies with other processes is sent, so that all of them have to ask for it."""
+    """The whole of an array. Parts in other processes are sent, so all processes have to call this."""
     if array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     return multihost_utils.process_allgather(array, tiled=True)
@@ -152,7 +152,7 @@ def check_fits(
       mesh: None fits everything.
 
     Raises:
-      UserError: names each axis that does not divide. Inside jit such a constraint would be dropped without a word.
+      UserError: names each axis that does not divide. Inside jit such a constraint would be dropped silently.
     """
     faults = set()
     for name, (shape, logical) in shapes.items():

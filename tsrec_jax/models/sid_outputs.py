@@ -1,11 +1,11 @@
-"""What scores the SID tokens, where the rows that SA-Init made shall not do it as they are.
+"""What scores the SID tokens if the rows made by SA-Init are not to do it unchanged.
 
-A row that says what a token means is a good input. As an output it is too long: the model is sure of tokens it knows
-nothing of. So the scores of a level can have a scale that is learned, or the tokens output rows of their own.
+A row that says what a token means is a good input. As an output it is too long: the model becomes sure of tokens it
+knows nothing about. So the scores of a level can have a learned scale, or the tokens can have output rows of their own.
 
-A level has no bias beside its scale. The constrained search chooses among the tokens of one level, where a bias
-cancels, and a Llama or Qwen of `transformers` has no parameter to load it into. Output rows of their own can learn one
-as a part that the rows of a level share.
+A level has a scale but no bias. The constrained search chooses among the tokens of one level, where a bias cancels, and
+a Llama or Qwen of `transformers` has no parameter to load it into. Separate output rows can learn a bias as a component
+that the rows of a level share.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def give_outputs(model: Decoder, head: str, level_sizes: tuple[int, ...]) -> Dec
 
     Args:
       model: its last ids in use are the SID tokens, level by level.
-      head: one of HEADS. `plain`: the output rows as they are; `scaled`: times a scale of their level, a parameter;
-        `own`: a tied model gets an output table of its own, which begins as the embedding; an untied one has it.
+      head: one of HEADS. `plain`: the output rows as they are; `scaled`: times a scale per level, a parameter; `own`: a
+        tied model gets an output table of its own, which begins as the embedding; an untied one already has it.
       level_sizes: SID tokens of each level.
 
     Returns:
@@ -49,10 +49,10 @@ def give_outputs(model: Decoder, head: str, level_sizes: tuple[int, ...]) -> Dec
 
 
 def scale_outputs(model: Decoder, scales_C: np.ndarray, level_sizes: tuple[int, ...]) -> Decoder:
-    """The decoder with the logits of each level's SID tokens multiplied: by its scales or, without such, in its head.
+    """The decoder with the logits of each level's SID tokens multiplied, in its scales or, if it has none, in its head.
 
     Args:
-      model: of `give_outputs`; not a tied one with a `plain` head, whose output rows are the input rows.
+      model: from `give_outputs`; not a tied one with a `plain` head, whose output rows are the input rows.
       scales_C: float32, of each level.
       level_sizes: SID tokens of each level.
     """

@@ -17,26 +17,26 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.models.tokenizer import save_tokenizer
 
 UNKNOWN, BEGIN, END, PAD = "<unk>", "<s>", "</s>", "<pad>"
-FIXED_PIECES = 4 + 256 + 1  # the special ones, one a byte, and the newline
-COVERED = 0.9995  # of all characters: sentencepiece makes pieces of those that are this share, most frequent first
+FIXED_PIECES = 4 + 256 + 1  # the special ones, one per byte, and the newline
+COVERED = 0.9995  # share of all characters that sentencepiece makes pieces of, most frequent first
 HEAD_SIZE = 32
 HIDDEN_MULTIPLE = 2 * HEAD_SIZE  # an even number of heads, so that half as many have keys
-WHOLE = 0.75  # of the room beside the fixed pieces: single characters, where the texts hold more than there is room for
+WHOLE = 0.75  # share of the room after the fixed pieces that single characters get, if the texts hold too many
 
 
 def train_tokenizer(texts: Sequence[str], folder: str | os.PathLike[str], vocab_size: int) -> None:
     """Trains a sentencepiece unigram model and writes it as a Hugging Face fast tokenizer with the same ids.
 
     Text is taken as it is (no normalisation, no added space); characters never seen become bytes, and so do the rarest
-    ones of texts with more characters than the vocabulary has room for.
+    ones if the texts have more characters than the vocabulary has room for.
 
     Args:
       texts: the training texts.
       folder: receives the tokenizer's files.
-      vocab_size: pieces at most; fewer where the texts do not hold so many.
+      vocab_size: most pieces; there are fewer if the texts do not hold that many.
 
     Raises:
-      UserError: `vocab_size` leaves no room beside the pieces that every vocabulary has.
+      UserError: `vocab_size` leaves no room after the pieces that every vocabulary has.
     """
     if vocab_size <= FIXED_PIECES:
         raise UserError(
@@ -75,7 +75,7 @@ def train_tokenizer(texts: Sequence[str], folder: str | os.PathLike[str], vocab_
 
 
 def _without_rare(texts: Sequence[str], room: int) -> Sequence[str]:
-    """The texts as they are where `room` pieces hold their characters, else broken at the rarest ones."""
+    """The texts unchanged if `room` pieces hold their characters, else broken at the rarest ones."""
     counts = collections.Counter("".join(texts)).most_common()
     left, needed = (1 - COVERED) * sum(count for _, count in counts), len(counts)
     while needed and left >= counts[needed - 1][1]:

@@ -15,26 +15,26 @@ from tsrec_jax.models.gguf import gguf_path, metadata, open_gguf
 from tsrec_jax.models.hf import resolve_folder
 from tsrec_jax.models.written_tokenizer import read_tokenizer
 
-CONTROL_TOKEN, USER_DEFINED_TOKEN = 3, 4  # GGUF's token types that stay whole in any text
+CONTROL_TOKEN, USER_DEFINED_TOKEN = 3, 4  # GGUF's types of tokens that stay whole in any text
 GENERIC_CLASS = "PreTrainedTokenizerFast"  # in transformers 4 and 5, a tokenizer that is its tokenizer.json
 _GENERIC_CLASSES = ("TokenizersBackend", GENERIC_CLASS)
-_LEFTOVERS = ("backend", "is_local", "local_files_only")  # of how it was loaded; transformers 4 knows none of them
+_LEFTOVERS = ("backend", "is_local", "local_files_only")  # say how it was loaded; transformers 4 knows none of them
 # What tokenizers of different kinds cut differently: numbers, spaces, case, accents, scripts, signs.
 _PROBE = (
     "Price 123 456 7890, 12cm x 3.5 m²; it's THE End's\n\n  two  spaces\tand a tab \r\nStraße naïve e\u0301tude ﬁne "
     "Ⅷ 木 木材の鍋 제품 продукт مقلاة หม้อ 🙂👍🏽 foo_bar/baz-42 <a_1><b_2>, {x: [1]} == 'q' \"r\" …  "
 )
-_SAMPLED = 200  # tokens of the vocabulary that the probe ends with
+_SAMPLED = 200  # tokens of the vocabulary at the end of the probe
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
     """The tokenizer of a model, by any path that `load_hf` takes.
 
-    A `tokenizer.json` is read as it is written. Some classes of transformers build their model's tokenizer anew, from
-    its vocabulary alone, whatever else the file says: where that gives other ids, the file is taken without the class.
+    A `tokenizer.json` is read as it is written. Some classes of transformers rebuild their model's tokenizer from its
+    vocabulary alone, whatever else the file says; if that gives other ids, the file is used without the class.
 
     Raises:
-      UserError: there is none, it has no end-of-text token, or it is of a kind that is not rebuilt.
+      UserError: there is none, it has no end-of-text token, or its kind cannot be rebuilt.
     """
     gguf = gguf_path(path)
     if gguf is not None:
@@ -61,7 +61,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
 def _from_class(folder: pathlib.Path, kind: type[Any]) -> PreTrainedTokenizerFast:
     try:
         tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the parsers of files raise anything, and in Rust plain Exception
+    except Exception as error:  # file parsers may raise anything; those in Rust raise plain Exception
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{folder}: no readable tokenizer ({reason[0]})") from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
@@ -70,7 +70,7 @@ def _from_class(folder: pathlib.Path, kind: type[Any]) -> PreTrainedTokenizerFas
 
 
 def _same(tokenizer: PreTrainedTokenizerFast, written: Tokenizer) -> bool:
-    """Whether a text of all kinds, with words of the vocabulary, has the same ids and comes back the same from them."""
+    """Whether a mixed text with words of the vocabulary has the same ids and is decoded from them in the same way."""
     backend = tokenizer.backend_tokenizer
     size = written.get_vocab_size()
     ids = range(0, size, max(1, size // _SAMPLED))
@@ -80,10 +80,10 @@ def _same(tokenizer: PreTrainedTokenizerFast, written: Tokenizer) -> bool:
 
 
 def cut_tokenizer(tokenizer: PreTrainedTokenizerFast, length: int) -> PreTrainedTokenizerFast:
-    """The tokenizer without the tokens that were added to it from the id `length` on.
+    """The tokenizer without the tokens that were added to it with ids from `length` on.
 
     Raises:
-      ValueError: a token from there on was not added but belongs to its own vocabulary.
+      ValueError: a token from that id on was not added but belongs to its own vocabulary.
     """
     facts = json.loads(tokenizer.backend_tokenizer.to_str())
     facts["added_tokens"] = [token for token in facts["added_tokens"] if token["id"] < length]
@@ -99,7 +99,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | os.PathLike
     """Writes a tokenizer so that transformers 4.57 and 5 read it with the same ids, and pad batches on the left.
 
     Args:
-      tokenizer: any that `load_tokenizer` gives, with tokens added or not.
+      tokenizer: any from `load_tokenizer`, with or without added tokens.
       folder: receives `tokenizer.json` and `tokenizer_config.json`.
     """
     tokenizer.save_pretrained(folder)
@@ -108,7 +108,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | os.PathLike
     facts = {key: value for key, value in facts.items() if key not in _LEFTOVERS}
     if facts.get("tokenizer_class") in _GENERIC_CLASSES:
         facts["tokenizer_class"] = GENERIC_CLASS
-    if isinstance(facts.get("extra_special_tokens"), list):  # which transformers 4 takes for a mapping
+    if isinstance(facts.get("extra_special_tokens"), list):  # transformers 4 expects a mapping here
         facts["additional_special_tokens"] = facts.pop("extra_special_tokens")
     facts["padding_side"] = "left"
     path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -138,7 +138,7 @@ def _from_gguf(path: pathlib.Path) -> PreTrainedTokenizerFast:
         }
     except KeyError as error:
         raise UserError(f"{path}: {error.args[0]!r} is missing") from None
-    except Exception as error:  # of another kind or length, or merges that the BPE refuses, with a plain Exception
+    except Exception as error:  # facts of another kind or length, or merges that the BPE refuses with a plain Exception
         raise UserError(f"{path}: its tokenizer cannot be read ({error})") from None
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]

@@ -1,9 +1,9 @@
-"""Vocabulary extension and SA-Init: rows for the SID tokens, made from what their clusters share.
+"""Vocabulary extension and SA-Init: rows for the SID tokens, made from what the items of each cluster share.
 
 SA-Init (TS-Rec, arXiv 2602.22632): the row of a SID token is the mean pretrained embedding of all sub-words of its
-cluster's keywords, rescaled to the mean row norm of the pretrained table. Where paths are described instead of tokens,
-it is the average over the paths that end in the token, weighted by their items; centred, each path counts by what sets
-its mean apart from those of its siblings.
+cluster's keywords, rescaled to the mean row norm of the pretrained table. If paths are described instead of tokens, it
+is the average over the paths that end in the token, weighted by their number of items. If rows are centred, each path
+counts by the difference between its mean and that of its siblings.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MODES = ("sa", "mean", "hf", "normal")
 LANES = 128  # rows are rounded up to a multiple of this times the parts that the mesh splits them into
 NORMAL_STD = 0.02
 HF_COVARIANCE_SCALE = 1e-9
-_NOTHING = 1e-3  # of a row's norm: the keywords of its level are all the same but for rounding
+_NOTHING = 1e-3  # share of a row's norm below which the keywords of its level differ only by rounding
 
 
 def sid_init_rows(
@@ -45,23 +45,23 @@ def sid_init_rows(
     """Rows for n new tokens.
 
     Modes: `sa`, SA-Init, scaled to `target_norm` times the mean row norm; `mean`, the mean of all pretrained rows;
-    `normal`, draws from N(0, 0.02^2); `hf`, what `resize_token_embeddings` of transformers leaves: padding rows of the
-    table as they are for the ids that fall on them, and for ids beyond draws from a normal with the table's mean and
-    1e-9 times its covariance.
+    `normal`, draws from N(0, 0.02^2); `hf`, what `resize_token_embeddings` of transformers leaves: ids that fall on
+    padding rows of the table keep those rows, and ids beyond get draws from a normal with the table's mean and 1e-9
+    times its covariance.
 
     Args:
       table_VD: the pretrained table, float32, padding rows included.
       levels_n: SID level of each new token.
       init_levels: levels that get `mode`; the others get `mean`. Empty: all levels.
       mode: one of MODES.
-      target_norm: for `sa`, in mean row norms of the pretrained rows.
+      target_norm: for `sa`, as a multiple of the mean norm of the pretrained rows.
       base_vocab_size: pretrained rows in use (length of the base tokenizer); means and norms are taken over these.
-      seed: of the random modes.
-      words: for `sa`, which descriptions speak for which token, P of them.
-      keyword_ids: for `sa`, the sub-word ids of the keywords of each of these P.
-      centred: for `sa`, the mean row of its siblings (itself among them) is taken from that of each token or path: what
-        their keywords have in common tells none of them from another. A path without siblings then adds nothing. Of a
-        token for which that leaves nothing, the mean row of its level is taken instead; and if that too leaves nothing
+      seed: seed of the random modes.
+      words: for `sa`, which of P descriptions speak for which token.
+      keyword_ids: for `sa`, the sub-word ids of the keywords of each of these P descriptions.
+      centred: for `sa`, subtract from the row of each token or path the mean row of its siblings (itself among them):
+        what their keywords have in common distinguishes none of them. A path without siblings then adds nothing. If
+        this leaves nothing of a token, the mean row of its level is subtracted instead; if that leaves nothing either
         (it is alone in its level, or all keywords there are the same), it keeps its row.
 
     Returns:
@@ -108,7 +108,7 @@ def _word_rows(
         raise UserError(
             f"SID token number {missing[0]} has no keywords, which SA-Init needs; give them or use sid_init.mode=mean"
         )
-    # Over all sub-words of the keywords, so that a long keyword weighs more.
+    # The mean is over all sub-words of the keywords, so a long keyword weighs more.
     means_PD = np.zeros((len(keyword_ids), known_VD.shape[1]), np.float32)
     for number, ids in enumerate(keyword_ids):
         if chosen_n[words.token_P[number]] and len(ids):
@@ -124,7 +124,7 @@ def _word_rows(
 
 
 def _averaged(rows_PD: np.ndarray, words: TokenWords, count: int) -> np.ndarray:
-    """For each of `count` tokens the mean of the rows that speak for it, weighted by items; zeros where none does."""
+    """For each of `count` tokens the mean of the rows that speak for it, weighted by items; zeros if none does."""
     share_P = words.items_P / np.bincount(words.token_P, words.items_P, count)[words.token_P]
     rows_nD = np.zeros((count, rows_PD.shape[1]), np.float32)
     np.add.at(rows_nD, words.token_P, rows_PD * share_P[:, None].astype(np.float32))
@@ -132,7 +132,7 @@ def _averaged(rows_PD: np.ndarray, words: TokenWords, count: int) -> np.ndarray:
 
 
 def _less_the_mean(rows_PD: np.ndarray, group_P: np.ndarray) -> np.ndarray:
-    """The rows less the mean row of their group."""
+    """The rows minus the mean row of their group."""
     _, group_P, size_G = np.unique(group_P, return_inverse=True, return_counts=True)
     sums_GD = np.zeros((len(size_G), rows_PD.shape[1]), np.float32)
     np.add.at(sums_GD, group_P, rows_PD)
@@ -151,7 +151,7 @@ def _resized_rows(table_VD: np.ndarray, base_vocab_size: int, count: int, rng: n
 
 
 def table_rows(rows: int, num_tokens: int, parts: int) -> int:
-    """Rows of an extended table in so many parts: never fewer than before, and where new, LANES at a time for each."""
+    """Rows of an extended table in `parts` parts: never fewer than before; new ones come in LANES for each part."""
     unit = LANES * parts
     return max(rows + -rows % parts, -(-num_tokens // unit) * unit)
 
@@ -170,15 +170,15 @@ def extend_vocabulary(
 
     Args:
       model: a decoder that was not extended before.
-      base_vocab_size: length of the base tokenizer, where new ids start (inside a table's padding rows, if it has any).
+      base_vocab_size: length of the base tokenizer, the first new id (inside a table's padding rows, if it has any).
       input_rows_nD: embedding rows of the new ids.
-      output_rows_nD: head rows of the new ids, untied models only; None leaves untied heads at their mean row.
+      output_rows_nD: head rows of the new ids, untied models only; None: in an untied head they get its mean row.
 
     Returns:
       A new decoder that shares the other parameters. Its tables are float32, so that no new row is rounded.
 
     Raises:
-      ValueError: output rows for a tied model, which has no head of its own, or an old size beyond the table.
+      ValueError: output rows for a tied model, which has no head of its own, or a `base_vocab_size` beyond the table.
     """
     if output_rows_nD is not None and model.head is None:
         raise ValueError("a tied model takes its output rows from the embedding: output_rows_nD must be None")

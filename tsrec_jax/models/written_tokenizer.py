@@ -1,4 +1,4 @@
-"""The tokenizer of an export by its files alone: transformers takes longer to import than all else of a service."""
+"""The tokenizer of an export, from its files alone: importing transformers takes longer than the rest of a service."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tsrec_jax.models.config import read_json
 
 
 class WrittenTokenizer:
-    """What `tokenizer.json` says, to be called as a tokenizer of transformers; it reads our own texts, not others'.
+    """What `tokenizer.json` says, called like a tokenizer of transformers; it reads our own texts, not others'.
 
     Args:
       folder: with `tokenizer.json` and `tokenizer_config.json`.
 
     Attributes:
-      eos_token_id: of the token that ends every completion.
+      eos_token_id: id of the token that ends every completion.
 
     Raises:
       UserError: a file is broken, or there is no end-of-text token.
@@ -38,7 +38,7 @@ class WrittenTokenizer:
         self.eos_token_id = found
 
     def __len__(self) -> int:
-        """Tokens of the vocabulary, those that were added included."""
+        """Number of tokens in the vocabulary, added ones included."""
         return int(self._backend.get_vocab_size())
 
     def __call__(self, texts: Sequence[str], *, add_special_tokens: bool) -> dict[str, list[list[int]]]:
@@ -55,10 +55,10 @@ def read_tokenizer(path: pathlib.Path) -> Tokenizer:
     """A `tokenizer.json` as it is written.
 
     Raises:
-      UserError: it is none.
+      UserError: it is not one.
     """
     try:
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # in Rust plain Exception
+    except Exception as error:  # the Rust code raises plain Exception
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{path}: not a tokenizer ({reason[0]})") from None
