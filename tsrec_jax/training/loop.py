@@ -113,7 +113,8 @@ def train(
     Raises:
       Stopped: a signal ended it.
       UserError: the loss or a norm is not finite or the loss has exploded, in which case the batch is saved and its
-        examples named; or the folder's checkpoints belong to another run or are all incomplete; or the disk is full.
+        examples named; or the folder's checkpoints belong to another run or are damaged, so that none can be used; or
+        the disk is full.
     """
     label, last = run.label, settings.max_steps
     validate_every = run.validate_every
