@@ -1,8 +1,8 @@
 """Checkpoints of a run: the newest states for resuming, the best weights for everything after training.
 
-`checkpoints/latest/STEP` holds the whole train state, `checkpoints/best/STEP` the weights alone. The place in the data
-is the step (see `data.input`), so nothing of it is stored. Trees are stored as flat dictionaries of named arrays, so
-that a checkpoint does not depend on the classes that made it and restores onto any mesh.
+`checkpoints/latest/STEP` holds the whole train state, `checkpoints/best/STEP` only the weights. The step gives the
+position in the data (see `data.input`), so no position is stored. Trees are stored as flat dictionaries of named
+arrays, so a checkpoint does not depend on the classes that made it and restores onto any mesh.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from tsrec_jax.progress import report
 from tsrec_jax.training.series import Series
 from tsrec_jax.training.step import TABLES, TrainState
 
-LISTED = 5  # differences that a refusal names
+LISTED = 5  # differences that an error message lists
 _NONE, _ALL_DAMAGED = -1, -2
 
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """What the loop knows beside the arrays; stored with every checkpoint.
+    """What the loop knows in addition to the arrays; stored with every checkpoint.
 
     Attributes:
-      identity: facts that must agree on resume (vocabulary, settings); a difference refuses the restore.
-      best_step: step of the best validation so far, -1 when none.
-      best_value: its value, lower is better (a rate is stored negated).
-      bad_checks: validations since without improvement.
-      losses: the last losses, by which the next ones are judged.
+      identity: facts that must agree on resume (vocabulary, settings); if they differ, restoring is refused.
+      best_step: step of the best validation so far, -1 if there is none.
+      best_value: its value; lower is better (a rate is stored negated).
+      bad_checks: validations since then without improvement.
+      losses: the last losses, against which the next ones are judged.
       seconds: training time spent so far.
     """
 
@@ -58,9 +58,9 @@ def _unflatten(like: Any, named: dict[str, Any]) -> Any:
 
 
 def refuse_differences(where: pathlib.Path, there: Mapping[str, Any], here: Mapping[str, Any], hint: str = "") -> None:
-    """Raises a UserError that lists the settings in which a folder's run differs from the one that wants to use it.
+    """Raises a UserError that lists the settings in which a folder's run differs from the run that wants to use it.
 
-    `hint` ends its message.
+    The message ends with `hint`.
     """
     listed = differences(there, here)
     if listed:
@@ -70,9 +70,9 @@ def refuse_differences(where: pathlib.Path, there: Mapping[str, Any], here: Mapp
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """The settings that differ, each with what it was and what it is; empty where none does.
+    """The settings that differ, each with its old and its new value; empty if none differs.
 
-    Those of a dense head are passed over where neither side has one: nothing reads them, so their defaults may change.
+    Settings of the dense head are ignored if neither side has one: nothing reads them, so their defaults may change.
     """
     keys = [key for key in sorted(set(there) | set(here)) if there.get(key) != here.get(key)]
     if not (there.get("dense.weight") or here.get("dense.weight")):
@@ -82,19 +82,19 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 
 def best_folder(checkpoints: pathlib.Path, step: int) -> pathlib.Path:
-    """Where the best weights of a run lie, by the folder of its checkpoints and their step."""
+    """Where the best weights of a run are, given the folder of its checkpoints and their step."""
     return checkpoints / "best" / str(step)
 
 
 class Checkpoints:
-    """The two checkpoint series of one working directory. A context manager; leaving waits for pending writes.
+    """The two checkpoint series of one working directory. A context manager; leaving it waits for pending writes.
 
-    Of several processes, one that leaves with an error waits for nothing: the error may be its own, and the others are
-    then elsewhere and would never come.
+    With several processes, one that leaves with an error does not wait: the error may be its own, and the others, which
+    are then elsewhere in the program, would never arrive.
 
     Args:
       folder: receives `latest/` and `best/`; absolute, or an address that Orbax knows, such as gs://bucket/run.
-      keep: states that are kept; the best weights that these refer to are kept with them. None, to read: all are.
+      keep: number of states to keep, along with the best weights that they refer to. None keeps all, for reading.
     """
 
     def __init__(self, folder: epath.Path, *, keep: int | None = None):
@@ -118,7 +118,7 @@ class Checkpoints:
         """Waits until everything is written, then removes what need not be kept.
 
         Raises:
-          UserError: no space is left for it.
+          UserError: no disk space is left.
         """
         self._best.finish()
         self._latest.finish()
@@ -135,27 +135,27 @@ class Checkpoints:
                 self._best.delete(step)
 
     def save(self, state: TrainState, position: Position) -> None:
-        """Writes the state in the background, once that of the call before is whole.
+        """Writes the state in the background, once the previous call's state is complete.
 
         Raises:
-          UserError: no space is left.
+          UserError: no disk space is left.
         """
         self.finish()
         self._latest.save(int(state.step), flatten(state), dataclasses.asdict(position))
 
     def restore(self, like: TrainState, identity: Mapping[str, Any]) -> tuple[TrainState, Position]:
-        """The newest state that can be used, and its position; `like` and that of the start where there is none.
+        """The newest usable state and its position; if there is none, `like` and the starting position.
 
-        Newer ones that cannot be used are reported and removed: a crash cut them off, a file of theirs is damaged, or
-        the best weights that belong to them are gone.
+        Newer states that cannot be used are reported and removed: a crash cut them off, one of their files is damaged,
+        or the best weights that belong to them are gone.
 
         Args:
           like: gives the shapes and shardings.
-          identity: facts that must agree with those that were saved.
+          identity: facts that must agree with the saved ones.
 
         Raises:
           UserError: the state belongs to another vocabulary, other settings or another model, and the message lists the
-            differences; or there are states and all are damaged.
+            differences; or there are states, but all are damaged.
         """
         chosen, reasons = share(self._choose() if first() else None)
         if chosen == _ALL_DAMAGED:
@@ -176,7 +176,7 @@ class Checkpoints:
         return like, Position(**facts)
 
     def _choose(self) -> tuple[int, list[str]]:
-        """The step to resume from (or _NONE, _ALL_DAMAGED), and why the newer ones are not."""
+        """The step to resume from (or _NONE, _ALL_DAMAGED), and why newer ones cannot be used."""
         reasons: list[str] = []
         any_damaged = False
         for step in reversed(self._latest.steps()):
@@ -188,7 +188,7 @@ class Checkpoints:
         return _ALL_DAMAGED if any_damaged else _NONE, reasons
 
     def _fault(self, step: int) -> tuple[str, bool]:
-        """Why a state cannot be used, empty if it can, and whether that is damage, which nobody meant."""
+        """Why a state cannot be used (empty if it can), and whether the reason is accidental damage."""
         if not self._latest.is_whole(step):
             return "a crash cut it off", False
         damage = self._latest.damage(step)
@@ -203,10 +203,10 @@ class Checkpoints:
         return (f"its best weights, {self._best.path(best)}: {damage}", True) if damage else ("", False)
 
     def save_best(self, step: int, model: Decoder) -> None:
-        """Writes the weights of the best validation so far in the background, once all before is whole.
+        """Writes the weights of the best validation so far in the background, once all earlier writes are complete.
 
         Raises:
-          UserError: no space is left.
+          UserError: no disk space is left.
         """
         self.finish()
         self._best.save(step, flatten(nnx.to_pure_dict(nnx.state(model))), {})
@@ -215,8 +215,8 @@ class Checkpoints:
         """The step of the best weights, and `model` with those weights in its own shapes and shardings.
 
         Raises:
-          UserError: training has written none yet, they are damaged, or they are another model's, such as one of an
-            earlier version of this program.
+          UserError: training has written none yet, they are damaged, or they belong to another model, such as one made
+            by an earlier version of this program.
         """
         self._best.finish()
         step = share(max((step for step in self._best.steps() if self._best.is_whole(step)), default=_NONE))
@@ -237,7 +237,7 @@ class Checkpoints:
 def _refuse_other_shapes(series: Series, step: int, here: Mapping[str, jax.Array]) -> None:
     """Raises a UserError for another model; how far tables are rounded up depends on the mesh and may differ.
 
-    No settings make the model of an earlier version of this program, so the message names what to delete.
+    No settings can produce the model of an earlier version of this program, so the message says what to delete.
     """
 
     def compared(name: str, shape: Sequence[int]) -> tuple[int, ...]:

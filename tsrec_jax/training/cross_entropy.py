@@ -1,16 +1,17 @@
-"""Weighted cross entropy over a large vocabulary, with its gradient made in the same pass.
+"""Weighted cross entropy over a large vocabulary, with its gradient computed in the same pass.
 
-The weights of the loss are known before the logits are, so the gradient of a chunk of logits is known as soon as the
-chunk is: it goes into the gradients of the hidden states and of the output table at once, and the chunk is dropped.
-So neither are logits kept for the backward pass nor computed twice (the idea of Liger Kernel's fused linear cross
+The weights of the loss are known before the logits, so the gradient of a chunk of logits can be computed as soon as the
+chunk is: it is added to the gradients of the hidden states and of the output table at once, and the chunk is dropped.
+So logits are neither kept for the backward pass nor computed twice (the idea of Liger Kernel's fused linear cross
 entropy, arXiv 2410.10989).
 
 On a mesh the table is split by rows over the fsdp and tensor axes, and each device computes the logits of its own rows
-for all loss slots of its fsdp group (vocabulary-parallel, as in Megatron-LM, arXiv 1909.08053). So what is sent has the
-size of hidden states at loss slots, never of the table, whose gradient is summed over the data axis once.
+for all loss slots of its fsdp group (vocabulary-parallel, as in Megatron-LM, arXiv 1909.08053). So devices exchange
+arrays the size of the hidden states at loss slots, never of the table, whose gradient is summed over the data axis
+once.
 
-Axes: G groups of rows, P loss slots of a group, D model, V vocabulary rows (v: of one device; w: those that get a
-gradient), c slots of a chunk.
+Axes: G groups of rows, P loss slots per group, D model, V vocabulary rows (v: of one device; w: those that get a
+gradient), c slots per chunk.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ def weighted_loss(
 
     Args:
       x_GPD: hidden states at the loss slots, after the final norm, in the compute dtype.
-      table_VD: output table; its rows beyond `num_tokens` take no part.
+      table_VD: output table; its rows beyond `num_tokens` are ignored.
       target_GP: int32 target ids.
       weight_GP: float32; 0 for an empty slot. It gets no gradient.
-      num_tokens: ids in use; None: all rows.
-      chunk: slots of a group whose logits exist at one time; 0 means all of them.
-      frozen_rows: first rows of the table, whose gradient is not asked for and is mostly left at 0. That of the others
-        is then all that is computed of the table's.
+      num_tokens: number of ids in use; None: all rows.
+      chunk: slots per group whose logits exist at one time; 0 means all of them.
+      frozen_rows: number of rows at the start of the table whose gradient is not needed and is mostly left at 0. Of the
+        table's gradient, only that of the other rows is then computed.
 
     Returns:
       The float32 loss, and float32 nll_GP, through which no gradient flows.
@@ -73,9 +74,9 @@ _weighted_loss.defvjp(_forward, _backward)
 
 
 def _passes(x_GPD, table_VD, target_GP, weight_GP, facts, gradients):
-    """nll_GP, and the gradients of the weighted loss where they are asked for; on the ambient mesh, if there is one.
+    """nll_GP, and the gradients of the weighted loss if they are requested; on the ambient mesh, if there is one.
 
-    The `facts` are the arguments of `weighted_loss` that are no arrays.
+    The `facts` are the arguments of `weighted_loss` that are not arrays.
     """
     num_tokens, chunk, frozen_rows = facts
     limit = table_VD.shape[0] if num_tokens is None else num_tokens
@@ -118,9 +119,9 @@ def _mesh_passes(x_gPD, table_vD, target_gP, weight_gP, *, limit, chunk, frozen_
 
 
 def _local_passes(x_GPD, table_vD, target_GP, weight_GP, first, *, limit, chunk, frozen_rows, gradients, axes=()):
-    """The passes over rows `first` and on of the table; `axes` are the mesh axes that hold the other rows.
+    """The passes over the table's rows from `first` on; `axes` are the mesh axes that hold the other rows.
 
-    Of the gradient of the table a window is computed, as many of its rows as are not frozen; they all lie in it.
+    The table's gradient is computed for a window that has as many rows as are not frozen and contains all of them.
     """
     table = table_vD.astype(x_GPD.dtype)
     width = min(limit - frozen_rows, len(table)) if frozen_rows else len(table)

@@ -1,11 +1,11 @@
-"""The loss of the dense head, beside that of the SIDs and from the same hidden states: a softmax over items.
+"""The loss of the dense head, added to that of the SIDs and computed from the same hidden states: a softmax over items.
 
-Every place of a packed row at which a next item is learned has a user of its own: the state before the item's SID, and
-the items of the same example that stand before it.
+Every place of a packed row at which a next item is learned has its own user: the state before the item's SID, and the
+items that precede it in the same example.
 
-The scores of all items exist for a piece of the slots at a time, and only for pieces in which an item is learned.
+The scores of all items exist for one piece of the slots at a time, and only for pieces in which an item is learned.
 
-Axes: A accumulation, B rows, T tokens, S item slots of a row, G groups of rows, Q item slots of a group, c of a piece,
+Axes: A accumulation, B rows, T tokens, S item slots per row, G groups of rows, Q item slots per group, c per piece,
 I items, U different SIDs, K items that share one, D model.
 """
 
@@ -37,7 +37,7 @@ def place_users(
       batch: with the keys of `data.item_places`.
 
     Returns:
-      float32 u_BSD and v_ID, both of length 1; of an empty slot anything.
+      float32 u_BSD and v_ID, both of length 1; the values of empty slots are arbitrary.
     """
     sid_BS, segment_BS = batch["item_sid_BS"], batch["item_segment_BS"]
     v_ID, h_UD = head.vectors(embedding_VD)
@@ -56,10 +56,10 @@ def item_nll(head: DenseHead, logits_BSI: jax.Array, sid_BS: jax.Array, among_I:
 
     Args:
       head: the dense head.
-      logits_BSI: of `item_logits`.
+      logits_BSI: logits from `item_logits`.
       sid_BS: the numbers of the SIDs.
-      among_I: bool, the items that the softmax is over. All items of a SID are among them or none is; of a SID without
-        any the nll means nothing, but is finite.
+      among_I: bool, the items that the softmax runs over. It contains all items of a SID or none of them; for a SID
+        with none, the nll is finite but meaningless.
     """
     members_BSK = head.members_UK[...][jnp.maximum(sid_BS, 0)]
     own_BSK = jnp.take_along_axis(logits_BSI, jnp.maximum(members_BSK, 0), axis=-1)
@@ -80,7 +80,7 @@ def item_logits(head: DenseHead, u_BSD: jax.Array, v_ID: jax.Array) -> jax.Array
     return jnp.einsum("bsd,id->bsi", u_BSD, v_ID) / head.temperature
 
 
-Slots = Mapping[str, jax.Array]  # arrays of item slots: `sid`, `learned` and what else a sum needs
+Slots = Mapping[str, jax.Array]  # arrays of item slots: `sid`, `learned` and whatever else a sum needs
 
 
 def learned_sums(
@@ -94,16 +94,16 @@ def learned_sums(
     """Sums over the learned items of a packed batch, each of which sees the scores of all items.
 
     The learned slots of a group are gathered and taken `chunk` at a time, as `weighted_loss` takes loss slots; a piece
-    without any costs nothing.
+    without learned slots costs nothing.
 
     Args:
-      summed: from float32 logits (G, c, I) and the arrays of these slots (G, c) to scalars; slots that are not learned
-        must add nothing to them.
+      summed: maps float32 logits (G, c, I) and the arrays of these slots (G, c) to scalars, to which slots that are not
+        learned must add nothing.
       head: the dense head.
-      users: of `place_users`.
+      users: users and items from `place_users`.
       batch: with the keys of `data.item_places`.
-      chunk: slots of a group whose logits exist at one time; 0 means all.
-      more_BS: arrays of the slots beside `sid` and `learned`.
+      chunk: slots per group whose logits exist at one time; 0 means all.
+      more_BS: further arrays of the slots, in addition to `sid` and `learned`.
 
     Returns:
       The scalars, float32, in one vector.
@@ -161,9 +161,9 @@ class DenseLoss:
 
     Attributes:
       sids: the loss of the SIDs.
-      weight: of the mean over all items to learn, beside it.
-      known_I: bool, the items whose SIDs occur in train. The others are never right in training; as wrong answers they
-        would be pushed down, whatever their texts say, so that the softmax leaves them out.
+      weight: weight of the dense head's mean over all items to learn.
+      known_I: bool, the items whose SIDs occur in train. The softmax leaves out the others: they are never right in
+        training, and as wrong answers they would be pushed down whatever their texts say.
     """
 
     sids: SftLoss
@@ -176,7 +176,7 @@ class DenseLoss:
         return (*self.sids.parts, "dense")
 
     def weigh(self, batch: Batch) -> tuple[Batch, jax.Array]:
-        """Adds what `SftLoss.weigh` adds and `item_weight_BS`, and counts the items that the head learns."""
+        """Adds `item_weight_BS` to what `SftLoss.weigh` adds, and counts the items that the head learns."""
         batch, counts = self.sids.weigh(batch)
         learned = batch["item_learned_BS"].astype(jnp.float32)
         count = jnp.sum(learned)
@@ -187,8 +187,8 @@ class DenseLoss:
         x_BTD = hidden_states(model, micro, self.sids.settings.dropout)
         total, sums = self.sids.at_states(model, x_BTD, micro)
         head = head_of(model)
-        # One loss after the other: XLA:CPU may run what does not depend on each other at once, and where several
-        # emulated devices share few threads, collectives then wait for each other for ever.
+        # One loss after the other: XLA:CPU may run independent operations at once, and if several emulated devices
+        # share few threads, collectives then wait for each other for ever.
         total, x_BTD, embedding_VD = jax.lax.optimization_barrier((total, x_BTD, model.embedding[...]))
 
         def summed(logits_GcI: jax.Array, slots_Gc: Slots) -> tuple[jax.Array, jax.Array]:

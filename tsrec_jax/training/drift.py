@@ -25,8 +25,8 @@ class Drift:
         self._initial_nD = np.asarray(_rows(model.embedding[...], self._ids_n))
 
     def __call__(self, model: Decoder) -> dict[str, float]:
-        """Of each level `drift/cosine_LEVEL`, the mean cosine between a row and its initial one, and
-        `drift/norm_LEVEL`, the mean norm of the rows over that of the initial ones."""
+        """For each level `drift/cosine_LEVEL`, the mean cosine between a row and its initial value, and
+        `drift/norm_LEVEL`, the mean norm of the rows divided by that of the initial ones."""
         now_nD = np.asarray(_rows(model.embedding[...], self._ids_n))
         now_n, initial_n = np.linalg.norm(now_nD, axis=1), np.linalg.norm(self._initial_nD, axis=1)
         cosine_n = np.sum(now_nD * self._initial_nD, axis=1) / np.maximum(now_n * initial_n, 1e-12)

@@ -1,4 +1,4 @@
-"""The most memory that this process has held, since it began or since the peak was last forgotten."""
+"""The most memory that this process has held since it began, or since the peak was last reset."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _PROCESS = pathlib.Path("/proc/self")
 
 
 def forget_peak() -> bool:
-    """Begins a new peak; False where the system cannot do it (only Linux can)."""
+    """Resets the peak; False if the system cannot do it (only Linux can)."""
     try:
         (_PROCESS / "clear_refs").write_text("5")
     except OSError:
@@ -17,7 +17,7 @@ def forget_peak() -> bool:
 
 
 def peak_bytes() -> int | None:
-    """Bytes of the peak resident set; None where the system does not say."""
+    """Bytes of the peak resident set; None if the system does not report it."""
     try:
         lines = (_PROCESS / "status").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""The training loop: steps, progress, validation, early stop, checkpoints, resume, and what ends it before its time.
+"""The training loop: steps, progress, validation, early stop, checkpoints, resume, and interruptions.
 
-It trains whatever the step that it is given minimises. Metrics are fetched one step late, so that the host prepares the
-next batch while the device works.
+It minimises whatever the given step minimises. Metrics are fetched one step late, so that the host prepares the next
+batch while the device works.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ Validate = Callable[[Decoder], Mapping[str, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training among others: where it lives, what it belongs to, and what is recorded of it beside its metrics.
+    """One training run: where it is stored, what it belongs to, and what is recorded in addition to its metrics.
 
     Attributes:
       folder: receives `checkpoints/`, `metrics.jsonl` and TensorBoard events.
       identity: JSON facts that a resumed checkpoint must agree with.
       label: first word of the progress lines.
-      checkpoints_at: where the checkpoints go instead, when that is not this machine.
-      before_save: called before a checkpoint is written, so that what it belongs to is safe by then.
-      after_validation: called when a validation is in the log, to draw curves.
+      checkpoints_at: where the checkpoints go instead, if not on this machine.
+      before_save: called before a checkpoint is written, so that what the checkpoint belongs to is already safe.
+      after_validation: called once a validation is in the log, to draw curves.
       step_flops: model FLOPs of one optimiser step over all devices, for MFU; 0: not known.
-      profile: steps of which a trace is written.
-      wandb: where to send the metrics too; None: nowhere.
-      validate_every: steps between two validations, of which one follows the last step; None: there are as many as the
-        settings ask for.
-      start_competes: whether the weights it starts from are validated as well, as step 0, and are the best until
-        others beat them.
+      profile: the steps to trace.
+      wandb: the Weights & Biases run that also receives the metrics; None: none.
+      validate_every: steps between validations, with one after the last step; None: as many validations as the settings
+        ask for.
+      start_competes: whether the starting weights are validated too, as step 0, and count as the best until others beat
+        them.
     """
 
     folder: pathlib.Path
@@ -81,10 +81,10 @@ class TrainResult:
     Attributes:
       model: the decoder with the best weights.
       steps: optimiser steps done.
-      best_step: the step whose weights were kept; 0: those it started from.
-      best_value: its selection metric, in the metric's own sign.
-      stopped_early: patience ran out before `max_steps`.
-      seconds: wall time of training, validation included, resumed parts added.
+      best_step: the step whose weights were kept; 0: the starting weights.
+      best_value: its selection metric, with the metric's own sign.
+      stopped_early: whether patience ran out before `max_steps`.
+      seconds: wall time of training, including validation and the parts before each resume.
     """
 
     model: Decoder
@@ -98,22 +98,23 @@ class TrainResult:
 def train(
     step: Step, state: TrainState, batches: Batches, validate: Validate, settings: TrainSettings, run: Run
 ) -> TrainResult:
-    """Trains until `max_steps` or until patience runs out; resumes where the run's folder holds checkpoints.
+    """Trains until `max_steps` or until patience runs out; resumes if the run's folder holds checkpoints.
 
     SIGTERM and Ctrl-C end it after the current step, whose state is saved.
 
     Args:
       step: how one optimiser step is taken.
-      state: to start from; its arrays are donated, use the returned model afterwards.
+      state: the starting state; its arrays are donated, so use the returned model afterwards.
       batches: packed batches by number, with a leading accumulation axis.
       validate: maps the current model to named metrics, among them `valid/` + `settings.select_by`.
-      settings: when things happen; `max_steps` is above 0.
-      run: where it happens.
+      settings: when to validate, save and stop; `max_steps` must be above 0.
+      run: where the run is stored.
 
     Raises:
       Stopped: a signal ended it.
       UserError: the loss or a norm is not finite or the loss has exploded, in which case the batch is saved and its
-        examples named; or the folder holds checkpoints of another run or none that is whole; or the disk is full.
+        examples named; or the folder's checkpoints belong to another run or are damaged, so that none can be used; or
+        the disk is full.
     """
     label, last = run.label, settings.max_steps
     validate_every = run.validate_every
@@ -172,7 +173,7 @@ def train(
 
 
 class _Journal:
-    """What is known of the steps so far: their metrics, one step late, the best validation, and whether all is well."""
+    """The record of the steps so far: their metrics, one step late, the best validation, and whether all is well."""
 
     def __init__(
         self,
@@ -196,10 +197,10 @@ class _Journal:
         self._pending = step, metrics
 
     def settle(self) -> None:
-        """Fetches and logs the metrics that are kept.
+        """Fetches and logs the metrics that were kept.
 
         Raises:
-          UserError: they are beyond use.
+          UserError: they show that training has failed.
         """
         if self._pending is None:
             return
@@ -216,7 +217,7 @@ class _Journal:
             report(f"{self._run.label} " + self.meter.line(step, values))
 
     def validated(self, step: int, model: Decoder, validate: Validate) -> None:
-        """Validates a model, logs it, and keeps its weights when they are the best so far."""
+        """Validates a model, logs the result, and keeps the model's weights if they are the best so far."""
         values = dict(validate(model))
         self._log.write(step, values)
         value = self._signed(values[f"valid/{self._settings.select_by}"])
@@ -235,16 +236,16 @@ class _Journal:
 
     @property
     def patience_is_over(self) -> bool:
-        """Whether too many validations in a row were no better."""
+        """Whether too many validations in a row brought no improvement."""
         return 0 < self._settings.patience <= self._position.bad_checks
 
     @property
     def best_value(self) -> float:
-        """The selection metric of the best weights, in its own sign."""
+        """The selection metric of the best weights, with its own sign."""
         return self._signed(self._position.best_value)
 
     def position(self, seconds: float) -> Position:
-        """What a checkpoint stores beside the state, after so much training time."""
+        """What a checkpoint stores in addition to the state, after this much training time."""
         return dataclasses.replace(self._position, losses=self.watch.losses, seconds=seconds)
 
     def _signed(self, value: float) -> float:
@@ -253,7 +254,7 @@ class _Journal:
 
 @contextlib.contextmanager
 def _closed(log: MetricsLog, folder: pathlib.Path) -> Iterator[None]:
-    """Closes the log in the end. A disk that is full is the user's to mend, and the first thing that fails is told."""
+    """Closes the log at the end. A full disk becomes a UserError, and the first error to occur is the one raised."""
     try:
         yield
         log.close()
@@ -264,12 +265,12 @@ def _closed(log: MetricsLog, folder: pathlib.Path) -> Iterator[None]:
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh | None, axis: int = 1) -> dict[str, jax.Array]:
-    """Lays a host batch over the mesh's data and fsdp axes; each process gives its own rows (`sharding.process_rows`).
+    """Splits a host batch over the mesh's data and fsdp axes; each process gives its rows (`sharding.process_rows`).
 
     Args:
       batch: named arrays.
       mesh: None for one device.
-      axis: of the rows; behind the axis A in training.
+      axis: the axis of the rows; in training it follows the axis A.
     """
     sharding = named_sharding(mesh, *(None,) * axis, "batch")
     if sharding is None:

@@ -1,10 +1,10 @@
 """The combined loss of TS-Rec: weighted SFT terms plus lambda x TS-Align, in one forward pass over a packed batch.
 
-SID tokens can be learned among their siblings in the catalogue instead of among all tokens: the loss then is that of
-the constrained search, which never has a choice of others, and costs a product with the SID rows only.
+SID tokens can be learned among their siblings in the catalogue instead of among all tokens. The loss is then that of
+the constrained search, which only ever chooses among siblings, and costs a product with the SID rows only.
 
-Axes: A accumulation, B rows, T tokens, G groups of rows, P loss slots of a group, D model, V vocabulary, n SID tokens,
-K of them that may be right in one place.
+Axes: A accumulation, B rows, T tokens, G groups of rows, P loss slots per group, D model, V vocabulary, n SID tokens,
+K SID tokens that may be right in one place.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def slot_weights(tasks: Any, weights: Sequence[float], normalisation: str = "tok
 
     Args:
       tasks: int32 of any shape, the task of each slot, -1 for an empty slot; or a tree of such arrays.
-      weights: of each task, by its id; TS-Align's is its lambda.
+      weights: the weight of each task, indexed by task id; TS-Align's is its lambda.
       normalisation: `token` divides the weighted sum by the number of loss tokens of all tasks with a positive weight
         (with weights 1 this is the reference's mean over tokens); `task` sums the weighted means of the tasks, so that
         a task's share does not depend on the length of its completions.
@@ -51,7 +51,7 @@ def slot_weights(tasks: Any, weights: Sequence[float], normalisation: str = "tok
 
 
 def loss_tasks(batch: Batch) -> dict[str, jax.Array]:
-    """The task of every loss slot of a batch, and of every position at which a SID token is learned, if any is."""
+    """The task of every loss slot of a batch, and of every position (if any) at which a SID token is learned."""
     return {name: batch[name] for name in ("loss_task_GP", "sid_task_BT") if name in batch}
 
 
@@ -75,12 +75,12 @@ def batch_loss(
       model: the decoder.
       x_BTD: its `hidden_states` of the batch.
       batch: `loss_index_GP` and `loss_target_GP` (see `data.input`).
-      weights: of each loss slot, by the names of `loss_tasks`; see `slot_weights`.
-      chunk: slots of a group whose logits exist at one time; 0 means all of them.
-      paths: those that the batch was made with.
+      weights: the weight of each loss slot, keyed as in `loss_tasks`; see `slot_weights`.
+      chunk: slots per group whose logits exist at one time; 0 means all of them.
+      paths: the SID paths that the batch was made with.
 
     Returns:
-      The loss, and float32 nll by the names of `loss_tasks`, through which no gradient flows; empty slots hold a
+      The loss, and the float32 nll, keyed as in `loss_tasks`. No gradient flows through the nll, and empty slots hold a
       meaningless value.
     """
     index_GP, target_GP, table_VD = batch["loss_index_GP"], batch["loss_target_GP"], model.output_table()
@@ -111,13 +111,13 @@ def batch_nll(model: Decoder, batch: Batch, chunk: int = 0, paths: SidPaths | No
 def catalogue_nll(x_BTD: jax.Array, table_VD: jax.Array, batch: Batch, paths: SidPaths) -> jax.Array:
     """Negative log-likelihood of SID tokens among the children of their node, at every position.
 
-    Where several tokens share a place, the mean of theirs by share: a cross-entropy with soft targets.
+    If several tokens share a place, their mean weighted by share: a cross-entropy with soft targets.
 
     Args:
       x_BTD: hidden states after the final norm, in the compute dtype.
-      table_VD: output table, whose rows from `paths.first_id` on are the SID tokens'.
+      table_VD: output table, whose rows from `paths.first_id` on belong to the SID tokens.
       batch: `sid_node_BT`, `sid_target_BTK` and `sid_target_probs_BTK`.
-      paths: the catalogue's.
+      paths: the SID paths of the catalogue.
 
     Returns:
       float32 nll_BT; meaningless where no SID token is learned.
@@ -138,7 +138,7 @@ def catalogue_nll(x_BTD: jax.Array, table_VD: jax.Array, batch: Batch, paths: Si
 
 
 def task_sums(nll: Any, tasks: Any, num_tasks: int) -> jax.Array:
-    """Sum of nll over the slots of each task, of arrays or trees of them: float32 of shape (num_tasks,)."""
+    """Sum of nll over the slots of each task, for arrays or trees of arrays: float32 of shape (num_tasks,)."""
 
     def of_leaf(nll: jax.Array, task: jax.Array) -> jax.Array:
         member = task[..., None] == jnp.arange(num_tasks)
@@ -152,9 +152,9 @@ class SftLoss:
     """The combined loss as a training step takes it (`step.Loss`).
 
     Attributes:
-      weights: of each task, in the order of their ids.
-      settings: `loss_normalisation` and `loss_chunk` are read.
-      paths: those that the batches were made with, if SID tokens are learned among their siblings.
+      weights: the weight of each task, in the order of the task ids.
+      settings: the settings; only `loss_normalisation` and `loss_chunk` are read.
+      paths: the SID paths that the batches were made with, if SID tokens are learned among their siblings.
     """
 
     weights: Mapping[str, float]
@@ -167,7 +167,7 @@ class SftLoss:
         return tuple(self.weights)
 
     def weigh(self, batch: Batch) -> tuple[Batch, jax.Array]:
-        """Adds `weights` of every loss slot, by the names of `loss_tasks`, and counts the loss tokens of each task."""
+        """Adds the `weights` of every loss slot, keyed as in `loss_tasks`, and counts the loss tokens of each task."""
         weights, counts = slot_weights(
             loss_tasks(batch), tuple(self.weights.values()), self.settings.loss_normalisation
         )
@@ -179,5 +179,5 @@ class SftLoss:
         return total, task_sums(nll, loss_tasks(micro), len(self.weights))
 
     def __call__(self, model: Decoder, micro: Batch) -> tuple[jax.Array, jax.Array]:
-        """As `at_states`, which are computed first."""
+        """As `at_states`, after computing the hidden states."""
         return self.at_states(model, hidden_states(model, micro, self.settings.dropout), micro)

@@ -1,4 +1,4 @@
-"""From the device metrics of a step to the numbers that are logged."""
+"""Turns the device metrics of a step into the numbers that are logged."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Meter:
     """Turns device metrics into log values: losses and norms of a step, rates over the steps since the last row.
 
     Args:
-      parts: names of the terms of the loss that are logged on their own.
+      parts: names of the loss terms that are logged separately.
       step: the last step done before this process began.
-      max_steps: of the whole run.
+      max_steps: number of steps of the whole run.
       step_flops: model FLOPs of one optimiser step over all devices; 0: not known, no MFU.
     """
 
@@ -35,18 +35,18 @@ class Meter:
         self._window = _Window()
 
     def next_of(self, batches: Iterator[Any]) -> Any:
-        """The next batch; the time that it took counts as waiting."""
+        """The next batch; the time it takes counts as waiting."""
         started = time.perf_counter()
         batch = next(batches)
         self._window.waited += time.perf_counter() - started
         return batch
 
     def pause(self) -> None:
-        """Leaves the time since the last step out of the step times (validation, checkpoints)."""
+        """Excludes the time since the last step (validation, checkpoints) from the step times."""
         self._last = time.perf_counter()
 
     def add(self, step: int, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """One step's metrics: every scalar under its own name, and of each part its mean loss and its loss tokens."""
+        """One step's metrics: every scalar under its own name, and the mean loss and the loss tokens of each part."""
         now = time.perf_counter()
         duration, self._last = now - self._last, now
         if step > self._first + 1:  # the first step of a process compiles
@@ -63,10 +63,10 @@ class Meter:
         return values
 
     def rates(self) -> dict[str, float]:
-        """Means over the steps since the last call; MFU and memory only on devices that tell them.
+        """Means over the steps since the last call; MFU and memory only on devices that report them.
 
-        `input_wait_share` is the share of the time in which the loop waited for a batch. The device works meanwhile on
-        the step before, so that it is at least as large as the share in which the device had nothing to do.
+        `input_wait_share` is the share of the time in which the loop waited for a batch. Meanwhile the device works on
+        the previous step, so the share is at least as large as that in which the device had nothing to do.
         """
         window, self._window = self._window, _Window()
         values = {
@@ -113,7 +113,7 @@ class _Window:
 
 
 def peak_memory() -> int | None:
-    """Most bytes that any local device has held since the process began; None where the backend does not say (CPU)."""
+    """Most bytes that any local device has held since the process began; None if the backend does not say (CPU)."""
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
     known = [peak for peak in peaks if peak is not None]
     return max(known) if known else None

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: `metrics.jsonl`, TensorBoard events and, where it is asked for, Weights & Biases."""
+"""Where a run's numbers go: `metrics.jsonl`, TensorBoard events and, on request, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, float]]:
-    """The rows of `metrics.jsonl` in a folder, oldest first; none when the file is not there.
+    """The rows of `metrics.jsonl` in a folder, oldest first; none if the file does not exist.
 
     A last line that a killed run did not finish is left out.
     """
@@ -31,7 +31,7 @@ def read_metrics(folder: pathlib.Path) -> list[dict[str, float]]:
 
 
 class MetricsLog:
-    """Appends scalar metrics by step. Of several processes the first one writes, and the others write nothing.
+    """Appends scalar metrics by step. With several processes, only the first one writes.
 
     On resume, rows of steps that will be trained again are dropped, so that the file holds each step once.
     """
@@ -75,7 +75,7 @@ class MetricsLog:
 
 @functools.cache
 def _event_writer() -> type[Any] | None:
-    """What writes TensorBoard events; None where it is not installed, which the log says once."""
+    """The writer of TensorBoard events; None if it is not installed, which is logged once."""
     try:
         from tensorboardX import SummaryWriter
     except ModuleNotFoundError as error:

@@ -10,15 +10,15 @@ import optax
 
 
 def adam(moments: str, second_decay: float = 0.999) -> optax.GradientTransformation:
-    """Adam (arXiv 1412.6980) that keeps its moments in a data type; it computes in float32.
+    """Adam (arXiv 1412.6980) that keeps its moments in a chosen data type; it computes in float32.
 
-    In bfloat16 they are rounded up or down at random, so that their mean stays (stochastic rounding, arXiv 2010.06192).
-    To the nearest, a second moment would stand still: a step changes it by less than half of its last bit. What is
-    drawn follows from the step alone, so that a resumed run draws the same.
+    bfloat16 moments are rounded up or down at random, which preserves their mean (stochastic rounding, arXiv
+    2010.06192). Rounded to the nearest value, a second moment would stand still: a step changes it by less than half of
+    its last bit. The random bits depend only on the step, so a resumed run draws the same ones.
 
     Args:
       moments: `float32` or `bfloat16`.
-      second_decay: of the second moment, for each step.
+      second_decay: decay of the second moment per step.
     """
     exact = optax.scale_by_adam(b2=second_decay, mu_dtype=jnp.float32)
     if moments == "float32":
@@ -47,7 +47,7 @@ def _rounded(tree: Any, key: jax.Array) -> Any:
 
 
 def rounded_at_random(x: jax.Array, key: jax.Array) -> jax.Array:
-    """A float32 array as bfloat16, each value rounded to either neighbour with the odds that keep its mean."""
+    """A float32 array as bfloat16, each value rounded up or down with the probabilities that preserve its mean."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     # bfloat16 is the upper half of float32: a random lower half carries over as often as the part cut off is large.
     bits += jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)

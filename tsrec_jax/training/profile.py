@@ -13,10 +13,10 @@ PROFILE_FOLDER = "profile"
 
 
 def profiled_steps(text: str) -> range:
-    """The steps that a flag names: `10:13` are the steps 10, 11, 12 and 13, and `10` is one; empty: none.
+    """The steps that a flag names: `10:13` means steps 10, 11, 12 and 13, and `10` only that step; empty: none.
 
     Raises:
-      UserError: it names none.
+      UserError: the text names no steps.
     """
     first, separator, last = text.partition(":")
     if not text:
@@ -33,7 +33,7 @@ def profiled_steps(text: str) -> range:
 class Profiler:
     """Traces `steps` into `folder`/profile. It waits for the device at both ends, so that the trace holds whole steps.
 
-    Steps that a resumed run has behind it are not traced.
+    Steps that were done before a resume are not traced.
     """
 
     def __init__(self, folder: pathlib.Path, steps: range):
@@ -42,7 +42,7 @@ class Profiler:
         self._tracing = False
 
     def before(self, step: int, state: Any) -> None:
-        """Starts or ends the trace, where `step` is the one that follows and `state` what it will change."""
+        """Starts or ends the trace before a step; `step` is its number, and `state` what it will change."""
         if (step in self._steps) == self._tracing:
             return
         jax.block_until_ready(state)

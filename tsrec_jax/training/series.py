@@ -1,8 +1,8 @@
-"""A series of numbered checkpoints in one folder, each whole or not there.
+"""A series of numbered checkpoints in one folder, each complete or ignored.
 
-Orbax writes a checkpoint in the background. Then `SHA256SUMS` is written into it, in the background as well: the digest
-of every file, as the program `sha256sum -c` reads it. A checkpoint counts once that file is there, and is used only
-while every file agrees with it; so neither a crash nor a flipped bit gets into a run.
+Orbax writes a checkpoint in the background. Then `SHA256SUMS` is written into it, also in the background: the digest of
+every file, in the form that `sha256sum -c` reads. A checkpoint counts once that file exists, and is used only while
+every file agrees with it, so neither a crash nor a flipped bit gets into a run.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from tsrec_jax.files import write_text
 from tsrec_jax.processes import first, share
 
 SUMS = "SHA256SUMS"
-LEFTOVER = ".orbax-checkpoint-tmp"  # in the names of what Orbax has not completed
+LEFTOVER = ".orbax-checkpoint-tmp"  # part of the names of checkpoints that Orbax has not completed
 BLOCK = 4 << 20  # bytes
 
 
 class Series:
-    """The checkpoints of one folder. All processes of a run call its methods in the same order, but for the questions
-    `is_whole` and `damage`.
+    """The checkpoints of one folder. All processes of a run call its methods in the same order, except for `is_whole`
+    and `damage`.
 
     Args:
-      folder: absolute, or an address that Orbax knows; it is made, and leftovers of a process that died while it wrote
-        are removed.
+      folder: an absolute path, or an address that Orbax knows. It is created, and leftovers of a process that died
+        while writing are removed.
     """
 
     def __init__(self, folder: os.PathLike[str]):
@@ -46,7 +46,7 @@ class Series:
         self._pending: tuple[int, concurrent.futures.Future[None]] | None = None
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint here, whole or not, oldest first; without one that is being written."""
+        """The steps that have a checkpoint here, complete or not, oldest first; one being written is left out."""
         return list(self._steps)
 
     def path(self, step: int) -> epath.Path:
@@ -54,15 +54,15 @@ class Series:
         return self.folder / str(step)
 
     def save(self, step: int, tree: Mapping[str, jax.Array], facts: Mapping[str, Any]) -> None:
-        """Copies the arrays and writes them in the background, in place of a checkpoint of the same step.
+        """Copies the arrays and writes them in the background, replacing a checkpoint of the same step.
 
         Args:
-          step: its number.
+          step: the number of the checkpoint.
           tree: named arrays.
-          facts: JSON values that `facts` gives back.
+          facts: JSON values that the method `facts` returns.
 
         Raises:
-          UserError: no space is left, here or for the checkpoint before.
+          UserError: no space is left for this checkpoint or for the previous one.
         """
         self.finish()
         if step in self._steps:
@@ -79,10 +79,10 @@ class Series:
             write_text(self.path(step) / SUMS, _sums(_digests(self.path(step))))
 
     def finish(self) -> None:
-        """Waits until what is being written is whole.
+        """Waits until the checkpoint being written is complete.
 
         Raises:
-          UserError: it could not be written, for want of space where that is known.
+          UserError: it could not be written; the message says so if the disk is full.
         """
         if self._pending is None:
             return
@@ -108,11 +108,11 @@ class Series:
             self._thread.shutdown()
 
     def is_whole(self, step: int) -> bool:
-        """Whether a checkpoint was written to its end."""
+        """Whether a checkpoint was written completely."""
         return (self.path(step) / SUMS).exists()
 
     def damage(self, step: int) -> str:
-        """The first file of a whole checkpoint that is not as it was written, in words; empty where all are."""
+        """The first file of a complete checkpoint that changed after it was written, in words; empty if none did."""
         sums = (self.path(step) / SUMS).read_bytes().decode("utf-8", errors="replace")
         expected = {name: digest for digest, _, name in (line.partition("  ") for line in sums.split("\n") if line)}
         found = _digests(self.path(step))
@@ -134,8 +134,8 @@ class Series:
     def load(self, step: int, like: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """The arrays of a checkpoint, in the dtypes and shardings of `like`.
 
-        Where a shape differs, the array is cut or filled up with zeros: vocabulary tables are rounded up to what the
-        mesh divides. Whether that may be is for the caller to check, with `shapes`.
+        If a shape differs, the array is cut or padded with zeros: vocabulary tables are rounded up to a size that the
+        mesh divides. The caller checks with `shapes` whether that is permitted.
         """
         abstract = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for name, leaf in like.items()
@@ -146,10 +146,10 @@ class Series:
             return ocp.load(self.path(step), abstract)
 
     def delete(self, step: int) -> None:
-        """Removes a checkpoint; the caller has finished what is being written."""
+        """Removes a checkpoint; the caller must have called `finish`."""
         self._steps.remove(step)
         if first():
-            (self.path(step) / SUMS).unlink(missing_ok=True)  # first, so that a half of it counts for nothing
+            (self.path(step) / SUMS).unlink(missing_ok=True)  # first, so that a half-deleted checkpoint does not count
             self.path(step).rmtree()
 
 

@@ -1,6 +1,6 @@
-"""The loss with which a training starts, and the scales of the SID tokens' logits that make it smallest.
+"""The loss at the start of a training, and the scales of the SID tokens' logits that minimise it.
 
-Axes: B rows, T tokens, G groups of rows, P places of a group, M places in all, n SID tokens, C SID levels, D model, V
+Axes: B rows, T tokens, G groups of rows, P places per group, M places in all, n SID tokens, C SID levels, D model, V
 vocabulary, N nodes of the catalogue's trie.
 """
 
@@ -24,19 +24,19 @@ from tsrec_jax.processes import gather
 from tsrec_jax.training.cross_entropy import weighted_loss
 from tsrec_jax.training.loop import put_batch
 
-LEAST, MOST = 1e-2, 1e2  # of a scale: with none at all, what the rows say would be lost
+LEAST, MOST = 1e-2, 1e2  # bounds of a scale: at 0 the information in the rows would be lost
 
 
 @dataclasses.dataclass(frozen=True)
 class SidPlaces:
-    """What a model says at places where a SID token comes next.
+    """A model's outputs at places where a SID token comes next.
 
     Attributes:
-      logits_Mn: float32, of the SID tokens.
+      logits_Mn: float32 logits of the SID tokens.
       rest_M: float32, log of the sum of exponentiated logits of all other tokens.
       node_M: int32, the node (`data.sid_paths`) whose child comes next.
-      target_M: int32, which SID token that is.
-      paths: of the catalogue.
+      target_M: int32, the SID token that comes next.
+      paths: the SID paths of the catalogue.
     """
 
     logits_Mn: np.ndarray
@@ -60,20 +60,20 @@ class SidPlaces:
         return float(np.mean(nll_M)), np.bincount(levels_n, slope_n, minlength=len(scales_C)) / places
 
     def _scaled(self, objective: str, scales_C: np.ndarray) -> np.ndarray:
-        """float64 logits times their scales; -inf for those that take no part."""
+        """float64 logits times their scales; -inf for those that the objective excludes."""
         scaled_Mn = self.logits_Mn.astype(np.float64) * np.asarray(scales_C)[self.paths.levels_n]
         if objective == "constrained":
             scaled_Mn[~self.paths.allowed_Nn[self.node_M]] = -np.inf
         return scaled_Mn
 
     def _nll(self, scaled_Mn: np.ndarray, objective: str) -> tuple[np.ndarray, np.ndarray]:
-        """nll_M and the log of the sum that it is normalised by."""
+        """nll_M and the log of its normalising sum."""
         norm_M = logsumexp(scaled_Mn, axis=1)
         norm_M = norm_M if objective == "constrained" else np.logaddexp(self.rest_M, norm_M)
         return norm_M - scaled_Mn[np.arange(len(self.target_M)), self.target_M], norm_M
 
     def best_scales(self, objective: str) -> np.ndarray:
-        """float32 scales_C, from LEAST to MOST, of the smallest loss, which is convex in them."""
+        """The float32 scales_C between LEAST and MOST that minimise the loss, which is convex in them."""
         found = minimize(
             lambda scales_C: self.loss(objective, scales_C),
             np.ones(self.paths.num_levels),
@@ -87,15 +87,15 @@ class SidPlaces:
 def sid_places(
     model: Decoder, batches: Sequence[Mapping[str, np.ndarray]], paths: SidPaths, chunk: int = 0
 ) -> SidPlaces:
-    """What the model says wherever packed batches have a SID token to learn, of all of them at once, so of few.
+    """The model's outputs wherever packed batches have a SID token to learn. All are in memory at once, so pass few.
 
-    Several processes call it together.
+    All processes call it together.
 
     Args:
       model: the decoder.
-      batches: of `data.input.packed_batches` with these paths, one SID token right in each place; this process's rows.
-      paths: of the catalogue.
-      chunk: places of a group whose logits over the vocabulary exist at one time; 0 means all.
+      batches: this process's rows of `data.input.packed_batches` with these paths, with one right SID token per place.
+      paths: the SID paths of the catalogue.
+      chunk: places per group whose logits over the vocabulary exist at one time; 0 means all.
     """
     parts = [
         (part.logits_Mn, part.rest_M, part.node_M, part.target_M)
@@ -108,9 +108,9 @@ def sid_places(
 def sid_losses(
     model: Decoder, batches: Sequence[Mapping[str, np.ndarray]], paths: SidPaths, chunk: int = 0
 ) -> dict[str, float]:
-    """Mean nats per SID token of both objectives; the logits of one batch exist at a time.
+    """Mean nats per SID token for both objectives; only the logits of one batch exist at a time.
 
-    The arguments are those of `sid_places`. Several processes call it together.
+    The arguments are those of `sid_places`. All processes call it together.
     """
     ones_C = np.ones(paths.num_levels)
     sums, places = dict.fromkeys(("constrained", "vocabulary"), 0.0), 0
@@ -142,7 +142,7 @@ _READ = ("tokens_BT", "positions_BT", "segment_ids_BT", "sid_node_BT", "sid_targ
 
 
 def _places(batch: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """For each group its places, in the group's rows laid end to end, at which a SID token is learned."""
+    """For each group, the places at which a SID token is learned, counted over the group's rows laid end to end."""
     groups = len(batch["loss_index_GP"])
     return [np.flatnonzero(row) for row in (batch["sid_task_BT"] >= 0).reshape(groups, -1)]
 
@@ -151,7 +151,7 @@ def _places(batch: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 def _at_places(
     graphdef: nnx.GraphDef, weights: nnx.State, batch: Mapping[str, jax.Array], paths: SidPaths, chunk: int
 ) -> tuple[jax.Array, ...]:
-    """logits_GPn, rest_GP, node_GP and target_GP at the places of `index_GP`, and which of them are places at all."""
+    """logits_GPn, rest_GP, node_GP and target_GP at the places of `index_GP`, and which entries are real places."""
     model = nnx.merge(graphdef, weights)
     index_GP, first = batch["index_GP"], paths.first_id
     groups, used_GP = index_GP.shape[0], index_GP >= 0
@@ -168,7 +168,7 @@ def _at_places(
     logits_GPn = jnp.einsum("gpd,nd->gpn", x_GPD, rows_nD, preferred_element_type=jnp.float32)
     logit_GP = jnp.einsum("gpd,d->gp", x_GPD, table_VD[0].astype(x_GPD.dtype), preferred_element_type=jnp.float32)
     zeros_GP = jnp.zeros(index_GP.shape, jnp.int32)
-    # Token 0 is as good as any other: the loss of a token and its logit are the normaliser.
+    # Any token would do in place of token 0: the loss of a token plus its logit is the normaliser.
     _, nll_GP = weighted_loss(x_GPD, table_VD, zeros_GP, zeros_GP.astype(jnp.float32), num_tokens=first, chunk=chunk)
     node_GP, target_GP = at_places(batch["sid_node_BT"]), at_places(batch["sid_target_BTK"][..., 0])
     return logits_GPn, nll_GP + logit_GP, node_GP, target_GP, used_GP

@@ -1,4 +1,4 @@
-"""One optimiser step: the state, the optimiser with its freezing, and the jitted update over any loss.
+"""One optimiser step: the state, the optimiser and what it freezes, and the jitted update for any loss.
 
 The step is a plain `jax.jit` over split NNX state; it compiles once per batch shape and donates the state.
 """
@@ -25,14 +25,14 @@ from tsrec_jax.training.settings import TrainSettings
 Batch = Mapping[str, Any]  # named arrays, or trees of them
 
 TABLES = ("embedding", "head")
-NEW_PARTS = (*TABLES, "sid_scale", "dense", "adapter")  # what trains where the pretrained model is frozen
+NEW_PARTS = (*TABLES, "sid_scale", "dense", "adapter")  # what trains if the pretrained model is frozen
 
 
 class Batches(Protocol):
     """Batches by number, such as `data.input.TrainBatches`: batch n is a function of n alone."""
 
     def from_step(self, step: int) -> Any:
-        """An endless iterator whose first batch is that of optimiser step `step` + 1, with a method `close`."""
+        """An endless iterator with a method `close`; its first batch is that of optimiser step `step` + 1."""
         ...
 
     def batch(self, step: int) -> Mapping[str, Any]:
@@ -40,7 +40,7 @@ class Batches(Protocol):
         ...
 
     def keys(self, step: int) -> list[str]:
-        """What a message calls the examples of that step, of all processes."""
+        """The names that messages use for the examples of that step, over all processes."""
         ...
 
 
@@ -49,11 +49,11 @@ class Loss(Protocol):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of the terms that are logged on their own, for instance the tasks."""
+        """Names of the terms that are logged separately, for instance the tasks."""
         ...
 
     def weigh(self, batch: Batch) -> tuple[Batch, jax.Array]:
-        """Adds to a batch what its micro-batches must know of the whole, and counts the tokens of each part.
+        """Adds to a batch what its micro-batches must know about the whole batch, and counts the tokens of each part.
 
         Args:
           batch: named arrays with a leading accumulation axis A.
@@ -71,11 +71,11 @@ class Loss(Protocol):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class TrainState:
-    """Everything a step changes (`trained`, `opt_state`, `step`) and what it only reads (the rest).
+    """Everything a step changes (`trained`, `opt_state`, `step`) and everything it only reads (the rest).
 
-    Where the rows of the pretrained vocabulary are frozen, `frozen` holds the vocabulary tables, and `trained` only
-    their rows from `first_row` on, in float32: so neither moments nor gradients of the others exist. Where the trunk is
-    frozen too, the tables there are of the compute dtype, to which they would be rounded in each step.
+    If the rows of the pretrained vocabulary are frozen, `frozen` holds the vocabulary tables, and `trained` only their
+    rows from `first_row` on, in float32, so the other rows have neither moments nor gradients. If the trunk is frozen
+    too, the tables in `frozen` have the compute dtype, to which each step would otherwise round them.
     """
 
     step: jax.Array
@@ -87,20 +87,20 @@ class TrainState:
 
     @property
     def model(self) -> Decoder:
-        """The decoder with the weights of this state; rows that train alone are in float32 tables, as they are."""
+        """The decoder with the weights of this state; if only some rows train, its tables are float32, as those are."""
         return self._merged(self.trained, jnp.float32)
 
     def model_of(self, trained: nnx.State) -> Decoder:
-        """The decoder with other trained weights than those of this state, as a step computes with it."""
+        """The decoder, as a step computes with it, with trained weights other than those of this state."""
         model = self._merged(trained)
         if self.first_row is not None:
             model.frozen_rows = self.first_row
-            # Their gradient is a sum over all places at which a token stands, so it is made in float32.
+            # Their gradient is a sum over all occurrences of a token, so it is computed in float32.
             model.new_rows = nnx.data(nnx.Param(trained["embedding"][...]))
         return model
 
     def _merged(self, trained: nnx.State, dtype: DTypeLike | None = None) -> Decoder:
-        """The decoder, its tables put together in `dtype`, else in that of the frozen ones."""
+        """The decoder, its tables put together in `dtype`; by default in the dtype of the frozen tables."""
         if self.first_row is None:
             return nnx.merge(self.graphdef, trained, self.frozen)
         tables = {
@@ -117,13 +117,13 @@ Update = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One way to train, as the loop takes it; `make_step` makes one of a `Loss`.
+    """One way to train, in the form that the loop takes; `make_step` makes one from a `Loss`.
 
     Attributes:
       update: maps (state, batch) to (state, metrics). Metrics are scalars on the device, among them `loss`,
         `grad_norm`, `update_norm`, `tokens`, `examples` and `padding_share`; and `part_sums` and `part_counts` of shape
         (parts,), from which the mean of each part is logged.
-      parts: names of the terms that are logged on their own.
+      parts: names of the terms that are logged separately.
     """
 
     update: Update
@@ -141,7 +141,7 @@ def learning_rate_schedule(settings: TrainSettings) -> optax.Schedule:
     if settings.warmup_steps <= 0:
         return decay
     warmup = optax.linear_schedule(0.0, settings.learning_rate, settings.warmup_steps)
-    # The first step is number 0 and shall move: shift the ramp by one.
+    # The first step is number 0 and must change the weights: shift the ramp by one.
     return optax.join_schedules([lambda count: warmup(count + 1), decay], [settings.warmup_steps])
 
 
@@ -151,8 +151,8 @@ def is_table(path: tuple, _value: Any = None) -> bool:
 
 
 def is_new(path: tuple, _value: Any = None) -> bool:
-    """True for what no pretrained model has: the rows of the SID tokens, which the tables hold, their scales, the dense
-    head, adapters."""
+    """True for what no pretrained model has: the tables (for the rows of the SID tokens in them), the scales of the SID
+    tokens, the dense head, adapters."""
     return bool(path) and path[0] in NEW_PARTS
 
 
@@ -169,7 +169,7 @@ def _rows(table_VD: jax.Array, first: int, stop: int) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=2)
 def _with_rows(table_VD: jax.Array, rows_nD: jax.Array, first: int) -> jax.Array:
-    """A table with other rows from `first` on."""
+    """A table whose rows from `first` on are replaced."""
     whole_VD = jax.lax.dynamic_update_slice(table_VD, rows_nD.astype(table_VD.dtype), (first, 0))
     return constrain(whole_VD, "vocabulary", None)
 
@@ -183,7 +183,7 @@ def _decayed(params: nnx.State) -> nnx.State:
 
 
 def make_optimiser(settings: TrainSettings, second_decay: float = 0.999) -> optax.GradientTransformation:
-    """AdamW; `second_decay` is that of its second moment."""
+    """AdamW; `second_decay` is the decay of its second moment."""
     clip = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm > 0 else []
     decay = [optax.add_decayed_weights(settings.weight_decay, mask=_decayed)] if settings.weight_decay > 0 else []
     return optax.chain(
@@ -197,7 +197,7 @@ def make_optimiser(settings: TrainSettings, second_decay: float = 0.999) -> opta
 def split_model(
     model: Decoder, freeze: str, base_vocab_size: int = 0
 ) -> tuple[nnx.GraphDef[Decoder], nnx.State, nnx.State, int | None]:
-    """The parts of a `TrainState` that are the model's: `graphdef`, `trained`, `frozen` and `first_row`."""
+    """The parts of a `TrainState` that belong to the model: `graphdef`, `trained`, `frozen` and `first_row`."""
     trains = is_new if freeze == "trunk" else nnx.Param
     graphdef, trained, *rest = nnx.split(model, nnx.All(nnx.Param, trains), ...)
     if freeze == "none":
@@ -219,9 +219,9 @@ def init_state(
 
     Args:
       model: the decoder.
-      optimiser: of `make_optimiser`.
+      optimiser: from `make_optimiser`.
       freeze: as in `TrainSettings`.
-      base_vocab_size: rows of the tables that are frozen, where any are (the length of the base tokenizer).
+      base_vocab_size: number of table rows that are frozen, if any are (the length of the base tokenizer).
     """
     graphdef, trained, frozen, first_row = split_model(model, freeze, base_vocab_size)
     abstract = jax.eval_shape(optimiser.init, trained)
@@ -237,13 +237,13 @@ def init_state(
     state = TrainState(step, trained, frozen, opt_state, graphdef, first_row)
     for table, kept in ((getattr(model, name), frozen[name]) for name in TABLES if name in frozen):
         if table.dtype != kept.dtype:
-            table[...].delete()  # it was copied, and the caller may hold the model for as long as it trains
+            table[...].delete()  # it was copied, and the caller may hold the model for as long as training lasts
     # Committed to its devices, as a restored state is: the compilation cache then serves a resumed run too.
     return jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, state))
 
 
 def _contents(segment_ids_ABT: jax.Array) -> dict[str, jax.Array]:
-    """What a batch holds: its tokens, its examples, and the share of its slots that is padding."""
+    """Counts of a batch: its tokens, its examples, and the share of its slots that is padding."""
     tokens = jnp.count_nonzero(segment_ids_ABT)
     return {
         "tokens": tokens,
@@ -255,7 +255,7 @@ def _contents(segment_ids_ABT: jax.Array) -> dict[str, jax.Array]:
 def _row_norms(name: str, tree: nnx.State, base_vocab_size: int, first_row: int | None) -> dict[str, jax.Array]:
     """The norms of a tree's vocabulary tables over the rows below `base_vocab_size` and from it on; none if it is 0.
 
-    Tables of which only the rows from `first_row` on train have no others.
+    If only the rows from `first_row` on train, the tables hold no others.
     """
     if base_vocab_size == 0:
         return {}
@@ -276,12 +276,12 @@ def make_step(
     base_vocab_size: int = 0,
     seed: int = 0,
 ) -> Step:
-    """The jitted update of a loss. `state` only lends its structure and shardings, so that the outputs keep them.
+    """The jitted update of a loss. Only the structure and shardings of `state` are used, so that the outputs keep them.
 
     A batch carries a leading accumulation axis A (`tokens_BT` is A x B x T, and so on); its micro-batches are summed
-    inside, which equals one batch of A x B rows. With `base_vocab_size` the metrics hold both norms also over the table
-    rows below it (`/pretrained_rows`, where they train) and from it on (`/new_rows`), the gradients before clipping.
-    Each micro-batch has a `dropout_key` of the seed, the step and its place, so that a resumed run drops the same.
+    inside, which equals one batch of A x B rows. With `base_vocab_size` the metrics also hold both norms over the table
+    rows below it (`/pretrained_rows`, if they train) and from it on (`/new_rows`); gradients count before clipping.
+    Each micro-batch has a `dropout_key` made from the seed, the step and its place, so a resumed run drops the same.
     """
 
     def update(state: TrainState, batch: Batch):
@@ -334,15 +334,15 @@ def first_step_and_state(
     seed: int = 0,
     second_decay: float = 0.999,
 ) -> tuple[Step, TrainState]:
-    """What a training of `model` starts with; its arrays are donated to the first update.
+    """The step and the state with which a training of `model` starts; its arrays are donated to the first update.
 
     Args:
       model: the decoder.
       loss: what is minimised.
-      settings: of the optimiser; `max_steps` is where the learning rate has come down to 0.
-      base_vocab_size: vocabulary rows the pretrained model brought along (the freeze boundary).
-      seed: of what is dropped.
-      second_decay: of AdamW's second moment, for each step.
+      settings: settings of the optimiser; the learning rate reaches 0 at `max_steps`.
+      base_vocab_size: number of vocabulary rows of the pretrained model (the freeze boundary).
+      seed: seed of the dropout.
+      second_decay: decay of AdamW's second moment per step.
     """
     optimiser = make_optimiser(settings, second_decay)
     state = init_state(model, optimiser, settings.freeze, base_vocab_size)

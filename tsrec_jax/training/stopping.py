@@ -1,7 +1,7 @@
-"""Being told to stop: SIGTERM (a preemption, a scheduler) and Ctrl-C end training after the current step.
+"""Requests to stop: SIGTERM (a preemption, a scheduler) and Ctrl-C end training after the current step.
 
-With several processes all stop after the same step: JAX's own preemption service takes the SIGTERM of any of them, and
-they agree on the step through it.
+Several processes all stop after the same step: JAX's own preemption service takes a SIGTERM sent to any of them, and
+through it they agree on the step.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from tsrec_jax.processes import several
 class StopSignals:
     """A context manager in which SIGTERM and a first SIGINT are noted; a second SIGINT interrupts at once.
 
-    Outside the main thread, which alone may handle signals, it notes nothing.
+    Only the main thread may handle signals; in other threads nothing is noted.
     """
 
     def __init__(self) -> None:
-        self.name = ""  # of the signal that came
+        self.name = ""  # name of the signal received
         self._several = several()
         self._before: dict[signal.Signals, Any] = {}
 
@@ -56,5 +56,5 @@ class StopSignals:
 
     @property
     def asked(self) -> bool:
-        """Whether a signal came to a run of one process; several can only agree after a step."""
+        """Whether a run of one process has received a signal; several processes can agree only after a step."""
         return bool(self.name) and not self._several

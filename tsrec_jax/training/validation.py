@@ -1,4 +1,4 @@
-"""What a validation looks at: the loss of next-SID rows, how far the SID rows have moved, and a search where asked."""
+"""What a validation measures: the loss of next-SID rows, how far the SID rows have moved, and on request a search."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Validation:
     `valid/dense_loss` and `valid/dense_hr@10`.
 
     Attributes:
-      batches: packed next-SID rows of the selection split, of which each process has its own.
-      drift: of the SID rows from where training began.
-      hit_rate: HR@10 of a model by the search of the evaluation; None: not measured.
+      batches: packed next-SID rows of the selection split; each process has its own.
+      drift: measures the drift of the SID rows since training began.
+      hit_rate: HR@10 of a model, measured by the evaluation's search; None: not measured.
       chunk: as in `batch_nll`.
-      paths: those that the batches were made with.
+      paths: the SID paths that the batches were made with.
     """
 
     batches: Sequence[Mapping[str, np.ndarray]]
@@ -48,7 +48,7 @@ class Validation:
 def validation_loss(
     model: Decoder, batches: Sequence[Mapping[str, np.ndarray]], chunk: int = 0, paths: SidPaths | None = None
 ) -> float:
-    """Mean nll per loss token over packed batches, of which each process gives its rows, in nats."""
+    """Mean nll per loss token, in nats, over packed batches; each process gives its own rows."""
     graphdef, weights = nnx.split(model)
     mesh = mesh_of(weights)
     sums = [_loss_sums(graphdef, weights, put_batch(batch, mesh, axis=0), chunk, paths) for batch in batches]
@@ -69,8 +69,8 @@ def _loss_sums(
 
 
 def dense_quality(model: Decoder, batches: Sequence[Mapping[str, np.ndarray]], chunk: int = 0) -> dict[str, float]:
-    """Of the dense head by itself, over packed batches with items: mean nats per item, and the share of items above
-    which fewer than ten others score; both NaN where a score is."""
+    """Quality of the dense head alone over packed batches with items: mean nats per item, and the share of items with
+    fewer than ten others scoring higher; both are NaN if a score is."""
     graphdef, weights = nnx.split(model)
     mesh = mesh_of(weights)
     sums = [_dense_sums(graphdef, weights, put_batch(batch, mesh, axis=0), chunk) for batch in batches]
@@ -80,7 +80,7 @@ def dense_quality(model: Decoder, batches: Sequence[Mapping[str, np.ndarray]], c
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _dense_sums(graphdef: nnx.GraphDef, weights: nnx.State, batch: Mapping[str, jax.Array], chunk: int) -> jax.Array:
-    """float32 (3,): sum of nll, number of hits among ten and of items, of a packed batch."""
+    """float32 (3,) of a packed batch: sum of nll, number of hits among the first ten, number of items."""
     model = nnx.merge(graphdef, weights)
     head = head_of(model)
     users = place_users(head, model.embedding[...], hidden_states(model, batch), batch)
@@ -89,7 +89,7 @@ def _dense_sums(graphdef: nnx.GraphDef, weights: nnx.State, batch: Mapping[str, 
     def summed(logits_GcI: jax.Array, slots_Gc: Slots) -> list[jax.Array]:
         sid_Gc = slots_Gc["sid"]
         nll_Gc = item_nll(head, logits_GcI, sid_Gc, everything_I)
-        # No score is above one that is not a number, and weights that give such must not be chosen as the best.
+        # No score compares as higher than NaN, and weights that give NaN must not be chosen as the best.
         hits_Gc = jnp.where(jnp.isnan(nll_Gc), jnp.nan, items_above(head, logits_GcI, sid_Gc) < 10)
         values = nll_Gc, hits_Gc, jnp.ones(sid_Gc.shape)
         return [jnp.sum(jnp.where(slots_Gc["learned"], value, 0.0)) for value in values]

@@ -1,4 +1,4 @@
-"""Weights & Biases, for those who want it (extra `wandb`): one run of theirs for each training, resumed as that is."""
+"""Weights & Biases (optional, extra `wandb`): one of its runs for each training, resumed when the training is."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ class WandbSettings:
     """Where the numbers go.
 
     Attributes:
-      project: of the account that `wandb login` or WANDB_API_KEY names; WANDB_MODE=offline keeps them in the folder.
-      name: of the run.
-      config: JSON facts that are shown with it.
+      project: project in the account that `wandb login` or WANDB_API_KEY names; WANDB_MODE=offline keeps the numbers in
+        the folder.
+      name: name of the run.
+      config: JSON facts that are shown with the run.
     """
 
     project: str
@@ -33,7 +34,7 @@ def require_wandb() -> None:
     """Refuses to begin without the package.
 
     Raises:
-      UserError: it is not installed.
+      UserError: the package is not installed.
     """
     if importlib.util.find_spec("wandb") is None:
         raise UserError(
@@ -43,7 +44,7 @@ def require_wandb() -> None:
 
 
 def open_run(settings: WandbSettings, folder: pathlib.Path) -> Any:
-    """A `wandb.Run`; the run of the same folder goes on where there was one."""
+    """A `wandb.Run`; an earlier run of the same folder is continued."""
     require_wandb()
     import wandb
 

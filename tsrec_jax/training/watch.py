@@ -16,10 +16,10 @@ from tsrec_jax.files import write_json, write_npz
 from tsrec_jax.processes import first, several
 from tsrec_jax.training.step import Batches
 
-WINDOW = 50  # losses whose median is the measure
-WARM_UP = 20  # losses without which there is no measure
+WINDOW = 50  # losses whose median is the reference
+WARM_UP = 20  # losses needed before there is a reference
 NAMED = 5  # examples that a message names
-IN_A_ROW = 3  # losses beyond it that are an explosion, since one may be an odd batch
+IN_A_ROW = 3  # too high losses in a row that make an explosion, since a single one may be an odd batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +35,8 @@ class LossWatch:
 
     Args:
       factor: a loss above `factor` x the median of the WINDOW losses before it is too high, and IN_A_ROW of them are an
-        explosion; 0 never is.
-      losses: the last losses of the steps before, as `losses` gave them, so that a resumed run judges alike.
+        explosion; 0 turns this off.
+      losses: the last losses of the previous steps, as `losses` gave them, so that a resumed run judges the same way.
     """
 
     def __init__(self, factor: float, losses: Iterable[float] = ()):
@@ -50,11 +50,11 @@ class LossWatch:
 
     @property
     def calm(self) -> bool:
-        """Whether the last loss was in its range; while it is not, the state is not worth keeping."""
+        """Whether the last loss was in its range; if not, the state is not worth keeping."""
         return not self._too_high(1)
 
     def add(self, step: int, values: Mapping[str, float]) -> LossFault | None:
-        """Takes the metrics `loss`, `grad_norm` and `update_norm` of a step; returns what is wrong with them."""
+        """Takes the metrics `loss`, `grad_norm` and `update_norm` of a step; returns their fault, if any."""
         for name in ("loss", "grad_norm", "update_norm"):
             if not math.isfinite(values[name]):
                 return LossFault(step, f"{name} is {values[name]} at step {step}")
@@ -78,8 +78,8 @@ class LossWatch:
 
 
 def refusal(fault: LossFault, folder: pathlib.Path, batches: Batches, label: str) -> UserError:
-    """The error that ends the run. Its batch is saved as `bad_batch_step_N.npz` (with several processes each one's
-    rows), the keys of all its examples beside it in `bad_batch_step_N.json`."""
+    """The error that ends the run. The batch is saved as `bad_batch_step_N.npz` (with several processes, each one's
+    rows), and the keys of all its examples in `bad_batch_step_N.json` next to it."""
     keys = batches.keys(fault.step)
     name = f"bad_batch_step_{fault.step}"
     part = f".process_{jax.process_index()}" if several() else ""
