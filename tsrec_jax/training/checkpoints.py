@@ -155,7 +155,7 @@ class Checkpoints:
 
         Raises:
           UserError: the state belongs to another vocabulary, other settings or another model, and the message lists the
-            differences; or there are states, but all are damaged.
+            differences; or no state can be used, and at least one of them is damaged.
         """
         chosen, reasons = share(self._choose() if first() else None)
         if chosen == _ALL_DAMAGED:

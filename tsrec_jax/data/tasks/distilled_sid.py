@@ -51,8 +51,9 @@ class DistilledSid(Task, key="tasks.distilled_sid"):
 
         Knowledge distillation on sequences (arXiv 1606.07947): the item at place r is chosen with a chance in
         proportion to 1 / r, and each further one by the ranking for the history with the items before it at its end. A
-        history is the last 1 to `history_length` items of a row, SWAPPED of them exchanged for items of like text, so
-        that the teacher is asked about items that train's histories lack as well.
+        history is the last 1 to `history_length` items of a row, of which `random_items` are replaced by any items and
+        SWAPPED of the others by items of like text, so that the teacher is also asked about items that train's
+        histories lack.
 
         Args:
           rows: of train; their histories and targets make the histories.
