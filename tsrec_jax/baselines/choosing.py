@@ -21,8 +21,7 @@ from tsrec_jax.errors import UserError
 
 CUT = 10  # cut-off of the NDCG by which settings are chosen
 ROUNDS = 4  # passes over all settings in a search
-# Weights of `tables.Seen`, for scores of every size: cosines, shares, logits. Among equally good ones, the first is
-# chosen.
+# Weights of `tables.Seen`, for scores of every size: cosines, shares, logits. Of equally good ones, the first wins.
 SIZES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0)
 SEEN = (0.0, BELOW, *(sign * size for size in SIZES for sign in (1, -1)))
 
