@@ -1,6 +1,6 @@
-"""Settings chosen by NDCG@10 on the selection split, and among them what the items of a history count for themselves.
+"""Settings chosen by NDCG@10 on the selection split, including how much the items of a history themselves count.
 
-Axis letters: B rows, U distinct SIDs in the order of `Catalogue.items_of_sid`, G weights of SEEN.
+Axis letters: B rows, U distinct SIDs in the order of `Catalogue.items_of_sid`, G the weights in SEEN.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.target_ranks import ndcg_of_ranks
 from tsrec_jax.errors import UserError
 
-CUT = 10  # of the NDCG that settings are chosen by
+CUT = 10  # cut-off of the NDCG by which settings are chosen
 ROUNDS = 4  # passes over all settings in a search
-# Weights of `tables.Seen`, for scores of every size: cosines, shares, logits. Of equally good ones the first is chosen.
+# Weights of `tables.Seen`, for scores of every size: cosines, shares, logits. Of equally good ones, the first wins.
 SIZES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0)
 SEEN = (0.0, BELOW, *(sign * size for size in SIZES for sign in (1, -1)))
 
@@ -31,10 +31,10 @@ class Choice:
     """Settings chosen on the selection split.
 
     Attributes:
-      settings: by name.
+      settings: the values by name.
       value: their NDCG@10 there.
-      at_end: those that stand at the first or last value tried, where one beyond it might do better: not at 0 or an
-        infinity, which leave something out, and not at a largest value of 1, where decays and shares end.
+      at_end: settings at the first or last value tried, where a value beyond might do better. This excludes 0 and
+        infinity, which leave something out, and a largest value of 1, where decays and shares end.
     """
 
     settings: Mapping[str, float]
@@ -43,12 +43,12 @@ class Choice:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """For `Fitted.facts`, as plain values that JSON has."""
+        """The choice for `Fitted.facts`, as plain JSON values."""
         settings = {name: "below all others" if value == BELOW else value for name, value in self.settings.items()}
         return {"settings": settings, "at_end": list(self.at_end)}
 
     def said(self, name: str) -> str:
-        """A line for the report of the baseline of this name."""
+        """A line for the report of the baseline with this name."""
         plain = self.facts["settings"]
         chosen = ", ".join(f"{key} {value if isinstance(value, str) else f'{value:g}'}" for key, value in plain.items())
         end = f"; at the end of what was tried: {', '.join(self.at_end)}" if self.at_end else ""
@@ -58,15 +58,15 @@ class Choice:
 def best_settings(
     start: Mapping[str, float], grids: Mapping[str, Sequence[float]], value: Callable[[Mapping[str, float]], float]
 ) -> Choice:
-    """Coordinate search: one setting after another goes to the best of its grid, until a pass changes none.
+    """Coordinate search: sets one setting after another to the best value of its grid, until a pass changes none.
 
     Args:
-      start: where it begins.
-      grids: the values to try of the settings that are searched, in this order.
-      value: what is to be large; asked once for the same settings.
+      start: where the search begins.
+      grids: the values to try for each setting, searched in this order.
+      value: what to maximise; called once for the same settings.
 
     Returns:
-      The settings found and their value; a tie keeps what was found first.
+      The settings found and their value; in a tie, the first found.
     """
     known: dict[tuple[float, ...], float] = {}
 
@@ -101,11 +101,11 @@ def at_end_of(value: float, tried: Sequence[float]) -> bool:
 def best_with_seen(
     start: Mapping[str, float], grids: Mapping[str, Sequence[float]], choose: Callable[[Mapping[str, float]], Choice]
 ) -> Choice:
-    """As `best_settings`, with `seen` chosen anew for whatever is tried of the other settings.
+    """As `best_settings`, but chooses `seen` again for every trial of the other settings.
 
     Args:
-      start, grids: of the other settings.
-      choose: other settings -> what `choose_seen` chooses with them.
+      start, grids: as in `best_settings`, for the other settings.
+      choose: maps the other settings to what `choose_seen` chooses with them.
     """
     chosen: dict[tuple[float, ...], Choice] = {}
 
@@ -122,12 +122,12 @@ def best_with_seen(
 def choose_seen(
     scores: Callable[[Sequence[Sequence[int]]], np.ndarray], rows: Interactions, catalogue: Catalogue, decay: float
 ) -> Choice:
-    """The weight of SEEN that ranks `rows` best.
+    """Chooses the weight in SEEN that ranks `rows` best.
 
     Args:
-      scores: histories -> scores_BI, a chunk at a time.
+      scores: maps histories to scores_BI, a chunk at a time.
       rows, catalogue: what is ranked.
-      decay: of `Seen`.
+      decay: as in `Seen`.
 
     Raises:
       UserError: there are no rows to choose by.
@@ -138,7 +138,7 @@ def choose_seen(
 def choose_seen_by_row(
     scores: Callable[[slice], np.ndarray], rows: Interactions, catalogue: Catalogue, decay: float
 ) -> Choice:
-    """As `choose_seen`; `scores` is given which of the rows, a chunk, it is for."""
+    """As `choose_seen`, but `scores` is given a chunk as a slice of the rows."""
     return _chosen_by_decay(scores, rows, catalogue, [decay])[0]
 
 
@@ -148,7 +148,7 @@ def choose_seen_and_decay(
     catalogue: Catalogue,
     decays: Sequence[float],
 ) -> Choice:
-    """As `choose_seen`, with the best of `decays` too, as `seen_decay`; of equally good ones the first."""
+    """As `choose_seen`, but also chooses the best of `decays` as `seen_decay`; among equally good ones, the first."""
     choices = _chosen_by_decay(lambda chunk: scores(rows.histories[chunk]), rows, catalogue, decays)
     decay, own = max(zip(decays, choices, strict=True), key=lambda pair: pair[1].value)
     counts = own.settings["seen"] not in (0, BELOW)  # with these the decay changes nothing
@@ -159,7 +159,7 @@ def choose_seen_and_decay(
 def _chosen_by_decay(
     scores: Callable[[slice], np.ndarray], rows: Interactions, catalogue: Catalogue, decays: Sequence[float]
 ) -> list[Choice]:
-    """The weight of SEEN that ranks `rows` best by each decay; a chunk's scores are computed once for all."""
+    """The weight in SEEN that ranks `rows` best for each decay; a chunk's scores are computed once for all decays."""
     need_rows(rows)
     totals_G = {decay: np.zeros(len(SEEN)) for decay in decays}
     for start in range(0, len(rows), CHUNK):
@@ -179,14 +179,14 @@ def _chosen_by_decay(
 def ranks_by_seen(
     best_BU: np.ndarray, histories: Sequence[Sequence[int]], targets_B: np.ndarray, catalogue: Catalogue, decay: float
 ) -> np.ndarray:
-    """int64 ranks_GB of the targets by the scores to which `Seen` adds each weight of SEEN.
+    """int64 ranks_GB of the targets by the scores after `Seen` adds each weight in SEEN.
 
-    Few scores change with the weight, so all of a row are compared once, and again only where the history holds the
+    Few scores change with the weight, so all scores of a row are compared once, and again only if the history holds the
     target.
 
     Args:
-      best_BU: what `sid_scores` gives; it is left as it is.
-      histories, targets_B, catalogue: of the rows.
+      best_BU: what `sid_scores` gives; it is not changed.
+      histories, targets_B, catalogue: those of the rows.
       decay: of `Seen`.
     """
     own = seen_weights(histories, catalogue.sid_numbers_I, decay).tocoo()
@@ -229,6 +229,6 @@ def ndcg(scores: Callable[[Sequence[Sequence[int]]], np.ndarray], rows: Interact
 
 
 def need_rows(rows: Interactions) -> None:
-    """Raises UserError where there are none to choose by."""
+    """Raises UserError if there are no rows to choose by."""
     if not len(rows):
         raise UserError("the selection split holds no rows, so no setting can be chosen on it; give one with rows")

@@ -1,4 +1,4 @@
-"""Baselines that count train: popularity, recent popularity, the last items again, and item-to-item transitions."""
+"""Baselines that count train's rows: popularity, recent popularity, repeating the last items, and transitions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Popularity:
     """The same scores for every history.
 
     Attributes:
-      share_I: float32, share of the (weighted) targets of train that have the item's SID.
+      share_I: float32, share of train's (weighted) targets that have the item's SID.
       facts: see `Fitted`.
     """
 
@@ -53,7 +53,7 @@ class RepeatLast:
     """The items of the history, newest first, then the most popular ones.
 
     Attributes:
-      popularity: of train.
+      popularity: popularity in train.
     """
 
     popularity: Popularity
@@ -64,10 +64,10 @@ class RepeatLast:
         return self.popularity.facts
 
     def scores(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
-        """float32 scores_BI: at least 2 for an item of the history, at most 1 for the others."""
+        """float32 scores_BI: at least 2 for an item of the history, at most 1 for all others."""
         scores_BI = self.popularity.scores(histories)
         for row, history in enumerate(histories):
-            scores_BI[row, list(history)] = np.arange(2, 2 + len(history))  # of an item that stands twice, the last
+            scores_BI[row, list(history)] = np.arange(2, 2 + len(history))  # for a repeated item, its last place
         return scores_BI
 
 
@@ -77,10 +77,10 @@ class Transitions:
 
     Attributes:
       follow_II: float32, sparse: for each item (row) how often each item (column) followed it, each count weighted by
-        `count_decay` to the power of the items in between, over the row's sum plus `shrinkage`.
-      popularity: of train; orders what never followed.
-      history_decay: weight of an item of the history for each item that came after it.
-      seen: what the items of the history count for themselves.
+        `count_decay` to the power of the number of items in between, over the row's sum plus `shrinkage`.
+      popularity: popularity in train; orders the items that never followed.
+      history_decay: factor on the weight of a history item for each item that came after it.
+      seen: what the items of the history gain by being in it.
       facts: see `Fitted`.
     """
 
@@ -114,7 +114,7 @@ def fit_recent_popularity(
     """Popularity in which a row of train counts half as much for every half-life of rows that come after it.
 
     A dataset folder has no time stamps. The rows of a split made by time, as MiniOneRec's and `tsrec prepare`'s are,
-    stand in time order, so the position in the file serves as time. Where the rows show that it is not
+    stand in time order, so the position in the file serves as time. If the rows show that they are not
     (`data.row_facts.out_of_time`), all count alike, and the report says so. The half-life is chosen on `select`;
     infinity, which is plain popularity, is among those tried.
     """
@@ -134,14 +134,14 @@ def fit_recent_popularity(
 def fit_repeat_last(
     catalogue: Catalogue, train: Interactions, select: Interactions, seed: int, report: Callable[[str], None]
 ) -> RepeatLast:
-    """The history backwards, then popularity; nothing is chosen."""
+    """Ranks the history backwards, then by popularity; nothing is chosen."""
     return RepeatLast(_popularity(catalogue, train, float("inf")))
 
 
 def fit_transitions(
     catalogue: Catalogue, train: Interactions, select: Interactions, seed: int, report: Callable[[str], None]
 ) -> Transitions:
-    """Counts what followed what in train; decays, shrinkage and what the history counts are chosen on `select`."""
+    """Counts what followed what in train; decays, shrinkage and the weight of `seen` are chosen on `select`."""
     popularity = _popularity(catalogue, train, float("inf"))
 
     def unseen(settings: Mapping[str, float]) -> Transitions:
@@ -160,18 +160,18 @@ def fit_transitions(
 
 
 def count_transitions(train: Interactions, popularity: Popularity, settings: Mapping[str, float]) -> Transitions:
-    """Transitions by given settings, of TRANSITION_GRIDS; the items of the history count nothing for themselves."""
+    """Transitions with given settings of TRANSITION_GRIDS; the items of the history gain nothing by being in it."""
     follow_II = _follow(train, len(popularity.share_I), settings["count_decay"], settings["shrinkage"])
     return Transitions(follow_II, popularity, settings["history_decay"], None, {})
 
 
 def _popularity(catalogue: Catalogue, train: Interactions, half_life: float) -> Popularity:
-    """Shares of the targets of train; the counts of items that share a SID add up.
+    """Shares of train's targets; the counts of items that share a SID add up.
 
     Args:
       catalogue: gives the SIDs.
-      train: the rows, oldest first where `half_life` is finite.
-      half_life: as a share of the rows.
+      train: the rows, oldest first if `half_life` is finite.
+      half_life: the half-life as a share of the rows.
     """
     rows = len(train)
     weights_B = np.exp2(-(rows - 1 - np.arange(rows)) / (half_life * rows))

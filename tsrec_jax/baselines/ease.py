@@ -1,8 +1,8 @@
 """EASE (Steck, 2019, "Embarrassingly Shallow Autoencoders for Sparse Data", arXiv 1905.03375), for the next item.
 
-Let the rows of X be the users of train and its entries 1 where a user had an item. The weights B with an empty diagonal
-that minimise |X - XB|^2 + L |B|^2 are B_ij = -P_ij / P_jj, where P is the inverse of X'X + L. Order plays no part in
-them; in use the newer items of a history count more.
+The rows of X are the users of train; an entry is 1 where the user had the item. The weights B with an empty diagonal
+that minimise |X - XB|^2 + L |B|^2 are B_ij = -P_ij / P_jj, where P is the inverse of X'X + L. They ignore order; in
+use, the newer items of a history count more.
 
 Axis letters: U users of train, I items.
 """
@@ -20,7 +20,7 @@ from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
 
-MOST_BYTES = 8 * 2**30  # of the matrix that is inverted in place, float32
+MOST_BYTES = 8 * 2**30  # largest size of the float32 matrix that is inverted in place
 START = {"regularisation": 100.0}
 GRIDS = {"regularisation": (20.0, 500.0, 2500.0)}
 
@@ -60,7 +60,7 @@ def users_had(rows: Interactions, num_items: int) -> sparse.csr_matrix:
     users = np.concatenate([np.repeat(users_B, lengths_B), users_B])
     items = np.concatenate([items, rows.targets])
     had_UI = sparse.csr_matrix((np.ones(len(items), np.float32), (users, items)), shape=(len(numbers), num_items))
-    had_UI.data[:] = 1  # the constructor adds up what is had several times
+    had_UI.data[:] = 1  # the constructor adds up items that a user had several times
     return had_UI
 
 

@@ -31,22 +31,22 @@ GRIDS = {
     "history_decay": (0.0, 0.3, 0.5, 0.7, 0.85),
 }
 COUNTED = "transitions."  # before the names of the settings of the counts
-MOST_CELLS = 2**25  # scores of one part by one choice of its settings: 128 MiB
-HELD = 2  # choices of a part's settings whose scores are held while others are tried: of the two parts 512 MiB
+MOST_CELLS = 2**25  # scores of one part with one choice of its settings: 128 MiB
+HELD = 2  # choices of a part's settings whose scores are kept while others are tried: 512 MiB for the two parts
 
 
 @dataclasses.dataclass(frozen=True)
 class Hybrid:
-    """A weighted sum of what the simpler baselines say of an item, the weight of the text being 1.
+    """A weighted sum of what the simpler baselines say about an item; the weight of the text is 1.
 
     Attributes:
       text: likeness to the history, with the hybrid's own `history_decay`.
-      transitions: counted by settings of the hybrid's own.
+      transitions: counted with the hybrid's own settings.
       popularity_2I: float32: share of the recent targets over the largest share, and the logarithm of 1 + the share
         times the catalogue's items over its largest.
       settings: `history_decay` of the text, the settings of the counts, and the weights of `transitions`, of
-        `popularity` and `log_popularity`, and of `seen`, what the items of the history count for themselves. Their
-        texts are as like themselves as can be, which a negative weight takes back.
+        `popularity` and `log_popularity`, and of `seen`, what the items of the history gain by being in it. Each is
+        most like itself by text, which a negative weight compensates.
       sids_I: int32, the number of each item's SID.
       facts: see `Fitted`.
     """
@@ -79,10 +79,10 @@ def fit_hybrid(
 ) -> Hybrid:
     """Fits transitions and recent popularity, then chooses weights and all but the popularity's settings on `select`.
 
-    The search begins at the settings that transitions have alone: a larger shrinkage needs a larger weight too, which a
-    search of one setting after another does not find from afar.
+    The search begins at the settings chosen for transitions alone: a larger shrinkage also needs a larger weight, which
+    a search of one setting at a time does not find from far away.
 
-    Meanwhile scores of the selection rows are held, by texts and by counts; of a `select` with more than MOST_CELLS
+    During the search the selection rows' scores by texts and by counts are kept; if `select` has more than MOST_CELLS
     scores, rows at equal distances are taken.
 
     Raises:

@@ -1,6 +1,6 @@
-"""A table of what each item of a history says for every other item: the form of EASE and of nearest neighbours.
+"""A table of how strongly each item of a history suggests every other item: the form of EASE and nearest neighbours.
 
-Axis letters: B rows, I items, N the items that an item speaks for.
+Axis letters: B rows, I items, N the items that an item suggests.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from tsrec_jax.baselines.tables import ItemTables, Seen, Term
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
 
-KEPT = 200  # N, the strongest weights of an item that are kept; all of EASE's rank no better
-BLOCK = 512  # items whose weights for all others exist at one time
+KEPT = 200  # N, how many of an item's strongest weights are kept; keeping all of EASE's ranks no better
+BLOCK = 512  # items whose weights for all others are in memory at a time
 HISTORY_START = {"history_decay": 0.5}
 HISTORY_GRIDS = {"history_decay": (0.0, 0.3, 0.7, 0.85, 1.0)}
 
 
 @dataclasses.dataclass(frozen=True)
 class ItemToItem:
-    """A weighted mean of a table's rows for the items of the history, over a little popularity.
+    """A weighted mean of a table's rows for the items of the history, plus a little popularity.
 
     Attributes:
-      tables: see `FittedTables`; one table, and what the items of the history count for themselves.
+      tables: see `FittedTables`; one table, and what the items of the history gain by being in it.
       facts: see `Fitted`.
     """
 
@@ -42,10 +42,10 @@ class ItemToItem:
 
 
 def strongest(rows: Callable[[int, int], np.ndarray], num_items: int) -> tuple[np.ndarray, np.ndarray]:
-    """int32 columns_IN and float32 weights_IN: of each item the KEPT weights of the largest size; its own counts as 0.
+    """int32 columns_IN and float32 weights_IN: each item's KEPT weights of largest absolute value; its own counts as 0.
 
     Args:
-      rows: (start, end) -> float32 (end - start, I), the weights of a block of items.
+      rows: maps (start, end) to float32 (end - start, I), the weights of a block of items.
       num_items: I.
     """
     count = min(KEPT, num_items)
@@ -60,9 +60,9 @@ def strongest(rows: Callable[[int, int], np.ndarray], num_items: int) -> tuple[n
 
 
 def table_of(columns_IN: np.ndarray, weights_IN: np.ndarray) -> sparse.csr_matrix:
-    """float32 table_II, sparse, of what `strongest` found.
+    """float32 table_II, sparse, from what `strongest` found.
 
-    It is scaled so that the mean over the items of their largest weight is 1, which the weights of `seen` go with.
+    It is scaled so that the items' largest weights have a mean of 1, the scale that the weights of `seen` assume.
     """
     num_items, count = columns_IN.shape
     scale = weights_IN.max(axis=1).mean()
@@ -84,14 +84,14 @@ def choose(
     table: Callable[[Mapping[str, float]], sparse.csr_matrix],
     report: Callable[[str], None],
 ) -> ItemToItem:
-    """The table's own settings and the history's, by NDCG@10 on `select`; a table is made once for each of its own.
+    """Chooses the table's own settings and the history's by NDCG@10 on `select`; each own setting is computed once.
 
     Args:
-      name: of the baseline, for the report.
+      name: name of the baseline, for the report.
       catalogue, train, select: see `Fit`.
-      start, grids: of the table's own settings, as `best_settings` takes them.
-      table: its own settings -> table_II.
-      report: receives a line of what was chosen.
+      start, grids: those of the table's own settings, as in `best_settings`.
+      table: maps the table's own settings to table_II.
+      report: receives a line that says what was chosen.
 
     Raises:
       UserError: `select` holds no rows.

@@ -1,4 +1,4 @@
-"""Nearest neighbours of the history's items among vectors of the items, which anything may have made.
+"""Nearest neighbours of the history's items, by vectors of the items from any source.
 
 Axis letters: I items, D features of a vector.
 """
@@ -38,7 +38,7 @@ def fit_knn(
 
     Args:
       catalogue, train, select, seed, report: see `Fit`.
-      vectors: makes float32 x_ID of the catalogue's items.
+      vectors: returns float32 x_ID of the catalogue's items.
 
     Raises:
       UserError: `select` holds no rows, there are more than MOST_PAIRS pairs of items, or the vectors are not one for

@@ -15,11 +15,11 @@ class Baseline(Entry):
     """A row of the table.
 
     Attributes:
-      entry: of a `ranking.Fit`, or of a `ranking.FitVectors`.
+      entry: the entry of a `ranking.Fit` or a `ranking.FitVectors`.
       seeded: whether another seed gives another result.
       vectors: whether it is a `ranking.FitVectors`, which is given vectors of the items.
-      version: counts the changes after which it gives other results; a study measures the cells of others again.
-      tables: whether what it fits has `tables.ItemTables`, its `tables`, by which it can be exported.
+      version: counts the changes that changed its results; a study measures cells of other versions again.
+      tables: whether the fitted baseline can be exported, since its `tables` are `tables.ItemTables`.
     """
 
     seeded: bool = False

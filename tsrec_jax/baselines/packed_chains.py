@@ -19,7 +19,7 @@ class Packed:
     """Rows of T slots that hold several chains each.
 
     Attributes:
-      items_BT: int32, an item that was had; 0 where the slot is empty.
+      items_BT: int32, an item that the user had; 0 where the slot is empty.
       positions_BT: int32, its place in its chain, from 0.
       segments_BT: int32, number of the chain within its row, from 1; 0 where the slot is empty.
       next_BT: int32, the item that came next.
@@ -39,7 +39,7 @@ class Packed:
         return cls(items_BT, positions_BT, segments_BT, next_BT, np.zeros((rows, slots), np.float32))
 
     def rows(self, start: int, count: int) -> Packed:
-        """`count` rows from `start`; empty ones where there are no more."""
+        """`count` rows from `start`; filled up with empty rows where there are no more."""
 
         def cut(x_BT: np.ndarray) -> np.ndarray:
             taken = x_BT[start : start + count]
@@ -57,12 +57,12 @@ def item_chains(rows: Interactions, context: int) -> list[ItemSequence]:
     first targets of a part see less than `context` items, and nothing is read twice.
 
     Args:
-      rows: of one split.
-      context: items of a history that are read, at most; the longest history of `rows` where none is so long.
+      rows: the rows of one split.
+      context: most items of a history that are read; the longest history of `rows` if none is that long.
     """
     context = min(context, max(map(len, rows.histories)))
     histories = [history[-context:] for history in rows.histories]
-    joined: list[tuple[list[int], int]] = []  # items, and how many of the first ones are no target
+    joined: list[tuple[list[int], int]] = []  # items, and how many of the first ones are not targets
     open_at: dict[tuple[str, tuple[int, ...]], list[int]] = {}
     for row in sorted(range(len(rows)), key=lambda row: len(histories[row])):
         user, history = rows.users[row], histories[row]
@@ -77,7 +77,7 @@ def item_chains(rows: Interactions, context: int) -> list[ItemSequence]:
     found = []
     for items, first in joined:
         end = len(items)
-        while end > max(first, 1):  # an item that nothing precedes is no target
+        while end > max(first, 1):  # an item with nothing before it is not a target
             start = max(0, end - 1 - context)
             found.append(ItemSequence(tuple(items[start:end]), max(first - start, 1), ()))
             end = start + 1
@@ -88,7 +88,7 @@ def pack_chains(chains: list[ItemSequence], slots: int, order: np.ndarray) -> Pa
     """Packs the chains, taken in the given order, into rows of `slots` slots; no chain is split.
 
     Raises:
-      ValueError: a chain that fits in no row.
+      ValueError: a chain fits in no row.
     """
     taken = [chains[number] for number in order]
     lengths_n2 = np.array([[len(chain.items) - 1, len(chain.items) - chain.first] for chain in taken])
@@ -109,7 +109,7 @@ def pack_chains(chains: list[ItemSequence], slots: int, order: np.ndarray) -> Pa
 
 
 def pad_histories(histories: Sequence[Sequence[int]], rows: int, context: int) -> Packed:
-    """One history a row, its newest `context` items, with nothing to predict; empty rows up to `rows`."""
+    """One history per row, its newest `context` items, with nothing to predict; empty rows up to `rows`."""
     packed = Packed.empty(rows, context)
     for row, history in enumerate(histories):
         kept = history[-context:]

@@ -16,15 +16,15 @@ from tsrec_jax.baselines.tables import ItemTables
 from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
 
-CHUNK = 512  # histories whose scores exist at one time
+CHUNK = 512  # histories whose scores are in memory at a time
 
 
 class Fitted(Protocol):
     """A fitted baseline.
 
     Attributes:
-      facts: chosen settings, those `at_end` of what was tried (see `Choice`), the numbers it keeps (`parameters`), and
-        what else is worth reporting, as plain values.
+      facts: plain values: chosen settings, those `at_end` of what was tried (see `Choice`), how many numbers it keeps
+        (`parameters`), and whatever else is worth reporting.
     """
 
     @property
@@ -36,7 +36,7 @@ class Fitted(Protocol):
 
 
 class FittedTables(Fitted, Protocol):
-    """One that can be exported."""
+    """A fitted baseline that can be exported."""
 
     @property
     def tables(self) -> ItemTables: ...
@@ -75,7 +75,7 @@ def sid_scores(scores_BI: np.ndarray, catalogue: Catalogue) -> np.ndarray:
     numbers_I = catalogue.sid_numbers_I
     first_U = np.unique(numbers_I, return_index=True)[1]
     best_BU = scores_BI[:, first_U]
-    for item in np.setdiff1d(np.arange(len(numbers_I)), first_U):  # few: the others of the items that share a SID
+    for item in np.setdiff1d(np.arange(len(numbers_I)), first_U):  # few: further items of shared SIDs
         column_B = best_BU[:, numbers_I[item]]
         np.maximum(column_B, scores_BI[:, item], out=column_B)
     return best_BU

@@ -68,10 +68,10 @@ def run_baseline(
       dataset: gives the catalogue.
       train: what it learns from.
       select: what its settings are chosen on; popularity and repeat last choose nothing.
-      rows: what it recommends for. Only their histories are looked at.
-      length: SIDs of a list; fewer where the catalogue has fewer.
-      seed: of SASRec; the others draw nothing.
-      report: receives a line of what was chosen, and SASRec's progress.
+      rows: what it recommends for; only their histories are read.
+      length: SIDs per list; fewer if the catalogue has fewer.
+      seed: SASRec's seed; the others draw nothing.
+      report: receives a line that says what was chosen, and SASRec's progress.
       vectors: makes the items' vectors, for a baseline that needs them; only then is it called.
 
     Raises:

@@ -34,13 +34,13 @@ class SasRecSettings:
     """How SASRec is trained.
 
     Attributes:
-      shape: of the model.
+      shape: shape of the model.
       context: longest history that is read; at most the longest history of train, since later positions learn nothing.
       features: K, the leading singular vectors of the TF-IDF features; 0: ids alone.
       slots: item positions of a packed row, at least `context`.
-      rows: packed rows of a step.
-      learning_rate, weight_decay: of AdamW.
-      epochs: at most.
+      rows: packed rows per step.
+      learning_rate, weight_decay: AdamW's.
+      epochs: the most epochs.
       patience: epochs without a better NDCG@10 on selection after which training ends.
     """
 
@@ -182,7 +182,7 @@ def svd_features(catalogue: Catalogue, features: int) -> np.ndarray:
 
     Args:
       catalogue: gives the texts.
-      features: K; fewer where the texts have not so many.
+      features: K; fewer if the texts do not have that many.
 
     Raises:
       UserError: as `text_features`.

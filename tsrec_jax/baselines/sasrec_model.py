@@ -3,8 +3,8 @@
 A causal transformer reads the items of a history; the cosine of its state at the newest item with an item's embedding,
 over a temperature, is the item's score. (With plain products, popular items grow long, and the model overfits sooner.)
 With texts an item's embedding is its own row plus a projection of its text features. An item that
-never occurs in train has its text alone; so that this is learned too, training now and then takes the own rows of known
-items away (as DropoutNet does, Volkovs et al., 2017), and does not push unknown items down as wrong answers.
+never occurs in train has its text alone; so that this is learned too, training sometimes drops the own rows of known
+items (as DropoutNet does, Volkovs et al., 2017), and never pushes unknown items down as wrong answers.
 
 Axis letters: B rows, T slots, S slots attended to, D width, N heads, H head width, I items, K text features.
 """
@@ -18,13 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-# Of the first values of items and positions. Larger ones are noise in the logits, which items that are seldom had keep.
+# Scale of the initial values of items and positions. Larger ones are noise in the logits, which rare items keep.
 START_SCALE = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Of the model.
+    """The shape of the model.
 
     Attributes:
       width: D.

@@ -35,7 +35,7 @@ class Term:
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """What the items of a history count for themselves, besides what a recommender says of them.
+    """What the items of a history gain by being in it, in addition to what a recommender says about them.
 
     Attributes:
       weight: of `held_weights`, which are added to the scores; BELOW: they stand below all others, old ones too.
@@ -61,7 +61,7 @@ class ItemTables:
     """Scores of all items as a sum over the items of a history.
 
     Attributes:
-      bias_I: float32, what an item scores whatever the history.
+      bias_I: float32, what an item scores for every history.
       terms: what is added to it.
       seen: what is added to the items of the history; None: nothing. Which items share a SID is of the fit: SIDs that
         change in a live catalogue are not followed.
@@ -87,7 +87,7 @@ class ItemTables:
         return self.with_seen(scores_BI, histories) if seen else scores_BI
 
     def with_seen(self, others_BI: np.ndarray, histories: Sequence[Sequence[int]]) -> np.ndarray:
-        """The scores from those without what the items of the history count for themselves, which stay as they are."""
+        """The scores with what the history's items gain by being in it, from `others_BI`, which is not changed."""
         if self.seen is None:
             return others_BI
         scores_BI = others_BI.copy()
@@ -139,7 +139,7 @@ class ItemTables:
 
 
 def depth(scores_BI: np.ndarray) -> np.ndarray:
-    """float32 (B), by how much an item must fall to stand below all others, whatever its place."""
+    """float32 (B), by how much any item must fall to stand below all others."""
     spread_B = np.ptp(scores_BI, axis=1)
     return np.where(spread_B > 0, 2 * spread_B, np.float32(1))
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from tsrec_jax.errors import UserError
 
-NEAREST_AMONG = 1_000  # comparing an id with so many takes a few milliseconds, in which no other thread runs
-_SHOWN = 100  # characters of an id that is not known
-SHOWN_FACTS = ("brand", "categories", "image")  # of an item, beside its title, for people who look at it
+NEAREST_AMONG = 1_000  # comparing an id with this many takes a few milliseconds, in which no other thread runs
+_SHOWN = 100  # characters shown of an unknown id
+SHOWN_FACTS = ("brand", "categories", "image")  # shown of an item in addition to its title
 _ADDRESS = re.compile(r"https?://[^\s\"'<>\\`\x00-\x20\x7f]+", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d+)(?!.*\d)")
 
@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"(\d+)(?!.*\d)")
 class Item:
     """One item as its folder describes it; `description` is plain text, absent fields are empty.
 
-    `image` is the address of a picture, for people to see; no model reads it.
+    `image` is the address of a picture for people to look at; no model reads it.
     """
 
     id: str
@@ -36,19 +36,19 @@ class Item:
 
     @property
     def read_by_models(self) -> dict[str, str]:
-        """All but the image, by name: what SIDs, words and vectors are made of."""
+        """All fields but the image, by name: what SIDs, words and vectors are made from."""
         return {name: value for name, value in vars(self).items() if name != "image"}
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenDescription:
-    """What a teacher says of the items that share a SID token, or a path: the tokens with which their SIDs begin.
+    """What a teacher says about the items that share a SID token, or a path: the tokens with which their SIDs begin.
 
     Attributes:
-      token: the SID token; of a path the last one.
-      description: sentences on the items.
-      keywords: words and short phrases on them.
-      prefix: of a path of several tokens those before the last; empty where the token is described wherever it stands.
+      token: the SID token; for a path, its last token.
+      description: sentences about the items.
+      keywords: words and short phrases about the items.
+      prefix: for a path of several tokens, those before the last; empty if the token is described wherever it stands.
     """
 
     token: str
@@ -69,7 +69,7 @@ class TokenDescription:
 
 @dataclasses.dataclass(frozen=True)
 class Catalogue:
-    """Items and their SIDs, by position: item i is `items[i]` with the tokens `sids[i]`, one a level.
+    """Items and their SIDs, by position: item i is `items[i]` with the tokens `sids[i]`, one per level.
 
     Several items may share a SID. All SIDs have the same number of levels, and no token stands on two levels
     (`data.dataset` checks both).
@@ -111,7 +111,7 @@ class Catalogue:
 
     @functools.cached_property
     def tokens_IC(self) -> np.ndarray:
-        """int32, the tokens of each item's SID by their place in `tokens`."""
+        """int32, the tokens of each item's SID, as positions in `tokens`."""
         return self.codes_IC + np.searchsorted(self.token_levels, np.arange(self.num_levels)).astype(np.int32)
 
     def sid(self, item: int) -> str:
@@ -154,7 +154,7 @@ class Catalogue:
     def to_json(self) -> dict[str, Any]:
         """The contents of `sid_catalogue.json`: the items without their descriptions, and the tokens by vocabulary id.
 
-        An item's brand, categories and image stand there where it has them.
+        An item's brand, categories and image are included if it has them.
         """
         return {
             "levels": self.num_levels,
@@ -170,7 +170,7 @@ class Catalogue:
         """The catalogue that `to_json` described.
 
         Raises:
-          ValueError: the facts are of another kind, or disagree with themselves.
+          ValueError: the facts are of another kind, or contradict each other.
         """
         _check_facts(facts)
         entries = facts["items"]
@@ -187,17 +187,17 @@ class Catalogue:
 
 
 def shown_facts(item: Any) -> dict[str, str]:
-    """Those of `SHOWN_FACTS` that an item has, by name; it may be an item of a served catalogue too."""
+    """Those of `SHOWN_FACTS` that an item has, by name; the item may also be from a served catalogue."""
     return {fact: text for fact in SHOWN_FACTS if (text := getattr(item, fact))}
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is an address on the web, as that of an image has to be."""
+    """Whether a text is a web address, as an image's must be."""
     return _ADDRESS.fullmatch(text) is not None
 
 
 def token_order(sids: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    """The tokens of SIDs of one length, as `Catalogue.tokens` orders them."""
+    """The tokens of SIDs that all have the same length, in the order of `Catalogue.tokens`."""
     return tuple(token for tokens in _level_tokens(tuple(sids)) for token in tokens)
 
 
@@ -248,12 +248,12 @@ class UnknownItem(UserError):
 def unknown_item(item_id: str, known: Collection[str], items: int) -> UnknownItem:
     """The error for an id that no item has; it names the nearest ones.
 
-    A server calls this for every request with an id that has gone.
+    A server calls this for every request with an id that no longer exists.
 
     Args:
       item_id: the id.
-      known: ids that it may stand for; more than NEAREST_AMONG are not looked at.
-      items: how many there are in all.
+      known: ids that may have been meant; if there are more than NEAREST_AMONG, none is compared.
+      items: the number of items in all.
     """
     shown = str(item_id)[:_SHOWN]
     near = difflib.get_close_matches(shown, list(known), n=3, cutoff=0.5) if len(known) <= NEAREST_AMONG else []

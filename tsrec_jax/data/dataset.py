@@ -34,14 +34,14 @@ class Dataset:
     """A checked dataset folder.
 
     Attributes:
-      name: NAME of its files.
+      name: NAME in its file names.
       path: the folder.
       catalogue: items and SIDs.
       splits: `train`, `valid` and, where the folder has it, `test`; `select` where users were held out.
-      token_descriptions: SID token, or path of tokens as one text -> what the teacher said of it; empty when the folder
-        has no keyword file.
+      token_descriptions: SID token, or path of tokens as one text -> what the teacher said about it; empty if the
+        folder has no keyword file.
       data_hash: SHA-256 over the names and contents of the files read, in hexadecimal.
-      notes: what a person should know of the folder, a line each.
+      notes: what a person should know about the folder, one line each.
     """
 
     name: str
@@ -58,12 +58,12 @@ def read_dataset(path: str | os.PathLike[str], name: str = "", reading: Reading 
 
     Args:
       path: the folder.
-      name: NAME of its files; empty: the one NAME that the folder holds.
-      reading: how, where more than one way makes sense.
+      name: NAME in its file names; empty: the only NAME in the folder.
+      reading: how to read it, where more than one way makes sense.
 
     Raises:
       DatasetError: up to ten faults at once, each with file and row: unknown items, SIDs that disagree between files,
-        wrong level counts, malformed lists, items that stand twice, empty splits, histories written newest first, text
+        wrong level counts, malformed lists, items that occur twice, empty splits, histories written newest first, text
         that is not UTF-8.
     """
     folder = pathlib.Path(path)
@@ -79,7 +79,7 @@ def read_dataset(path: str | os.PathLike[str], name: str = "", reading: Reading 
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What the files of a folder hold, less what has a fault; without SIDs where only texts and rows were wanted."""
+    """What the files of a folder hold, without anything faulty; without SIDs if only texts and rows were wanted."""
 
     files: Mapping[str, str]
     items: tuple[Item, ...]
@@ -91,18 +91,18 @@ class Contents:
 def parse_folder(
     folder: pathlib.Path, name: str, with_sids: bool, reading: Reading, faults: Faults, whole: bool = False
 ) -> Contents:
-    """Reads what there is of the files of a folder, notes every fault and goes on behind it.
+    """Reads those files of a folder that exist, notes every fault and continues after it.
 
     Args:
       folder: the folder.
-      name: NAME of its files.
-      with_sids: its SIDs and descriptions too; else its texts and interactions alone.
-      reading: how, where more than one way makes sense.
+      name: NAME in its file names.
+      with_sids: whether to read its SIDs and descriptions too, not only its texts and interactions.
+      reading: how to read it, where more than one way makes sense.
       faults: takes every fault.
-      whole: a fault is an error: first of missing files, then of all others.
+      whole: raise an error for faults: first for missing files, then for all others.
 
     Raises:
-      DatasetError: the item file holds no items, by which all the rest is read; or, with `whole`, any fault.
+      DatasetError: the item file, which everything else depends on, holds no items; or, with `whole`, any fault.
     """
     item, index, info, described = (
         folder / f"{name}{end}" for end in (".item.json", ".index.json", ".info.txt", DESCRIPTIONS_FILE)
@@ -145,7 +145,7 @@ def write_dataset(
     """
     folder = pathlib.Path(folder)
     pairs = list(zip(catalogue.items, catalogue.sids, strict=True))
-    items = {  # without an image, none is written: such a folder keeps the hash that it had before there were images
+    items = {  # no image, no key: a folder without images keeps the hash that it had before images were supported
         item.id: {key: value for key, value in vars(item).items() if key != "id" and (value or key != "image")}
         for item, _ in pairs
     }

@@ -1,4 +1,4 @@
-"""The faults of a dataset folder, collected so that a person mends it in one go, and what is odd but no fault."""
+"""The faults of a dataset folder, collected so that a person can mend them all at once, and oddities that are none."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class DatasetError(UserError):
 
 
 class Faults:
-    """What is wrong with a folder, in the order it was found.
+    """What is wrong with a folder, in the order in which it was found.
 
     Attributes:
       lines: the faults.
-      notes: what a person should know of a folder that is read all the same.
+      notes: what a person should know about a folder that is read anyway.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Faults:
         self.lines.append(f"{file}{f', {place}' if place else ''}: {fault}")
 
     def note(self, file: pathlib.Path, words: str) -> None:
-        """Notes what is no fault."""
+        """Notes something that is not a fault."""
         self.notes.append(f"{file}: {words}")
 
     def stop_if_any(self) -> None:
@@ -48,6 +48,6 @@ class Faults:
 
 
 def named(texts: Sequence[str], most: int = 3) -> str:
-    """The first of some ids in quotation marks, and how many there are beyond."""
+    """The first few ids in quotation marks, and how many more there are."""
     shown = ", ".join(repr(text) for text in texts[:most])
     return f"{shown} and {len(texts) - most} more" if len(texts) > most else shown

@@ -22,10 +22,10 @@ AS_IT_IS = Reading()
 
 
 def find_name(folder: pathlib.Path, name: str = "") -> str:
-    """NAME of a folder's files: the given one, else that of the one NAME.item.json it holds.
+    """NAME in a folder's file names: the given one, otherwise that of its only NAME.item.json.
 
     Raises:
-      DatasetError: no such folder, or no name is given and it does not hold exactly one.
+      DatasetError: no such folder, or no name is given and the folder does not hold exactly one NAME.item.json.
     """
     if not folder.is_dir():
         what = "is a file; name the folder that holds it" if folder.exists() else "no such folder"
@@ -40,7 +40,7 @@ def find_name(folder: pathlib.Path, name: str = "") -> str:
 
 
 def read_files(folder: pathlib.Path, needed: Sequence[str], optional: Sequence[str], faults: Faults) -> dict[str, str]:
-    """{file name: text} of every file that is there, without a BOM; a needed one that is missing is a fault."""
+    """{file name: text} of every file that exists, without a BOM; a needed file that is missing is a fault."""
     texts = {}
     for file in (*needed, *optional):
         path = folder / file
@@ -58,7 +58,7 @@ def read_files(folder: pathlib.Path, needed: Sequence[str], optional: Sequence[s
 
 
 def parse_json(path: pathlib.Path, text: str, faults: Faults) -> Any:
-    """The JSON value; objects refuse a key that stands twice."""
+    """The JSON value; a key that occurs twice in an object is a fault."""
 
     def pairs(entries: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -76,13 +76,12 @@ def parse_json(path: pathlib.Path, text: str, faults: Faults) -> Any:
 
 
 def parse_items(path: pathlib.Path, text: str, faults: Faults) -> tuple[Item, ...]:
-    """The items of a NAME.item.json, in file order; one with a fault has an empty title.
+    """The items of a NAME.item.json, in file order; an item with a fault has an empty title.
 
-    Control characters in texts are read as spaces. They are counted in a note, as titles that only stand for a missing
-    one are.
+    Control characters in texts are read as spaces. A note counts them, and also titles that only mark a missing one.
 
     Raises:
-      DatasetError: it holds no object, after the faults noted so far.
+      DatasetError: the file holds no object; the faults noted so far come first.
     """
     facts = parse_json(path, text, faults)
     if not isinstance(facts, dict) or not facts:
@@ -133,7 +132,7 @@ def _item(path: pathlib.Path, item_id: str, entry: Any, faults: Faults) -> Item:
 
 
 def _plain_text(value: Any) -> str:
-    """A description may be a text, a list, a list written as a Python literal, or null; parts are joined by spaces."""
+    """The text of a description: a text, a list, a list as a Python literal, or null; parts are joined by spaces."""
     if isinstance(value, str) and value.startswith("["):
         try:
             value = ast.literal_eval(value)
@@ -151,7 +150,7 @@ def sha256_of(path: pathlib.Path) -> str:
 
 
 def hash_of(texts: Mapping[str, str], changes: str = "") -> str:
-    """SHA-256 over the names and contents of files and what was changed in reading them, in hexadecimal."""
+    """SHA-256 over the names and contents of files and what reading changed in them, in hexadecimal."""
     digest = hashlib.sha256(changes.encode())
     for file in sorted(texts):
         digest.update(f"{file}\n{len(texts[file])}\n".encode())

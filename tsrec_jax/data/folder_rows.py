@@ -1,4 +1,4 @@
-"""The splits of a dataset folder: read, held against each other, and what they say of repeats and of order."""
+"""Reads the splits of a dataset folder, compares them, and finds their repeats and the order of their histories."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SPLITS = ("train", "valid", "test")
 
 @dataclasses.dataclass(frozen=True)
 class FolderRows:
-    """The rows of a folder, less what has a fault.
+    """The rows of a folder, without those that have a fault.
 
     Attributes:
-      splits: `train`, `valid`, `test`, as far as they are there.
-      repeats: for each split the rows that are equal to an earlier one.
+      splits: those of `train`, `valid` and `test` that exist.
+      repeats: for each split, the number of rows that equal an earlier one.
       direction: which end of the histories is the newest.
     """
 
@@ -38,7 +38,7 @@ def read_rows(
     faults: Faults,
     sids: Sequence[str] | None = None,
 ) -> FolderRows:
-    """The rows of every split that is there; `overlaps` as in `Reading`, `sids` as in `read_interactions`."""
+    """The rows of every split that exists; `overlaps` as in `Reading`, `sids` as in `read_interactions`."""
     splits = {
         split: read_interactions(folder / f"{split}.csv", files[f"{split}.csv"], items, faults, sids)
         for split in SPLITS
@@ -71,7 +71,7 @@ def _compare(
     overlaps: str,
     faults: Faults,
 ) -> None:
-    """Notes the rows of the later of two splits that stand in the earlier one too."""
+    """Notes the rows of the later of two splits that are also in the earlier one."""
     rows = splits[other]
     shared = also_in(rows, splits[one])
     if not shared:

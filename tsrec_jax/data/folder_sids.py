@@ -1,4 +1,4 @@
-"""The SIDs of a dataset folder: NAME.index.json, NAME.info.txt, and SIDs of which some have one token more."""
+"""The SIDs of a dataset folder: NAME.index.json, NAME.info.txt, and SIDs some of which have one token more."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Sid = tuple[str, ...]
 
 @dataclasses.dataclass(frozen=True)
 class FolderSids:
-    """What a folder says of SIDs, by item id; items with a fault are left out.
+    """What a folder says about SIDs, by item id; items with a fault are left out.
 
     Attributes:
       written: as the files have them, which all of them must agree on.
-      read: as the catalogue takes them, of equally many tokens.
+      read: as the catalogue takes them, all with the same number of tokens.
     """
 
     written: Mapping[str, Sid]
@@ -32,7 +32,7 @@ class FolderSids:
 
     @property
     def changed(self) -> bool:
-        """Whether they are read as other SIDs than the files have."""
+        """Whether the SIDs read differ from those in the files."""
         return self.written != self.read
 
 
@@ -41,11 +41,11 @@ def read_sids(path: pathlib.Path, items: Sequence[Item], ragged: str) -> tuple[t
 
     Args:
       path: a JSON object {item id: [token, ...]}, as NAME.index.json is.
-      items: of the folder; exactly these must stand in the file.
+      items: the folder's items; the file must hold exactly these.
       ragged: as in `Reading`.
 
     Returns:
-      The SID of each item, and what a person should know of them, a line each.
+      The SID of each item, and what a person should know about the SIDs, one line each.
 
     Raises:
       DatasetError: the file is missing or has faults, each with its item.
@@ -99,7 +99,7 @@ def _check_tokens(path: pathlib.Path, sids: Mapping[str, Sid], faults: Faults) -
 
 
 def _even(path: pathlib.Path, sids: Mapping[str, Sid], ragged: str, faults: Faults) -> dict[str, Sid]:
-    """SIDs of equally many tokens; faults where they are not and `ragged` says nothing of how they become so."""
+    """SIDs with the same number of tokens; faults if they differ and `ragged` does not say how to even them out."""
     lengths = {len(tokens) for tokens in sids.values()}
     if len(lengths) < 2:
         return dict(sids)
@@ -138,13 +138,13 @@ def _even(path: pathlib.Path, sids: Mapping[str, Sid], ragged: str, faults: Faul
 
 
 def _start_of(tokens: Sequence[str]) -> str:
-    """What all of these tokens begin with before their number, as in `<d_`; empty where they differ in it."""
+    """What all of these tokens have before their number, as in `<d_`; empty if they differ in it."""
     starts = {found.group(1) if (found := _NUMBERED.fullmatch(token)) else "" for token in tokens}
     return starts.pop() if len(starts) == 1 else ""
 
 
 def _filled(sids: Mapping[str, Sid], least: int, start: str) -> dict[str, Sid]:
-    """Every SID with a last token: of the shorter ones that of the lowest number that makes it no other item's."""
+    """Every SID with a last token; a shorter SID gets the lowest number that no other item's SID then has."""
     taken = set(sids.values())
     filled = {}
     for item_id, tokens in sids.items():
@@ -159,9 +159,9 @@ def _filled(sids: Mapping[str, Sid], least: int, start: str) -> dict[str, Sid]:
 
 
 def check_info(path: pathlib.Path, text: str, items: Sequence[Item], sids: Mapping[str, Sid], faults: Faults) -> None:
-    """Holds NAME.info.txt, a line SID<TAB>title<TAB>id for each item, against the index and the item file.
+    """Checks NAME.info.txt, a line SID<TAB>title<TAB>id for each item, against the index and the item file.
 
-    Lines may end as on Windows, and empty ones at the end count for nothing.
+    Lines may end as on Windows, and empty lines at the end are ignored.
     """
     titles = {item.id: item.title for item in items}
     lines = [line.removesuffix("\r") for line in text.rstrip("\r\n").split("\n")]

@@ -14,13 +14,13 @@ SELECT = "select"  # the split of the rows that were taken out
 
 
 def hold_out_users(dataset: Dataset, share: float) -> Dataset:
-    """Moves the train rows of some users to the split `select`; the dataset as it is where `share` is 0.
+    """Moves the train rows of some users to the split `select`; returns the dataset unchanged if `share` is 0.
 
-    Who is held out is decided by a hash of the user id: it does not depend on a seed or on the order of the rows.
+    A hash of the user id decides who is held out, so the choice depends neither on a seed nor on the order of the rows.
 
     Args:
-      dataset: any.
-      share: of the users of train, in [0, 1).
+      dataset: any dataset.
+      share: the share of train's users to hold out, in [0, 1).
 
     Raises:
       UserError: nobody is held out, or nobody is left.
@@ -39,20 +39,20 @@ def hold_out_users(dataset: Dataset, share: float) -> Dataset:
 
 
 def selection_split(dataset: Dataset) -> str:
-    """The split by which models and settings are chosen: the held-out users where there are some, else valid."""
+    """The split on which models and settings are chosen: the held-out users if there are any, otherwise valid."""
     return SELECT if SELECT in dataset.splits else "valid"
 
 
 def evaluated_split(dataset: Dataset, wanted: str) -> str:
-    """The split that is evaluated: valid where a folder has no such split."""
+    """The split that is evaluated: the wanted one, or valid if the folder does not have it."""
     return wanted if wanted in dataset.splits else "valid"
 
 
 def refuse_selection(dataset: Dataset, wanted: str) -> None:
-    """Refuses to evaluate on the split by which models and settings are chosen.
+    """Refuses to evaluate on the split on which models and settings are chosen.
 
     Raises:
-      UserError: it is the one that would be evaluated.
+      UserError: that split would be evaluated.
     """
     if evaluated_split(dataset, wanted) == selection_split(dataset):
         missing = "" if wanted in dataset.splits else f"{dataset.path} has no {wanted}.csv, and "
@@ -60,5 +60,5 @@ def refuse_selection(dataset: Dataset, wanted: str) -> None:
 
 
 def place_of(name: str) -> float:
-    """The place of a user or an item in [0, 1), by its id alone."""
+    """The place of a user or an item in [0, 1), which depends on its id alone."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64

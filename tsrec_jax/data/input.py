@@ -1,18 +1,18 @@
-"""Packed batches: shuffled, mixed and packed by plan, read with Grain in the background.
+"""Packed batches: shuffled, mixed and packed to a plan, and read with Grain in the background.
 
-Keys of a batch; A accumulation (training only), B rows, T tokens, G groups of rows, P loss slots of a group:
+Keys of a batch, where A is accumulation (training only), B rows, T tokens, G groups of rows, P loss slots per group:
   tokens_BT int32          ids, 0 in padding
   segment_ids_BT int32     1, 2, ... for the examples of a row, 0 for padding
   positions_BT int32       0, 1, ... within each segment
-  loss_index_GP int32      position in the group's rows, laid end to end, whose hidden state predicts the target
+  loss_index_GP int32      position, in the group's concatenated rows, whose hidden state predicts the target
   loss_target_GP int32     the id to predict
   loss_task_GP int32       number of the task among those in use, -1 for an empty slot
 and, where SID tokens are learned among their siblings in the catalogue (`paths`), at every position instead of slots:
   sid_node_BT int32        the node (`data.sid_paths`) whose child comes next
-  sid_target_BTK int32     which SID token that is, counted from the first one, or which K tokens it might be
-  sid_target_probs_BTK float32    how right each of these is; they sum to 1 where a SID token is learned
+  sid_target_BTK int32     which SID token that is, numbered from the first one, or which K tokens it might be
+  sid_target_probs_BTK float32    the probability of each; they sum to 1 where a SID token is learned
   sid_task_BT int32        number of the task, -1 where no SID token is learned
-and, where the items of histories are asked for (`items`), the keys of `data.item_places`.
+and, if the items of histories are requested (`items`), the keys of `data.item_places`.
 Logits over the vocabulary are computed at the loss slots only. P is static: a row closes when its tokens are used up, a
 group when its slots are. Short rows keep attention cheap, and a group of many rows keeps slots from being wasted.
 """
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 SLOT_MARGIN = 1.04
 SLOT_MULTIPLE = 8
 READ_AHEAD = 8  # batches
-ASK_FOR_ITEMS = ("next_sid",)  # tasks whose SIDs are items that users did take next
-MOST_STEPS = 2**40  # Grain wants a length; training says when it ends
+ASK_FOR_ITEMS = ("next_sid",)  # tasks whose SIDs are items that users really took next
+MOST_STEPS = 2**40  # Grain wants a length; training itself decides when to end
 
 Batch = dict[str, np.ndarray]
 
@@ -52,14 +52,14 @@ def choose_loss_slots(
     group: int = 1,
     paths: SidPaths | None = None,
 ) -> int:
-    """Loss slots of a group: the mean share of loss tokens in an epoch with 4 % to spare, in multiples of 8.
+    """Loss slots per group: the mean share of loss tokens in an epoch with 4 % to spare, in multiples of 8.
 
     Args:
-      examples: of every task.
+      examples: the examples of every task.
       rates: {task: rate}, for the tasks in use.
       sequence_length: T.
       group: rows that share their slots.
-      paths: where given, SID tokens that continue a path need no slot.
+      paths: if given, SID tokens that continue a path need no slot.
 
     Raises:
       UserError: no examples, or one that is longer than a row.
@@ -81,8 +81,8 @@ def choose_loss_slots(
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """The shape of a batch: A, B (of all processes), T, P, rows of a group, how SID tokens are learned (K), tasks, and
-    what finds the items."""
+    """The shape of a batch: A, B (of all processes), T, P, rows per group, how SID tokens are learned (K), tasks, and
+    the finder of the items."""
 
     accumulation: int
     rows: int
@@ -111,7 +111,7 @@ class _Layout:
         return self.sequence_length, self.loss_slots
 
     def with_items(self, batch: Batch) -> Batch:
-        """The batch, with its items where they are asked for."""
+        """The batch, with its items if they are requested."""
         if self.items is None:
             return batch
         return self.items.add(batch, [number for number, task in enumerate(self.tasks) if task in ASK_FOR_ITEMS])
@@ -121,13 +121,13 @@ class _Layout:
 class _Epoch:
     """The plan of one epoch: its examples as (task number, row number), and the groups of rows that they fill."""
 
-    first: int  # group of the run, over all epochs before
+    first: int  # number of its first group in the run, counted over all earlier epochs
     examples_n2: np.ndarray
     groups: list[list[np.ndarray]]
 
 
 class TrainBatches:
-    """Training batches by number. They are the same for every number of processes; each reads its own groups.
+    """Training batches by number. They do not depend on the number of processes; each process reads its own groups.
 
     Made by `train_batches`.
     """
@@ -145,7 +145,7 @@ class TrainBatches:
         self._layout, self._seed, self._part = layout, seed, part
         self._lengths = [_lengths(source, layout.paths) for source in self._sources]
         self._epochs: dict[int, _Epoch] = {}
-        self._firsts = [0]  # first group of each planned epoch, and of the one behind
+        self._firsts = [0]  # first group of each planned epoch, and of the one after the last
         self._lock = threading.Lock()
 
     def steps(self, epochs: float) -> int:
@@ -154,7 +154,7 @@ class TrainBatches:
 
     def from_step(self, step: int) -> grain.DatasetIterator:
         """An endless iterator whose first batch is that of optimiser step `step` + 1; call `close` when done."""
-        import grain  # only where batches are read ahead
+        import grain  # only needed where batches are read ahead
 
         source = grain.MapDataset.source(_ByNumber(self))[step:]
         return iter(source.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=READ_AHEAD)))
@@ -167,11 +167,11 @@ class TrainBatches:
         return self._layout.with_items(whole)
 
     def keys(self, step: int) -> list[str]:
-        """The keys of all examples of optimiser step `step` (from 1), of all processes, in the order of their rows."""
+        """The keys of all examples in optimiser step `step` (from 1), of all processes, in the order of their rows."""
         return [row.key for number in self._numbers(step) for examples in self._rows(number) for row in examples]
 
     def _numbers(self, step: int) -> np.ndarray:
-        """Numbers, over all epochs, of the groups of one optimiser step."""
+        """Numbers of the groups of one optimiser step, counted over all epochs."""
         return np.arange((step - 1) * self._layout.groups_of_step, step * self._layout.groups_of_step)
 
     def _rows(self, number: int) -> list[list[Example]]:
@@ -183,7 +183,7 @@ class TrainBatches:
         return [[self._sources[task][int(place)] for task, place in epoch.examples_n2[row]] for row in rows]
 
     def _epoch(self, epoch: int) -> _Epoch:
-        """Plans an epoch, whose predecessors were planned already; the last two plans are kept."""
+        """Plans an epoch whose predecessors have been planned; the last two plans are kept."""
         with self._lock:
             if epoch not in self._epochs:
                 planned = self._plan(epoch)
@@ -208,7 +208,7 @@ class TrainBatches:
 
 
 class _ByNumber:
-    """Random access to batches, as Grain takes it."""
+    """Random access to batches, in the form that Grain takes."""
 
     def __init__(self, batches: TrainBatches):
         self._batches = batches
@@ -237,22 +237,22 @@ def train_batches(
 ) -> TrainBatches:
     """Batches without end.
 
-    An epoch holds `rate` x rows of each task, so that with a rate of 1 it shows each row once; it is shuffled and
-    packed anew each time.
+    An epoch holds `rate` x rows of each task, so with a rate of 1 it shows each row once. Every epoch is shuffled and
+    packed again.
 
     Args:
       sources: {task: random access to Example}.
-      rates: {task: rate}, above 0, for the tasks to use, which are numbered in this order.
+      rates: {task: rate}, above 0, for the tasks to use; tasks are numbered in this order.
       sequence_length, rows, loss_slots, accumulation: T, B (of all processes), P and A.
-      seed: of shuffling and packing.
+      seed: seed of shuffling and packing.
       group: rows that share their loss slots.
       part: the groups of each micro-batch that this process feeds, as a slice or by their numbers.
-      paths: where given, SID tokens are learned among their siblings in the catalogue.
+      paths: if given, SID tokens are learned among their siblings in the catalogue.
       top_k: K, room for the SIDs that an example ranks.
-      items: where given, finds the items of histories, and batches have its keys too.
+      items: if given, it finds the items of histories, and batches have its keys too.
 
     Raises:
-      UserError: the rates are so small that an epoch is empty, or the groups do not divide the rows.
+      UserError: the rates are so small that an epoch is empty, or the rows do not divide into groups.
     """
     if not any(int(len(sources[task]) * rate + 1e-9) for task, rate in rates.items()):
         raise UserError("an epoch holds no row: the rates (config.tasks.*.rate) are too small")
@@ -274,7 +274,7 @@ def packed_batches(
     """One pass over the examples, without an accumulation axis; the last batch is filled with empty rows.
 
     Args:
-      examples: in the order in which they compete for places; their tasks are numbered as they come.
+      examples: in the order in which they compete for places; their tasks are numbered in order of appearance.
       sequence_length, rows, loss_slots: T, B (of all processes) and P.
       group, part, paths, top_k, items: as in `train_batches`.
     """
@@ -291,7 +291,7 @@ def packed_batches(
 
 @dataclasses.dataclass(frozen=True)
 class _Learned:
-    """Places of the tokens that an example teaches: those that need a loss slot, and those scored among siblings."""
+    """Positions of the tokens that an example teaches: those that need a loss slot, and those scored among siblings."""
 
     slots: np.ndarray
     sids: np.ndarray
@@ -307,9 +307,9 @@ def _learned(example: Example, paths: SidPaths | None) -> _Learned:
 def _targets(example: Example, targets_S: np.ndarray, levels: int, room: int) -> tuple[np.ndarray, np.ndarray]:
     """int32 target_SK and float32 probs_SK of an example's learned SID tokens.
 
-    The SID at place r of a ranking in `example.ranked` is right in proportion to 1 / r. A token of a SID shares its
-    place with those of the ranked SIDs that begin like this SID; where none does, nothing is right there and all shares
-    are 0. K is `room`; M are the SIDs, R those ranked for each.
+    The SID at rank r in `example.ranked` has a probability in proportion to 1 / r. A token of a SID shares its place
+    with the tokens of those ranked SIDs that begin like this SID; if none does, all probabilities there are 0. K is
+    `room`; M is the number of SIDs, R the number ranked for each.
     """
     target_SK = np.zeros((len(targets_S), room), np.int32)
     probs_SK = np.zeros((len(targets_S), room), np.float32)
@@ -338,7 +338,7 @@ def _stack(batches: Sequence[Batch], join: Callable[[list[np.ndarray]], np.ndarr
 
 
 def _group(rows: Sequence[Sequence[Example]], layout: _Layout) -> Batch:
-    """A batch of one group; a target's place becomes its place in the group."""
+    """A batch of one group; a target's position in its row becomes its position in the group."""
     length, paths = layout.sequence_length, layout.paths
     tokens_BT, segment_ids_BT, positions_BT, node_BT = np.zeros((4, layout.group, length), np.int32)
     target_BTK = np.zeros((layout.group, length, layout.top_k), np.int32)

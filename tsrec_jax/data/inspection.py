@@ -27,19 +27,19 @@ SPLIT_COLUMNS = (
 def inspect_folder(folder: pathlib.Path, name: str = "", reading: Reading = AS_IT_IS) -> int:
     """Prints what a folder holds, what is odd about it, and every fault, each with its file and row.
 
-    A folder with an index or a list of SIDs is read as a complete one, any other as texts and interactions. What has a
-    fault is left out of the figures.
+    A folder with an index or a list of SIDs is read as a complete one, any other as texts and interactions. The figures
+    leave out whatever has a fault.
 
     Args:
       folder: the folder.
-      name: NAME of its files; empty: the one NAME that the folder holds.
-      reading: how, where more than one way makes sense.
+      name: NAME in its file names; empty: the only NAME in the folder.
+      reading: how to read it, where more than one way makes sense.
 
     Returns:
       The number of faults.
 
     Raises:
-      DatasetError: no such folder, or it holds no or several NAME.item.json.
+      DatasetError: no such folder, or it holds no NAME.item.json or several.
     """
     name = find_name(folder, name)
     complete = any((folder / f"{name}{end}").exists() for end in (".index.json", ".info.txt"))
@@ -80,7 +80,7 @@ def _words_line(descriptions: Mapping[str, TokenDescription]) -> str:
 
 
 def _items_had(splits: Iterable[Interactions], num_items: int) -> np.ndarray:
-    """bool (items): whether an item stands in a row, be it history or target."""
+    """bool (items): whether an item occurs in a row, as history or target."""
     had_I = np.zeros(num_items, bool)
     for rows in splits:
         had_I[rows.targets] = True
@@ -98,7 +98,7 @@ def _items_line(had_I: np.ndarray, contents: Contents) -> str:
 
 
 def _split_row(split: str, found: FolderRows, train_I: np.ndarray) -> tuple[str, ...]:
-    """SPLIT_COLUMNS of a split; a target is cold where train lacks it, had before where its own history has it."""
+    """SPLIT_COLUMNS of a split; a target is cold if train lacks it, and had before if its own history has it."""
     rows = found.splits[split]
     lengths = [len(history) for history in rows.histories] or [0]
     cold = "" if split == "train" else f"{np.sum(~train_I[rows.targets]):,}"
@@ -136,12 +136,12 @@ def _order_lines(rows: FolderRows) -> list[str]:
 
 
 def _tie_lines(folder: pathlib.Path) -> list[str]:
-    """What `prepare` counted of interactions that share user and second; nothing where it says nothing of them."""
+    """How many interactions with the same user and second `prepare` counted; empty if it reports none."""
     try:
         tied = tied_targets(folder)
         if tied is None:
             return []
         shares = [f"{share:.1%} of {split}" for split, share in tied.items() if split != "order"]
-    except (OSError, KeyError, TypeError, ValueError):  # a file of that name which `prepare` did not write
+    except (OSError, KeyError, TypeError, ValueError):  # a file of that name, but not written by `prepare`
         return []
     return [f"ties ({SUMMARY}): {', '.join(shares)} have a target that shares its second with another item"]

@@ -1,4 +1,4 @@
-"""Interactions: what a user had, and what came next."""
+"""Interactions: the items a user had, and the one that came next."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COLUMNS = (
     "history_item_sid",
     "item_sid",
 )
-TEXT_COLUMNS = ("user_id", "history_item_id", "item_id")  # all that a folder without SIDs needs
+TEXT_COLUMNS = ("user_id", "history_item_id", "item_id")  # all columns that a folder without SIDs needs
 _OTHER_SEPARATORS = (";", "\t", "|")
 _AS_NUMPY = ", as NumPy prints arrays; write it from a list (array.tolist())"
 _SIDE_BY_SIDE = re.compile(r"""['"]\s*['"]""")  # in a list, two texts without a comma; rarely, quotes within a text
@@ -37,11 +37,11 @@ _NUMPY = re.compile(r"\[\s*[^\s,]+(\s+[^\s,]+)+\s*\]|.*\b(np|numpy)\.|array\(", 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Interactions:
-    """Rows of one split, in file order; equal to others with the same rows.
+    """Rows of one split, in file order; two are equal if they have the same rows.
 
     Attributes:
       users: user id of each row.
-      histories: catalogue indices of the items before, oldest first, at least one.
+      histories: catalogue indices of the earlier items, oldest first, at least one.
       targets: int32, catalogue index of the item that came next.
     """
 
@@ -59,7 +59,7 @@ class Interactions:
         return same and np.array_equal(self.targets, other.targets)
 
     def take(self, numbers: Sequence[int] | np.ndarray) -> Interactions:
-        """The rows of these numbers, in this order."""
+        """The rows with these numbers, in this order."""
         return Interactions(
             tuple(self.users[n] for n in numbers),
             tuple(self.histories[n] for n in numbers),
@@ -67,12 +67,12 @@ class Interactions:
         )
 
     def spread(self, count: int) -> Interactions:
-        """`count` of the rows at equal distances, from the first to the last; all where there are no more."""
+        """`count` of the rows at equal distances, from the first to the last; all if there are no more than that."""
         return self.take(spread(len(self), count))
 
 
 def spread(length: int, count: int) -> np.ndarray:
-    """int64: `count` numbers below `length` at equal distances, from 0 to the last; all where there are no more."""
+    """int64: `count` numbers below `length` at equal distances, from 0 to the last; all if there are no more."""
     return np.linspace(0, length - 1, min(count, length)).astype(np.int64)
 
 
@@ -86,7 +86,7 @@ def read_interactions(
       text: its contents.
       items: the items that its ids must name.
       faults: takes every fault with its row; row 1 is the header. Rows with a fault are not in the result.
-      sids: the SID of each item, which the file's SIDs must agree with, or an empty text where that has a fault; None:
+      sids: the SID of each item, which the file's SIDs must agree with, or an empty text if that SID has a fault; None:
         the columns of SIDs and titles are neither needed nor read.
     """
     index = {item.id: position for position, item in enumerate(items)}
@@ -108,7 +108,7 @@ def read_interactions(
         if None in row or any(row[column] is None for column in columns):
             faults.add(path, number, "has another number of fields than the header")
             continue
-        if not row["user_id"].strip():  # all such rows would be those of one user
+        if not row["user_id"].strip():  # otherwise all such rows would count as one user's
             faults.add(path, number, "user_id is empty; a row needs the user whose history it is")
             continue
         history = _history(path, number, row, index, sids, faults)
@@ -131,7 +131,7 @@ def read_interactions(
 
 
 def _rows(path: pathlib.Path, reader: csv.DictReader, faults: Faults) -> Iterator[tuple[int, dict[Any, Any]]]:
-    """(row number, row) of each row after the header, up to the first that is not CSV."""
+    """(row number, row) of each row after the header, up to the first that is not valid CSV."""
     number = 1
     try:
         for number, row in enumerate(reader, 2):
@@ -148,7 +148,7 @@ def _history(
     sids: Sequence[str] | None,
     faults: Faults,
 ) -> tuple[int, ...]:
-    """The history of a row as catalogue indices; empty where a fault was noted."""
+    """The history of a row as catalogue indices; empty if a fault was noted."""
     needed = ("history_item_id",) if sids is None else ("history_item_id", "history_item_sid", "history_item_title")
     lists: dict[str, list[Any]] = {}
     for column in needed:
@@ -174,7 +174,7 @@ def _history(
 
 
 def _list(cell: str) -> list[Any] | None:
-    """The list that a cell holds as a Python literal; None where it holds something else."""
+    """The list that a cell holds as a Python literal; None if it holds something else."""
     try:
         value = ast.literal_eval(cell)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):

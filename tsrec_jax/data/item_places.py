@@ -1,10 +1,10 @@
 """Where the items of histories stand in packed batches, and where one of them is learned.
 
-Keys that are added to a batch; A, B and T as in `data.input`, S item slots of a row, which are T / C:
-  item_sid_BS int32        number of the SID in `Catalogue.items_of_sid`, in the order of the row; -1 for an empty slot
+Keys that are added to a batch; A, B and T as in `data.input`, S = T / C item slots per row:
+  item_sid_BS int32        number of the SID in `Catalogue.items_of_sid`, in row order; -1 for an empty slot
   item_segment_BS int32    segment of the SID
   item_place_BS int32      position in the row of the token before the SID, whose hidden state predicts it
-  item_learned_BS bool     whether the SID is one to learn, of a task that asks for the next item
+  item_learned_BS bool     whether the SID is to be learned, in a task that asks for the next item
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class ItemPlaces:
     Attributes:
       first_id: token id of the first SID token.
       levels_n: int32, level of each SID token.
-      steps_n: int64, what each SID token adds to the key of a SID.
-      keys_U: int64, the keys of all SIDs, rising.
+      steps_n: int64, what each SID token contributes to the key of a SID.
+      keys_U: int64, the keys of all SIDs, ascending.
       sids_U: int32, the number of the SID of each key.
     """
 
@@ -47,10 +47,10 @@ class ItemPlaces:
         return cls(first_id, catalogue.token_levels, steps_n, keys_U, catalogue.sid_numbers_I[item_U])
 
     def add(self, batch: Batch, tasks: Collection[int]) -> dict[str, np.ndarray]:
-        """A packed batch, with or without an accumulation axis, and the keys above.
+        """Returns a packed batch, with or without an accumulation axis, plus the keys above.
 
         Args:
-          batch: of `data.input`.
+          batch: a batch of `data.input`.
           tasks: numbers of the tasks that ask for the next item.
         """
         tokens_RT = batch["tokens_BT"].reshape(-1, batch["tokens_BT"].shape[-1])

@@ -1,8 +1,8 @@
 """Token ids of texts that come from outside: titles, descriptions, keywords.
 
-A tokenizer knows the ends of texts, roles of a chat and SID tokens by their spelling, wherever it meets it. In a text
-from outside `<|endoftext|>` or `<a_1>` is nothing but characters: there such a spelling is cut behind its first
-character and both parts are encoded by themselves, so that it is read as text. All other texts have the ids that the
+A tokenizer recognises ends of texts, chat roles and SID tokens by their spelling, wherever they occur. In a text from
+outside, `<|endoftext|>` or `<a_1>` is nothing but characters. Such a spelling is therefore cut after its first
+character and both parts are encoded separately, so that it is read as text. All other texts have the ids that the
 tokenizer gives them.
 """
 
@@ -20,17 +20,18 @@ if TYPE_CHECKING:
 def encode_outside(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], before: int = 0, after: int = 0
 ) -> list[list[int]]:
-    """Token ids of each text, none of which is a control token of the tokenizer but in our own part of the text.
+    """Token ids of each text, without any control token of the tokenizer except in our own part of the text.
 
-    A tokenizer that puts a space before every text puts one before the part behind a cut, too.
+    A tokenizer that puts a space before every text also puts one before the part after a cut.
 
     Args:
-      tokenizer: any fast one.
-      texts: from outside.
-      before, after: characters at either end of every text that are our own, as a template's; their tokens stay.
+      tokenizer: any fast tokenizer.
+      texts: the texts from outside.
+      before, after: the number of characters at either end of every text that are our own, such as a template's; their
+        tokens stay.
 
     Raises:
-      UserError: a text holds a control token of one character, which cannot be cut.
+      UserError: a text holds a one-character control token, which cannot be cut.
     """
     if not texts:
         return []
@@ -43,9 +44,9 @@ def encode_outside(
 
 
 def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Ids of the special tokens and of those that were added, as SID tokens are.
+    """Ids of the special tokens and of added ones, such as SID tokens.
 
-    Added blanks are text, and so is the token of unknown characters, unless it ends or fills texts too.
+    Added blanks count as text, and so does the token for unknown characters, unless it also ends or pads texts.
     """
     added = {number for number, token in tokenizer.added_tokens_decoder.items() if not token.content.isspace()}
     ends = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
@@ -55,7 +56,7 @@ def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 def _as_text(
     tokenizer: PreTrainedTokenizerBase, text: str, start: int, end: int, control: Collection[int]
 ) -> list[int]:
-    """Token ids of a text without control tokens that reach into its characters from `start` to `end`."""
+    """Token ids of a text, without any control token that overlaps its characters from `start` to `end`."""
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     cuts = []
     for number, (first, last) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):

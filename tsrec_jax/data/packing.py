@@ -1,7 +1,7 @@
-"""Which examples share a row: planned from their lengths alone, before anything is read.
+"""Decides which examples share a row, from their lengths alone, before anything is read.
 
-A plan makes a training batch a pure function of its number. So a run that resumes needs to know its step and nothing
-else, and every process of a run can name the rows of all others.
+A plan makes a training batch a pure function of its number. So a resumed run needs to know only its step, and every
+process of a run knows the rows of all others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 WINDOW = 1024  # examples that compete for the next place; larger fills rows better and takes longer
-REST_WEIGHT = 0.1  # of the tokens left over against the imbalance; chosen on the Industrial task mix
+REST_WEIGHT = 0.1  # weight of the leftover tokens relative to the imbalance; chosen on the Industrial task mix
 
 
 def pack(
@@ -21,22 +21,23 @@ def pack(
 ) -> list[list[np.ndarray]]:
     """Fills rows with examples, and groups with rows. Every example is placed exactly once.
 
-    A row begins with the oldest example that is left and takes from the first `window` of them, until none fits, the
-    one that leaves the best rest. Where a row has its loss slots for itself, that is the rest that is smallest and most
-    even in tokens and slots, since a row that ran out of slots first would waste tokens. Where rows share their slots,
-    it is the smallest rest of tokens, and the rows are dealt out afterwards so that groups need about the same slots.
+    A row begins with the oldest remaining example. Until none fits, it then takes from the first `window` remaining
+    ones the example that leaves the best rest. If a row has loss slots of its own, the best rest is the one that is
+    smallest and most even in tokens and slots, since a row that ran out of slots first would waste tokens. If rows
+    share their slots, it is the smallest rest of tokens, and the rows are then dealt out so that groups need about the
+    same number of slots.
 
     Args:
       lengths_n2: int, tokens and loss tokens of each example, in the order in which they are to come.
-      capacity: tokens of a row and loss slots of a group.
-      group: rows of a group.
-      window: see above.
+      capacity: tokens per row and loss slots per group.
+      group: rows per group.
+      window: how many examples compete, as above.
 
     Returns:
-      For each group its rows, at most `group`, and for each row the numbers of its examples.
+      The rows of each group, at most `group` of them; each row is the numbers of its examples.
 
     Raises:
-      ValueError: an example that fits in no row.
+      ValueError: an example fits in no row.
     """
     limit_2 = np.asarray(capacity, np.int64)
     if len(lengths_n2) and (lengths_n2 > limit_2).any():
@@ -60,7 +61,7 @@ def _rows(lengths_n2: np.ndarray, limit_2: np.ndarray, window: int, evenness: fl
         row, free_2 = [], limit_2.copy()
         lengths_w2 = lengths_n2[waiting_w]
         open_w = np.ones(len(waiting_w), bool)
-        place = 0  # the oldest, so that none waits for ever
+        place = 0  # the oldest, so that no example waits for ever
         while place >= 0:
             row.append(waiting_w[place])
             open_w[place] = False
@@ -74,7 +75,7 @@ def _rows(lengths_n2: np.ndarray, limit_2: np.ndarray, window: int, evenness: fl
 
 
 def _best(lengths_w2: np.ndarray, open_w: np.ndarray, free_2: np.ndarray, limit_2: np.ndarray, evenness: float) -> int:
-    """The place of the example that leaves the best rest of a row; -1 when none fits."""
+    """The position of the example that leaves the best rest of a row; -1 if none fits."""
     rest_w2 = free_2 - lengths_w2
     fits_w = open_w & (rest_w2 >= 0).all(axis=1)
     if not fits_w.any():
@@ -85,7 +86,7 @@ def _best(lengths_w2: np.ndarray, open_w: np.ndarray, free_2: np.ndarray, limit_
 
 
 def _deal(slots_r: np.ndarray, groups: int, group: int, limit: int) -> list[list[int]] | None:
-    """Row numbers of each group, the fullest row first to the emptiest group; None where a group's slots run out."""
+    """Row numbers of each group: fullest row first, to the emptiest group; None if a group's slots run out."""
     dealt: list[list[int]] = [[] for _ in range(groups)]
     heap = [(0, number) for number in range(groups)]
     for row in np.argsort(-slots_r, kind="stable"):
@@ -102,10 +103,10 @@ def _deal(slots_r: np.ndarray, groups: int, group: int, limit: int) -> list[list
 def epoch_of_task(rows: int, rate: float, epoch: int, seed: Sequence[int]) -> np.ndarray:
     """The rows of one task that belong to an epoch: `rate` x rows of an endless stream of fresh permutations.
 
-    With a rate of 1 an epoch is one permutation, with 0.25 four epochs are one, and nothing is left out between.
+    With a rate of 1 an epoch is one permutation; with 0.25 four epochs make one, and no row is left out.
 
     Args:
-      rows: rows of the task.
+      rows: number of rows of the task.
       rate: above 0.
       epoch: number of the epoch, from 0.
       seed: numbers that name the run and the task.

@@ -1,4 +1,4 @@
-"""What a folder that `prepare` made says of itself; whoever reads such a folder needs nothing of the preparation."""
+"""What a folder made by `prepare` says about itself; reading such a folder needs nothing of the preparation's code."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-SUMMARY = "prepare.json"  # in a folder that `prepare` made, and in what is made of it
+SUMMARY = "prepare.json"  # in a folder that `prepare` made, and in what is made from it
 
 
 def tied_targets(folder: str | os.PathLike[str]) -> Mapping[str, Any] | None:
-    """What a folder's summary says of ties.
+    """What a folder's summary says about ties.
 
     Returns:
-      {"order": what was done, and for each split the share of its rows whose target is tied}; None where the folder was
-      not made by `prepare`, or by one that did not count ties.
+      {"order": what was done, and for each split the share of its rows whose target is tied}; None if the folder was
+      not made by `prepare`, or by a version that did not count ties.
     """
     try:
         summary = json.loads((pathlib.Path(folder) / SUMMARY).read_text(encoding="utf-8"))

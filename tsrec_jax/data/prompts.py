@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tsrec_jax.models.written_tokenizer import WrittenTokenizer
 
-OUTSIDE = ("title", "description")  # placeholders of texts that others wrote; the others take SIDs
+OUTSIDE = ("title", "description")  # placeholders for texts that others wrote; all other placeholders take SIDs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Templates:
 
     Attributes:
       by_name: the templates.
-      separator: between the SIDs of a history.
+      separator: the text between the SIDs of a history.
     """
 
     by_name: Mapping[str, Template] = dataclasses.field(default_factory=lambda: TEMPLATES)
@@ -44,7 +44,7 @@ class Templates:
         """The wording with some texts replaced: {name: {field: text}, "separator": text}.
 
         Raises:
-          UserError: an unknown task, field or placeholder, a placeholder left out, or text beside the SID that a beam
+          UserError: an unknown task, field or placeholder, a missing placeholder, or text around the SID that a beam
             search generates; the message names the key.
         """
         changes = dict(changes)
@@ -72,7 +72,7 @@ class Templates:
         return {**{name: dict(vars(template)) for name, template in self.by_name.items()}, "separator": self.separator}
 
     def wording(self) -> list[str]:
-        """Header and prompt of every task without their inputs: what a tokenizer has to spell again and again."""
+        """Header and prompt of every task without their inputs: the text that a tokenizer spells again and again."""
         return [
             template.header + template.prompt.format(**{template.placeholders[0]: ""})
             for template in self.by_name.values()
@@ -83,9 +83,10 @@ class PromptBuilder:
     """Turns texts into token ids by the templates.
 
     Args:
-      tokenizer: with the SID tokens added and an end-of-text token; to read titles and descriptions, transformers' own.
+      tokenizer: one with the SID tokens and an end-of-text token; for titles and descriptions, a transformers
+        tokenizer.
       templates: the wording.
-      max_length: longest sequence in tokens; of a longer one the last `max_length` are kept.
+      max_length: longest sequence in tokens; a longer one keeps its last `max_length`.
 
     Attributes:
       end: token ids that every completion ends with.
@@ -113,7 +114,7 @@ class PromptBuilder:
         return [[*header, *ids] for ids in self._filled(template.prompt, template.placeholders[0], inputs)]
 
     def _filled(self, wording: str, field: str, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of a wording with each text in the place of its placeholder."""
+        """Token ids of a wording with its placeholder replaced by each text."""
         whole = [wording.format(**{field: text}) for text in texts]
         if field not in OUTSIDE:
             return self._encode(whole)
@@ -122,7 +123,7 @@ class PromptBuilder:
         return encode_outside(self._tokenizer, whole, len(parts[0][0]), len(behind) if last is None else 0)
 
     def prefix(self, task: str) -> list[int]:
-        """Token ids that the prompts of a task begin with, whatever their input: a search computes them once."""
+        """Token ids that all prompts of a task begin with: a search computes them once."""
         text, *_ = next(iter(string.Formatter().parse(self.templates[task].prompt)))
         return [*self._headers[task], *self._encode([text])[0]]
 
@@ -132,17 +133,17 @@ class PromptBuilder:
         return [[*ids, *self.end] for ids in self._filled(template.completion, template.placeholders[1], answers)]
 
     def sequences(self, sequences: Sequence[Sequence[str]], firsts: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-        """Sequences of SIDs, learned from one place on, each SID after the prompt that a search would get.
+        """Sequences of SIDs, learned from one position on, each SID after the prompt that a search would get.
 
         Args:
           sequences: SIDs, oldest first.
-          firsts: for each sequence the place of the first SID that is learned, at least 1.
+          firsts: for each sequence, the position of the first SID that is learned, at least 1.
 
         Returns:
           Prompt and completion of each. A completion ends with its last SID.
 
         Raises:
-          UserError: the prompt of `next_sid` goes on behind the history with something else than the separator.
+          UserError: the prompt of `next_sid` continues after the history with something other than the separator.
         """
         separator, prompt = self.templates.separator, self.templates["next_sid"].prompt
         if not prompt.endswith("{history}" + separator):
@@ -158,8 +159,8 @@ class PromptBuilder:
         """Prompts that ask for the next SID of `levels` tokens, cut exactly as in training: what a search starts from.
 
         Args:
-          histories: for each request the SIDs of its history, oldest first.
-          levels: tokens of a SID, for which room is kept beside the completion's end.
+          histories: for each request, the SIDs of its history, oldest first.
+          levels: tokens per SID; room is kept for them and for the completion's end.
         """
         room = self.max_length - levels - len(self.end)
         return [ids[-room:] for ids in self.prompts("next_sid", [self.history(sids) for sids in histories])]

@@ -25,7 +25,7 @@ _FINGERPRINT = "fingerprint.json"
 
 
 class TokenisedTasks(tfds.core.GeneratorBasedBuilder):
-    """Examples of several tasks; `examples` is only needed where the files are written."""
+    """Examples of several tasks; `examples` is only needed to write the files."""
 
     VERSION = tfds.core.Version("2.0.0")
 
@@ -56,7 +56,7 @@ class TokenisedTasks(tfds.core.GeneratorBasedBuilder):
 
 
 class ExampleSource:
-    """Random access to the stored examples of one task, as Grain takes it."""
+    """Random access to the stored examples of one task, in the form that Grain takes."""
 
     def __init__(self, records: Any):
         self._records = records
@@ -74,7 +74,7 @@ class ExampleSource:
 
 
 def fingerprint(examples: Mapping[str, Sequence[Example]]) -> str:
-    """SHA-256 over tasks, keys, prompt lengths, tokens and what else could stand there."""
+    """SHA-256 over tasks, keys, prompt lengths, tokens and the alternative SIDs."""
     digest = hashlib.sha256()
     for task, rows in examples.items():
         digest.update(f"{task} {len(rows)}\n".encode())
@@ -86,12 +86,12 @@ def fingerprint(examples: Mapping[str, Sequence[Example]]) -> str:
 
 
 def write_records(examples: Mapping[str, Sequence[Example]], folder: str | os.PathLike[str]) -> None:
-    """Writes the examples, unless the folder holds exactly these already; it appears only when it is complete.
+    """Writes the examples, unless the folder already holds exactly these; the folder appears only when it is complete.
 
     Several processes may write the same examples at once: the first to finish wins, and the others use its files.
 
     Raises:
-      UserError: the folder holds something else, which stays as it is.
+      UserError: the folder holds something else, which is left unchanged.
     """
     folder = pathlib.Path(folder)
     facts = {"fingerprint": fingerprint(examples), "tasks": list(examples)}
@@ -102,7 +102,7 @@ def write_records(examples: Mapping[str, Sequence[Example]], folder: str | os.Pa
     try:
         with new_folder(folder) as scratch:
             builder = TokenisedTasks(examples=examples, data_dir=scratch)
-            with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads, and there are none
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints about downloads, and there are none
                 builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
             (scratch / _FINGERPRINT).write_text(json.dumps(facts), encoding="utf-8")
     except OSError:

@@ -1,7 +1,7 @@
-"""What the rows of a folder tell: repeats, rows of two splits, which end of a history is the newest, and their order.
+"""What the rows of a folder show: repeats, rows in two splits, which end of a history is the newest, and row order.
 
-A row continues another one of its user when its history is the other's history and then its target, or the newest
-part of that where histories are cut to a length. There are no times in a folder; this is what tells the order.
+A row continues another row of its user if its history is the other's history followed by the other's target, or the
+newest part of that where histories are cut to a length. A folder holds no times, so the order is inferred from this.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from tsrec_jax.data.interactions import Interactions
 
 LEAST_EVIDENCE = 5  # rows that continue another at the oldest end before a folder counts as written newest first
-IN_ORDER = 0.95  # of the rows that continue another, the share that must stand behind it for file order to be time
+IN_ORDER = 0.95  # share of continuing rows that must come after the row they continue for file order to be time
 
 Row = tuple[str, tuple[int, ...], int]
 
@@ -24,12 +24,12 @@ def keys(rows: Interactions) -> Iterator[Row]:
 
 
 def repeats(rows: Interactions) -> int:
-    """Rows that are equal to an earlier one. A user who buys one thing again and again makes such rows."""
+    """The number of rows that equal an earlier one, as when a user buys the same thing again and again."""
     return sum(len(own) - len(set(own)) for own in _by_user([rows]))
 
 
 def also_in(rows: Interactions, other: Interactions) -> list[int]:
-    """Numbers of the rows that stand in the other split too, with the same user, history and target."""
+    """Numbers of the rows that are also in the other split, with the same user, history and target."""
     wanted = set(keys(rows))
     known = {key for key in keys(other) if key in wanted}
     return [number for number, key in enumerate(keys(rows)) if key in known]
@@ -46,12 +46,12 @@ def _by_user(splits: Iterable[Interactions]) -> Iterator[list[tuple[tuple[int, .
 
 @dataclasses.dataclass(frozen=True)
 class Direction:
-    """Rows that continue another row of their user, by the end of the history at which they do.
+    """Counts of rows that continue another row of their user, by the end of the history at which they do so.
 
     Attributes:
-      rows: those of users with several rows.
-      newest: rows that continue another one as this package reads histories, oldest first, and not the other way.
-      oldest: rows that do so only when their history is read newest first.
+      rows: all rows of users with several rows.
+      newest: rows that continue another one only when histories are read oldest first, as this package reads them.
+      oldest: rows that do so only when histories are read newest first.
     """
 
     rows: int
@@ -65,7 +65,7 @@ class Direction:
 
 
 def direction(splits: Iterable[Interactions]) -> Direction:
-    """Which end of the histories is the newest, by the rows of all splits together."""
+    """Which end of the histories is the newest, judged from the rows of all splits together."""
     rows = newest = oldest = 0
     for own in _by_user(splits):
         if len(own) > 1:
@@ -78,7 +78,7 @@ def direction(splits: Iterable[Interactions]) -> Direction:
 
 
 def out_of_time(rows: Interactions) -> str:
-    """Why the order of the rows cannot be that of time; empty where nothing speaks against it."""
+    """Why the rows cannot be in time order; empty if nothing speaks against it."""
     continuing = behind = 0
     for own in _by_user([rows]):
         first: dict[tuple[int, ...], int] = {}
@@ -98,12 +98,12 @@ def out_of_time(rows: Interactions) -> str:
 
 
 def _behind(history: tuple[int, ...], target: int) -> list[tuple[int, ...]]:
-    """The histories that the next row may have: whole, and, of more than one item, cut to the length of this one's."""
+    """The histories that the next row may have: whole, and, if this row's has several items, cut to its length."""
     whole = (*history, target)
     return [whole, whole[1:]] if len(history) > 1 else [whole]
 
 
 def _before(history: tuple[int, ...], target: int) -> list[tuple[int, ...]]:
-    """The same where histories are written newest first."""
+    """The same for histories written newest first."""
     whole = (target, *history)
     return [whole, whole[:-1]] if len(history) > 1 else [whole]

@@ -12,10 +12,10 @@ from tsrec_jax.data.sid_prefixes import prefix_levels, sorted_unique
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SidPaths:
-    """The trie of a catalogue, as the loss needs it: small, dense and the same for all levels.
+    """The trie of a catalogue in the form the loss needs: small, dense and the same for all levels.
 
-    A node is a prefix of a SID; node 0 is the empty one. n is the number of SID tokens, C the number of levels, N of
-    nodes that have children.
+    A node is a prefix of a SID; node 0 is the empty one. n is the number of SID tokens, C the number of levels, N the
+    number of nodes that have children.
 
     Attributes:
       first_id: token id of the first SID token.
@@ -40,11 +40,11 @@ class SidPaths:
         levels_n = catalogue.token_levels
         size = len(levels_n)
         tokens_NC = sorted_unique(catalogue.tokens_IC, (size,) * catalogue.num_levels)
-        first, count, edges = 0, 1, []  # number of the level's first node; of nodes so far
+        first, count, edges = 0, 1, []  # the level's first node, the number of nodes so far
         for parent_M, token_M in prefix_levels(tokens_NC, np.zeros(len(tokens_NC), np.int32)):
             edges.append(((first + parent_M.astype(np.int64)) * size + token_M, count + np.arange(len(parent_M))))
             first, count = count, count + len(parent_M)
-        allowed_Nn = np.zeros((first, size), bool)  # the nodes behind `first` are whole SIDs
+        allowed_Nn = np.zeros((first, size), bool)  # the nodes from `first` on are whole SIDs
         allowed_Nn.reshape(-1)[np.concatenate([keys for keys, _ in edges])] = True
         return cls(first_id, levels_n, allowed_Nn, tuple(edges[:-1]))
 

@@ -1,4 +1,4 @@
-"""The prefixes of a catalogue's SIDs, numbered level by level: what the loss and the search build their tries of."""
+"""The prefixes of a catalogue's SIDs, numbered level by level; the loss and the search build their tries from them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 
 def prefix_levels(codes_NC: np.ndarray, above_N: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each level its distinct prefixes in rising order, by whose place the next level refers to them.
+    """The distinct prefixes of each level in rising order; the next level refers to them by their position.
 
     Args:
-      codes_NC: distinct rows in rising order, as `sorted_unique` gives them; of long SIDs perhaps the last codes only.
-      above_N: int32, never falling, the number of what stands before each row; zeros where nothing does.
+      codes_NC: distinct rows in rising order, as from `sorted_unique`; for long SIDs perhaps only the last codes.
+      above_N: int32, never falling, the number of the prefix before each row; zeros if there is none.
 
     Yields:
       parent_M, int32 number of the prefix without its last code, and code_M, the last code, of M prefixes.
@@ -26,7 +26,7 @@ def prefix_levels(codes_NC: np.ndarray, above_N: np.ndarray) -> Iterator[tuple[n
 
 
 def sorted_unique(codes_IC: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
-    """The distinct rows in rising order, as columns that lie together; codes of level c are below sizes[c]."""
+    """The distinct rows in rising order, with each column contiguous; codes of level c are below sizes[c]."""
     if math.prod(sizes) >= 1 << 63:
         return np.asfortranarray(np.unique(codes_IC, axis=0))
     key_I = codes_IC[:, 0].astype(np.int64)

@@ -1,8 +1,8 @@
-"""Where targets stand in ranked lists of SIDs, and the HR@K and NDCG@K that follow.
+"""Where targets stand in ranked lists of SIDs, and the resulting HR@K and NDCG@K.
 
-Each row has one target, so HR@K is 1 where the target is among the first K, and NDCG@K is 1 / log2(rank + 2) there,
-rank from 0. At SID level (comparable with published figures) a hit is the target's SID. At item level the items of a
-colliding SID share its place in unknown order: the expected value under a uniform tie is reported. Letter: N rows.
+Each row has one target, so if the target is among the first K, HR@K is 1 and NDCG@K is 1 / log2(rank + 2), with ranks
+from 0. At SID level (comparable with published figures) a hit is the target's SID. At item level the items of a
+colliding SID share its place in unknown order: the expected value under a uniform tie is reported. Axis letter: N rows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tsrec_jax.data.catalogue import Catalogue
 
 LEVELS = ("sid", "item")
 KS = (1, 3, 5, 10, 20, 50)
-# What tables show, as far as the lists are long enough. NDCG@1 is HR@1.
+# Metrics that tables show if the lists are long enough. NDCG@1 is HR@1.
 SHOWN = ("HR@1", "HR@3", "HR@5", "HR@10", "HR@20", "HR@50", "NDCG@3", "NDCG@5", "NDCG@10", "NDCG@20")
 
 
@@ -26,7 +26,7 @@ def metric_names(beams: int) -> list[str]:
 
 
 def ndcg_of_ranks(rank_N: np.ndarray, k: int) -> np.ndarray:
-    """float64 (N), NDCG@K of targets at these ranks, from 0; -1: not listed."""
+    """float64 (N), NDCG@K of targets at these ranks, which count from 0; -1: not listed."""
     return ((rank_N >= 0) & (rank_N < k)) / np.log2(np.maximum(rank_N, 0) + 2.0)
 
 
@@ -36,8 +36,8 @@ class TargetRanks:
 
     Attributes:
       rank: place of the target's SID, from 0; -1: not listed.
-      before: items that carry the SIDs before it; 0 where it is not listed.
-      group: items that carry the target's SID.
+      before: number of items that carry the SIDs before it; 0 if it is not listed.
+      group: number of items that carry the target's SID.
     """
 
     rank: np.ndarray
@@ -45,7 +45,7 @@ class TargetRanks:
     group: np.ndarray
 
     def values(self, level: str, metric: str) -> np.ndarray:
-        """float64 (N), a metric such as `HR@10` of each row, at level `sid` or `item`."""
+        """float64 (N), a metric such as `HR@10` for each row, at level `sid` or `item`."""
         name, _, cut = metric.partition("@")
         listed_N, k = self.rank >= 0, int(cut)
         if level == "sid":
@@ -71,7 +71,7 @@ def find_targets(predictions: Sequence[Sequence[str]], targets: np.ndarray, cata
     """Finds the target of each row in its ranked SIDs.
 
     Args:
-      predictions: for each row the SIDs, best first, none twice; a list shorter than K misses what it lacks.
+      predictions: for each row the SIDs, best first, none twice; a target missing from a list shorter than K is a miss.
       targets: catalogue index of each row's item.
       catalogue: gives SIDs and the items that share one.
 

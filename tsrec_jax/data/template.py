@@ -1,4 +1,4 @@
-"""The texts of a prompt and its answer, with a placeholder for what each example puts there."""
+"""The texts of a prompt and its answer, with placeholders that each example fills."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Template:
 
     @property
     def placeholders(self) -> tuple[str, str]:
-        """Those of prompt and completion. An answer is never in its own prompt."""
+        """The placeholders of prompt and completion. An answer is never in its own prompt."""
         (asked,), (answered,) = _placeholders(self.prompt), _placeholders(self.completion)
         return asked, answered
 
@@ -26,11 +26,11 @@ class Template:
         """The template with some of its texts replaced; each keeps its placeholder.
 
         Args:
-          name: of the template, for messages.
-          texts: by field.
+          name: the template's name, for messages.
+          texts: the new texts by field.
 
         Raises:
-          UserError: an unknown field, a text that is no template, or one with other placeholders.
+          UserError: an unknown field, a text that is not a template, or one with other placeholders.
         """
         unknown = sorted(set(texts) - {"header", "prompt", "completion"})
         if unknown:

@@ -31,7 +31,7 @@ class TextFolder:
       items: in file order.
       splits: `train`, `valid` and, where the folder has it, `test`.
       data_hash: SHA-256 over the names and contents of the files read, in hexadecimal.
-      notes: what a person should know of the folder, a line each.
+      notes: what a person should know about the folder, one line each.
     """
 
     name: str
@@ -47,8 +47,8 @@ def read_texts(path: str | os.PathLike[str], name: str = "", reading: Reading = 
 
     Args:
       path: the folder.
-      name: NAME of its files; empty: the one NAME that the folder holds.
-      reading: how, where more than one way makes sense.
+      name: NAME in its file names; empty: the only NAME in the folder.
+      reading: how to read it, where more than one way makes sense.
 
     Raises:
       DatasetError: up to ten faults at once, each with file and row, as `read_dataset` does.
@@ -61,5 +61,5 @@ def read_texts(path: str | os.PathLike[str], name: str = "", reading: Reading = 
 
 
 def texts_of(dataset: Dataset, path: pathlib.Path) -> TextFolder:
-    """What a dataset folder, read from `path`, holds beside its SIDs and words."""
+    """The contents of a dataset folder, read from `path`, without its SIDs and words."""
     return TextFolder(dataset.name, path, dataset.catalogue.items, dataset.splits, dataset.data_hash, dataset.notes)

@@ -1,4 +1,4 @@
-"""Item texts as rows from which a language model learns, and the rows by which it is validated."""
+"""Item texts as rows from which a language model learns, and rows on which it is validated."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TASK = "text"
-VALID_EVERY = 20  # texts, where no items are held out
+VALID_EVERY = 20  # validate on every 20th text if no items are held out
 
 
 def item_texts(items: Sequence[Item]) -> list[str]:
-    """What the language model reads: sentences about each item, nothing of who bought what."""
+    """What the language model reads: sentences about each item, nothing about who bought what."""
     return [text for item in items for text in _texts_of(item)]
 
 
@@ -43,7 +43,7 @@ class TextRows:
 
     Attributes:
       learned, validated: examples in which every token but the first is a target.
-      texts: number of texts of both.
+      texts: number of texts in both.
     """
 
     learned: list[Example]
@@ -52,20 +52,20 @@ class TextRows:
 
     @property
     def tokens(self) -> int:
-        """Tokens of both."""
+        """Number of tokens in both."""
         return sum(len(row.tokens) for rows in (self.learned, self.validated) for row in rows)
 
 
 def text_rows(items: Sequence[Item], tokenizer: PreTrainedTokenizerBase, length: int, held_out: float) -> TextRows:
     """The texts of the items as rows of at most `length` tokens.
 
-    A text stands between two ends. One that is too long goes on in further rows, each of which begins with the last
-    token of the row before, so that every token is a target once.
+    Each text has an end token before and after it. A text that is too long continues in further rows, each of which
+    begins with the last token of the row before, so that every token is a target once.
 
     Args:
-      items: of a folder.
-      tokenizer: of the language model.
-      length: of a row, at least 2.
+      items: a folder's items.
+      tokenizer: the language model's tokenizer.
+      length: tokens per row, at least 2.
       held_out: share of the items, chosen by a hash of their ids, whose texts are validated on; 0: every 20th text,
         whose item may stand in other texts that are learned.
 

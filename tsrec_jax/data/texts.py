@@ -1,10 +1,10 @@
-"""Texts from outside: what cannot be read, what is read as a space, and what only stands for a missing text."""
+"""Texts from outside: what cannot be read, what is read as a space, and what only marks a missing text."""
 
 from __future__ import annotations
 
 import re
 
-# All control characters but tab and the ends of lines; shops' pages carry them, and they mean nothing in a text.
+# All control characters but tab and line ends; shop pages contain them, and they mean nothing in a text.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _HALF = re.compile(r"[\ud800-\udfff]")
 # What programs write where a value is missing; `Nan` and `NAN` may be names.
@@ -19,7 +19,7 @@ def has_control(text: str) -> bool:
 
 
 def without_control(text: str) -> str:
-    """The text with each such character as a space."""
+    """The text with each control character that `has_control` finds replaced by a space."""
     return _CONTROL.sub(" ", text)
 
 
@@ -29,6 +29,6 @@ def has_half(text: str) -> bool:
 
 
 def stands_for_nothing(text: str) -> bool:
-    """Whether a text is what programs write where there is none, such as `nan` or `N/A`."""
+    """Whether a text is what programs write for a missing one, such as `nan` or `N/A`."""
     text = text.strip()
     return len(text) <= _LONGEST_NOTHING and (text in _NOTHING or text.lower() in _NOTHING_IN_ANY_CASE)

@@ -1,4 +1,4 @@
-"""What a teacher said of the SID tokens, or of paths of them, as the file `NAME.description_keywords.json`.
+"""What a teacher said about SID tokens, or paths of them, as the file `NAME.description_keywords.json`.
 
 The published form of the file has an entry for each token. An entry for a path has, instead of `token`, the key `path`:
 the tokens with which the SIDs of the described items begin.
@@ -47,10 +47,10 @@ def parse_token_descriptions(
     Args:
       path: the file, for the wording of faults.
       text: its contents.
-      sids: those of the catalogue, of equally many tokens.
+      sids: the catalogue's SIDs, all with the same number of tokens.
       faults: takes every fault.
-      written: the SIDs as the folder has them, where reading changed them: an entry may be of their tokens and paths
-        as well, and a token that only one of the two has needs none.
+      written: the SIDs as the folder has them, if reading changed them: entries may also describe their tokens and
+        paths, and a token that is only in one of the two needs no entry.
     """
     entries = parse_json(path, text, faults)
     if entries is None:
@@ -92,16 +92,16 @@ def parse_token_descriptions(
 
 
 def described_tokens(entries: Any, tokens: Collection[str]) -> dict[str, TokenDescription]:
-    """{name of a token or path: its description} of the contents of a file that lies beside a trained model.
+    """{name of a token or path: its description} from the contents of a file stored next to a trained model.
 
-    Of a catalogue that has changed since, some paths may begin no SID any more, and need not.
+    If the catalogue has changed since, a path need no longer begin any SID.
 
     Args:
       entries: the JSON value.
-      tokens: the SID tokens that there are.
+      tokens: the existing SID tokens.
 
     Raises:
-      ValueError: the value is no list, or the first entry that has a fault.
+      ValueError: the value is not a list, or an entry has a fault; the message is about the first one.
     """
     if not isinstance(entries, list):
         raise ValueError("it is not a list of {token, description, keywords}")
@@ -121,7 +121,7 @@ def described_tokens(entries: Any, tokens: Collection[str]) -> dict[str, TokenDe
 
 
 def has_paths(path: pathlib.Path) -> bool:
-    """Whether a file describes paths; of one that cannot be read, False."""
+    """Whether a file describes paths; False if it cannot be read."""
     try:
         entries = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -130,7 +130,7 @@ def has_paths(path: pathlib.Path) -> bool:
 
 
 def _all_paths(sids: Collection[Sid]) -> set[Sid]:
-    """What an entry may be of: every token by itself, and the first tokens of every SID."""
+    """What an entry may describe: every token on its own, and the first tokens of every SID."""
     return {found for sid in sids for level in range(len(sid)) for found in ((sid[level],), sid[: level + 1])}
 
 
@@ -143,7 +143,7 @@ def _wrong_keys(entry: Any) -> str:
 
 
 def _path_of(entry: Mapping[str, Any]) -> Sid | None:
-    """The tokens of an entry; None where its token is no text, or its path no list of two texts or more."""
+    """The tokens of an entry; None if its token is not a text, or its path not a list of at least two texts."""
     listed = entry.get("path", [entry.get("token")])
     if not isinstance(listed, list) or not all(isinstance(token, str) for token in listed):
         return None
@@ -163,7 +163,7 @@ def _kind(found: Sid) -> str:
 
 
 def _fault(found: Sid, description: Any, keywords: Any) -> str:
-    """What is wrong with an entry; empty where nothing is."""
+    """What is wrong with an entry; empty if nothing is."""
     who = f"{_kind(found)} {''.join(found)}"
     if not isinstance(description, str) or not without_control(description).strip():
         return f"{who} has no description"

@@ -1,4 +1,4 @@
-"""Which words speak for which SID token, and the control in which every token or path has the words of another."""
+"""Which words describe which SID token, and a control in which every token or path has the words of another."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenWords:
-    """The descriptions that speak for the tokens of a catalogue, P of them.
+    """The P descriptions that apply to the tokens of a catalogue.
 
-    For a token these are the described paths that end in it; where there are none, its own description; or nothing.
+    A token has the described paths that end in it; if there are none, its own description; otherwise nothing.
 
     Attributes:
       descriptions: of tokens or paths.
-      token_P: int32, the token that each one speaks for, by its place in `Catalogue.tokens`.
-      siblings_P: int32, equal for those that stand beside each other: paths with the same prefix, and tokens of a level
-        that are described by themselves.
-      items_P: int32, items that carry the token, or that are below the path.
+      token_P: int32, the token that each one describes, as a position in `Catalogue.tokens`.
+      siblings_P: int32, equal for siblings: paths with the same prefix, and tokens of one level with their own
+        descriptions.
+      items_P: int32, number of items that carry the token or are below the path.
     """
 
     descriptions: tuple[TokenDescription, ...]
@@ -32,7 +32,7 @@ class TokenWords:
 
     @classmethod
     def of(cls, catalogue: Catalogue, descriptions: Mapping[str, TokenDescription]) -> TokenWords:
-        """Those of a catalogue, in the order of its tokens."""
+        """The descriptions of a catalogue's tokens, in the order of its tokens."""
         place = {token: number for number, token in enumerate(catalogue.tokens)}
         ending: dict[str, list[TokenDescription]] = collections.defaultdict(list)
         for words in descriptions.values():
@@ -63,7 +63,7 @@ def shuffled_words(
 ) -> dict[str, TokenDescription]:
     """The same tokens and paths, each with the description and keywords of another one of its level.
 
-    Tokens change among tokens, paths among paths. The permutation is a random cycle, so that none keeps its own words
+    Tokens swap words with tokens, and paths with paths. The permutation is a random cycle, so none keeps its own words
     unless it is alone on its level.
     """
     rng = np.random.default_rng(seed)

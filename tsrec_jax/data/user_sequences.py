@@ -1,4 +1,4 @@
-"""Rows that continue each other as one sequence, in which every row is learned once and its history is read once."""
+"""Joins rows that continue each other into one sequence, so that each row is learned and each history read once."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class ItemSequence:
 
     Attributes:
       items: catalogue indices, oldest first.
-      first: place of the first target; every later item is one too.
+      first: position of the first target; every later item is a target too.
       rows: the rows whose targets these are, in the order of the targets.
-      ranked: int32 (M, R), what a teacher ranks for the place of each of the M targets, best first; empty where the
-        targets alone are right. Equality leaves it out.
+      ranked: int32 (M, R), what a teacher ranks at the position of each of the M targets, best first; empty if only the
+        targets are right. Equality ignores it.
     """
 
     items: tuple[int, ...]
@@ -30,14 +30,14 @@ class ItemSequence:
 
 
 def user_sequences(rows: Interactions, context: int = 0) -> list[ItemSequence]:
-    """The fewest sequences that hold every row exactly once, equal ones each for itself, ordered by their last row.
+    """The fewest sequences that hold every row exactly once, equal rows separately, ordered by their last row.
 
-    A row continues another one of its user when its history is that one's history and target. A history that was cut
+    A row continues another row of its user if its history is that row's history and target. A row whose history was cut
     at its oldest end continues none.
 
     Args:
-      rows: of one split.
-      context: the newest items of a history that are kept; 0: all.
+      rows: the rows of one split.
+      context: how many of a history's newest items are kept; 0: all.
     """
     parts = zip(rows.users, rows.histories, rows.targets, strict=True)
     whole: list[tuple[Any, ...]] = [(user, *history[-context:], int(target)) for user, history, target in parts]
@@ -45,7 +45,7 @@ def user_sequences(rows: Interactions, context: int = 0) -> list[ItemSequence]:
     for row, sequence in enumerate(whole):
         rows_of.setdefault(sequence, []).append(row)
     wanted = collections.Counter(sequence[:-1] for sequence in whole)
-    # Of equal rows as many are continued as there are rows that continue them; the others end a sequence.
+    # As many of a set of equal rows are continued as there are rows that continue them; the others end a sequence.
     continued = {sequence: collections.deque(same[: wanted[sequence]]) for sequence, same in rows_of.items()}
     ends = sorted(row for sequence, same in rows_of.items() for row in same[wanted[sequence] :])
     found = []

@@ -1,1 +1,1 @@
-"""Several recommenders as one: their scores in a weighted sum whose weights are fitted on the selection split."""
+"""Several recommenders as one: a weighted sum of their scores, with weights fitted on the selection split."""

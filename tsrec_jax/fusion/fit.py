@@ -1,13 +1,13 @@
 """The weights of a fusion, fitted on rows of the selection split.
 
 First a conditional logit: among the items that the parts and the model list for a row, the target is chosen with a
-probability of exp(score) over the sum of all. From there on the same weights go uphill in a smooth NDCG: the place of
-the target is 1 plus the sum over the others of sigmoid(score - score of the target). Rows whose target nobody lists say
-nothing; a target that was put among the candidates would be told from the others by its low scores.
+probability of exp(score) over the sum of all. From there the same weights climb a smooth NDCG: the rank of the target
+is 1 plus the sum over the others of sigmoid(score - score of the target). Rows whose target nobody lists are ignored: a
+target added to the candidates would stand out from the others by its low scores.
 
-To say how good a fusion is on the rows it is fitted on, the users are dealt into two halves, and each half is scored by
-the weights of the other. The parts' own settings and the model's checkpoint were chosen on both halves, so what is said
-is optimistic.
+To measure a fusion on the rows it is fitted on, the users are split into two halves, and each half is scored with the
+weights fitted on the other. The parts' own settings and the model's checkpoint were chosen on both halves, so the
+figure is optimistic.
 
 Axis letters: B rows, N candidates, F features; the last one is the model's log P(SID | history), where there is one.
 """
@@ -27,21 +27,21 @@ from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
 from tsrec_jax.fusion.fusion import Fusion, Part, Scale
 
-LISTED = 20  # of each part's best items, which are candidates
+LISTED = 20  # how many of each part's best items are candidates
 SCALED_ON = 256  # rows on which the constants of the features are measured
-LEAST = 1e-3  # weight of the model: 0 would make a score of nothing but the parts, which is a fusion without the model
-HOLD = 0.1  # the share of the penalty with which the weights of the logit hold those of the smooth NDCG
+LEAST = 1e-3  # weight of the model: with 0 the parts alone would make the score, as in a fusion without the model
+HOLD = 0.1  # share of the penalty that holds the weights of the smooth NDCG near those of the logit
 STEPS = 200
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """What is chosen among.
+    """The items to choose among.
 
     Attributes:
-      items_BN: int32, each item once a row, -1 behind the last.
-      features_BNF: float32, of the parts, then whether the history holds the item, and the dense head's, where these
-        take part.
+      items_BN: int32, each item once per row, -1 after the last.
+      features_BNF: float32, the features of the parts, then whether the history holds the item and the dense head's
+        feature, if these take part.
     """
 
     items_BN: np.ndarray
@@ -55,7 +55,7 @@ class Weights:
     Attributes:
       features_F3: float32, w, v and u of every feature.
       model: weight of the model's log-probability; 0 where there is none.
-      at_bound: whether that is the least it can be.
+      at_bound: whether that is the smallest allowed weight.
     """
 
     features_F3: np.ndarray
@@ -76,15 +76,15 @@ def candidates(
     held_sids_I: np.ndarray | None = None,
     dense: Callable[[range], np.ndarray] | None = None,
 ) -> Candidates:
-    """The best items of every part, and others.
+    """The best items of every part, and further ones.
 
     Args:
-      parts: with their constants.
+      parts: the parts with their constants.
       rows: the histories.
       others: for each row further items, such as those of the model's beams.
-      held_sids_I: the number of each item's SID, by which it is a feature that the history holds the item
-        (`held_weights`); None: this is no feature.
-      dense: from numbers of rows to the dense head's float32 log-probabilities (B, I), which are one more feature.
+      held_sids_I: the number of each item's SID, for the feature of whether the history holds the item
+        (`held_weights`); None: no such feature.
+      dense: maps numbers of rows to the dense head's float32 log-probabilities (B, I), which are one more feature.
     """
     listed, features = [], []
     for start in range(0, len(rows), CHUNK):
@@ -132,12 +132,12 @@ def fit_weights(
     Args:
       found: candidates of all rows.
       rows: the rows.
-      chosen: numbers of those that are fitted on.
-      sids_I: the number of each item's SID. Other items with the target's are no wrong answers: a SID is ranked by the
-        best of its items.
+      chosen: numbers of the rows to fit on.
+      sids_I: the number of each item's SID. Other items with the target's SID are not wrong answers: a SID is ranked by
+        the best of its items.
       common_I: c of `Fusion`.
       mean_log_length: m of `Fusion`.
-      l2: penalty on the sum of the squared weights, against the sum over the rows.
+      l2: penalty on the sum of the squared weights, relative to the sum over the rows.
       log_p_BN: float32 log P(SID of the candidate | history); None: no model takes part.
 
     Raises:
@@ -182,7 +182,7 @@ def fusion_of(
     mean_log_length: float,
     facts: Mapping[str, Any],
 ) -> Fusion:
-    """The fusion of weights fitted to `candidates`, in nats beside the model's log-probability where it takes part."""
+    """The fusion from weights fitted to `candidates`, in nats as is the model's log-probability if it takes part."""
     weights_F3, own = weights.features_F3 / np.float32(weights.model or 1.0), 2 * len(parts)
     held_3, dense_3 = weights_F3[own] if held else None, weights_F3[-1] if dense else None
     return Fusion(parts, weights_F3[:own], held_3, dense_3, common_I, sids_I, mean_log_length, facts)
@@ -190,7 +190,7 @@ def fusion_of(
 
 @dataclasses.dataclass(frozen=True)
 class _Problem:
-    """What is minimised, with its gradient."""
+    """The objectives to minimise, with their gradients."""
 
     x_BNF: np.ndarray
     there_BN: np.ndarray

@@ -1,6 +1,6 @@
-"""A fitted fusion: the score of an item for a history from the scores that its parts give it, and its file.
+"""A fitted fusion: an item's score for a history, computed from the scores of its parts; and its file.
 
-The scores are in nats beside log P(SID | history), or by themselves where no language model takes part:
+The scores are in nats and added to log P(SID | history), or used on their own if no language model takes part:
 
     score(i | h) = sum over features f of (w_f + v_f * (log(1 + |h|) - m) + u_f * c(i)) * f(i | h)
 
@@ -8,10 +8,10 @@ The scores are in nats beside log P(SID | history), or by themselves where no la
 about popular items and wrong about rare ones.
 
 A part with scores x gives two features, x / s and log(1 + 10 max(x, 0) / p) / t, whose constants are measured on the
-selection rows: p is the mean of the scores above 0, s and t are standard deviations. Scores of counts are skewed; which
-of the two forms goes with log-probabilities is left to the weights.
+selection rows: p is the mean of the scores above 0, s and t are standard deviations. Scores of counts are skewed; the
+weights decide which of the two forms suits log-probabilities.
 
-Axis letters: B histories, I items, F features (two a part).
+Axis letters: B histories, I items, F features (two per part).
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.files import exported_file, write_npz
 
 KNEE = 10.0
-ROUNDING = 1e-6  # a smaller deviation, as a share of the largest size, counts as none
+ROUNDING = 1e-6  # a smaller deviation, as a share of the largest absolute value, counts as none
 VERSION = 2  # of the formula and of the file
 
 
 def versions(parts: Collection[str]) -> dict[str, int]:
     """VERSION and the version of each baseline among the parts of a fusion, by name; empty where there are no parts.
 
-    With another version of any of them it has other scores.
+    A fusion with another version of any of them gives other scores.
     """
     own = {name: BASELINES[name].version for name in parts if name in BASELINES}
     return {"the fusion": VERSION, **own} if parts else {}
@@ -60,18 +60,18 @@ class Scale:
 
     @classmethod
     def of(cls, scores_BI: np.ndarray) -> Scale:
-        """Measures them; of constant scores, or of none above 0, what is missing is 1."""
+        """Measures the constants; those that cannot be measured, as scores are constant or none is above 0, are 1."""
         above = scores_BI[scores_BI > 0]
         positive = float(above.mean()) if len(above) else 1.0
         return cls(_deviation(scores_BI), positive, _deviation(_logarithm(scores_BI, positive)))
 
     def features(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Both forms of some scores, float32 of the same shape."""
+        """Both forms of the scores, float32 of the same shape."""
         return scores / np.float32(self.linear), _logarithm(scores, self.positive) / np.float32(self.logarithm)
 
 
 def _deviation(values: np.ndarray) -> float:
-    """The standard deviation; 1 of constant values, whose own is what rounding leaves."""
+    """The standard deviation; 1 for constant values, whose own deviation is only rounding."""
     deviation = float(values.std())
     return deviation if deviation > ROUNDING * np.abs(values).max() else 1.0
 
@@ -94,10 +94,10 @@ class Fusion:
     """Parts and their weights.
 
     Attributes:
-      parts: those that are tables, none where the dense head alone takes part; that lies with the model.
-      weights_F3: float32, w, v and u of every feature, two rows a part in the order of `parts`.
-      held_3: the same of whether the history holds the item (`held_weights`), 1 or 0; None: this is no feature.
-      dense_3: the same of the dense head's log-probability; None: it takes no part.
+      parts: the parts that are tables; none if only the dense head takes part, which is stored with the model.
+      weights_F3: float32, w, v and u of every feature, two rows per part in the order of `parts`.
+      held_3: the same for whether the history holds the item (`held_weights`), 1 or 0; None: no such feature.
+      dense_3: the same for the dense head's log-probability; None: it takes no part.
       common_I: float32, c of every item.
       sids_I: int32, the number of each item's SID, as `Catalogue.sid_numbers_I`.
       mean_log_length: m.
@@ -114,11 +114,11 @@ class Fusion:
     facts: Mapping[str, Any]
 
     def scores(self, histories: Sequence[Sequence[int]], lengths: Sequence[int] | None = None) -> np.ndarray:
-        """float32 scores_BI of the items of the catalogue it was fitted with, without the dense head's share.
+        """float32 scores_BI of the items of the catalogue it was fitted with, without the dense head's contribution.
 
         Args:
           histories: items of that catalogue, oldest first; one may be empty.
-          lengths: of the whole histories, where items of them are left out here.
+          lengths: lengths of the whole histories, if some of their items are left out here.
         """
         length_B1 = self._lengths(histories, lengths)
         total_BI = np.zeros((len(histories), len(self.common_I)), np.float32)
@@ -130,9 +130,9 @@ class Fusion:
     def scores_and_others(
         self, histories: Sequence[Sequence[int]], lengths: Sequence[int] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """`scores`, and the same without what the items of the history count for themselves, in the parts and as held.
+        """`scores`, and the same without what the history's own items gain by being in it, in the parts and as held.
 
-        The parts' tables are read once for both. The arguments are those of `scores`.
+        The parts' tables are read once for both. The arguments are as in `scores`.
         """
         length_B1 = self._lengths(histories, lengths)
         total_BI, total_others_BI = np.zeros((2, len(histories), len(self.common_I)), np.float32)
@@ -144,7 +144,7 @@ class Fusion:
         return total_BI, total_others_BI
 
     def _add(self, total_BI: np.ndarray, number: int, scores_BI: np.ndarray, length_B1: np.ndarray) -> None:
-        """Adds a part's features by their weights, in place."""
+        """Adds a part's features, weighted, in place."""
         for form, feature_BI in enumerate(self.parts[number].scale.features(scores_BI)):
             total_BI += self._weights(self.weights_F3[2 * number + form], length_B1) * feature_BI
 
@@ -187,11 +187,11 @@ class Fusion:
 
         Args:
           path: the file.
-          num_items: of the catalogue it must belong to.
-          way_out: of a file that cannot be read, for its error.
+          num_items: number of items of the catalogue it must belong to.
+          way_out: what to do about a file that cannot be read, for the error message.
 
         Raises:
-          UserError: there is no such file, it is no fusion, or one of another catalogue.
+          UserError: there is no such file, or it is not a fusion, or one of another catalogue.
         """
         with exported_file(path, "a fusion", way_out):
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
@@ -216,9 +216,9 @@ class Fusion:
 
 
 def commonness(rows: Interactions, num_items: int) -> np.ndarray:
-    """float32 (I), c of every item: log(1 + how often it stands in `rows`), of mean 0 and deviation 1 over the items.
+    """float32 (I), c of every item: log(1 + its occurrences in `rows`), with mean 0 and deviation 1 over the items.
 
-    Histories count too. So an item counts for more the more of its users' purchases came after it.
+    Histories count too, so an item counts for more if more of its users' purchases came after it.
     """
     histories = np.fromiter(itertools.chain.from_iterable(rows.histories), np.int64)
     log_I = np.log1p(np.bincount(np.concatenate([histories, rows.targets]), minlength=num_items))
@@ -226,7 +226,7 @@ def commonness(rows: Interactions, num_items: int) -> np.ndarray:
 
 
 def alone(part: Part, sids_I: np.ndarray, facts: Mapping[str, Any]) -> Fusion:
-    """One part that takes no other beside it: its scores as they are."""
+    """A fusion of a single part, with its scores unchanged."""
     part = dataclasses.replace(part, scale=Scale(1.0, 1.0, 1.0))
     weights_F3 = np.array([[1, 0, 0], [0, 0, 0]], np.float32)
     return Fusion((part,), weights_F3, None, None, np.zeros(len(sids_I), np.float32), sids_I, 0.0, facts)

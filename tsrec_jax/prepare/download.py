@@ -1,8 +1,8 @@
-"""Fetches the raw Amazon Reviews of a category, once, resuming what was cut off.
+"""Fetches the raw Amazon Reviews of a category once, and resumes interrupted downloads.
 
 A file NAME grows as NAME.part, beside NAME.part.json (where it comes from and which version it is), and gets its name
-when it is whole; NAME.sha256 (as `sha256sum` writes it) is checked whenever the file is met again. Files that are there
-are never fetched: on a machine without a network, put them in the folder by other means.
+when it is whole; NAME.sha256 (as `sha256sum` writes it) is checked whenever the file is met again. Files that exist are
+never fetched again: on a machine without a network, put them in the folder by other means.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Patience:
     """How long to try.
 
     Attributes:
-      attempts: tries in a row that bring nothing new before giving up.
+      attempts: tries in a row without new bytes before giving up.
       wait: seconds before the second try; doubles with every further one, up to a minute.
       timeout: seconds without a byte after which a connection counts as dropped.
     """
@@ -78,7 +78,7 @@ def download(
     Args:
       kind: "amazon2018" or "amazon2023".
       category: as the site spells it, for example "Industrial_and_Scientific".
-      folder: where the files go; made where it is missing.
+      folder: where the files go; created if missing.
       base_url: a mirror with the same paths below it; empty: the publishers' site.
       checksums: {file name: SHA-256 in hexadecimal} that the files must have.
       patience: how long to try; None: Patience().
@@ -108,7 +108,7 @@ def download(
     return RawSource(kind, paths[0], paths[1])
 
 
-# --- a file that is there ---
+# --- a file that exists ---
 
 
 def _check_present(path: pathlib.Path, expected: str) -> None:
@@ -130,7 +130,7 @@ def _beside(path: pathlib.Path, ending: str) -> pathlib.Path:
     return path.with_name(path.name + ending)
 
 
-# --- a file that is not ---
+# --- a file that does not exist yet ---
 
 
 def _fetch(url: str, path: pathlib.Path, expected: str, patience: Patience) -> None:
@@ -142,7 +142,7 @@ def _fetch(url: str, path: pathlib.Path, expected: str, patience: Patience) -> N
             _attempt(url, path, patience.timeout)
             break
         except _Dropped as reason:
-            # A server that begins anew after every drop would otherwise be asked for ever.
+            # Otherwise a server that starts over after every drop would be asked for ever.
             failures = 0 if _size(part) > most else failures + 1
             most = max(most, _size(part))
             if failures >= patience.attempts:
@@ -193,7 +193,7 @@ def _attempt(url: str, path: pathlib.Path, timeout: float) -> None:
 
 
 def _known(path: pathlib.Path, url: str) -> dict[str, Any]:
-    """What is known of the version that the part belongs to; empty where the part cannot be continued."""
+    """What is known about the version that the part belongs to; empty if the part cannot be continued."""
     try:
         facts = json.loads(_beside(path, ".part.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -240,7 +240,7 @@ def _append(
 
 
 def _refused(code: int, url: str, path: pathlib.Path) -> NoReturn:
-    """Raises what an HTTP error means: come again, begin anew, or give up."""
+    """Raises what an HTTP error means: try again, start over, or give up."""
     if code == 416:  # the part is longer than the file: it is not a part of it
         _beside(path, ".part").unlink(missing_ok=True)
         raise _Dropped("the part on disk is no part of the file")

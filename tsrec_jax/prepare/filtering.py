@@ -13,7 +13,7 @@ from tsrec_jax.prepare.titles import MARKUP, NO_TITLE, TOO_LONG, fault_of_title,
 
 NO_ENTRY = "item is not in the item files"
 FAULTS = ("", NO_ENTRY, NO_TITLE, MARKUP, TOO_LONG)
-UNMATCHED = (NO_ENTRY, NO_TITLE, MARKUP)  # what the item files do not describe; long titles are the settings' choice
+UNMATCHED = (NO_ENTRY, NO_TITLE, MARKUP)  # not described by the item files; long titles are the settings' choice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Titles:
     Attributes:
       entries: int64 (I,), the chosen entry of the item files: the first with a usable title; -1: there is none.
       texts: its title, plain; empty where there is none.
-      faults: uint8 (I,), position in FAULTS of why the item cannot be used; 0 where it can.
+      faults: uint8 (I,), position in FAULTS of the reason why the item cannot be used; 0 if it can.
       repeated: entries of the item files whose item has an earlier one.
       cold: items of the item files that were not asked for: nothing is known of who bought them.
     """
@@ -36,7 +36,7 @@ class Titles:
 
 
 def encode(interactions: pl.LazyFrame, newest_first: bool | None = None) -> tuple[pl.Series, pl.Series, Log, bool]:
-    """Turns ids to numbers.
+    """Turns ids into numbers.
 
     Args:
       interactions: user, item (text), timestamp (int64, seconds), in the order of the files.
@@ -71,7 +71,7 @@ def _at(places: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def in_window(log: Log, start: int | None, end: int | None) -> Log:
-    """The interactions from `start` up to and without `end` (seconds; None: open)."""
+    """The interactions from `start` up to but excluding `end` (seconds; None: open)."""
     keep_N = np.ones(len(log), bool)
     if start is not None:
         keep_N &= log.times >= start
@@ -96,7 +96,7 @@ def choose_titles(items: pl.LazyFrame, item_ids: pl.Series, clean: bool, max_wor
 
     Args:
       items: entry, item, title and more.
-      item_ids: the items asked for.
+      item_ids: the items to find titles for.
       clean: whether titles lose their HTML, and left-over markup counts as a fault; white space is collapsed anyway.
       max_words: longest title in words; 0: any length.
     """
@@ -124,7 +124,7 @@ def choose_titles(items: pl.LazyFrame, item_ids: pl.Series, clean: bool, max_wor
 def core(log: Log, k: int) -> tuple[Log, int]:
     """The largest part of the log in which every user and every item has at least `k` interactions.
 
-    Users need two at least: one interaction makes no row.
+    Users need at least two: one interaction makes no row.
 
     Returns:
       What is left, and the number of rounds that dropped something.

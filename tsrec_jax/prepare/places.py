@@ -1,4 +1,4 @@
-"""The raw files that a setting means: one by its name, several by a pattern, here or at an address."""
+"""The raw files that a setting names: one by its name, several by a pattern, local or at an address."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.progress import report
 
 _WILD = "*?["
-# By what a store tells one version of a file from another: a hash of the contents where it states one.
+# Keys by which a store tells versions of a file apart: a hash of the contents where it states one.
 _VERSIONS = ("md5Hash", "etag", "ETag", "crc32c", "content_md5", "Content-MD5", "Digest",
              "mtime", "LastModified", "last_modified", "Last-Modified", "created")  # fmt: skip
 
@@ -26,7 +26,7 @@ Hashed = dict[str, list[Any]]  # {path: [bytes, time of the last change in ns, S
 
 
 def find_files(wanted: str, setting: str) -> tuple[str, ...]:
-    """The files that a setting means, in the order of their names.
+    """The files that a setting names, in the order of their names.
 
     Args:
       wanted: a path, an address, or either with `*`, `?`, `[...]` or `**` in it.
@@ -57,10 +57,10 @@ def find_files(wanted: str, setting: str) -> tuple[str, ...]:
 
 
 def version_of(files: Sequence[str], hashed: Hashed) -> str:
-    """What tells these files from others, in hexadecimal: the SHA-256 of one file here.
+    """What identifies these files, in hexadecimal: for one local file, its SHA-256.
 
-    Of several it is one of their names and versions; of a file at an address, which is not fetched for this, of what
-    the store states about it.
+    For several files it is a hash of their names and versions; for a file at an address, which is not fetched for this,
+    a hash of what the store states about it.
 
     Args:
       files: as `find_files` gives them.
@@ -89,7 +89,7 @@ def _sha256(file: str, hashed: Hashed) -> str:
 
 
 def _stated(file: str) -> list[str]:
-    """The size and the version of a file at an address; an empty one where the store states none."""
+    """The size and the version of a file at an address; the version is empty if the store states none."""
     system, name = open_address(file, "file")
     try:
         facts = system.info(name)

@@ -46,7 +46,7 @@ from tsrec_jax.progress import report
 
 _FEW_LEFT = 0.2  # share of the interactions below which the k-core is a warning
 _SHOWN_IDS = 3
-# Settings that say where the data comes from, of which the summary has the files themselves.
+# Settings that say where the data comes from; the summary lists the files themselves instead.
 _WHERE_FROM = (
     "source",
     "name",
@@ -61,7 +61,7 @@ _WHERE_FROM = (
 
 
 def prepare(source: RawSource, settings: PrepareSettings, name: str, folder: str | os.PathLike[str]) -> Summary:
-    """Makes a text folder of raw data; it appears only when it is complete.
+    """Makes a text folder from raw data; it appears only when it is complete.
 
     Args:
       source: the raw data.
@@ -182,7 +182,7 @@ def _filter(
 
 
 def _refuse_unmatched(log: Log, item_ids: pl.Series, titles: Titles, most: float) -> None:
-    """Raises a UserError where too many interactions are of items that the item files do not describe."""
+    """Raises a UserError if too many interactions are with items that the item files do not describe."""
     faults_N = titles.faults[log.items]
     counts = {reason: int(np.sum(faults_N == filtering.FAULTS.index(reason))) for reason in filtering.UNMATCHED}
     lost = sum(counts.values())
@@ -244,7 +244,7 @@ def _iso(time: int) -> str:
 def _write_items(
     path: pathlib.Path, items: pl.LazyFrame, item_ids: pl.Series, titles: Titles, kept: np.ndarray
 ) -> None:
-    """Writes the item file: an item a line, in the order of ids."""
+    """Writes the item file: one item per line, in the order of ids."""
     chosen = pl.LazyFrame({"number": kept, "entry": titles.entries[kept]})
     facts = items.join(chosen, on="entry").collect(engine="streaming").sort("number")
     with path.open("w", encoding="utf-8") as file:

@@ -1,6 +1,6 @@
 """Raw interactions and items: Amazon Reviews 2018 and 2023 as published, or two plain tables.
 
-Amazon files hold one JSON object a line:
+Amazon files hold one JSON object per line:
   2018 reviews: reviewerID, asin, unixReviewTime (seconds); metadata: asin, title, description, brand, category
   2023 reviews: user_id, parent_asin (else asin), timestamp (milliseconds); metadata: parent_asin (else asin), title,
                 description, features (joined to the description), store (the brand), categories

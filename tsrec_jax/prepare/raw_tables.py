@@ -52,7 +52,7 @@ def table_lines(table: str, path: pathlib.Path, columns: Mapping[str, str], enco
     Args:
       table: INTERACTIONS or ITEMS.
       path: the file.
-      columns: what the file calls its columns, where that is something else.
+      columns: the file's names for its columns, where they differ.
       encoding: of a CSV; empty: told by the file.
 
     Raises:
@@ -89,7 +89,7 @@ def _names(table: str, path: pathlib.Path, columns: Mapping[str, str], found: Se
     missing = [column for column, name in wanted.items() if (column in NEEDED[table] or column in columns)
                and name not in found]  # fmt: skip
     if missing:
-        setting = f"{table}." * (missing[0] in columns) + missing[0]  # where the other table is called otherwise
+        setting = f"{table}." * (missing[0] in columns) + missing[0]  # if the other table's name for it differs
         raise UserError(
             f"{path}: column {', '.join(wanted[column] for column in missing)} is missing; its columns are: "
             f"{', '.join(found)}. Where they have other names, say so: --config.prepare.columns='{setting}=NAME'"

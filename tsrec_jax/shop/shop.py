@@ -121,7 +121,7 @@ def make_shop(seed: int, num_items: int = 300, num_users: int = 900) -> Shop:
     """Generates a shop; equal arguments give equal shops.
 
     Args:
-      seed: of everything.
+      seed: seed of everything random.
       num_items: from 64 to 320 combinations of kind and finish, and a few of them sold twice.
       num_users: users with 3 to 11 purchases each.
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-TEMPERATURES = (0.1, 0.03, 0.01)  # of the transport, as shares of the mean gap between a row's mean and least cost
+TEMPERATURES = (0.1, 0.03, 0.01)  # the transport's, as shares of the mean gap between a row's mean and least cost
 SCALINGS = 30  # Sinkhorn scalings at each temperature
 ROUNDING = 1e-6  # differences below this share of the largest cost are rounding errors
 
@@ -24,10 +24,11 @@ def transport_prices(cost_IE: jax.Array, prices_E: jax.Array | None = None) -> j
 
     Args:
       cost_IE: float32.
-      prices_E: float32, of a similar problem: only the last temperature is run then. None: all of them, from zero.
+      prices_E: float32, prices of a similar problem, with which only the last temperature is run. None: all of them,
+        from zero.
 
     Returns:
-      float32 prices_E, the least of them 0.
+      float32 prices_E, the lowest being 0.
     """
     cost_IE = cost_IE - cost_IE.min(axis=1, keepdims=True)
     # Where every row's costs are equal there is no gap, and any temperature gives the same prices: all zero.
@@ -59,7 +60,7 @@ def balanced_assignment(cost_IE: jax.Array, prices_E: jax.Array | None = None) -
     rows, codes = cost_IE.shape
     above_IE, found_E, codes_I = map(np.asarray, _priced(cost_IE, prices_E))
     capacity = -(-rows // codes)
-    # Codes x capacity - I places stay empty, one a code: as if a row that costs nothing took the cheapest of them.
+    # Codes x capacity - I places stay empty, one per code: as if a row that costs nothing took the cheapest of them.
     spare_E = np.argsort(np.argsort(found_E, kind="stable")) < codes * capacity - rows
     flow = _Flow(above_IE, codes_I.copy(), spare_E, capacity, ROUNDING * above_IE.max())
     while (flow.sizes_E > capacity).any():
@@ -119,7 +120,7 @@ class _Flow:
             self._move(row, code, to)
 
     def _move(self, row: int, code: int, to: int) -> None:
-        """Moves a row, and brings up to date what it costs to move one from either code."""
+        """Moves a row, and updates the cost of moving a row from either code."""
         cost_E = self._cost_IE[row]
         self.codes_I[row] = to
         self._members[code] = self._members[code][self._members[code] != row]

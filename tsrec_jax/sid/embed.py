@@ -26,7 +26,7 @@ BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
 def item_text(item: Item, fields: Sequence[str] = TEXT_FIELDS) -> str:
-    """What is embedded of an item: its fields that are not empty, in order, one a line."""
+    """The text of an item that is embedded: its non-empty fields, in order, one per line."""
     return "\n".join(text for text in (" ".join(getattr(item, field).split()) for field in fields) if text)
 
 
@@ -41,17 +41,17 @@ def embed_texts(
 ) -> np.ndarray:
     """Mean-pooled last hidden states.
 
-    A text is preceded by the tokenizer's first special token, which is not pooled: causal models spend the first
-    position on a large state that is the same whatever follows, and in a mean it would tell only a text's length.
-    Texts are sorted into buckets of lengths (one compile each). Every device computes the same rows in the same
-    places of batches of the same shape, however many devices there are, so that a vector does not depend on them.
+    A text is preceded by the tokenizer's first special token, which is not pooled: causal models give the first
+    position a large state that does not depend on the text, and in a mean it would only reflect the text's length.
+    Texts are sorted into buckets of lengths (one compile each). Every device computes the same rows in the same places
+    of batches of the same shape, however many devices there are, so that a vector does not depend on them.
 
     Args:
       model: the language model, after `load_hf`.
       tokenizer: its tokenizer.
-      texts: of the items; an empty one is embedded as the special token alone.
-      max_tokens: of a text; the rest of a longer one is not read.
-      rows: texts of a batch on each device.
+      texts: the items' texts; an empty one is embedded as the special token alone.
+      max_tokens: most tokens per text; the rest of a longer one is not read.
+      rows: texts per batch on each device.
       mesh: batches are laid over its data and fsdp axes; None: one device. Of a mesh of several processes all of them
         call this with the same texts.
 
@@ -71,7 +71,7 @@ def embed_texts(
         batch = [laid_out(array, mesh, "batch") for array in (tokens_BT, lengths_B)]
         x_BD = host_copy(_pooled(graph, state, *batch))
         x_ID[members] = x_BD[: len(members)]
-        if len(texts) > rows * parts:  # of a few texts, as a service embeds them, there is nothing to say
+        if len(texts) > rows * parts:  # a few texts, as a service embeds them, need no report
             progress.tick("embedding", len(members))
     if not np.isfinite(x_ID).all():
         raise FloatingPointError("item embeddings are not finite; the model's weights or activations are broken")

@@ -1,7 +1,7 @@
 """The levels of a residual quantiser, fitted by one process on one device, or by all processes of a run on a mesh.
 
-On a mesh the iterations of k-means over many rows are divided. What is small, or has to look at all rows in turn, is
-done on one device, and every process takes what the first one found. So the levels are the same either way.
+On a mesh the iterations of k-means over many rows are divided. Work that is small, or must look at all rows in turn, is
+done on one device, and every process takes the first one's result. So the levels are the same either way.
 
 Axis letters: I items, D features, E codes of a level, S items of a sample.
 """
@@ -34,8 +34,8 @@ from tsrec_jax.sid.kmeans import (
 from tsrec_jax.sid.levels import Level, LevelStore
 from tsrec_jax.sid.settings import IndexSettings
 
-FREE_START = 5  # iterations of free k-means before sizes are constrained
-PRICED_ROWS, PRICED_ROWS_PER_CODE = 16_384, 64  # rows that prices on the way are computed of: the larger number
+FREE_START = 5  # iterations of unconstrained k-means before sizes are constrained
+PRICED_ROWS, PRICED_ROWS_PER_CODE = 16_384, 64  # rows from which intermediate prices are computed: the larger number
 NO_VARIANCE = "there is no variance to code: all embeddings are equal"
 
 
@@ -89,7 +89,7 @@ def fit_levels(
 
 @dataclasses.dataclass(frozen=True)
 class _Fit:
-    """Who does what of a fit.
+    """Which process and device does which part of a fit.
 
     Attributes:
       settings, mesh: as in `fit_levels`.
@@ -100,7 +100,7 @@ class _Fit:
 
     @property
     def shared(self) -> bool:
-        """Whether several processes are at it."""
+        """Whether several processes take part."""
         return self.mesh is not None and self.mesh.is_multi_process
 
     def alone(self) -> contextlib.AbstractContextManager[None]:

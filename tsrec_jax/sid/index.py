@@ -127,10 +127,10 @@ def build_index(
     """Codes for items from their embeddings; the same input, settings and seed give the same codes.
 
     Args:
-      item_ids: of the items.
+      item_ids: the ids of the items.
       x_ID: float32 embeddings in the same order.
       settings: how; the sizes are given.
-      seed: of everything random.
+      seed: seed of everything random.
       kept: file for what is finished of a long fit, as in `Quantiser.fit`. The caller removes it. None: nothing is
         kept.
     """

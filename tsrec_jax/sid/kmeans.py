@@ -1,7 +1,7 @@
 """k-means in one jitted program: k-means++ start, Lloyd iterations, repair of empty clusters.
 
-Many rows may lie on a mesh. They are taken in groups of a fixed size, each of which is summed on one device, and the
-sums are added in the order of the groups: so the centres do not depend on how many devices or processes there are.
+The rows may lie on a mesh. They are taken in groups of a fixed size, each summed on one device, and the sums are added
+in the order of the groups, so the centres do not depend on the number of devices or processes.
 
 Axis letters: I rows, D features, E codes, G groups, R rows of a group.
 """
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-SEEDING_ROWS_PER_CODE = 8  # k-means++ looks at this many rows a code; Lloyd iterations mend the rest
+SEEDING_ROWS_PER_CODE = 8  # k-means++ looks at this many rows per code; Lloyd iterations correct the rest
 CANDIDATES = 8  # rows that greedy k-means++ draws for each centre
 BLOCK = 4096  # rows whose distances to all codes are held at once
 GROUP = 16 * BLOCK  # rows that are summed at once
@@ -32,8 +32,8 @@ def kmeans(x_ID: jax.Array, num_codes: int, key: jax.Array, *, iterations: int =
     Args:
       x_ID: float32 rows; with fewer distinct rows than codes some centres coincide.
       num_codes: E.
-      key: of the start.
-      iterations: of Lloyd's algorithm.
+      key: random key of the start.
+      iterations: iterations of Lloyd's algorithm.
 
     Returns:
       float32 codebook_ED.
@@ -50,7 +50,7 @@ def first_centres(x_ID: jax.Array, num_codes: int, key: jax.Array) -> jax.Array:
 
 
 def on_mesh(x_ID: np.ndarray, mesh: Mesh | None) -> jax.Array:
-    """The rows, of which each device of a mesh gets some groups; rows of zeros fill the last ones.
+    """The rows, with some groups on each device of a mesh; rows of zeros fill the last groups.
 
     Every process gives all rows. A single group lies on one device.
     """

@@ -1,4 +1,4 @@
-"""Finished levels of a fit on disk, so that a run that is killed goes on at the next one."""
+"""Finished levels of a fit on disk, so that a killed run continues with the next one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Level = tuple[np.ndarray, np.ndarray]  # float32 codebook_ED, int32 codes_I
 
 @dataclasses.dataclass(frozen=True)
 class LevelStore:
-    """The levels in one file, which is of use only to the same fit.
+    """The levels in one file, which only the same fit can use.
 
     Attributes:
-      path: of the file.
+      path: path of the file.
       fit: names what is fitted and how; levels of another fit count as none.
     """
 

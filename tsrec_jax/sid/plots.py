@@ -16,7 +16,7 @@ from tsrec_jax.sid.quality import SidReport
 
 
 def plot_sids(report: SidReport, codes_IC: np.ndarray, sizes: Sequence[int], path: pathlib.Path) -> None:
-    """Items of each code, most used first, a line a level; and items of a node, a line a depth.
+    """Plots items per code, most used first, one line per level; and items per node, one line per depth.
 
     Args:
       report: gives the title.

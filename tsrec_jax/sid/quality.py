@@ -1,4 +1,4 @@
-"""How good semantic IDs are: collisions, use of the codes, what they keep of the embeddings, what they group.
+"""How good semantic IDs are: collisions, use of codes, how much of the embeddings they keep, and what they group.
 
 Axis letters: I items, D features, C levels, E codes of a level.
 """
@@ -24,7 +24,7 @@ class LevelUse:
     """How one level's codes are used.
 
     Attributes:
-      codes, used: codes there are, and codes that an item carries.
+      codes, used: number of codes, and number of codes that an item carries.
       perplexity: exp of the entropy of the codes in nats: as many codes of equal use would be as informative.
       gini: inequality of use over all codes, 0 (all equal) to 1.
       items_min, items_median, items_max: items of a code, over all codes.
@@ -67,14 +67,14 @@ class Depth:
 
 @dataclasses.dataclass(frozen=True)
 class SidReport:
-    """Everything that is published of a catalogue's SIDs.
+    """Everything that is reported about a catalogue's SIDs.
 
     Attributes:
       items, sids: numbers of items and of distinct SIDs.
       colliding_items, collision_groups, largest_group: items that share their SID, the SIDs they share, and the most
         items of one.
       same_text_items: colliding items whose title and description equal those of another item of their group.
-      levels, depths: one each level, from the first.
+      levels, depths: one per level, from the first.
       neighbour_purity: {label: (share, by chance)}: items whose nearest neighbour in the embeddings has their label.
       neighbour_queries: items that were looked up for it; 0 without embeddings.
       examples: (prefix tokens, items, titles) of a large and a middling node of every depth.
@@ -96,7 +96,7 @@ class SidReport:
 
     @property
     def coded(self) -> int:
-        """Levels whose codes stand for what items are."""
+        """Number of levels whose codes describe the items."""
         return len(self.levels) - self.numbered
 
     @property
@@ -131,7 +131,7 @@ def measure(
       items: for labels, texts and titles.
       embeddings_ID: float32, what was quantised; None where the SIDs came from elsewhere.
       reconstruct: number of levels -> float32 (I, D) that the codes so far stand for; None: errors are not known.
-      seed: of permutations, samples and examples.
+      seed: seed of permutations, samples and examples.
       numbered: whether the last level only counts the items of one code.
     """
     groups = collision_groups(codes_IC)

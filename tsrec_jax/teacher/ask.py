@@ -28,12 +28,12 @@ LONGEST_PAUSE = 600.0  # seconds a server may ask for before its question counts
 
 @dataclasses.dataclass
 class AskResult:
-    """What came of the questions; every one is in `descriptions` or in `failures`.
+    """The outcome of the questions; every one is in `descriptions` or in `failures`.
 
     Attributes:
       descriptions: {name of a token or path: what the model said}.
       failures: {name: why there is no answer}.
-      requests: sent in this run.
+      requests: requests sent in this run.
       input_tokens, output_tokens: of this run's answers, the unusable ones included, as the server counted them.
     """
 
@@ -55,8 +55,8 @@ def ask_all(
 ) -> AskResult:
     """Asks every question; an answer is on disk before it is counted.
 
-    However it ends (but by SIGKILL), requests under way are awaited, each as long as its own time-out, and their
-    answers are written.
+    However it ends (except by SIGKILL), it waits for requests under way, each up to its own time-out, and writes their
+    answers.
 
     Args:
       questions: those without an answer on disk.

@@ -1,4 +1,4 @@
-"""Answers that were paid for, on disk as soon as they arrive: one line of JSON each, only ever appended.
+"""Answers that were paid for, written to disk as they arrive: one line of JSON each, always appended.
 
 A run that is killed leaves at most half a last line. It is ignored when the file is read, and the next answer starts on
 a line of its own.
@@ -53,7 +53,7 @@ class AnswerCache:
                 continue
 
     def append(self, key: str, token: str, reply: Reply, fault: str = "") -> None:
-        """Writes one answer through to the disk; with a fault it is kept for the reader's eyes alone."""
+        """Writes one answer through to the disk; an answer with a fault is kept only for people to read."""
         entry = {"key": key, "token": token, "fault": fault, **dataclasses.asdict(reply)}
         line = json.dumps(entry, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         with self._lock, self.path.open("ab+") as file:

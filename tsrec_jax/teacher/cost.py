@@ -30,7 +30,7 @@ class Plan:
     Attributes:
       backend, model: which would be asked.
       questions: one for each SID token or path that is asked about.
-      cached: of these the ones whose answer is on disk already.
+      cached: how many of these have their answer on disk already.
       input_tokens, output_tokens: estimates for the others; 0 for backends that ask no model.
       cost: in the currency of the prices; None where they are not given.
       unit: what is described, tokens or paths.
@@ -74,7 +74,7 @@ def cost_of(settings: DescribeSettings, input_tokens: int, output_tokens: int) -
 
 
 class CapReached(Exception):
-    """One question more might go beyond a cap; its name is the setting's."""
+    """One more question might exceed a cap; its name is the setting's."""
 
 
 class Budget:
@@ -82,7 +82,7 @@ class Budget:
 
     Args:
       settings: caps (0: none), prices and number of keywords.
-      answers, input_tokens, output_tokens: of earlier runs.
+      answers, input_tokens, output_tokens: the counts of earlier runs.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ def describe(
     *,
     numbered: bool = False,
 ) -> tuple[TokenDescription, ...]:
-    """What the teacher says of every token, in the order of `catalogue.tokens`, or of every path, level by level.
+    """What the teacher says about every token, in the order of `catalogue.tokens`, or every path, level by level.
 
     Where a model is asked about paths, those of fewer than `least_items` items are not: they get the words that the
     offline teacher finds in the texts of these items, beside those of their siblings.

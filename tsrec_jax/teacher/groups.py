@@ -1,7 +1,7 @@
 """The groups of items that a teacher describes: those that carry a token, or those below a path.
 
-A path is the tokens with which a SID begins. What a deep token means in one place of the tree of SIDs it need not mean
-in another; a path has one place, and is told from its siblings, the paths with the same tokens before the last.
+A path is the tokens with which a SID begins. A deep token can mean different things in different places of the SID
+tree. A path has one place, and is distinguished from its siblings, the paths with the same tokens before the last.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Unit = Literal["token", "path"]
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """The items that one description is of.
+    """The items that one description is about.
 
     Attributes:
       token: which all of them carry; of a path the last.
@@ -54,7 +54,7 @@ def groups_of(catalogue: Catalogue, unit: Unit, levels: int) -> tuple[Group, ...
 
 
 def refuse_other_unit(file: pathlib.Path, unit: Unit) -> None:
-    """Refuses a file of words that is not of the unit; what else may be wrong with it is told where it is read.
+    """Refuses a file of words for another unit; its other faults are reported where it is read.
 
     Raises:
       UserError: it describes tokens where the unit is the path, or the reverse.

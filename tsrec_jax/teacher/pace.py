@@ -1,4 +1,4 @@
-"""When the next request may start: an even rate, and pauses that a server or a failure asks for."""
+"""When the next request may start: an even rate, and pauses requested by a server or due after a failure."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Pace:
             self._clock.wait(self._stop, left)
 
     def pause_all(self, seconds: float) -> None:
-        """No request starts for so long: a server that names a time means it for the whole account."""
+        """No request starts for this long: a server that names a time means it for the whole account."""
         with self._lock:
             self._next = max(self._next, self._clock.now() + seconds)
 

@@ -1,1 +1,1 @@
-"""Words of texts and how alike texts are."""
+"""The words of texts, and how similar texts are."""

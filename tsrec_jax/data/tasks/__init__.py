@@ -27,12 +27,12 @@ class TasksSettings(Section, key="tasks"):
     augmented_sid: AugmentedSid = section(AugmentedSid)
 
     def used(self) -> dict[str, Task]:
-        """{name: task} of those that are learned, in the order of the table, by which batches number them."""
+        """{name: task} of the tasks that are learned, in table order, which is how batches number them."""
         return {name: task for name, task in vars(self).items() if task.weight > 0 and task.rate > 0}
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weight in the loss of each task in use."""
+        """Loss weight of each task in use."""
         return {name: task.weight for name, task in self.used().items()}
 
     @property

@@ -27,10 +27,10 @@ class AugmentedSid(Task, key="tasks.augmented_sid"):
         return self.from_sequences(inputs, self.variants(inputs.rows, inputs.seed))
 
     def variants(self, rows: Interactions, seed: int) -> list[ItemSequence]:
-        """Sequences as their users might have made them, of which all items but the first are learned.
+        """Sequences as users might have made them; all items but the first are learned.
 
-        What was bought together says something about each other in both directions and across gaps, and most users are
-        known by a few purchases only.
+        Items bought together say something about each other in both directions and across gaps, and for most users only
+        a few purchases are known.
         """
         rng = np.random.default_rng(seed)
         found = []

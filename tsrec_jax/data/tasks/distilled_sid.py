@@ -11,10 +11,10 @@ from tsrec_jax.data.tasks.task import Example, Rank, Task, TaskInputs
 from tsrec_jax.data.user_sequences import ItemSequence
 from tsrec_jax.section import setting
 
-NEAREST = 20  # items of like text to choose from, in proportion to cosine ** SHARPNESS
+NEAREST = 20  # items with similar texts to choose from, in proportion to cosine ** SHARPNESS
 SHARPNESS = 3.0
-SWAPPED = 0.3  # share of a history's items that give way to one of like text
-CHUNK = 512  # histories that a teacher ranks at one time
+SWAPPED = 0.3  # share of a history's items that are replaced by one with a similar text
+CHUNK = 512  # histories that a teacher ranks at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,19 +47,19 @@ class DistilledSid(Task, key="tasks.distilled_sid"):
     def sequences(
         self, rows: Interactions, rank: Rank, nearest_IN: np.ndarray, chances_IN: np.ndarray, seed: int
     ) -> list[ItemSequence]:
-        """Histories that go on with items that a teacher ranks high for them; only these are learned.
+        """Histories continued with items that a teacher ranks high for them; only these items are learned.
 
         Knowledge distillation on sequences (arXiv 1606.07947): the item at place r is chosen with a chance in
         proportion to 1 / r, and each further one by the ranking for the history with the items before it at its end. A
-        history is the last 1 to `history_length` items of a row, of which `random_items` are replaced by any items and
-        SWAPPED of the others by items of like text, so that the teacher is also asked about items that train's
-        histories lack.
+        history is the last 1 to `history_length` items of a row, in which a share `random_items` of the items is
+        replaced by any items, and SWAPPED of the others by items with similar texts, so that the teacher is also asked
+        about items that train's histories lack.
 
         Args:
-          rows: of train; their histories and targets make the histories.
+          rows: train's rows; their histories and targets make the histories.
           rank: the teacher.
-          nearest_IN, chances_IN: the items nearest to each item, and how likely each is chosen; of an item that is like
-            no other the chances are 0.
+          nearest_IN, chances_IN: the items nearest to each item, and how likely each is to be chosen; all 0 for an item
+            that resembles no other.
           seed: seed of the choices.
         """
         rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""What a training task is: its settings, its wording, and the examples that it makes of a dataset."""
+"""What a training task is: its settings, its wording, and the examples that it makes from a dataset."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Example:
       tokens: int32 prompt and completion.
       prompt_length: tokens that carry no loss; at least 1.
       key: where the row comes from, as in `train/123` or `item/42/title_to_sid`.
-      ranked: int32, for each SID that is learned the SIDs that it was drawn from, best first and equally many for each:
-        their tokens, by place in `Catalogue.tokens`, one after the other; empty where only the row itself is right.
+      ranked: int32, for each SID that is learned, the SIDs it was drawn from, best first and the same number for each:
+        their tokens, as positions in `Catalogue.tokens`, one after the other; empty if only the row itself is right.
     """
 
     task: str
@@ -51,15 +51,15 @@ def _no_texts(count: int, sharpness: float) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class TaskInputs:
-    """What tasks make their examples of.
+    """What tasks make their examples from.
 
     Attributes:
       dataset: the data.
       split: the rows to learn: `train`, `valid`, `test` or `select`.
       builder: the prompts.
       seed: seed of random choices.
-      teacher: from the name of a baseline to what it recommends, fitted on train.
-      nearest: `text.likeness.nearest_items` of the catalogue, from the number of neighbours and the sharpness.
+      teacher: maps the name of a baseline to what it recommends, fitted on train.
+      nearest: `text.likeness.nearest_items` of the catalogue, given the number of neighbours and the sharpness.
     """
 
     dataset: Dataset
@@ -92,7 +92,7 @@ class Task(Section):
 
     Attributes:
       templates: the wording of its prompts, by a name that no other task has; a task of SID sequences has none, since
-        it goes on with the prompt of `next_sid`.
+        it uses the prompt of `next_sid`.
     """
 
     templates: ClassVar[Mapping[str, Template]] = {}
@@ -114,13 +114,13 @@ class Task(Section):
     def from_template(
         self, inputs: TaskInputs, template: str, texts: Sequence[str], answers: Sequence[str], keys: Sequence[str]
     ) -> list[Example]:
-        """An example of each text and its answer, by the template of that name."""
+        """An example for each text and its answer, from the template of that name."""
         builder = inputs.builder
         pairs = zip(builder.prompts(template, texts), builder.completions(template, answers), keys, strict=True)
         return [self._example(builder, prompt, completion, key) for prompt, completion, key in pairs]
 
     def from_sequences(self, inputs: TaskInputs, sequences: Sequence[ItemSequence]) -> list[Example]:
-        """An example of each sequence of items: their SIDs, learned from its first target on.
+        """An example for each sequence of items: their SIDs, learned from its first target on.
 
         Raises:
           UserError: prompts cannot be continued, or more is to be learned at once than a row holds.
