@@ -77,7 +77,7 @@ class LiveCatalogue:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Nothing changes inside. Whoever waits is next, so a search that holds it again and again starves no change."""
+        """Nothing changes inside. Whoever waits is next, so a search that holds it repeatedly starves no change."""
         with self._turn:
             self._lock.acquire()
         try:
