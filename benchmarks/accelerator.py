@@ -64,7 +64,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
 
 
 def main() -> int:
-    """Measures; the exit code is 0, also where cells are left for another run."""
+    """Measures; the exit code is 0 even if cells are left for another run."""
     options = parse()
     options.out.mkdir(parents=True, exist_ok=True)
     about = {"command": shlex.join(["python", *sys.argv]), "commit": commit(), "tiny": options.tiny}

@@ -47,7 +47,7 @@ FORMS = (("float32", "float32", False), ("bfloat16, A and B beside W", "bfloat16
 
 
 def form_of(model: Decoder, dtype: str, merge: bool) -> Decoder:
-    """The weights of a decoder in another compute dtype, its adapter merged into its kernels if asked for."""
+    """The weights of a decoder in another compute dtype, with its adapter merged into its kernels if requested."""
     changed = nnx.merge(*nnx.split(model))
     changed.dtype, changed.attention = dtype, choose("auto", model.config, dtype)
     if merge:
@@ -76,7 +76,7 @@ def divergence(exact_Mn: np.ndarray, other_Mn: np.ndarray) -> float:
 
 
 def table(workdir: pathlib.Path, count: int) -> tuple[list[list[str]], str]:
-    """The table of all forms, and of what rows it is."""
+    """The table of all forms, and the rows it was measured on."""
     settings = load_saved(workdir)
     with on_mesh(settings):
         dataset, base = make_inputs(settings, workdir)

@@ -35,7 +35,7 @@ LENGTH = 20
 
 
 def open_dataset(path: str, level: str) -> Dataset:
-    """The folder with its SIDs; at level `item` with one for each item instead."""
+    """The folder with its SIDs, or at level `item` with one SID for each item."""
     if level == "sid":
         return read_dataset(path)
     texts = read_texts(path)
@@ -44,7 +44,7 @@ def open_dataset(path: str, level: str) -> Dataset:
 
 
 def measure(name: str, dataset: Dataset, vectors: str, seed: int) -> dict[str, Any]:
-    """Metrics on test and facts of one baseline."""
+    """Metrics on test, and facts, for one baseline."""
     train, valid, test = (dataset.splits[split] for split in ("train", "valid", "test"))
     read = functools.partial(read_embeddings, pathlib.Path(vectors), dataset.catalogue.num_items) if vectors else None
     result = run_baseline(name, dataset, train, valid, test, LENGTH, seed, say, read)

@@ -69,7 +69,7 @@ def change(catalogue: LiveCatalogue, number: int) -> None:
 
 
 def make_changes(path: pathlib.Path, total: int) -> None:
-    """Goes on with the changes of a file and says the number of each that is made."""
+    """Continues the changes of a file and prints the number of each change it makes."""
     catalogue = open_catalogue(CODES, path)
     for number in range(catalogue.last_change, total):
         change(catalogue, number)

@@ -95,7 +95,7 @@ def measure_curves(options: argparse.Namespace, kept: Kept) -> dict[str, Any]:
 
 
 def write_report(found: dict[str, Any], markdown: pathlib.Path | None) -> str:
-    """The report's text; with a path it is written there, with its plots in a folder of the same name beside it."""
+    """The report's text; with a path, writes it there, and its plots to a folder of the same name beside it."""
     about = found["about"]
     images: dict[str, str] = {}
     if markdown is not None and "curves" in found:
@@ -164,7 +164,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace, command: str) -> dict[str, Any]:
-    """Everything that was asked for."""
+    """Everything requested."""
     import importlib.metadata
 
     used = versions()

@@ -58,7 +58,7 @@ def reference_lists(
 ) -> list[tuple[list[str], np.ndarray | None]]:
     """For each prompt the SIDs and scores (nats) of transformers' beam search under a prefix constraint.
 
-    One beam is a greedy search there, which states no scores: None.
+    With one beam it is a greedy search, which returns no scores: None.
     """
     children = prefix_children(catalogue, tokenizer)
     found = []

@@ -21,7 +21,7 @@ def say(line: str) -> None:
 
 
 class Kept:
-    """Measurements in files of their own, found again by what they were made from."""
+    """Measurements in separate files, found again by the inputs they were made from."""
 
     def __init__(self, folder: pathlib.Path, facts: dict[str, Any], fresh: bool):
         self.folder, self.facts, self.fresh = folder, facts, fresh

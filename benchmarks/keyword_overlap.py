@@ -19,9 +19,9 @@ class LevelOverlap:
 
     Attributes:
       level: from 0.
-      tokens: of the level.
-      jaccard: mean Jaccard index of the two keyword sets, case apart.
-      contained: mean share of the first's keyword words that are among the second's words.
+      tokens: number of tokens of the level.
+      jaccard: mean Jaccard index of the two keyword sets, ignoring case.
+      contained: mean share of the words in the first's keywords that are also among the second's words.
       jaccard_shuffled, contained_shuffled: the same with the second's keywords permuted among the tokens of the level.
       distinct_first, distinct_second: distinct keywords of the level over all its keywords.
       unique_first, unique_second: share of the level's keywords that only one token has.
@@ -45,7 +45,7 @@ def keyword_overlap(
     """Compares two sets of clusters ({token: cluster}, one for every token of the catalogue).
 
     Agreement counts only as far as it exceeds the shuffled control, which shows what the common words of the catalogue
-    give by themselves. `seed` is the control's.
+    produce on their own. `seed` is the control's.
 
     Raises:
       KeyError: a token is missing from one of the sets.
@@ -69,7 +69,7 @@ def keyword_overlap(
 
 
 def overlap_table(levels: Sequence[LevelOverlap], first: str, second: str) -> str:
-    """A Markdown table, one row a level; `first` and `second` name the two teachers."""
+    """A Markdown table, one row per level; `first` and `second` name the two teachers."""
     rows = [
         f"| level | tokens | Jaccard (shuffled) | words of {first} in {second} (shuffled) | distinct keywords / all, "
         f"{first} and {second} | keywords of one token only, {first} and {second} |",

@@ -39,14 +39,14 @@ class LevelFacts:
     """The groups of one level and their keywords; shares lie between 0 and 1.
 
     Attributes:
-      groups, single: groups, and how many of them have one item.
+      groups, single: the number of groups, and how many of them have one item.
       unique: share of the keywords that no other group of the level has.
       unique_beside: of groups with siblings (paths with the same prefix; tokens of the level) the share of the keywords
         that no sibling has.
-      inside: how often a keyword of a group stands in the texts of its items; mean over groups of ENOUGH_ITEMS or more.
+      inside: how often a keyword of a group occurs in the texts of its items; mean over groups of ENOUGH_ITEMS or more.
       beside: how often it stands in those beside it; mean over the groups that have some.
       cosine: mean cosine of the texts of two items of a group, over the groups of two or more.
-      cosine_beside: the same of an item of a group and one beside it.
+      cosine_beside: the same for an item of a group and one beside it.
       chance: share of these groups whose mean cosine is below that of 95 % of the random groups of as many items.
     """
 
@@ -65,7 +65,7 @@ class LevelFacts:
 def level_facts(
     catalogue: Catalogue, groups: Sequence[Group], words: Sequence[TokenDescription], seed: int = 42
 ) -> list[LevelFacts]:
-    """The facts of every level that the groups are of; `words` are those of the groups, one for one."""
+    """The facts of every level of the groups; `words` are the groups' words, in the same order."""
     terms, features_IK = item_terms(catalogue.items), text_features(catalogue.items)
     levels = np.array([group.level for group in groups])
     found = []
@@ -152,7 +152,7 @@ def _mean_cosine(features_nK: sparse.csr_matrix) -> float:
 
 
 def table(facts: dict[str, list[LevelFacts]]) -> str:
-    """A Markdown table, a row for each level and unit."""
+    """A Markdown table with a row for each level and unit."""
     rows = [
         "| level | described | groups | of one item | keywords of one group only | keywords that no sibling has "
         "| in its items' texts | in those beside | cosine in a group | with items beside | no better than chance |",

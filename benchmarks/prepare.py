@@ -32,14 +32,14 @@ from tsrec_jax.progress import LOGGER
 BATCH = 250_000  # reviews
 BROKEN_EVERY = 100_000  # reviews
 YEARS = (1_262_304_000_000, 1_672_531_200_000)  # 2010 to 2022 in milliseconds
-ITEM_SKEW, USER_SKEW = 6.0, 1.5  # how much more some occur than others; 1: all alike
+ITEM_SKEW, USER_SKEW = 6.0, 1.5  # how much more often some occur than others; 1: all equally
 
 
 NAMES = ("Made.jsonl.gz", "meta_Made.jsonl.gz")  # of the raw files
 
 
 def generate(reviews: int, folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-    """Writes the raw files, unless they are there; the reviews and the metadata."""
+    """Writes the raw files (the reviews and the metadata) unless they exist."""
     made, metadata = (folder / name for name in NAMES)
     if made.exists() and metadata.exists():
         return made, metadata

@@ -66,7 +66,7 @@ def texts_of(folder: pathlib.Path) -> TextFolder:
 
 @functools.cache
 def learned_of(folder: pathlib.Path, vocab_size: int) -> tuple[TextRows, TrainBatches]:
-    """The rows of a folder's texts and the batches of those that are learned, which no other size changes."""
+    """The rows of a folder's texts and the batches to learn, which are the same for every size."""
     settings = settings_for(f"64x1x{vocab_size}")
     tokenizer, wanted = tokenizer_of(folder, vocab_size), settings.pretrain
     rows = text_rows(texts_of(folder).items, tokenizer, wanted.sequence_length, wanted.held_out)

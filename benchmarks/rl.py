@@ -79,7 +79,7 @@ def batch_of(problem: Problem) -> dict[str, np.ndarray]:
 
 
 def median_seconds(call: Callable[[], Any], repeats: int) -> float:
-    """Of some calls, after one that is not timed."""
+    """The median seconds of some calls, after one that is not timed."""
     call()
     seconds = []
     for _ in range(repeats):
@@ -121,7 +121,7 @@ def measure_ours(problem: Problem, batch: dict[str, Any], beams: int, repeats: i
 
 
 def measure_torch(problem: Problem, ours: dict[str, Any], beams: int, repeats: int) -> dict[str, Any]:
-    """The same of the loop on torch."""
+    """The same for the loop on torch."""
     advantage_BW, codes_BWC = ours["given"]
     group_BW, children = ours["group"], legal_children(problem)
     with torch_model(problem) as model:

@@ -52,7 +52,7 @@ def ours(x_ID: np.ndarray, rows_per_code: int) -> np.ndarray:
 
 
 def faiss_rq(x_ID: np.ndarray) -> np.ndarray:
-    """faiss.ResidualQuantizer as it comes, but greedy (beam 1), which is the cheapest it offers."""
+    """faiss.ResidualQuantizer with its defaults, but greedy (beam 1), its cheapest search."""
     import faiss
 
     quantiser = faiss.ResidualQuantizer(x_ID.shape[1], len(SIZES), 8)
@@ -62,7 +62,7 @@ def faiss_rq(x_ID: np.ndarray) -> np.ndarray:
 
 
 def minibatch(x_ID: np.ndarray) -> np.ndarray:
-    """scikit-learn's MiniBatchKMeans with its own defaults, one fit a level."""
+    """scikit-learn's MiniBatchKMeans with its own defaults, one fit per level."""
     from sklearn.cluster import MiniBatchKMeans
 
     left_ID = x_ID.copy()

@@ -13,7 +13,7 @@ import os
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tests compile more than they compute: LLVM's passes over the loops between the matrix products are left out.
+# Tests spend more time compiling than computing: LLVM's passes over the loops between matrix products are left out.
 _FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     # Compilation takes twice the time with fusion emitters, and a tenth more where a program is cut into parts for
@@ -62,7 +62,7 @@ SYSTEM = (
     "test_wheel.py",
     "training/test_survival.py",
 )
-# What compiles, or takes long for another reason, and is therefore in no smaller tier than the default.
+# Files that compile, or take long for another reason, and are therefore in no tier smaller than the default.
 COMPILING = (
     "baselines/test_real_data.py",
     "baselines/test_run.py",
@@ -99,7 +99,7 @@ UNIT = (
     "training/test_meter.py",
     "training/test_watch.py",
 )
-# What takes longest, in this order before all else, so that no worker has a long file to itself at the end.
+# The longest files, run first in this order, so that no worker is left with a long file at the end.
 FIRST = (
     "test_document_benchmarks.py",
     "pipeline/test_study.py",
@@ -136,7 +136,7 @@ SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data" / 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuses a list that names a file that is gone; with `-m unit`, listens to what is compiled."""
+    """Refuses a list that names a missing file; with `-m unit`, records what is compiled."""
     if gone := [name for name in (*SYSTEM, *COMPILING, *UNIT, *FIRST) if not any(TESTS.glob(name))]:
         raise pytest.UsageError(f"tests/conftest.py lists what is not there: {', '.join(gone)}")
     if config.option.markexpr == "unit":
@@ -164,7 +164,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What imports have made stays to the end, and is millions of objects: the garbage collector passes over it."""
+    """Makes the garbage collector skip the millions of objects made by imports, which stay to the end."""
     gc.collect()
     gc.freeze()
 
@@ -179,7 +179,7 @@ def _name(path: pathlib.Path) -> str:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Holds the tier `unit` to its promise."""
+    """Checks that the tier `unit` compiles nothing."""
     yield
     compiled = len(_COMPILED_NOW)
     _COMPILED_NOW.clear()

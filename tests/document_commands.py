@@ -32,13 +32,13 @@ OTHERS = (
 WRAPPERS = {"nice": ("-n",), "taskset": ("-c",), "env": (), "exec": ()}  # programs that start another, with their flags
 ENDS = ("&&", "||", "|", ";", "&")
 SHELLS = ("", "bash", "sh", "console")  # languages of code blocks that hold commands
-# What a report says of a command that today's code does not take any more: `command` (runs at commit `0123abc`).
+# What a report says about a command that today's code no longer accepts: `command` (runs at commit `0123abc`).
 HISTORICAL = re.compile(r"^[\s`,.]*\(runs at commit `([0-9a-f]{7,40})`")
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command, and where it stands.
+    """A command and its place.
 
     Attributes:
       place: document and line, as in `docs/tpu.md:52`.
@@ -58,7 +58,7 @@ class Command:
 
 
 class UnknownProgram(ValueError):
-    """A code block holds a line that begins with no program that is known."""
+    """A code block contains a line that does not begin with a known program."""
 
 
 def commands_of(path: pathlib.Path) -> list[Command]:

@@ -18,13 +18,13 @@ from typing import Any, TextIO
 from benchmarks.device.cells import PARTS, START_GUESS, Cell, estimate
 from benchmarks.device.store import CUT, DONE, FAILED, LOG, Store
 
-LEAVE = 10.0  # seconds that a process has to end by itself
+LEAVE = 10.0  # seconds that a process has to end on its own
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a run is asked for.
+    """The request for a run.
 
     Attributes:
       minutes: after which it has ended.

@@ -170,7 +170,7 @@ def memory_bytes() -> float:
 
 
 def _peer(request: Mapping[str, Any], mix: Mix) -> dict[str, Any]:
-    """transformers at as many examples a step as were asked for, halved until the device holds them."""
+    """transformers with the requested examples per step, halved until the device can hold them."""
     why = why_no_torch()
     if why:
         raise RuntimeError(why)

@@ -15,22 +15,22 @@ from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.data.prompts import PromptBuilder
 
-Rank = Callable[[Interactions], np.ndarray]  # rows to int32 items_BM, best first; their targets are not looked at
+Rank = Callable[[Interactions], np.ndarray]  # rows to int32 items_BM, best first; does not look at their targets
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PromptBatches:
-    """Shuffled rows of train as prompts, each row once an epoch; a batch may go on in the next epoch.
+    """Shuffled rows of train as prompts, each row once per epoch; a batch may continue into the next epoch.
 
     Attributes:
       rows: histories and targets.
       catalogue: gives their SIDs.
       builder: makes the prompts.
-      prompts: of a step, over all processes.
-      accumulation: micro-batches of a step.
-      length: to which all prompts are padded (`longest_prompt`).
-      seed: of the order.
-      part: numbers of the prompts of a micro-batch that this process feeds.
+      prompts: prompts per step, over all processes.
+      accumulation: micro-batches per step.
+      length: the length to which all prompts are padded (`longest_prompt`).
+      seed: the seed of the order.
+      part: the numbers of the prompts that this process feeds to a micro-batch.
       rank: the teacher's ranking; None: there is no teacher.
       teacher_items: M.
     """
@@ -48,12 +48,12 @@ class PromptBatches:
 
     @functools.cached_property
     def _carriers_I(self) -> np.ndarray:
-        """float32, for each item how many carry its SID."""
+        """float32, for each item the number of items that carry its SID."""
         numbers_I = self.catalogue.sid_numbers_I
         return np.bincount(numbers_I)[numbers_I].astype(np.float32)
 
     def from_step(self, step: int) -> Iterator[dict[str, np.ndarray]]:
-        """An endless iterator whose first batch is that of step `step` + 1."""
+        """An endless iterator whose first batch is for step `step` + 1."""
         while True:
             step += 1
             yield self.batch(step)
@@ -77,7 +77,8 @@ class PromptBatches:
         Returns:
           int32 `tokens_BT` and `segment_ids_BT` (1 on a prompt, 0 on its padding), `lengths_B`, `target_BC`, float32
           `items_B` (items that carry the target's SID), and the teacher's `teacher_BMC` and float32 `teacher_gain_BM`
-          (discount of the place, over the items that carry the SID; 0: nothing there), all with a leading axis A.
+          (discount of the place, divided by the number of items that carry the SID; 0: nothing there), all with a
+          leading axis A.
         """
         micros = self.numbers(step).reshape(self.accumulation, -1)[:, self.part]
         rows = self.rows.take(micros.reshape(-1))

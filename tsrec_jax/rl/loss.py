@@ -1,4 +1,4 @@
-"""The loss of the second stage, as a training step takes it (`training.step.Loss`)."""
+"""The loss of the second stage, in the form that a training step takes (`training.step.Loss`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tsrec_jax.training.step import Batch
 class RlLoss:
     """Mean over the prompts of the objective and of kl x the divergence from the starting model.
 
-    A batch holds, beside the prompts, `candidates` and, where it is needed, `reference`: the starting model's `Scored`.
+    In addition to the prompts, a batch holds `candidates` and, if needed, `reference`: the starting model's `Scored`.
 
     Attributes:
       trie: the valid SIDs.
@@ -32,12 +32,12 @@ class RlLoss:
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """The terms of the loss, each without its weight; the divergence where there is a reference."""
+        """The terms of the loss, each without its weight; the divergence if there is a reference."""
         return ("objective", "nll", *(("kl",) if self.settings.keeps_reference else ()))
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The terms of the loss, and then what is shown of the candidates."""
+        """The terms of the loss, then the reported figures about the candidates."""
         found = ("reward", "expected_reward", "target_in_group") if self.settings.compares else ()
         taught = ("teacher_has_target",) if self.settings.teachers else ()
         return (*self.terms, *found, *taught, *(f"entropy_{level}" for level in range(len(self.trie.levels))))
@@ -83,7 +83,7 @@ class RlLoss:
 
 
 def rewards(scored: Scored, candidates: Candidates, items_B: jax.Array, settings: RlSettings) -> jax.Array:
-    """float32 reward_BW by the reward that the settings name; 0 for what is not valid."""
+    """float32 reward_BW from the reward that the settings name; 0 for candidates that are not valid."""
     rank_BW = ranks(scored.log_p_BW, candidates.group_BW)
     reward_BW = REWARDS[settings.reward].load()(candidates, rank_BW, items_B, settings)
     return jnp.where(candidates.valid_BW, reward_BW, 0.0)

@@ -1,4 +1,4 @@
-"""Objectives and rewards by name, apart from their code: a config is read and checked without JAX.
+"""Objectives and rewards by name, separate from their code, so that a config is read and checked without JAX.
 
 A new one is a function, and a row here.
 """
@@ -18,7 +18,7 @@ class Objective:
     Attributes:
       entry: "module:name" of its function (`terms.ObjectiveFunction`), imported only when it is used.
       reference: whether it reads the log-probabilities of the starting model.
-      candidates: whether it reads other SIDs than the target's.
+      candidates: whether it reads SIDs other than the target's.
     """
 
     entry: str

@@ -26,7 +26,7 @@ class SidVectors:
 
     Attributes:
       slots_U: int32 leaf slots of the SIDs, rising.
-      vectors_UD: float32, mean of the unit vectors of the items that carry it.
+      vectors_UD: float32, for each SID the mean of the unit vectors of the items that carry it.
     """
 
     slots_U: np.ndarray
@@ -54,10 +54,10 @@ def propose(
       model: the decoder that proposes.
       trie: the valid SIDs.
       micro: `tokens_BT`, `lengths_B`, `target_BC`, `teacher_BMC` and `teacher_gain_BM` of `batches.PromptBatches`.
-      key: of all that is drawn.
+      key: the key for all random draws.
       group: beams of the search; 0: nothing is searched.
-      sampled: whether they are drawn and not the best.
-      vectors: of the SIDs, for `likeness_BW`.
+      sampled: whether they are drawn at random instead of being the best.
+      vectors: vectors of the SIDs, for `likeness_BW`.
     """
     of_search, of_candidates = jax.random.split(key)
     target_B1C = micro["target_BC"][:, None]
@@ -83,7 +83,7 @@ def propose(
     valid_BW = alive_BW & ~jnp.any(same_BWW & earlier_WW & alive_BW[:, None], axis=-1)
     is_beam_W = (jnp.arange(width) > 0) & (jnp.arange(width) <= beams)
     hit_B = jnp.any(same_BWW[:, 0] & alive_BW & is_beam_W, axis=-1)
-    # A beam that is the target is the target; where none is, the last one gives way to it.
+    # A beam that is the target serves as the target; if there is none, the last beam is replaced by it.
     beam_BW = is_beam_W & valid_BW
     last_B1 = jnp.max(jnp.where(beam_BW, jnp.arange(width), 0), axis=-1, keepdims=True)
     gives_way_BW = ~hit_B[:, None] & (jnp.arange(width) == last_B1)

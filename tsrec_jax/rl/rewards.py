@@ -14,15 +14,15 @@ from tsrec_jax.rl.terms import Candidates, shared_levels
 
 
 def rule(candidates: Candidates, _rank_BW: jax.Array, items_B: jax.Array, _settings: RlSettings) -> jax.Array:
-    """The target's worth for the target, nothing for others."""
+    """The target's worth for the target, 0 for others."""
     return _is_target(candidates) / items_B[:, None]
 
 
 def ranking(candidates: Candidates, rank_BW: jax.Array, items_B: jax.Array, settings: RlSettings) -> jax.Array:
-    """As `rule`, and the others of the group share a penalty of 1, more of it the higher they are ranked.
+    """As `rule`, and the others in the group share a penalty of 1; the higher they are ranked, the larger their share.
 
     MiniOneRec (arXiv 2510.24431), without its condition that the group has a hit, since every group has the target.
-    Ranks are those among the group.
+    Ranks are within the group.
     """
     others_BW = candidates.group_BW & ~_is_target(candidates)
     discount_BW = jnp.where(others_BW, 1 / jnp.log2(1.0 + rank_BW), 0.0)

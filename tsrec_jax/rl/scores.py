@@ -19,7 +19,7 @@ from tsrec_jax.rl.terms import Level, Scored
 def score_candidates(
     model: Decoder, trie: TrieArrays, tokens_BS: jax.Array, lengths_B: jax.Array, codes_BWC: jax.Array
 ) -> Scored:
-    """Log-probabilities of SIDs, and of all children of the prefixes on their way.
+    """Log-probabilities of SIDs, and of all children of the prefixes on their paths.
 
     Args:
       model: the decoder.

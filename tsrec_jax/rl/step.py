@@ -20,7 +20,7 @@ from tsrec_jax.rl.settings import RlSettings
 from tsrec_jax.training.settings import TrainSettings
 from tsrec_jax.training.step import Batch, Step, TrainState, first_step_and_state
 
-SECOND_DECAY = 0.95  # of AdamW's second moment: the stage is over before one of 0.999 has seen enough steps
+SECOND_DECAY = 0.95  # of AdamW's second moment: with 0.999, the stage would be over before it had seen enough steps
 
 
 def first_rl_step_and_state(
@@ -33,19 +33,19 @@ def first_rl_step_and_state(
     seed: int = 0,
     vectors: SidVectors | None = None,
 ) -> tuple[Step, TrainState]:
-    """What the second stage starts with, from a trained decoder, whose arrays are donated to the first update.
+    """The step and state that start the second stage; the arrays of the trained decoder go to the first update.
 
-    Where the loss asks for the starting model, its weights are kept in the compute dtype. Candidates are a function of
-    the weights, the batch, the seed and the step, so that a resumed stage sees the same.
+    If the loss needs the starting model, its weights are kept in the compute dtype. Candidates are a function of the
+    weights, the batch, the seed and the step, so that a resumed stage sees the same ones.
 
     Args:
       model: the decoder; it is also the reference.
       trie: the valid SIDs.
-      settings: of the stage.
-      train: of the optimiser.
+      settings: those of the stage.
+      train: the settings of the optimiser.
       base_vocab_size: the freeze boundary.
-      seed: of what is drawn.
-      vectors: of the SIDs, where the reward reads them.
+      seed: the seed of the random draws.
+      vectors: vectors of the SIDs, if the reward reads them.
     """
     constants = jax.tree.map(np.asarray, trie)
     loss = RlLoss(constants, settings)

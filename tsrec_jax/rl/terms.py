@@ -1,4 +1,4 @@
-"""What an objective sees: the candidates of each prompt, their log-probabilities and what they are worth.
+"""The inputs of an objective: the candidates of each prompt, their log-probabilities and their rewards.
 
 Axis letters: B prompts, W candidates, of which number 0 is the target, C levels, K children of a prefix, G beams,
 M items of the teacher.
@@ -18,19 +18,19 @@ from tsrec_jax.rl.settings import RlSettings
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """Distinct SIDs that are compared for each prompt.
+    """The distinct SIDs compared for each prompt.
 
     Attributes:
-      codes_BWC: int32; the target's in the place of a candidate that is not valid.
-      valid_BW: bool, whether a candidate takes part: the first of equal SIDs, and no dead beam.
-      group_BW: bool, those that count as proposed by the model: its beams, and the target, to which the last beam
-        gives way where the model did not propose it.
+      codes_BWC: int32; a candidate that is not valid has the target's codes.
+      valid_BW: bool, whether a candidate takes part: only the first of equal SIDs, and no dead beams.
+      group_BW: bool, the candidates that count as proposed by the model: its beams and the target, which replaces the
+        last beam if the model did not propose it.
       gain_BW: float32, mean over the items of the SID of the discounts of their places in the teacher's ranking, the
         first of which is 1; 0: the teacher has ranked none of them.
       hit_B: bool, whether the model proposed the target.
-      random_BW: float32 in [0, 1), drawn anew in every step.
-      likeness_BW: float32, mean over the items of the SID of the cosines of their vectors and the target's SID's; 0
-        where there are none.
+      random_BW: float32 in [0, 1), drawn again in every step.
+      likeness_BW: float32, mean over the items of the SID of the cosines between their vectors and that of the target's
+        SID; 0 if there are no vectors.
     """
 
     codes_BWC: jax.Array
@@ -45,7 +45,7 @@ class Candidates:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """Log-probabilities of the children of the prefixes that the candidates go through on one level.
+    """Log-probabilities of the children of the prefixes that the candidates pass through on one level.
 
     Attributes:
       log_p_BWK: float32 in nats; 0 where there is no child. W is 1 on the first level, whose prefix all share.
@@ -67,7 +67,7 @@ class Scored:
 
     Attributes:
       log_p_BW: float32 log P(SID | prompt) among the SIDs of the catalogue, in nats.
-      levels: of each level.
+      levels: those of each level.
     """
 
     log_p_BW: jax.Array
@@ -76,11 +76,11 @@ class Scored:
 
 @dataclasses.dataclass(frozen=True)
 class Terms:
-    """What an objective is made of.
+    """The inputs of an objective.
 
     Attributes:
-      log_p_BW: of the model that learns; gradients flow through it.
-      reference_BW: of the starting model; None where it is not kept.
+      log_p_BW: log-probabilities under the model that learns; gradients flow through them.
+      reference_BW: those under the starting model; None if it is not kept.
       reward_BW: float32, no gradient.
       candidates: the candidates.
       settings: the weights.
@@ -100,13 +100,13 @@ RewardFunction = Callable[[Candidates, jax.Array, jax.Array, RlSettings], jax.Ar
 
 
 def ranks(log_p_BW: jax.Array, among_BW: jax.Array) -> jax.Array:
-    """int32 rank_BW, from 1, of every candidate among some of them; equal scores share the best place."""
+    """int32 rank_BW, from 1, of every candidate among some of them; equal scores share the best rank."""
     above_BWW = (log_p_BW[:, None, :] > log_p_BW[:, :, None]) & among_BW[:, None, :]
     return 1 + jnp.sum(above_BWW, axis=-1)
 
 
 def shared_levels(codes_BWC: jax.Array) -> jax.Array:
-    """int32 (B, W): how many first codes a candidate shares with the target."""
+    """int32 (B, W): the number of leading codes that a candidate shares with the target."""
     same_BWC = codes_BWC == codes_BWC[:, :1]
     return jnp.sum(jnp.cumprod(same_BWC.astype(jnp.int32), axis=-1), axis=-1)
 
@@ -114,8 +114,8 @@ def shared_levels(codes_BWC: jax.Array) -> jax.Array:
 def divergence(model: Scored, reference: Scored, valid_BW: jax.Array) -> jax.Array:
     """float32 (B): KL(reference | model) over the children of every prefix that a candidate goes through.
 
-    Each prefix counts once, by the probability with which the reference reaches it. Over all prefixes of a catalogue
-    the sum is the divergence between the distributions of SIDs, and over some of them never more than that.
+    Each prefix counts once, weighted by the probability with which the reference reaches it. Over all prefixes of a
+    catalogue the sum is the divergence between the distributions of SIDs, and over some of them never more than that.
     """
     total_B = jnp.zeros(valid_BW.shape[0])
     for own, other in zip(model.levels, reference.levels, strict=True):
@@ -126,7 +126,7 @@ def divergence(model: Scored, reference: Scored, valid_BW: jax.Array) -> jax.Arr
 
 
 def entropies(model: Scored, valid_BW: jax.Array) -> list[jax.Array]:
-    """For each level float32 (B): entropy of the next code in nats, over the visited prefixes by their probability."""
+    """For each level float32 (B): entropy of the next code in nats, visited prefixes weighted by probability."""
     found = []
     for level in model.levels:
         share_BW = _once(level, valid_BW) * jnp.exp(level.reach_BW)
@@ -136,7 +136,7 @@ def entropies(model: Scored, valid_BW: jax.Array) -> list[jax.Array]:
 
 
 def _once(level: Level, valid_BW: jax.Array) -> jax.Array:
-    """float32 (B, W), such that the valid candidates of one prefix have 1 together."""
+    """float32 (B, W) weights that sum to 1 over the valid candidates of each prefix."""
     if level.slot_BW.shape[1] == 1:
         return jnp.ones_like(level.reach_BW)
     same_BWW = (level.slot_BW[:, None] == level.slot_BW[:, :, None]) & valid_BW[:, None]

@@ -1,4 +1,4 @@
-"""What the HTTP service answers, as models for its OpenAPI description. The routes write the JSON themselves."""
+"""The answers of the HTTP service, as models for its OpenAPI description. The routes write the JSON themselves."""
 
 from __future__ import annotations
 
@@ -154,5 +154,5 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def answers(model: type[BaseModel], *more: int) -> dict[int | str, dict[str, Any]]:
-    """What a route answers with status 200, and with others that are no errors."""
+    """The answers of a route with status 200, and with other statuses that are not errors."""
     return {status: {"model": model} for status in (200, *more)}

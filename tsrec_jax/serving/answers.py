@@ -6,15 +6,15 @@ import dataclasses
 
 from tsrec_jax.errors import UserError
 
-MAX_BEAMS = 512  # of the widest search, also of one that goes on until it is exact; so many items can be asked for
+MAX_BEAMS = 512  # of the widest search, even one that continues until it is exact; also the most items per request
 
 
 class NoEncoder(UserError):
-    """No item can be coded: the encoder of the training is not to be had here, or another one is in its place.
+    """No item can be coded: the encoder used in training is not available here, or another one is in its place.
 
     Args:
-      reason: in one line.
-      retry_after: whole seconds until it is tried again.
+      reason: why, in one line.
+      retry_after: whole seconds until the next attempt.
     """
 
     def __init__(self, reason: str, retry_after: int = 0):
@@ -24,14 +24,14 @@ class NoEncoder(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What one user is to be recommended.
+    """What to recommend to one user.
 
     Attributes:
       history: item ids, oldest first, at least one.
-      k: items wanted.
-      exclude_history: leave out what the history holds.
+      k: number of items wanted.
+      exclude_history: leave out the items of the history.
       exclude: item ids to leave out.
-      allow: item ids that alone may be recommended; None: all.
+      allow: the only item ids that may be recommended; None: all.
       skip_unknown: leave out ids that are not in the catalogue, rather than refuse the request.
     """
 
@@ -45,10 +45,10 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class WideRequest(Request):
-    """A request of the service for another search than the usual one.
+    """A request of the service for a search other than the usual one.
 
     Attributes:
-      widths: beams, rising; the search is widened to the next one where it does not prove its answer.
+      widths: numbers of beams, rising; a search that does not prove its answer is widened to the next one.
     """
 
     widths: tuple[int, ...] = ()
@@ -59,10 +59,10 @@ class PathStep:
     """One token of a SID.
 
     Attributes:
-      token: as the model writes it.
-      score: its log-probability in nats, after the prompt and the tokens before it.
-      keywords: what the teacher said of the items with this token there; empty where nothing is known.
-      description: the same in sentences.
+      token: the token as the model writes it.
+      score: its log-probability in nats, given the prompt and the tokens before it.
+      keywords: what the teacher said about the items with this token in this place; empty if nothing is known.
+      description: the same as sentences.
     """
 
     token: str
@@ -79,9 +79,9 @@ class Recommendation:
       item_id: the item's.
       title: the item's.
       sid: the item's, as one text.
-      score: log-probability of its SID in nats, the sum over its path; with a fusion, that and the fusion's score.
-      path: the model's own log-probabilities; empty where no language model takes part.
-      brand: the item's, for people to see, as the next two are; empty where the catalogue does not have it.
+      score: log-probability of its SID in nats, the sum over its path; with a fusion, that sum plus the fusion's score.
+      path: the model's own log-probabilities; empty if no language model takes part.
+      brand: the item's, shown to people like the next two fields; empty if the catalogue does not have it.
       categories: the item's, or empty.
       image: the address of a picture, or empty.
     """
@@ -103,8 +103,8 @@ class Answer:
     Attributes:
       items: at most k.
       exact: whether the search proves that no other item scores more.
-      used: items of the history that the prompt had room for, the newest ones.
-      skipped: ids that are not in the catalogue and were left out, since the request says so.
+      used: number of items of the history, the newest ones, that the prompt had room for.
+      skipped: ids that are not in the catalogue and were left out because the request says so.
     """
 
     items: tuple[Recommendation, ...]
@@ -115,13 +115,13 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Neighbour:
-    """An item of the catalogue that a new one is like.
+    """An item of the catalogue that resembles a new one.
 
     Attributes:
       id: the item's.
       title: the item's.
       sid: the item's, token by token.
-      likeness: cosine of the new item's whitened vector and what this item's SID stands for, -1 to 1.
+      likeness: cosine of the new item's whitened vector and the vector that this item's SID stands for, -1 to 1.
     """
 
     id: str
@@ -136,9 +136,9 @@ class Coding:
 
     Attributes:
       sid: its tokens.
-      sure: share of the exported items that their SIDs describe no better than this one describes its item, 0 to 1.
-      shared_with: ids of the items that have the same SID: none, unless all codes for items like these are taken.
-      neighbours: the items that it is most like, the nearest first, as far as they may be recommended.
+      sure: share of the exported items whose SIDs describe them no better than this SID describes its item, 0 to 1.
+      shared_with: ids of the items that have the same SID; empty unless all codes for such items are taken.
+      neighbours: the most similar items that may be recommended, the nearest first.
     """
 
     sid: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The ASGI application: the routes of the HTTP service and what each of its requests passes."""
+"""The ASGI application: the routes of the HTTP service and the layers that each request passes through."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def make_app(
     """The ASGI application.
 
     Args:
-      service: started by the caller.
+      service: the service, which the caller has started.
       admin_token: as in `catalogue_routes`; None: empty.
-      deadline_seconds: of a recommendation that states none.
-      origins: whose pages may ask from a browser, besides our own.
-      max_body: bytes of a request's body.
-      body_seconds: within which it must have arrived.
+      deadline_seconds: the deadline of a recommendation request that states none.
+      origins: origins, besides our own, whose pages may send requests from a browser.
+      max_body: most bytes of a request's body.
+      body_seconds: the time within which the body must have arrived.
     """
     app = FastAPI(title="tsrec", version="1", docs_url=None, redoc_url=None)  # theirs load scripts from elsewhere
     add_errors(app, service)
     for routes in (recommend_routes(service, deadline_seconds), catalogue_routes(service, admin_token or "")):
         app.include_router(routes, prefix=VERSION)
-        app.include_router(routes, include_in_schema=False)  # as they were called before there were versions
+        app.include_router(routes, include_in_schema=False)  # their names from before there were versions
     app.include_router(watch_routes(service))
     app.include_router(page_routes(service))
     app.include_router(docs_routes(app))
     guarded = Guard(app, service.metrics, lambda: service.leaving, max_body=max_body, body_seconds=body_seconds)
     if not origins:
         return guarded
-    return CORSMiddleware(  # outermost, so that a page can read what the guard refuses, too
+    return CORSMiddleware(  # outermost, so that a page can also read the guard's refusals
         guarded,
         allow_origins=origins,
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],

@@ -1,4 +1,4 @@
-"""What the arguments of a recommender have to be; anything else is a user's mistake, said before work begins."""
+"""Checks of a recommender's arguments: a user's mistake is reported before work begins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def whole(name: str, value: Any) -> int:
     """A whole number of any kind, as an int.
 
     Raises:
-      UserError: it is none.
+      UserError: it is not.
     """
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise UserError(f"{name}={value!r}: must be a whole number")
@@ -22,10 +22,10 @@ def whole(name: str, value: Any) -> int:
 
 
 def listed(name: str, value: Any, wanted: str) -> Sequence[Any]:
-    """A list, tuple or array of one axis; neither a text nor what can be read only once.
+    """A list, tuple or array of one axis; neither a text nor an iterator that can be read only once.
 
     Raises:
-      UserError: it is none; the message says what is `wanted`.
+      UserError: it is not; the message says what is `wanted`.
     """
     if isinstance(value, str | bytes):
         raise UserError(f"{name} is the text {value!r}: give a list of {wanted}")

@@ -20,7 +20,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class QueueFull(Exception):
-    """The queue holds all that it may; `retry_after` is in how many whole seconds it should be shorter."""
+    """The queue is full; it should be shorter in `retry_after` whole seconds."""
 
     def __init__(self, retry_after: int):
         super().__init__(f"the queue is full; try again in {retry_after} s")
@@ -28,7 +28,7 @@ class QueueFull(Exception):
 
 
 class Closed(Exception):
-    """No request is accepted any more."""
+    """Requests are no longer accepted."""
 
 
 class Expired(Exception):
@@ -44,9 +44,9 @@ class BatchSettings:
     """How requests are gathered.
 
     Attributes:
-      max_batch: requests of one call of the recommender.
-      max_queue: requests that may wait; those being computed do not count.
-      max_wait: seconds that the oldest request waits for others to join it.
+      max_batch: most requests in one call of the recommender.
+      max_queue: most requests that may wait; those being computed do not count.
+      max_wait: most seconds that the oldest request waits for others to join it.
     """
 
     max_batch: int
@@ -60,7 +60,7 @@ class BatchSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Answered:
-    """An answer with its times in seconds: `waited` in the queue, `computed` with the batch of `batch_size`."""
+    """An answer and its times in seconds: `waited` in the queue, then `computed` in a batch of `batch_size`."""
 
     answer: Answer
     waited: float
@@ -70,7 +70,7 @@ class Answered:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ticket:
-    """A request's place in the queue; times are of `time.monotonic`, `name` is the request's in the log."""
+    """A request's place in the queue; times are from `time.monotonic`, `name` is the request's name in the log."""
 
     request: Request
     queued_at: float
@@ -82,8 +82,8 @@ class Ticket:
 class Batcher:
     """A queue and the one thread that empties it.
 
-    Every accepted request ends in exactly one way: its answer, `Expired`, `BatchFailed`, a `UserError` of the
-    recommender, or withdrawn by its caller.
+    Every accepted request ends in exactly one way: with its answer, with `Expired`, `BatchFailed` or a `UserError` of
+    the recommender, or withdrawn by its caller.
     """
 
     def __init__(
@@ -96,10 +96,10 @@ class Batcher:
         """Starts the thread.
 
         Args:
-          answer: of requests to their answers in the same order; called by one thread only.
+          answer: maps requests to their answers in the same order; called by one thread only.
           settings: sizes and times.
-          on_batch: told the size and the seconds of each batch, failed ones included.
-          on_failure: called from the thread where it ends by an error of its own; all that waited has failed then.
+          on_batch: called with the size and the seconds of each batch, failed ones included.
+          on_failure: called from the thread if an error of its own ends it; by then all waiting requests have failed.
         """
         self.settings = settings
         self._answer = answer
@@ -108,13 +108,13 @@ class Batcher:
         self._changed = threading.Condition()
         self._closed = False
         self._batch_seconds = 0.0
-        # A daemon: a recommender that hangs must not keep a process alive that was told twice to stop.
+        # A daemon: a recommender that hangs must not keep alive a process that was told twice to stop.
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
         self._thread.start()
 
     @property
     def depth(self) -> int:
-        """Requests that wait."""
+        """The number of waiting requests."""
         return len(self._queue)
 
     def refuse_if_full(self) -> None:
@@ -131,8 +131,8 @@ class Batcher:
         """Accepts a request.
 
         Args:
-          request: one that the recommender's `check` let pass.
-          expires_at: `time.monotonic()` after which nothing is computed for it.
+          request: a request that passed the recommender's `check`.
+          expires_at: the `time.monotonic()` after which nothing is computed for it.
 
         Returns:
           A ticket whose future yields an `Answered`.
@@ -149,13 +149,13 @@ class Batcher:
         return ticket
 
     def withdraw(self, ticket: Ticket) -> None:
-        """Takes a request back that nobody waits for any more; without effect once it is being computed."""
+        """Takes back a request that nobody is waiting for any more; has no effect once it is being computed."""
         if ticket.future.cancel():
             with self._changed, contextlib.suppress(ValueError):
                 self._queue.remove(ticket)  # frees its place now, not when its turn comes
 
     def close(self) -> None:
-        """Accepts nothing more. What is accepted is still answered."""
+        """Accepts nothing more. Requests already accepted are still answered."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -166,7 +166,7 @@ class Batcher:
         return self._thread.is_alive()
 
     def join(self) -> None:
-        """Waits for the end of its thread, after `close`."""
+        """After `close`, waits for its thread to end."""
         self._thread.join()
 
     def _check_room(self) -> None:
@@ -188,7 +188,7 @@ class Batcher:
             self._on_failure()
 
     def _give_up(self, batch: list[Ticket]) -> None:
-        """Accepts nothing more and fails what was being computed and what waits."""
+        """Accepts nothing more, and fails the requests that were being computed and those that wait."""
         with self._changed:
             self._closed = True
             waiting = [ticket for ticket in self._queue if ticket.future.set_running_or_notify_cancel()]
@@ -198,7 +198,7 @@ class Batcher:
                 ticket.future.set_exception(BatchFailed("the thread that answers has failed; the log says why"))
 
     def _take(self) -> list[Ticket] | None:
-        """The next batch, empty where all that waited had expired; None: closed and nothing left."""
+        """The next batch, empty if all waiting requests had expired; None: closed and nothing left."""
         with self._changed:
             while not self._complete():
                 self._changed.wait(self._patience())
@@ -220,7 +220,7 @@ class Batcher:
         return self._closed or len(self._queue) >= self.settings.max_batch or (patience is not None and patience <= 0)
 
     def _patience(self) -> float | None:
-        """Seconds that the oldest request still waits for company; None where there is no request."""
+        """Seconds that the oldest request still waits for others; None if there is no request."""
         if not self._queue:
             return None
         return self._queue[0].queued_at + self.settings.max_wait - time.monotonic()
@@ -241,15 +241,15 @@ class Batcher:
 
     def _answers(self, requests: list[Request]) -> Sequence[Answer]:
         answers = self._answer(requests)
-        if len(answers) != len(requests):  # pairing them up would hand out the answers of others
+        if len(answers) != len(requests):  # pairing them up would give requests the answers to others
             raise RuntimeError(f"{len(answers)} answers for {len(requests)} requests")
         return answers
 
     def _fail(self, batch: list[Ticket], error: Exception) -> None:
-        """Ends the batch of a recommender that raised `error`.
+        """Ends a batch on which the recommender raised `error`.
 
-        A UserError is one request's own: the catalogue may have changed since it was checked. The others must not
-        suffer for it, so each is computed by itself.
+        A UserError belongs to one request: the catalogue may have changed since it was checked. The others must not
+        suffer for it, so each request is computed separately.
         """
         if isinstance(error, UserError) and len(batch) > 1:
             for ticket in batch:

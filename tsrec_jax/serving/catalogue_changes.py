@@ -1,4 +1,4 @@
-"""The changes of a catalogue, kept in a SQLite file: who changed what and when, durable before it is answered.
+"""The changes of a catalogue, kept in a SQLite file: who changed what and when, durable before the answer is sent.
 
 The file is a journal. Each row carries the whole state of one item after the change, so the rows in their order,
 applied to an export's catalogue, give the catalogue as it is now. Several processes of one machine may use one file.
@@ -19,10 +19,10 @@ from typing import Any
 
 from tsrec_jax.errors import UserError
 
-_APPLICATION = 0x54535243  # "TSRC": what SQLite keeps in the header, so that another program's file is told apart
+_APPLICATION = 0x54535243  # "TSRC": SQLite keeps it in the header, which tells the file from other programs' files
 _FORMAT = 1
-_MOST = 2**63 - 1  # as numbers of rows go
-_BUSY_SECONDS = 30.0  # how long another process's change, an import at most, is waited for
+_MOST = 2**63 - 1  # the largest row number
+_BUSY_SECONDS = 30.0  # the longest wait for another process's change, such as an import
 _OVERTAKEN = "number NOT IN (SELECT max(number) FROM changes GROUP BY id)"
 _TABLES = """
 CREATE TABLE changes (
@@ -35,11 +35,11 @@ CREATE TABLE exported (id TEXT PRIMARY KEY, sid TEXT NOT NULL) WITHOUT ROWID;
 
 
 class NotRead(UserError):
-    """The journal cannot be read: it is damaged, gone, another one than before, or none at all."""
+    """The journal cannot be read: the file is damaged, gone, a different journal than before, or no journal at all."""
 
 
 class NotKept(UserError):
-    """A change was not made, because it could not be written; the catalogue is as before."""
+    """A change could not be written and so was not made; the catalogue is as before."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +47,13 @@ class Change:
     """One row of the journal.
 
     Attributes:
-      number: rises with each change; 0 where it is not written yet.
-      at: when, UTC, ISO 8601 with milliseconds.
-      who: whoever asked for it.
+      number: rises with each change; 0 if it is not written yet.
+      at: the time, UTC, ISO 8601 with milliseconds.
+      who: whoever requested it.
       action: `put`, `change`, `block`, `unblock`, `remove`, `restore` or `adopt`.
       id: the item.
-      state: of the item afterwards, as the fields of a `LiveItem` without its id; without a SID: as the export has it,
-        but for what is stated; None: it is not in the catalogue.
+      state: the item afterwards, as the fields of a `LiveItem` without its id; without a SID: as the export has it,
+        except for the stated fields; None: it is not in the catalogue.
     """
 
     number: int
@@ -68,20 +68,20 @@ class Changes:
     """The journal of one catalogue. Safe for several threads.
 
     Args:
-      path: the file, which the first change makes; None: in memory, for as long as this object lives.
-      until: the number of the last change that is read, whatever comes behind it; none can be made then. None: all are.
+      path: the file, created by the first change; None: in memory, for as long as this object lives.
+      until: the number of the last change to read; later ones are ignored and none can be made. None: all are read.
 
     Attributes:
-      closed: whether it is of no use any more.
+      closed: whether it can no longer be used.
 
     Raises:
-      NotRead: the file is there and no journal.
+      NotRead: the file exists and is not a journal.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, until: int | None = None):
         self.path = None if path is None else pathlib.Path(path)
         self._db: sqlite3.Connection | None = None
-        self._file: tuple[int, int] | None = None  # device and inode: a name may come to mean another file
+        self._file: tuple[int, int] | None = None  # device and inode: the name may later point to another file
         self._version = -1
         self._until = until
         self.closed = False
@@ -103,18 +103,18 @@ class Changes:
             self._db, self._version = None, -1
 
     def require_writable(self) -> None:
-        """Raises NotKept where no change could be. Makes the file."""
+        """Raises NotKept if no change could be written. Creates the file."""
         with self.writing():
             pass
 
     @property
     def absent(self) -> bool:
-        """Whether there is no file yet, because nothing was changed."""
+        """Whether there is no file yet because nothing was changed."""
         return self._db is None and self._file is None and self.path is not None and not self.path.exists()
 
     @property
     def changed_elsewhere(self) -> bool:
-        """Whether another connection has written since this was last asked; the first time, whether there is a file."""
+        """Whether another connection has written since the last call; on the first call, whether there is a file."""
         with self._lock:
             if self.closed or self.absent:
                 return False
@@ -122,7 +122,7 @@ class Changes:
             return before != self._version
 
     def after(self, number: int, limit: int = -1) -> list[Change]:
-        """The changes behind a number, in order, at most `limit`.
+        """The changes after a number, in order, at most `limit`.
 
         Raises:
           NotRead: the file cannot be read.
@@ -132,26 +132,27 @@ class Changes:
         return self._changes("number > ? AND number <= ? ORDER BY number LIMIT ?", (number, self._to, limit))
 
     def behind(self, last: Change | None, limit: int) -> list[Change]:
-        """As `after`, behind a change that was read before; None: from the first one on.
+        """As `after`, for the changes after one that was read before; None: from the first one on.
 
         Raises:
-          NotRead: the file cannot be read, or its journal is not the one of `last`, as of a backup copied over it.
+          NotRead: the file cannot be read, or its journal is not the one of `last`, for example a backup copied over
+            it.
         """
         if last is not None:
             there = self.after(last.number - 1, 1)
-            # A change that another has overtaken may be dropped, but no number is given twice.
+            # A change that a later one has superseded may be dropped, but no number is used twice.
             if self.last_number < last.number or (there[0].number == last.number and there[0] != last):
                 raise NotRead(f"{self.path}: not the journal that was followed so far, but another one; start again")
         return self.after(0 if last is None else last.number, limit)
 
     @property
     def followed(self) -> bool:
-        """Whether others may make changes that are read here."""
+        """Whether other processes may make changes that are read here."""
         return self.path is not None and self._until is None
 
     @property
     def count(self) -> int:
-        """How many changes there are to read; `compact` makes them fewer."""
+        """The number of changes to read; `compact` lowers it."""
         return 0 if self.absent else int(self._value("SELECT count(*) FROM changes WHERE number <= ?", (self._to,)))
 
     @property
@@ -160,7 +161,7 @@ class Changes:
 
     @property
     def last_number(self) -> int:
-        """The highest number that a change of this file has had; 0 before the first."""
+        """The highest number that a change of this file has had; 0 before the first change."""
         rows = [] if self.absent else self._rows("SELECT seq FROM sqlite_sequence WHERE name = 'changes'")
         return int(rows[0][0]) if rows else 0
 
@@ -171,9 +172,9 @@ class Changes:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Changes that are appended inside are durable together when the block ends, or none of them is made.
+        """Changes appended inside become durable together when the block ends, or none of them is made.
 
-        Nobody else's come between them and what was read inside.
+        No change of another process comes between them and what was read inside.
 
         Raises:
           NotKept: the disk is full, the file cannot be written, or another process has held it for too long.
@@ -196,7 +197,7 @@ class Changes:
                 raise NotKept(f"{error}; the change is not made") from None
 
     def append(self, changes: Sequence[Change]) -> None:
-        """Writes changes, inside `writing`; they get their numbers."""
+        """Writes changes, inside `writing`, and numbers them."""
         self._connection().executemany(
             "INSERT INTO changes (at, who, action, id, state) VALUES (?, ?, ?, ?, ?)",
             (
@@ -212,7 +213,7 @@ class Changes:
         return dict(self._rows("SELECT id, sid FROM exported"))
 
     def set_exported(self, sids: Mapping[str, str]) -> None:
-        """Writes, inside `writing`, what `exported` reads."""
+        """Writes, inside `writing`, what `exported` returns."""
         db = self._connection()
         db.execute("DELETE FROM exported")
         db.executemany("INSERT INTO exported VALUES (?, ?)", sids.items())
@@ -227,13 +228,13 @@ class Changes:
         return [] if found == ["ok"] else found
 
     def compact(self, keep: Callable[[Sequence[Change]], None]) -> int:
-        """Drops the changes that a later one of the same item has overtaken, and gives the room back.
+        """Drops the changes that a later one of the same item has superseded, and frees the space.
 
         Args:
-          keep: takes what is dropped, in order, before it is gone.
+          keep: receives the dropped changes, in order, before they are gone.
 
         Returns:
-          how many were dropped.
+          the number of dropped changes.
         """
         with self.writing():
             overtaken = self._changes(f"{_OVERTAKEN} ORDER BY number")
@@ -279,9 +280,9 @@ class Changes:
 
 
 def changes_file(folder: str | os.PathLike[str]) -> pathlib.Path:
-    """Where the changes of an export are kept unless a command says otherwise: beside its folder.
+    """The file for the changes of an export unless a command names another: beside the export's folder.
 
-    Exporting again replaces the folder and leaves the changes; so does a link that comes to lead to another folder.
+    Exporting again replaces the folder and leaves the changes; so does redirecting a link to another folder.
     """
     folder = pathlib.Path(os.path.abspath(folder))
     return folder.with_name(f"{folder.name}.catalogue.sqlite")
@@ -301,7 +302,7 @@ def _identity(path: pathlib.Path) -> tuple[int, int] | None:
 
 
 def _opened(path: pathlib.Path) -> sqlite3.Connection:
-    """A connection to the file, which is made where it is not there."""
+    """A connection to the file, which is created if it does not exist."""
     if not path.parent.is_dir():
         raise NotRead(f"{path}: its folder is not there")
     try:
@@ -321,7 +322,7 @@ def _prepare(db: sqlite3.Connection, path: pathlib.Path) -> None:
     if _is_empty(db):
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("BEGIN IMMEDIATE")
-        if _is_empty(db):  # another process may have been faster
+        if _is_empty(db):  # another process may have been first
             _make_tables(db)
         db.execute("COMMIT")
     if _header(db, "application_id") != _APPLICATION:

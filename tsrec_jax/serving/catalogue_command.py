@@ -1,4 +1,4 @@
-"""The verb `catalogue`: an export's items and their changes without a server, or beside one."""
+"""The verb `catalogue`: an export's items and their changes, without a server or alongside one."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _PAGE = 10_000  # rows of the journal that are read together
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What the command line says beside the action.
+    """What the command line says in addition to the action.
 
     Attributes:
       folder: the export.
-      file: of the changes; None: the one beside the export.
+      file: the file of the changes; None: the one beside the export.
       words: what follows the action: ids, words to look for, or a file.
-      title, sid: of an item to add; empty: not given.
-      who: for the journal; empty: this user of this machine.
-      after: the change behind which the journal is shown.
+      title, sid: those of an item to add; empty: not given.
+      who: the name for the journal; empty: this user of this machine.
+      after: the change after which the journal is shown.
     """
 
     folder: pathlib.Path
@@ -65,7 +65,7 @@ class Command:
 
     @property
     def ids(self) -> Sequence[str]:
-        """The ids that are given.
+        """The ids given.
 
         Raises:
           UserError: there are none.
@@ -84,7 +84,7 @@ def run(action: str, command: Command) -> int:
     """Does one action of the verb and returns the exit code.
 
     Raises:
-      UserError: no such action, no export, or whatever the action refuses; then nothing is changed.
+      UserError: no such action, no export, or something that the action refuses; then nothing is changed.
     """
     if action not in ACTIONS:
         raise UserError(f"catalogue: {action!r} is none of its actions, which are {', '.join(ACTIONS)}")
@@ -98,7 +98,7 @@ def run(action: str, command: Command) -> int:
 
 
 def _list(command: Command) -> None:
-    """Items as CSV, which `import` reads: all of them, or those that hold every word."""
+    """Items as CSV that `import` reads: all of them, or those that contain every word."""
     catalogue = command.catalogue()
     text = " ".join(command.words)
     writer = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator="\n")
@@ -131,7 +131,7 @@ def _import(command: Command) -> None:
     new: list[bool] = []
 
     def changed() -> list[LiveItem]:
-        """By the items as they are when they are written: what changed while the file was read stays."""
+        """Starts from the items as they are at the time of writing, so changes made while the file was read stay."""
         items = [item for item in _items(catalogue, rows, command.words[0]) if item != catalogue.get(item.id)]
         new[:] = [catalogue.get(item.id) is None for item in items]
         return items
@@ -205,7 +205,7 @@ def _compact(command: Command) -> None:
                 lines.flush()
                 os.fsync(lines.fileno())
             folder = os.open(file.parent, os.O_RDONLY)
-            os.fsync(folder)  # the name too is on the disk before the changes are gone from the journal
+            os.fsync(folder)  # the name too is on the disk before the changes leave the journal
             os.close(folder)
 
     dropped = command.changes.compact(keep)
@@ -216,7 +216,7 @@ def _compact(command: Command) -> None:
 
 
 def _adopt(command: Command) -> None:
-    """Takes out the SIDs of a former export, and makes the changes those of this one; all else that they say stays."""
+    """Removes the SIDs of a former export from the changes and ties them to this one; the rest of them stays."""
     exported = read_catalogue(command.folder)
     ids = {item.id for item in exported.items}
     changes = command.changes
@@ -231,7 +231,7 @@ def _adopt(command: Command) -> None:
     print(f"{len(states) - kept} items taken out that had SIDs of another export, {kept} now with the SIDs of this one")
 
 
-_OF_THE_FILE = ("verify", "compact", "adopt")  # which need the journal, and make none
+_OF_THE_FILE = ("verify", "compact", "adopt")  # these need the journal, and do not create one
 ACTIONS: dict[str, Callable[[Command], int | None]] = {
     "list": _list,
     "add": _add,
@@ -256,7 +256,7 @@ def _rows(path: pathlib.Path) -> Iterator[csv.DictReader[str]]:
     """The rows of a CSV file.
 
     Raises:
-      UserError: it cannot be read, or has other columns than an item.
+      UserError: it cannot be read, or its columns are not those of an item.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -278,7 +278,7 @@ def _reader(path: pathlib.Path, file: IO[str]) -> csv.DictReader[str]:
 
 
 def _items(catalogue: LiveCatalogue, rows: Iterable[tuple[int, dict[str, str]]], path: str) -> Iterator[LiveItem]:
-    """The items of rows with the numbers of their lines."""
+    """The items of rows, which come with their line numbers."""
     lines: dict[str, int] = {}
     for number, row in rows:
         place = f"{path}, line {number}"
@@ -294,10 +294,10 @@ def _items(catalogue: LiveCatalogue, rows: Iterable[tuple[int, dict[str, str]]],
 
 
 def _item(catalogue: LiveCatalogue, row: Mapping[str, str]) -> LiveItem:
-    """An item of a row; an empty or absent cell keeps what the item has.
+    """The item of a row; an empty or absent cell keeps what the item has.
 
     Raises:
-      UserError: a cell that cannot be meant, or a new item without a title or SID.
+      UserError: an impossible value in a cell, or a new item without a title or SID.
     """
     item_id = row["id"]
     item = catalogue.get(item_id)
@@ -307,7 +307,7 @@ def _item(catalogue: LiveCatalogue, row: Mapping[str, str]) -> LiveItem:
         if not row.get("title") or not row.get("sid"):
             raise UserError(f"item {item_id!r} is new, so it needs a title and a sid (which `tsrec code` makes)")
         item = LiveItem(item_id, "", ())
-    # What the item has already needs no look: an export may hold longer texts, and more kinds of characters.
+    # What the item already has is not checked: an export may hold longer texts, and more kinds of characters.
     names = ("title", *SHOWN_FACTS)
     given = {name: row[name] for name in names if row.get(name) and row[name] != getattr(item, name)}
     for name, text in given.items():

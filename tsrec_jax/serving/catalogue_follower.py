@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tsrec_jax.serving.live_catalogue import LiveCatalogue
 
-FOLLOW_SECONDS = 0.2  # between two looks for what other processes have changed
-_MOST_SECONDS = 10.0  # between two looks at a file that cannot be read
+FOLLOW_SECONDS = 0.2  # between two checks for changes by other processes
+_MOST_SECONDS = 10.0  # between two attempts on a file that cannot be read
 _LOG = logging.getLogger(__name__)
 
 
 def start_following(catalogue: LiveCatalogue) -> None:
-    """Starts the thread; it ends with the catalogue, or once its changes are closed."""
+    """Starts the thread, which ends with the catalogue, or once its changes are closed."""
     threading.Thread(target=_follow, args=(weakref.ref(catalogue),), name="catalogue", daemon=True).start()
 
 
@@ -33,7 +33,7 @@ def _follow(reference: weakref.ref[LiveCatalogue]) -> None:
 
 
 def _followed(catalogue: LiveCatalogue, well: bool) -> bool:
-    """Looks once; returns whether the changes could be read. The log says when that is not as it was, `well` or not."""
+    """Looks once; returns whether the changes could be read. The log says when this differs from before (`well`)."""
     try:
         catalogue.follow()
     except Exception:

@@ -9,17 +9,17 @@ from typing import Any
 
 from tsrec_jax.data.catalogue import SHOWN_FACTS
 
-MAX_ID = 256  # characters of an item that is put; one that is there may have any id
+MAX_ID = 256  # characters in the id of an item that is put; an item that is already there may have any id
 MAX_TITLE = 2_000
-# Control characters, what is left of a broken encoding, and marks that turn the direction of all text behind them.
+# Control characters, remains of a broken encoding, and marks that change the direction of all text after them.
 _NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufffd\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True)
 class LiveItem:
-    """One item; a blocked one may stand in histories and is never recommended.
+    """One item; a blocked one may occur in histories and is never recommended.
 
-    `brand`, `categories` and `image`, the address of a picture, are for people to see; absent ones are empty.
+    `brand`, `categories` and `image`, the address of a picture, are shown to people; absent ones are empty.
     """
 
     id: str
@@ -35,7 +35,7 @@ _KINDS = {"title": str, "sid": list, "blocked": bool, "brand": str, "categories"
 
 
 def kept_state(item: LiveItem) -> dict[str, Any]:
-    """What the journal keeps of an item: all that is not as it would be anyway."""
+    """What the journal keeps of an item: all that differs from what it would be anyway."""
     fields = {field.name: field.default for field in dataclasses.fields(item)}
     return {
         name: getattr(item, name) for name, default in fields.items() if name != "id" and getattr(item, name) != default
@@ -43,15 +43,15 @@ def kept_state(item: LiveItem) -> dict[str, Any]:
 
 
 def without_sid(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state of an item with a SID as one that takes the export's SID, and is otherwise the same.
+    """The state of an item with a SID, turned into one that takes the export's SID and is otherwise the same.
 
-    What it leaves out is stated, since it would be taken from the export too.
+    The fields that it leaves out are stated, since they would be taken from the export too.
     """
     return {"blocked": False, **dict.fromkeys(SHOWN_FACTS, ""), **{k: v for k, v in state.items() if k != "sid"}}
 
 
 def wrong_state(state: Mapping[str, Any]) -> str:
-    """Why the state of an item in the journal is none; empty where it is one."""
+    """Why the state of an item in the journal is not valid; empty if it is."""
     if not isinstance(state, dict):
         return "an item's state is no object"
     wrong = [name for name, value in state.items() if not isinstance(value, _KINDS.get(name, ()))]
@@ -61,7 +61,7 @@ def wrong_state(state: Mapping[str, Any]) -> str:
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text is free of what belongs in no name: control characters, broken ones, changes of direction."""
+    """Whether a text is free of what no name should contain: control or broken characters, changes of direction."""
     return not _NOT_PLAIN.search(text)
 
 

@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from tsrec_jax.serving.recommender import Recommender
 
 _MAX_WHO = 200  # characters
-_MAX_CHANGES = 10_000  # of the journal in one answer
-_LINES = 500  # of a stream that are sent together
+_MAX_CHANGES = 10_000  # changes of the journal in one answer
+_LINES = 500  # lines of a stream that are sent together
 _CHANGES = 4  # threads that change the catalogue
-_CODING_SECONDS = 30.0  # in which the texts of a new item must be embedded
+_CODING_SECONDS = 30.0  # within which the texts of a new item must be embedded
 _Done = TypeVar("_Done")
 _LOG = logging.getLogger(__name__)
-# For the description of the interface; `has_token` compares.
+# For the OpenAPI description; `has_token` compares.
 _BEARER = HTTPBearer(auto_error=False, description="The server's TSREC_ADMIN_TOKEN")
 
 
@@ -74,11 +74,11 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
     """The addresses under /items and /catalogue.
 
     Args:
-      service: whose recommender has the catalogue.
-      admin_token: what changes and reading the whole catalogue need; empty: there are neither over HTTP.
+      service: the service whose recommender has the catalogue.
+      admin_token: needed for changes and for reading the whole catalogue; empty: neither is possible over HTTP.
     """
     routes = APIRouter(tags=["catalogue"], responses=ERRORS)
-    # Threads of their own: a change may wait long for another process that writes, and the encoder may be far away.
+    # Separate threads: a change may wait long for another process that writes, and the encoder may be far away.
     changing = ThreadPoolExecutor(_CHANGES, "change")
     encoder = OneThread("encoder")
 
@@ -184,7 +184,7 @@ def catalogue_routes(service: Service, admin_token: str) -> APIRouter:
         """
         recommender = service.recommender
         catalogue = recommender.catalogue
-        last = catalogue.last_change  # what others have written behind it is not in the items yet
+        last = catalogue.last_change  # what others have written after it is not in the items yet
         found = [change for change in catalogue.changes.after(after, limit) if change.number <= last]
         objects = (_change_json(change, catalogue.get(change.id)) for change in found)
         return _stream(request, {"X-Last-Change": str(last), "X-Model": recommender.version}, objects)
@@ -198,7 +198,7 @@ def _change_json(change: Change, item: LiveItem | None) -> dict[str, Any]:
 
 
 def _stream(request: Request, headers: dict[str, str], objects: Iterable[dict[str, Any]]) -> Response:
-    """A line for each object; the head alone where the request is a HEAD."""
+    """A line for each object; the head alone if the request is a HEAD."""
     return _Lines(_lines(() if request.scope.get(HEAD) else objects), headers=headers)
 
 

@@ -1,4 +1,4 @@
-"""Items by their words, titles and nearly right ids, from an index in memory."""
+"""Finds items by their words, titles and nearly correct ids, from an index in memory."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 # SQLite indexes runs of three characters. A text is followed by its characters with this one between them, so that
 # single characters and pairs are in such runs too: "ab" gives "|a|" and "a|b".
 _BETWEEN = "\x01"
-_GRAMS = 200  # that are looked up at most; whether all of the words occur is looked at afterwards
+_GRAMS = 200  # looked up at most; whether all of the words occur is checked afterwards
 _PASSED_OVER = (
-    2_000  # items that have all runs of a word and not the word, which a search reads within some milliseconds
+    2_000  # items that have all runs of a word but not the word, which a search reads within some milliseconds
 )
-_NEIGHBOURS = 3  # ids before and behind an unknown one in their order
-_SHARING = 8  # ids that have one half of it
+_NEIGHBOURS = 3  # ids before and after an unknown one in sorted order
+_SHARING = 8  # ids that share one half of it
 _PATIENCE = 0.002  # seconds; a hint is worth no more waiting
 _LEAST_SQLITE = (3, 34)  # the first with an index of three characters
 _LOG = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ CREATE UNIQUE INDEX ids ON items (id); CREATE INDEX titles ON items (title); CRE
 
 
 class CatalogueSearch:
-    """The index. Safe for several threads; whatever it is asked, it looks at few items.
+    """The index. Safe for several threads; any query looks at few items.
 
     Args:
       items: in the order in which they are found.
@@ -60,7 +60,7 @@ class CatalogueSearch:
         self._db.executescript(_INDEXES)
 
     def follow(self, changes: Iterable[tuple[LiveItem | None, LiveItem | None]]) -> None:
-        """Takes items over, each as it was and as it is; None: it was not, or is not, in the catalogue."""
+        """Takes over changed items, each as it was and as it is; None: it was not, or is not, in the catalogue."""
         with self._lock:
             self._db.execute("BEGIN")
             try:
@@ -74,10 +74,10 @@ class CatalogueSearch:
                     self._db.execute("ROLLBACK")
 
     def find(self, text: str, limit: int) -> list[str]:
-        """The ids of the first `limit` items whose id or title holds every word of a text, whatever the case.
+        """The ids of the first `limit` items whose id or title contains every word of a text, ignoring case.
 
         Raises:
-          UserError: very many items have the parts of a word, and not the word.
+          UserError: very many items have the parts of a word but not the word.
         """
         words = _folded(text).split()
         with self._lock:
@@ -94,9 +94,9 @@ class CatalogueSearch:
                 return []
 
     def near(self, item_id: str) -> list[str]:
-        """Some ids that a misspelt one may stand for: those that begin or end as it does or as a half of it does.
+        """Some ids that a misspelt one may stand for: those that begin or end like it or like a half of it.
 
-        Every request with an unknown id comes here, so it reads a few rows of sorted tables, and gives none where the
+        Every request with an unknown id comes here, so it reads a few rows of sorted tables, and returns none if the
         index is busy.
         """
         start, end = item_id, _folded(item_id)[::-1]
@@ -116,7 +116,7 @@ class CatalogueSearch:
                 for look, *values in looks
                 for row in self._db.execute(f"SELECT id FROM items WHERE {look} LIMIT ?", values)
             ]
-        except UnicodeEncodeError:  # half a pair of surrogates, which no item holds
+        except UnicodeEncodeError:  # half a pair of surrogates, which no item contains
             return []
         finally:
             self._lock.release()
@@ -164,8 +164,8 @@ class FollowedSearch:
     """The index of a catalogue that changes while it is built. Safe for several threads.
 
     Args:
-      items: those of the catalogue, by id.
-      writing: held by whoever changes the catalogue.
+      items: the items of the catalogue, by id.
+      writing: the lock held by any thread that changes the catalogue.
     """
 
     def __init__(self, items: Mapping[str, LiveItem], writing: threading.RLock):
@@ -178,7 +178,7 @@ class FollowedSearch:
 
     @property
     def built(self) -> CatalogueSearch | None:
-        """The index, where it is there."""
+        """The index, if it is built."""
         return self._index
 
     def index(self) -> CatalogueSearch:
@@ -189,7 +189,7 @@ class FollowedSearch:
                     with self._writing:
                         items, self._waiting = list(self._items.values()), []
                     try:
-                        index = CatalogueSearch(items)  # changes need not wait for it
+                        index = CatalogueSearch(items)  # changes do not wait for it
                     except Exception as error:
                         self.failure, self._waiting = str(error), None
                         raise
@@ -199,7 +199,7 @@ class FollowedSearch:
         return self._index
 
     def prepare(self) -> None:
-        """Builds the index, unless it is being built or cannot be: a small one at once, else in the background."""
+        """Builds the index, unless it is being built or cannot be: a small one at once, others in the background."""
         if self._index is None and not self.failure and not self._building.locked():
             build = threading.Thread(target=self._build, name="index", daemon=True)
             build.start()
@@ -213,7 +213,7 @@ class FollowedSearch:
             _LOG.exception("there is no index of the titles")
 
     def follow(self, changes: Sequence[tuple[LiveItem | None, LiveItem | None]]) -> None:
-        """As `CatalogueSearch.follow`, by who is writing and does not hold the catalogue: it waits for who searches."""
+        """As `CatalogueSearch.follow`; the caller writes and does not hold the catalogue. It waits for searches."""
         if self._waiting is not None:
             self._waiting += changes
         elif self._index is not None:
@@ -225,13 +225,13 @@ def _first(limit: int, found: Iterator[str]) -> list[str]:
 
 
 def holds_all(text: str, item: LiveItem) -> bool:
-    """Whether an item's id or title holds every word of a text, whatever the case: what a search looks for."""
+    """Whether an item's id or title contains every word of a text, ignoring case, as a search requires."""
     searched = _searched(item.id, item.title)
     return all(word in searched for word in _folded(text).split())
 
 
 def _folded(text: str) -> str:
-    """A text whatever its case; without NUL, which ends a text in SQLite, and without what the index adds."""
+    """A text without its case, without NUL, which ends a text in SQLite, and without what the index adds."""
     return text.casefold().replace("\0", "\ufffd").replace(_BETWEEN, "\ufffd")
 
 
@@ -245,7 +245,7 @@ def _indexed(item: LiveItem) -> str:
 
 
 def _grams(word: str) -> list[str]:
-    """What the index knows of a word."""
+    """The entries of the index for a word."""
     if len(word) < 3:
         return [f"{_BETWEEN}{word}{_BETWEEN}" if len(word) == 1 else _BETWEEN.join(word)]
     return [word[place : place + 3] for place in range(len(word) - 2)]

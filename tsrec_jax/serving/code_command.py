@@ -1,4 +1,4 @@
-"""The verb `code`: SIDs for the items of a file, by the codebooks of an export. The catalogue is not changed."""
+"""The verb `code`: SIDs for the items of a file, from the codebooks of an export. The catalogue is not changed."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Command:
 
     Attributes:
       folder: the export.
-      changes: file with the changes of its catalogue, which need not be there.
-      items: CSV, or JSON as a dataset's NAME.item.json.
-      out: receives CSV that `catalogue import` reads, or JSON lines with all that is known of each coding.
+      changes: file with the changes of its catalogue; it need not exist.
+      items: CSV, or JSON like a dataset's NAME.item.json.
+      out: receives CSV that `catalogue import` reads, or JSON lines with everything known about each coding.
       encoder: as in `Recommender.load`.
     """
 
@@ -82,12 +82,12 @@ def run(command: Command) -> None:
 
 
 def _open(command: Command) -> tuple[LiveCatalogue, Coder]:
-    """The catalogue as it is now, in memory, where new items go beside those that are there; and its coder."""
+    """The catalogue as it is now, in memory, where new items are added to the existing ones; and its coder."""
     folder = command.folder
     if not folder.is_dir():
         raise UserError(f"{folder}: not there; run the verb `export` (or `run`) first, or give --export=FOLDER")
     weights = tuple(path.name for path in folder.iterdir() if path.name.endswith(_WEIGHTS))
-    with verified(folder, but=weights):  # which are not read
+    with verified(folder, but=weights):  # weights are not read
         exported = read_catalogue(folder)
         codebooks = read_codebooks(folder, [len(tokens) for tokens in exported.level_tokens], command.encoder)
     if codebooks is None:
@@ -104,7 +104,7 @@ def _read(path: pathlib.Path) -> Sequence[Item]:
     """The items of a file.
 
     Raises:
-      UserError: it cannot be read, or an item is not as in a dataset.
+      UserError: it cannot be read, or an item does not have the form of one in a dataset.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

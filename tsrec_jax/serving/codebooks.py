@@ -1,4 +1,4 @@
-"""What an export carries for coding items from their texts: the codebooks, and what makes vectors of texts."""
+"""What an export carries for coding items from their texts: the codebooks, and the encoder of the texts."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from tsrec_jax.sid.settings import TEXT_FIELDS
 
 CODEBOOKS_FILE = "codebooks.npz"
 ENCODER_FILE = "encoder.json"
-ENCODER_FOLDER = "encoder"  # a copy of the encoder, where the run has made it and nobody else has it
+ENCODER_FOLDER = "encoder"  # a copy of the encoder, if the run has made it and nobody else has it
 NO_CODEBOOKS = (
     "this export has no codebooks, because its SIDs or the vectors behind them were given, or other SIDs have replaced "
     "those of the run's index; give the item's sid"
 )
 QUANTILES = 101
-_LIKE = 0.99  # cosine of a vector and what it should be: another device rounds otherwise, another model is far off
+_LIKE = 0.99  # cosine of a vector with the expected one: another device rounds differently, another model is far off
 _BATCH = 16  # texts that are embedded together
 Embed = Callable[[Sequence[str]], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """What turns texts into vectors.
+    """The model that turns texts into vectors.
 
     Attributes:
       kind: `llm` or `sentence_transformers`, as `IndexSettings.encoder`.
       model: a folder or hub id.
-      carried: whether an export carries a copy, because nobody else has the model.
-      dtype: compute type of an `llm`.
-      text_fields: the parts of an item that make its text.
-      max_tokens: of a text; the rest is not read.
+      carried: whether an export carries a copy because nobody else has the model.
+      dtype: the compute type of an `llm`.
+      text_fields: the parts of an item that make up its text.
+      max_tokens: most tokens of a text; the rest is not read.
       probe, probe_D: a text and the vector that it should have.
     """
 
@@ -58,10 +58,10 @@ class Encoder:
     probe_D: np.ndarray
 
     def load(self) -> Embed:
-        """What maps N texts to float32 x_ND.
+        """A function that maps N texts to float32 x_ND.
 
         Raises:
-          NoEncoder: the model is not to be had, or is another one than that of the training.
+          NoEncoder: the model is not available, or is not the one used in training.
         """
         try:
             embed = self._llm() if self.kind == "llm" else sentence_encoder(self.model, self.max_tokens)
@@ -92,10 +92,10 @@ class Codebooks:
     """The codebooks of an export and what goes with them.
 
     Attributes:
-      index: as `SidIndex.codebooks` makes it: code e of a level is token e of the catalogue's level.
-      encoder: of the texts.
-      errors_Q: float32 (QUANTILES), quantiles from least to largest of the squared distance between an exported item's
-        whitened vector and what its SID stands for.
+      index: as made by `SidIndex.codebooks`: code e of a level is token e of the catalogue's level.
+      encoder: the encoder of the texts.
+      errors_Q: float32 (QUANTILES), quantiles, from least to largest, of the squared distance between an exported
+        item's whitened vector and the vector that its SID stands for.
     """
 
     index: SidIndex
@@ -123,15 +123,15 @@ class Codebooks:
 
 
 def read_codebooks(folder: pathlib.Path, levels: Sequence[int], encoder: str | None = None) -> Codebooks | None:
-    """What `Codebooks.save` wrote; None where the export has none.
+    """Reads what `Codebooks.save` wrote; None if the export has none.
 
     Args:
       folder: the export.
-      levels: number of tokens of each level of its catalogue.
-      encoder: where the encoder lies here, folder or hub id; None: where the export says.
+      levels: number of tokens on each level of its catalogue.
+      encoder: folder or hub id of the encoder on this machine; None: the one that the export names.
 
     Raises:
-      UserError: a file is broken, or of another catalogue.
+      UserError: a file is broken, or belongs to another catalogue.
     """
     path = folder / CODEBOOKS_FILE
     if not path.exists() and not path.is_symlink():
@@ -170,7 +170,7 @@ def quantiles(errors_I: np.ndarray) -> np.ndarray:
 
 
 def _check(facts: Any) -> None:
-    """Raises ValueError where a value is none that `Codebooks.save` writes."""
+    """Raises ValueError if a value is not one that `Codebooks.save` writes."""
     if facts["encoder"] not in ("llm", "sentence_transformers"):
         raise ValueError(f"encoder={facts['encoder']!r}")
     if facts["dtype"] not in DTYPES:
@@ -184,7 +184,7 @@ def _check(facts: Any) -> None:
 
 
 def _plain(x: np.ndarray) -> list[float]:
-    """Numbers for JSON, with the digits that float32 has."""
+    """Numbers for JSON, with as many digits as float32 has."""
     return [float(f"{value:.8g}") for value in x.tolist()]
 
 

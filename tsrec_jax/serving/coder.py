@@ -1,4 +1,4 @@
-"""SIDs for new items from their texts, by the codebooks of the training; no other item's SID changes."""
+"""SIDs for new items from their texts, using the codebooks of the training; no other item's SID changes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tsrec_jax.sid.collisions import code_newcomers
 from tsrec_jax.sid.embed import item_text
 
 NEIGHBOURS = 5
-AGAIN_SECONDS = 60.0  # in which an encoder that was not to be had is not looked for again, be it on the hub
-_TOGETHER = 1_000  # items that are put together
-_COMPARED = 50_000  # SIDs that are compared to find neighbours, which takes some hundredths of a second
+AGAIN_SECONDS = 60.0  # before an encoder that was not available is looked for again, even on the hub
+_TOGETHER = 1_000  # items put in one change
+_COMPARED = 50_000  # SIDs compared to find neighbours, which takes some hundredths of a second
 _LOG = logging.getLogger(__name__)
 
 
@@ -28,22 +28,22 @@ class Coder:
     """Codes items for one catalogue. Safe for several threads, which take turns with the encoder.
 
     Args:
-      codebooks: of the export.
-      catalogue: as it is now.
+      codebooks: those of the export.
+      catalogue: the catalogue as it is now.
     """
 
     def __init__(self, codebooks: Codebooks, catalogue: LiveCatalogue):
         self._codebooks, self._catalogue = codebooks, catalogue
         self._embed: Embed | None = None
-        self._failure, self._again_at = "", 0.0  # of the last load, and time.monotonic() of the next one
+        self._failure, self._again_at = "", 0.0  # of the last load; time.monotonic() of the next one
         self._turn = threading.Lock()
 
     def vectors(self, items: Sequence[Item]) -> np.ndarray:
         """float32 (N, K): the whitened vectors of items. The first call loads the encoder.
 
         Raises:
-          NoEncoder: the encoder is not to be had, or is another one than that of the training; then it is not tried
-            again for a minute.
+          NoEncoder: the encoder is not available, or is not the one used in training; it is then not tried again for a
+            minute.
         """
         texts = [item_text(item, self._codebooks.encoder.text_fields) for item in items]
         with self._turn:
@@ -56,7 +56,7 @@ class Coder:
             raise NoEncoder(self._failure, math.ceil(left))
         try:
             return self._codebooks.encoder.load()
-        except Exception as error:  # whatever a library raises that reads it: it would do so at once again
+        except Exception as error:  # whatever the library that reads it raises: it would raise it again at once
             expected = isinstance(error, NoEncoder)
             self._failure = (
                 str(error)
@@ -76,39 +76,39 @@ class Coder:
         only_new: bool = False,
         who: str = "",
     ) -> tuple[bool, Coding | None]:
-        """Puts an item into the catalogue, with a SID that is made of its texts.
+        """Puts an item into the catalogue, with a SID made from its texts.
 
         Args:
           item: its texts.
-          vector_K: float32, what `vectors` makes of them.
-          blocked: whether it is only for histories; None: as it was, and a new one is not.
-          only_new: replace no item.
+          vector_K: float32, made from them by `vectors`.
+          blocked: whether it is only for histories; None: as before, and a new item is not.
+          only_new: do not replace an item.
           who: for the journal.
 
         Returns:
-          whether it is new, and how its SID was made; None: it was in the catalogue, and keeps its SID.
+          whether it is new, and how its SID was made; None: it was in the catalogue and keeps its SID.
 
         Raises:
           UserError: the catalogue cannot hold the item.
-          AlreadyThere: there is such an item, and only a new one is wanted.
+          AlreadyThere: the item exists, and only a new one is wanted.
         """
         near_1C, costs_1E = self._nearest(vector_K[None])
 
         def sid_of(before: LiveItem | None) -> Sequence[str]:
-            """Another may have put the item while its vector was made; then its SID stays."""
+            """Another process may have put the item while its vector was made; then its SID stays."""
             return self._free_sids(near_1C, costs_1E)[0] if before is None else before.sid
 
         put, new = self._catalogue.put_texts(item, sid_of, blocked=blocked, only_new=only_new, who=who)
         return new, self.coding(item.id, vector_K, put.sid) if new else None
 
     def put_new(self, items: Sequence[Item], x_NK: np.ndarray) -> None:
-        """Puts items that are not in the catalogue, which nobody else may change, with the SIDs that `put` gives them.
+        """Puts items that are not in the catalogue, with the SIDs that `put` gives them; nobody else may change it.
 
-        The trie of all SIDs, which is made anew after a change, follows many of them at once.
+        The trie of all SIDs is rebuilt after a change, so it takes over many of them at once.
 
         Args:
           items: their texts.
-          x_NK: float32, what `vectors` makes of them.
+          x_NK: float32, made from them by `vectors`.
 
         Raises:
           UserError: the catalogue cannot hold one of them.
@@ -122,16 +122,16 @@ class Coder:
             )
 
     def _nearest(self, x_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """int32 (N, C), the nearest codes; and where the rule of collisions needs it, what each last code costs."""
+        """int32 (N, C), the nearest codes; and the cost of each last code, if the rule for collisions needs it."""
         index = self._codebooks.index
         near_NC = index.quantiser.encode(x_NK)
         return near_NC, index.quantiser.last_level_costs(x_NK, near_NC) if index.collisions == "sinkhorn" else None
 
     def _free_sids(self, near_NC: np.ndarray, costs_NE: np.ndarray | None) -> list[tuple[str, ...]]:
-        """SIDs of new items by the rule of the training: where the nearest codes are taken, the nearest that are free.
+        """SIDs of new items by the rule of the training: if the nearest codes are taken, the nearest free ones.
 
         Args:
-          near_NC, costs_NE: as of `_nearest`.
+          near_NC, costs_NE: as returned by `_nearest`.
         """
         level_tokens = self._catalogue.level_tokens
         nodes = {tuple(codes) for codes in near_NC[:, : len(level_tokens) - 1].tolist()}
@@ -145,7 +145,7 @@ class Coder:
         ]
 
     def coding(self, item_id: str, vector_K: np.ndarray, sid: Sequence[str]) -> Coding:
-        """What there is to say of an item's SID, once the item is in the catalogue.
+        """How an item got its SID, once the item is in the catalogue.
 
         Args:
           item_id: the item.
@@ -175,10 +175,10 @@ class Coder:
 
 
 def _alike(catalogue: LiveCatalogue, codes_C: np.ndarray) -> np.ndarray:
-    """int32 (N, C): the SIDs to find neighbours among.
+    """int32 (N, C): the SIDs among which to find neighbours.
 
-    All of them, or of very many those with the longest common beginning that enough share; where too few share even the
-    first code, a sample of all.
+    All of them. If there are very many: those with the longest common beginning that enough of them share, or a sample
+    of all if too few share even the first code.
     """
     many = catalogue.trie.num_sids > _COMPARED
     for length in range(len(codes_C) - 1, 0, -1) if many else ():

@@ -1,4 +1,4 @@
-"""HTTP/1.1 connections with limits, and with refusals in JSON like all other errors."""
+"""HTTP/1.1 connections with limits, refused in JSON like all other errors."""
 
 from __future__ import annotations
 
@@ -13,35 +13,36 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _LOG = logging.getLogger(__name__)
-# The head of a request must have arrived so long after its first byte.
+# Within this time of its first byte, the head of a request must have arrived.
 HEAD_SECONDS = 10.0
-# So long the client of a request that was refused here may still send; what it sends is thrown away.
+# For this time the client of a request that was refused here may still send; what it sends is thrown away.
 _LINGER_SECONDS = 2.0
-_TELL_SECONDS = 10.0  # a refusal for want of room is logged no more often
-_LINGERING = 64  # connections for which there was no room and whose clients may still send; more are closed at once
-_OTHER_FILES = 64 + _LINGERING  # what the process opens beside connections that are served
+_TELL_SECONDS = 10.0  # refusals for lack of room are logged at most this often
+_LINGERING = 64  # connections refused for lack of room whose clients may still send; any more are closed at once
+_OTHER_FILES = 64 + _LINGERING  # opened by the process in addition to the connections that it serves
 
 
 class Config(uvicorn.Config):
-    """uvicorn's, with the limits of connections.
+    """uvicorn's configuration, with limits on connections.
 
     Attributes:
-      max_connections: that are open at once.
-      head_seconds: from the first byte of a request to the end of its head, and before the first byte of a connection.
-      lingering: connections that were refused for want of room and are not closed yet.
+      max_connections: most connections open at once.
+      head_seconds: most seconds from the first byte of a request to the end of its head, and before the first byte of a
+        connection.
+      lingering: number of connections that were refused for lack of room and are not closed yet.
     """
 
     max_connections = 1000
     head_seconds = HEAD_SECONDS
     lingering = 0
-    told_at = -_TELL_SECONDS  # time.monotonic() of the last line that there was no room
+    told_at = -_TELL_SECONDS  # time.monotonic() of the last log line about lack of room
 
 
 class LimitedH11Protocol(H11Protocol):
     """One connection: no request head takes longer than its time, and none beyond the limit is served.
 
-    uvicorn waits for a head without end. Connections that send one byte and stop would take every file that the
-    process may open, and so shut out everybody else.
+    uvicorn waits for a head for ever. Connections that send one byte and stop would take every file that the process
+    may open, and so shut out everybody else.
     """
 
     config: Config
@@ -49,12 +50,12 @@ class LimitedH11Protocol(H11Protocol):
     _head_limit: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Refuses the connection where there are too many, and closes one on which nothing comes."""
+        """Refuses the connection if there are too many, and closes it if nothing arrives."""
         super().connection_made(transport)
         if len(self.connections) - self.config.lingering > self.config.max_connections:
             self._refuse_for_want_of_room()
             return
-        # Connections that say nothing would otherwise keep everybody else out for as long as idle ones are kept.
+        # Silent connections would otherwise keep everybody else out for as long as idle ones are kept.
         silent = min(self.config.head_seconds, self.timeout_keep_alive)
         self.timeout_keep_alive_task = self.loop.call_later(silent, self.timeout_keep_alive_handler)
 
@@ -86,7 +87,7 @@ class LimitedH11Protocol(H11Protocol):
             self._limit_head(self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0]))
 
     def send_400_response(self, msg: str) -> None:
-        """Refuses what is no HTTP request, or has too large a head."""
+        """Refuses what is not an HTTP request, or has too large a head."""
         self._refuse(400, msg)
 
     def _limit_head(self, begun: bool) -> None:
@@ -101,7 +102,7 @@ class LimitedH11Protocol(H11Protocol):
     def _refuse(self, status: int, reason: str) -> None:
         """Answers and ends the connection.
 
-        What the client is still sending is read meanwhile: a connection that is closed with bytes unread is reset, and
+        Meanwhile it reads what the client is still sending: a connection that is closed with unread bytes is reset, and
         the client may lose the response (RFC 9112, section 9.6).
         """
         self._answer(status, reason)
@@ -122,10 +123,10 @@ class LimitedH11Protocol(H11Protocol):
 
 
 def room_for(connections: int) -> int:
-    """As many connections as this process may open files for, at most those; the soft limit is raised where it may be.
+    """How many of the wanted connections this process may open files for; the soft limit is raised if possible.
 
     Args:
-      connections: wanted.
+      connections: the number wanted.
     """
     wanted = connections + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""The page at /docs: the OpenAPI description of the service as plain HTML, with nothing from elsewhere."""
+"""The page at /docs: the OpenAPI description of the service as plain HTML that loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def docs_routes(app: FastAPI) -> APIRouter:
     """GET /docs.
 
     Args:
-      app: what is described; it is read when the page is asked for.
+      app: the application described; it is read when the page is requested.
     """
     routes = APIRouter(include_in_schema=False)
 

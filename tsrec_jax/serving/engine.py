@@ -1,4 +1,4 @@
-"""One recommender with the threads that answer from it: the usual search, and beside it the wide ones."""
+"""One recommender with the threads that answer from it: one for the usual search and one for wide searches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class NotReady(Exception):
 
 
 def refuse_unless_indexed(catalogue: LiveCatalogue) -> None:
-    """Raises NotReady where a look-up by words or titles would have to wait for the index, as all behind it would."""
+    """Raises NotReady if a look-up by words or titles, and all requests behind it, would have to wait for the index."""
     catalogue.search.prepare()
     if catalogue.search.failure:
         raise NotReady(f"there is no index of the titles: {catalogue.search.failure}; name items by their ids")
@@ -34,14 +34,14 @@ def refuse_unless_indexed(catalogue: LiveCatalogue) -> None:
 class Engine:
     """A recommender and its two queues.
 
-    A wide search takes several times as long as a usual one. Those wait in a queue of their own, and the recommender
-    takes the two in turn: a usual batch waits for one wide search at most.
+    A wide search takes several times as long as a usual one. Wide searches have their own queue, and the recommender
+    takes from the two in turn: a usual batch waits for one wide search at most.
 
     Attributes:
-      recommender: loaded.
+      recommender: the loaded recommender.
       usual: the queue of requests for the usual width.
-      widths: of searches, rising; the first is the usual one. Only these are compiled.
-      started: `time.monotonic()` of the first moment at which requests were accepted; None: not yet.
+      widths: the widths of searches, rising; the first is the usual one. Only these are compiled.
+      started: `time.monotonic()` when requests were first accepted; None: not yet.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class Engine:
         on_batch: Callable[[int, float], None],
         on_failure: Callable[[], None],
     ) -> None:
-        """Starts the threads; arguments as those of `Batcher`, and the beams of the widest search.
+        """Starts the threads; the arguments are those of `Batcher`, and the beams of the widest search.
 
-        Where these are no more than the usual ones, there is no search but the usual.
+        If the usual search has at least as many beams, it is the only one.
         """
         self.recommender = recommender
         self.widths = _widths(recommender.beams, max_beams)
@@ -71,8 +71,8 @@ class Engine:
         """Compiles all searches, the usual one first.
 
         Args:
-          report: told what is compiled next.
-          opened: called once requests are accepted; not all is compiled then.
+          report: told what will be compiled next.
+          opened: called once requests are accepted; not everything is compiled by then.
         """
 
         def open_width(beams: int) -> None:
@@ -83,19 +83,19 @@ class Engine:
 
         self.recommender.warm_up(report, max_history=MAX_HISTORY, wide=self.widths[1:], opened=open_width)
         opened_widths = tuple(width for width in self.widths if width in self._open)
-        self._may_rise &= opened_widths == self.widths  # else this model has no wider search
+        self._may_rise &= opened_widths == self.widths  # otherwise this model has no wider search
         self.widths = opened_widths
 
     def widths_for(self, k: int, beams: int | None, exact: bool) -> tuple[int, ...]:
-        """The searches that a request is answered by, each of which is tried where the one before proves nothing.
+        """The widths of the searches for a request; each is tried if the one before does not prove its answer.
 
         Args:
           k: items wanted.
-          beams: the least width; None: the usual one.
+          beams: the smallest width; None: the usual one.
           exact: whether to widen the search until it proves its answer, up to the greatest width.
 
         Raises:
-          UserError: the width is too small for the items, or more than there is.
+          UserError: the width is too small for the items, or larger than the widest search.
           NotReady: such a search is not compiled yet.
         """
         least = self.widths[0] if beams is None else beams
@@ -113,37 +113,37 @@ class Engine:
         return needed
 
     def refuse_if_full(self) -> None:
-        """As of `Batcher`, for requests of the usual width."""
+        """As in `Batcher`, for requests of the usual width."""
         self.usual.refuse_if_full()
 
     def submit(self, request: Request, expires_at: float, beams: int | None, exact: bool) -> Ticket:
-        """Accepts a request, as `Batcher.submit`; for the rest and what it raises besides see `widths_for`."""
+        """Accepts a request, as `Batcher.submit`; for the other arguments and errors see `widths_for`."""
         widths = self.widths_for(request.k, beams, exact)
         if widths != self.widths[:1]:
             request = WideRequest(**vars(request), widths=widths)
         return self._queue(request).submit(request, expires_at)
 
     def withdraw(self, ticket: Ticket) -> None:
-        """Takes a request back that nobody waits for any more."""
+        """Takes back a request that nobody is waiting for any more."""
         self._queue(ticket.request).withdraw(ticket)
 
     @property
     def depth(self) -> int:
-        """Requests that wait."""
+        """The number of waiting requests."""
         return self.usual.depth + self._wide.depth
 
     def close(self) -> None:
-        """Accepts nothing more. What is accepted is still answered."""
+        """Accepts nothing more. Requests already accepted are still answered."""
         self.usual.close()
         self._wide.close()
 
     @property
     def alive(self) -> bool:
-        """Whether, after `close`, something is still to be answered."""
+        """Whether, after `close`, something still has to be answered."""
         return self.usual.alive or self._wide.alive
 
     def join(self) -> None:
-        """Waits, after `close`, for the last answer."""
+        """After `close`, waits for the last answer."""
         self.usual.join()
         self._wide.join()
 
@@ -151,7 +151,7 @@ class Engine:
         return self._wide if isinstance(request, WideRequest) else self.usual
 
     def _answer_wide(self, requests: Sequence[Request]) -> list[Answer]:
-        """The answer of the first width that proves it, else of the last one, to the one request of a wide batch."""
+        """Answers the one request of a wide batch, from the first width that proves its answer or the last one."""
         (request,) = requests
         assert isinstance(request, WideRequest)
         for beams in request.widths:

@@ -1,6 +1,6 @@
-"""Histories to start with: items whose SIDs begin with one token, which the codes therefore take to be alike.
+"""Histories to start with: items whose SIDs share their first token, so the codes treat them as similar.
 
-They are made of the catalogue alone: an export holds no user's history, and should not.
+They are made from the catalogue alone: an export contains no user's history, and should not.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _ITEMS = 4
 
 
 class Examples:
-    """Histories drawn once, as the catalogue is then."""
+    """Histories drawn once, from the catalogue as it is at that time."""
 
     def __init__(self, catalogue: LiveCatalogue) -> None:
-        """Draws them: of different first tokens as far as there are such, and always the same ones."""
+        """Draws them: with different first tokens as far as possible, and always the same ones."""
         self.catalogue = catalogue
         rng = np.random.default_rng(0)
         codes_NC = catalogue.trie.sid_codes()
@@ -35,6 +35,6 @@ class Examples:
             self._drawn.append([item.id for members in drawn for item in members])
 
     def now(self) -> list[list[LiveItem]]:
-        """Those of which at least two items are still there, without the items that are gone or blocked."""
+        """The histories with at least two items left, without the items that are gone or blocked."""
         there = ([item for item in map(self.catalogue.get, ids) if item and not item.blocked] for ids in self._drawn)
         return [items for items in there if len(items) > 1]

@@ -58,24 +58,24 @@ def export_folder(
     fusion: Fusion | None = None,
     dense: DenseScorer | None = None,
 ) -> None:
-    """Writes a folder that `transformers.AutoModelForCausalLM` and `Recommender` load; it replaces an older one whole.
+    """Writes a folder that `transformers.AutoModelForCausalLM` and `Recommender` load; replaces an older one entirely.
 
-    Several processes call it together, for the weights; the first one writes.
+    Several processes call it together because of the weights; the first one writes.
 
     Args:
-      model: trained; its vocabulary rows beyond the ids in use are not written.
-      tokenizer: with the SID tokens.
-      catalogue: the items; written without descriptions.
-      templates, max_length: the prompts it was trained with.
-      normaliser: of `SearchSettings`, what its scores are normalised over in a search.
-      folder: where to.
+      model: the trained model; its vocabulary rows beyond the ids in use are not written.
+      tokenizer: the tokenizer with the SID tokens.
+      catalogue: the items, written without descriptions.
+      templates, max_length: those of the prompts that it was trained with.
+      normaliser: as in `SearchSettings`, what its scores are normalised over in a search.
+      folder: where to write.
       card_facts: named facts for the model card.
-      history: item ids, oldest first, of one user, whom the card's examples recommend to; empty: the first item's.
-      words: what is said of the SID tokens, or of paths of them.
-      codebooks: code new items from their texts.
-      dtype: type of the stored weights.
+      history: item ids, oldest first, of the user of the card's examples; empty: the first item.
+      words: descriptions of the SID tokens, or of paths of them.
+      codebooks: for coding new items from their texts.
+      dtype: the type of the stored weights.
       fusion: what the search adds to the model's scores.
-      dense: the model's dense head, where the fusion has it as a part.
+      dense: the model's dense head, if it is a part of the fusion.
 
     Raises:
       UserError: `folder` holds something else than an older export; it is left as it is.
@@ -126,10 +126,10 @@ def export_fusion(
     history: Sequence[str] = (),
     codebooks: Codebooks | None = None,
 ) -> None:
-    """Writes a fusion without a language model as a folder that `Recommender` loads; it replaces an older one whole.
+    """Writes a fusion without a language model as a folder that `Recommender` loads; replaces an older one entirely.
 
     Args:
-      fusion: its parts are tables alone.
+      fusion: the fusion, all of whose parts are tables.
       catalogue, folder, card_facts, history, codebooks: as in `export_folder`.
 
     Raises:
@@ -150,7 +150,7 @@ def _replaceable(folder: str | os.PathLike[str]) -> pathlib.Path:
     """A folder that an export may be written to.
 
     Raises:
-      UserError: it holds something else.
+      UserError: it contains something else.
     """
     folder = pathlib.Path(folder)
     if folder.exists() and not (folder / CATALOGUE_FILE).is_file() and (folder.is_file() or any(folder.iterdir())):
@@ -159,13 +159,13 @@ def _replaceable(folder: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def accept_catalogue(folder: str | os.PathLike[str]) -> None:
-    """Takes over a `sid_catalogue.json` that was edited in an export: other titles, items that are new or gone.
+    """Takes over a `sid_catalogue.json` that was edited in an export: changed titles, new items, removed items.
 
-    Every token has to stay with an item, since the weights have a row for each, and a new item's tokens have to be
-    among them. The valid SIDs and the checksums are written anew.
+    Every token must still belong to an item, since the weights have a row for each, and a new item's tokens must be
+    among them. The valid SIDs and the checksums are rewritten.
 
     Raises:
-      UserError: the catalogue is not of one piece or not of this model, or another file is not as it was exported; or
+      UserError: the catalogue is inconsistent or does not fit this model, another file is not as it was exported, or
         there is a fusion, which scores the items in the order in which they were exported.
     """
     folder = pathlib.Path(folder)
@@ -184,8 +184,8 @@ def accept_catalogue(folder: str | os.PathLike[str]) -> None:
 def end_ids(model: Decoder, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     """The bos, eos and pad ids that all files of an export state.
 
-    They are the tokenizer's, with whose eos every completion ends; where it names none, the base model's. Of a base
-    that ends its texts with any of several ids, the others follow.
+    They are the tokenizer's, whose eos ends every completion; if it names none, the base model's. If the base ends its
+    texts with any of several ids, the others follow.
     """
     stated = dict(model.config.special_ids)
     ids: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The files of an exported folder: what they are called, their checksums, and how each is read and checked."""
+"""The files of an exported folder: their names, their checksums, and how each is read and checked."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 CATALOGUE_FILE = "sid_catalogue.json"
 PROMPTS_FILE = "prompts.json"
 TRIE_FILE = "sid_trie.npz"
-WORDS_FILE = "sid_words.json"  # only where the SID tokens are described
-FUSION_FILE = "fusion.npz"  # only of an export with a fusion
-DENSE_FILE = "dense_head.npz"  # only where the dense head takes part in it
+WORDS_FILE = "sid_words.json"  # only if the SID tokens are described
+FUSION_FILE = "fusion.npz"  # only in an export with a fusion
+DENSE_FILE = "dense_head.npz"  # only if the dense head takes part in it
 CHECKSUMS_FILE = "checksums.json"
-_FORMER_NORMALISERS = {"vocab": "vocabulary", "catalogue": "constrained"}  # what earlier exports call them
+_FORMER_NORMALISERS = {"vocab": "vocabulary", "catalogue": "constrained"}  # names in earlier exports
 AGAIN = "bring the folder anew, or export it again"
-# What nobody computes with, and people change: the card, and the settings of another program's searches.
+# Files that nobody computes with and that people change: the card, and the settings of other programs' searches.
 _FREE = ("README.md", "generation_config.json", CHECKSUMS_FILE)
 _WEIGHTS = ".safetensors"
-_READ = (_WEIGHTS, ".json", ".npz", ".model")  # endings of the files that loading may read
+_READ = (_WEIGHTS, ".json", ".npz", ".model")  # endings of files that loading may read
 
 
 def write_checksums(folder: pathlib.Path) -> None:
@@ -50,7 +50,7 @@ def write_checksums(folder: pathlib.Path) -> None:
 
 
 def exported_names(folder: pathlib.Path) -> list[str]:
-    """The names of an export's own files; of one without checksums, of all that may be.
+    """The names of an export's own files; if it has no checksums, the names of all possible files.
 
     Raises:
       UserError: the file of checksums is broken.
@@ -62,16 +62,16 @@ def exported_names(folder: pathlib.Path) -> list[str]:
 
 @contextlib.contextmanager
 def verified(folder: pathlib.Path, but: tuple[str, ...] = ()) -> Iterator[None]:
-    """Compares a folder with its checksums while it is being read: the weights, whose sums take longest, in threads.
+    """Compares a folder with its checksums while it is read: the weights, whose sums take longest, in threads.
 
-    A folder without checksums, as older exports are, is not compared.
+    A folder without checksums, such as an older export, is not compared.
 
     Args:
       folder: an export.
       but: names of files that may differ.
 
     Raises:
-      UserError: a file is not as it was exported, or is not among those that were (for weights when the context ends).
+      UserError: a file is not as it was exported, or was not exported (for weights, raised when the context ends).
     """
     try:
         there = sorted(path for path in folder.iterdir() if path.name.endswith(_READ))
@@ -99,9 +99,9 @@ def verified(folder: pathlib.Path, but: tuple[str, ...] = ()) -> Iterator[None]:
 
 
 def version_of(folder: pathlib.Path) -> str:
-    """A short name of what a folder holds, which is another one whenever a file of it is.
+    """A short name for the contents of a folder, which changes whenever one of its files does.
 
-    It is of the checksums; of an older export without them, of sizes and times.
+    It is made from the checksums; for an older export without them, from sizes and times.
     """
     if (folder / CHECKSUMS_FILE).is_file():
         return _sha256(folder / CHECKSUMS_FILE)[:12]
@@ -110,7 +110,7 @@ def version_of(folder: pathlib.Path) -> str:
 
 
 def _size_and_time(path: pathlib.Path) -> tuple[int, int]:
-    """In bytes, and the modification in nanoseconds; 0 of a link that leads nowhere, which the readers refuse."""
+    """Bytes, and the modification time in nanoseconds; 0 for a link that leads nowhere, which the readers refuse."""
     try:
         found = path.stat()
     except OSError:
@@ -119,7 +119,7 @@ def _size_and_time(path: pathlib.Path) -> tuple[int, int]:
 
 
 def _wanted(folder: pathlib.Path) -> dict[str, str] | None:
-    """{file name: SHA-256 in hexadecimal}; None where there is no file of checksums."""
+    """{file name: SHA-256 in hexadecimal}; None if there is no file of checksums."""
     path = folder / CHECKSUMS_FILE
     if not path.exists() and not path.is_symlink():
         return None
@@ -151,7 +151,7 @@ def read_catalogue(folder: pathlib.Path) -> Catalogue:
     """The items.
 
     Raises:
-      UserError: the file is absent, broken or not of one piece.
+      UserError: the file is absent, broken or inconsistent.
     """
     path = folder / CATALOGUE_FILE
     try:
@@ -161,7 +161,7 @@ def read_catalogue(folder: pathlib.Path) -> Catalogue:
 
 
 def read_words(folder: pathlib.Path, catalogue: Catalogue) -> SidWords:
-    """What the SID tokens mean; nothing where the export does not say.
+    """What the SID tokens mean; nothing if the export does not say.
 
     Raises:
       UserError: the file is broken, or describes other tokens.
@@ -176,10 +176,10 @@ def read_words(folder: pathlib.Path, catalogue: Catalogue) -> SidWords:
 
 
 def read_prompts(folder: pathlib.Path) -> tuple[Templates, int, str]:
-    """The wording, the longest prompt in tokens, and what scores are normalised over.
+    """The wording, the length of the longest prompt in tokens, and what scores are normalised over.
 
     Raises:
-      UserError: the file is absent, broken or not of one piece.
+      UserError: the file is absent, broken or inconsistent.
     """
     path = folder / PROMPTS_FILE
     facts = read_json(path, AGAIN)
@@ -202,10 +202,10 @@ def read_prompts(folder: pathlib.Path) -> tuple[Templates, int, str]:
 
 
 def read_fusion(folder: pathlib.Path, catalogue: Catalogue) -> tuple[Fusion | None, DenseScorer | None]:
-    """What is added to the model's scores, and the dense head that takes part in it; None where there is none.
+    """The fusion added to the model's scores, and the dense head that takes part in it; None if there is none.
 
     Raises:
-      UserError: a file is broken or of another catalogue.
+      UserError: a file is broken or belongs to another catalogue.
     """
     if not (folder / FUSION_FILE).exists():
         return None, None
@@ -226,7 +226,7 @@ def read_fusion(folder: pathlib.Path, catalogue: Catalogue) -> tuple[Fusion | No
 
 
 def first_sid_id(folder: pathlib.Path, tokenizer: WrittenTokenizer, catalogue: Catalogue) -> int:
-    """The id of the catalogue's first token, with which the last ids of the vocabulary begin.
+    """The id of the catalogue's first token; its tokens have the last ids of the vocabulary.
 
     Raises:
       UserError: the tokenizer does not end with the catalogue's tokens.
@@ -242,7 +242,7 @@ def read_trie(folder: pathlib.Path, catalogue: Catalogue, first_id: int) -> Trie
     """The valid SIDs, which are those of the catalogue.
 
     Raises:
-      UserError: the file is absent, broken or of another catalogue.
+      UserError: the file is absent, broken or belongs to another catalogue.
     """
     path = folder / TRIE_FILE
     trie = Trie.load(path)
@@ -254,10 +254,10 @@ def read_trie(folder: pathlib.Path, catalogue: Catalogue, first_id: int) -> Trie
 def prompt_builder(
     folder: pathlib.Path, tokenizer: WrittenTokenizer, catalogue: Catalogue, templates: Templates, length: int
 ) -> PromptBuilder:
-    """What makes the prompts.
+    """The builder of the prompts.
 
     Raises:
-      UserError: `length` leaves no room for a prompt beside its completion.
+      UserError: `length` leaves no room for a prompt and its completion.
     """
     builder = PromptBuilder(tokenizer, templates, length)
     least = catalogue.num_levels + len(builder.end) + 1

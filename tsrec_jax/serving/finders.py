@@ -1,4 +1,4 @@
-"""What finds the best SIDs for requests: a model, with or without a fusion, or a fusion alone."""
+"""Finders of the best SIDs for requests: a model, with or without a fusion, or a fusion alone."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Finder(Protocol):
     def find(
         self, requests: Sequence[Request], filters: Sequence[SidFilter], beams: int, exact: bool
     ) -> list[tuple[SearchResult, int]]:
-        """For each request what the search finds, and how many items of the history it read.
+        """Returns, for each request, what the search finds and how many items of the history it read.
 
         Args:
           requests: all of whose items are in the catalogue.
-          filters: for each request which SIDs may be found.
+          filters: for each request, which SIDs may be found.
           beams: width of the search.
-          exact: widen it where it does not prove its answer, until it does or is as wide as may be.
+          exact: widen the search until it proves its answer or is as wide as allowed.
         """
 
     def warm_up(
@@ -48,9 +48,9 @@ class Finder(Protocol):
 
         Args:
           report: told what is compiled next.
-          max_history: items; a longer history compiles when it comes.
-          widths: of searches, rising; the first is the usual one.
-          opened: told a width once requests for it compile nothing more.
+          max_history: most items; a longer history is compiled when it arrives.
+          widths: the widths of searches, rising; the first is the usual one.
+          opened: called with a width once requests for it no longer compile anything.
         """
 
 
@@ -64,8 +64,8 @@ class ModelFinder:
       beams: width of the usual search.
       max_batch: requests that are searched together.
       normaliser: what scores are normalised over, as in `SearchSettings`.
-      fusion: what is added to the model's scores; None: nothing.
-      programs: keeps the compiled searches; None: none is kept.
+      fusion: the fusion added to the model's scores; None: nothing.
+      programs: stores the compiled searches; None: none is stored.
     """
 
     def __init__(
@@ -112,13 +112,14 @@ class ModelFinder:
     ) -> None:
         """As `Finder`.
 
-        The longest prompts come first, those too that were cut and so begin otherwise: from then on every request can
-        be answered, with more padding than it needs; shorter ones get their own program as it is there. Wide searches
-        are compiled for the longest prompts alone. With a fusion all come before the first answer, since its histories
-        have lengths of their own. It asks with a SID of the vocabulary, whose item there need not be.
+        The longest prompts come first, including those that were cut and so begin differently. From then on every
+        request can be answered, with more padding than it needs; shorter prompts get their own programs as these become
+        ready. Wide searches are compiled for the longest prompts only. With a fusion everything is compiled before the
+        first answer, since its histories have lengths of their own. Warming up uses a SID of the vocabulary, which need
+        not belong to an item.
         """
         usual, *wide = widths
-        with self.catalogue.held():  # a trie of its own, since searching must not meet a change of the other one
+        with self.catalogue.held():  # its own trie, since searching must not coincide with a change of the other one
             trie = copy.deepcopy(self.catalogue.trie)
         lengths: dict[tuple[int, bool, int], int] = {}
         for length in range(1, max_history + 1):
@@ -142,10 +143,10 @@ class ModelFinder:
                 if shape == firsts[-1]:
                     opened(beams)
         if self._fusion is not None:
-            opened(usual)  # wide ones would compile in the request, while the catalogue is held
+            opened(usual)  # wide searches would compile within the request, while the catalogue is held
 
     def _compile(self, beams: int, length: int, trie: Trie, bucket: int) -> None:
-        """Searches once with a history of so many items, padded to `bucket`; with a fusion the catalogue is held."""
+        """Searches once with a history of `length` items, padded to `bucket`; with a fusion the catalogue is held."""
         filters = [SidFilter(allowed_NC=np.zeros((1, self.catalogue.num_levels), np.int64))]
         searcher = self._new_searcher(beams, trie)
         searcher.buckets = (bucket,)
@@ -179,7 +180,7 @@ class ModelFinder:
         return self.builder.prompts_next_sid(sids, self.catalogue.num_levels)
 
     def _used(self, request: Request, prompt: Sequence[int]) -> int:
-        """Whole SIDs of a history in its prompt: one whose first token was cut off does not count."""
+        """The number of complete SIDs of a history in its prompt, so without one whose first token was cut off."""
         return min(len(request.history), sum(token in self._first_tokens for token in prompt))
 
 
@@ -187,7 +188,7 @@ class FusionFinder:
     """A fusion without a language model, such as one baseline.
 
     Args:
-      fusion: which follows the catalogue.
+      fusion: the fusion, which follows the catalogue.
     """
 
     def __init__(self, fusion: LiveFusion):

@@ -1,4 +1,4 @@
-"""What every HTTP request passes first and last: its id, limits of its body, response headers, counting, the log."""
+"""The layer around every HTTP request: its id, limits on its body, response headers, counters, the log."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_BODY = 1 << 20
 BODY_SECONDS = 10.0
-_PATIENCE = 8  # how many times the limit is read of a body that is refused
-HEAD = "tsrec.head"  # in the scope: true where no body is wanted, so that a long one need not be made
+_PATIENCE = 8  # how many times the limit is read from a body that is refused
+HEAD = "tsrec.head"  # in the scope: true if no body is wanted, so that a long one need not be made
 ARRIVED = "tsrec.arrived"  # in the scope: time.monotonic() of the request's arrival
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
-_ID = re.compile(rb"[!-~]{1,128}")  # a request id that is taken over from the client: it goes into headers and the log
+_ID = re.compile(rb"[!-~]{1,128}")  # a request id accepted from the client: it goes into headers and the log
 _LOG = logging.getLogger(ACCESS)
-# The page's own files, and the pictures of items where the catalogue has addresses of them.
+# Allows the page's own files, and pictures of items if the catalogue has their addresses.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' https: http:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -50,7 +50,7 @@ class _Refused(Exception):
 class Guard:
     """Wraps the application, so that even its own failures are counted and carry the headers.
 
-    The whole body is read here, whether its length is announced or it comes in chunks, and handed on in one piece.
+    The whole body is read here, with an announced length or in chunks, and passed on in one piece.
     """
 
     def __init__(
@@ -64,10 +64,8 @@ class Guard:
     ):
         """Args:
         app: the application.
-        metrics: told of every request that got a response.
-        closing: whether every response now ends its connection.
-        max_body: bytes.
-        body_seconds: within which the body must have arrived.
+        metrics: counts every request that got a response. closing: whether every response now closes its connection.
+        max_body: most bytes of a body. body_seconds: the time within which the body must have arrived.
         """
         self._app = app
         self._metrics = metrics
@@ -118,12 +116,12 @@ class Guard:
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
         """The request's body; None: the client left before it was complete.
 
-        A body that is somewhat too large is read to its end and thrown away before it is refused: most clients see
-        an answer only after they have sent everything.
+        A body that is slightly too large is read to its end and thrown away before it is refused: most clients see an
+        answer only after they have sent everything.
         """
         headers = dict(scope["headers"])
         if b"content-length" in headers and b"transfer-encoding" in headers:
-            # A proxy may have believed the other one, and taken the rest of the body for a request (RFC 9112, 6.1).
+            # A proxy may have used the other header, and taken the rest of the body for a request (RFC 9112, 6.1).
             raise _Refused(400, "both Content-Length and Transfer-Encoding: a body's length is said once")
         announced = int(headers.get(b"content-length", b"0"))
         too_large = announced > self._max_body
@@ -144,13 +142,13 @@ class Guard:
 
 
 def _request_id(scope: Scope) -> bytes:
-    """What the client calls the request (`X-Request-ID`), or a name of our own."""
+    """The client's id of the request (`X-Request-ID`), or an id of our own."""
     given = dict(scope["headers"]).get(b"x-request-id", b"")
     return given if _ID.fullmatch(given) else b"%032x" % random.getrandbits(128)
 
 
 def _log(scope: Scope, method: str, status: int, seconds: float) -> None:
-    """A line of the access log; the path is as it was sent, so that no letter of it can break the line."""
+    """A line of the access log; the path is as it was sent, so that no character in it can break the line."""
     client, path = (scope.get("client") or ("-",))[0], scope.get("raw_path", b"").decode("ascii", "backslashreplace")
     milliseconds = round(1000 * seconds, 1)
     facts = {"client": client, "method": method, "path": path, "status": status, "ms": milliseconds}
@@ -158,7 +156,7 @@ def _log(scope: Scope, method: str, status: int, seconds: float) -> None:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that first gives the body that was read, then what the server says (that the client has left)."""
+    """A `receive` that first gives the body already read, then the server's messages (that the client has left)."""
     given = False
 
     async def replay() -> MutableMapping[str, Any]:
@@ -172,13 +170,13 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _route(scope: Scope) -> str:
-    """The route's pattern, never a path as it was asked for: those would be as many series as there are callers."""
+    """The route's pattern, never the requested path: paths would make as many series as there are callers."""
     return getattr(scope.get("route"), "path", "none")
 
 
 async def _send_error(send: Send, refused: _Refused) -> None:
     body = json.dumps({"error": str(refused)}).encode()
-    # The rest of the body is still on its way and nobody will read it, so the connection cannot be used again.
+    # The rest of the body is still arriving and nobody will read it, so the connection cannot be reused.
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

@@ -18,17 +18,17 @@ from tsrec_jax.serving.service import Service
 
 
 def error_response(status: int, reason: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """An error as all routes give it."""
+    """An error in the form that all routes use."""
     return JSONResponse({"error": reason}, status, headers)
 
 
 def add_errors(app: FastAPI, service: Service) -> None:
-    """Every exception that leaves a route becomes a JSON error with its reason."""
+    """Makes every exception that leaves a route a JSON error with its reason."""
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         headers = dict(error.headers or {})
-        if error.status_code == 400:  # FastAPI's, for a body that Python's JSON reader gives up on
+        if error.status_code == 400:  # raised by FastAPI for a body that Python's JSON reader gives up on
             return error_response(422, f"the body is not valid JSON: {unreadable_reason(error.__cause__)}", headers)
         reasons = {404: "no such address", 405: f"no such method here; there is {headers.get('Allow', 'none')}"}
         return error_response(error.status_code, reasons.get(error.status_code, str(error.detail)), headers)

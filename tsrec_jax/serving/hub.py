@@ -1,4 +1,4 @@
-"""Exports on the Hugging Face hub: brought there, and fetched from it."""
+"""Exports on the Hugging Face hub: uploads and downloads."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _FILES = ("*.json", "*.safetensors", "*.npz", "*.model", "*.md", f"{ENCODER_FOLD
 
 
 def local_export(place: str | os.PathLike[str], revision: str | None = None) -> pathlib.Path:
-    """The folder of an export: the place itself or, of a hub id, the hub's copy here.
+    """The folder of an export: the place itself or, for a hub id, the local copy.
 
     Args:
       place: a folder, or OWNER/NAME on the hub.
       revision: branch, tag or commit on the hub; None: the newest.
 
     Raises:
-      UserError: neither is to be had.
+      UserError: it is neither a local folder nor available from the hub.
     """
     folder = pathlib.Path(place)
     if folder.is_dir():
@@ -47,14 +47,14 @@ def local_export(place: str | os.PathLike[str], revision: str | None = None) -> 
 
 
 def push_export(folder: pathlib.Path, repo_id: str, *, private: bool = True) -> str:
-    """Uploads an export as one commit; the repository is made where it is not there.
+    """Uploads an export as one commit; creates the repository if it does not exist.
 
-    Only the export's own files go there, not what lies beside them, such as the changes of its catalogue.
+    Only the export's own files are uploaded, not others beside them, such as the changes of its catalogue.
 
     Args:
       folder: the export.
       repo_id: OWNER/NAME.
-      private: whether a new repository is; one that is there stays what it is.
+      private: whether a new repository is private; an existing one stays as it is.
 
     Returns:
       the address of the commit.
@@ -76,7 +76,7 @@ def push_export(folder: pathlib.Path, repo_id: str, *, private: bool = True) -> 
             folder_path=folder,
             repo_id=repo_id,
             allow_patterns=names,
-            delete_patterns=[glob.escape(name) for name in outdated],  # but for what is uploaded
+            delete_patterns=[glob.escape(name) for name in outdated],  # except those being uploaded
             commit_message="A recommender of tsrec_jax",
         )
     except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
@@ -85,7 +85,7 @@ def push_export(folder: pathlib.Path, repo_id: str, *, private: bool = True) -> 
 
 
 def _exported_there(api: HfApi, repo_id: str) -> list[str]:
-    """The files that an export before this one brought to a repository; all else there is not ours to delete."""
+    """The files of an earlier export in a repository; nothing else there is ours to delete."""
     there = set(api.list_repo_files(repo_id))
     if there <= {".gitattributes", "README.md"}:
         return []

@@ -1,4 +1,4 @@
-"""From items to SIDs and back: a request's filter as one of SIDs, and what a search finds as the items of an answer."""
+"""From items to SIDs and back: a request's filter as a filter of SIDs, and SIDs found as the items of an answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tsrec_jax.serving.words import SidWords
 
 
 def without_unknown(catalogue: LiveCatalogue, request: Request) -> tuple[Request, tuple[str, ...]]:
-    """The request without the ids that are not in the catalogue, where it wants them left out, and those."""
+    """The request without the ids that are not in the catalogue, if it wants them left out, and those ids."""
     if not request.skip_unknown:
         return request, ()
     parts = {"history": request.history, "exclude": request.exclude, "allow": request.allow or ()}
@@ -28,7 +28,7 @@ def without_unknown(catalogue: LiveCatalogue, request: Request) -> tuple[Request
 
 
 def sid_filter(catalogue: LiveCatalogue, request: Request) -> SidFilter:
-    """The request's filter by item as one by SID: a SID is out when none of its items is left."""
+    """The request's filter of items as a filter of SIDs: a SID is out when none of its items is left."""
     excluded = _excluded(request)
     if request.allow is not None:
         allowed = [item for item in dict.fromkeys(map(str, request.allow)) if item not in excluded]
@@ -46,9 +46,9 @@ def answer_of(catalogue: LiveCatalogue, words: SidWords, request: Request, found
     Args:
       catalogue: as it was searched.
       words: what the tokens mean.
-      request: all of whose items are in the catalogue.
-      found: by the search, filtered as `sid_filter` says.
-      read: items of the history that the search has read.
+      request: the request, all of whose items are in the catalogue.
+      found: the result of the search, filtered as `sid_filter` says.
+      read: number of items of the history that the search has read.
     """
     excluded = _excluded(request)
     allowed = None if request.allow is None else set(map(str, request.allow))

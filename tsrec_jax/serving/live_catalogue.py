@@ -1,4 +1,4 @@
-"""A catalogue that changes while it serves: items come, go and are blocked; the search follows at its next batch."""
+"""A catalogue that changes while it serves: items are added, removed, blocked; the next batch's search sees it."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ from tsrec_jax.serving.catalogue_items import LiveItem, kept_state, wrong_state
 from tsrec_jax.serving.catalogue_search import FollowedSearch
 from tsrec_jax.serving.catalogue_sids import CatalogueSids, Codes
 
-_COMPARED = 100  # characters of an unknown id
+_COMPARED = 100  # characters of an unknown id that are compared
 _PAGE = 5_000  # changes that are taken over while searches wait
-_WITNESSES = 1_000  # items of the export whose SIDs tell a later export of other SIDs
+_WITNESSES = 1_000  # items of the export by whose SIDs a later export with other SIDs is recognised
 _LOG = logging.getLogger(__name__)
 
 
 class AlreadyThere(UserError):
-    """An item is to be added, and not to be replaced where it is there."""
+    """An item that was to be added, and not replaced, is already there."""
 
 
 class LiveCatalogue:
     """Items by id, and the trie of the SIDs that have an item to recommend. Safe for several threads.
 
-    A change is made in this order: it is written to the journal, which returns once it is durable, then it is read from
-    there as if another process had made it. With a file, what others write into it is taken over all the while.
+    A change is made in this order: it is written to the journal, which returns once it is durable, then it is read back
+    as if another process had made it. With a file, what others write into it is taken over continually.
 
     Args:
       catalogue: the items as exported; its tokens are those that the model has rows for.
-      trie: of that catalogue; changed in place.
-      changes: what has happened to it since; None: nothing, and what will happen lives as long as this object.
+      trie: the trie of that catalogue; changed in place.
+      changes: the changes to it since; None: none so far, and later ones live as long as this object.
 
     Attributes:
-      sids: of its items.
+      sids: the SIDs of its items.
       changes: the journal.
       search: the index of titles and ids.
 
     Raises:
-      UserError: the changes are to another export, with other SIDs.
+      UserError: the changes belong to another export, with other SIDs.
     """
 
     def __init__(self, catalogue: Catalogue, trie: Trie, changes: Changes | None = None):
@@ -59,12 +59,12 @@ class LiveCatalogue:
             item.id: LiveItem(item.id, item.title, sid, False, **shown_facts(item))
             for item, sid in zip(catalogue.items, catalogue.sids, strict=True)
         }
-        self._exported: dict[str, LiveItem | None] = {}  # of items that were changed: as the export has them
+        self._exported: dict[str, LiveItem | None] = {}  # changed items, as the export has them
         self._foreign: dict[str, str] = {}  # items that this export cannot hold, and why
         self._witnesses = {item.id: "".join(item.sid) for item in itertools.islice(self._items.values(), _WITNESSES)}
         self._changed: set[str] = set()
-        self._last: Change | None = None  # that was taken over
-        self._behind_since: float | None = None  # time.monotonic(); None: the journal could be read
+        self._last: Change | None = None  # the last one taken over
+        self._behind_since: float | None = None  # time.monotonic(); None: the journal can be read
         self._turn, self._lock, self._writing = threading.Lock(), threading.Lock(), threading.RLock()
         self.search = FollowedSearch(self._items, self._writing)
         self._named = self._check_sids()
@@ -77,7 +77,7 @@ class LiveCatalogue:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Nothing changes inside. Who waits is next: a search that holds it again and again starves no change."""
+        """Nothing changes inside. Whoever waits is next, so a search that holds it repeatedly starves no change."""
         with self._turn:
             self._lock.acquire()
         try:
@@ -87,12 +87,12 @@ class LiveCatalogue:
 
     @property
     def num_items(self) -> int:
-        """Items, the blocked ones included."""
+        """The number of items, blocked ones included."""
         return len(self._items)
 
     @property
     def trie(self) -> Trie:
-        """Of the SIDs that have an item to recommend."""
+        """The trie of the SIDs that have an item to recommend."""
         return self.sids.trie
 
     @property
@@ -102,16 +102,16 @@ class LiveCatalogue:
 
     @property
     def num_levels(self) -> int:
-        """Tokens of a SID (C)."""
+        """The number of tokens of a SID (C)."""
         return len(self.level_tokens)
 
     def take_changed(self) -> dict[str, LiveItem | None]:
-        """The items that were put, blocked, let again or removed (None) since this was last asked, while it is held."""
+        """The items put, blocked, unblocked or removed (None) since the last call; call it while held."""
         changed, self._changed = self._changed, set()
         return {item_id: self._items.get(item_id) for item_id in sorted(changed)}
 
     def get(self, item_id: str) -> LiveItem | None:
-        """An item by its id; None where no item has it."""
+        """An item by its id; None if no item has it."""
         return self._items.get(str(item_id))
 
     def item(self, item_id: str) -> LiveItem:
@@ -122,14 +122,14 @@ class LiveCatalogue:
         """
         found = self.get(item_id)
         if found is None:
-            # A search that holds the catalogue comes here too: it must not wait for the index to be built.
+            # A search that holds the catalogue also comes here: it must not wait for the index to be built.
             few, index = len(self._items) <= NEAREST_AMONG, self.search.built
             near = list(self._items) if few else [] if index is None else index.near(str(item_id)[:_COMPARED])
             raise unknown_item(item_id, near, len(self._items))
         return found
 
     def items(self) -> Iterator[LiveItem]:
-        """All items in the order in which they came; one that goes meanwhile may be left out, one that comes too."""
+        """All items in the order in which they were added; one added or removed meanwhile may be left out."""
         for item_id in list(self._items):
             item = self._items.get(item_id)
             if item is not None:
@@ -137,21 +137,21 @@ class LiveCatalogue:
 
     @property
     def last_change(self) -> int:
-        """Number of the last change in the journal that the items are of."""
+        """The number of the last change in the journal that the items include."""
         return 0 if self._last is None else self._last.number
 
     @property
     def behind(self) -> float:
-        """Seconds since the journal could be read, while it cannot; 0 while it can."""
+        """Seconds since the journal could last be read; 0 while it can be read."""
         since = self._behind_since
         return 0.0 if since is None else max(time.monotonic() - since, 1e-9)
 
     def titled(self, title: str) -> list[LiveItem]:
-        """The items that have exactly this title, in the order in which they came."""
+        """The items that have exactly this title, in the order in which they were added."""
         return self._present(self.search.index().titled(title))
 
     def find(self, text: str, limit: int) -> list[LiveItem]:
-        """The first `limit` items whose id or title holds every word of a text, whatever the case."""
+        """The first `limit` items whose id or title contains every word of a text, ignoring case."""
         return self._present(self.search.index().find(text, limit))
 
     def codes(self, item_ids: Iterable[str]) -> np.ndarray:
@@ -164,7 +164,7 @@ class LiveCatalogue:
         return np.array(rows, np.int64).reshape(-1, self.num_levels)
 
     def members(self, codes: Sequence[int]) -> list[LiveItem]:
-        """The items of a SID that may be recommended, in the order in which they came."""
+        """The items of a SID that may be recommended, in the order in which they were added."""
         items = (self._items[item_id] for item_id in self.sids.ids(codes))
         return [item for item in items if not item.blocked]
 
@@ -174,16 +174,16 @@ class LiveCatalogue:
         """Adds or replaces an item; returns whether it is new. It can be recommended from the next search on.
 
         Args:
-          item_id: 1 character or more.
-          title: not blank.
-          sid: one token for each level, of those that the model has rows for.
+          item_id: its id, 1 character or more.
+          title: its title, not blank.
+          sid: one token for each level, all of which the model has rows for.
           blocked: whether it is only for histories.
           who: for the journal.
-          facts: its `brand`, `categories` and `image`, where it has them.
+          facts: its `brand`, `categories` and `image`, if it has them.
 
         Raises:
-          UserError: no id or title, another number of tokens than levels, or a token that the model has no row for.
-          NotKept: the change could not be written, and is not made.
+          UserError: no id or title, not one token per level, or a token that the model has no row for.
+          NotKept: the change could not be written and was not made.
         """
         item = LiveItem(str(item_id), title, tuple(sid), blocked, **facts)
         return self.put_all([item], who=who) == 1
@@ -198,13 +198,13 @@ class LiveCatalogue:
         return new
 
     def check(self, items: Iterable[LiveItem]) -> None:
-        """Raises UserError where the catalogue cannot hold one of the items."""
+        """Raises UserError if the catalogue cannot hold one of the items."""
         for item in items:
             if fault := self._fault(item):
                 raise UserError(fault)
 
     def put_chosen(self, choose: Callable[[], Iterable[LiveItem]], *, who: str = "") -> list[LiveItem]:
-        """Adds or replaces the items that `choose` makes while nothing else can change, all or none; returns them.
+        """Adds or replaces the items that `choose` makes, all or none, while nothing else can change; returns them.
 
         Raises as `put`.
         """
@@ -227,9 +227,9 @@ class LiveCatalogue:
 
         Args:
           item: its texts.
-          sid_of: its tokens, by the item as it was, while nothing else can change.
-          blocked: whether it is only for histories; None: as it was, and a new one is not.
-          only_new: replace no item.
+          sid_of: gives its tokens from the item as it was, while nothing else can change.
+          blocked: whether it is only for histories; None: as before, and a new item is not.
+          only_new: do not replace an item.
           who: for the journal.
         """
         before: list[LiveItem] = []
@@ -246,7 +246,7 @@ class LiveCatalogue:
         return put, not before
 
     def change(self, item_id: str, stated: Mapping[str, Any], *, who: str = "") -> LiveItem:
-        """Changes what is stated of an item and nothing else; returns it as it is then.
+        """Changes the stated fields of an item and nothing else; returns it as changed.
 
         Args:
           item_id: the item.
@@ -267,7 +267,7 @@ class LiveCatalogue:
         return item
 
     def remove(self, item_id: str, *, who: str = "") -> None:
-        """Takes an item out; afterwards it is unknown in histories too (to keep it there, block it).
+        """Removes an item; afterwards it is unknown in histories too (to keep it there, block it).
 
         Raises:
           UserError: no such item.
@@ -276,13 +276,13 @@ class LiveCatalogue:
         self.remove_all([item_id], who=who)
 
     def remove_all(self, item_ids: Iterable[str], *, who: str = "") -> None:
-        """Takes items out, all of them or none. Raises as `remove`."""
+        """Removes items, all of them or none. Raises as `remove`."""
         with self._change():
             gone: list[tuple[str, dict[str, Any] | None]] = [(self.item(item_id).id, None) for item_id in item_ids]
             self._append("remove", gone, who)
 
     def block(self, item_ids: Iterable[str], blocked: bool = True, *, who: str = "") -> None:
-        """Keeps items from being recommended, or lets them again.
+        """Keeps items from being recommended, or allows it again.
 
         Raises:
           UserError: an unknown item; then none is changed.
@@ -293,10 +293,10 @@ class LiveCatalogue:
             self._append("block" if blocked else "unblock", [(item.id, self._state(item)) for item in items], who)
 
     def restore(self, item_ids: Iterable[str], *, who: str = "") -> None:
-        """Brings exported items back as they were exported, whether they were removed, replaced or blocked since.
+        """Brings items back as they were exported, whether they were removed, replaced or blocked since.
 
         Raises:
-          UserError: an item that is not of the export; then none is changed.
+          UserError: an item that is not in the export; then none is changed.
           NotKept: as `put`.
         """
         with self._change():
@@ -307,10 +307,10 @@ class LiveCatalogue:
             self._append("restore", [(item_id, {}) for item_id in ids], who)
 
     def catch_up(self) -> None:
-        """Takes over what is in the journal and not yet here, as other processes' changes.
+        """Takes over what is in the journal and not yet here, such as other processes' changes.
 
         Raises:
-          NotRead: the journal cannot be read, or is another one than before.
+          NotRead: the journal cannot be read, or is not the same as before.
         """
         with self._writing, self._noting_failure():
             while page := self.changes.behind(self._last, _PAGE):
@@ -319,11 +319,11 @@ class LiveCatalogue:
                     with self.held():
                         self._apply(page, applied)
                 finally:
-                    self.search.follow(applied)  # which may wait for who searches, as no recommendation must
+                    self.search.follow(applied)  # this may wait for searches of the index, as no recommendation must
             self._behind_since = None
 
     def follow(self) -> None:
-        """As `catch_up`, but cheap while nothing is changed."""
+        """As `catch_up`, but cheap while nothing has changed."""
         with self._noting_failure():
             changed = self.changes.changed_elsewhere
         if changed or self._behind_since is not None:
@@ -340,7 +340,7 @@ class LiveCatalogue:
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[None]:
-        """What is appended inside is durable, and here, at the end; it follows on all that was changed before it."""
+        """What is appended inside is durable and taken over at the end; it comes after all earlier changes."""
         with self._writing:
             with self.changes.writing():
                 self.catch_up()
@@ -358,7 +358,7 @@ class LiveCatalogue:
         self.changes.append([Change(0, at, who, action, item_id, state) for item_id, state in states])
 
     def _apply(self, changes: Sequence[Change], applied: list[tuple[LiveItem | None, LiveItem | None]]) -> None:
-        """Takes changes over, while the catalogue is held; `applied` gets each item before and afterwards."""
+        """Takes changes over while the catalogue is held; `applied` receives each item before and afterwards."""
         touched: dict[Codes, None] = {}
         try:
             for change in changes:
@@ -368,7 +368,7 @@ class LiveCatalogue:
             self.sids.settle(touched, lambda codes: bool(self.members(codes)))
 
     def _apply_one(self, change: Change, touched: dict[Codes, None]) -> tuple[LiveItem | None, LiveItem | None]:
-        """Takes one change over, but for the trie; returns the item before and afterwards."""
+        """Takes one change over, except into the trie; returns the item before and afterwards."""
         before = self._items.get(change.id)
         item = self._after(change, self._exported.setdefault(change.id, before))
         if before is not None and (item is None or item.sid != before.sid):
@@ -404,18 +404,18 @@ class LiveCatalogue:
         return item
 
     def _changing(self, items: Iterable[LiveItem]) -> list[LiveItem]:
-        """Those that are not in the catalogue as they are to be; the last one of an id counts."""
+        """The items that the catalogue does not already hold in this form; the last one of each id counts."""
         return [item for item in {item.id: item for item in items}.values() if item != self._items.get(item.id)]
 
     def _own_state(self, item: LiveItem) -> dict[str, Any]:
-        """What the journal has to say of an item so that it is as now: nothing of one that is as exported."""
+        """What the journal must say of an item to keep it as it is now: nothing if it is as exported."""
         last = self.changes.last(item.id)
         return {} if last is None or last.state is None else dict(last.state)
 
     def _state(self, item: LiveItem) -> dict[str, Any]:
-        """What the journal keeps of an item that is put; of one that keeps its SID, no more than what changes.
+        """What the journal keeps of an item that is put; if it keeps its SID, only what changes.
 
-        So an exported item gets no SID of its own, which would tie the journal to this export.
+        So no SID is recorded for an exported item, which would tie the journal to this export.
         """
         before = self._items.get(item.id)
         if before is None or before.sid != item.sid:
@@ -425,17 +425,18 @@ class LiveCatalogue:
         return self._own_state(before) | changed
 
     def _fault(self, item: LiveItem) -> str:
-        """Why the catalogue cannot hold an item; empty where it can."""
+        """Why the catalogue cannot hold an item; empty if it can."""
         if not item.id or not item.title.strip():
             return f"item {item.id!r}: needs an id and a title that are not empty"
         fault = self.sids.fault(item.sid)
         return fault and f"item {item.id!r}: {fault}"
 
     def _check_sids(self) -> bool:
-        """Refuses changes whose SIDs were made of other codes than this export's, though their tokens may be the same.
+        """Refuses changes whose SIDs were made from other codes than this export's, though their tokens may be the
+        same.
 
         Returns:
-          whether the journal names this very export.
+          whether the journal names exactly this export.
         """
         before = self.changes.exported()
         common = before.keys() & self._items.keys()
@@ -452,4 +453,4 @@ class LiveCatalogue:
 
     def _present(self, item_ids: Iterable[str]) -> list[LiveItem]:
         found = map(self._items.get, item_ids)
-        return [item for item in found if item is not None]  # one may have gone meanwhile
+        return [item for item in found if item is not None]  # one may have been removed meanwhile

@@ -1,4 +1,4 @@
-"""A fusion over a catalogue that changes: items that joined have the scores of their SID's siblings."""
+"""A fusion over a catalogue that changes: items that joined later have the scores of their SID's siblings."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 class LiveFusion:
     """A fusion and the items that it scores as they are now; used while the catalogue is held.
 
-    An item of the export keeps its scores wherever its SID goes. One that joined later has the mean score of the items
-    with the longest common beginning of their SIDs, and stands for the first of these in histories; where no item has
-    its first code, it has the mean score of items all over the catalogue and is left out of histories. What a history
-    counts for itself is no part of the means: the items that it holds have it, those that joined too, and others whose
-    SID is now that of one of these.
+    An item of the export keeps its scores even if its SID changes. An item that joined later has the mean score of the
+    items whose SIDs share the longest beginning with its own, and stands for the first of these in histories. If no
+    item has its first code, it has the mean score of items all over the catalogue and is left out of histories. The
+    scores that a history gives to its own items are not part of the means. They go to the items in the history,
+    including those that joined later, and to others that now share a SID with one of these.
 
     Args:
-      fusion: as exported.
-      scorer: the model's dense head, where it takes part.
-      catalogue: the one that was exported.
-      live: the same as it is now.
+      fusion: the fusion as exported.
+      scorer: the model's dense head, if it takes part.
+      catalogue: the catalogue as exported.
+      live: the same catalogue as it is now.
     """
 
     def __init__(self, fusion: Fusion, scorer: DenseScorer | None, catalogue: Catalogue, live: LiveCatalogue):
@@ -40,7 +40,7 @@ class LiveFusion:
         self._nodes = PriorNodes(live.trie, catalogue.codes_IC, joining=True)
 
     def prior(self, histories: Sequence[Sequence[str]]) -> Callable[[Sequence[int]], Prior]:
-        """From numbers of some requests to what the search adds to the model's scores.
+        """A function from the numbers of some requests to what the search adds to the model's scores.
 
         Args:
           histories: item ids of every request, oldest first.
@@ -49,12 +49,12 @@ class LiveFusion:
         return self._prior([self._held(history) for history in histories])
 
     def prior_of_length(self, items: int) -> Callable[[Sequence[int]], Prior]:
-        """As `prior` of one request whose history holds so many items, whichever they are: what warming up needs."""
+        """As `prior` for one request whose history has this many items, no matter which; needed for warming up."""
         self._follow()
         return self._prior([[0] * items])
 
     def padded_length(self, items: int) -> int:
-        """The length of a history of so many items in what the search is compiled for; 0 where it reads none."""
+        """The padded length for which the search compiles a history of this many items; 0 if it reads no history."""
         return 0 if self._scorer is None else padded_length(items)
 
     def _prior(self, held: Sequence[Sequence[int]]) -> Callable[[Sequence[int]], Prior]:
@@ -68,12 +68,12 @@ class LiveFusion:
         return of
 
     def rank(self, histories: Sequence[Sequence[str]], filters: Sequence[SidFilter], length: int) -> list[SearchResult]:
-        """The best SIDs by the fusion alone, whose scores of all are known: what is listed is exact.
+        """The best SIDs by the fusion alone; as it scores all SIDs, the list is exact.
 
         Args:
           histories: as in `prior`.
-          filters: for each request what it leaves out.
-          length: SIDs of a list.
+          filters: for each request, what it leaves out.
+          length: number of SIDs in a list.
         """
         self._follow()
         codes_UC, best_BU = self._nodes.best_of_sids(self._scores([self._held(history) for history in histories]))
@@ -100,12 +100,12 @@ class LiveFusion:
         return [self._entries[str(item)] for item in history]
 
     def _known(self, held: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[int]]:
-        """Histories of entries as items that have scores themselves, and how long they were."""
+        """Histories of entries as items that have their own scores, and how long the histories were."""
         known = [[item for entry in row if (item := self._nodes.known(entry)) is not None] for row in held]
         return known, list(map(len, held))
 
     def _scores(self, held: Sequence[Sequence[int]]) -> np.ndarray:
-        """float32 scores_BE of histories of entries."""
+        """float32 scores_BE for histories of entries."""
         histories = self._known(held)
         if self._nodes.as_begun:
             return self._nodes.scores(self.fusion.scores(*histories))
@@ -119,7 +119,7 @@ class LiveFusion:
 
 
 def _passes(wanted: SidFilter, codes_UC: np.ndarray) -> np.ndarray:
-    """bool (U,): which SIDs a filter leaves."""
+    """bool (U,): which SIDs pass a filter."""
     passes_U = np.ones(len(codes_UC), bool)
     if wanted.allowed_NC is None and wanted.excluded_NC is None:
         return passes_U

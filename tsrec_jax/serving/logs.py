@@ -1,4 +1,4 @@
-"""The service's log: lines for people or JSON for collectors, each with the request that it is about."""
+"""The service's log: lines for people or JSON for collectors, each with the id of its request."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import logging
 import sys
 from collections.abc import Iterator
 
-# The request that is being served, in the tasks and threads that serve it; empty outside of any.
+# The request being served, in the tasks and threads that serve it; empty elsewhere.
 REQUEST_ID: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 ACCESS = "tsrec_jax.access"  # the logger with one line for each finished request
 _LOGGERS = ("tsrec_jax", "uvicorn")
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC), level, logger, message, and where there are any request_id, facts, error."""
+    """One JSON object per line: time (UTC), level, logger, message, and if present request_id, facts, error."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record; `facts` that it was given (`extra={"facts": {...}}`) become keys of their own."""
+        """The line for a record; its `facts` (`extra={"facts": {...}}`) become separate keys."""
         time = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
         line = {
             "time": time.isoformat(timespec="milliseconds"),
@@ -49,11 +49,11 @@ class TextFormatter(logging.Formatter):
 
 @contextlib.contextmanager
 def logging_to_stderr(form: str, *, access: bool) -> Iterator[None]:
-    """The service's own lines and uvicorn's on the standard error.
+    """Writes the service's own lines and uvicorn's to standard error.
 
     Args:
       form: "text" or "json".
-      access: whether each finished request has a line.
+      access: whether each finished request gets a line.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
@@ -61,7 +61,7 @@ def logging_to_stderr(form: str, *, access: bool) -> Iterator[None]:
     for logger in loggers:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
-        logger.propagate = False  # absl, which Orbax imports, gives the root logger a handler: each line twice
+        logger.propagate = False  # absl, which Orbax imports, gives the root logger a handler that would repeat lines
     logging.getLogger(ACCESS).setLevel(logging.INFO if access else logging.WARNING)
     try:
         yield

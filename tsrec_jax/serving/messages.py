@@ -1,4 +1,4 @@
-"""The JSON of the HTTP service: what a request may say, how long it may be, and how answers and errors look."""
+"""The JSON of the HTTP service: the contents and limits of requests, and the form of answers and errors."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tsrec_jax.serving.batcher import Answered
 from tsrec_jax.serving.catalogue_items import MAX_ID, MAX_TITLE, is_plain
 
 MAX_HISTORY = 50
-MAX_TITLES = 50  # each is looked up by its text
+MAX_TITLES = 50  # each takes a look-up by its text
 MAX_FILTER = 10_000
-MAX_REQUESTS = 1_000  # of a batch
+MAX_REQUESTS = 1_000  # wishes of a batch
 MAX_DEADLINE_MS = 60_000
 MAX_DESCRIPTION = 20_000
 MAX_LEVELS = 32
@@ -48,7 +48,7 @@ def _address(text: str) -> str:
 
 
 def _tokens(sid: Any) -> tuple[str, ...] | None:
-    """The tokens of a SID that is a list of them, or one text; null: none is stated."""
+    """The tokens of a SID given as a list of them or as one text; null: none is stated."""
     if sid is None:
         return None
     found = _TOKEN.findall(sid) if isinstance(sid, str) and _TOKENS.fullmatch(sid) else sid
@@ -120,7 +120,7 @@ class ItemBody(_Message):
 
     @property
     def facts(self) -> dict[str, str]:
-        """What people see of the item beside its title, where it is given."""
+        """What people see of the item in addition to its title, if it is given."""
         return shown_facts(self)
 
 
@@ -147,7 +147,7 @@ class ItemChange(_Message):
 
 
 def answer_json(found: Answered, total_seconds: float, model: str) -> dict[str, Any]:
-    """The answer to POST /recommend by this version of the model; scores are log-probabilities in nats, times ms."""
+    """The answer to POST /recommend from this version of the model; scores are log-probabilities in nats, times ms."""
     return {
         "items": [
             {
@@ -174,24 +174,24 @@ def answer_json(found: Answered, total_seconds: float, model: str) -> dict[str, 
 
 
 def json_bytes(value: Any) -> bytes:
-    """JSON of dicts, lists, texts and finite numbers, by pydantic: an answer has kilobytes of words."""
+    """JSON of dicts, lists, texts and finite numbers, by pydantic, since an answer has kilobytes of words."""
     return _ANYTHING.dump_json(value)
 
 
 def _finite(score: float) -> float:
     if not math.isfinite(score):
-        raise ValueError(f"a score is {score}")  # for which JSON has no word
+        raise ValueError(f"a score is {score}")  # which JSON cannot express
     return score
 
 
 def _step_json(step: PathStep) -> dict[str, Any]:
-    """A token of a path; with what it means, where that is known."""
+    """A token of a path, with its meaning if that is known."""
     said = {"keywords": step.keywords, "description": step.description} if step.keywords else {}
     return {"token": step.token, "score": _finite(step.score), **said}
 
 
 def coding_json(coding: Coding) -> dict[str, Any]:
-    """How an item got its SID, beside what PUT /items/{id} answers anyway."""
+    """How an item got its SID, in addition to the usual answer of PUT /items/{id}."""
     return dataclasses.asdict(coding)
 
 
@@ -202,14 +202,14 @@ def item_json(item: Any) -> dict[str, Any]:
 
 
 def validation_reason(errors: Sequence[Mapping[str, Any]]) -> str:
-    """One line for pydantic's errors, the first three of them; nothing of the request's own values is repeated."""
+    """One line for the first three of pydantic's errors; it repeats none of the request's values."""
     lines = [_reason(error) for error in errors[:3]]
     more = f" (and {len(errors) - 3} more)" if len(errors) > 3 else ""
     return "; ".join(lines) + more
 
 
 def unreadable_reason(error: BaseException | None) -> str:
-    """Why Python's JSON reader gave up on a body, without what stood in it."""
+    """Why Python's JSON reader gave up on a body, without quoting the body."""
     if isinstance(error, UnicodeDecodeError):
         return f"it is not UTF-8 (byte {error.start})"
     return "it is nested too deeply" if isinstance(error, RecursionError) else "a number in it is too long"

@@ -1,4 +1,4 @@
-"""What the service counts, in Prometheus' text format."""
+"""The counters of the service, in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-# Why a recommendation was not given; all of them are shown from the start, so that a rate over them is never missing.
+# Why a recommendation was not given; all are shown from the start, so that a rate over them is never missing.
 REFUSALS = ("queue_full", "expired", "not_ready", "draining", "failed", "client_gone")
 
 
 class Metrics:
-    """Counters of one service, in a registry of their own."""
+    """Counters of one service, in their own registry."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Metrics:
         self._batch_seconds.observe(seconds)
 
     def answered(self, model: str, waited: float) -> None:
-        """Counts a recommendation that was given: by which model, and its seconds in the queue."""
+        """Counts a recommendation that was given, with its model and its seconds in the queue."""
         self._answered.labels(model).inc()
         self._waited.observe(waited)
 
@@ -96,5 +96,5 @@ class Metrics:
         self._reloads.labels(result).inc()
 
     def text(self) -> bytes:
-        """All of it, as /metrics shows it."""
+        """All metrics, as /metrics shows them."""
         return generate_latest(self._registry)

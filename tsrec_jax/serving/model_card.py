@@ -1,4 +1,4 @@
-"""The README of an exported folder: what it is, how it is asked by this package and by `transformers` alone."""
+"""The README of an exported folder: what it is, and how to use it with this package or `transformers` alone."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def model_card(
     facts: Mapping[str, Any],
     fused: bool = False,
 ) -> str:
-    """The card; its blocks of Python run as they stand in the folder, and print the same items.
+    """The card; its blocks of Python run unchanged in the folder, and print the same items.
 
     Args:
       catalogue: the items.
-      templates, max_length: the prompts.
+      templates, max_length: those of the prompts.
       history: item ids of one user, oldest first, for the examples.
       tokenizer_class: as in `tokenizer_config.json`.
       ends: `eos_token_id` as in `config.json`.
       normaliser: what scores are normalised over.
-      facts: of its training, by name.
+      facts: facts about its training, by name.
       fused: whether other recommenders take part.
     """
     listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
@@ -123,9 +123,9 @@ def fusion_card(catalogue: Catalogue, parts: Sequence[str], history: Sequence[st
 
     Args:
       catalogue: the items.
-      parts: names of the recommenders in it.
+      parts: the names of the recommenders in it.
       history: item ids of one user, oldest first, for the example.
-      facts: of how it was made, by name.
+      facts: facts about how it was made, by name.
     """
     listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     return f"""# A recommender of {", ".join(parts)}
@@ -150,7 +150,7 @@ files with.
 
 
 def _block(asked: str, reader: str, normaliser: str) -> str:
-    """The recommendations of `recommend` for a list of histories, by `transformers` 4.57 or 5 and torch."""
+    """Code that gives the recommendations of `recommend` for histories, with `transformers` 4.57 or 5 and torch."""
     renormalised = ", renormalize_logits=True" if normaliser == "constrained" else ""
     return f'''import json
 import pathlib

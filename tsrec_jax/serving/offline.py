@@ -1,4 +1,4 @@
-"""Recommendations for a file of histories: read in a stream, written part by part, resumed where it stopped."""
+"""Recommendations for a file of histories: read as a stream, written part by part, resumed where it stopped."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _COLUMNS = {"id": str, "rank": int, "item": str, "title": str, "score": float, "
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A history of the file: its place from 1, its name (the place, where it has none), and item ids, oldest first."""
+    """A history of the file: its place from 1, its name (or else the place), and item ids, oldest first."""
 
     number: int
     name: str
@@ -53,22 +53,22 @@ def recommend_file(
 ) -> None:
     """Writes the k best items for every history of a file.
 
-    Finished parts lie in a folder beside `out` until all are there; then `out` appears whole and the folder goes. The
-    same call resumes.
+    Finished parts lie in a folder beside `out` until all are there; then `out` appears complete and the folder is
+    removed. The same call resumes.
 
     Args:
-      recommender: loaded, with the changes that `changes_for` gives.
+      recommender: the loaded recommender, with the changes that `changes_for` gives.
       histories: .jsonl with objects of `history` and, if wanted, `id`; .csv or .parquet with these columns.
-      out: .jsonl with an object a history; .csv or .parquet with a row a recommended item.
-      k: items a history.
-      skip_unknown: leave unknown items out of the histories, and list them in .jsonl; a history of none but those gets
-        no items.
-      report: told how far it is.
-      part: histories that are lost at most by a stop.
+      out: .jsonl with one object per history; .csv or .parquet with one row per recommended item.
+      k: items per history.
+      skip_unknown: leave unknown items out of the histories, and list them in .jsonl; a history of unknown items only
+        gets no items.
+      report: called with the progress.
+      part: histories per part, the most that a stop can lose.
 
     Raises:
-      UserError: a file of another kind, a row that is wrong (it is named), an unknown item, `out` is there already, or
-        parts are there that were made with something else.
+      UserError: a file of another kind, a wrong row (it is named), an unknown item, `out` already exists, or there are
+        parts that were made with something else.
     """
     for path in (histories, out):
         if path.suffix not in FORMATS:
@@ -85,7 +85,7 @@ def recommend_file(
         "changed": found.st_mtime_ns,
         "model": recommender.version,
         "catalogue": recommender.catalogue.last_change,
-        "journal": recommender.catalogue.changes.count,  # which has fewer once it was compacted
+        "journal": recommender.catalogue.changes.count,  # fewer once the journal was compacted
         "beams": recommender.beams,
         "k": k,
         "unknown": "skip" if skip_unknown else "refuse",
@@ -98,11 +98,11 @@ def recommend_file(
 
 
 def changes_for(out: pathlib.Path, path: str | os.PathLike[str]) -> Changes:
-    """The changes of a catalogue as they were when the making of a file began, or else as they are now.
+    """The changes of a catalogue as they were when a file was begun, or as they are now if it was not.
 
     Args:
-      out: the file, as of `recommend_file`.
-      path: that of the changes.
+      out: the file, as in `recommend_file`.
+      path: the file of the changes.
     """
     facts = _parts_of(out) / _MADE_WITH
     if facts.exists():
@@ -126,7 +126,7 @@ def _make(
     report: Callable[[str], None],
     part: int,
 ) -> None:
-    """Makes the parts that are not there yet, then of all of them the file."""
+    """Makes the missing parts, then joins all parts into the file."""
     rows, done = _rows(histories), 0
     parts = []
     for number in itertools.count():
@@ -149,7 +149,7 @@ def _make(
 
 @contextlib.contextmanager
 def _alone_in(folder: pathlib.Path, out: pathlib.Path) -> Iterator[None]:
-    """Makes the folder of the parts, and keeps everybody else out of it.
+    """Creates the folder of the parts, and keeps other processes out of it.
 
     Raises:
       UserError: another process is making `out`, or has just made it.
@@ -158,7 +158,7 @@ def _alone_in(folder: pathlib.Path, out: pathlib.Path) -> Iterator[None]:
     lock = FileLock(folder / "lock", fallback_to_soft=False)
     try:
         lock.acquire(_PATIENCE)
-    except (Timeout, FileNotFoundError):  # whoever held it may have removed the folder just now
+    except (Timeout, FileNotFoundError):  # the process that held it may have just removed the folder
         raise UserError(f"{out}: another process is making it; wait for that one, or give another --out") from None
     try:
         _refuse_result(out)
@@ -173,7 +173,7 @@ def _refuse_result(out: pathlib.Path) -> None:
 
 
 def _begin(folder: pathlib.Path, made_with: dict[str, Any]) -> None:
-    """Makes the folder of the parts, or finds one that the same call has begun."""
+    """Creates the folder of the parts, or finds one that the same call has begun."""
     facts = folder / _MADE_WITH
     if not facts.exists():
         write_json(facts, made_with)
@@ -233,7 +233,7 @@ def _of_csv(path: pathlib.Path) -> Iterator[dict[str, Any]]:
             raise UserError(f"{path}: has no column `history`")
         for number, found in enumerate(reader, 1):
             try:
-                history = ast.literal_eval(found["history"] or "")  # lists of texts in JSON are Python's too
+                history = ast.literal_eval(found["history"] or "")  # a list of texts in JSON is also Python
             except (ValueError, SyntaxError):
                 text = str(found["history"])
                 raise UserError(f'{path}, row {number}: `history` is {text[:80]!r}, no list as ["a", "b"]') from None

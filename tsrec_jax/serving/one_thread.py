@@ -1,4 +1,4 @@
-"""A thread that does one thing after another and keeps no process alive."""
+"""A thread that does one thing after another and does not keep the process alive."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 
 class OneThread:
-    """An executor for what may hang, such as a download: a pool's threads are waited for when a process ends.
+    """An executor for work that may hang, such as a download; a process that ends would wait for a pool's threads.
 
     Args:
-      name: of the thread, which the first thing to do starts.
+      name: the name of the thread, which starts with the first piece of work.
     """
 
     def __init__(self, name: str):
@@ -22,7 +22,7 @@ class OneThread:
         self._lock = threading.Lock()
 
     def submit(self, work: Callable[[], Any]) -> Future[Any]:
-        """What is to be done; it is left out where its future is cancelled before its turn comes."""
+        """Queues work; it is skipped if its future is cancelled before its turn comes."""
         future: Future[Any] = Future()
         self._waiting.put((future, work))
         with self._lock:

@@ -1,4 +1,4 @@
-"""The files of the pages, and the histories to start with that one of them offers."""
+"""The files of the pages, and the example histories that one of them offers."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from tsrec_jax.processes import first
 
 ADAPTER_FILE = "adapter_model.safetensors"
 _MODEL = "base_model.model."  # what PEFT puts before the names of the base model's modules
-_ROWS = ".token_adapter.trainable_tokens_delta"  # rows that take the place of the table's (its name says otherwise)
+_ROWS = ".token_adapter.trainable_tokens_delta"  # rows that replace the table's, despite the name
 
 
 def export_adapter(
@@ -29,18 +29,19 @@ def export_adapter(
     base_vocab_size: int,
     folder: str | os.PathLike[str],
 ) -> None:
-    """Writes `adapter_config.json`, `adapter_model.safetensors` and the tokenizer; an older folder is replaced whole.
+    """Writes `adapter_config.json`, `adapter_model.safetensors` and the tokenizer; replaces an older folder entirely.
 
-    Several processes call it together; the first one writes. `peft.PeftModel.from_pretrained` takes the folder once the
-    base model's table has a row for each token (`resize_token_embeddings`). All is float32. The base is named by its
-    absolute path on this machine, or by its hub id and the commit of the copy.
+    Several processes call it together; the first one writes. `peft.PeftModel.from_pretrained` accepts the folder once
+    the base model's table has a row for each token (`resize_token_embeddings`). All values are float32. The base is
+    named by its absolute path on this machine, or by its hub id and the commit of the copy.
 
     Args:
-      model: with an adapter, and with the tables of the base model: tied if that is, and without scales.
-      tokenizer: with the SID tokens, which are its last.
+      model: the model with an adapter and with the tables of the base model, tied if the base's are, and without
+        scales.
+      tokenizer: the tokenizer, whose last tokens are the SID tokens.
       base: the pretrained model.
       base_vocab_size: the id of the first SID token.
-      folder: where to.
+      folder: where to write.
     """
     adapter = model.adapter
     assert adapter is not None and model.sid_scale is None
@@ -81,14 +82,14 @@ def export_adapter(
 
 
 def _named(base: str | os.PathLike[str]) -> dict[str, str | None]:
-    """Where PEFT finds the base model, whatever folder it is called in."""
+    """Where PEFT finds the base model, from any working folder."""
     if pathlib.Path(base).is_dir():
         return {"base_model_name_or_path": str(pathlib.Path(base).absolute()), "revision": None}
-    return {"base_model_name_or_path": str(base), "revision": resolve_folder(base).name}  # the hub's folder of a commit
+    return {"base_model_name_or_path": str(base), "revision": resolve_folder(base).name}  # the folder of a commit
 
 
 def _module(name: str, layer: int | None = None) -> str:
-    """What transformers calls the module of one of our parameters."""
+    """The name in transformers of the module of one of our parameters."""
     return hf_name(name, layer).removesuffix(".weight")
 
 

@@ -21,9 +21,9 @@ from tsrec_jax.serving.messages import ManyBody, RecommendBody, WishBody, answer
 from tsrec_jax.serving.service import Accepted, Service
 from tsrec_jax.serving.titles import ids_of_titles
 
-_CHECKS = 4  # threads that look at requests
-_FEW = 200  # ids that are looked up at once, without a thread
-_AGAIN_SECONDS = 0.02  # until a wish of a batch asks again for a place in the queue
+_CHECKS = 4  # threads that check requests
+_FEW = 200  # ids that are looked up directly, without a thread
+_AGAIN_SECONDS = 0.02  # before a wish of a batch tries again for a place in the queue
 _Json = dict[str, Any]
 
 
@@ -31,11 +31,11 @@ def recommend_routes(service: Service, deadline_seconds: float) -> APIRouter:
     """POST /recommend and /recommend/batch.
 
     Args:
-      service: what answers.
-      deadline_seconds: of a request that states none.
+      service: the service that answers.
+      deadline_seconds: the deadline of a request that states none.
     """
     routes = APIRouter(tags=["recommendations"], responses=ERRORS)
-    # Threads of their own, so that whatever else the server is asked for does not keep requests from being looked at.
+    # Separate threads, so that the server's other work does not delay the checking of requests.
     checks = ThreadPoolExecutor(_CHECKS, "check")
 
     async def checked(wish: WishBody, expires_at: float) -> Wanted:
@@ -49,7 +49,7 @@ def recommend_routes(service: Service, deadline_seconds: float) -> APIRouter:
             raise Expired("the deadline passed before the request was looked at") from None
 
     def begin(request: Request, deadline_ms: int | None) -> float:
-        """Refuses cheaply, before the work of looking at the request; else the time at which it expires."""
+        """The time at which the request expires; refuses cheaply, before the work of checking the request."""
         service.refuse_unless_ready()
         service.refuse_if_full()
         return float(request.scope[ARRIVED]) + (deadline_seconds if deadline_ms is None else deadline_ms / 1000)
@@ -90,19 +90,19 @@ def recommend_routes(service: Service, deadline_seconds: float) -> APIRouter:
 
 
 def _is_quick(service: Service, wish: WishBody) -> bool:
-    """Whether a request is looked at in less time than it takes to hand it to a thread, as most are.
+    """Whether checking a request takes less time than handing it to a thread, as for most requests.
 
-    The titles of another, and the nearest ids to one that is unknown, are searched for.
+    Requests with titles or unknown ids take longer: the titles, or the nearest ids, have to be searched for.
     """
     ids = [*(wish.history or ()), *wish.exclude, *(wish.allow or ())]
     return not wish.titles and len(ids) <= _FEW and None not in map(service.recommender.catalogue.get, ids)
 
 
 def _checked(service: Service, wish: WishBody) -> Wanted:
-    """What the recommender is asked for.
+    """What is wanted from the recommender.
 
     Raises:
-      UserError: an unknown item or title, or a search that this server does not do.
+      UserError: an unknown item or title, or a search that this server does not offer.
       NotReady: titles are not indexed yet.
     """
     service.refuse_width(wish.k, wish.beams, wish.exact)
@@ -120,7 +120,7 @@ def _checked(service: Service, wish: WishBody) -> Wanted:
 
 
 async def _place(service: Service, wanted: Wanted, expires_at: float, wish: WishBody) -> Accepted:
-    """A place in the queue, for which a wish of a batch waits where the queue is full.
+    """A place in the queue; a wish of a batch waits for one if the queue is full.
 
     Raises:
       Expired: there was none before the deadline.
@@ -134,7 +134,7 @@ async def _place(service: Service, wanted: Wanted, expires_at: float, wish: Wish
 
 
 async def _answer(service: Service, accepted: Accepted, arrived: float) -> _Json:
-    """The answer of a request that was accepted. One that nobody waits for any more leaves the queue.
+    """The answer to a request that was accepted. A request that nobody is waiting for any more leaves the queue.
 
     Raises:
       Expired: it was not there before the deadline.
@@ -152,9 +152,9 @@ async def _answer(service: Service, accepted: Accepted, arrived: float) -> _Json
 
 
 async def _unless_gone(request: Request, answer: Coroutine[Any, Any, _Json], service: Service) -> Response:
-    """The answer as JSON; it is given up where the client leaves before it is there."""
+    """The answer as JSON; it is abandoned if the client leaves before it is ready."""
     answering = asyncio.ensure_future(answer)
-    client_gone = asyncio.ensure_future(request.receive())  # the body is read: all that can come is a disconnect
+    client_gone = asyncio.ensure_future(request.receive())  # the body was read: only a disconnect can follow
     try:
         await asyncio.wait((answering, client_gone), return_when=asyncio.FIRST_COMPLETED)
         if answering.done():

@@ -52,15 +52,15 @@ BEAMS = 20
 
 
 class Recommender:
-    """A loaded export; make one with `Recommender.load`. Safe for several threads, which take turns.
+    """A loaded export; create one with `Recommender.load`. Safe for several threads, which take turns.
 
     Attributes:
-      folder: that it was loaded from.
-      finder: searches.
+      folder: the folder that it was loaded from.
+      finder: does the searches.
       catalogue: the items; it may change at any time.
-      max_batch: requests that are searched together.
-      beams: width of a search unless a call says otherwise.
-      version: names the export that it was loaded from; empty: none.
+      max_batch: most requests that are searched together.
+      beams: width of a search unless a call gives another.
+      version: the version of the export that it was loaded from; empty: none.
       words: what the SID tokens mean.
       coder: codes items from their texts; None: the export has no codebooks.
     """
@@ -109,21 +109,21 @@ class Recommender:
         """Loads an exported folder.
 
         Args:
-          folder: what the verb `export` wrote, or OWNER/NAME of one that was brought to the Hugging Face hub.
+          folder: what the verb `export` wrote, or OWNER/NAME of an export on the Hugging Face hub.
           dtype: compute and parameter type.
-          weights: one of `models.int8.WEIGHTS`: matrices in that type (`full`), or of eight bits (`int8`).
-          beams: width of a search, 1 to 512; at most so many items can be asked for.
-          max_batch: requests that are searched together.
-          encoder: folder or hub id of what made vectors of the item texts, where it is not to be had under the name in
-            the export. It is loaded with the first item that is coded.
+          weights: one of `models.int8.WEIGHTS`: matrices in that type (`full`), or in eight bits (`int8`).
+          beams: width of a search, 1 to 512; at most this many items can be requested.
+          max_batch: most requests that are searched together.
+          encoder: folder or hub id of the model that made vectors of the item texts, if it is not available under the
+            name in the export. It is loaded when the first item is coded.
           revision: branch, tag or commit on the hub; None: the newest.
-          changes: the file that keeps the changes of the catalogue (docs/catalogue.md), such as `changes_file(folder)`;
-            or these changes themselves; None: they live as long as the recommender.
+          changes: the file that keeps the changes of the catalogue (docs/catalogue.md), such as `changes_file(folder)`,
+            or the changes themselves; None: they live as long as the recommender.
           programs: folder for compiled searches, which the next process loads from there, unless others may write
-            there. None: only JAX's own cache is used, where it is set up.
+            there. None: only JAX's own cache is used, if it is set up.
 
         Raises:
-          UserError: the folder is not a complete export, or the changes are not to it.
+          UserError: the folder is not a complete export, or the changes belong to another one.
         """
         folder = local_export(folder, revision)
         kept = changes if isinstance(changes, Changes) else Changes(changes)
@@ -194,11 +194,11 @@ class Recommender:
         )
 
     def push_to_hub(self, repo_id: str, *, private: bool = True) -> str:
-        """Brings the loaded export to the Hugging Face hub, as it was exported: without changes of its catalogue.
+        """Uploads the loaded export to the Hugging Face hub as it was exported, without changes of its catalogue.
 
         Args:
-          repo_id: OWNER/NAME, which `load` takes then; the repository is made where it is not there.
-          private: whether a new repository is.
+          repo_id: OWNER/NAME, which `load` accepts afterwards; the repository is created if it does not exist.
+          private: whether a new repository is private.
 
         Returns:
           the address of the commit.
@@ -221,24 +221,26 @@ class Recommender:
     ) -> list[list[Recommendation]]:
         """The k best items for each history.
 
-        Whether a search proves its answer, and how much of a history it read, `answer` tells (`Answer.exact`, `.used`).
+        To learn whether a search proves its answer and how much of a history it read, use `answer` (`Answer.exact`,
+        `.used`).
 
         Args:
-          histories: item ids, oldest first. A history that is longer than the prompt has room for is read from its
-            newest end, with a warning.
-          k: items wanted, at most 512; fewer come back only where the catalogue, or what filters leave, has fewer.
-          beams: width of the search; None: that of `load`, or where k is more the next power of two, so that not every
-            k compiles a search of its own. At least k.
-          exclude_history: leave out what the history holds.
+          histories: item ids, oldest first. If the prompt has no room for all of a history, the newest part is read,
+            with a warning.
+          k: number of items wanted, at most 512; fewer are returned only if the catalogue, or what the filters leave of
+            it, has fewer.
+          beams: width of the search, at least k. None: that of `load`, or the next power of two if k is larger, so that
+            not every k compiles its own search.
+          exclude_history: leave out the items of the history.
           exclude: items to leave out.
-          allow: items that alone may be recommended; None: all.
+          allow: the only items that may be recommended; None: all.
           exact: widen the search where it does not prove its answer, until it does or has 512 beams.
 
         Returns:
-          For each history the best items first; items of one SID share its score and come in catalogue order.
+          For each history, the best items first; items with the same SID share its score and come in catalogue order.
 
         Raises:
-          UserError: an empty history, something else than a list of item ids where one is wanted, an unknown item, k
+          UserError: an empty history, something other than a list of item ids where one is wanted, an unknown item, k
             below 1 or beams below k.
         """
         out = item_ids("exclude", exclude)
@@ -303,19 +305,19 @@ class Recommender:
         """Adds or replaces an item. It can be recommended from the next search on.
 
         Args:
-          item: its texts, of which the description is not kept.
-          sid: its tokens; None: those that it has, or of a new item a SID of its own, made of its texts.
-          vector_K: what `vector` gives for it, where it was asked before; None: it is asked here.
-          blocked: whether it is only for histories; None: as it was, and a new one is not.
-          only_new: replace no item.
+          item: its texts; the description is not kept.
+          sid: its tokens; None: those that it has, or for a new item a SID of its own, made from its texts.
+          vector_K: the result of `vector` for it, if that was called before; None: it is called here.
+          blocked: whether it is only for histories; None: as before, and a new item is not.
+          only_new: do not replace an item.
           who: for the journal.
 
         Returns:
-          whether it is new, and how its SID was made; None where it was given or is as it was.
+          whether it is new, and how its SID was made; None if it was given or is as before.
 
         Raises:
-          UserError: the item or its SID cannot be, or the export cannot code.
-          AlreadyThere: there is such an item, and only a new one is wanted.
+          UserError: the item or its SID is not possible, or the export cannot code.
+          AlreadyThere: the item exists, and only a new one is wanted.
         """
         if sid is None and vector_K is None:
             vector_K = self.vector(item)
@@ -328,13 +330,13 @@ class Recommender:
 
         try:
             return self.catalogue.put_texts(item, tokens, blocked=blocked, only_new=only_new, who=who)[1], None
-        except UnknownItem:  # another has just removed it: it is a new one
+        except UnknownItem:  # another process has just removed it: it is new
             return self.put(item, blocked=blocked, only_new=only_new, who=who)
 
     def vector(self, item: Item) -> np.ndarray | None:
-        """float32 (K,): what `put` makes an item's SID of; None: it is in the catalogue and has one.
+        """float32 (K,): the vector from which `put` makes an item's SID; None: it is in the catalogue and has a SID.
 
-        The first item that needs it loads the encoder, which may take long.
+        The first item that needs the encoder loads it, which may take long.
 
         Raises:
           UserError: the export cannot code, or as `Coder.vectors`.
@@ -349,8 +351,8 @@ class Recommender:
         """Refuses a request that cannot be answered.
 
         Raises:
-          UserError: an empty history, something else than a list of item ids where one is wanted, an unknown item, k
-            that is no number, below 1 or above the beams.
+          UserError: an empty history, something other than a list of item ids where one is wanted, an unknown item, or
+            a k that is not a number, below 1 or above the beams.
         """
         beams = self.beams if beams is None else beams
         if whole("k", request.k) < 1:
@@ -378,10 +380,10 @@ class Recommender:
         """Compiles the searches for histories of up to `max_history` items, while others may use the recommender.
 
         Args:
-          report: told what is compiled next.
-          max_history: items; a longer history compiles when it comes.
+          report: told what will be compiled next.
+          max_history: most items; a longer history is compiled when it arrives.
           wide: further widths of searches.
-          opened: told a width once requests for it compile nothing more.
+          opened: called with a width once requests for it no longer compile anything.
         """
         self.catalogue.search.prepare()
         self.finder.warm_up(report, max_history=max_history, widths=(self.beams, *wide), opened=opened)
@@ -389,7 +391,7 @@ class Recommender:
 
 @dataclasses.dataclass(frozen=True)
 class _ModelParts:
-    """What an export holds of a model, loaded."""
+    """The loaded parts of a model from an export."""
 
     model: InferenceModel
     builder: PromptBuilder

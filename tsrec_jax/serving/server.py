@@ -1,4 +1,4 @@
-"""The HTTP service of an export by uvicorn: one process from its first connection to its last answer."""
+"""The HTTP service of an export with uvicorn: one process from its first connection to its last answer."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 TOKEN_VARIABLE = "TSREC_ADMIN_TOKEN"
 _LOG = logging.getLogger(__name__)
-_LEAST_TOKEN = 16  # characters: shorter ones are guessed
+_LEAST_TOKEN = 16  # characters: shorter ones can be guessed
 _BACKLOG = 2048
-# A response that its client does not take is given up so long after the last one was ready.
+# A response that its client does not read is abandoned this long after the last one was ready.
 _FLUSH_SECONDS = 10
-# So long after the last accepted request is answered, requests that were on their way are answered too.
+# For this long after the last accepted request is answered, requests that were on their way are answered too.
 _LINGER_SECONDS = 1.0
-# Linux' option by which a socket drops the segments for which a program of the classic packet filter returns 0, and a
-# program that drops those which ask for a connection: of their TCP flags (byte 13), SYN (2) is set and ACK (16) is not.
+# Linux' option that makes a socket drop the segments for which a program of the classic packet filter returns 0, and a
+# program that drops requests for a connection: of their TCP flags (byte 13), SYN (2) is set and ACK (16) is not.
 _SO_ATTACH_FILTER = 26
 _NO_NEW_CONNECTIONS = b"".join(
     struct.pack("=HBBI", *instruction)
@@ -51,8 +51,8 @@ _NO_NEW_CONNECTIONS = b"".join(
         (0x06, 0, 0, 0xFFFFFFFF),  # take all
     )
 )
-_HANDSHAKE_SECONDS = 0.1  # so long connections that are being made have, once no new ones are
-# Beyond its deadline no accepted request is waited for; the rest is for a batch that was just begun.
+_HANDSHAKE_SECONDS = 0.1  # time to complete connections that had begun before new ones were dropped
+# No accepted request is waited for beyond its deadline; the rest of the time is for a batch that has just begun.
 _DRAIN_SECONDS = MAX_DEADLINE_MS / 1000 + 15.0
 
 
@@ -61,7 +61,7 @@ def serve(folder: pathlib.Path, settings: ServerSettings, search: Mapping[str, A
 
     Args:
       folder: what the verb `export` wrote.
-      settings: of the service.
+      settings: those of the service.
       search: further arguments of `Recommender.load`.
 
     Raises:
@@ -74,7 +74,7 @@ def serve(folder: pathlib.Path, settings: ServerSettings, search: Mapping[str, A
     token = _token()
     with contextlib.closing(bind(settings.host, settings.port, shared=settings.reuse_port)) as listener:
         try:
-            log = logging_to_stderr(settings.log, access=settings.access_log)  # of what loading warns of
+            log = logging_to_stderr(settings.log, access=settings.access_log)  # for the warnings of loading
             with log, on_signals(signal.default_int_handler):
                 print(f"loading {folder}", flush=True)
                 from tsrec_jax.serving.recommender import Recommender  # with JAX, once the port is known to be free
@@ -85,14 +85,14 @@ def serve(folder: pathlib.Path, settings: ServerSettings, search: Mapping[str, A
                 recommender = load()
                 if token:
                     recommender.catalogue.changes.require_writable()
-        except KeyboardInterrupt:  # nothing was accepted yet
+        except KeyboardInterrupt:  # nothing has been accepted yet
             print("stopped while loading", flush=True)
             return
         run(recommender, settings, listener, load)
 
 
 def _token() -> str:
-    """What a catalogue change must carry; empty: none is taken. Raises UserError where it is too short."""
+    """The token that a catalogue change needs; empty: no change is accepted. Raises UserError if it is too short."""
     token = os.environ.get(TOKEN_VARIABLE, "").strip()
     if 0 < len(token) < _LEAST_TOKEN:
         raise UserError(f"{TOKEN_VARIABLE} has {len(token)} characters: a token has at least {_LEAST_TOKEN}")
@@ -107,14 +107,14 @@ def run(
 ) -> None:
     """Serves a loaded recommender until SIGTERM or SIGINT, then finishes every accepted request.
 
-    A second SIGINT ends it at once. SIGHUP loads it anew, and ends the server where its terminal is gone. Catalogue
-    changes need the token in TSREC_ADMIN_TOKEN.
+    A second SIGINT ends it at once. SIGHUP reloads it, or ends the server if its terminal is gone. Catalogue changes
+    need the token in TSREC_ADMIN_TOKEN.
 
     Args:
-      recommender: not warmed up yet.
-      load: loads it anew.
-      settings: of the service; its host and port are those of `listener`.
-      listener: bound.
+      recommender: the recommender, not warmed up yet.
+      load: loads it again.
+      settings: those of the service; host and port are those of `listener`.
+      listener: the bound socket.
 
     Raises:
       UserError: another process has begun to listen on the same address, or the token is too short.
@@ -147,8 +147,8 @@ def run(
         timeout_graceful_shutdown=_FLUSH_SECONDS,
     )
     server = _Server(config, service, settings.drain_delay)
-    # uvicorn has handlers of its own for all but SIGHUP. It raises a signal again after its shutdown; by then it has
-    # been obeyed.
+    # uvicorn has its own handlers for all signals but SIGHUP. It raises a signal again after its shutdown, when the
+    # signal has already been obeyed.
     with (
         logging_to_stderr(settings.log, access=settings.access_log),
         on_signals(lambda number, frame: server.hang_up()),
@@ -163,7 +163,7 @@ def run(
 
 
 class _Server(uvicorn.Server):
-    """Warms up while it listens; answers everything that was sent before it closes its connections."""
+    """Warms up while it listens; answers everything that was sent before closing its connections."""
 
     def __init__(self, config: uvicorn.Config, service: Service, drain_delay: float) -> None:
         super().__init__(config)
@@ -179,14 +179,14 @@ class _Server(uvicorn.Server):
         self._service.start(self._changed)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Says that it leaves, serves on for the drain delay, refuses what is new, and closes when all is answered."""
+        """Announces the shutdown, serves through the drain delay, refuses new requests, closes when all is answered."""
         self._service.leave()
         if not self._service.failure:
             await self._until(lambda: False, self._drain_delay)
         self._service.drain()
         await self._until(lambda: self._service.drained, _DRAIN_SECONDS)
         await self._accept_last(sockets or [])
-        # Every answer closes its connection by now, so what is left are connections on which nothing was asked.
+        # By now every answer closes its connection, so the connections left are those without a request.
         await self._until(lambda: not self.server_state.connections, _LINGER_SECONDS)
         await super().shutdown(sockets)
 
@@ -196,10 +196,10 @@ class _Server(uvicorn.Server):
             await asyncio.sleep(0.02)
 
     async def _accept_last(self, listeners: list[socket.socket]) -> None:
-        """Closes the listeners, and takes the connections that the kernel had accepted: closing would reset them.
+        """Closes the listeners, first taking the connections that the kernel has accepted: closing would reset them.
 
-        A connection made after the last one was taken would be reset too, so none is made any more by then. Its client
-        asks again after a second, and is refused or comes to another process of the port.
+        A connection made after the last one was taken would be reset too, so by then no more are made. Its client tries
+        again after a second, and is refused or reaches another process on the port.
         """
         loop, accepted = asyncio.get_running_loop(), []
         last = [listener.dup() for listener in listeners]
@@ -213,9 +213,9 @@ class _Server(uvicorn.Server):
                 try:
                     while True:
                         accepted.append(listener.accept()[0])
-                except BlockingIOError:  # there is none left
+                except BlockingIOError:  # none is left
                     pass
-                except OSError as error:  # such as no file left to open: those that were accepted are answered
+                except OSError as error:  # such as too many open files: the connections taken so far are answered
                     _LOG.warning("connections that came last may be reset: %s", error)
         for connection in accepted:
             connection.setblocking(False)
@@ -225,14 +225,14 @@ class _Server(uvicorn.Server):
         return LimitedH11Protocol(self.config, self.server_state, self.lifespan.state)
 
     def hang_up(self) -> None:
-        """Obeys SIGHUP: asks for a reload, or begins the shutdown where the terminal that it was started in is gone."""
+        """Obeys SIGHUP: requests a reload, or begins the shutdown if the terminal that it was started in is gone."""
         if all(map(os.isatty, self._terminals)):
-            self._reload = True  # a signal may come in the middle of a line of the log: the loop does what is asked
+            self._reload = True  # a signal may interrupt a line of the log, so the event loop does the reload
         else:
             self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Begins a reload that was asked for."""
+        """Begins a requested reload."""
         if self._reload:
             self._reload = False
             self._service.reload()
@@ -248,9 +248,9 @@ class _Server(uvicorn.Server):
 
 
 def drop_new(listener: socket.socket) -> bool:
-    """Makes a listener drop whatever asks it for a connection; says whether this system can: Linux does.
+    """Makes a listener drop new requests for a connection; returns whether this system can do so, as Linux can.
 
-    What was accepted can still be taken, and handshakes that had begun are completed.
+    Accepted connections can still be taken, and handshakes that had begun are completed.
 
     Args:
       listener: a TCP socket that listens.
@@ -279,10 +279,10 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
 
     Args:
       host, port: where.
-      shared: whether other processes that ask for it too may listen there as well.
+      shared: whether other processes that also set it may listen there too.
 
     Raises:
-      UserError: the address is in use, not this machine's, or not one at all.
+      UserError: the address is in use, does not belong to this machine, or is not an address.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -304,7 +304,7 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
 
 @contextlib.contextmanager
 def on_signals(handler: Callable[[int, types.FrameType | None], None]) -> Iterator[None]:
-    """Within, SIGTERM, SIGINT and SIGHUP call the handler; a SIGHUP that is ignored, as under nohup, stays so."""
+    """Inside, SIGTERM, SIGINT and SIGHUP call the handler; an ignored SIGHUP, as under nohup, stays ignored."""
     numbers = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)

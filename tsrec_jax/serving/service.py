@@ -1,4 +1,4 @@
-"""One service with its counters, from warm-up over reloads to the last answer before shutdown."""
+"""One service with its counters, from warm-up through reloads to the last answer before shutdown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tsrec_jax.serving.metrics import Metrics
 if TYPE_CHECKING:
     from tsrec_jax.serving.recommender import Recommender
 
-_BEHIND_SECONDS = 5.0  # for which items that others blocked or removed may still be recommended
+_BEHIND_SECONDS = 5.0  # how long items blocked or removed by other processes may still be recommended
 _Found = TypeVar("_Found")
 _LOG = logging.getLogger(__name__)
 
@@ -27,10 +27,10 @@ class _Stopped(Exception):
 
 
 class Service:
-    """What the HTTP routes share.
+    """The state that the HTTP routes share.
 
     States, in this order: warming up (or failed to), ready, leaving, draining. Recommendations are accepted while it is
-    ready or leaving; of these two only the first invites them.
+    ready or leaving, but are invited only while it is ready.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class Service:
         """Starts the threads that answer; the warm-up starts with `start`.
 
         Args:
-          recommender: loaded.
-          max_queue: requests that may wait.
-          max_wait: seconds that a request waits for others to share its batch.
-          max_beams: of the widest search.
-          load: loads the recommender anew, for `reload`; None: there is nothing to load.
+          recommender: the loaded recommender.
+          max_queue: most requests that may wait.
+          max_wait: most seconds that a request waits for others to share its batch.
+          max_beams: width of the widest search.
+          load: loads the recommender again, for `reload`; None: it cannot be reloaded.
         """
         self.metrics = Metrics(
             queue_depth=lambda: self._engine.depth,
@@ -59,19 +59,19 @@ class Service:
         )
         self._max_queue, self._max_wait, self._max_beams = max_queue, max_wait, max_beams
         self._load = load
-        self.failure = ""  # what has ended it for good
-        self.compiled = False  # whether the warm-up is over; requests are accepted before
+        self.failure = ""  # why the service has failed for good
+        self.compiled = False  # whether the warm-up is over; requests are accepted earlier
         self.leaving = self.draining = False
         self._when_changed: Callable[[], None] = lambda: None
         self._progress = "the warm-up has not begun"
         self._engine = self._engine_of(recommender)
-        self._former: list[Engine] = []  # those that still answer what they accepted
-        self._work: threading.Thread | None = None  # that warms up or reloads
+        self._former: list[Engine] = []  # engines still answering what they accepted
+        self._work: threading.Thread | None = None  # the thread that warms up or reloads
         self.metrics.serves(recommender.version)
 
     @property
     def recommender(self) -> Recommender:
-        """The one that answers what is asked now."""
+        """The recommender that answers new requests."""
         return self._engine.recommender
 
     @property
@@ -80,19 +80,20 @@ class Service:
         return self._engine.usual
 
     def start(self, when_changed: Callable[[], None] = lambda: None) -> None:
-        """Warms up in a thread of its own; recommendations are accepted once the first search is compiled.
+        """Warms up in a separate thread; recommendations are accepted once the first search is compiled.
 
         Args:
-          when_changed: called from another thread once they are, when all is compiled, and where `failure` is set.
+          when_changed: called from another thread when this happens, when everything is compiled, and if `failure` is
+            set.
         """
         self._when_changed = when_changed
         self._work = threading.Thread(target=self._run_warm_up, name="warm-up", daemon=True)
         self._work.start()
 
     def reload(self) -> None:
-        """Loads the export anew in a thread of its own and takes it over once it is warm; nothing is lost meanwhile.
+        """Loads the export again in a separate thread and takes it over once it is warm; nothing is lost meanwhile.
 
-        What was accepted before is answered by the former one. Where loading fails, the former one stays.
+        The former one answers the requests accepted before. If loading fails, the former one stays.
         """
         if self._load is None or self.leaving or self._engine.started is None:
             _LOG.warning("asked to reload, which only a service that is ready can do")
@@ -104,7 +105,7 @@ class Service:
 
     @property
     def not_ready(self) -> str:
-        """Why no recommendation should be sent here; empty where it should."""
+        """Why no recommendation request should be sent here; empty if one should."""
         if self.leaving:
             return "the server is shutting down"
         if self.recommender.catalogue.behind > _BEHIND_SECONDS:
@@ -113,7 +114,7 @@ class Service:
 
     @property
     def _refusal(self) -> str:
-        """Why recommendations are not accepted now; empty where they are."""
+        """Why recommendations are not accepted now; empty if they are."""
         if self.draining:
             return "the server is shutting down"
         if self.failure:
@@ -122,25 +123,25 @@ class Service:
 
     @property
     def max_k(self) -> int:
-        """The most items that a request may ask for which does not ask for a wider search."""
+        """The most items that a request may ask for without asking for a wider search."""
         return min(self.recommender.beams, MAX_BEAMS)
 
     @property
     def max_beams(self) -> int:
-        """Width of the widest search, be it the usual one."""
+        """Width of the widest search, which may be the usual one."""
         return self._engine.widths[-1]
 
     def refuse_unless_ready(self) -> None:
-        """Raises NotReady with the reason where recommendations are not accepted."""
+        """Raises NotReady with the reason if recommendations are not accepted."""
         if reason := self._refusal:
             raise NotReady(reason)
 
     def refuse_if_full(self) -> None:
-        """Cheap refusal before a request is looked at; raises as `Batcher.refuse_if_full`."""
+        """Cheap refusal before a request is checked; raises as `Batcher.refuse_if_full`."""
         self._of_now(Engine.refuse_if_full)
 
     def refuse_width(self, k: int, beams: int | None, exact: bool) -> None:
-        """Refuses a search that there is not, or not yet; raises as `Engine.widths_for`."""
+        """Refuses a search that does not exist, or not yet; raises as `Engine.widths_for`."""
         self._engine.widths_for(k, beams, exact)
 
     def submit(self, request: Request, expires_at: float, beams: int | None = None, exact: bool = False) -> Accepted:
@@ -160,18 +161,18 @@ class Service:
         self.leaving = True
 
     def drain(self) -> None:
-        """Begins the shutdown: nothing new is accepted, all that was accepted is answered. Returns at once."""
+        """Begins the shutdown: nothing new is accepted, everything accepted is answered. Returns at once."""
         self.leaving = self.draining = True
         self._engine.close()
 
     @property
     def drained(self) -> bool:
-        """Whether, after `drain`, the last answer is given and the warm-up or the reload has ended."""
+        """Whether, after `drain`, the last answer has been given and the warm-up or reload has ended."""
         working = self._work is not None and self._work.is_alive()
         return self.draining and not working and not any(engine.alive for engine in (self._engine, *self._former))
 
     def _of_now(self, ask: Callable[[Engine], _Found]) -> _Found:
-        """What the engine says that answers now; one that a reload has just closed is not asked twice."""
+        """The reply of the engine that answers now; an engine that a reload has just closed is not asked twice."""
         while True:
             engine = self._engine
             try:
@@ -228,7 +229,7 @@ class Service:
         self.metrics.serves(engine.recommender.version)
         self.metrics.reloaded("done")
         _LOG.info("serves model %s in the place of %s", engine.recommender.version, former.recommender.version)
-        if self.draining:  # it began between the last look and the change
+        if self.draining:  # it began between the last check and the change
             engine.close()
         former.join()
         self._former.remove(former)
@@ -244,7 +245,7 @@ class Service:
         self._when_changed()
 
     def _report(self, line: str) -> None:
-        """What the warm-up says of itself; between two of its programs it can be stopped."""
+        """Reports the progress of the warm-up, which can be stopped between two of its programs."""
         if self.draining:
             raise _Stopped
         self._progress = line
@@ -256,22 +257,22 @@ class Accepted:
 
     Attributes:
       ticket: its place in the queue.
-      model: the version of what answers it.
+      model: the version of the model that answers it.
     """
 
     def __init__(self, engine: Engine, ticket: Ticket) -> None:
         self.ticket, self.model, self._engine = ticket, engine.recommender.version, engine
 
     def withdraw(self) -> None:
-        """Takes it back; without effect once it is being computed."""
+        """Takes it back; has no effect once it is being computed."""
         self._engine.withdraw(self.ticket)
 
 
 def _keep_from_collector() -> None:
-    """Keeps what is there now from Python's garbage collector.
+    """Hides the present objects from Python's garbage collector.
 
     JAX, the model and the catalogue are a great many objects that stay for good. A full collection looks at each of
-    them and stops every answer meanwhile, again and again under load; what is frozen it passes by.
+    them and stops every answer meanwhile, again and again under load. It skips frozen objects.
     """
     gc.collect()
     gc.freeze()

@@ -12,9 +12,9 @@ from tsrec_jax.errors import UserError
 if TYPE_CHECKING:
     from tsrec_jax.serving.live_catalogue import LiveCatalogue
 
-_CANDIDATES = 50  # items looked at for each word of a title that no item has
-_WORDS = 8  # the longest ones of such a title, which say most
-_LETTERS = 50  # of each that are looked up
+_CANDIDATES = 50  # items checked for each word of a title that no item has
+_WORDS = 8  # the longest words of such a title, which are the most telling
+_LETTERS = 50  # of each word that are looked up
 _NAMED = 3
 
 
@@ -22,7 +22,7 @@ def ids_of_titles(catalogue: LiveCatalogue, titles: Sequence[str]) -> list[str]:
     """The ids of the items with these titles, in order.
 
     Raises:
-      UserError: no item has a title (the nearest ones are named), or several have it (their ids are).
+      UserError: no item has a title (the nearest titles are named), or several have it (their ids are named).
     """
     return [_id_of_title(catalogue, title) for title in titles]
 
@@ -39,10 +39,10 @@ def _id_of_title(catalogue: LiveCatalogue, title: str) -> str:
 
 
 def _nearest(catalogue: LiveCatalogue, title: str) -> list[str]:
-    """Of the titles that share a word with this one, those nearest to it."""
+    """The nearest titles among those that share a word with this one."""
     words = sorted(set(title.split()), key=lambda word: (-len(word), word))[:_WORDS]
     candidates: set[str] = set()
     for word in words:
-        with contextlib.suppress(UserError):  # a word that says too little
+        with contextlib.suppress(UserError):  # a word that is too common
             candidates.update(item.title for item in catalogue.find(word[:_LETTERS], _CANDIDATES))
     return difflib.get_close_matches(title, sorted(candidates), n=_NAMED, cutoff=0.3)

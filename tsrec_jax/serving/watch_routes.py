@@ -1,4 +1,4 @@
-"""The routes that probes and monitors ask."""
+"""The routes for probes and monitors."""
 
 from __future__ import annotations
 

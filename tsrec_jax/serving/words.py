@@ -1,4 +1,4 @@
-"""What the tokens of semantic IDs mean: the teacher's keywords and description of each, as an export carries them."""
+"""The meanings of SID tokens: the teacher's keywords and description for each, as an export carries them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tsrec_jax.data.catalogue import TokenDescription
 
 @dataclasses.dataclass(frozen=True)
 class SidWords:
-    """Looks up what is said of the tokens of a SID.
+    """Looks up the descriptions of the tokens of a SID.
 
     Attributes:
       described: token, or path of tokens as one text -> its description, as in `Dataset.token_descriptions`.
@@ -19,7 +19,8 @@ class SidWords:
     described: Mapping[str, TokenDescription] = dataclasses.field(default_factory=dict)
 
     def of_sid(self, sid: Sequence[str]) -> list[TokenDescription | None]:
-        """For each token what is said of the path that ends in it, else of the token wherever it stands; None: nothing.
+        """For each token the description of the path that ends in it, or else of the token anywhere; None: there is
+        none.
 
         Args:
           sid: the tokens, first level first.

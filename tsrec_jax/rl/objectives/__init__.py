@@ -1,1 +1,1 @@
-"""The objectives, a file each: functions of the kind `terms.ObjectiveFunction`."""
+"""The objectives, one per file: functions of the kind `terms.ObjectiveFunction`."""

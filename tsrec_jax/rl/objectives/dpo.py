@@ -11,8 +11,8 @@ from tsrec_jax.rl.terms import Terms, shared_levels
 def dpo(terms: Terms) -> jax.Array:
     """softplus(log sum over rivals of exp(beta x (log-ratio of the rival - log-ratio of the target))), and the nll.
 
-    Log-ratios are those of the probabilities of the model and of the starting model. A target without rivals has its
-    nll alone.
+    Log-ratios are those of the probabilities of the model and of the starting model. A target without rivals has only
+    its nll.
     """
     assert terms.reference_BW is not None
     rivals_BW = chosen_rivals(terms)
@@ -24,8 +24,8 @@ def dpo(terms: Terms) -> jax.Array:
 
 
 def chosen_rivals(terms: Terms) -> jax.Array:
-    """bool (B, W): `negatives` of the group, drawn anew in every step; never what the teacher ranks, nor what shares
-    all codes but the last with the target."""
+    """bool (B, W): `negatives` of the group, drawn again in every step; never SIDs that the teacher ranks, nor those
+    that share all codes but the last with the target."""
     candidates = terms.candidates
     levels = candidates.codes_BWC.shape[-1]
     allowed_BW = candidates.group_BW & (candidates.gain_BW == 0) & (shared_levels(candidates.codes_BWC) < levels - 1)

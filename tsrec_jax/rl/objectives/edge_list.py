@@ -1,4 +1,4 @@
-"""The target's loss, less of it the further the target is below the first ten, and pairs with rivals up to there."""
+"""The target's loss, weighted less the further the target is below the first ten, and pairs with top rivals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss of training itself, as the control of all others."""
+"""The loss of training itself, as the control for all others."""
 
 from __future__ import annotations
 

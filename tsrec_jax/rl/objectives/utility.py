@@ -11,8 +11,8 @@ from tsrec_jax.rl.terms import Terms
 def utility(terms: Terms) -> jax.Array:
     """-log of the sum of P(candidate) x reward; a reward below 0 counts as 0.
 
-    With nothing but the target rewarded this is -log P(target): rows of small probability keep their weight. So it is
-    with the reward `ranking`, whose penalties are below 0.
+    If only the target has a reward, this is -log P(target): rows of small probability keep their weight. The same holds
+    for the reward `ranking`, whose penalties are below 0.
     """
     worth_BW = terms.candidates.valid_BW & (terms.reward_BW > 0)
     log_reward_BW = jnp.log(jnp.where(worth_BW, terms.reward_BW, 1.0))
