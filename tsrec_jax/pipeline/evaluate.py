@@ -1,4 +1,4 @@
-"""The stage `evaluate`: predictions of the trained recommender, baselines beside it, and the report."""
+"""The stage `evaluate`: predictions of the trained recommender and of baselines, and the report."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from tsrec_jax.settings import Settings, flat
 
 SYSTEM = "TS-Rec"  # what reports call the trained recommender
 PREDICTIONS = "predictions.json"
-TREC = "trec"  # the same and those of the baselines, as other programs read them
-SCORES = "scores.json"  # the log-probabilities of the predictions, a list for each row
-BASELINES = ("popularity", "repeat last")  # those that take no time and choose nothing
+TREC = "trec"  # these predictions and the baselines', in a format that other programs read
+SCORES = "scores.json"  # the log-probabilities of the predictions, one list per row
+BASELINES = ("popularity", "repeat last")  # those that take no time and choose no settings
 
 
 def evaluate_recommender(job: Job) -> Mapping[str, Any]:
     """Writes the predictions of the trained recommender and the report on them; finished predictions are kept.
 
     Returns:
-      The predicted rows, the SIDs among the predictions that do not exist (0 by construction), the seconds, the FLOPs
-      of a request and, of a fusion, what was fitted.
+      The number of predicted rows, the number of predicted SIDs that do not exist (0 by construction), the seconds, the
+      FLOPs per request and, for a fusion, what was fitted.
 
     Raises:
       UserError: nothing is trained with these settings.
@@ -113,7 +113,7 @@ def _predict(job: Job) -> dict[str, Any]:
 
 
 def _request_flops(model: ModelSearch, rows: Interactions) -> float:
-    """Model FLOPs of a request whose prompt has the mean length, taken over TOKENISED rows."""
+    """Model FLOPs of a request whose prompt has the mean length of TOKENISED rows."""
     parts, settings = model.parts, model.settings
     shared = len(parts.builder.prefix("next_sid"))
     lengths = [len(prompt) for prompt in model.prompts(rows.spread(TOKENISED))]
@@ -130,12 +130,12 @@ def _request_flops(model: ModelSearch, rows: Interactions) -> float:
 
 
 def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, Any] | None) -> None:
-    """Scores predictions and baselines, writes `results.json`, `results.md`, `trec/` and a plot, says the table.
+    """Scores predictions and baselines; writes `results.json`, `results.md`, `trec/` and a plot; reports the table.
 
     Args:
       job: what was evaluated.
       predicted: facts of the stage `evaluate`.
-      trained: facts of the stage `train`; None where its weights were lost since.
+      trained: facts of the stage `train`; None if its weights have since been lost.
     """
     settings, dataset, folder = job.settings, job.dataset, job.workdir.path
     split, rows = evaluated_rows(settings, dataset)
@@ -195,13 +195,13 @@ def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, 
 
 
 def evaluated_rows(settings: Settings, dataset: Dataset) -> tuple[str, Interactions]:
-    """The split that is evaluated and `eval.max_rows` of its rows, spread over it; valid where a folder has no such."""
+    """The evaluated split and `eval.max_rows` of its rows, spread over it; valid if the folder lacks the named one."""
     split = evaluated_split(dataset, settings.eval.split)
     rows = dataset.splits[split]
     return split, rows.spread(settings.eval.max_rows or len(rows))
 
 
 def _with_flops(trained: Mapping[str, Any], predicted: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of a training, with its model FLOPs and those of a request."""
+    """Facts of a training, with its model FLOPs and the FLOPs per request."""
     flops = {"flops": trained["step_flops"] * trained["steps"], "request_flops": predicted["request_flops"]}
     return {**trained, **flops}

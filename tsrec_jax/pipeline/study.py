@@ -1,4 +1,4 @@
-"""The verb `study`: arms x seeds, each cell once, by one process or many, and one report of what is finished."""
+"""The verb `study`: one or more processes make each cell (arm x seed) once; one report covers the finished cells."""
 
 from __future__ import annotations
 
@@ -28,25 +28,26 @@ from tsrec_jax.pipeline.study_measure import run_arm, run_one_baseline, with_inp
 from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
 
-CELLS_FILE = "cells.npz"  # all cells, also those of arms that have left the study
+CELLS_FILE = "cells.npz"  # all cells, including those of arms no longer in the study
 _OLD_CELLS = "cells/*/*/cell.json"
 
 
 def study(settings: Settings, workdir: pathlib.Path, names: Sequence[str] = (), seeds: Sequence[str] = ()) -> int:
-    """Works on the cells of a study that are not finished and that no other process holds, and writes the report.
+    """Works on the study's unfinished cells that no other process holds, and writes the report.
 
     Args:
-      settings: their section `study` names arms, seeds, baselines and comparisons.
+      settings: the section `study` names arms, seeds, baselines and comparisons.
       workdir: receives `cells/`, `upstream/`, `cells.npz`, `study.md`, `study.csv`, `study.tex`, `study.json` and
-        `plots/`. One that holds nothing but `cells.npz` is gone on with.
-      names, seeds: work only on these arms and baselines, and seeds; none: all. The report has all that is finished.
+        `plots/`. If it holds only `cells.npz`, the study continues from that.
+      names, seeds: work only on these arms and baselines, with these seeds; empty: all. The report covers everything
+        that is finished.
 
     Returns:
-      The exit code: 1 where a cell failed, which does not keep the others from being made.
+      The exit code: 1 if a cell failed; the other cells are still made.
 
     Raises:
-      UserError: there are no arms, a name or seed that the study does not have, or a workdir of an older layout.
-      Stopped: a signal ended a training; the same command goes on.
+      UserError: there are no arms, the study does not have a given name or seed, or the workdir has an older layout.
+      Stopped: a signal ended a training; the same command continues it.
     """
     if not settings.study.arms:
         raise UserError("config.study.arms is empty: a study needs arms, as in configs/studies/smoke.py")
@@ -75,7 +76,7 @@ def study(settings: Settings, workdir: pathlib.Path, names: Sequence[str] = (), 
     if not reported:
         _write_report(settings, workdir, cells)
     missing = [wanted for wanted in cells if finished_cell(wanted)[0] is None]
-    held = [wanted for wanted in held if wanted in missing]  # the others were finished since
+    held = [wanted for wanted in held if wanted in missing]  # the rest have since been finished
     for words, listed in (("held by another process", held), ("failed", failed), ("not finished", missing)):
         if listed:
             report(f"study: {words}: {_listed([(wanted.name, wanted.seed) for wanted in listed])}")
@@ -84,7 +85,7 @@ def study(settings: Settings, workdir: pathlib.Path, names: Sequence[str] = (), 
 
 
 def _bring_cells(workdir: pathlib.Path) -> None:
-    """Takes the cells of a study out of its one file where nothing else of it is there."""
+    """Unpacks the cells of a study from CELLS_FILE if the workdir holds no folder of cells."""
     if old := next(workdir.glob(_OLD_CELLS), None):
         raise UserError(
             f"{workdir}: its cells, as {old.relative_to(workdir)}, have a layout that is no longer read; "
@@ -99,7 +100,7 @@ def _bring_cells(workdir: pathlib.Path) -> None:
 
 
 def _chosen(cells: Sequence[WantedCell], names: Sequence[str], seeds: Sequence[str]) -> list[WantedCell]:
-    """The cells that were asked for on the command line; a system that no seed changes goes with every seed."""
+    """The cells requested on the command line; a system that does not depend on the seed matches every seed."""
     for flag, given, known in (
         ("arms", names, dict.fromkeys(wanted.name for wanted in cells)),
         ("seeds", seeds, dict.fromkeys(str(wanted.seed) for wanted in cells)),
@@ -115,16 +116,16 @@ def _chosen(cells: Sequence[WantedCell], names: Sequence[str], seeds: Sequence[s
 
 
 def _work_on(wanted: WantedCell, cells: Sequence[WantedCell], workdir: pathlib.Path) -> bool:
-    """Makes a cell; returns False where it is finished.
+    """Makes a cell; returns False if it is already finished.
 
     Raises:
-      InUse: another process makes it.
+      InUse: another process is making it.
     """
     if finished_cell(wanted)[0] is not None:
         report(f"study: {wanted.label}: finished before, skipped")
         return False
     with alone_in(wanted.folder, "study"):
-        if finished_cell(wanted)[0] is not None:  # by another process, since
+        if finished_cell(wanted)[0] is not None:  # by another process, in the meantime
             return False
         report(f"study: {wanted.label}: begins")
         begin(wanted)
@@ -137,7 +138,7 @@ def _work_on(wanted: WantedCell, cells: Sequence[WantedCell], workdir: pathlib.P
 
 
 def _write_report(settings: Settings, workdir: pathlib.Path, wanted: Sequence[WantedCell]) -> None:
-    """Writes the report on all finished cells; nothing where there are none."""
+    """Writes the report on all finished cells, if there are any."""
     with alone_when_free(workdir / "report.lock", "report"):
         found = [(each, finished_cell(each)[0]) for each in wanted]
         cells = [cell for _, cell in found if cell is not None]
@@ -169,7 +170,7 @@ def _write_report(settings: Settings, workdir: pathlib.Path, wanted: Sequence[Wa
 
 
 def _listed(cells: Sequence[tuple[str, int]]) -> str:
-    """Cells in words, by their names and seeds, those of one system together."""
+    """Cells in words: names and seeds, grouped by system."""
     seeds: dict[str, list[str]] = {}
     for system, seed in cells:
         seeds.setdefault(system, []).append(str(seed))
@@ -177,13 +178,13 @@ def _listed(cells: Sequence[tuple[str, int]]) -> str:
 
 
 def _name(cells: Sequence[Cell]) -> str:
-    """What the data is called, by its folder."""
+    """The name of the data, taken from its folder."""
     path = cells[0].config["dataset"]["path"]
     return pathlib.Path(path).name if path else cells[0].config["prepare"]["name"] or "the embedded shop"
 
 
 def _facts(cells: Sequence[Cell]) -> dict[str, object]:
-    """How the cells were made; what differs among them is listed."""
+    """How the cells were made; where they differ, all values are listed."""
     listed = {
         "report by": [command()],
         "cells by": [cell.facts["command"] for cell in cells],

@@ -1,4 +1,4 @@
-"""Which cells a study asks for, whether each is finished, and which of them share a training."""
+"""Which cells a study requests, whether each is finished, and which of them share a training."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from tsrec_jax.section import Section
 from tsrec_jax.settings import Settings, flat
 from tsrec_jax.training.checkpoints import differences
 
-BEGUN = "begun.json"  # in a cell that is not finished: what was asked for
-# Settings that do not change what a cell holds, or that it knows by the digest of its data.
+BEGUN = "begun.json"  # in an unfinished cell: what was requested
+# Settings that do not change what a cell holds, or that the digest of its data already covers.
 _ANY_VALUE = {
     *ONLY_LOGISTICS,
     *(f"index.{key}" for key in index.LOGISTICS if key != "sids"),
@@ -56,13 +56,13 @@ _SHAPES_TABLES = (*_SHAPES_BASELINES, "fusion", "data")  # an arm without a mode
 
 @dataclasses.dataclass(frozen=True)
 class WantedCell:
-    """A cell that a study asks for.
+    """A cell that a study requests.
 
     Attributes:
       name, seed, kind, seeded: as in `Cell`.
-      settings: the arm's; their own `seed` is that of the work before training.
+      settings: the arm's settings; their `seed` is used for the work before training.
       data: digest of the source data.
-      folder: where it is made.
+      folder: where the cell is made.
     """
 
     name: str
@@ -75,12 +75,12 @@ class WantedCell:
 
     @property
     def file(self) -> pathlib.Path:
-        """What it is when it is finished."""
+        """The file that holds the finished cell."""
         return self.folder / CELL_FILE
 
     @property
     def label(self) -> str:
-        """For messages."""
+        """The cell's name in messages."""
         return f"{self.name}, seed {self.seed}"
 
 
@@ -88,8 +88,8 @@ def wanted_cells(settings: Settings, workdir: pathlib.Path) -> list[WantedCell]:
     """All cells of a study, in the order in which they are worked on: baselines first, then all arms seed by seed.
 
     Raises:
-      UserError: an unknown baseline, an arm that goes on from a run or is evaluated on what it was selected by, or a
-        data folder or file that is not there.
+      UserError: a baseline is unknown, an arm continues from a run or is evaluated on the rows that training selects
+        by, or a data folder or file is missing.
     """
     unknown = [name for name in settings.study.baselines if name not in BASELINES]
     if unknown:
@@ -126,33 +126,33 @@ def cell_folder(workdir: pathlib.Path, name: str, seed: int) -> pathlib.Path:
 
 
 def every_cell(workdir: pathlib.Path) -> list[Cell]:
-    """All cells that are there, by name and seed, also those that the study does not ask for as they are."""
+    """All cells in the workdir, by name and seed, including those that do not match what the study requests."""
     found = [cell for path in (workdir / "cells").glob(f"*/seed-*/{CELL_FILE}") if path.parent.suffix == ""
              for cell in read_cells(path)]  # fmt: skip
     return sorted(found, key=lambda cell: (cell.name, cell.seed))
 
 
 def _data_digest(settings: Settings) -> str:
-    """What is known of the source data, and of the files that settings name, before anything is made of them."""
+    """A digest of the source data and of the files that settings name, known before anything is made from them."""
     upstream = _upstream_digest(settings)
     return _with_files(upstream, [(settings.dense, "embeddings")])
 
 
 def _upstream_digest(settings: Settings) -> str:
-    """The same of what a cell begins with."""
+    """A digest of the data and files that shape what a cell begins with."""
     index = [(settings.index, key) for key in ("given_sids", "embeddings", "extend")]
     return _with_files(_source_digest(settings), [*index, (settings.describe, "path")])
 
 
 def _with_files(digest: str, named: Sequence[tuple[Section, str]]) -> str:
-    """A digest with the contents of the files that these settings name, if any, wherever they lie."""
+    """The digest extended by the contents of the files that these settings name, if any; their paths do not count."""
     found = [input_facts(section, (key,))[f"SHA-256 of {section.key}.{key}"]
              for section, key in named if getattr(section, key)]  # fmt: skip
     return fingerprint([digest, *found]) if found else digest
 
 
 def _source_digest(settings: Settings) -> str:
-    """The same of texts and interactions; of the embedded shop its settings say all."""
+    """A digest of texts and interactions; empty if the settings say all, as for the embedded shop."""
     if settings.dataset.path:
         folder = pathlib.Path(settings.dataset.path)
         name = find_name(folder, settings.dataset.name)
@@ -167,7 +167,7 @@ def _source_digest(settings: Settings) -> str:
 
 
 def finished_cell(wanted: WantedCell) -> tuple[Cell | None, str]:
-    """The cell where it is there and still what is asked for; else None and, of another one, how it differs."""
+    """The cell if it exists and is still what is requested; otherwise None and, if there is a cell, how it differs."""
     if not wanted.file.exists():
         return None, ""
     (cell,) = read_cells(wanted.file)
@@ -176,7 +176,7 @@ def finished_cell(wanted: WantedCell) -> tuple[Cell | None, str]:
 
 
 def _changed(wanted: WantedCell, config: Mapping[str, Any], data: str) -> str:
-    """How a cell of another config or of other data differs from the one that is asked for; empty: it does not."""
+    """How a cell with this config and data differs from the requested one; empty if it does not."""
     here = _shaping(wanted.settings.resolved(), wanted.kind, wanted.data)
     there = _shaping(config, wanted.kind, data)
     if wanted.kind == "arm" and not wanted.settings.fusion.model and not config.get("fusion", {}).get("model", True):
@@ -187,11 +187,11 @@ def _changed(wanted: WantedCell, config: Mapping[str, Any], data: str) -> str:
 
 
 def _other_versions(wanted: WantedCell, cell: Cell) -> str:
-    """How the code of a baseline, or of a fusion and its parts, differs from that by which a cell was measured."""
+    """How the code of a baseline, or of a fusion and its parts, differs from the code that measured a cell."""
     measured: Mapping[str, Any]
     if wanted.kind == "baseline":
         here = {wanted.name: BASELINES[wanted.name].version}
-        measured = {wanted.name: cell.facts.get("baseline", {}).get("version", 1)}  # older cells: none
+        measured = {wanted.name: cell.facts.get("baseline", {}).get("version", 1)}  # older cells have none
     else:
         here = versions(wanted.settings.fusion.parts)
         measured = cell.facts.get("fusion", {}).get("versions", dict.fromkeys(here, "not recorded"))
@@ -218,10 +218,10 @@ def _within(key: str, names: Sequence[str]) -> bool:
 
 
 def begin(wanted: WantedCell) -> None:
-    """Makes a cell's folder ready: what another config left there is set aside, never used.
+    """Prepares a cell's folder: what another config left there is set aside and never used.
 
-    Where a fusion differs by its code alone, and the weights below it are still there, only the cell is set aside: the
-    fusion is fitted again, and nothing is trained.
+    If only the code of a fusion differs, and the weights that it builds on are still there, only the cell is set aside:
+    the fusion is fitted again, and nothing is trained.
     """
     folder = wanted.folder
     _, changed = finished_cell(wanted)
@@ -241,7 +241,7 @@ def begin(wanted: WantedCell) -> None:
 
 
 def _keeps_training(wanted: WantedCell) -> bool:
-    """Whether a cell's weights are those that are asked for, though it was measured by other code."""
+    """Whether a cell's weights are the requested ones, although other code measured it."""
     if not wanted.file.exists() or not (wanted.folder / "checkpoints").exists():
         return False
     (cell,) = read_cells(wanted.file)
@@ -249,7 +249,7 @@ def _keeps_training(wanted: WantedCell) -> bool:
 
 
 def borrow_training(wanted: WantedCell, cells: Sequence[WantedCell]) -> None:
-    """Gives an arm that differs from a finished one in what comes after training alone that one's training."""
+    """Copies the training of a finished arm to one that differs from it only in what comes after training."""
     if wanted.kind != "arm" or (wanted.folder / FINISHED).exists():
         return
     for other in _twins(wanted, cells):
@@ -257,14 +257,14 @@ def borrow_training(wanted: WantedCell, cells: Sequence[WantedCell]) -> None:
             continue
         _drop_weights(wanted.folder)
         shutil.copytree(other.folder / "checkpoints", wanted.folder / "checkpoints")
-        for name in ("config.json", "metrics.jsonl", FINISHED):  # what says that it is trained comes last
+        for name in ("config.json", "metrics.jsonl", FINISHED):  # FINISHED, which marks it as trained, comes last
             shutil.copy(other.folder / name, wanted.folder / name)
         report(f"study: {wanted.label}: has the training of {other.label}")
         return
 
 
 def close(wanted: WantedCell, cells: Sequence[WantedCell]) -> None:
-    """Removes what only unfinished cells need: this one, or one that has the same training."""
+    """Removes what only an unfinished cell needs, be it this one or another with the same training."""
     (wanted.folder / BEGUN).unlink(missing_ok=True)
     twins = _twins(wanted, cells)
     if not wanted.settings.study.keep_weights and all(finished_cell(other)[0] is not None for other in twins):
@@ -273,7 +273,7 @@ def close(wanted: WantedCell, cells: Sequence[WantedCell]) -> None:
 
 
 def _twins(wanted: WantedCell, cells: Sequence[WantedCell]) -> list[WantedCell]:
-    """The other cells that have the same training, so that only what comes after it differs."""
+    """The other cells with the same training, which differ only in what comes after it."""
     if wanted.kind != "arm" or not wanted.settings.fusion.model:
         return []
     return [

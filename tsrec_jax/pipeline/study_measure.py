@@ -41,14 +41,14 @@ from tsrec_jax.sid.given import read_embeddings
 from tsrec_jax.training.host_memory import forget_peak, peak_bytes
 from tsrec_jax.training.metrics_log import read_metrics
 
-MADE = "made.json"  # in an upstream folder, when all of it is there
+MADE = "made.json"  # in an upstream folder, once it is complete
 
 
 def with_inputs(wanted: WantedCell, workdir: pathlib.Path) -> Settings:
-    """The cell's settings with the dataset folder, the pretrained model and, where a baseline needs them, the vectors
-    of the items that it begins with, made where they are not.
+    """The cell's settings with the inputs that it begins with, which are made if they are missing.
 
-    What is made lies in `upstream/DIGEST/` of the workdir, for all cells with the same settings of it.
+    They are the dataset folder, the pretrained model and, if a baseline needs them, the vectors of the items. What is
+    made lies in `upstream/DIGEST/` of the workdir, shared by all cells with the same upstream settings.
     """
     facts = upstream_facts(wanted)
     folder = workdir / "upstream" / fingerprint(facts)
@@ -66,7 +66,7 @@ def with_inputs(wanted: WantedCell, workdir: pathlib.Path) -> Settings:
 
 
 def _with_dataset(settings: Settings, folder: pathlib.Path, facts: Mapping[str, Any]) -> Settings:
-    """The settings with the dataset and the pretrained model that lie in a folder, made there by the first cell."""
+    """The settings with the dataset and the pretrained model of an upstream folder, where the first cell makes them."""
     with alone_when_free(folder, "upstream"):
         if not (folder / MADE).exists() or (need_base(settings) and not _made(folder)["base"]):
             with on_mesh(settings):
@@ -88,7 +88,7 @@ def _with_dataset(settings: Settings, folder: pathlib.Path, facts: Mapping[str, 
 
 
 def _made(folder: pathlib.Path) -> dict[str, Any]:
-    """What was made in an upstream folder: `base` is empty where no cell has needed a model yet."""
+    """What was made in an upstream folder; `base` is empty if no cell has needed a model yet."""
     found = json.loads((folder / MADE).read_text(encoding="utf-8"))
     return found["made"] | {key: str(folder / found["made"][key]) for key in found["own"]}
 
@@ -98,7 +98,7 @@ def run_arm(wanted: WantedCell, settings: Settings) -> Cell:
 
     Args:
       wanted: the cell.
-      settings: the arm's, as `with_inputs` gave them.
+      settings: the arm's settings, as returned by `with_inputs`.
     """
     settings = settings.changed({"seed": wanted.seed})
     memory = _PeakMemory()
@@ -126,7 +126,7 @@ def run_arm(wanted: WantedCell, settings: Settings) -> Cell:
     curve = tuple((row["step"], _number(row["valid/loss"]), _number(row.get("valid/hr@10"))) for row in rows
                   if "valid/loss" in row)  # fmt: skip
     predictions = read_predictions(wanted.folder / PREDICTIONS).lists
-    # The scores of a fusion are no log-probabilities.
+    # The scores of a fusion are not log-probabilities.
     first = None if settings.fusion.parts else [ranked[0] for ranked in scores]
     facts |= {"fusion": evaluated["fusion"]} if settings.fusion.parts else {}
     facts |= {"start": trained["start"]} if trained else {}
@@ -171,7 +171,7 @@ def run_one_baseline(wanted: WantedCell, settings: Settings) -> Cell:
 
 
 def _ties(settings: Settings) -> dict[str, Any]:
-    """What is known of ties in the cell's dataset folder, as a fact; empty where nothing is."""
+    """What is known about ties in the cell's dataset folder, as a fact; empty if nothing is known."""
     ties = tied_targets(settings.dataset.path)
     return {} if ties is None else {"ties": dict(ties)}
 
@@ -212,10 +212,10 @@ def _cell(
 
 
 def spent(trainings: Sequence[tuple[Mapping[str, Any], Sequence[Mapping[str, float]]]]) -> dict[str, float | None]:
-    """Steps, tokens, examples, seconds and FLOPs of some trainings together; None is what is not known of all.
+    """Total steps, tokens, examples, seconds and FLOPs of some trainings; None if a value is unknown for any of them.
 
     Args:
-      trainings: facts of the finished stage and its log, for each.
+      trainings: for each, the facts of the finished stage and its log.
     """
     found: list[dict[str, Any]] = [
         {
@@ -231,7 +231,7 @@ def spent(trainings: Sequence[tuple[Mapping[str, Any], Sequence[Mapping[str, flo
 
 
 def trained_amounts(rows: Sequence[Mapping[str, float]], steps: int) -> dict[str, float | None]:
-    """Tokens and examples of a training, from the means over the steps since the last row that its log holds."""
+    """Tokens and examples of a training, from its log, whose rows hold means over the steps since the row before."""
     last = 0.0
     totals = {"tokens": 0.0, "examples": 0.0}
     logged = [row for row in rows if "step_seconds" in row]
@@ -244,12 +244,12 @@ def trained_amounts(rows: Sequence[Mapping[str, float]], steps: int) -> dict[str
 
 
 def _number(value: Any) -> float | None:
-    """A logged value; one that is not finite is logged as its name."""
+    """A logged value; None if it is not finite, since such a value is logged as its name."""
     return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 class _PeakMemory:
-    """The peak of this process while a cell is worked on, free of what cells before it held."""
+    """The peak memory of this process during one cell, without what earlier cells held."""
 
     def __init__(self) -> None:
         gc.collect()
@@ -258,7 +258,7 @@ class _PeakMemory:
         self._before = peak_bytes()
 
     def bytes(self) -> int | None:
-        """The peak; None where it cannot be told from that of an earlier cell."""
+        """The peak; None if it cannot be told apart from the peak of an earlier cell."""
         now = peak_bytes()
         known = now is not None and self._before is not None and (self._new or now > self._before)
         return now if known else None

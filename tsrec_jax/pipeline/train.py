@@ -45,17 +45,17 @@ STAGE = "train"
 
 
 def train_recommender(job: Job, profile: range = range(0)) -> None:
-    """Trains the recommender, or skips it where it is trained.
+    """Trains the recommender, or skips it if it is already trained.
 
-    What it will take is said before, from the same arithmetic as the verb `plan`; and after, where the device tells it,
-    what it took of memory.
+    Before training, the estimated cost is reported, with the same arithmetic as the verb `plan`; afterwards, the memory
+    that was used, if the device tells it.
 
     Args:
       job: what is trained.
-      profile: the steps of which a trace is written.
+      profile: the steps for which a trace is written.
 
     Raises:
-      UserError: the data lacks what a task needs, or the rows of a step do not divide over the mesh.
+      UserError: the data lacks what a task needs, or the rows of a step do not divide evenly over the mesh.
     """
     if not job.settings.fusion.model:
         report("train: config.fusion.model=False, nothing is trained")
@@ -71,7 +71,7 @@ def train_recommender(job: Job, profile: range = range(0)) -> None:
 
 
 def trained_parts(job: Job) -> RecommenderParts:
-    """The parts of the recommender, the model with its trained weights.
+    """The parts of the recommender, with the trained weights in the model.
 
     Raises:
       UserError: nothing is trained with these settings.
@@ -92,12 +92,12 @@ def starting_parts(job: Job) -> RecommenderParts:
 
 
 def trained_facts(job: Job) -> dict[str, Any] | None:
-    """What a finished training left in the workdir; None where it has not finished with these settings."""
+    """The facts that a finished training left in the workdir; None if none has finished with these settings."""
     return job.workdir.finished(STAGE, job.identity)
 
 
 def _is_trained(job: Job) -> bool:
-    """Whether training has finished and its weights are there; weights that are gone make it unfinished."""
+    """Whether training has finished and its weights are still there; without them it counts as unfinished."""
     return weights_are_there(job, STAGE, job.workdir.path, trained_facts(job))
 
 
@@ -138,7 +138,7 @@ def _loss(settings: Settings, dataset: Dataset, data: TrainingData) -> Loss:
 def _recorded_batches(
     settings: Settings, parts: RecommenderParts, data: TrainingData, rows: int, folder: pathlib.Path
 ) -> TrainBatches:
-    """This process's batches, from records of all examples in a folder, which are written if they are not there."""
+    """This process's batches, read from records of all examples in `folder`; missing records are written first."""
     from tsrec_jax.data.records import open_records, write_records  # with tensorflow-datasets
 
     first_makes(lambda: write_records(data.examples, folder))
@@ -147,7 +147,7 @@ def _recorded_batches(
 
 
 def _setup(settings: Settings, parts: RecommenderParts, data: TrainingData) -> Setup:
-    """What is trained on what, as `plan` sees it."""
+    """The model, the step and the mesh, in the form that `plan` uses."""
     sizes = (1, 1, 1) if parts.mesh is None else (parts.mesh.shape[axis] for axis in MESH_AXES)
     model, tokens = parts.model, len(parts.tokenizer)
     dense = dense_shape(settings, parts.dataset.catalogue, model.config.d_model)
@@ -175,7 +175,7 @@ def _report_peak(setup: Setup) -> None:
 
 
 def _validation(settings: Settings, parts: RecommenderParts, rows: int, data: TrainingData) -> Validation:
-    """Next-SID loss and HR@10 on the selection split, over rows spread over it."""
+    """Next-SID loss and HR@10 on rows spread over the selection split."""
     limits = settings.train
     select_by = selection_split(parts.dataset)
     valid = spread_examples(settings, parts.dataset, select_by, parts.builder, limits.valid_rows)
@@ -189,6 +189,6 @@ def _validation(settings: Settings, parts: RecommenderParts, rows: int, data: Tr
 
 
 def _hit_rate(settings: Settings, parts: RecommenderParts, searched: Interactions) -> Callable[[Decoder], float]:
-    """HR@10 of a model on these rows, by the search of the evaluation."""
+    """A function that gives a model's HR@10 on these rows, with the same search as the evaluation."""
     search = searched_by(settings, parts, searched)
     return lambda model: find_targets(search(model), searched.targets, parts.dataset.catalogue).mean("sid", "HR@10")
