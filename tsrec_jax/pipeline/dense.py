@@ -21,9 +21,9 @@ from tsrec_jax.settings import Settings
 from tsrec_jax.sid.given import read_embeddings, refuse_equal
 
 MOST_FEATURES = 256
-FILE = "dense_texts.npz"  # the vectors that a run has computed, and of what
+FILE = "dense_texts.npz"  # the vectors that a run has computed, and what they were made from
 
-Texts = Callable[[Catalogue, str, int], np.ndarray]  # as `text_vectors`
+Texts = Callable[[Catalogue, str, int], np.ndarray]  # like `text_vectors`
 
 
 def make_head(
@@ -40,7 +40,7 @@ def make_head(
       texts: gives the vectors of the texts.
 
     Raises:
-      UserError: the items' texts share no words, or the file of vectors is none.
+      UserError: the items' texts share no words, or the file of vectors is not valid.
     """
     dense = settings.dense
     return DenseHead(
@@ -56,7 +56,7 @@ def make_head(
 
 
 def known_items(catalogue: Catalogue, train: Interactions) -> np.ndarray:
-    """bool known_I: the items whose SIDs occur in a history of train or as a target."""
+    """bool known_I: the items whose SIDs occur in train, in a history or as a target."""
     known_U = np.zeros(len(catalogue.items_of_sid), bool)
     found = set(train.targets.tolist()).union(*train.histories)
     known_U[catalogue.sid_numbers_I[sorted(found)]] = True
@@ -64,7 +64,7 @@ def known_items(catalogue: Catalogue, train: Interactions) -> np.ndarray:
 
 
 def dense_shape(settings: Settings, catalogue: Catalogue, d_model: int) -> DenseShape | None:
-    """The sizes of the head, as a plan knows them; None where there is none."""
+    """The sizes of the head, in the form that a plan uses; None if there is no head."""
     if not settings.dense.weight:
         return None
     slots = settings.train.sequence_length // catalogue.num_levels
@@ -75,13 +75,13 @@ def dense_shape(settings: Settings, catalogue: Catalogue, d_model: int) -> Dense
 
 
 def text_vectors(catalogue: Catalogue, embeddings: str, features: int) -> np.ndarray:
-    """float32 texts_IF, rows of length 1 or 0: singular vectors of the texts' TF-IDF, or vectors from a file less
+    """float32 texts_IF, rows of length 1 or 0: singular vectors of the texts' TF-IDF, or vectors from a file minus
     their mean.
 
     Args:
       catalogue: the items.
       embeddings: the file; empty: none.
-      features: F of the singular vectors, at most.
+      features: the greatest F of the singular vectors.
     """
     if embeddings:
         path = pathlib.Path(embeddings)
@@ -95,7 +95,7 @@ def text_vectors(catalogue: Catalogue, embeddings: str, features: int) -> np.nda
 
 
 def kept_text_vectors(workdir: Workdir, catalogue: Catalogue, embeddings: str, features: int) -> np.ndarray:
-    """As `text_vectors`; what is computed is kept in the workdir, so that all stages and processes have the same."""
+    """Like `text_vectors`; computed vectors are kept in the workdir, so that all stages and processes have the same."""
     if embeddings:
         return text_vectors(catalogue, embeddings, features)
     made_with = fingerprint([features, *(item.read_by_models for item in catalogue.items)])

@@ -1,4 +1,4 @@
-"""The stage `export`: the trained recommender as a folder that serves, `export/` in the workdir."""
+"""The stage `export`: the trained recommender as a folder that can be served, `export/` in the workdir."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tsrec_jax.sid.index import load_index
 
 
 def export_recommender(job: Job) -> None:
-    """Writes `export/`, or skips it where it is there; and of a model with adapters `adapter/`, for the library PEFT.
+    """Writes `export/`, unless it is there; for a model with adapters also `adapter/`, which the library PEFT reads.
 
     Raises:
       UserError: nothing is trained with these settings.
@@ -87,11 +87,11 @@ def _export_model(job: Job, shown: Sequence[str]) -> None:
 
 
 def beyond_peft(settings: Settings, model: Decoder, place: str) -> list[str]:
-    """In what else than adapters and rows of SID tokens a model differs from its base, as PEFT would load that.
+    """How a model differs from the base that PEFT would load, apart from adapters and rows of SID tokens.
 
     Args:
       settings: `model.random` and `sid_init.head` are read.
-      model: the trained one.
+      model: the trained model.
       place: the base model, any path that `load_hf` takes.
     """
     base = read_config(place)
@@ -106,7 +106,7 @@ def beyond_peft(settings: Settings, model: Decoder, place: str) -> list[str]:
 
 
 def _export_adapter(job: Job, parts: RecommenderParts) -> None:
-    """Writes `adapter/` where PEFT can make the model of it."""
+    """Writes `adapter/` if PEFT can rebuild the model from it."""
     model, faults = parts.model, beyond_peft(job.settings, parts.model, job.base)
     if faults:
         report(f"export: no folder adapter/ for PEFT, since {' and '.join(faults)}; export/ holds the merged model")
@@ -117,13 +117,13 @@ def _export_adapter(job: Job, parts: RecommenderParts) -> None:
 
 
 def _codebooks(job: Job) -> Codebooks | None:
-    """What codes new items; None where the SIDs were given, or made of vectors that were given."""
+    """What assigns codes to new items; None if the SIDs were given, or made from given vectors."""
     settings, catalogue, file = job.settings, job.dataset.catalogue, job.workdir.path / "index" / INDEX_FILE
     model = settings.index.model or job.base
     if settings.index.embeddings or not model or not file.exists():
         return None
     index, ids = load_index(file), tuple(item.id for item in catalogue.items)
-    if index.item_ids != ids or index.sids() != catalogue.sids:  # an index that other SIDs have replaced
+    if index.item_ids != ids or index.sids() != catalogue.sids:  # other SIDs have replaced those of this index
         return None
     x_ID = job.vectors()
     encoder = Encoder(
@@ -142,7 +142,7 @@ def _codebooks(job: Job) -> Codebooks | None:
 
 
 def _card_facts(job: Job) -> dict[str, Any]:
-    """What a model card states: data, base model, recipe and, where they were measured, results."""
+    """What a model card states: data, base model, recipe and, if they were measured, results."""
     settings, dataset, path = job.settings, job.dataset, job.workdir.path
     centred = ", centred" if settings.sid_init.centred else ""
     facts = {

@@ -1,4 +1,4 @@
-"""The stage `fuse`: the parts of a fusion fitted on train and weighed on the selection split, `fusion.npz`."""
+"""The stage `fuse`: fits the parts of a fusion on train and their weights on the selection split (`fusion.npz`)."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from tsrec_jax.settings import Settings, flat
 
 STAGE = "fuse"
 FILE = "fusion.npz"
-SEEN_DECAY = 0.5  # of a history's items, in the part `seen`
+SEEN_DECAY = 0.5  # decay over a history's items, in the part `seen`
 
 
 def fusion_inputs(job: Job) -> dict[str, Any]:
-    """What tells this fusion from every other one."""
+    """What distinguishes this fusion from every other."""
     searched = (
         {}
         if not job.settings.fusion.model
@@ -51,11 +51,11 @@ def fusion_inputs(job: Job) -> dict[str, Any]:
 
 
 def fused(job: Job, model: ModelSearch | None) -> Fusion | None:
-    """The fusion of a run, fitted where it is not there; None where the settings name no parts.
+    """The fusion of a run, fitted if it does not exist yet; None if the settings name no parts.
 
     Args:
       job: gives settings, data and the working directory.
-      model: the trained model, where it takes part.
+      model: the trained model, if it takes part.
 
     Raises:
       UserError: the selection split holds no rows, a part cannot be fitted or exported, the model has no dense head, or
@@ -85,15 +85,15 @@ def fused_rows(fusion: Fusion, rows: Interactions, model: ModelSearch | None) ->
 
 
 def fit_fusion(job: Job, wanted: FusionSettings, model: ModelSearch | None) -> Fusion:
-    """Fits parts to train and their weights to the selection split; nothing is kept.
+    """Fits parts to train and their weights to the selection split; nothing is saved.
 
     Args:
       job: gives data, seed and vectors.
-      wanted: the parts, and how they are weighed.
-      model: the trained model, where it takes part.
+      wanted: the parts, and how they are weighted.
+      model: the trained model, if it takes part.
 
     Raises:
-      UserError: as `fused`.
+      UserError: as in `fused`.
     """
     settings, dataset = job.settings, job.dataset
     select = dataset.splits[selection_split(dataset)]
@@ -118,7 +118,7 @@ def fit_fusion(job: Job, wanted: FusionSettings, model: ModelSearch | None) -> F
 
 
 def _tables(job: Job, names: Sequence[str], select: Interactions) -> tuple[Mapping[str, ItemTables], Mapping[str, Any]]:
-    """The parts that are tables, fitted, and the settings that were chosen for each."""
+    """The fitted parts that are tables, and the settings chosen for each."""
     settings, dataset = job.settings, job.dataset
     num_items, tables, chosen = dataset.catalogue.num_items, {}, {}
     for name in names:
@@ -143,7 +143,7 @@ def _weighed(
     scorer: DenseScorer | None,
     facts: Mapping[str, Any],
 ) -> Fusion:
-    """Fits the weights, twice on a half of the users for the figures, then on all of them."""
+    """Fits the weights: first on each half of the users, for the figures, then on all users."""
     catalogue, log_p_BN = dataset.catalogue, None
     others: Sequence[Sequence[int]] = [()] * len(rows)
     search: Callable[[FusedRows], list[RankedSids]]
@@ -171,7 +171,7 @@ def _weighed(
         return fusion_of(parts, weights, held, scorer is not None, common_I, sids_I, length, own)
 
     half_B = halves(rows.users)
-    if half_B.any():  # else there is one user alone
+    if half_B.any():  # otherwise there is only one user
         crossed = [fit(np.flatnonzero(half_B != half), {}) for half in (0, 1)]
         figures = _figures(search(FusedRows(rows, crossed, half_B, scorer)), dataset, rows)
         facts = {**facts, "cross-fitted": figures}

@@ -1,4 +1,4 @@
-"""The stage `index`: item texts to embeddings, codes and the SID report, in the folder `index/` of the workdir."""
+"""The stage `index`: turns item texts into embeddings, codes and the SID report, in `index/` of the workdir."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from tsrec_jax.training.checkpoints import differences, refuse_differences
 
 INDEX_FILE = "sid_index.npz"
 IDENTITY = "identity.json"  # what a finished index was made with
-LEVELS = "levels.npz"  # of an index that is being made
+LEVELS = "levels.npz"  # the finished levels of an index that is being made
 # Settings that do not shape the SIDs.
 LOGISTICS = ("sids", "given_sids", "batch_rows", "max_collision_rate", "min_code_use", "min_perplexity")
 
 
 def make_index(settings: Settings, path: pathlib.Path, texts: TextFolder) -> SidIndex:
-    """Embeds and codes the items of a folder; a finished index is read again and never changed.
+    """Embeds and codes the items of a folder; a finished index is read back and never changed.
 
     Args:
-      settings: sections `index`, `model`, `mesh` and `seed` are read, and those of pretraining.
-      path: receives the folder `index`, and the pretrained model where the items are embedded by one made here.
+      settings: `seed` and the sections `index`, `model`, `mesh` and those of pretraining are read.
+      path: receives the folder `index`, and the pretrained model if the one that embeds the items is made here.
       texts: the items.
 
     Raises:
-      UserError: `path` holds an index of other settings, there are fewer SIDs than items, what is to be extended
+      UserError: `path` holds an index made with other settings, there are fewer SIDs than items, the index to extend
         does not fit, or a gate of the SID report failed.
     """
     folder = path / "index"
@@ -56,9 +56,9 @@ def make_index(settings: Settings, path: pathlib.Path, texts: TextFolder) -> Sid
 
 
 def index_together(settings: Settings, path: pathlib.Path, texts: TextFolder) -> None:
-    """What all processes of a run make together for its index, and `make_index` in the first one then finds.
+    """Makes, with all processes of a run, the parts of its index that `make_index` then finds in the first process.
 
-    That is the vectors of the items and, where the items are many, the codebooks.
+    They are the vectors of the items and, if there are many items, the codebooks.
 
     Args:
       settings, path, texts: as in `make_index`.
@@ -75,7 +75,7 @@ def index_together(settings: Settings, path: pathlib.Path, texts: TextFolder) ->
 
 
 def _fit_on_mesh(settings: Settings, x_ID: np.ndarray, folder: pathlib.Path) -> None:
-    """Fits the codebooks of many items on all devices, into the file from which `build_index` goes on."""
+    """Fits the codebooks of many items on all devices; writes them to the file from which `build_index` continues."""
     mesh = open_mesh(settings)
     if mesh is not None:
         with stage("index"):
@@ -102,7 +102,7 @@ def _open_or_make(
         report("index: finished before, skipped")
         return load_index(folder / INDEX_FILE), x_ID
     folder.mkdir(parents=True, exist_ok=True)
-    if earlier is None and not several():  # several processes have done it together
+    if earlier is None and not several():  # several processes have already done it together
         _fit_on_mesh(settings, x_ID, folder)
     with one_device():
         index = _coded(settings, tuple(item.id for item in texts.items), x_ID, earlier, folder / LEVELS)
@@ -114,7 +114,7 @@ def _open_or_make(
 
 
 def _judge(settings: Settings, folder: pathlib.Path, texts: TextFolder, index: SidIndex, x_ID: np.ndarray) -> None:
-    """Measures the SIDs, writes their report where there is none, and refuses those that fail a gate."""
+    """Measures the SIDs, writes their report if there is none, and refuses SIDs that fail a gate."""
     with one_device():
         sid_report = measure(
             index.codes_IC,
@@ -142,7 +142,7 @@ def _index_facts(settings: Settings, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def _with_sizes(settings: Settings, items: int, earlier: SidIndex | None) -> Settings:
-    """The settings with the sizes that they leave open: those of the index that is extended, or by the rule."""
+    """The settings, with sizes filled in if they leave them open: those of the index to extend, or by the rule."""
     if settings.index.sizes:
         return settings
     sizes = fitting_sizes(items) if earlier is None else earlier.quantiser.sizes
@@ -150,8 +150,8 @@ def _with_sizes(settings: Settings, items: int, earlier: SidIndex | None) -> Set
 
 
 def _refuse_to_extend(earlier: SidIndex, path: str, made_with: Mapping[str, Any]) -> None:
-    """Refuses to extend an index under other settings or another encoder; no text need be embedded to know."""
-    known = {key: value for key, value in earlier.made_with.items() if key in made_with}  # it may be of older code
+    """Refuses to extend an index with other settings or another encoder, before any text is embedded."""
+    known = {key: value for key, value in earlier.made_with.items() if key in made_with}  # older code may have made it
     changes = differences(known, made_with)
     if changes:
         raise UserError(
@@ -167,7 +167,7 @@ def _coded(
     earlier: SidIndex | None,
     kept: pathlib.Path,
 ) -> SidIndex:
-    """A new index, whose levels are kept on the way, or the earlier one with the new items coded by its codebooks."""
+    """A new index, each level saved once it is fitted, or the earlier one with new items coded by its codebooks."""
     if earlier is None:
         refuse_equal(x_ID, repr(settings.index.embeddings) if settings.index.embeddings else "their texts")
         with stage("index"):
@@ -185,7 +185,7 @@ def _coded(
 def _write_report(
     settings: Settings, folder: pathlib.Path, texts: TextFolder, index: SidIndex, measured: SidReport
 ) -> None:
-    """Writes `plots/`, `report.md` and `report.json` of the SIDs, the last when all is there."""
+    """Writes `plots/`, `report.md` and, after everything else, `report.json` of the SIDs."""
     facts: Mapping[str, Any] = {
         "dataset": texts.name,
         "settings": section_facts(settings.index, LOGISTICS),

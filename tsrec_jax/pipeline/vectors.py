@@ -1,4 +1,4 @@
-"""The vectors of the items, of which SIDs are made and among which neighbours are found: made once, and kept."""
+"""The vectors of the items, from which SIDs are made and neighbours are found: made once, and kept."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ from tsrec_jax.sid.given import read_embeddings
 from tsrec_jax.sid.sentence_encoder import sentence_encoder
 
 FILE = "embeddings.npy"  # in the folder `index` of a workdir
-MADE_WITH = "embeddings.json"  # beside it: what they were made with
+MADE_WITH = "embeddings.json"  # in the same folder: what the vectors were made with
 SHAPES = ("encoder", "text_fields", "max_tokens")  # settings of `index` that decide a text's vector
 
 
 @dataclasses.dataclass(frozen=True)
 class ItemVectors:
-    """The vectors of a run's items: the user's, or those that an encoder makes of the item texts.
+    """The vectors of a run's items: the user's, or those that an encoder makes from the item texts.
 
-    Calling it gives float32 x_ID, in the order of the items. Only one process at a time may make them, or all together
-    by `make_together`.
+    Calling the object gives float32 x_ID, in the order of the items. Only one process at a time may make the vectors,
+    unless all make them together with `make_together`.
 
     Attributes:
       settings: sections `index`, `model` and `mesh` are read.
-      items: in the order of the item file.
-      folder: where they are kept.
-      base: gives the pretrained model that a run starts from, by which texts are embedded where `index.model` is empty.
-      base_identity: what tells that model from every other one.
+      items: the items, in the order of the item file.
+      folder: where the vectors are kept.
+      base: gives the pretrained model that a run starts from; it embeds the texts if `index.model` is empty.
+      base_identity: what distinguishes that model from every other.
     """
 
     settings: Settings
@@ -61,7 +61,7 @@ class ItemVectors:
 
     @classmethod
     def before_training(cls, settings: Settings, workdir: pathlib.Path, texts: TextFolder) -> ItemVectors:
-        """Those of a run whose pretrained model may not be there yet, and is made when it is needed."""
+        """The vectors of a run whose pretrained model may not exist yet; it is made when it is needed."""
         own, path = pretrain.pretraining_identity(settings, texts), settings.model.path
         identity = _model_identity(path) if path else f"pretrained ({fingerprint(own)})"
         base = functools.partial(pretrain.pretrained_model, settings, workdir, texts)
@@ -69,12 +69,12 @@ class ItemVectors:
 
     @classmethod
     def of_model(cls, settings: Settings, workdir: pathlib.Path, items: Sequence[Item], base: str) -> ItemVectors:
-        """Those of a run whose pretrained model, `base`, is there."""
+        """The vectors of a run whose pretrained model, `base`, exists."""
         return cls(settings, items, workdir / "index", lambda: base, _model_identity(base))
 
     @property
     def encoder(self) -> dict[str, Any]:
-        """What turns a text into a vector; of vectors that the user brings nothing is known."""
+        """What turns a text into a vector; for vectors that the user gives, this is unknown."""
         settings = self.settings
         if settings.index.embeddings:
             return {"index.encoder": "none, the embeddings are given"}
@@ -87,16 +87,16 @@ class ItemVectors:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells these vectors from others of the same items.
+        """What distinguishes these vectors from others of the same items.
 
         Raises:
-          UserError: vectors that are given are not there.
+          UserError: the file of given vectors is missing.
         """
         given = "SHA-256 of index.embeddings"
         return {**self.encoder, given: input_facts(self.settings.index, ("embeddings",))[given]}
 
     def file(self) -> pathlib.Path:
-        """Where they are: the user's file, or the kept one, which is made where it is not there.
+        """The file of the vectors: the user's, or the kept one, which is made if it is missing.
 
         Raises:
           UserError: there is no encoder, or it cannot be loaded.
@@ -109,9 +109,10 @@ class ItemVectors:
         return self.folder / FILE
 
     def make_together(self) -> None:
-        """Makes what `file` would make in the first process, by all of them: each embeds its share of the texts.
+        """Makes with all processes what `file` would make in the first one: each embeds its share of the texts.
 
-        Texts that the library sentence-transformers embeds are left to `file`: it knows nothing of our processes.
+        Texts to be embedded by the library sentence-transformers, which knows nothing of our processes, are left to
+        `file`.
         """
         words = self._words()
         index = self.settings.index
@@ -152,20 +153,20 @@ class ItemVectors:
         """float32 x_ID.
 
         Raises:
-          UserError: as `file`, or vectors that are given do not fit the items.
+          UserError: as in `file`, or the given vectors do not fit the items.
         """
         given = self.settings.index.embeddings
         return read_embeddings(self.file(), len(self.items), "config.index.embeddings" if given else "kept vectors")
 
 
 def teachers(settings: Settings) -> tuple[str, ...]:
-    """The baselines that tasks of the training learn from, where there is one."""
+    """The baselines, if any, that tasks of the training learn from."""
     learned = settings.fusion.model and "distilled_sid" in settings.tasks.used()
     return (settings.tasks.distilled_sid.teacher,) if learned else ()
 
 
 def need_vectors(names: Collection[str]) -> bool:
-    """Whether one of these baselines is fitted to vectors of the items; other names need none."""
+    """Whether one of these baselines is fitted to vectors of the items; names of other things need none."""
     return any(name in BASELINES and BASELINES[name].vectors for name in names)
 
 
@@ -183,7 +184,7 @@ def need_base(settings: Settings) -> bool:
 
 
 def _model_identity(model: str) -> str:
-    """What tells an encoder from others: how this program pretrained it, in this run or another, or its place."""
+    """What distinguishes an encoder: how this program pretrained it, in this run or another, or else its place."""
     pretrained = pathlib.Path(model) / pretrain.IDENTITY
     if not pretrained.is_file():
         return model
@@ -191,7 +192,7 @@ def _model_identity(model: str) -> str:
 
 
 def _encoded(settings: Settings, words: list[str], model: str, mesh: Mesh | None) -> np.ndarray:
-    """float32 x_ID of the items' texts by the encoder of the settings, on a mesh where that is a language model."""
+    """float32 x_ID of the items' texts from the encoder of the settings, on a mesh if that is a language model."""
     report(f"index: embedding {len(words)} item texts with {model}")
     if settings.index.encoder == "sentence_transformers":
         return sentence_encoder(model, settings.index.max_tokens)(words)
