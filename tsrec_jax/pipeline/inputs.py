@@ -34,9 +34,9 @@ class Source:
 
     Attributes:
       folder, name: the folder and the NAME of its files.
-      own_sids: whether the folder's own SIDs are used; else the run makes them, or another file gives them.
+      own_sids: whether the folder's own SIDs are used; otherwise the run makes them, or another file gives them.
       needs_index, needs_describe: whether the run makes the SIDs, and the words for their tokens.
-      numbered: whether the last level of the SIDs that it makes only counts the items of one code.
+      numbered: whether the last level of the SIDs that the run makes only counts the items with the same code.
     """
 
     folder: pathlib.Path
@@ -53,9 +53,9 @@ class Source:
 
 
 def make_inputs(settings: Settings, path: pathlib.Path) -> tuple[Dataset, str]:
-    """The dataset with SIDs and words and the pretrained model, both made in `path` where they are not given.
+    """The dataset with SIDs and words and the pretrained model, both made in `path` if they are not given.
 
-    No model where `fusion.model` says that none takes part, unless the SIDs are made by it.
+    There is no model if `fusion.model` says that none takes part, unless it embeds the items for a fusion's parts.
     """
     workdir = Workdir(path)
     source = workdir.first_makes(lambda: open_source(settings, path))
@@ -71,11 +71,12 @@ def make_inputs(settings: Settings, path: pathlib.Path) -> tuple[Dataset, str]:
 def in_turn(
     make: Callable[[Settings, pathlib.Path, Source], Made], settings: Settings, path: pathlib.Path, source: Source
 ) -> Made:
-    """What `make_dataset` or `make_catalogue` gives, in all processes of a run: the first makes it, the others find it.
+    """The result of `make_dataset` or `make_catalogue` in every process of a run: the first makes it, the others find
+    it.
 
-    What is worth the work of all is made together before: the model that embeds the items, their vectors and the
-    codebooks. The first one alone asks the teacher, so that there is one queue with one rate, one cap and one file of
-    answers.
+    Before that, all processes together make what is worth sharing: the model that embeds the items, their vectors and
+    the codebooks. Only the first process asks the teacher, so that there is one queue with one rate, one cap and one
+    file of answers.
     """
     if several() and source.needs_index:
         index_together(settings, path, open_texts(settings, source))
@@ -83,10 +84,10 @@ def in_turn(
 
 
 def open_source(settings: Settings, path: pathlib.Path) -> Source:
-    """The settings' folder, or one that is made in `path`, of raw data or of the embedded shop.
+    """The folder that the settings name, or one made in `path` from raw data or the embedded shop.
 
     Raises:
-      UserError: the raw data cannot be prepared, or `path` holds a folder of other settings; or as `source_of`.
+      UserError: the raw data cannot be prepared, `path` holds a folder of other settings, or as in `source_of`.
     """
     if is_embedded(settings):
         return source_of(settings, shop_folder(settings, path))
@@ -105,8 +106,8 @@ def source_of(settings: Settings, folder: pathlib.Path) -> Source:
     """What `index.sids` and `describe.words` mean for a folder.
 
     Raises:
-      UserError: something is to be given that the folder has not; given words are for other SIDs than the run makes, or
-        of tokens where `describe.unit` says paths, or the reverse.
+      UserError: the folder lacks something that the settings call given; or given words are for other SIDs than this
+        run's, or for tokens while `describe.unit` says paths, or the reverse.
     """
     name = find_name(folder, settings.dataset.name)
     has_sids = (folder / f"{name}.index.json").is_file()
@@ -135,10 +136,10 @@ def open_texts(settings: Settings, source: Source) -> TextFolder:
 
 
 def make_dataset(settings: Settings, path: pathlib.Path, source: Source) -> tuple[Dataset, TextFolder]:
-    """The dataset folder of a run whose SIDs or words are made here, `dataset/` in `path`, and what it is made of.
+    """The dataset folder of a run whose SIDs or words are made here, `dataset/` in `path`, and what it is made from.
 
     Raises:
-      UserError: a gate of the SID report, the teacher's failures, or a workdir with results of other settings.
+      UserError: a gate of the SID report failed, the teacher failed, or the workdir has results of other settings.
     """
     catalogue, texts = make_catalogue(settings, path, source)
     words: tuple[TokenDescription, ...] = ()
@@ -148,7 +149,7 @@ def make_dataset(settings: Settings, path: pathlib.Path, source: Source) -> tupl
     if not made.exists():
         write_dataset(source.name, catalogue, texts.splits, words, made)
     summary = source.folder / SUMMARY
-    if summary.exists() and not (made / SUMMARY).exists():  # what it says of the rows holds here too
+    if summary.exists() and not (made / SUMMARY).exists():  # what it says about the rows is true here too
         shutil.copyfile(summary, made / SUMMARY)
     dataset = read_dataset(made, source.name)
     parts = {
@@ -183,6 +184,6 @@ def make_catalogue(settings: Settings, path: pathlib.Path, source: Source) -> tu
 
 
 def _report_notes(texts: TextFolder) -> None:
-    """Says what a person should know of the folder of a run."""
+    """Reports what a person should know about the folder of a run."""
     for note in texts.notes:
         report(f"data: {note}")

@@ -33,7 +33,7 @@ from tsrec_jax.sid.sizes import MOST_SIZES
 from tsrec_jax.text_table import aligned
 
 ASSUMED_MFU = 0.4
-ASSUMED_LOSS_SHARE = 0.25  # of a row's tokens, where the rows are not here to be counted
+ASSUMED_LOSS_SHARE = 0.25  # share of a row's tokens, if there are no rows to count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +41,9 @@ class PlanOptions:
     """The machine to plan for.
 
     Attributes:
-      chip: a name in CHIPS; empty: a line for each of them.
-      devices: their number; 0: as many as the mesh's fixed axes need.
-      mfu: share of the peak that a step is taken to reach.
+      chip: a name in CHIPS; empty: one line for each chip.
+      devices: number of devices; 0: as many as the mesh's fixed axes need.
+      mfu: share of the peak that a step is assumed to reach.
     """
 
     chip: str = ""
@@ -53,11 +53,11 @@ class PlanOptions:
 
 @dataclasses.dataclass(frozen=True)
 class _Data:
-    """What the plan knows of the data.
+    """What the plan knows about the data.
 
-    Ids in use and those of them that are SID tokens, loss slots of a group, SID tokens scored everywhere, the dense
-    head, steps (0: unknown), how it knows, the codes of each level of a SID, the most that continue a prefix of it, and
-    tokens of the longest prompt of the second stage (0: unknown).
+    The fields in order: ids in use, how many of them are SID tokens, loss slots per group, SID tokens scored
+    everywhere, the dense head, steps (0: unknown), where all this is known from, for each level of a SID the codes and
+    the most of them that continue a prefix, and tokens of the longest prompt of the second stage (0: unknown).
     """
 
     num_tokens: int
@@ -73,10 +73,11 @@ class _Data:
 
 
 def plan(settings: Settings, options: PlanOptions) -> None:
-    """Prints parameters, memory of a device, FLOPs, and the time of a step and of the whole training.
+    """Prints parameters, memory per device, FLOPs, and the time of a step and of the whole training.
 
     Raises:
-      UserError: the mesh divides neither model nor batch, or a step does not fit on the chip; with what would.
+      UserError: the mesh does not divide the model or the batch, or a step does not fit on the chip; the message says
+        what would.
     """
     if options.chip and options.chip not in CHIPS:
         raise UserError(f"--chip={options.chip} is not one of {', '.join(CHIPS)}")
@@ -144,7 +145,7 @@ def _duration(seconds: float) -> str:
 
 
 def _base_shape(settings: Settings) -> ModelConfig:
-    """The shape of the pretrained model, its first layers where the settings keep only those."""
+    """The shape of the pretrained model, with only its first layers if the settings say so."""
     own = settings.sid_init.head == "own"
     if not settings.model.path:
         wanted = settings.pretrain
@@ -158,7 +159,7 @@ def _base_shape(settings: Settings) -> ModelConfig:
 
 
 def _mesh(settings: Settings, devices: int) -> MeshShape:
-    """The mesh of the settings on so many devices; its open axis takes what the others leave."""
+    """The mesh of the settings on this number of devices; its open axis takes what the others leave."""
     sizes = settings.mesh.sizes
     fixed = math.prod(size for size in sizes if size > 0)
     devices = devices or fixed
@@ -171,12 +172,12 @@ def _mesh(settings: Settings, devices: int) -> MeshShape:
 
 
 def _data(settings: Settings, base: ModelConfig) -> _Data:
-    """Counts the rows of a dataset folder that is there with its SIDs, and assumes where there is none."""
+    """Counts the rows of a dataset folder if it is there with its SIDs; otherwise makes assumptions."""
     dataset = _given_dataset(settings)
     known = pathlib.Path(settings.model.path).exists() or "/" not in settings.model.path
     if dataset is not None and settings.model.path and known:
         return _counted(settings, base, dataset)
-    sizes = settings.index.sizes or MOST_SIZES  # by the rule there are no more, up to four million items
+    sizes = settings.index.sizes or MOST_SIZES  # the rule gives no more than these up to four million items
     new = sum(sizes) if dataset is None else len(dataset.catalogue.tokens)
     slots = math.ceil(ASSUMED_LOSS_SHARE * settings.train.sequence_length * settings.train.rows_per_group)
     steps = settings.train.max_steps
@@ -196,7 +197,7 @@ def _data(settings: Settings, base: ModelConfig) -> _Data:
 
 
 def _given_dataset(settings: Settings) -> Dataset | None:
-    """The dataset that a run would train on as it is; of a folder that lacks SIDs or words, nothing but its faults."""
+    """The dataset that a run would train on as it is; a folder that lacks SIDs or words is only checked for faults."""
     if not settings.dataset.path:
         return None
     folder = pathlib.Path(settings.dataset.path)
@@ -211,7 +212,7 @@ def _counted(settings: Settings, base: ModelConfig, dataset: Dataset) -> _Data:
     tokenizer = base_tokenizer(settings.model.path, dataset.catalogue.tokens).tokenizer
     base_vocab_size = add_sid_tokens(tokenizer, dataset.catalogue.tokens)
     builder = PromptBuilder(tokenizer, settings.templates, settings.train.sequence_length)
-    # Which items a teacher names changes no length, so its neighbours need not be the real ones.
+    # The items that a teacher names do not change any length, so its neighbours need not be the real ones.
     vectors = np.random.default_rng(settings.seed).normal(size=(dataset.catalogue.num_items, 8)).astype(np.float32)
     data = training_data(settings, dataset, builder, base_vocab_size, lambda: vectors)
     rows = [row for part in data.examples.values() for row in part]
@@ -232,6 +233,6 @@ def _counted(settings: Settings, base: ModelConfig, dataset: Dataset) -> _Data:
 
 
 def _codes(dataset: Dataset) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Codes of each level of a SID, and the most that the search reads behind a prefix."""
+    """For each level of a SID, the number of codes and the most that the search reads after a prefix."""
     trie = Trie.of_catalogue(dataset.catalogue, 0)
     return trie.level_sizes, trie.widths

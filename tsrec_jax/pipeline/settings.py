@@ -1,4 +1,4 @@
-"""Settings of what is done: the stages of a run, the arms of a study."""
+"""Settings that say what is done: the stages of a run, the arms of a study."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class StudySettings(Section, key="study"):
         self.pairs("explored")
 
     def pairs(self, key: Literal["comparisons", "explored"]) -> list[tuple[str, str]]:
-        """The pairs of `comparisons` or `explored`, the one that is to be better first.
+        """The pairs of `comparisons` or `explored`, with the system that should be better first.
 
         Raises:
           UserError: a text that is not "ARM > OTHER", or a name that is neither an arm nor a baseline.

@@ -28,7 +28,7 @@ from tsrec_jax.settings import Settings
 
 
 def _verb(work: Callable[..., None]) -> Callable[..., None]:
-    """A verb of the command line: its work on the mesh, with what an earlier run decides of the settings."""
+    """A verb of the command line: does its work on the mesh, with the settings that an earlier run decides."""
 
     @verb_on_mesh
     @functools.wraps(work)
@@ -40,7 +40,7 @@ def _verb(work: Callable[..., None]) -> Callable[..., None]:
 
 @_verb
 def run(settings: Settings, path: pathlib.Path, profile: range = range(0)) -> None:
-    """The verb `run`: the stages of `config.run.stages` and whatever they need."""
+    """The verb `run`: the stages of `config.run.stages` and what they need."""
     started = time.perf_counter()
     stages = settings.run.stages
     if set(stages) <= set(UPSTREAM):
@@ -59,7 +59,7 @@ def run(settings: Settings, path: pathlib.Path, profile: range = range(0)) -> No
 
 
 def _run_upstream(settings: Settings, path: pathlib.Path) -> None:
-    """Runs stages that come before training, where nothing after them is asked for."""
+    """Runs stages that come before training, if no later stage is requested."""
     verbs = {"prepare": prepare, "index": index, "describe": describe}
     for stage in UPSTREAM:
         if stage in settings.run.stages:
@@ -117,7 +117,7 @@ def describe(settings: Settings, path: pathlib.Path, dry_run: bool = False) -> N
 
 @_verb
 def train(settings: Settings, path: pathlib.Path, profile: range = range(0)) -> None:
-    """The verb `train`; `profile` are the steps of which a trace is written."""
+    """The verb `train`; `profile` gives the steps for which a trace is written."""
     train_recommender(open_job(settings, path), profile)
 
 

@@ -17,11 +17,11 @@ from tsrec_jax.processes import Made, first, first_makes, gather, share
 from tsrec_jax.settings import Settings
 from tsrec_jax.training.checkpoints import differences, refuse_differences
 
-FINISHED = "stages.json"  # what is finished for what inputs
+FINISHED = "stages.json"  # which stages are finished, and for which inputs
 
 
 class Workdir:
-    """The folder of one run. `config.json` records what was asked, FINISHED what is finished."""
+    """The folder of one run. `config.json` records what was requested, FINISHED what is finished."""
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path)
@@ -30,12 +30,12 @@ class Workdir:
     def record(self, settings: Settings, identity: Mapping[str, Any], data_hash: str) -> None:
         """Writes `config.json`: resolved config, versions, commits, data hash, machine and the training identity.
 
-        Of several processes the first one writes.
+        If there are several processes, the first one writes.
 
         `earlier_commits` names, oldest first, the other commits whose code has worked on the same training here.
 
         Raises:
-          UserError: the folder holds the training of another identity; the message lists the differences.
+          UserError: the folder holds a training with another identity; the message lists the differences.
         """
         if not first():
             return
@@ -59,18 +59,20 @@ class Workdir:
         self.push()
 
     def checkpoints(self, folder: pathlib.Path) -> epath.Path:
-        """Where the checkpoints of a system that works in `folder`, a part of this one, lie: here or at the address."""
+        """The place of the checkpoints of a system that works in `folder`, inside this one: here or at the address."""
         if self._remote is not None:
             return self._remote.checkpoints(folder)
         return epath.Path(folder.absolute() / "checkpoints")
 
     def push(self) -> None:
-        """Brings what the folder holds to the address that it is the copy of, if it is one; the first process does."""
+        """Copies what the folder holds to its address, if it is the copy of one; only the first process does this."""
         if self._remote is not None and first():
             self._remote.push()
 
     def first_makes(self, make: Callable[[], Made]) -> Made:
-        """As `processes.first_makes`, for what is made in this folder; at an address the others fetch it from there."""
+        """Like `processes.first_makes`, for what is made in this folder; if it has an address, the other processes
+        fetch it from there.
+        """
 
         def call() -> Made:
             if self._remote is not None and not first():
@@ -81,19 +83,19 @@ class Workdir:
 
         made = first_makes(call)
         if self._remote is not None:
-            gather(None)  # the first one goes on when the others have it, so that nothing changes under their hands
+            gather(None)  # the first one continues once the others have it, so that nothing changes while they fetch
         return made
 
     def _stages(self) -> dict[str, Any]:
         path = self.path / FINISHED
         stages = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        # Older code left a hash of the inputs, of which nobody can say how they differ from others: not finished.
+        # Older code left a hash of the inputs, which cannot say how they differ from others: not finished.
         return {name: entry for name, entry in stages.items() if isinstance(entry["inputs"], dict)}
 
     def finished(self, stage: str, inputs: Mapping[str, Any], *made: pathlib.Path) -> dict[str, Any] | None:
-        """The facts that a finished stage left; None when it has not finished for these inputs or lost what it made.
+        """The facts that a finished stage left; None if it has not finished for these inputs or lost what it made.
 
-        Several processes ask together, and the first one looks.
+        If there are several processes, all of them call this together, and the first one looks.
         """
         entry = self._stages().get(stage) if first() else None
         if entry is None or not all(each.exists() for each in made) or differences(entry["inputs"], inputs):
