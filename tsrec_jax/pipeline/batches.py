@@ -1,4 +1,4 @@
-"""From settings and a dataset to training batches: one way for the training itself and for its plan."""
+"""Turns settings and a dataset into training batches, in the same way for the training itself and for its plan."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings
 from tsrec_jax.text.likeness import nearest_items
 
-PLACES = 20  # of a teacher's ranking that a task learns
+PLACES = 20  # places of a teacher's ranking that a task learns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +34,11 @@ class TrainingData:
 
     Attributes:
       mix: the tasks.
-      examples: of every task in use.
-      paths: of the catalogue, where SID tokens are learned among their siblings.
-      slots: loss slots of a group of rows.
-      top_k: tokens that may be right in one place, at most.
-      items: finds the items of histories, which a dense head learns from; None: there is none.
+      examples: the examples of every task in use.
+      paths: the SID paths of the catalogue, if SID tokens are learned among their siblings.
+      slots: loss slots per group of rows.
+      top_k: the most tokens that may be right in one place.
+      items: finds the items of histories, which a dense head learns from; None: there is no dense head.
     """
 
     mix: TasksSettings
@@ -50,7 +50,7 @@ class TrainingData:
 
     @property
     def sid_tokens(self) -> int:
-        """SID tokens that are scored at every position; 0 where they are learned at loss slots."""
+        """SID tokens that are scored at every position; 0 if they are learned at loss slots."""
         return 0 if self.paths is None else len(self.paths.levels_n)
 
 
@@ -60,11 +60,11 @@ def training_data(
     """The examples of the train split and how they are learned.
 
     Args:
-      settings: sections `tasks` and `train`, the objective, and `seed`, are read.
+      settings: the sections `tasks` and `train`, the objective and `seed` are read.
       dataset: the data.
       builder: the prompts.
       base_vocab_size: length of the base tokenizer, where the ids of the SID tokens start.
-      vectors: of the items, for a teacher that needs them.
+      vectors: the vectors of the items, for a teacher that needs them.
 
     Raises:
       UserError: a task lacks what it needs.
@@ -119,9 +119,9 @@ def batches_of(
 
     Args:
       settings: section `train` and `seed` are read.
-      data: of `training_data`.
+      data: as returned by `training_data`.
       sources: {task: random access to its examples}.
-      rows: of a micro-batch, over all processes.
+      rows: rows per micro-batch, over all processes.
       part: the groups of each micro-batch that this process feeds.
     """
     return train_batches(

@@ -1,4 +1,4 @@
-"""The recommender before a training that goes on from an earlier run, on the rows that are new to it."""
+"""The recommender before a training that continues from an earlier run, evaluated on the rows that are new to it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from tsrec_jax.processes import first, share
 from tsrec_jax.progress import report
 
 PREDICTIONS = "predictions_before.json"
-ALONE = "predictions_alone.json"  # of the trained model, where a fusion takes part in what is evaluated
+ALONE = "predictions_alone.json"  # the trained model's own, if a fusion takes part in what is evaluated
 
 
 def is_predicted(job: Job, rows: Interactions) -> bool:
-    """Whether the files that `before_and_after` reads are there, and of the rows that are new by today's rules.
+    """Whether the files that `before_and_after` reads exist and hold the rows that are new by today's rules.
 
     Args:
       job: what is evaluated.
-      rows: on which.
+      rows: the evaluated rows.
     """
     if job.earlier is None:
         return True
@@ -41,7 +41,7 @@ def is_predicted(job: Job, rows: Interactions) -> bool:
 
 
 def _rows_of(path: pathlib.Path) -> tuple[list[str], list[str]] | None:
-    """Users and targets of a predictions file; None where it is gone or broken, or another process is to look."""
+    """Users and targets of a predictions file; None if it is missing or broken, or if another process has to look."""
     try:
         found = read_predictions(path) if first() else None
     except UserError:
@@ -50,14 +50,14 @@ def _rows_of(path: pathlib.Path) -> tuple[list[str], list[str]] | None:
 
 
 def predict_before(job: Job, rows: Interactions) -> None:
-    """Writes PREDICTIONS: what the model found before this training, for the new ones of some rows.
+    """Writes PREDICTIONS: what the model found before this training, for those of the rows that are new.
 
-    It knows the new items by their SIDs. It searches alone: a dense head is learned anew, and the baselines of a fusion
-    would have seen the new interactions.
+    The model knows the new items by their SIDs. It searches alone: a dense head is learned again, and the baselines of
+    a fusion would have seen the new interactions.
 
     Args:
-      job: goes on from an earlier run.
-      rows: those that are evaluated.
+      job: a run that continues from an earlier one.
+      rows: the evaluated rows.
     """
     new = _new(job, rows)
     if not len(new):
@@ -69,7 +69,7 @@ def predict_before(job: Job, rows: Interactions) -> None:
 
 
 def predict_alone(job: Job, rows: Interactions, model: ModelSearch) -> None:
-    """Writes ALONE: what the trained model finds without the fusion, for the new ones of some rows."""
+    """Writes ALONE: what the trained model finds without the fusion, for those of the rows that are new."""
     new = _new(job, rows)
     if len(new):
         _search(job, new, model, ALONE)
@@ -80,7 +80,7 @@ def _new(job: Job, rows: Interactions) -> Interactions:
 
 
 def _new_numbers(job: Job) -> np.ndarray:
-    """int64, which of the rows that are evaluated are new."""
+    """int64: which of the evaluated rows are new."""
     assert job.earlier is not None
     new = job.earlier.new[evaluated_split(job.dataset, job.settings.eval.split)]
     return np.flatnonzero(new[spread(len(new), job.settings.eval.max_rows or len(new))])
@@ -98,12 +98,12 @@ def _search(job: Job, new: Interactions, model: ModelSearch, name: str) -> None:
 
 
 def before_and_after(job: Job, rows: Interactions, lists: Sequence[Sequence[str]]) -> BeforeAfter | None:
-    """The comparison of the trained model, without a fusion, with PREDICTIONS; None where the run goes on from none.
+    """The comparison of the trained model, without a fusion, with PREDICTIONS; None if there is no earlier run.
 
     Args:
       job: what was evaluated.
-      rows: on which.
-      lists: what was found for them after training.
+      rows: the evaluated rows.
+      lists: what was found for these rows after training.
     """
     if job.earlier is None:
         return None

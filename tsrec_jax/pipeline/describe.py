@@ -21,7 +21,7 @@ from tsrec_jax.training.checkpoints import refuse_differences
 
 FOLDER = "describe"
 IDENTITY = "identity.json"  # what finished words were made with
-# Settings that do not shape the words, only how fast and how dearly they come.
+# Settings that do not shape the words, only how fast they come and what they cost.
 LOGISTICS = ("words", "concurrency", "requests_per_minute", "max_attempts", "timeout_seconds", "input_price",
              "output_price", "max_questions", "max_cost")  # fmt: skip
 
@@ -29,13 +29,13 @@ LOGISTICS = ("words", "concurrency", "requests_per_minute", "max_attempts", "tim
 def describe_tokens(
     settings: DescribeSettings, path: pathlib.Path, catalogue: Catalogue, numbered: bool
 ) -> tuple[TokenDescription, ...]:
-    """Asks the teacher for the words of all tokens; finished words are read again and never changed.
+    """Asks the teacher for the words of all tokens; finished words are read back and never changed.
 
     Args:
-      settings: the teacher's.
+      settings: the teacher's settings.
       path: receives the folder `describe`, with the teacher's answers and the keyword file.
       catalogue: the items and their SIDs.
-      numbered: whether the last level only counts the items of one code.
+      numbered: whether the last level only counts the items with the same code.
 
     Raises:
       UserError: the teacher fails, or `path` holds the words of other settings or items.
@@ -57,13 +57,13 @@ def describe_tokens(
 
 
 def _identity(settings: DescribeSettings, catalogue: Catalogue) -> dict[str, Any]:
-    """What decides the words."""
+    """What determines the words."""
     files = ("path",) if settings.backend == "file" else ()
     return _shaping({"data": _catalogue_hash(catalogue), **input_facts(settings, files, LOGISTICS)})
 
 
 def _shaping(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts without the settings of paths where those did nothing, so that words of tokens are what they were
+    """The facts without the path settings if those had no effect, so that token words keep the identity that they had
     before there were such settings."""
     paths = facts.get("describe.unit", "token") == "path"
     asked = paths and BACKENDS[facts["describe.backend"]].asks_a_model

@@ -1,4 +1,4 @@
-"""The run that a training goes on from: what it decides of the settings, and what it knew of items and rows."""
+"""The run that a training continues from: which settings it decides, and which items and rows it knew."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ IN_TIME = ("train", SELECT, "valid", "test")  # the splits in the order in which
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Earlier:
-    """The run that another one goes on from.
+    """The run that another one continues from.
 
     Attributes:
-      place: its workdir, or an export alone.
+      place: its workdir, or only an export.
       items: ids of the items that it knew.
-      new: bool, of each split of the run that goes on, the rows that it did not have; of an export alone all.
-      knows_rows: whether its rows are known; not of an export alone.
+      new: bool, for each split of the continuing run: the rows that the earlier run did not have; all rows if `place`
+        is only an export.
+      knows_rows: whether its rows are known; not if `place` is only an export.
     """
 
     place: str
@@ -46,8 +47,10 @@ class Earlier:
 
 
 def going_on(settings: Settings) -> Settings:
-    """The settings of a run that goes on from an earlier one: the model is its export, items that it knows keep their
-    SIDs, and new ones are coded by its codebooks; as they are where `train.from_run` is empty.
+    """The settings of a run that continues from an earlier one; unchanged if `train.from_run` is empty.
+
+    The model is the earlier run's export. Items that the earlier run knows keep their SIDs, and its codebooks code new
+    items.
 
     Raises:
       UserError: the place is an address or holds no export with a language model, or the settings name another index
@@ -97,15 +100,15 @@ def _export(place: str) -> pathlib.Path:
 
 
 def open_earlier(settings: Settings, dataset: Dataset) -> Earlier | None:
-    """What the earlier run knew, and a line on what is new to it; None where a run goes on from none.
+    """What the earlier run knew; None if there is none. A line reports what is new to it.
 
     Args:
-      settings: of `going_on`.
-      dataset: of the run that goes on.
+      settings: as returned by `going_on`.
+      dataset: the dataset of the continuing run.
 
     Raises:
-      UserError: its SIDs or its prompts are others, so that its weights would mean something else here; or the folder
-        that it learned from has changed, so that nobody knows which rows are new.
+      UserError: the earlier run's SIDs or prompts differ, so that its weights would mean something else here; or the
+        folder that it learned from has changed, so that nobody knows which rows are new.
     """
     place = settings.train.from_run
     if not place:
@@ -176,21 +179,21 @@ def _folder_of(place: pathlib.Path) -> Dataset:
 
 
 def _new_rows(dataset: Dataset, known: np.ndarray) -> dict[str, np.ndarray]:
-    """bool, of each split the rows that are new beside known ones: of n known rows with the same user and target, the
-    first n of a dataset are these.
+    """bool, for each split: the rows that are new. If n known rows have the same user and target, the first n such rows
+    of the dataset are the known ones.
 
-    Histories say nothing here: where they are cut to a length, an item that joins the catalogue, or leaves it, changes
-    both ends of those of old rows.
+    Histories cannot decide this: if they are cut to a length, an item that joins or leaves the catalogue changes both
+    ends of the histories of old rows.
 
     Args:
-      dataset: its rows are in the order of time, as far as a user has one item several times.
+      dataset: its rows are in order of time, at least the rows with the same user and item.
       known: uint64, `_pairs` of the known rows.
     """
     splits = {split: dataset.splits[split] for split in IN_TIME if split in dataset.splits}
     pairs = np.concatenate([_pairs(rows, dataset.catalogue.items) for rows in splits.values()])
     order = np.argsort(pairs, kind="stable")
     ordered, known = pairs[order], np.sort(known)
-    before = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)  # rows of the same user and target
+    before = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)  # earlier rows with the same user and target
     new = np.empty(len(pairs), bool)
     new[order] = before >= np.searchsorted(known, ordered, "right") - np.searchsorted(known, ordered)
     ends = np.cumsum([len(rows) for rows in splits.values()])[:-1]

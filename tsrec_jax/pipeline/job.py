@@ -19,7 +19,7 @@ from tsrec_jax.rl.settings import FUSION
 from tsrec_jax.settings import Settings, flat
 
 _SHAPES_TRAINING = ("model", "sid_init", "tasks", "templates", "train")
-# What does not shape the weights, or decides other settings, which do.
+# Settings that do not shape the weights, or that only decide other settings, which do.
 ONLY_LOGISTICS = ("train.from_run", "train.log_every", "train.keep", "train.checkpoint_every", "train.explode_factor",
                   "train.wandb_project", "model.remat", "model.attention")  # fmt: skip
 
@@ -29,11 +29,11 @@ class Job:
     """One run, ready for training.
 
     Attributes:
-      settings: of all rooms.
+      settings: the settings of all rooms.
       workdir: where everything goes.
-      dataset: with SIDs and words, its held-out users taken out of train.
-      base: the pretrained model, a folder or a name; empty where no language model takes part.
-      earlier: the run that this one goes on from; None: it goes on from none.
+      dataset: the dataset with SIDs and words; held-out users are removed from train.
+      base: the pretrained model, a folder or a name; empty if no language model takes part.
+      earlier: the run that this one continues from; None: there is none.
     """
 
     settings: Settings
@@ -44,7 +44,7 @@ class Job:
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
-        """What tells this training from every other one."""
+        """What distinguishes this training from every other."""
         return {**training_identity(self.settings, self.dataset), **self.vectors_identity(teachers(self.settings))}
 
     @property
@@ -53,12 +53,12 @@ class Job:
         return ItemVectors.of_model(self.settings, self.workdir.path, self.dataset.catalogue.items, self.base)
 
     def vectors_identity(self, baselines: Collection[str]) -> dict[str, Any]:
-        """What tells the vectors that these baselines are fitted to from others; empty where they need none."""
+        """What distinguishes the vectors that these baselines are fitted to from others; empty if they need none."""
         return self.vectors.identity if need_vectors(baselines) else {}
 
     @property
     def final_identity(self) -> dict[str, Any]:
-        """What tells the weights that are evaluated and exported from all others: the second stage's too, if any."""
+        """What distinguishes the weights that are evaluated and exported, including a second stage, if there is one."""
         if not self.settings.rl.steps:
             return self.identity
         vectors = self.vectors.identity if rl_needs_vectors(self.settings) else {}
@@ -66,19 +66,19 @@ class Job:
         if not _taught_by_fusion(self.settings):
             del stage["rl.teacher_parts"]  # which nothing reads
         if self.settings.rl.teacher:
-            stage["rl.teacher knows"] = "other users' rows"  # and not all, as it did at first
+            stage["rl.teacher knows"] = "other users' rows"  # older code: all rows
         return {**self.identity, **stage, **vectors}
 
 
 def open_job(settings: Settings, path: pathlib.Path) -> Job:
-    """Makes what training needs and is not there yet (texts, SIDs, words, base model), and records the run.
+    """Makes what training needs if it is missing (texts, SIDs, words, base model), and records the run.
 
     Raises:
-      UserError: what `make_inputs` and `open_earlier` refuse, or `path` holds a training of other settings.
+      UserError: as in `make_inputs` and `open_earlier`, or `path` holds a training with other settings.
     """
     dataset, base = make_inputs(settings, path)
     dataset = hold_out_users(dataset, settings.train.held_out)
-    if settings.fusion.parts or _taught_by_fusion(settings):  # whose parts are weighed on the selection split
+    if settings.fusion.parts or _taught_by_fusion(settings):  # its weights are fitted on the selection split
         refuse_selection(dataset, settings.eval.split)
     job = Job(settings, Workdir(path), dataset, base, open_earlier(settings, dataset))
     if need_vectors([*teachers(settings), *settings.fusion.parts]) or rl_needs_vectors(settings):

@@ -19,7 +19,7 @@ from tsrec_jax.progress import report
 
 LOCK_FILE = "run.lock"
 WAIT_SECONDS = 2.0  # between two looks at a lock that another run holds
-PATIENCE = 0.2  # seconds after which a lock counts as held: it may be the one that is just being given back
+PATIENCE = 0.2  # seconds after which a lock counts as held; before that, it may just be being released
 
 
 class InUse(UserError):
@@ -30,10 +30,10 @@ class InUse(UserError):
 def alone_in(workdir: pathlib.Path, verb: str) -> Iterator[None]:
     """Keeps every other run out of `workdir`; the folder is made, and removed again if nothing was written into it.
 
-    Of several processes of one run the first takes the lock for all.
+    If a run has several processes, the first takes the lock for all.
 
-    The lock is the kernel's (flock) on the file `run.lock`, which says who holds it; it ends with its process, however
-    that ends, so that a file left by a killed run blocks nobody.
+    The lock is the kernel's (flock) on the file `run.lock`, which says who holds it. It is released when its process
+    ends, in whatever way, so that a file left by a killed run blocks nobody.
 
     Raises:
       InUse: another run is at work there; the message says which, on what host and since when.
@@ -70,7 +70,7 @@ def alone_in(workdir: pathlib.Path, verb: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone_when_free(workdir: pathlib.Path, verb: str) -> Iterator[None]:
-    """As `alone_in`, but waits for a run that is at work there, and says so once."""
+    """Like `alone_in`, but waits for a run that is at work there, and says so once."""
     told = False
     with contextlib.ExitStack() as stack:
         while True:

@@ -1,4 +1,4 @@
-"""The device mesh that the settings ask for."""
+"""The device mesh that the settings request."""
 
 from __future__ import annotations
 

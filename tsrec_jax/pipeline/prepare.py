@@ -1,4 +1,4 @@
-"""The stages `download` and `prepare`: raw data to a folder of texts and interactions, `prepared/` in the workdir."""
+"""The stages `download` and `prepare`: turn raw data into `prepared/` in the workdir, with texts and interactions."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 PREPARED = "prepared.json"  # in the workdir: what `prepared/` was made with
 FILES = ("interactions_file", "items_file")
-HASHED, NAMED = "hashed", "named"  # in PREPARED, beside the settings: the raw files as they were found
-_SHOWN = 5  # raw files in a message
-LIMITS = ("max_unreadable", "max_unmatched")  # what they allow is made alike with any value of them
+HASHED, NAMED = "hashed", "named"  # in PREPARED, in addition to the settings: the raw files as they were found
+_SHOWN = 5  # raw files listed in a message
+LIMITS = ("max_unreadable", "max_unmatched")  # their values do not change how data that they allow is prepared
 
 
 def prepared_folder(settings: PrepareSettings, path: pathlib.Path) -> pathlib.Path:
-    """The stage `prepare`: `prepared/` in the workdir, made of the raw data once.
+    """The stage `prepare`: `prepared/` in the workdir, made from the raw data once.
 
-    Of a finished folder the raw files are read again only where their size or time of change is another, and all those
-    of a setting may be gone.
+    Once the folder is finished, raw files are read again only if their size or modification time has changed, and all
+    the files of a setting may be gone.
 
     Raises:
-      UserError: no source is named, raw files are missing or broken, nothing is left, it was made otherwise, or nobody
-        knows how.
+      UserError: no source is named, raw files are missing or broken, no data is left, or the folder was made
+        differently or in a way that nobody knows.
     """
     from tsrec_jax.prepare.places import find_files, version_of
     from tsrec_jax.prepare.preparation import prepare  # with polars, which nothing else needs
@@ -56,7 +56,7 @@ def prepared_folder(settings: PrepareSettings, path: pathlib.Path) -> pathlib.Pa
             files[key] = find_files(name, f"config.prepare.{key}")
             identity[fact] = version_of(files[key], hashed)
         except UserError as error:
-            if names_before.get(key) != name:  # nothing was made of them, or they are said to be elsewhere now
+            if names_before.get(key) != name:  # nothing was made from them, or the settings now name another place
                 raise
             identity[fact] = kept[fact]
             report(f"prepare: not compared with what {folder} was made of: {error}")
@@ -95,7 +95,7 @@ def _read_kept(place: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _changes(before: Hashed, now: Hashed) -> str:
-    """Which raw files of this machine came, went or changed, as the end of a message; empty where nothing is known."""
+    """Which raw files on this machine are new, gone or changed, as the end of a message; empty if nothing is known."""
     if not before:
         return ""
     changes = {
@@ -109,11 +109,11 @@ def _changes(before: Hashed, now: Hashed) -> str:
 
 
 def download_raw(settings: PrepareSettings) -> RawSource:
-    """The raw files of an Amazon category; those that are in the folder already are checked and not fetched.
+    """The raw files of an Amazon category; files that are already in the folder are checked and not fetched.
 
     Raises:
-      UserError: the settings name no category or folder, or the files cannot be had; the message says where from and
-        where to they can be brought by hand.
+      UserError: the settings name no category or folder, or the files cannot be fetched; the message says from where
+        and to where they can be copied by hand.
     """
     from tsrec_jax.prepare.download import download  # with polars
 
