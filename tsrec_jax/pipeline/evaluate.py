@@ -188,7 +188,7 @@ def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, 
     write_trec(folder / TREC, [dataset.catalogue.sid(int(target)) for target in rows.targets], lists)
     write_json(folder / "results.json", to_json(built))
     write_text(folder / "results.md", to_markdown(built))
-    from tsrec_jax.evaluation.plots import plot_metrics  # with matplotlib
+    from tsrec_jax.evaluation.plots import plot_metrics  # imports matplotlib
 
     plot_metrics(built, folder / "plots" / "metrics.png")
     report(f"\n{dataset.name}, {split}, {len(rows)} rows, {beams} beams, SID level:\n{format_table(built)}\n")

@@ -199,7 +199,7 @@ def _write_report(
         "machine": machine(),
         "versions": versions(),
     }
-    from tsrec_jax.sid import plots  # with matplotlib
+    from tsrec_jax.sid import plots  # imports matplotlib
 
     plots.plot_sids(measured, index.codes_IC, index.sizes, folder / "plots" / "codes.png")
     write_text(folder / "report.md", to_markdown(measured, facts))

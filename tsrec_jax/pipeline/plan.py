@@ -55,9 +55,17 @@ class PlanOptions:
 class _Data:
     """What the plan knows about the data.
 
-    The fields in order: ids in use, how many of them are SID tokens, loss slots per group, SID tokens scored
-    everywhere, the dense head, steps (0: unknown), where all this is known from, for each level of a SID the codes and
-    the most of them that continue a prefix, and tokens of the longest prompt of the second stage (0: unknown).
+    Attributes:
+      num_tokens: ids in use.
+      new_rows: how many of these are SID tokens.
+      loss_slots: loss slots per group.
+      sid_tokens: SID tokens scored everywhere.
+      dense: the dense head.
+      steps: steps of the training; 0: unknown.
+      source: how all this is known, in words.
+      codes: the number of codes of each level of a SID.
+      widths: the most codes of each level that continue a prefix.
+      prompt: tokens of the longest prompt of the second stage; 0: unknown.
     """
 
     num_tokens: int

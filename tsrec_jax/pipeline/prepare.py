@@ -35,7 +35,7 @@ def prepared_folder(settings: PrepareSettings, path: pathlib.Path) -> pathlib.Pa
         differently or in a way that nobody knows.
     """
     from tsrec_jax.prepare.places import find_files, version_of
-    from tsrec_jax.prepare.preparation import prepare  # with polars, which nothing else needs
+    from tsrec_jax.prepare.preparation import prepare  # imports polars, which nothing else needs
     from tsrec_jax.prepare.raw import RawSource
     from tsrec_jax.prepare.summary import summary_tables
 
@@ -115,7 +115,7 @@ def download_raw(settings: PrepareSettings) -> RawSource:
       UserError: the settings name no category or folder, or the files cannot be fetched; the message says from where
         and to where they can be copied by hand.
     """
-    from tsrec_jax.prepare.download import download  # with polars
+    from tsrec_jax.prepare.download import download  # imports polars
 
     if not settings.source.startswith("amazon"):
         raise UserError(f"config.prepare.source={settings.source!r}: only amazon2018 and amazon2023 can be downloaded")

@@ -1,4 +1,4 @@
-"""The stage `pretrain`: the small language model that a run begins with where it names none."""
+"""The stage `pretrain`: the small language model that a run begins with if it names none."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tsrec_jax.training.step import first_step_and_state
 from tsrec_jax.training.validation import validation_loss
 
 IDENTITY = "pretraining.json"  # in the pretrained folder: what it was trained on
-FACTS = "pretraining_facts.json"  # beside it: how large it is and what came of it
+FACTS = "pretraining_facts.json"  # in the same folder: the model's size and how its training ended
 
 
 def pretrained_model(settings: Settings, path: pathlib.Path, texts: TextFolder) -> str:
@@ -47,7 +47,7 @@ def pretrained_model(settings: Settings, path: pathlib.Path, texts: TextFolder) 
 
 
 def base_words(base: str) -> str:
-    """What a report says of a pretrained model: its place or, where a run made it, its size and what came of it."""
+    """What a report says about a pretrained model: its place or, if a run made it, its size and how training ended."""
     file = pathlib.Path(base) / FACTS
     if not file.is_file():
         return base
@@ -59,7 +59,7 @@ def base_words(base: str) -> str:
 
 
 def pretraining_identity(settings: Settings, texts: TextFolder) -> dict[str, Any]:
-    """What decides the model that `pretrain` makes."""
+    """What determines the model that `pretrain` makes."""
     wording = settings.templates.wording()
     return {"seed": settings.seed, "data": texts.data_hash, "wording": wording, **dataclasses.asdict(settings.pretrain)}
 
@@ -67,12 +67,12 @@ def pretraining_identity(settings: Settings, texts: TextFolder) -> dict[str, Any
 def pretrain(settings: Settings, path: pathlib.Path, texts: TextFolder) -> pathlib.Path:
     """Trains a tokenizer and a small language model on the item texts; returns its HF folder.
 
-    The tokenizer also sees the prompts' wording, which it would spell out letter by letter otherwise.
+    The tokenizer also sees the prompts' wording, which it would otherwise spell out letter by letter.
 
     The folder appears only when it is complete; a killed run resumes from its checkpoints.
 
     Raises:
-      UserError: the workdir holds a model that was pretrained with other settings, or the rows do not divide.
+      UserError: the workdir holds a model that was pretrained with other settings, or as in `text_batches`.
     """
     folder, wanted = path / "pretrained", settings.pretrain
     identity = pretraining_identity(settings, texts)
@@ -156,10 +156,10 @@ def pretrain(settings: Settings, path: pathlib.Path, texts: TextFolder) -> pathl
 
 
 def text_batches(settings: Settings, rows: TextRows) -> tuple[TrainBatches, list[Batch]]:
-    """The batches that are learned, and those that are validated on.
+    """The batches for training, and those for validation.
 
     Raises:
-      UserError: the rows of a step do not divide over the devices.
+      UserError: the rows of a step do not divide evenly over the devices.
     """
     wanted, mesh = settings.pretrain, open_mesh(settings)
     length = wanted.sequence_length

@@ -48,7 +48,7 @@ def versions() -> dict[str, str]:
 def commit() -> str:
     """The git commit of the code that runs, marked when files differ from it; `unknown` outside a checkout.
 
-    Code that was packed without its repository is told by the variable TSREC_COMMIT.
+    For code that was packed without its repository, the variable TSREC_COMMIT gives the commit.
     """
     packed = os.environ.get("TSREC_COMMIT")
     if packed:
@@ -81,12 +81,12 @@ def machine() -> str:
 
 
 def input_facts(section: Section, files: Sequence[str], without: Sequence[str] = ()) -> dict[str, Any]:
-    """The facts of a section, in which its settings that name `files` count by what those hold.
+    """The facts of a section, in which the settings named in `files` are replaced by the contents of their files.
 
-    So a file that moved is the same input, and one that was written anew is another.
+    So a file that moved is the same input, and a file with new contents is another.
 
     Raises:
-      UserError: a file that is named is not there.
+      UserError: a file that a setting names is missing.
     """
     facts = section_facts(section, (*without, *files))
     for key in files:

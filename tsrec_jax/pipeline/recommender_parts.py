@@ -1,4 +1,4 @@
-"""From a dataset and a pretrained model to the parts that training and decoding share: one way for every stage."""
+"""Makes the parts that training and decoding share from a dataset and a pretrained model, in one way for all stages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RecommenderParts:
 
     Attributes:
       dataset: the catalogue, the splits and the descriptions of tokens or paths; for `sid_init.mode=sa_shuffled` each
-        has the words of another, for SA-Init and TS-Align alike.
+        has the words of another, for both SA-Init and TS-Align.
       tokenizer: the base tokenizer with the SID tokens added.
       base_vocab_size: length of the base tokenizer; SID tokens are base_vocab_size, base_vocab_size + 1, ... in
         catalogue order.
@@ -62,11 +62,11 @@ def load_parts(
 ) -> RecommenderParts:
     """Loads the base model, extends its vocabulary with initialised SID rows and builds prompts and trie.
 
-    SID tokens that the model knows already, by their names, keep their rows.
+    SID tokens whose names the model already knows keep their rows.
 
     Args:
-      settings: sections `model`, `mesh`, `sid_init`, `dense`, `templates`, of `train` the sequence length, `freeze` and
-        `adapter`, and `seed` are read.
+      settings: `seed`, the sections `model`, `mesh`, `sid_init`, `dense` and `templates`, and in `train` the sequence
+        length, `freeze` and `adapter` are read.
       dataset: gives the SID tokens and their keywords.
       base: the pretrained model, any path that `load_hf` takes.
       texts: gives the vectors of the item texts for a dense head.
@@ -134,15 +134,15 @@ def load_parts(
 
 
 def level_sizes(catalogue: Catalogue) -> tuple[int, ...]:
-    """Tokens of each level."""
+    """Number of tokens on each level."""
     return tuple(map(len, catalogue.level_tokens))
 
 
 def base_model(settings: Settings, base: str | pathlib.Path, mesh: Mesh | None) -> Decoder:
     """The pretrained model, or one of its shape with weights drawn by `settings.seed`.
 
-    Its parameters are float32; where the trunk is frozen they are of the compute dtype, to which they would be rounded
-    in each step, until `extend_vocabulary` makes the tables float32 for the sake of the new rows.
+    Its parameters are float32. If the trunk is frozen, they have the compute dtype, to which each step would round them
+    anyway, until `extend_vocabulary` makes the tables float32 for the new rows.
     """
     return load_hf(
         base,
@@ -159,9 +159,9 @@ def base_model(settings: Settings, base: str | pathlib.Path, mesh: Mesh | None) 
 def words_for_rows(
     settings: Settings, dataset: Dataset, tokenizer: PreTrainedTokenizerFast
 ) -> tuple[TokenWords | None, list[list[int]]]:
-    """What SA-Init reads: which descriptions speak for which token, and the sub-word ids of the keywords of each.
+    """What SA-Init reads: which descriptions speak for which token, and the sub-word ids of each one's keywords.
 
-    Keywords are joined by single spaces. None and an empty list where the mode does not read them.
+    Keywords are joined by single spaces. None and an empty list if the mode does not read them.
 
     Raises:
       UserError: a token has no keywords.

@@ -1,13 +1,13 @@
 """Working directories that are not on this machine: gs://, s3:// and other addresses that fsspec knows.
 
-A run works in a folder of this machine, for the libraries that write records, weights and tokenizers know files alone.
-What it holds is copied to the address when something is complete, and back from there when a run begins, so that a new
-machine goes on where a lost one was. Checkpoints are not copied: Orbax writes them straight to the address. Tokenised
-records are not either: they are made again, and are the same.
+A run works in a folder on this machine, because the libraries that write records, weights and tokenizers know only
+files. The contents of the folder are copied to the address when something is complete, and back when a run begins, so
+that a new machine continues where a lost one stopped. Checkpoints are not copied: Orbax writes them straight to the
+address. Nor are tokenised records: they are made again, and are the same.
 
-At the address the files have their own names, so that they can be read there. `.tsrec/manifest.json` lists them with
-their SHA-256, and a copy is worth what the last manifest says: a file that replaces another is written beside it, under
-`.tsrec/staged`, until a manifest that names it is there. So a push that is cut off leaves the state before it.
+At the address the files keep their names, so that they can be read there. `.tsrec/manifest.json` lists them with their
+SHA-256, and only what the last manifest says counts. A file that replaces another stays under `.tsrec/staged` until a
+manifest names it. So a push that is interrupted leaves the state before it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.errors import UserError
 from tsrec_jax.files import replacing, write_json
 
-LINK = "remote.json"  # in the local folder: what it is the copy of, this run's name for itself, and if it has pushed
-PUSHED = "pushed.json"  # in the local folder: size and time of each file when it was last the same at the address
+LINK = "remote.json"  # in the local folder: the address it is a copy of, a token for this run, whether it has pushed
+PUSHED = "pushed.json"  # in the local folder: size and time of each file when it last equalled the one at the address
 CHECKPOINTS, RECORDS = "checkpoints", "records"
 OF_THIS_MACHINE = (LINK, PUSHED, "run.lock")
 UNFINISHED = re.compile(r"\.(tmp|old|part)(\.|$)|\.writing")  # names of what is not complete yet
@@ -41,9 +41,9 @@ BLOCK = 4 << 20  # bytes
 
 
 def local_folder(url: str) -> pathlib.Path:
-    """The folder of this machine for a working directory at `url`.
+    """The folder on this machine for a working directory at `url`.
 
-    It lies in `TSREC_LOCAL`, or in the user's cache folder where that is not set; processes of one host need one each.
+    It lies in `TSREC_LOCAL` or, if that is not set, in the user's cache folder. Processes on one host need one each.
     """
     cache = pathlib.Path(os.environ.get("TSREC_LOCAL") or user_cache()).expanduser().absolute()
     url = url.rstrip("/")
@@ -52,9 +52,10 @@ def local_folder(url: str) -> pathlib.Path:
 
 
 def fetch(url: str) -> pathlib.Path:
-    """The local folder of a working directory at `url`, holding what is there and nothing else.
+    """The local folder of a working directory at `url`, holding what is at the address and nothing else.
 
-    What a run left in it and did not push is removed: at the address is the truth. The caller keeps others out of it.
+    What a run left in the folder and did not push is removed: the address holds the truth. The caller keeps other runs
+    out of the folder.
 
     Raises:
       UserError: the address cannot be used or read; the message gives the reason.
@@ -85,12 +86,12 @@ class Remote:
 
     @classmethod
     def of(cls, local: pathlib.Path) -> Remote | None:
-        """What a folder that `fetch` made is the copy of; None for every other folder."""
+        """The remote of a folder that `fetch` made; None for every other folder."""
         link = local / LINK
         return cls(local, json.loads(link.read_text(encoding="utf-8"))["url"]) if link.exists() else None
 
     def checkpoints(self, folder: pathlib.Path) -> epath.Path:
-        """Where the checkpoints of a system lie that works in `folder`, a part of the local folder.
+        """The place of the checkpoints of a system that works in `folder`, inside the local folder.
 
         Raises:
           UserError: Orbax cannot write to this kind of address.
@@ -135,7 +136,7 @@ class Remote:
         write_json(self.local / PUSHED, {name: _stamp(self.local / name) for name in listed})
 
     def push(self) -> None:
-        """Copies what has changed since the last pull or push; does nothing where nothing has.
+        """Copies what has changed since the last pull or push; does nothing if nothing has.
 
         Raises:
           UserError: another run has begun to work at the address since this one did.
@@ -163,7 +164,7 @@ class Remote:
         write_json(self.local / PUSHED, here)
 
     def _own(self) -> None:
-        """Takes the address over at the first push; later ones find out whether another run has done so since."""
+        """Takes over the address at the first push; later pushes check whether another run has done so since."""
         link = json.loads((self.local / LINK).read_text(encoding="utf-8"))
         owner = self._read(OWNER)
         if link["owns"] and owner.get("token") != link["token"]:
@@ -176,7 +177,7 @@ class Remote:
         return f"{self._root}/{name}"
 
     def _upload(self, name: str, at: str) -> dict[str, Any]:
-        """Writes a file to `at` and returns its entry; of one that grows meanwhile, what had been written of it."""
+        """Writes a file to `at` and returns the entry of what was written, even if the file grows in the meantime."""
         digest, size = hashlib.sha256(), 0
         with (self.local / name).open("rb") as source, self._fs.open(self._at(at), "wb") as sink:
             while block := source.read(BLOCK):
@@ -186,7 +187,7 @@ class Remote:
         return {"sha256": digest.hexdigest(), "size": size, "at": at}
 
     def _read(self, name: str) -> dict[str, Any]:
-        """A JSON file at the address; empty where there is none."""
+        """A JSON file at the address; empty if there is none."""
         try:
             return json.loads(self._fs.cat_file(self._at(name)))
         except FileNotFoundError:
@@ -195,7 +196,7 @@ class Remote:
             raise UserError(f"--workdir={self.url} cannot be read: {type(error).__name__}: {error}") from error
 
     def _write(self, name: str, value: Mapping[str, Any]) -> None:
-        """Writes JSON to the address so that a reader finds the old or the new one; an object of a store is whole."""
+        """Writes JSON to the address so that a reader finds the old or the new file; stores write whole objects."""
         at = self._at(f"{name}.tmp" if self._on_disk else name)
         self._fs.pipe_file(at, json.dumps(value, indent=1).encode())
         if self._on_disk:
@@ -203,7 +204,7 @@ class Remote:
 
 
 def _files(local: pathlib.Path) -> Iterator[str]:
-    """The files of a local folder that belong to the address, by their path inside it."""
+    """The files of a local folder that belong at the address, as paths inside the folder."""
     for path in sorted(local.rglob("*")):
         name = path.relative_to(local)
         skipped = {CHECKPOINTS, RECORDS} & set(name.parts) or name.as_posix() in OF_THIS_MACHINE

@@ -1,4 +1,4 @@
-"""The stage `rl`: the trained recommender learns on by what the settings of `rl` name, in `rl/` of the workdir."""
+"""The stage `rl`: trains the trained recommender further as the settings of `rl` say, in `rl/` of the workdir."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tsrec_jax.training.metrics_log import read_metrics
 from tsrec_jax.training.settings import TrainSettings
 
 STAGE = "rl"
-CUTS = (1, 5, 10, 20, 50)  # of HR at each validation, as far as there are beams
+CUTS = (1, 5, 10, 20, 50)  # cut-offs of HR at each validation, up to the number of beams
 
 
 def require_stage(settings: Settings) -> None:
@@ -48,11 +48,11 @@ def require_stage(settings: Settings) -> None:
 
 
 def improve_recommender(job: Job) -> None:
-    """Takes the second stage, or skips it where it is finished or there is none.
+    """Runs the second stage, or skips it if it is finished or there is none.
 
     Raises:
       UserError: nothing is trained, the objective of training is not `constrained`, or the prompts of a step do not
-        divide over the mesh.
+        divide evenly over the mesh.
     """
     if not job.settings.rl.steps:
         return
@@ -63,7 +63,7 @@ def improve_recommender(job: Job) -> None:
 
 
 def final_parts(job: Job) -> RecommenderParts:
-    """The parts of the recommender as it is evaluated and exported: after the second stage where there is one.
+    """The parts of the recommender as it is evaluated and exported: after the second stage if there is one.
 
     Raises:
       UserError: the stages that make it have not finished with these settings.
@@ -82,7 +82,7 @@ def final_parts(job: Job) -> RecommenderParts:
 
 
 def rl_facts(job: Job) -> dict[str, Any] | None:
-    """What a finished second stage left in the workdir; None where there is none."""
+    """The facts that a finished second stage left in the workdir; None if there is none."""
     return job.workdir.finished(STAGE, job.final_identity) if job.settings.rl.steps else None
 
 
@@ -91,7 +91,7 @@ def _is_finished(job: Job) -> bool:
 
 
 def _improve(job: Job, parts: RecommenderParts) -> dict[str, Any]:
-    """Takes the steps from the model of the parts and returns the facts of the finished stage."""
+    """Runs the steps, starting from the model of the parts, and returns the facts of the finished stage."""
     settings, folder = job.settings, job.workdir.path / STAGE
     limits = stage_limits(settings)
     teacher = fit_teacher(job)
@@ -122,13 +122,13 @@ def _improve(job: Job, parts: RecommenderParts) -> dict[str, Any]:
 
 
 def _start(folder: pathlib.Path) -> dict[str, float]:
-    """The validation of the weights that the stage started from, as it was logged; empty where the log is lost."""
+    """The logged validation of the weights that the stage started from; empty if the log is lost."""
     row = next((row for row in read_metrics(folder) if row["step"] == 0), {})
     return {name: value for name, value in row.items() if name.startswith("valid/")}
 
 
 def _shape(settings: Settings, parts: RecommenderParts, length: int) -> SecondStageShape:
-    """A step as `plan` sees it."""
+    """A step, in the form that `plan` uses."""
     codes = parts.trie.level_sizes
     step = step_shape(
         settings.train, settings.model, settings.sid_init, loss_slots=0, new_rows=sum(codes), sid_tokens=0
@@ -137,7 +137,7 @@ def _shape(settings: Settings, parts: RecommenderParts, length: int) -> SecondSt
 
 
 def stage_limits(settings: Settings) -> TrainSettings:
-    """The settings of the loop and of the optimiser, as the second stage has them.
+    """The settings of the loop and of the optimiser in the second stage.
 
     Each validation is followed by a checkpoint: the stage has too few steps for the interval of training.
     """
@@ -151,12 +151,15 @@ def stage_limits(settings: Settings) -> TrainSettings:
         checkpoint_every=wanted.validate_every or settings.train.checkpoint_every,
         patience=wanted.patience,
         select_by="hr@10",
-        explode_factor=0.0,  # an objective may be below 0, where so many times its usual value says nothing
+        explode_factor=0.0,  # an objective may be below 0, where a multiple of its usual value says nothing
     )
 
 
 def _facts_of_teacher(job: Job, teacher: Teacher) -> dict[str, Any]:
-    """What it was fitted with, and how often it has the target of a selection row, beside the share that is logged."""
+    """What the teacher was fitted with, and how often it has the target of a selection row.
+
+    The log of the stage has the same share for the rows of train.
+    """
     dataset = job.dataset
     rows = dataset.splits[selection_split(dataset)].spread(job.settings.train.valid_beam_rows)
     share = teacher.has_target(rows, dataset.catalogue)
@@ -191,7 +194,7 @@ def _batches(settings: Settings, parts: RecommenderParts, teacher: Teacher | Non
 
 
 def sid_vectors(job: Job, parts: RecommenderParts) -> SidVectors:
-    """The mean of the unit vectors of the items of each SID."""
+    """For each SID, the mean of the unit vectors of its items."""
     catalogue = parts.dataset.catalogue
     vectors_ID = np.asarray(job.vectors(), np.float32)
     vectors_ID = vectors_ID / np.maximum(np.linalg.norm(vectors_ID, axis=1, keepdims=True), 1e-12)
@@ -202,7 +205,7 @@ def sid_vectors(job: Job, parts: RecommenderParts) -> SidVectors:
 
 
 def _validation(settings: Settings, parts: RecommenderParts) -> Callable[[Decoder], dict[str, float]]:
-    """HR at CUTS, NDCG@10 and the recall of first codes on the selection split, by the search of the evaluation."""
+    """HR at CUTS, NDCG@10 and the recall of first codes on the selection split, searched as in the evaluation."""
     catalogue, beams = parts.dataset.catalogue, settings.eval.beams
     rows = parts.dataset.splits[selection_split(parts.dataset)].spread(settings.train.valid_beam_rows)
     search = searched_by(settings, parts, rows)

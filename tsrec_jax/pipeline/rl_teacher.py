@@ -1,7 +1,7 @@
-"""The teacher of the second stage: what ranks items for a user's rows, fitted to the rows of other users.
+"""The teacher of the second stage, which ranks items for a user's rows and is fitted to the rows of other users.
 
-A teacher that has seen a row knows its target by heart, and the user's later items too; how it ranks them says nothing
-of how it would rank for a new row.
+A teacher that has seen a row knows its target by heart, and the user's later items too. How it ranks them says nothing
+about how it would rank items for a new row.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from tsrec_jax.rl.settings import FUSION
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Teacher:
-    """Two fits, each of a half of the users and asked about the others.
+    """Two fits, each to one half of the users and asked about the other half.
 
     Attributes:
-      half_of: the half, 0 or 1, of each user of train; of another user either fit is asked, here the first.
-      fitted: by the half that is asked about.
-      count: items of a ranking; all, where the catalogue has fewer.
+      half_of: the half, 0 or 1, of each user of train; for any other user either fit could be asked, and the first is.
+      fitted: the fits, in the order of the halves that they are asked about.
+      count: items in a ranking; all items if the catalogue has fewer.
     """
 
     half_of: Mapping[str, int]
@@ -59,16 +59,17 @@ class Teacher:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Those of both fits."""
+        """The facts of both fits."""
         return {"halves": [dict(fitted.facts) for fitted in self.fitted]}
 
 
 def fit_teacher(job: Job) -> Teacher | None:
-    """Fits the teacher that the settings name, its own settings and weights on the selection rows of users that the fit
-    has not seen; None where they name none, or where the loss does not ask it.
+    """Fits the teacher that the settings name; None if they name none, or if the loss does not ask it.
+
+    The teacher's own settings and weights are chosen on the selection rows of users that the fit has not seen.
 
     Raises:
-      UserError: train has one user alone, or the selection split no rows of the users of a half.
+      UserError: train has only one user, or the selection split has no rows of one half of the users.
     """
     wanted, dataset = job.settings.rl, job.dataset
     if not wanted.teachers:

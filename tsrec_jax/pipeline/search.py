@@ -1,4 +1,4 @@
-"""Ranked SIDs for rows of a split: by the trained model, by a fusion beside it, or by a fusion alone."""
+"""Ranked SIDs for rows of a split: from the trained model alone or with a fusion, or from a fusion alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class FusedRows:
       rows: the histories.
       fusions: one or more, with the same parts.
       which_B: for each row the number of its fusion.
-      scorer: the model's dense head, where it takes part.
+      scorer: the model's dense head, if it takes part.
     """
 
     rows: Interactions
@@ -40,13 +40,13 @@ class FusedRows:
     scorer: DenseScorer | None = None
 
     def scores(self, numbers: Sequence[int]) -> np.ndarray:
-        """float32 scores_BI of the rows of these numbers, without the dense head's share."""
+        """float32 scores_BI of the rows with these numbers, without the dense head's share."""
         which_B, histories = self.which_B[list(numbers)], [self.rows.histories[number] for number in numbers]
         found = {own: iter(self.fusions[own].scores(_of(histories, which_B == own))) for own in set(which_B.tolist())}
         return np.stack([next(found[own]) for own in which_B.tolist()])
 
     def dense(self, numbers: Sequence[int]) -> DenseScores:
-        """The dense head's share in them."""
+        """The dense head's share in the scores of these rows."""
         assert self.scorer is not None
         histories = [self.rows.histories[number] for number in numbers]
         weight_BI = [
@@ -61,7 +61,7 @@ def _of(histories: Sequence[Sequence[int]], chosen_B: np.ndarray) -> list[Sequen
 
 
 def search_fusion(catalogue: Catalogue, fused: FusedRows, length: int) -> list[RankedSids]:
-    """The ranking of a fusion without the model, `length` SIDs a row."""
+    """The ranking of a fusion without the model, `length` SIDs per row."""
     ranked: list[RankedSids] = []
     for start in range(0, len(fused.rows), CHUNK):
         scores_BI = fused.scores(range(start, min(start + CHUNK, len(fused.rows))))
@@ -78,7 +78,7 @@ class ModelSearch:
       parts: gives the catalogue, the trie and the prompts.
       settings: section `eval` and the objective are read.
       model: the trained weights on this process's devices.
-      scorer: the model's dense head there; None where it has none.
+      scorer: the model's dense head on these devices; None if it has none.
     """
 
     parts: RecommenderParts
@@ -132,7 +132,7 @@ class ModelSearch:
         )
 
     def prompts(self, rows: Interactions) -> Iterator[list[int]]:
-        """The prompts, tokenised a few at a time, so that it goes on while the first ones are searched."""
+        """The prompts, tokenised a few at a time, so that tokenising continues while the first ones are searched."""
         catalogue = self.parts.dataset.catalogue
         for start in range(0, len(rows), TOKENISED):
             histories = rows.histories[start : start + TOKENISED]

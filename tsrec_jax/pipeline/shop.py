@@ -20,7 +20,7 @@ NAME = "shop"
 
 
 def is_embedded(settings: Settings) -> bool:
-    """Whether the run is on the embedded shop: neither a folder nor raw data is named."""
+    """Whether the run uses the embedded shop: neither a folder nor raw data is named."""
     return not settings.dataset.path and not settings.prepare.source
 
 
@@ -28,7 +28,7 @@ def embedded_shop(settings: Settings) -> Shop:
     """The generated shop of these settings; the same settings give the same shop.
 
     Raises:
-      UserError: sizes that no shop can have.
+      UserError: no shop can have these sizes.
     """
     try:
         return make_shop(seed=settings.seed, num_items=settings.shop.num_items, num_users=settings.shop.num_users)
@@ -37,7 +37,7 @@ def embedded_shop(settings: Settings) -> Shop:
 
 
 def shop_folder(settings: Settings, path: pathlib.Path) -> pathlib.Path:
-    """The shop as a dataset folder, `shop/` in the workdir, written where it is not there.
+    """The shop as a dataset folder, `shop/` in the workdir, written if it is missing.
 
     Raises:
       UserError: `path` holds another shop.

@@ -1,4 +1,4 @@
-"""The SID tokens beside the pretrained vocabulary: added to a tokenizer, or found in that of a model that has some."""
+"""The SID tokens outside the pretrained vocabulary: added to a tokenizer, or found in one that already has some."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.models.tokenizer import cut_tokenizer, load_tokenizer
 from tsrec_jax.progress import report
 
-_SID_TOKEN = re.compile(r"(<[^<>\s]*?)\d+>")  # what may be dropped where the catalogue has no such token
+_SID_TOKEN = re.compile(r"(<[^<>\s]*?)\d+>")  # a token that may be dropped if the catalogue does not have it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class BaseTokenizer:
     """The tokenizer of a model, without any SID tokens.
 
     Attributes:
-      tokenizer: it.
+      tokenizer: the tokenizer.
       known: the ids that SID tokens of the catalogue have in the model, by token; empty for most models.
     """
 
@@ -30,10 +30,10 @@ class BaseTokenizer:
     known: Mapping[str, int]
 
     def kept(self, tokens: Sequence[str], fresh_nD: np.ndarray, table_VD: np.ndarray) -> np.ndarray:
-        """Rows of the tokens: those that the model knows as they are in its table, the others as `fresh_nD` has them.
+        """Rows of the tokens: from the model's table for tokens that it knows, from `fresh_nD` for the others.
 
         Args:
-          tokens: n of them.
+          tokens: n tokens.
           fresh_nD: a row for each.
           table_VD: the model's table.
         """
@@ -45,14 +45,14 @@ class BaseTokenizer:
 
 
 def base_tokenizer(base: str | pathlib.Path, tokens: Sequence[str]) -> BaseTokenizer:
-    """Loads the tokenizer of a model and takes out of it the SID tokens that it has, whatever their order.
+    """Loads the tokenizer of a model and removes the SID tokens that it has, whatever their order.
 
     Args:
-      base: any path that `load_hf` takes: a pretrained model, an export, or a checkpoint of MiniOneRec's form.
+      base: any path that `load_hf` takes: a pretrained model, an export, or a checkpoint in MiniOneRec's form.
       tokens: the SID tokens of the catalogue.
 
     Raises:
-      UserError: it knows some of them, and they are not the last of its vocabulary.
+      UserError: the tokenizer knows some of them, and they are not the last ones in its vocabulary.
     """
     tokenizer = load_tokenizer(base)
     vocabulary = tokenizer.get_vocab()
@@ -81,7 +81,7 @@ def base_tokenizer(base: str | pathlib.Path, tokens: Sequence[str]) -> BaseToken
 
 
 def _first_sid_id(vocabulary: Mapping[str, int], known: Mapping[str, int]) -> int:
-    """The id from which on all tokens are SID tokens: those before the first known one that are called alike, too."""
+    """The id from which all tokens are SID tokens, including tokens before the first known one with similar names."""
     stems = {found[1] for token in known if (found := _SID_TOKEN.fullmatch(token))}
     of_id = {index: token for token, index in vocabulary.items()}
     first = min(known.values())
@@ -96,7 +96,7 @@ def _listed(tokens: Sequence[str]) -> str:
 
 
 def add_sid_tokens(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[str]) -> int:
-    """Adds the SID tokens in order and returns the base length, which is the first one's id."""
+    """Adds the SID tokens in order and returns the base length, which is the id of the first one."""
     base_vocab_size = len(tokenizer)
     tokenizer.add_tokens(list(tokens))
     return base_vocab_size

@@ -1,4 +1,4 @@
-"""Where a training starts from: the scale of the SID tokens' scores, where it is set, and the loss before any step."""
+"""Where a training starts from: the scale of the SID tokens' scores, if it is set, and the loss before any step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tsrec_jax.training.checkpoints import differences
 from tsrec_jax.training.start import sid_losses, sid_places
 
 FILE = "start.json"  # what was found before the first step, and for which training
-FITTED_ROWS = 256  # of train, spread over it: the scales are three or four numbers
+FITTED_ROWS = 256  # rows, spread over train: few, since the scales are three or four numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Start:
     """A model before its first step.
 
     Attributes:
-      model: the decoder, its scales set.
+      model: the decoder with its scales set.
       facts: JSON facts for the report: `split`, the losses of both objectives in nats per SID token, and `scales`.
     """
 
@@ -43,15 +43,15 @@ class Start:
 
 
 def start_of(job: Job, parts: RecommenderParts, rows: int, slots: int) -> Start:
-    """Sets the scales of a head that has some to those of the smallest loss on train, and measures the loss.
+    """Sets the scales of a head that has some to those with the smallest loss on train, and measures the loss.
 
-    This is done once for a training: FILE keeps what was found, and a training that is resumed reads it there.
+    This is done once per training: FILE keeps what was found, and a resumed training reads it from there.
 
     Args:
-      job: what is trained; of its settings the objective and sections `tasks`, `train` and `sid_init` are read.
+      job: what is trained; in its settings the objective and sections `tasks`, `train` and `sid_init` are read.
       parts: the recommender before training.
-      rows: packed rows of a micro-batch, over all processes.
-      slots: loss slots of a group of rows.
+      rows: packed rows per micro-batch, over all processes.
+      slots: loss slots per group of rows.
     """
     sizes, scaled = level_sizes(parts.dataset.catalogue), job.settings.sid_init.head != "plain"
     facts = _kept(job)

@@ -164,7 +164,7 @@ def _write_report(settings: Settings, workdir: pathlib.Path, wanted: Sequence[Wa
         write_json(workdir / "study.json", to_json(built))
         for suffix, text in (("md", to_markdown(built)), ("csv", to_csv(built)), ("tex", to_latex(built))):
             write_text(workdir / f"study.{suffix}", text)
-        from tsrec_jax.evaluation.study_plots import plot_study  # with matplotlib
+        from tsrec_jax.evaluation.study_plots import plot_study  # imports matplotlib
 
         plot_study(built, workdir / "plots")
 

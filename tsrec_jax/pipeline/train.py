@@ -139,7 +139,7 @@ def _recorded_batches(
     settings: Settings, parts: RecommenderParts, data: TrainingData, rows: int, folder: pathlib.Path
 ) -> TrainBatches:
     """This process's batches, read from records of all examples in `folder`; missing records are written first."""
-    from tsrec_jax.data.records import open_records, write_records  # with tensorflow-datasets
+    from tsrec_jax.data.records import open_records, write_records  # imports tensorflow-datasets
 
     first_makes(lambda: write_records(data.examples, folder))
     part = process_rows(parts.mesh, rows // settings.train.rows_per_group)

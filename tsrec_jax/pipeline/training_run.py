@@ -31,15 +31,15 @@ def run_of(
     step_flops: float,
     profile: range = range(0),
 ) -> Run:
-    """The run of a stage; process 0 alone draws its curves and sends its metrics.
+    """The run of a stage; only process 0 draws its curves and sends its metrics.
 
     Args:
       job: gives the working directory and the project that receives the metrics.
-      stage: its name.
-      folder: where it is trained.
+      stage: name of the stage.
+      folder: where the stage trains.
       identity: as in `Run`.
       step_flops: model FLOPs of a step over all devices.
-      profile: the steps of which a trace is written.
+      profile: the steps for which a trace is written.
     """
     project = job.settings.train.wandb_project if first() else ""
     return Run(
@@ -56,7 +56,7 @@ def run_of(
 
 
 def facts_of(result: TrainResult, step_flops: float) -> dict[str, Any]:
-    """What a finished stage keeps of how it ended."""
+    """What a finished stage records about how it ended."""
     return {
         "steps": result.steps,
         "best_step": result.best_step,
@@ -72,9 +72,9 @@ def weights_are_there(job: Job, stage: str, folder: pathlib.Path, facts: Mapping
 
     Args:
       job: gives the working directory.
-      stage: its name.
-      folder: where it was trained.
-      facts: what it left; None: it has not finished.
+      stage: name of the stage.
+      folder: where the stage was trained.
+      facts: the facts that it left; None: it has not finished.
     """
     if facts is None:
         return False
@@ -89,7 +89,7 @@ def weights_are_there(job: Job, stage: str, folder: pathlib.Path, facts: Mapping
 def searched_by(
     settings: Settings, parts: RecommenderParts, rows: Interactions
 ) -> Callable[[Decoder], list[list[str]]]:
-    """What a model recommends for these rows by the search of the evaluation: SIDs, best first."""
+    """A function that gives a model's SIDs for these rows, best first, searched as in the evaluation."""
     catalogue, builder = parts.dataset.catalogue, parts.builder
     prompts = builder.prompts_next_sid(
         [[catalogue.sid(item) for item in history] for history in rows.histories], catalogue.num_levels
@@ -114,6 +114,6 @@ def searched_by(
 
 
 def _draw(stage: str, folder: pathlib.Path) -> None:
-    from tsrec_jax.evaluation.plots import plot_training  # with matplotlib
+    from tsrec_jax.evaluation.plots import plot_training  # imports matplotlib
 
     plot_training({stage: read_metrics(folder)}, folder / "plots" / "training.png")
