@@ -50,7 +50,7 @@ def _rows_of(path: pathlib.Path) -> tuple[list[str], list[str]] | None:
 
 
 def predict_before(job: Job, rows: Interactions) -> None:
-    """Writes PREDICTIONS: what the model found before this training, for those of the rows that are new.
+    """Writes PREDICTIONS: what the model found before this training, for the new rows among `rows`.
 
     The model knows the new items by their SIDs. It searches alone: a dense head is learned again, and the baselines of
     a fusion would have seen the new interactions.
@@ -69,7 +69,7 @@ def predict_before(job: Job, rows: Interactions) -> None:
 
 
 def predict_alone(job: Job, rows: Interactions, model: ModelSearch) -> None:
-    """Writes ALONE: what the trained model finds without the fusion, for those of the rows that are new."""
+    """Writes ALONE: what the trained model finds without the fusion, for the new rows among `rows`."""
     new = _new(job, rows)
     if len(new):
         _search(job, new, model, ALONE)

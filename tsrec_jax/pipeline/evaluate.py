@@ -130,7 +130,7 @@ def _request_flops(model: ModelSearch, rows: Interactions) -> float:
 
 
 def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, Any] | None) -> None:
-    """Scores predictions and baselines, writes `results.json`, `results.md`, `trec/` and a plot, reports the table.
+    """Scores predictions and baselines; writes `results.json`, `results.md`, `trec/` and a plot, and prints the table.
 
     Args:
       job: what was evaluated.

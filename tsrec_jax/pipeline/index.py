@@ -142,7 +142,7 @@ def _index_facts(settings: Settings, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def _with_sizes(settings: Settings, items: int, earlier: SidIndex | None) -> Settings:
-    """The settings, with sizes filled in if they leave them open: those of the index to extend, or by the rule."""
+    """The settings, with the sizes filled in if they are open: those of the index to extend, or by the rule."""
     if settings.index.sizes:
         return settings
     sizes = fitting_sizes(items) if earlier is None else earlier.quantiser.sizes

@@ -58,7 +58,7 @@ class Job:
 
     @property
     def final_identity(self) -> dict[str, Any]:
-        """What distinguishes the weights that are evaluated and exported, including a second stage, if there is one."""
+        """What distinguishes the weights that are evaluated and exported, after the second stage if there is one."""
         if not self.settings.rl.steps:
             return self.identity
         vectors = self.vectors.identity if rl_needs_vectors(self.settings) else {}

@@ -64,7 +64,7 @@ class _Data:
       steps: steps of the training; 0: unknown.
       source: how all this is known, in words.
       codes: the number of codes of each level of a SID.
-      widths: the most codes of each level that continue a prefix.
+      widths: for each level, the most codes that continue a prefix.
       prompt: tokens of the longest prompt of the second stage; 0: unknown.
     """
 

@@ -1,4 +1,4 @@
-"""Makes the parts that training and decoding share from a dataset and a pretrained model, in one way for all stages."""
+"""Turns a dataset and a pretrained model into the parts that training and decoding share, alike for every stage."""
 
 from __future__ import annotations
 

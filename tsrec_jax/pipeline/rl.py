@@ -1,4 +1,4 @@
-"""The stage `rl`: trains the trained recommender further as the settings of `rl` say, in `rl/` of the workdir."""
+"""The stage `rl`: trains the recommender further as the settings of `rl` say, in `rl/` of the workdir."""
 
 from __future__ import annotations
 

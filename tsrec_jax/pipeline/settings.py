@@ -71,7 +71,7 @@ class StudySettings(Section, key="study"):
         self.pairs("explored")
 
     def pairs(self, key: Literal["comparisons", "explored"]) -> list[tuple[str, str]]:
-        """The pairs of `comparisons` or `explored`, with the system that should be better first.
+        """The pairs of `comparisons` or `explored`; the first of each is to be the better one.
 
         Raises:
           UserError: a text that is not "ARM > OTHER", or a name that is neither an arm nor a baseline.

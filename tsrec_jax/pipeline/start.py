@@ -26,7 +26,7 @@ from tsrec_jax.training.checkpoints import differences
 from tsrec_jax.training.start import sid_losses, sid_places
 
 FILE = "start.json"  # what was found before the first step, and for which training
-FITTED_ROWS = 256  # rows, spread over train: few, since the scales are three or four numbers
+FITTED_ROWS = 256  # rows spread over train; few, since the scales are only three or four numbers
 
 
 @dataclasses.dataclass(frozen=True)

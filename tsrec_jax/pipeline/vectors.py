@@ -166,7 +166,7 @@ def teachers(settings: Settings) -> tuple[str, ...]:
 
 
 def need_vectors(names: Collection[str]) -> bool:
-    """Whether one of these baselines is fitted to vectors of the items; names of other things need none."""
+    """Whether one of these baselines is fitted to vectors of the items; names that are not baselines need none."""
     return any(name in BASELINES and BASELINES[name].vectors for name in names)
 
 
