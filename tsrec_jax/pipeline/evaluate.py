@@ -135,7 +135,7 @@ def _write_report(job: Job, predicted: Mapping[str, Any], trained: Mapping[str, 
     Args:
       job: what was evaluated.
       predicted: facts of the stage `evaluate`.
-      trained: facts of the stage `train`; None if its weights have since been lost.
+      trained: facts of the stage `train`; None if nothing was trained or the trained weights have since been lost.
     """
     settings, dataset, folder = job.settings, job.dataset, job.workdir.path
     split, rows = evaluated_rows(settings, dataset)

@@ -64,7 +64,7 @@ class _Data:
       steps: steps of the training; 0: unknown.
       source: how all this is known, in words.
       codes: the number of codes of each level of a SID.
-      widths: for each level, the most codes that continue a prefix.
+      widths: for each level, how many codes the search reads after a prefix.
       prompt: tokens of the longest prompt of the second stage; 0: unknown.
     """
 
@@ -241,6 +241,6 @@ def _counted(settings: Settings, base: ModelConfig, dataset: Dataset) -> _Data:
 
 
 def _codes(dataset: Dataset) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """For each level of a SID, the number of codes and the most that the search reads after a prefix."""
+    """For each level of a SID, the number of codes and how many the search reads after a prefix."""
     trie = Trie.of_catalogue(dataset.catalogue, 0)
     return trie.level_sizes, trie.widths

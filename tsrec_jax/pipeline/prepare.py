@@ -112,8 +112,8 @@ def download_raw(settings: PrepareSettings) -> RawSource:
     """The raw files of an Amazon category; files that are already in the folder are checked and not fetched.
 
     Raises:
-      UserError: the settings name no category or folder, or the files cannot be fetched; the message says from where
-        and to where they can be copied by hand.
+      UserError: the source is not one of Amazon's, the settings name no category or folder, or the files cannot be
+        fetched; the message says from where and to where they can be copied by hand.
     """
     from tsrec_jax.prepare.download import download  # imports polars
 

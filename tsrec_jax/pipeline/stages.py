@@ -67,7 +67,7 @@ def _run_upstream(settings: Settings, path: pathlib.Path) -> None:
 
 
 def download(settings: Settings, _path: pathlib.Path) -> None:
-    """The verb `download`: the raw files that `prepare` reads."""
+    """The verb `download`: fetches the raw Amazon files that `prepare` reads."""
     download_raw(settings.prepare)
 
 
