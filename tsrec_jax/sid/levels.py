@@ -31,7 +31,7 @@ class LevelStore:
 
     @classmethod
     def of(cls, path: pathlib.Path, facts: Sequence[Any], x_ID: np.ndarray) -> LevelStore:
-        """The store for a fit of some embeddings; `facts`, JSON values, hold everything else that decides the levels."""
+        """The store for a fit of some embeddings; `facts`, JSON values, are everything else that decides the levels."""
         digest = hashlib.sha256(json.dumps([*facts, str(x_ID.dtype), x_ID.shape]).encode())
         digest.update(np.ascontiguousarray(x_ID).data)
         return cls(path, digest.hexdigest())
