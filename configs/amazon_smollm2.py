@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.model.num_layers = 2
     config.model.remat = False  # small batches: the activations fit
     config.index.sizes = (256, 256, 256)  # as in the published SIDs; () fits them to a catalogue of another size
-    config.index.max_tokens = 64  # where the folder has no SIDs: title, brand and the first words of the description
+    config.index.max_tokens = 64  # if the folder has no SIDs: title, brand and the first words of the description
     config.train.checkpoint_every = 100
     config.train.log_every = 50
     config.eval.batch_size = 64
