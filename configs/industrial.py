@@ -1,11 +1,11 @@
-"""TS-Rec on MiniOneRec's Industrial folder, or any Amazon folder of its form, without weights of others.
+"""TS-Rec on MiniOneRec's Industrial folder, or any Amazon folder of the same form, without third-party weights.
 
     python -m tsrec_jax run --config=configs/industrial.py \
         --config.dataset.path=../shared/data/amazon/Industrial_rebuilt --workdir=runs/industrial
 
 The language model is pretrained on the folder's own item texts: 5 million parameters, small enough to be trained whole
-on a CPU. A twentieth of the items is kept out of that for its validation loss, which stands in the report. SIDs and
-words are those of the folder; --config.index.sids=make makes both. For a model of others: amazon_smollm2.py.
+on a CPU. A twentieth of the items is held out of the pretraining for its validation loss, which the report gives. SIDs
+and words are the folder's own; --config.index.sids=make makes both. For a third-party model, see amazon_smollm2.py.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from tsrec_jax.settings import default_config
 
 
 def get_config() -> ConfigDict:
-    """The default recipe on a small language model of the folder's own."""
+    """The default recipe on a small language model pretrained on the folder's texts."""
     config = default_config()
     config.model.remat = False  # small batches: the activations fit
     config.pretrain.vocab_size = 8192

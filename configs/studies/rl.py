@@ -5,20 +5,20 @@
     python -m tsrec_jax study --config=configs/studies/rl.py --workdir=runs/rl_industrial \
         --config.dataset.path=../shared/data/amazon/Industrial_rebuilt
 
-The first is on the embedded shop, whose few texts the language model reads more often; any complete dataset folder
-works like the second. The training is that of the main study's arm `tsrec`, once for each seed, and every arm of that
-seed but `trained` goes on from it. docs/rl.md says what the arms are; `sft` is the control that every other must beat:
-the target's loss on the same rows with the same optimiser, for as many steps, and nothing that holds the model where it
-is (`sft-kl` has the others' divergence beside it). `random-rewards` must gain nothing; `utility` against
-`utility-no-kl` says what the divergence does, and `utility-fusion` against `utility` what a better teacher does. With
-50 beams the tables have HR@50, where a model that has only sharpened loses. The comparisons were named, in this order,
-before any cell was run.
+The first is on the embedded shop, whose few texts the language model reads more often; any complete dataset folder can
+take the place of the second's. The training is that of the main study's arm `tsrec`, run once per seed; every arm of
+that seed except `trained` continues from it. docs/rl.md says what the arms are; `sft` is the control that every other
+must beat: the target's loss on the same rows with the same optimiser, for as many steps, without anything that holds
+the model near its start (`sft-kl` adds the divergence that the others have). `random-rewards` must gain nothing;
+`utility` against `utility-no-kl` shows what the divergence does, and `utility-fusion` against `utility` what a better
+teacher does. With 50 beams the tables have HR@50, where a model that has only become sharper loses. The comparisons
+were named, in this order, before any cell was run.
 
-On one core, reckoned from the FLOPs on Industrial at the speed of the main study: a quarter of an hour for the
-pretraining, as much for each training, and five to ten minutes for each of the eleven arms that go on from it, a good
-part of them for searches with 50 beams; so up to two hours for a seed. Cells are made seed by seed, and the report has
-all that are finished. --seeds=1 makes one seed alone, and --arms=trained,sft,utility-fusion what the main comparison
-needs. The same command once more is a second process on the same workdir.
+Time on one core, estimated from the FLOPs on Industrial at the speed of the main study: a quarter of an hour for the
+pretraining, as much for each training, and five to ten minutes for each of the eleven arms that continue from it, much
+of that for searches with 50 beams; so up to two hours per seed. Cells are made seed by seed, and the report has all
+finished ones. --seeds=1 makes only one seed, and --arms=trained,sft,utility-fusion only what the main comparison needs.
+Giving the same command again starts a second process on the same workdir.
 """
 
 import pathlib
@@ -46,7 +46,7 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 def get_config() -> ConfigDict:
-    """The main study's training, alone and before each objective and control."""
+    """The main study's training, alone and followed by each objective and control."""
     config = runpy.run_path(str(MAIN))["get_config"]()
     config.eval.beams = 50
     config.rl.group = 16

@@ -1,9 +1,9 @@
-"""A study small enough to try the machinery: two arms with two seeds on the embedded shop.
+"""A study small enough to try out the machinery: two arms with two seeds on the embedded shop.
 
     python -m tsrec_jax study --config=configs/studies/smoke.py --workdir=runs/smoke
 
-Needs no data, no weights and no accelerator. Its trainings are far too short to say anything about the arms; what it
-shows is the report: `study.md`, `study.csv`, `study.tex`, `study.json` and `plots/` in the workdir.
+Needs no data, no weights and no accelerator. Its trainings are far too short to say anything about the arms, but it
+shows the report: `study.md`, `study.csv`, `study.tex`, `study.json` and `plots/` in the workdir.
 About two minutes on one CPU core.
 """
 
@@ -13,7 +13,7 @@ from tsrec_jax.settings import paper_config
 
 
 def get_config() -> ConfigDict:
-    """TS-Rec and the same model without SA-Init and TS-Align, beside two baselines."""
+    """TS-Rec, the same model without SA-Init and TS-Align, and two baselines."""
     config = paper_config()
     config.shop.num_items = 120
     config.shop.num_users = 200

@@ -1,14 +1,14 @@
-"""What lighter weights cost: one trained recommender, searched in float32, in bfloat16 and with weights of eight bits.
+"""What lighter weights cost: one trained recommender, searched in float32, in bfloat16 and with eight-bit weights.
 
     python -m tsrec_jax study --config=configs/studies/weights.py --workdir=runs/weights \
         --config.dataset.path=../shared/data/amazon/Industrial_rebuilt
 
-Nothing is trained: config.model.path is an export of these SIDs, here that of the main study's arm `tsrec`, which
+Nothing is trained: config.model.path is an export with these SIDs, here that of the main study's arm `tsrec`, made by
 
     python -m tsrec_jax run --config=configs/studies/main.py --workdir=runs/tsrec \
         --config.dataset.path=../shared/data/amazon/Industrial_rebuilt
 
-makes. Test is ranked by each arm, in a minute or two on one core.
+Each arm ranks test in a minute or two on one core.
 """
 
 from ml_collections import ConfigDict

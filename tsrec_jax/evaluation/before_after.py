@@ -1,4 +1,4 @@
-"""What a training that went on from an earlier run has changed, on the rows that the earlier run did not have."""
+"""What a training that continued from an earlier run has changed, on rows that the earlier run did not have."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ METRICS = ("HR@10", "NDCG@10")
 
 @dataclasses.dataclass(frozen=True)
 class RowGroup:
-    """Rows, and how the model after training does on them beside the one before."""
+    """Some rows, and how the models before and after the training compare on them."""
 
     name: str
     rows: int
@@ -24,12 +24,12 @@ class RowGroup:
 
 @dataclasses.dataclass(frozen=True)
 class BeforeAfter:
-    """A model before and after it went on learning.
+    """A model before and after it was trained further.
 
     Attributes:
-      earlier: the run that it went on from.
-      rows: all rows that were evaluated.
-      groups: those among them that are new, and further groups of these.
+      earlier: the run that it continued from.
+      rows: number of all evaluated rows.
+      groups: the new rows among them, and further groups of the new ones.
     """
 
     earlier: str
@@ -49,9 +49,9 @@ def row_group(
     """Compares the model after (first of the pair) and before on some rows, paired, at SID level.
 
     Args:
-      name: of the group.
-      chosen: int64, the rows of the group, of those that the ranks are of; at least one.
-      users: of these rows.
+      name: name of the group.
+      chosen: int64, numbers of the group's rows among the ranked ones; at least one.
+      users: users of all ranked rows.
       pair: ranks after and before.
       resamples, seed: as in `draw_users`.
     """

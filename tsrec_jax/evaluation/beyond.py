@@ -1,19 +1,19 @@
 """What a system recommends, whether or not it is right: coverage, popularity bias, novelty and diversity of its lists.
 
-Everything is about the first CUT items of each list. Lists rank SIDs; the items of a colliding SID share its places in
+All metrics look at the first CUT items of each list. Lists rank SIDs; the items of a colliding SID share its places in
 unknown order, so each of them is shown with the chance that a uniform tie gives it, as in the item-level HR and NDCG.
 With e_ni the chance that item i is shown in row n, c_i how often it is a target in train, and I items:
 
   coverage    share of the items with e_ni > 0 in some row (Ge, Delgado-Battenfeld and Jannach, RecSys 2010)
   Gini        of the exposures x_i = sum_n e_ni, sorted to rise: sum_i (2 i - I - 1) x_i / (I sum_i x_i), i from 1; 0 is
               even exposure, 1 nearly all on one item (Fleder and Hosanagar, Management Science 2009)
-  popularity  mean c_i of what is shown over the mean c_i of the targets of train, sum_i c_i^2 / sum_i c_i: 1 is as
+  popularity  mean c_i of the shown items, divided by the mean c_i of train's targets, sum_i c_i^2 / sum_i c_i: 1 is as
               popular as what users take; this minus 1 is the popularity lift (Abdollahpouri et al., RecSys 2020)
-  novelty     mean self-information -log2 p_i in bits, p_i = (c_i + 1) / sum_j (c_j + 1), so that an item train never
-              saw has a finite one (Zhou et al., PNAS 2010; Vargas and Castells, RecSys 2011)
+  novelty     mean self-information -log2 p_i in bits, p_i = (c_i + 1) / sum_j (c_j + 1), which is finite even for an
+              item that train never had (Zhou et al., PNAS 2010; Vargas and Castells, RecSys 2011)
   diversity   1 - mean cosine of the TF-IDF vectors of two items of a list (Smyth and McClave, ICCBR 2001; Ziegler et
-              al., WWW 2005); an item without words that others use is like no other
-  repeats     share of what is shown that the row's history holds. Where users take nothing twice, these places are lost
+              al., WWW 2005); an item that shares no words with others is like no other
+  repeats     share of the shown items that are in the row's history; wasted places if users take nothing twice
 
 Means are over rows, each row counting its mean over the items shown. Letters: N rows, I items, K words.
 """
@@ -32,20 +32,20 @@ from tsrec_jax.data.interactions import Interactions
 from tsrec_jax.errors import UserError
 from tsrec_jax.text.likeness import text_features
 
-CUT = 10  # items of a list that are looked at
+CUT = 10  # number of items of a list that are looked at
 BEYOND = tuple(f"{name}@{CUT}" for name in ("coverage", "Gini", "popularity", "novelty", "diversity", "repeats"))
-Beyond = Mapping[str, float | None]  # {entry of BEYOND: value}, None where it is not known
-_AT_ONCE = 4096  # rows whose sums of text vectors exist at one time
+Beyond = Mapping[str, float | None]  # {entry of BEYOND: value, None if it is not known}
+_AT_ONCE = 4096  # number of rows whose sums of text vectors exist at one time
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Background:
-    """What lists are held against.
+    """The data that lists are measured against.
 
     Attributes:
       catalogue: the items.
       count_I: float64, how often an item is a target in train.
-      features_IK: float64, sparse, TF-IDF rows of length 1; None where the texts share too few words.
+      features_IK: float64, sparse, TF-IDF rows of length 1; None if the texts share too few words.
     """
 
     catalogue: Catalogue
@@ -54,10 +54,10 @@ class Background:
 
     @classmethod
     def of(cls, catalogue: Catalogue, train: Interactions) -> Background:
-        """Counts the targets of train and weighs the words of the items."""
+        """Counts the targets of train and computes TF-IDF weights for the words of the items."""
         try:
             features_IK = text_features(catalogue.items).astype(np.float64)
-        except UserError:  # such texts tell no two items apart, so nothing can be said of diversity
+        except UserError:  # the texts do not distinguish any two items, so diversity is unknown
             features_IK = None
         return cls(catalogue, np.bincount(train.targets, minlength=catalogue.num_items).astype(float), features_IK)
 
@@ -65,11 +65,11 @@ class Background:
         """The metrics of BEYOND.
 
         Args:
-          lists: for each row the ranked SIDs, best first; a row without any counts for nothing.
+          lists: the ranked SIDs of each row, best first; a row without any is left out.
           histories: catalogue indices of the items that each row's user had.
 
         Raises:
-          ValueError: no row has a SID, or there are not as many histories.
+          ValueError: no row has a SID, or the numbers of lists and histories differ.
         """
         listed = [(ranked, history) for ranked, history in zip(lists, histories, strict=True) if ranked]
         if not listed:
@@ -94,7 +94,7 @@ class Background:
     def _diversity(
         self, lists: Sequence[Sequence[str]], shown_NI: sparse.csr_matrix, places_N: np.ndarray
     ) -> float | None:
-        """Over the rows that show two items or more; None without such rows or without texts."""
+        """The mean over the rows that show two items or more; None without such rows or without texts."""
         if self.features_IK is None or not (places_N > 1).any():
             return None
         norm_I = self.features_IK.multiply(self.features_IK).sum(axis=1).A1
@@ -105,7 +105,7 @@ class Background:
         within: dict[str, float] = {}
         for row, ranked in enumerate(lists):
             *_, (sid, inside, size) = _shown(ranked, self.catalogue)
-            if inside < size:  # a SID that the cut divides shows m of its g items: a pair with m (m-1) / (g (g-1))
+            if inside < size:  # the cut divides a SID: m of its g items show, a pair of them by m (m-1) / (g (g-1))
                 if sid not in within:
                     within[sid] = _alike(self.features_IK[list(self.catalogue.items_of_sid[sid])])
                 pair = inside * (inside - 1) / (size * (size - 1))
@@ -116,7 +116,7 @@ class Background:
 
 
 def _alike(features_MK: sparse.csr_matrix) -> float:
-    """The sum of the cosines of some items, of each with each other one."""
+    """The sum of the cosines over all ordered pairs of different items."""
     sum_K = features_MK.sum(axis=0).A1
     return float(sum_K @ sum_K - features_MK.multiply(features_MK).sum())
 
@@ -135,7 +135,7 @@ def exposures(lists: Sequence[Sequence[str]], catalogue: Catalogue) -> sparse.cs
 
 
 def _shown(ranked: Sequence[str], catalogue: Catalogue) -> Iterator[tuple[str, int, int]]:
-    """(SID, how many of its items are among the first CUT, how many it has) of each SID that has any there."""
+    """(SID, number of its items among the first CUT, number of all its items) of each SID that has any there."""
     left = CUT
     for sid in ranked:
         size = len(catalogue.items_of_sid[sid])
@@ -146,6 +146,6 @@ def _shown(ranked: Sequence[str], catalogue: Catalogue) -> Iterator[tuple[str, i
 
 
 def gini(exposure_I: np.ndarray) -> float:
-    """The Gini coefficient of exposures that are 0 or more and not all 0."""
+    """The Gini coefficient of exposures that are not negative and not all 0."""
     sorted_I, count = np.sort(exposure_I), len(exposure_I)
     return float(((2 * np.arange(1, count + 1) - count - 1) * sorted_I).sum() / (count * sorted_I.sum()))

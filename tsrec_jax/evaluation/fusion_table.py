@@ -1,4 +1,4 @@
-"""What a fusion was found to be when it was fitted, for the reports of runs and studies."""
+"""What the fit of a fusion found, for the reports of runs and studies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SHOWN = ("HR@10", "NDCG@10")
 
 
 def fusion_section(fusions: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """The section on fusions, from (name, the facts of its fit); empty where there are none."""
+    """The section on fusions, from (name, facts of its fit) of each; empty without fusions."""
     if not fusions:
         return ""
     columns = [f"{name}, {metric}" for name in ("model alone", "cross-fitted") for metric in SHOWN]

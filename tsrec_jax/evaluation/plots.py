@@ -13,7 +13,7 @@ from matplotlib import pyplot
 from tsrec_jax.evaluation.report import Report
 from tsrec_jax.files import write_figure
 
-# What `plot_training` draws of the first system: title, unit, and the metrics, those under NAME/ with each NAME.
+# What `plot_training` draws for the first system: title, unit, and metrics, where NAME includes all metrics NAME/...
 PANELS = (
     ("learning rate", "", ("learning_rate",)),
     ("gradient norm", "", ("grad_norm",)),
@@ -26,10 +26,10 @@ COLUMNS = 3
 
 
 def plot_training(curves: Mapping[str, Sequence[Mapping[str, float]]], path: pathlib.Path) -> None:
-    """Curves against steps: of the first system its loss by task and how it trains, of all systems the validation.
+    """Curves against steps: the first system's loss by task and training metrics, and the validation of all systems.
 
     Args:
-      curves: {system: rows of its metrics.jsonl}; what none of the rows holds is left out.
+      curves: {system: rows of its metrics.jsonl}; metrics that no row holds are left out.
       path: PNG to write.
     """
     main, rows = next(iter(curves.items()))
@@ -60,12 +60,12 @@ def plot_training(curves: Mapping[str, Sequence[Mapping[str, float]]], path: pat
 
 
 def _series(rows: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
-    """(step, value) of a metric where it was logged as a number; one that is not finite is stored as its name."""
+    """(step, value) of a metric wherever it was logged as a number; a value that is not finite is stored as text."""
     return [(row["step"], row[name]) for row in rows if isinstance(row.get(name), int | float)]
 
 
 def _under(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> list[str]:
-    """Metrics of some rows that have one of these names, or one that begins with NAME/."""
+    """The metrics of some rows whose name is one of these, or begins with one of these and a slash."""
     folders = tuple(f"{name}/" for name in names)
     return sorted({key for row in rows for key in row if key in names or key.startswith(folders)})
 

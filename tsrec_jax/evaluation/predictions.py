@@ -37,7 +37,7 @@ def read_predictions(path: pathlib.Path) -> Predictions:
     """What `write_predictions` wrote.
 
     Raises:
-      UserError: the file is missing or not of that form.
+      UserError: the file is missing or has another form.
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
@@ -54,7 +54,7 @@ def read_predictions(path: pathlib.Path) -> Predictions:
 
 
 def _fault(row: Any) -> str:
-    """What keeps a row from being one of a predictions file; empty: nothing."""
+    """Why a row does not belong in a predictions file; empty if it does."""
     if not isinstance(row, dict) or not {"output", "predict"} <= row.keys():
         return "not a row of a predictions file, which has user, output and predict"
     if "user" not in row:
@@ -73,7 +73,7 @@ def compare_files(
     """Paired SID-level comparison of two predictions files.
 
     Raises:
-      UserError: a file cannot be read, names a SID that is not in the catalogue, or is about other rows than the other.
+      UserError: a file cannot be read or names a SID that is not in the catalogue, or the two are about different rows.
     """
     pair = [read_predictions(path) for path in (first, second)]
     for path, found in zip((first, second), pair, strict=True):

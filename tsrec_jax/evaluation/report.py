@@ -14,15 +14,15 @@ from tsrec_jax.evaluation.statistics import Comparison, PairedTest
 from tsrec_jax.text_table import fact_list, markdown_table
 
 Means = Mapping[str, Mapping[str, float]]  # {"sid" | "item": {metric: mean}}
-Intervals = Mapping[str, Mapping[str, tuple[float, float]]]  # of the same, 95 %
+Intervals = Mapping[str, Mapping[str, tuple[float, float]]]  # {"sid" | "item": {metric: 95 % interval}}
 UNKNOWN = "n/a"
 UNITS = (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
-ACCURACY = ("HR@10", "NDCG@10")  # beside the metrics that are not of accuracy
+ACCURACY = ("HR@10", "NDCG@10")  # shown next to the metrics beyond accuracy
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Everything that is published of one evaluation.
+    """Everything that is published about one evaluation.
 
     Attributes:
       dataset, split, rows, users, beams, invalid: what was evaluated; `invalid` counts predicted SIDs outside the
@@ -30,12 +30,13 @@ class Report:
       systems: {name: means}, the main system first, baselines after it.
       intervals: {name: 95 % intervals over users}.
       beyond: {name: coverage, popularity bias and the like, as in `beyond`}.
-      comparisons: of the main system with each other.
-      upper_bound: SID-level metrics of the process that generated the data, where it is known.
-      training: {name: facts of its training, with model FLOPs of it (`flops`) and of one request (`request_flops`)}.
+      comparisons: comparisons of the main system with each other system.
+      upper_bound: SID-level metrics of the process that generated the data, if it is known.
+      training: {name: facts of its training, with the model FLOPs of training (`flops`) and of one request
+        (`request_flops`)}.
       facts: command, config, seed, data hash, commit, machine, versions.
-      before_after: what the training has changed, where it went on from an earlier run.
-      fusion: facts of the main system's fusion, where it is one.
+      before_after: what the training has changed, if it continued from an earlier run.
+      fusion: facts of the main system's fusion, if it is one.
     """
 
     dataset: str
@@ -56,7 +57,7 @@ class Report:
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """The contents of `results.json`; its top level speaks of the main system."""
+    """The contents of `results.json`; its top level is about the main system."""
     main = next(iter(report.systems))
     found = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
     return found | {
@@ -152,7 +153,7 @@ def _before_after_section(found: BeforeAfter) -> str:
 
 
 def beyond_section(systems: Iterable[tuple[str, Means, Beyond]]) -> str:
-    """The section on what is recommended beside how accurate it is, from (name, means, metrics of BEYOND)."""
+    """The section on metrics beyond accuracy, next to accuracy, from (name, means, metrics of BEYOND)."""
     rows = [["system", *ACCURACY, *BEYOND]]
     for name, means, beyond in systems:
         values = [*(means["item"][metric] for metric in ACCURACY), *(beyond.get(metric) for metric in BEYOND)]
@@ -175,7 +176,7 @@ def amount(value: float | None) -> str:
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> str:
-    """Paired comparisons as a markdown table; without columns on seeds where none has more than one."""
+    """Paired comparisons as a markdown table, without columns about seeds if none has more than one seed."""
     several = any(each.seeds_and_users is not None for each in comparisons)
     columns = {
         "comparison": lambda c: f"{c.first} > {c.second}",
@@ -205,7 +206,7 @@ def holm(comparison: Comparison) -> str:
 
 
 def relative(comparison: Comparison) -> str:
-    """The difference in per cent of the second system."""
+    """The difference as a percentage of the second system's mean."""
     return UNKNOWN if comparison.relative is None else f"{100 * comparison.relative:+.2f} %"
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from tsrec_jax.section import Section, setting
 
-COMPARED_AT = 10  # places of a ranking
+COMPARED_AT = 10  # number of places of a ranking
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Intervals and paired tests of runs and studies: bootstrap over users, and over seeds and users.
 
-The rows of a user stay together, since they are prefixes of one sequence. With weight w_u (how often user u was drawn),
-x_u the sum of the user's rows of a metric, averaged over seeds, and n_u their number, a resampled mean is
-sum_u w_u x_u / sum_u w_u n_u. Over seeds and users, the seeds are drawn with replacement too. Both parts of a
+The rows of a user stay together, since they are prefixes of one sequence. Let w_u be how often user u was drawn, x_u
+the sum of a metric over the user's rows, averaged over seeds, and n_u the number of these rows: a resampled mean is
+then sum_u w_u x_u / sum_u w_u n_u. Over seeds and users, the seeds are drawn with replacement too. Both systems of a
 comparison are resampled together. Letters: N rows, U users, S seeds, R resamples; M metrics or seeds.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from tsrec_jax.data.target_ranks import LEVELS, TargetRanks
 
 RESAMPLES = 2000
-_AT_ONCE = 256  # resamples whose weights are floats at one time
+_AT_ONCE = 256  # number of resamples whose weights are floats at one time
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,8 +26,8 @@ class Draws:
     Attributes:
       user: int64 (N), number of each row's user, in order of first appearance.
       weights_RU: uint16, how often each user was drawn.
-      rows_U: rows of each user.
-      seed: of the draws; those of the seeds follow from it too.
+      rows_U: number of rows of each user.
+      seed: seed of the draws of users; the draws of seeds follow from it too.
     """
 
     user: np.ndarray
@@ -48,7 +48,7 @@ def draw_users(users: Sequence[Hashable], resamples: int = RESAMPLES, seed: int 
 
 
 def resampled(values_MN: np.ndarray, draws: Draws) -> np.ndarray:
-    """float64 means_RM of each resample of the users.
+    """float64 means_RM, the mean of each value over each resample of the users.
 
     Raises:
       ValueError: a value is not finite.
@@ -63,7 +63,7 @@ def resampled(values_MN: np.ndarray, draws: Draws) -> np.ndarray:
 
 
 def over_seeds(means_RS: np.ndarray, draws: Draws) -> np.ndarray:
-    """float64 (R): for each resample of the users the mean over seeds that are drawn with replacement."""
+    """float64 (R), for each resample of the users: the mean over seeds drawn with replacement."""
     picks_RS = np.random.default_rng([draws.seed, means_RS.shape[1]]).integers(0, means_RS.shape[1], means_RS.shape)
     return np.take_along_axis(means_RS, picks_RS, axis=1).mean(axis=1)
 
@@ -102,16 +102,16 @@ class Comparison:
     """Two systems on the same rows.
 
     Attributes:
-      first, second: names, the one that is to be better first.
+      first, second: names; the first system is the one expected to be better.
       metric, level: what is compared.
-      seeds: by which they are paired.
-      first_mean, second_mean: over these seeds and all rows.
-      difference, relative: first - second, and that over second (None where second is 0).
-      better: seeds with a mean difference above 0.
+      seeds: the seeds by which they are paired.
+      first_mean, second_mean: means over these seeds and all rows.
+      difference, relative: first - second, and that divided by second (None if second is 0).
+      better: number of seeds with a mean difference above 0.
       users: test over users.
       seeds_and_users: test over both; None with one seed.
-      holm: p-value over seeds and users, or with one seed over users, corrected for the comparisons made together
-        (`holm_corrected`); None: it was made alone.
+      holm: p-value over seeds and users, or over users if there is one seed, corrected for the comparisons made
+        together (`holm_corrected`); None: it was made alone.
     """
 
     first: str
@@ -138,7 +138,7 @@ def compare(
     level: str,
     seeds: Sequence[int],
 ) -> Comparison:
-    """The paired comparison of two systems by their values of each seed and row."""
+    """The paired comparison of two systems by their values for each seed and row."""
     first_SN, second_SN = pair_SN
     difference_SN = first_SN - second_SN
     difference, second_mean = float(difference_SN.mean()), float(second_SN.mean())
@@ -159,12 +159,12 @@ def compare(
 
 
 def holm_corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons with p-values corrected for the number of those in the same metric (Holm, 1979).
+    """The comparisons with p-values corrected for the number of comparisons in the same metric (Holm, 1979).
 
-    The test over seeds and users counts, or where there is one seed that over users. In the order of the p-values, the
-    n-th of m is multiplied by m - n + 1, and none is below the one before it. At any level, the chance that a single
-    difference is found where there is none stays below that level, as far as the p-values hold: with few seeds those
-    over seeds and users are somewhat too small, and none is below 2 / R.
+    The test over seeds and users counts, or the one over users if there is only one seed. In the order of the p-values,
+    the n-th of m is multiplied by m - n + 1, and none is below the one before it. At any level, the chance of finding
+    even one difference where there is none stays below that level, as far as the p-values are right: with few seeds,
+    those over seeds and users are somewhat too small, and none is below 2 / R.
     """
     corrected = {}
     for metric in {each.metric for each in comparisons}:

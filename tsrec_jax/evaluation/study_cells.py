@@ -1,4 +1,4 @@
-"""A cell of a study, one arm (or baseline) with one seed: everything that the study's report needs of it.
+"""A cell of a study, one arm (or baseline) with one seed: everything about it that the study's report needs.
 
 A file holds one cell or many: ranks as compressed integers, and the facts of evaluated rows once for all their cells.
 Letters: N evaluated rows, S seeds, C SID levels.
@@ -32,14 +32,14 @@ _RANKS = ("rank", "before")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows:
-    """What a report must know of the evaluated rows; int32 arrays of N values.
+    """What a report must know about the evaluated rows; int32 arrays of N values.
 
     Attributes:
       user: number of the row's user, in order of first appearance.
-      history: items of the history.
+      history: number of items in the history.
       count: how often the target is a target in train; 0: a cold item.
-      group: items that carry the target's SID.
-      digest: of users, histories and targets by id; cells with the same one can be compared row by row.
+      group: number of items that carry the target's SID.
+      digest: digest of users, histories and targets by id; cells with equal digests can be compared row by row.
     """
 
     user: np.ndarray
@@ -54,24 +54,24 @@ class Cell:
     """What one arm with one seed did.
 
     Attributes:
-      name: of the arm or baseline.
-      seed: of training.
+      name: name of the arm or baseline.
+      seed: training seed.
       kind: "arm" or "baseline".
       seeded: whether another seed could give another result.
-      split, beams: what was evaluated, with how many places.
-      sids: digest of the SIDs; SID-level metrics of other SIDs mean other things.
-      rows: of the split.
+      split, beams: the evaluated split, and the number of places of a list.
+      sids: digest of the SIDs; SID-level metrics with other SIDs mean something else.
+      rows: the evaluated rows of the split.
       rank, before: as in `TargetRanks`.
       lost: C + 1 numbers of rows: those lost at level 1, 2, ..., C, and those whose target is listed.
-      calibration: (rows, sum of their probabilities, hits) for each bin of CONFIDENCES, of the first listed SID; empty
-        where scores are no probabilities.
+      calibration: (rows, sum of their probabilities, hits) of the first listed SID, for each bin of CONFIDENCES; empty
+        if scores are not probabilities.
       curve: (step, validation loss, validation HR@10) of each validation; a value that was not measured is None.
-      cost: steps, tokens, examples, seconds, memory, flops, request_flops, parameters; None or absent where one is
-        not known.
+      cost: steps, tokens, examples, seconds, memory, flops, request_flops, parameters; an unknown one is None or
+        absent.
       facts: command, commit, machine, versions.
       data: digest of the source data.
-      config: the resolved config that was asked for.
-      beyond: the metrics of `beyond.BEYOND`; empty in a cell that was made before they were measured.
+      config: the resolved config that was requested.
+      beyond: the metrics of `beyond.BEYOND`; empty in cells made before these metrics existed.
     """
 
     name: str
@@ -125,7 +125,7 @@ def sids_digest(catalogue: Catalogue) -> str:
 def lost_at(catalogue: Catalogue, predictions: Sequence[Sequence[str]], targets: np.ndarray) -> list[int]:
     """C + 1 numbers of rows: those lost at level 1, 2, ..., C, and those whose target is listed.
 
-    A target is lost at the first level at which no listed SID goes on as its SID does.
+    A target is lost at the first level at which no listed SID continues as the target's SID does.
     """
     tokens = {sid: catalogue.sids[items[0]] for sid, items in catalogue.items_of_sid.items()}
     pairs = zip(predictions, targets, strict=True)
@@ -134,12 +134,12 @@ def lost_at(catalogue: Catalogue, predictions: Sequence[Sequence[str]], targets:
 
 
 def _shared(first: Sequence[str], second: Sequence[str]) -> int:
-    """Tokens that two SIDs have in common from their beginning."""
+    """The number of tokens that two SIDs have in common at the beginning."""
     return next((n for n, (a, b) in enumerate(zip(first, second, strict=True)) if a != b), len(first))
 
 
 def calibration_bins(first_N: Sequence[float], hit_N: np.ndarray) -> list[tuple[int, float, int]]:
-    """What `Cell.calibration` is, from the log-probability of each row's first SID and whether it is the target's."""
+    """`Cell.calibration`, from the log-probability of each row's first SID and whether this SID is the target's."""
     probability_N = np.exp(first_N)
     bin_N = np.clip(np.digitize(probability_N, CONFIDENCES) - 1, 0, len(CONFIDENCES) - 2)
     counts = [np.bincount(bin_N, weights, len(CONFIDENCES) - 1).tolist() for weights in (None, probability_N, hit_N)]
@@ -165,7 +165,7 @@ def write_cells(path: pathlib.Path, cells: Sequence[Cell]) -> None:
 
 
 def _smallest(array: np.ndarray) -> np.ndarray:
-    """The same integers in as few bytes as hold them all."""
+    """The same integers in the smallest type that holds them all."""
     return array.astype(np.result_type(np.min_scalar_type(array.min()), np.min_scalar_type(array.max())))
 
 
@@ -173,7 +173,7 @@ def read_cells(path: pathlib.Path) -> list[Cell]:
     """The cells that `write_cells` wrote.
 
     Raises:
-      UserError: it did not write this file.
+      UserError: `write_cells` did not write this file.
     """
     try:
         with np.load(io.BytesIO(path.read_bytes())) as arrays:
@@ -196,10 +196,10 @@ def read_cells(path: pathlib.Path) -> list[Cell]:
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """The finished cells of one arm or baseline, by rising seed, all of the same rows.
+    """The finished cells of one arm or baseline, by rising seed, all with the same rows.
 
     Raises:
-      ValueError: no cells, or cells of other rows or SIDs.
+      ValueError: there are no cells, or their rows or SIDs differ.
     """
 
     name: str
@@ -211,7 +211,7 @@ class System:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds that are there."""
+        """The seeds of the cells."""
         return tuple(cell.seed for cell in self.cells)
 
     @property
@@ -225,7 +225,7 @@ class System:
         return self.cells[0].rows
 
     def values(self, level: str, metric: str, seeds: Sequence[int] | None = None) -> np.ndarray:
-        """values_SN, a metric of each seed (by default all) and row; a system that no seed changes has any seed."""
+        """values_SN, a metric for each seed (by default all) and row; any seed will do if none changes the system."""
         values_N = {cell.seed: cell.values(level, metric) for cell in self.cells}
         wanted = self.seeds if seeds is None else seeds
         return np.stack([values_N[seed if self.seeded else self.seeds[0]] for seed in wanted])

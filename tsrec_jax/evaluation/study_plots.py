@@ -1,4 +1,4 @@
-"""PNG plots of a study. Where colours tell systems apart there are at most MOST of them, the compared ones first."""
+"""PNG plots of a study. Where colours distinguish systems, at most MOST are drawn, the compared ones first."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def plot_study(report: StudyReport, folder: pathlib.Path) -> None:
 
 
 def _legend(figure: Figure, axis: Axes) -> None:
-    """A legend of the axis's lines beside all axes."""
+    """A legend for the axis's lines, to the right of all axes."""
     figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
 
 
@@ -120,7 +120,7 @@ def _cost(systems: Sequence[SystemResult]) -> Figure:
 
 
 def _slices(systems: Sequence[SystemResult]) -> Figure:
-    """HR@10 by kind of row, a line a system."""
+    """HR@10 by kind of row, one line per system."""
     kinds = list(systems[0].slices)
     size = (3.6 * len(kinds) + 2.6, 3.6)
     figure, axes = pyplot.subplots(1, len(kinds), figsize=size, sharey=True, layout="constrained")

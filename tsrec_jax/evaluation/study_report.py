@@ -41,7 +41,7 @@ COSTS = ("parameters", "steps", "examples", "tokens", "seconds", "flops", "memor
 
 @dataclasses.dataclass(frozen=True)
 class CurvePoints:
-    """A curve for drawing: mean, lowest and highest over seeds at each step."""
+    """A curve to draw: mean, lowest and highest value over seeds at each step."""
 
     steps: list[int]
     mean: list[float]
@@ -54,16 +54,18 @@ class SystemResult:
     """One arm or baseline.
 
     Attributes:
-      name, kind: "arm" or "baseline".
-      seeds: that are finished; of a system that no seed changes, the one it was run with.
+      name: name of the arm or baseline.
+      kind: "arm" or "baseline".
+      seeds: the finished seeds; if no seed changes the system, the one that it was run with.
       seeded: whether a seed changes it.
       means: {"sid" | "item": {metric: mean over seeds and rows}}.
       deviations: {metric of TESTED: standard deviation over the seeds' means, n - 1}; None with one seed.
-      intervals: {metric of TESTED: {"users" | "seeds and users": 95 % interval}}, SID level; None with one seed.
-      beyond: {entry of BEYOND: mean over seeds}; None where no cell knows it.
-      cost: {entry of COSTS: mean over seeds, of memory the most}; None where one is not known.
+      intervals: {metric of TESTED: {"users" | "seeds and users": 95 % interval}}, SID level; with one seed, that over
+        seeds and users is None.
+      beyond: {entry of BEYOND: mean over seeds}; None if no cell has it.
+      cost: {entry of COSTS: mean over seeds, but for memory the maximum}; None if it is not known.
       slices, lost, calibration, calibration_error: as in `study_slices`.
-      curves: {"loss" | "HR@10": validation against steps}, where there are any.
+      curves: {"loss" | "HR@10": validation against steps}, as far as they were measured.
       convergence: None without a curve of HR@10.
     """
 
@@ -86,16 +88,16 @@ class SystemResult:
 
 @dataclasses.dataclass(frozen=True)
 class StudyReport:
-    """Everything that a study publishes beside its cells.
+    """Everything that a study publishes in addition to its cells.
 
     Attributes:
-      title: of the study.
+      title: title of the study.
       split, rows, users, beams: what was evaluated.
       systems: in the order of the config, arms first.
-      comparisons: that could be made.
+      comparisons: the comparisons that could be made.
       explored: those that were named after some of the systems had been tested; not corrected for their number.
-      notes: what a reader must know: cells that are missing, comparisons that could not be made.
-      curves: systems whose curves are drawn together and among which convergence is compared.
+      notes: what a reader must know: missing cells, comparisons that could not be made.
+      curves: systems whose curves are drawn together and whose convergence is compared.
       fusions: (system and seed, facts of its fit) of the arms that are fusions.
       facts: command, commits, machines, data hashes, versions.
     """
@@ -153,13 +155,13 @@ def build_report(
     """Computes the report.
 
     Args:
-      title: of the study.
+      title: title of the study.
       systems: the finished cells, at least one.
       pairs: comparisons to make.
-      curves: arms whose curves are drawn together; none: all.
-      notes: what to say first.
-      facts: how it was made.
-      resamples: of the bootstrap.
+      curves: arms whose curves are drawn together; empty: all.
+      notes: notes to put first.
+      facts: how the study was made.
+      resamples: number of bootstrap resamples.
       explored: comparisons that were named after some of the systems had been tested.
     """
     named = {system.name: system for system in systems}
@@ -193,7 +195,7 @@ def build_report(
 
 
 def _tied(systems: Sequence[System]) -> list[str]:
-    """How many targets have a place that no clock gave, where the data's folder says so."""
+    """How many targets share their time with other items of the user, if the data's folder says so."""
     said = []
     for cell in (cell for system in systems for cell in system.cells):
         share = cell.facts.get("ties", {}).get(cell.split, 0.0)
@@ -246,7 +248,7 @@ def _comparisons(
 
 
 def common_seeds(first: System, second: System) -> tuple[int, ...]:
-    """Seeds by which two systems are paired; one that no seed changes goes with every seed of the other."""
+    """Seeds by which two systems are paired; a system that no seed changes pairs with every seed of the other."""
     if not first.seeded:
         return second.seeds
     if not second.seeded:
@@ -255,9 +257,9 @@ def common_seeds(first: System, second: System) -> tuple[int, ...]:
 
 
 def compare_systems(first: System, second: System, metric: str, draws: Draws) -> Comparison:
-    """The paired comparison of two systems on the same rows, which have seeds in common.
+    """The paired comparison of two systems with the same rows and with seeds in common.
 
-    Systems with other SIDs are compared at item level, since there a SID-level hit means another thing.
+    Systems with different SIDs are compared at item level, since a SID-level hit does not mean the same for both.
     """
     level = "sid" if first.cells[0].sids == second.cells[0].sids else "item"
     seeds = common_seeds(first, second)
@@ -301,7 +303,7 @@ def _result(system: System, draws: Draws, soon: Convergence | None) -> SystemRes
 
 
 def _over_seeds(key: str, values: Sequence[float | None]) -> float | None:
-    """The mean over seeds, of memory the most."""
+    """The mean over seeds, but for memory the maximum."""
     known = [value for value in values if value is not None]
     return float(max(known) if key == "memory" else np.mean(known)) if known else None
 

@@ -13,7 +13,7 @@ from tsrec_jax.evaluation.study_cells import CONFIDENCES, System
 
 SLICED = ("HR@10", "NDCG@10")
 _ENDLESS = 10**9
-# {kind: [(name, first, last)]}, by inclusive bounds of a value of the row.
+# {kind: (attribute of Rows, ((name, lowest, highest), ...))}, with inclusive bounds.
 SLICES = {
     "target": ("count", (("cold", 0, 0), ("warm", 1, _ENDLESS))),
     "history length": ("history", (("1", 1, 1), ("2-3", 2, 3), ("4-6", 4, 6), ("7+", 7, _ENDLESS))),
@@ -24,7 +24,7 @@ SHARE_OF_BEST = 0.9
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Rows of one kind: how many, and the means of SLICED over seeds and these rows (None without rows)."""
+    """Rows of one kind: their number, and the means of SLICED over seeds and these rows (None without rows)."""
 
     name: str
     rows: int
@@ -46,7 +46,7 @@ def slices(system: System) -> dict[str, list[Part]]:
 
 
 def lost_levels(system: System) -> list[float]:
-    """Shares of rows, over all seeds: lost at level 1, 2, ..., C, and listed last."""
+    """Shares of rows over all seeds: those lost at level 1, 2, ..., C, and at the end those whose target is listed."""
     counts = np.sum([cell.lost for cell in system.cells], axis=0)
     return (counts / counts.sum()).tolist()
 
@@ -63,7 +63,7 @@ class Confidence:
 
 
 def calibration(system: System) -> list[Confidence]:
-    """Bins with rows, by rising confidence; none where the system gives no probabilities."""
+    """The bins that have rows, by rising confidence; none if the system gives no probabilities."""
     if not all(cell.calibration for cell in system.cells):
         return []
     totals = np.sum([cell.calibration for cell in system.cells], axis=0)
@@ -83,9 +83,9 @@ def calibration_error(bins: Sequence[Confidence]) -> float | None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Curve:
-    """A validation metric against steps, of the validations that all seeds have reached: value_SP at step_P.
+    """A validation metric against steps, for the validations that all seeds have reached: value_SP at step_P.
 
-    Seeds pack rows differently, so their validations are a step or two apart: step_P is the mean of theirs.
+    Seeds pack rows differently, so their validations are a step or two apart: step_P is the mean over seeds.
     """
 
     step_P: np.ndarray
@@ -98,7 +98,7 @@ class Curve:
 
 
 def curve(system: System, metric: str) -> Curve | None:
-    """The curve of `loss` or `HR@10`; None where it was not measured."""
+    """The curve of `loss` or `HR@10`; None if it was not measured."""
     column = 1 if metric == "loss" else 2
     by_seed = [
         [(point[0], point[column]) for point in cell.curve if point[column] is not None] for cell in system.cells
@@ -115,9 +115,9 @@ class Convergence:
     """How soon an arm gets to SHARE_OF_BEST of the best arm's final validation HR@10.
 
     Attributes:
-      final: its own final value, mean over seeds.
+      final: the arm's own final value, mean over seeds.
       threshold: the value to reach.
-      step: first validation at which the mean over seeds reaches it; None: it does not.
+      step: step of the first validation at which the mean over seeds reaches the threshold; None: it never does.
       of_seeds: the same for each seed.
     """
 

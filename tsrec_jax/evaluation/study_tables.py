@@ -24,7 +24,7 @@ from tsrec_jax.evaluation.study_report import TESTED, StudyReport, SystemResult
 from tsrec_jax.evaluation.study_slices import SHARE_OF_BEST, SLICED
 from tsrec_jax.text_table import fact_list, markdown_table
 
-COST_TITLES = {"flops": "FLOPs", "memory": "peak memory", "request_flops": "FLOPs of a request"}  # else its name
+COST_TITLES = {"flops": "FLOPs", "memory": "peak memory", "request_flops": "FLOPs of a request"}  # others: their name
 LATEX_SIGNS = {
     "\\": r"\textbackslash{}",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -209,7 +209,7 @@ def _convergence(report: StudyReport) -> str:
 
 
 def to_csv(report: StudyReport) -> str:
-    """The contents of `study.csv`: a system a row, everything that is one number of it."""
+    """The contents of `study.csv`: one row per system, with everything about it that is a single number."""
     found = [_columns(system, report) for system in report.systems]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -1,8 +1,8 @@
 """Rankings in the formats of TREC, which trec_eval, pytrec_eval and ranx read.
 
-A query is an evaluated row, by its number from 1 in the order of predictions.json, and a document is a SID, so that the
-figures of these programs are those of the SID level. All of them order by score alone and break ties by names, so a
-score is the number of places from here to the end of the list: it falls by 1 from place to place.
+A query is an evaluated row, numbered from 1 in the order of predictions.json, and a document is a SID, so that the
+figures of these programs are SID-level figures. All of these programs order by score alone and break ties by name, so a
+score is the number of places from there to the end of the list: it falls by 1 from place to place.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _SPACE = re.compile(r"\s")  # it would end a field
 
 
 def write_trec(folder: pathlib.Path, targets: Sequence[str], systems: Mapping[str, Sequence[Sequence[str]]]) -> None:
-    """Writes `qrels.trec`, and of each system a run, `NAME.trec`, its name with `_` for spaces; earlier runs go.
+    """Writes `qrels.trec` and a run of each system, `NAME.trec` with `_` for spaces; removes earlier runs.
 
     Args:
       folder: receives the files; made if needed.
-      targets: of each row its target's SID.
-      systems: {name: for each row the ranked SIDs, best first}.
+      targets: SID of each row's target.
+      systems: {name: the ranked SIDs of each row, best first}.
     """
     tags = {name: _SPACE.sub("_", name) for name in systems}
     write_text(folder / QRELS, "".join(f"{row} 0 {_field(sid)} 1\n" for row, sid in enumerate(targets, 1)))
@@ -42,5 +42,5 @@ def write_trec(folder: pathlib.Path, targets: Sequence[str], systems: Mapping[st
 
 
 def _field(sid: str) -> str:
-    """A SID as one field: white space in it as in an address, `%20`."""
+    """A SID as one field, with white space in it encoded as in a URL: `%20`."""
     return _SPACE.sub(lambda found: quote(found.group()), sid)

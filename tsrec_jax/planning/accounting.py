@@ -1,9 +1,9 @@
 """What a training step computes and what it holds, as arithmetic on the model's shape: nothing is run or allocated.
 
 FLOPs are those of matrix products (a multiply and an add are two), as the program computes them: attention over whole
-packed rows (T x T scores, also where a kernel leaves some of them out), the head at the loss slots only, padding
-included. Norms, rotations and softmax, a few percent, are left out. Memory is the peak of one device during a step. The
-letters are the decoder's.
+packed rows (T x T scores, even if a kernel leaves some of them out), the head at the loss slots only, padding included.
+Norms, rotations and softmax, a few percent, are left out. Memory is the peak of one device during a step. The letters
+are the decoder's.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from tsrec_jax.models.sharding import RULES
 from tsrec_jax.training.step import TABLES
 
 FLOAT32 = 4  # bytes of parameters, moments, gradients and logits
-MOMENTS = 2  # of Adam
-# Arrays of one layer that its backward pass reads, by size (tokens times D, N x H, K x H, F, N x T): those in the
-# compute type, and those that are float32 always, in norms and softmax. The pass itself works on about as much again.
+MOMENTS = 2  # Adam's
+# Numbers of arrays of one layer that its backward pass reads, by size (tokens times D, N x H, K x H, F, N x T): those
+# in the compute type, and those that are always float32, in norms and softmax. The pass itself uses about as much more.
 KEPT = {"d": 7, "query": 2, "key": 2, "mlp": 6, "scores": 1}
 KEPT_FLOAT32 = {"d": 4, "scores": 1}
 LOGITS = 2  # logits and their gradient
-MASKS = 2  # of cuDNN: what it adds to the scores of all heads (T x T of a row), and its gradient
+MASKS = 2  # cuDNN's: the mask that it adds to the scores of all heads (T x T per row), and the mask's gradient
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshShape:
-    """Devices along each axis of the mesh."""
+    """Number of devices along each axis of the mesh."""
 
     data: int = 1
     fsdp: int = 1
@@ -39,7 +39,7 @@ class MeshShape:
 
     @property
     def devices(self) -> int:
-        """Their number."""
+        """Number of all devices."""
         return self.data * self.fsdp * self.tensor
 
 
@@ -48,9 +48,9 @@ class DenseShape:
     """A dense head.
 
     Attributes:
-      items: of the catalogue.
-      slots: item slots of a row.
-      features: of an item's text.
+      items: number of items in the catalogue.
+      slots: item slots per row.
+      features: number of features of an item's text.
     """
 
     items: int
@@ -58,11 +58,11 @@ class DenseShape:
     features: int
 
     def parameters(self, d_model: int) -> int:
-        """All that it learns."""
+        """Number of parameters that it learns."""
         return (2 * self.features + 3 * d_model) * d_model + RECENT + 1
 
     def flops(self, d_model: int, rows: int) -> int:
-        """Of its forward pass: both vectors of all items, the users of so many rows, and their scores."""
+        """FLOPs of its forward pass: both vectors of all items, the user vectors of `rows` rows, and their scores."""
         users = rows * self.slots
         products = 2 * self.items * (self.features + d_model) + users * (self.slots + d_model + self.items)
         return 2 * products * d_model
@@ -73,20 +73,20 @@ class StepShape:
     """One optimiser step.
 
     Attributes:
-      rows: packed rows of a micro-batch (B), over all devices.
-      sequence_length: token slots of a row (T).
+      rows: packed rows per micro-batch (B), over all devices.
+      sequence_length: token slots per row (T).
       loss_slots: positions of a group of rows whose logits are computed (P).
-      accumulation: micro-batches of a step.
+      accumulation: micro-batches per step.
       loss_chunk: loss slots of a group whose logits exist at one time; 0 means all.
       freeze, adapter, moments: as in `TrainSettings`.
-      new_rows: rows of the SID tokens, which train where the others are frozen.
+      new_rows: number of the SID tokens' rows, which are trained even if the others are frozen.
       dtype: compute type, `float32` or `bfloat16`.
-      remat: layers are computed again in the backward pass.
-      rows_per_group: rows of a group.
-      sid_tokens: rows of the table that are scored at every position; 0 where SID tokens are learned at loss slots.
-      attention: what computes it, as `models.attention.choose` gives it; only `xla` keeps scores.
+      remat: whether layers are computed again in the backward pass.
+      rows_per_group: rows per group.
+      sid_tokens: rows of the table that are scored at every position; 0 if SID tokens are learned at loss slots.
+      attention: its implementation, as `models.attention.choose` names it; only `xla` keeps scores.
       dense: the dense head, if there is one.
-      scaled: the levels' scores have a scale, so that there is a copy of the output table with scaled rows.
+      scaled: whether the levels' scores have a scale, which needs a copy of the output table with scaled rows.
     """
 
     rows: int
@@ -108,12 +108,12 @@ class StepShape:
 
     @property
     def token_slots(self) -> int:
-        """Of the whole step, padding included."""
+        """Token slots of the whole step, padding included."""
         return self.accumulation * self.rows * self.sequence_length
 
     @property
     def groups(self) -> int:
-        """Groups of rows of a micro-batch, over all devices."""
+        """Number of groups of rows per micro-batch, over all devices."""
         return self.rows // self.rows_per_group
 
 
@@ -122,8 +122,8 @@ class StepFlops:
     """Matrix-product FLOPs of an optimiser step over all devices.
 
     Attributes:
-      model: forward and backward.
-      recomputed: what rematerialisation adds.
+      model: those of the forward and the backward pass.
+      recomputed: those that rematerialisation adds.
     """
 
     model: float
@@ -131,7 +131,7 @@ class StepFlops:
 
     @property
     def hardware(self) -> float:
-        """All that is computed."""
+        """All FLOPs that are computed."""
         return self.model + self.recomputed
 
 
@@ -140,12 +140,12 @@ class StepMemory:
     """Bytes of one device at the peak of a step, by what holds them.
 
     Attributes:
-      parameters: what is trained in float32, and what is frozen as it is kept.
-      moments: Adam's two, of what is trained.
-      gradients: float32, of what is trained; twice with accumulation.
-      copies: weights and their gradients in the compute type, where they are kept in another, the layer that FSDP
-        gathers, and the tables that are put together of frozen and trained rows or have scaled rows.
-      activations: what the layers keep for the backward pass.
+      parameters: the trained ones in float32, and the frozen ones in the type in which they are kept.
+      moments: Adam's two moments of the trained parameters.
+      gradients: float32 gradients of the trained parameters; twice with accumulation.
+      copies: weights and their gradients in the compute type, if they are kept in another; the layer that FSDP gathers;
+        and tables that are assembled from frozen and trained rows or have scaled rows.
+      activations: arrays that the layers keep for the backward pass.
       working: the larger of one layer's backward pass and the loss.
       batch: the token arrays.
     """
@@ -164,16 +164,16 @@ class StepMemory:
         return sum(dataclasses.astuple(self))
 
 
-Shapes = dict[str, tuple[tuple[int, ...], tuple[str | None, ...]]]  # with logical axes, by name
+Shapes = dict[str, tuple[tuple[int, ...], tuple[str | None, ...]]]  # {name: (shape, logical axes)}
 
 
 def parameter_count(config: ModelConfig) -> int:
-    """Parameters of the model."""
+    """Number of the model's parameters."""
     return _count(parameter_shapes(config))
 
 
 def trained_count(config: ModelConfig, step: StepShape) -> int:
-    """Parameters that the optimiser holds moments of."""
+    """Number of parameters whose moments the optimiser holds."""
     return _count(_trained_shapes(config, step))
 
 
@@ -183,7 +183,7 @@ def parameter_bytes(config: ModelConfig, mesh: MeshShape) -> float:
 
 
 def _trained_shapes(config: ModelConfig, step: StepShape) -> Shapes:
-    """What trains; of tables with frozen rows the others, which every device holds."""
+    """The trained arrays; from tables with frozen rows only the other rows, which every device holds."""
     shapes = parameter_shapes(config)
     if step.freeze == "none":
         return shapes
@@ -201,18 +201,18 @@ def _count(shapes: Shapes) -> int:
 
 
 def _elements(shapes: Shapes, mesh: MeshShape) -> float:
-    """Those on one device."""
+    """Number of elements on one device."""
     return sum(math.prod(shape) / _shards(logical, mesh) for shape, logical in shapes.values())
 
 
 def _shards(logical: tuple[str | None, ...], mesh: MeshShape) -> int:
-    """Devices over which the rules spread an array."""
+    """Number of devices over which the rules spread an array."""
     axes = [axis for part in RULES.spec(*logical) for axis in ((part,) if isinstance(part, str) else part or ())]
     return math.prod(getattr(mesh, axis) for axis in axes)
 
 
 def _kernels(config: ModelConfig) -> dict[str, int]:
-    """Elements of each kernel, all layers together."""
+    """Number of elements of each kernel in all layers together."""
     shapes = {name: shape for name, (shape, _) in layer_shapes(config).items()}
     return {name: math.prod(shape) for name, shape in shapes.items() if not name.endswith(("norm", "bias"))}
 
@@ -220,9 +220,9 @@ def _kernels(config: ModelConfig) -> dict[str, int]:
 def step_flops(config: ModelConfig, step: StepShape) -> StepFlops:
     """FLOPs of an optimiser step.
 
-    A product of the forward pass has two of the same size behind it in the backward pass, one for its input and one for
-    its weights; the latter is left out where the weights are frozen. A layer that is computed again stops before its
-    last product (of an adapter too), whose value the backward pass does not ask for.
+    Each product of the forward pass entails two of the same size in the backward pass, one for its input and one for
+    its weights; the latter is left out if the weights are frozen. A layer that is computed again leaves out its last
+    product (an adapter's too), whose value the backward pass does not need.
     """
     tokens = step.token_slots
     kernels = 2 * tokens * sum(_kernels(config).values())
@@ -265,7 +265,7 @@ def step_memory(config: ModelConfig, step: StepShape, mesh: MeshShape = MeshShap
         items = step.rows_per_group * step.dense.slots
         items = min(step.loss_chunk or items, items)
         logits += LOGITS * rows / step.rows_per_group * items * step.dense.items * FLOAT32
-    # In chunks, the gradient of the table grows by one of the same size for each.
+    # With chunks, each one's gradient of the table, of the table's size, is added to the sum so far.
     table = config.vocab_rows * config.d_model * FLOAT32 / _shards(("vocabulary",), mesh)
     loss = logits + (table if slots < step.loss_slots and step.freeze == "none" else 0)
     return StepMemory(
@@ -282,7 +282,7 @@ def step_memory(config: ModelConfig, step: StepShape, mesh: MeshShape = MeshShap
 def _layer_bytes(
     config: ModelConfig, step: StepShape, mesh: MeshShape, counts: dict[str, int], row_bytes: float
 ) -> float:
-    """Bytes on one device of so many arrays of one layer, by size; all but those of width D split over tensor."""
+    """Bytes on one device of one layer's arrays, counted by size; all but those of width D are split over tensor."""
     widths = {
         "query": config.num_heads * config.head_dim,
         "key": config.num_kv_heads * config.head_dim,
@@ -294,7 +294,7 @@ def _layer_bytes(
 
 
 def _copies(config: ModelConfig, step: StepShape, mesh: MeshShape, compute: int) -> float:
-    """Weights in the compute type and, of what trains, their gradients; tables that are put together; and one gathered
+    """Weights in the compute type and the gradients of the trained ones; tables that are assembled; and one gathered
     layer with its gradient."""
     gathered = 2 * sum(_kernels(config).values()) / config.num_layers * compute / mesh.tensor if mesh.fsdp > 1 else 0
     tables = _elements(_table_shapes(config), mesh)
@@ -308,5 +308,5 @@ def _copies(config: ModelConfig, step: StepShape, mesh: MeshShape, compute: int)
 
 
 def flops_utilisation(flops: float, seconds: float, devices: int, tflops: float) -> float:
-    """Share of the peak: FLOPs of the model in a time over what so many devices of `tflops` each could do (MFU)."""
+    """The share of the peak (MFU): the model's FLOPs in a time, divided by what `devices` of `tflops` each could do."""
     return flops / (seconds * devices * tflops * 1e12)

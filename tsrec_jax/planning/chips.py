@@ -1,7 +1,7 @@
 """Accelerators as data: what one chip computes and holds.
 
 Sources: Google's pages on v4, v5e, v5p and v6e (cloud.google.com/tpu/docs), NVIDIA's data sheets of A100, H100 and H200
-(SXM, dense figures: those with sparsity are twice as high). The memory of a GPU is what its driver leaves of it.
+(SXM, dense figures: those with sparsity are twice as high). A GPU's memory is the part that its driver leaves free.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ class Chip:
     """One device as JAX counts them.
 
     Attributes:
-      name: as `--chip` takes it.
-      tflops: peak bfloat16 matrix products, 10^12 a second.
-      memory_gib: of the device.
-      bandwidth_gbs: of that memory, 10^9 bytes a second.
-      kinds: how `jax.Device.device_kind` begins.
+      name: name that `--chip` takes.
+      tflops: peak of bfloat16 matrix products, in 10^12 FLOPs per second.
+      memory_gib: memory of the device.
+      bandwidth_gbs: bandwidth of that memory, in 10^9 bytes per second.
+      kinds: what `jax.Device.device_kind` begins with.
     """
 
     name: str
@@ -45,6 +45,6 @@ CHIPS = {
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip that a `device_kind` means, by the longest beginning that fits; None for a CPU or one not listed."""
+    """The chip that a `device_kind` means, by the longest matching prefix; None for a CPU or a chip not listed."""
     found = [(len(kind), chip) for chip in CHIPS.values() for kind in chip.kinds if device_kind.startswith(kind)]
     return max(found, key=lambda pair: pair[0])[1] if found else None

@@ -1,4 +1,4 @@
-"""What a training takes, in words: the same before it begins as in the verb `plan`."""
+"""What a training takes, in words: printed before it begins, and likewise by the verb `plan`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tsrec_jax.planning.feasibility import Setup
 from tsrec_jax.planning.second_stage import SecondStageShape
 from tsrec_jax.training.settings import TrainSettings
 
-ADAPTER_RANK = 16  # that is planned with where the settings have none
+ADAPTER_RANK = 16  # the rank to plan with if the settings have none
 FLOP_UNITS = (("P", 1e15), ("T", 1e12), ("G", 1e9))
 
 
@@ -53,7 +53,7 @@ def step_shape(
 
 
 def estimate_lines(model_path: str, setup: Setup) -> list[str]:
-    """What a training is made of, in lines for people."""
+    """What a training consists of, in lines for people."""
     model, step, mesh, memory = setup.model, setup.step, setup.mesh, setup.memory()
     more = 0 if step.dense is None else step.dense.parameters(model.d_model)
     total, trained = parameter_count(model) + more, trained_count(model, step) + more
@@ -73,9 +73,9 @@ def estimate_lines(model_path: str, setup: Setup) -> list[str]:
 
 
 def memory_by_trained(setup: Setup) -> list[tuple[str, str, str]]:
-    """A header and a line for each choice of what trains: its name, its parameters, and what a device then holds.
+    """A header and a line for each choice of what trains: its name, its parameters, and the memory that a device needs.
 
-    An adapter has the rank of the setup or, where that has none, ADAPTER_RANK.
+    An adapter has the rank of the setup or, if that has none, ADAPTER_RANK.
     """
     step, rank = setup.step, setup.step.adapter.rank or ADAPTER_RANK
     adapter = dataclasses.replace(step.adapter, rank=rank)
@@ -93,7 +93,7 @@ def memory_by_trained(setup: Setup) -> list[tuple[str, str, str]]:
 
 
 def second_stage_line(setup: Setup, stage: SecondStageShape) -> str:
-    """What a step of the second stage computes and a device then holds, in a line for people."""
+    """What a step of the second stage computes, and what a device then holds, in a line for people."""
     wanted, model = stage.settings, setup.model
     return (
         f"the second stage: a step of {wanted.prompts} prompts of at most {stage.length} tokens with "

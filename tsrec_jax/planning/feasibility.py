@@ -1,4 +1,4 @@
-"""Whether a training can run on a mesh of some chips, and what to change where it cannot."""
+"""Whether a training can run on a mesh of certain chips, and what to change if it cannot."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Setup:
 
     Attributes:
       base: shape of the pretrained model.
-      num_tokens: ids in use with the SID tokens.
+      num_tokens: number of ids in use, the SID tokens included.
       step: shape of an optimiser step.
-      mesh: devices along each axis.
+      mesh: number of devices along each axis.
     """
 
     base: ModelConfig
@@ -38,32 +38,32 @@ class Setup:
 
     @property
     def model(self) -> ModelConfig:
-        """The shape with the table that the mesh makes of it."""
+        """The model's shape, with the extended table padded for the mesh."""
         parts = parts_of(self.abstract_mesh, "vocabulary")
         return dataclasses.replace(self.base, vocab_rows=table_rows(self.base.vocab_rows, self.num_tokens, parts))
 
     @property
     def abstract_mesh(self) -> AbstractMesh:
-        """The mesh as JAX knows one without devices."""
+        """The mesh as a JAX mesh without devices."""
         return AbstractMesh(dataclasses.astuple(self.mesh), MESH_AXES)
 
     @property
     def row_unit(self) -> int:
-        """What the rows of a micro-batch must be a multiple of: whole groups on every device."""
+        """The rows of a micro-batch must be a multiple of this, to make whole groups on every device."""
         return self.step.rows_per_group * parts_of(self.abstract_mesh, "batch")
 
     def memory(self) -> StepMemory:
-        """Of one device."""
+        """The memory of one device."""
         return step_memory(self.model, self.step, self.mesh)
 
     def fits(self, chip: Chip, stage: SecondStageShape | None = None) -> bool:
-        """Whether a device holds a step, and one of the second stage where there is one."""
+        """Whether a device holds a step, and one of the second stage if there is one."""
         second = 0.0 if stage is None else stage.memory(self.model, self.mesh)
         return max(self.memory().total, second) <= USABLE * chip.memory_gib * GIB
 
 
 def mesh_faults(setup: Setup) -> str:
-    """What the mesh does not divide, in words; empty where it works."""
+    """What the mesh does not divide, in words; empty if it divides everything."""
     faults = []
     try:
         check_fits(parameter_shapes(setup.model), setup.abstract_mesh)
@@ -80,7 +80,7 @@ def refuse_mesh(setup: Setup) -> None:
     """Refuses a mesh that does not divide the model or the batch.
 
     Raises:
-      UserError: names every axis that does not divide, and the nearest mesh, or the nearest batch, that does.
+      UserError: names every axis that does not divide, and the nearest mesh or batch that works.
     """
     faults = mesh_faults(setup)
     if not faults:
@@ -96,10 +96,10 @@ def refuse_mesh(setup: Setup) -> None:
 
 
 def refuse_memory(setup: Setup, chip: Chip, stage: SecondStageShape | None = None) -> None:
-    """Refuses what a chip does not hold: a step of training, or one of the second stage where there is one.
+    """Refuses what a chip cannot hold: a step of training, or one of the second stage if there is one.
 
     Raises:
-      UserError: says how much it would be, and which settings lower it.
+      UserError: says how much memory it would take, and which settings lower it.
     """
     if setup.fits(chip, stage):
         return
@@ -131,7 +131,7 @@ def _too_much(needed: float, chip: Chip) -> str:
 
 
 def _nearest_meshes(setup: Setup) -> list[MeshShape]:
-    """Meshes of the same number of devices that divide model and batch, those most like the wanted one first."""
+    """Meshes of the same number of devices that divide model and batch, those most like the requested one first."""
     devices, wanted = setup.mesh.devices, setup.mesh
     sizes = [size for size in range(1, devices + 1) if devices % size == 0]
     meshes = [

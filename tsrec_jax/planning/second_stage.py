@@ -1,4 +1,4 @@
-"""What a step of the second stage computes and holds: the arithmetic of `accounting` on prompts with candidates."""
+"""What a step of the second stage computes and holds: the arithmetic of `accounting` for prompts with candidates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tsrec_jax.planning.accounting import FLOAT32, MeshShape, StepShape, paramet
 from tsrec_jax.planning.search_flops import search_flops
 from tsrec_jax.rl.settings import RlSettings
 
-SCORES = 3  # arrays of the scores of a prefix's children: the logits, their logarithms, and the gradient of either
+SCORES = 3  # arrays of scores of a prefix's children: logits, log-probabilities, and the gradient of either
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,11 +17,11 @@ class SecondStageShape:
     """One optimiser step of the second stage.
 
     Attributes:
-      step: one of training with the same freezing, compute type and rematerialisation.
-      settings: of the second stage.
-      length: tokens of a prompt, padding included.
-      codes: of each level of a SID.
-      widths: most codes that a prefix of each level is continued by.
+      step: a training step with the same freezing, compute type and rematerialisation.
+      settings: settings of the second stage.
+      length: number of tokens of a prompt, padding included.
+      codes: number of codes on each level of a SID.
+      widths: for each level, the largest number of codes that continue a prefix.
     """
 
     step: StepShape
@@ -32,7 +32,7 @@ class SecondStageShape:
 
     @property
     def trunk(self) -> StepShape:
-        """The prompts and their candidates as rows of training without a loss of their own."""
+        """The prompts and their candidates as training rows without a loss of their own."""
         return dataclasses.replace(
             self.step,
             rows=self.settings.prompts // self.settings.accumulation,
@@ -48,11 +48,11 @@ class SecondStageShape:
 
     @property
     def scored(self) -> int:
-        """Codes that are scored for a prompt: of the first level once, of each further one for every candidate."""
+        """Number of codes scored for a prompt: the first level's once, each further level's for every candidate."""
         return self.codes[0] + self.settings.candidates * sum(self.codes[1:])
 
     def flops(self, config: ModelConfig) -> float:
-        """Model FLOPs over all devices: of the update, and where they are needed of search and starting model."""
+        """Model FLOPs over all devices: the update and, if they are needed, the search and the starting model."""
         wanted = self.settings
         head = 2 * wanted.prompts * self.scored * config.d_model
         forward = step_flops(config, dataclasses.replace(self.trunk, freeze="none")).model / 3 + head
@@ -71,7 +71,7 @@ class SecondStageShape:
         return search + update + (forward if wanted.keeps_reference else 0)
 
     def reference_bytes(self, config: ModelConfig, mesh: MeshShape) -> float:
-        """Bytes of the starting model on one device, in the compute type; 0 where it is not kept."""
+        """Bytes of the starting model on one device, in the compute type; 0 if it is not kept."""
         if not self.settings.keeps_reference:
             return 0
         return parameter_bytes(config, mesh) / (2 if self.step.dtype == "bfloat16" else 1)

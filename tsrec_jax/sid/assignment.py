@@ -1,9 +1,9 @@
 """Size-constrained assignment of rows to codes at the least total cost.
 
-Entropic optimal transport (Sinkhorn scaling; Cuturi, 2013) finds prices of the codes under which every row that takes
-its cheapest code leaves the codes nearly even. What is left over moves along shortest augmenting paths (successive
-shortest paths, as in Ahuja, Magnanti and Orlin, "Network Flows", 1993): a choice by prices is optimal for the sizes it
-has, and each shortest path keeps it so, hence the result is the least cost and not an approximation of it.
+Entropic optimal transport (Sinkhorn scaling; Cuturi, 2013) finds prices of the codes under which the codes are nearly
+even if every row takes its cheapest code. The surplus rows move along shortest augmenting paths (successive shortest
+paths, as in Ahuja, Magnanti and Orlin, "Network Flows", 1993): a choice by prices is optimal for the sizes that result,
+and each shortest path keeps it so, hence the result has exactly the least cost, not approximately.
 
 Axis letters: I rows, E codes (F: the code that a row moves to).
 """
@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-TEMPERATURES = (0.1, 0.03, 0.01)  # the transport's, as shares of the mean gap between a row's mean and least cost
-SCALINGS = 30  # Sinkhorn scalings at each temperature
+TEMPERATURES = (0.1, 0.03, 0.01)  # of the transport, as shares of the mean gap between a row's mean and least cost
+SCALINGS = 30  # number of Sinkhorn scalings at each temperature
 ROUNDING = 1e-6  # differences below this share of the largest cost are rounding errors
 
 
@@ -24,14 +24,14 @@ def transport_prices(cost_IE: jax.Array, prices_E: jax.Array | None = None) -> j
 
     Args:
       cost_IE: float32.
-      prices_E: float32, prices of a similar problem, with which only the last temperature is run. None: all of them,
-        from zero.
+      prices_E: float32, prices of a similar problem to start from, with the last temperature only. None: start from
+        zero, with all temperatures.
 
     Returns:
       float32 prices_E, the lowest being 0.
     """
     cost_IE = cost_IE - cost_IE.min(axis=1, keepdims=True)
-    # Where every row's costs are equal there is no gap, and any temperature gives the same prices: all zero.
+    # If each row's costs are all equal, there is no gap, and any temperature gives the same prices: all zero.
     mean = cost_IE.mean()
     gap = jnp.where(mean * TEMPERATURES[-1] > jnp.finfo(jnp.float32).tiny, mean, 1.0)
     log_share = jnp.log(cost_IE.shape[0] / cost_IE.shape[1])
@@ -52,7 +52,7 @@ def balanced_assignment(cost_IE: jax.Array, prices_E: jax.Array | None = None) -
 
     Args:
       cost_IE: float32, finite.
-      prices_E: float32, from `transport_prices`; they decide the time taken, not the result. None: they are computed.
+      prices_E: float32, from `transport_prices`; they affect the time taken, not the result. None: they are computed.
 
     Returns:
       int32 codes_I.
@@ -60,7 +60,7 @@ def balanced_assignment(cost_IE: jax.Array, prices_E: jax.Array | None = None) -
     rows, codes = cost_IE.shape
     above_IE, found_E, codes_I = map(np.asarray, _priced(cost_IE, prices_E))
     capacity = -(-rows // codes)
-    # Codes x capacity - I places stay empty, one per code: as if a row that costs nothing took the cheapest of them.
+    # Codes x capacity - I places stay empty, one each of the cheapest codes: as if rows without costs took them.
     spare_E = np.argsort(np.argsort(found_E, kind="stable")) < codes * capacity - rows
     flow = _Flow(above_IE, codes_I.copy(), spare_E, capacity, ROUNDING * above_IE.max())
     while (flow.sizes_E > capacity).any():
@@ -70,20 +70,20 @@ def balanced_assignment(cost_IE: jax.Array, prices_E: jax.Array | None = None) -
 
 @jax.jit
 def _priced(cost_IE: jax.Array, prices_E: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Costs above each row's least (which changes no choice and keeps float32 sums small), prices, cheapest codes."""
+    """Costs minus each row's least (which changes no choice and keeps float32 sums small), prices, cheapest codes."""
     cost_IE = cost_IE - cost_IE.min(axis=1, keepdims=True)
     prices_E = transport_prices(cost_IE) if prices_E is None else prices_E
     return cost_IE, prices_E, jnp.argmin(cost_IE + prices_E, axis=1).astype(jnp.int32)
 
 
 class _Flow:
-    """Who holds what, and what it costs to move. In NumPy: a path touches a few codes, and little of it is arithmetic.
+    """Which code has which rows, and what moves cost. In NumPy: a path touches few codes, with little arithmetic.
 
     Attributes:
       codes_I: code of each row.
-      spare_E: True where a code holds one row less than most.
-      sizes_E: rows of each code, spare places counted.
-      moves_EF: least cost of moving one row from code e to code f; inf where e has none.
+      spare_E: whether a code has a place that stays empty.
+      sizes_E: number of rows of each code, its empty place counted as a row.
+      moves_EF: least cost of moving one row from code e to code f; inf if e has no rows.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class _Flow:
             self._renew(code, np.arange(codes) != code)
 
     def augment(self) -> None:
-        """Moves one row's worth along the shortest path from a code that has too many to one that has room."""
+        """Moves one row (or empty place) along the shortest path from a code with too many to one with room."""
         spare_moves_EF = np.where(self.spare_E[:, None] & ~self.spare_E, np.float32(0.0), np.float32(np.inf))
         length_E, parent_E = _shortest(
             np.minimum(self.moves_EF, spare_moves_EF), self.sizes_E > self._capacity, self._tolerance
@@ -131,14 +131,14 @@ class _Flow:
         self.moves_EF[to] = np.where(others_E, np.minimum(self.moves_EF[to], cost_E - cost_E[to]), np.inf)
 
     def _renew(self, code: int, which_E: np.ndarray) -> None:
-        """For some other codes the least cost of moving one row of `code` there."""
+        """Computes the least cost of moving one row from `code` to each of some other codes."""
         members, others = self._members[code], np.flatnonzero(which_E)
         cost_RF = self._cost_IE[members[:, None], others] - self._cost_IE[members, code][:, None]
         self.moves_EF[code, others] = cost_RF.min(axis=0, initial=np.float32(np.inf))
 
 
 def _shortest(moves_EF: np.ndarray, source_E: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
-    """Bellman and Ford's path lengths from the sources, and the code before each on its path (-1 at a source)."""
+    """Path lengths from the sources (Bellman-Ford), and the code before each one on its path (-1 at a source)."""
     length_E = np.where(source_E, np.float32(0.0), np.float32(np.inf))
     parent_E = np.full(len(source_E), -1, np.int32)
     shorter = np.flatnonzero(source_E)

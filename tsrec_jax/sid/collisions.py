@@ -1,4 +1,4 @@
-"""Items that share a SID: leave them, give them other codes on the last level, or number them on one more level.
+"""Items that share a SID: keep it, give them other codes on the last level, or number them on an additional level.
 
 Axis letters: I items, C levels, E codes of the last level, N items of one node or new items.
 """
@@ -25,8 +25,8 @@ def reassign_last_level(codes_IC: np.ndarray, cost_IE: np.ndarray) -> np.ndarray
     """Gives the items of every node with a collision different codes on the last level.
 
     As in the reference, Sinkhorn scaling over all items keeps the level's codes evenly used: it prices the codes, and
-    within a node the assignment of least priced cost is taken. A node of more items than codes keeps collisions, as
-    evenly as can be. Nodes without a collision keep their codes.
+    each node takes the assignment of least cost with these prices. A node with more items than codes keeps collisions,
+    spread as evenly as possible. Nodes without a collision keep their codes.
 
     Args:
       codes_IC: int32 codes.
@@ -40,7 +40,7 @@ def reassign_last_level(codes_IC: np.ndarray, cost_IE: np.ndarray) -> np.ndarray
     nodes = {tuple(codes_IC[group[0], :-1].tolist()) for group in collision_groups(codes_IC)}
     if not nodes:
         return codes_IC
-    from scipy.optimize import linear_sum_assignment  # a service, which never comes here, starts sooner without it
+    from scipy.optimize import linear_sum_assignment  # here, so that a service, which never needs it, starts sooner
 
     priced_IE = cost_IE + np.asarray(jax.jit(transport_prices)(jnp.asarray(cost_IE)))
     for members_N in _members(codes_IC[:, :-1], nodes):
@@ -76,8 +76,8 @@ def code_newcomers(policy: str, old_IC: np.ndarray, new_IC: np.ndarray, cost_NE:
       cost_NE: for `sinkhorn`, float32 cost of each last-level code for each new item.
 
     Returns:
-      int32 codes of the new items: as they are (`none`), each with the cheapest last code that is free in its node
-      (`sinkhorn`; the cheapest at all where none is free), or with the next number of its SID (`extra_level`).
+      int32 codes of the new items: unchanged (`none`), each with the cheapest last code that is free in its node
+      (`sinkhorn`; the cheapest of all if none is free), or with the next number of its SID (`extra_level`).
     """
     if policy == "none":
         return new_IC

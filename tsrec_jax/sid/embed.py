@@ -41,7 +41,7 @@ def embed_texts(
 ) -> np.ndarray:
     """Mean-pooled last hidden states.
 
-    A text is preceded by the tokenizer's first special token, which is not pooled: causal models give the first
+    Each text is preceded by the tokenizer's first special token, which is not pooled: causal models give the first
     position a large state that does not depend on the text, and in a mean it would only reflect the text's length.
     Texts are sorted into buckets of lengths (one compile each). Every device computes the same rows in the same places
     of batches of the same shape, however many devices there are, so that a vector does not depend on them.
@@ -50,9 +50,9 @@ def embed_texts(
       model: the language model, after `load_hf`.
       tokenizer: its tokenizer.
       texts: the items' texts; an empty one is embedded as the special token alone.
-      max_tokens: most tokens per text; the rest of a longer one is not read.
-      rows: texts per batch on each device.
-      mesh: batches are laid over its data and fsdp axes; None: one device. Of a mesh of several processes all of them
+      max_tokens: largest number of tokens per text; the rest of a longer text is not read.
+      rows: number of texts per batch on each device.
+      mesh: batches are laid over its data and fsdp axes; None: one device. If it has several processes, all of them
         call this with the same texts.
 
     Returns:
@@ -71,7 +71,7 @@ def embed_texts(
         batch = [laid_out(array, mesh, "batch") for array in (tokens_BT, lengths_B)]
         x_BD = host_copy(_pooled(graph, state, *batch))
         x_ID[members] = x_BD[: len(members)]
-        if len(texts) > rows * parts:  # a few texts, as a service embeds them, need no report
+        if len(texts) > rows * parts:  # for the few texts that a service embeds, nothing is reported
             progress.tick("embedding", len(members))
     if not np.isfinite(x_ID).all():
         raise FloatingPointError("item embeddings are not finite; the model's weights or activations are broken")
@@ -101,7 +101,7 @@ def _batches(encoded: Sequence[Sequence[int]], first: int, rows: int, parts: int
 
 @functools.partial(jax.jit, static_argnums=0)
 def _pooled(graph: nnx.GraphDef, state: nnx.State, tokens_BT: jax.Array, lengths_B: jax.Array) -> jax.Array:
-    """Mean hidden state over the positions 1 to length - 1 of each row; of position 0 where a row has no more."""
+    """Mean hidden state over the positions 1 to length - 1 of each row; of position 0 if a row has no other."""
     x_BTD = nnx.merge(graph, state).hidden(tokens_BT).astype(jnp.float32)
     index_T = jnp.arange(tokens_BT.shape[1])
     pooled_BT = (index_T < lengths_B[:, None]) & ((index_T > 0) | (lengths_B[:, None] == 1))

@@ -1,7 +1,7 @@
 """The levels of a residual quantiser, fitted by one process on one device, or by all processes of a run on a mesh.
 
-On a mesh the iterations of k-means over many rows are divided. Work that is small, or must look at all rows in turn, is
-done on one device, and every process takes the first one's result. So the levels are the same either way.
+On a mesh, k-means iterations over many rows are divided among its devices. Work that is small, or must look at all rows
+in turn, is done on one device, and every process takes the first one's result. So the levels are the same either way.
 
 Axis letters: I items, D features, E codes of a level, S items of a sample.
 """
@@ -34,8 +34,8 @@ from tsrec_jax.sid.kmeans import (
 from tsrec_jax.sid.levels import Level, LevelStore
 from tsrec_jax.sid.settings import IndexSettings
 
-FREE_START = 5  # iterations of unconstrained k-means before sizes are constrained
-PRICED_ROWS, PRICED_ROWS_PER_CODE = 16_384, 64  # rows from which intermediate prices are computed: the larger number
+FREE_START = 5  # number of iterations of unconstrained k-means before sizes are constrained
+PRICED_ROWS, PRICED_ROWS_PER_CODE = 16_384, 64  # size of the sample for intermediate prices: the larger of the two
 NO_VARIANCE = "there is no variance to code: all embeddings are equal"
 
 
@@ -53,10 +53,10 @@ def fit_levels(
     Args:
       x_ID: float32 embeddings.
       settings: sizes, iterations and rows_per_code are read.
-      seed: of everything random.
-      store: has the levels that are finished, and gets each one; None: nothing is kept.
+      seed: seed of everything random.
+      store: holds the levels that are finished, and receives each new one; None: nothing is kept.
       balanced: whether every code takes floor(I / E) or ceil(I / E) of the items.
-      mesh: over which the rows are divided. Where it has several processes, all of them call this with the same
+      mesh: mesh over which the rows are divided. If it has several processes, all of them call this with the same
         arguments, and the first one reads and writes the store. None: one process does it alone.
     """
     sizes = settings.sizes
@@ -108,7 +108,7 @@ class _Fit:
         return contextlib.nullcontext() if self.mesh is None else one_device()
 
     def over(self, x_ID: np.ndarray) -> contextlib.AbstractContextManager[None]:
-        """A context for what runs over all rows, which lie as `on_mesh` lays them."""
+        """A context for what runs over all rows, which are laid out by `on_mesh`."""
         return self.alone() if self.mesh is None or len(x_ID) <= GROUP else jax.set_mesh(self.mesh)
 
     def agreed(self, found: np.ndarray | jax.Array) -> np.ndarray:
@@ -117,7 +117,7 @@ class _Fit:
         return agree(array) if self.shared else array
 
     def found_by_first(self, find: Callable[[], np.ndarray], like: np.ndarray) -> np.ndarray:
-        """What the first process alone finds, however long it takes: an array of the shape and type of `like`.
+        """What `find` returns in the first process alone, however long it takes: an array of `like`'s shape and type.
 
         The others wait for it at a barrier, since a collective gives up after half an hour.
         """
@@ -168,9 +168,9 @@ def _balanced_level(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Centres and codes of k-means with even sizes (to one row).
 
-    On the way prices alone keep the sizes even; only the last assignment is exact, and the centres are its means. The
-    prices on the way are those of a sample where there are more rows than it holds (PRICED_ROWS): they are as many as
-    there are codes, and few rows a code tell them.
+    During the iterations, prices alone keep the sizes even; only the last assignment is exact, and the centres are its
+    means. If there are more rows than a sample holds (PRICED_ROWS), the sample gives the prices of the iterations:
+    there is only one price per code, so a few rows per code are enough.
     """
     iterations = fit.settings.iterations
     codebook_ED = _free_centres(x_ID, num_codes, key, min(FREE_START, iterations), fit, tick)
@@ -188,7 +188,7 @@ def _balanced_level(
             codebook_ED = fit.agreed(host_copy(_priced_means(rows_ID, codebook_ED, prices_E, rows=len(x_ID))))
         tick()
 
-    def assigned_exactly() -> np.ndarray:  # which takes the costs of all rows together
+    def assigned_exactly() -> np.ndarray:  # needs the costs of all rows together
         cost_IE = _distances(x_ID, codebook_ED)
         return balanced_assignment(cost_IE, _prices(cost_IE, prices_E))
 
@@ -200,7 +200,7 @@ def _balanced_level(
 
 
 def _sample(x_ID: np.ndarray, count: int, key: jax.Array, fit: _Fit) -> np.ndarray:
-    """Some rows, or all where they are no more than that or the count is 0."""
+    """`count` of the rows, or all of them if there are no more or the count is 0."""
     if not 0 < count < len(x_ID):
         return x_ID
     with fit.alone():

@@ -1,4 +1,4 @@
-"""Embeddings that the user supplies, and what a file is that was taken for one of NumPy's."""
+"""Embeddings that the user supplies, and what kind of file was given instead of a NumPy file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def kind_of_file(path: pathlib.Path) -> str:
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether the first bytes are text; the last character may be cut in two."""
+    """Whether the first bytes of a file are text; the last character may be incomplete."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
@@ -39,7 +39,7 @@ def read_embeddings(path: pathlib.Path, num_items: int, setting: str = "config.i
     """float32 x_ID from a user's .npy file, which `setting` names.
 
     Raises:
-      UserError: it is no such file, or its array has another shape or type or holds values that are not finite.
+      UserError: it is not an .npy file, or its array has another shape or type or holds values that are not finite.
     """
     key = f"{setting}={str(path)!r}"
     kind = kind_of_file(path)
@@ -65,10 +65,10 @@ def read_embeddings(path: pathlib.Path, num_items: int, setting: str = "config.i
 
 
 def refuse_equal(x_ID: np.ndarray, source: str) -> None:
-    """Refuses embeddings that tell no item from another.
+    """Refuses embeddings that do not distinguish any items.
 
     Args:
-      x_ID: of the items.
+      x_ID: embeddings of the items.
       source: where they come from, for the message.
 
     Raises:

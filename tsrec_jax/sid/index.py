@@ -1,4 +1,4 @@
-"""The index: which codes every item has, and the codebooks that code the next ones."""
+"""The index: the codes of every item, and the codebooks that give codes to new items."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ class SidIndex:
 
     Attributes:
       method, collisions: how the codes were made.
-      whitening: of the embeddings, before they are quantised.
+      whitening: applied to the embeddings before they are quantised.
       quantiser: the codebooks.
-      item_ids: one for each row of `codes_IC`.
+      item_ids: one id for each row of `codes_IC`.
       codes_IC: int32; with `extra_level` it has one level more than the quantiser.
-      made_with: the settings behind codes and embeddings as JSON values, which whoever extends the index must share.
+      made_with: the settings behind codes and embeddings as JSON values; a run that extends the index must have the
+        same.
     """
 
     method: str
@@ -49,7 +50,7 @@ class SidIndex:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Codes of each level, with the extra one."""
+        """Number of codes on each level, the extra level included."""
         coded = self.quantiser.sizes
         extra = self.codes_IC[:, len(coded) :]
         return (*coded, *(int(extra_I.max()) + 1 for extra_I in extra.T))
@@ -66,8 +67,8 @@ class SidIndex:
         """The index of another list of items: known ids keep their codes, the others are coded by the codebooks.
 
         Args:
-          item_ids: the new list; items that it leaves out are forgotten.
-          x_ID: float32 embeddings of all of them, in that order.
+          item_ids: the new list; items that are not in it are forgotten.
+          x_ID: float32 embeddings of all items in the list, in its order.
         """
         known = {item: row for row, item in enumerate(self.item_ids)}
         places = np.array([known.get(item, -1) for item in item_ids])
@@ -81,20 +82,20 @@ class SidIndex:
         return dataclasses.replace(self, item_ids=tuple(item_ids), codes_IC=codes_IC)
 
     def codebooks(self, level_tokens: Sequence[Sequence[str]]) -> SidIndex:
-        """What codes new items, without the items: of the codes those alone that some item has.
+        """The index without its items, to code new ones, with only the codes that some item has.
 
         A model has no row for the token of any other code.
 
         Args:
-          level_tokens: of a catalogue with these SIDs, as `Catalogue.level_tokens`. Code number e of a level of the
-            result is token number e there.
+          level_tokens: `Catalogue.level_tokens` of a catalogue with these SIDs. Code number e on a level of the result
+            is token number e there.
         """
         numbers = [
             {sid_token(level, code): code for code in range(size)} for level, size in enumerate(self.quantiser.sizes)
         ]
         codes = [
             [known[token] for token in tokens]
-            for known, tokens in zip(numbers, level_tokens, strict=False)  # a level that numbers collisions has none
+            for known, tokens in zip(numbers, level_tokens, strict=False)  # a level that numbers collisions is left out
         ]
         return dataclasses.replace(self, quantiser=self.quantiser.only(codes), item_ids=(), codes_IC=self.codes_IC[:0])
 
@@ -129,9 +130,9 @@ def build_index(
     Args:
       item_ids: the ids of the items.
       x_ID: float32 embeddings in the same order.
-      settings: how; the sizes are given.
+      settings: how to make them; its sizes must not be empty.
       seed: seed of everything random.
-      kept: file for what is finished of a long fit, as in `Quantiser.fit`. The caller removes it. None: nothing is
+      kept: file for the finished parts of a long fit, as in `Quantiser.fit`. The caller removes it. None: nothing is
         kept.
     """
     whitening = fit_whitening(x_ID, settings.whiten)
@@ -145,14 +146,14 @@ def build_index(
 
 
 def fit_on_mesh(x_ID: np.ndarray, settings: IndexSettings, seed: int, kept: pathlib.Path, mesh: Mesh) -> None:
-    """Fits the levels that `build_index` then finds in `kept`, on all devices of a mesh, by all of its processes.
+    """Fits the levels that `build_index` then finds in `kept`, on all devices of a mesh, called by all its processes.
 
-    Does nothing where that saves nothing: for items that one device sums at once, and for methods but k-means.
+    Does nothing if that saves nothing: if one device can sum all items at once, and for methods other than k-means.
 
     Args:
       x_ID, settings, seed: as in `build_index`.
       kept: file of the first process.
-      mesh: of the devices.
+      mesh: mesh of the devices.
     """
     kind = QUANTISERS[settings.method].load()
     if len(x_ID) > GROUP and issubclass(kind, ResidualQuantiser):

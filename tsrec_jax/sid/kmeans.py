@@ -17,23 +17,23 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 SEEDING_ROWS_PER_CODE = 8  # k-means++ looks at this many rows per code; Lloyd iterations correct the rest
-CANDIDATES = 8  # rows that greedy k-means++ draws for each centre
-BLOCK = 4096  # rows whose distances to all codes are held at once
-GROUP = 16 * BLOCK  # rows that are summed at once
+CANDIDATES = 8  # number of rows that greedy k-means++ draws for each centre
+BLOCK = 4096  # number of rows whose distances to all codes are held at once
+GROUP = 16 * BLOCK  # number of rows that are summed at once
 
 
 @functools.partial(jax.jit, static_argnames=("num_codes", "iterations"))
 def kmeans(x_ID: jax.Array, num_codes: int, key: jax.Array, *, iterations: int = 25) -> jax.Array:
     """Centres that locally minimise the squared distance of the rows to their nearest centre.
 
-    Lloyd's algorithm from a k-means++ start (Arthur and Vassilvitskii, 2007). A centre that no row is nearest to moves
-    to the row farthest from its own centre; the last iteration too ends with such a repair.
+    Lloyd's algorithm from a k-means++ start (Arthur and Vassilvitskii, 2007). A centre without rows moves to the
+    row farthest from its own centre; the last iteration ends with such a repair too.
 
     Args:
-      x_ID: float32 rows; with fewer distinct rows than codes some centres coincide.
+      x_ID: float32 rows; with fewer distinct rows than codes, some centres coincide.
       num_codes: E.
       key: random key of the start.
-      iterations: iterations of Lloyd's algorithm.
+      iterations: number of iterations of Lloyd's algorithm.
 
     Returns:
       float32 codebook_ED.
@@ -52,7 +52,7 @@ def first_centres(x_ID: jax.Array, num_codes: int, key: jax.Array) -> jax.Array:
 def on_mesh(x_ID: np.ndarray, mesh: Mesh | None) -> jax.Array:
     """The rows, with some groups on each device of a mesh; rows of zeros fill the last groups.
 
-    Every process gives all rows. A single group lies on one device.
+    Every process passes all rows. A single group lies on one device.
     """
     if mesh is None or len(x_ID) <= GROUP:
         return jnp.asarray(x_ID)
@@ -68,7 +68,7 @@ def improved(x_ID: jax.Array, codebook_ED: jax.Array, iterations: int, rows: int
     Args:
       x_ID: float32 rows, of which the first `rows` count (None: all).
       codebook_ED: the centres.
-      iterations: how many.
+      iterations: number of iterations.
       rows: see x_ID.
     """
 
@@ -136,7 +136,7 @@ def nearest(x_ID: jax.Array, codebook_ED: jax.Array, prices_E: jax.Array | float
       prices_E: added to the squared distances.
 
     Returns:
-      codes_I int32, and distance_I float32, the squared distance to it (and its price).
+      codes_I int32, and distance_I float32, the squared distance to that centre plus its price.
     """
 
     def block(x_BD: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -153,7 +153,7 @@ def squared_distances(x_BD: jax.Array, codebook_ED: jax.Array) -> jax.Array:
 
 
 def over_blocks(function: Callable, x_ID: jax.Array):
-    """`function` of blocks of rows one after the other, its results joined; the last block may be shorter."""
+    """`function` applied to blocks of rows one after the other, its results joined; the last block may be shorter."""
     whole = len(x_ID) // BLOCK * BLOCK
     results = []
     if whole:
@@ -165,25 +165,25 @@ def over_blocks(function: Callable, x_ID: jax.Array):
 
 
 def cluster_means(x_ID: jax.Array, codes_I: jax.Array, num_codes: int) -> tuple[jax.Array, jax.Array]:
-    """Mean of the rows of every code (zero where it has none), and counts_E int32."""
+    """Mean of the rows of every code (zero if it has none), and counts_E int32."""
     sums_ED, counts_E = _sums(x_ID, codes_I, num_codes)
     return sums_ED / jnp.maximum(counts_E, 1)[:, None], counts_E
 
 
 def _sums(x_ID: jax.Array, codes_I: jax.Array, num_codes: int) -> tuple[jax.Array, jax.Array]:
-    """Sum and number of the rows of every code; rows of a code beyond the last count nowhere."""
+    """Sum and number of the rows of every code; rows with a code beyond the last are not counted."""
     counts_E = jnp.zeros(num_codes, jnp.int32).at[codes_I].add(1, mode="drop")
     return jax.ops.segment_sum(x_ID, codes_I, num_codes), counts_E
 
 
 def _plus_plus(x_SD: jax.Array, num_codes: int, key: jax.Array) -> jax.Array:
-    """Greedy k-means++: of a few rows drawn in proportion to their squared distance to the centres so far, the one that
-    lowers the sum of those distances most."""
+    """Greedy k-means++: draws a few rows in proportion to their squared distance to the centres so far, and takes the
+    one that lowers the sum of those distances most."""
     first_key, rest_key = jax.random.split(key)
     first = x_SD[jax.random.randint(first_key, (), 0, len(x_SD))]
 
     def draw(closest_S: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # Rows equal to a centre have distance 0; where all are, any row is as good as another.
+        # Rows equal to a centre have distance 0; if all are, it does not matter which is drawn.
         candidates_K = jax.random.categorical(key, jnp.log(jnp.maximum(closest_S, 1e-30)), shape=(CANDIDATES,))
         closest_KS = jnp.minimum(closest_S, squared_distances(x_SD[candidates_K], x_SD))
         best = jnp.argmin(closest_KS.sum(axis=1))

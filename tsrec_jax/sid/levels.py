@@ -23,7 +23,7 @@ class LevelStore:
 
     Attributes:
       path: path of the file.
-      fit: names what is fitted and how; levels of another fit count as none.
+      fit: identifies what is fitted and how; levels of another fit are ignored.
     """
 
     path: pathlib.Path
@@ -31,13 +31,13 @@ class LevelStore:
 
     @classmethod
     def of(cls, path: pathlib.Path, facts: Sequence[Any], x_ID: np.ndarray) -> LevelStore:
-        """The store of the fit of some embeddings; the `facts`, JSON values, are all else that decides the levels."""
+        """The store for a fit of some embeddings; `facts`, JSON values, are everything else that decides the levels."""
         digest = hashlib.sha256(json.dumps([*facts, str(x_ID.dtype), x_ID.shape]).encode())
         digest.update(np.ascontiguousarray(x_ID).data)
         return cls(path, digest.hexdigest())
 
     def read(self) -> list[Level]:
-        """The levels of an earlier run from the first one; empty where there is no file, or one of another fit."""
+        """The levels of an earlier run, from the first; empty if there is no file, or only one of another fit."""
         try:
             with self.path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 if str(file["fit"]) != self.fit:
@@ -47,7 +47,7 @@ class LevelStore:
             return []
 
     def write(self, levels: Sequence[Level]) -> None:
-        """Replaces the file by these levels; it appears only when it is complete."""
+        """Replaces the file with these levels; it appears only when it is complete."""
         arrays: dict[str, np.ndarray] = {}
         for level, (codebook_ED, codes_I) in enumerate(levels):
             arrays |= {f"codebook_{level}": codebook_ED, f"codes_{level}": codes_I}

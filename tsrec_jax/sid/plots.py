@@ -21,7 +21,7 @@ def plot_sids(report: SidReport, codes_IC: np.ndarray, sizes: Sequence[int], pat
     Args:
       report: gives the title.
       codes_IC: int codes of the items.
-      sizes: codes of each level.
+      sizes: number of codes on each level.
       path: PNG to write.
     """
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))

@@ -14,7 +14,7 @@ from tsrec_jax.data.catalogue import Item
 from tsrec_jax.sid.collisions import collision_groups
 
 LABELS = ("brand", "categories")
-NEIGHBOUR_QUERIES = 5000  # items whose nearest neighbour is looked up; a larger catalogue is sampled with the seed
+NEIGHBOUR_QUERIES = 5000  # items whose nearest neighbour is looked up; larger catalogues are sampled, with the seed
 BLOCK = 1024
 EXAMPLE_TITLES = 5
 
@@ -24,10 +24,10 @@ class LevelUse:
     """How one level's codes are used.
 
     Attributes:
-      codes, used: number of codes, and number of codes that an item carries.
-      perplexity: exp of the entropy of the codes in nats: as many codes of equal use would be as informative.
+      codes, used: number of codes, and number of codes that some item has.
+      perplexity: exp of the entropy of the codes in nats: so many equally used codes would be as informative.
       gini: inequality of use over all codes, 0 (all equal) to 1.
-      items_min, items_median, items_max: items of a code, over all codes.
+      items_min, items_median, items_max: number of items per code, over all codes.
     """
 
     codes: int
@@ -49,12 +49,12 @@ class Depth:
     """The nodes of the first c levels.
 
     Attributes:
-      nodes: distinct prefixes.
-      items_mean, items_max: items of a node.
-      children_max: distinct next codes of a node; 0 on the last level.
+      nodes: number of distinct prefixes.
+      items_mean, items_max: number of items per node.
+      children_max: largest number of distinct next codes in a node; 0 on the last level.
       error: squared error that the codes so far leave, as a share of the embeddings' variance; None: not known.
-      purity: {label: (share, by chance)}: of the other items in an item's node, those with its label, over items that
-        have a label and company; by chance: the same with labels permuted. None: no item has company.
+      purity: {label: (share, by chance)}: the share with an item's label among the other items of its node, averaged
+        over items that have a label and company; by chance: the same with labels permuted. None: no item has company.
     """
 
     nodes: int
@@ -71,14 +71,14 @@ class SidReport:
 
     Attributes:
       items, sids: numbers of items and of distinct SIDs.
-      colliding_items, collision_groups, largest_group: items that share their SID, the SIDs they share, and the most
-        items of one.
+      colliding_items, collision_groups, largest_group: numbers of items that share their SID and of SIDs that are
+        shared, and the largest number of items of one SID.
       same_text_items: colliding items whose title and description equal those of another item of their group.
       levels, depths: one per level, from the first.
       neighbour_purity: {label: (share, by chance)}: items whose nearest neighbour in the embeddings has their label.
-      neighbour_queries: items that were looked up for it; 0 without embeddings.
-      examples: (prefix tokens, items, titles) of a large and a middling node of every depth.
-      numbered: whether the last level only counts the items of one code (`extra_level`).
+      neighbour_queries: number of items that were looked up for it; 0 without embeddings.
+      examples: (prefix tokens, number of items, titles) of the largest and a medium-sized node of every depth.
+      numbered: whether the last level only numbers the items with the same codes (`extra_level`).
     """
 
     items: int
@@ -126,13 +126,14 @@ def measure(
 
     Args:
       codes_IC: int codes of the items.
-      sizes: codes of each level.
+      sizes: number of codes on each level.
       sids: tokens of the items, for the examples.
-      items: for labels, texts and titles.
-      embeddings_ID: float32, what was quantised; None where the SIDs came from elsewhere.
-      reconstruct: number of levels -> float32 (I, D) that the codes so far stand for; None: errors are not known.
+      items: the items, for labels, texts and titles.
+      embeddings_ID: float32, the quantised vectors; None if the SIDs came from elsewhere.
+      reconstruct: maps a number of levels to the float32 (I, D) vectors that the codes so far stand for; None: errors
+        are not known.
       seed: seed of permutations, samples and examples.
-      numbered: whether the last level only counts the items of one code.
+      numbered: whether the last level only numbers the items with the same codes.
     """
     groups = collision_groups(codes_IC)
     depths, examples = [], []
@@ -179,15 +180,15 @@ def level_use(codes_I: np.ndarray, size: int) -> LevelUse:
 
 
 def relative_error(x_ID: np.ndarray, reconstruction_ID: np.ndarray) -> float:
-    """Squared error as a share of the squared distances to the mean; 0 where there are none."""
+    """Squared error as a share of the squared distances to the mean; 0 if these are all 0."""
     total = float(np.square(x_ID - x_ID.mean(axis=0)).sum())
     return float(np.square(x_ID - reconstruction_ID).sum()) / total if total else 0.0
 
 
 def purity(nodes_I: np.ndarray, labels_I: np.ndarray) -> float | None:
-    """Of the other labelled items in an item's node the share with its label; mean over items that have such company.
+    """The share with an item's label among the other labelled items of its node, averaged over items with such company.
 
-    None where no item has any.
+    None if no item has any.
 
     Args:
       nodes_I: int node of each item.
@@ -210,7 +211,7 @@ def _nodes(prefixes: np.ndarray) -> np.ndarray:
 
 
 def _label_numbers(items: Sequence[Item]) -> dict[str, np.ndarray]:
-    """{label: number of each item's label, -1 where it is empty} of the labels that items have."""
+    """{label: the number of each item's value, -1 if it is empty}, for labels that some item has."""
     numbers = {}
     for label in LABELS:
         texts = np.array([getattr(item, label).strip() for item in items])
@@ -236,7 +237,7 @@ def _depth(
 
 
 def _neighbour_purity(x_ID: np.ndarray, items: Sequence[Item], count: int, seed: int) -> dict[str, tuple[float, float]]:
-    """Share of items whose nearest other item by cosine has their label, and of random other items."""
+    """Share of items whose nearest other item by cosine has their label, and the same for random other items."""
     rng = np.random.default_rng(seed)
     unit_ID = x_ID / np.maximum(np.linalg.norm(x_ID, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     queries_N = np.sort(rng.permutation(len(items))[:count])
@@ -264,7 +265,7 @@ def _same_texts(group: Sequence[Item]) -> int:
 def _examples(
     nodes_I: np.ndarray, prefixes: Sequence[str], items: Sequence[Item]
 ) -> list[tuple[str, int, tuple[str, ...]]]:
-    """The largest node and the middling one of those with company."""
+    """The largest node, and the median-sized one of those with several items."""
     sizes = np.bincount(nodes_I)
     order = np.argsort(-sizes, kind="stable")
     several = order[sizes[order] > 1]

@@ -11,11 +11,11 @@ from tsrec_jax.sid.settings import IndexSettings
 from tsrec_jax.sid.sizes import fitting_sizes
 from tsrec_jax.text_table import fact_list, markdown_table
 
-TOLD_APART = 0.9  # nodes per item from which the levels below have next to nothing left to group
+TOLD_APART = 0.9  # nodes per item at which the levels below have next to nothing left to group
 
 
 def failed_gates(report: SidReport, settings: IndexSettings) -> list[str]:
-    """One line for each limit that is not kept: the value, the limit and the way out."""
+    """One line for each limit that is not met: the value, the limit and what to do."""
     failed = []
     if report.collision_rate > settings.max_collision_rate:
         failed.append(
@@ -40,7 +40,7 @@ def failed_gates(report: SidReport, settings: IndexSettings) -> list[str]:
 
 
 def counting_levels(report: SidReport) -> str:
-    """One line where the last levels tell items apart but group next to nothing; empty where they do group."""
+    """One line if the last levels distinguish items but group next to nothing; empty if they do group."""
     depth = next((d for d, row in enumerate(report.depths[: report.coded], 1) if _apart(report, row)), report.coded)
     if depth == report.coded:
         return ""

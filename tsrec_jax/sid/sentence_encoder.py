@@ -10,14 +10,14 @@ from tsrec_jax.errors import UserError
 
 
 def sentence_encoder(model: str, max_tokens: int) -> Callable[[Sequence[str]], np.ndarray]:
-    """What maps texts to float32 x_ID, by the model's own pooling.
+    """A function from texts to float32 x_ID, with the model's own pooling.
 
-    The package tokenizes for itself: a text that spells one of the model's control tokens, such as `[SEP]`, is not
-    protected as `encode_outside` protects the language model's texts, and only that text's vector suffers.
+    The package does its own tokenizing: a text that spells one of the model's control tokens, such as `[SEP]`, is not
+    protected as `encode_outside` protects the language model's texts; only that text's vector suffers.
 
     Args:
       model: a folder or hub id that sentence-transformers loads.
-      max_tokens: of a text; never more than the model itself reads.
+      max_tokens: largest number of tokens of a text; never more than the model itself reads.
 
     Raises:
       UserError: the package is not installed, or no such model can be loaded.

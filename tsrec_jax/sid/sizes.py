@@ -1,4 +1,4 @@
-"""How many codes a level has: the rule for a catalogue's size, and sizes that cannot hold it."""
+"""How many codes a level has: the rule for a catalogue's size, and the refusal of sizes that are too small for it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Sequence
 
 from tsrec_jax.errors import UserError
 
-LEAST_CODES, MOST_CODES = 8, 256  # of a level, by the rule
+LEAST_CODES, MOST_CODES = 8, 256  # limits of the rule for a level
 LEVELS = 3
 MOST_SIZES = (MOST_CODES,) * LEVELS
-SIDS_AN_ITEM = 4  # possible SIDs that the rule wants for an item, since items do not spread evenly over them
+SIDS_AN_ITEM = 4  # possible SIDs that the rule wants per item, since items do not spread evenly over them
 
 
 def fitting_sizes(items: int) -> tuple[int, ...]:
     """Sizes for a catalogue: three levels, each with about as many codes as a code of the first level has items.
 
-    That is the power of two nearest to the root of the number of items, from LEAST_CODES to MOST_CODES. So the first
-    level names kinds of some tens of items, the second splits them into a few, and the third still has nodes of more
-    than one item to tell apart. Where that makes too few SIDs (above four million items), levels are added.
+    That is the power of two nearest to the square root of the number of items, from LEAST_CODES to MOST_CODES. So the
+    first level names kinds with some tens of items each, the second splits them into a few, and the third still has
+    nodes of more than one item to distinguish. If this makes too few SIDs (above four million items), levels are added.
     """
     size = 2 ** round(math.log2(math.sqrt(max(items, 1))))
     sizes = (min(max(size, LEAST_CODES), MOST_CODES),) * LEVELS
@@ -28,10 +28,10 @@ def fitting_sizes(items: int) -> tuple[int, ...]:
 
 
 def refuse_too_few(sizes: Sequence[int], items: int, collisions: str) -> None:
-    """Refuses sizes with fewer SIDs than items, unless a level of their own numbers the items of one code.
+    """Refuses sizes with fewer SIDs than items, unless an extra level numbers the items with the same codes.
 
     Raises:
-      UserError: some items would share their SID whatever the codes.
+      UserError: with any codes, some items would share their SID.
     """
     possible = math.prod(sizes)
     if possible >= items or collisions == "extra_level":

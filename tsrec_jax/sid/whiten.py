@@ -1,5 +1,5 @@
-"""PCA whitening of embeddings: a few directions of a language model's states hold most of their variance, and little of
-what tells items apart; scaled to one variance, the leading directions speak with equal voices."""
+"""PCA whitening of embeddings: a few directions of a language model's states hold most of their variance, but little of
+what distinguishes items; scaled to the same variance, the leading directions have equal weight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SPANNED = 1e-9  # directions with less than this share of the largest variance a
 
 @dataclasses.dataclass(frozen=True)
 class Whitening:
-    """An affine map of embeddings, kept with the codebooks that were fitted behind it.
+    """An affine map of embeddings, kept with the codebooks that were fitted to its output.
 
     Attributes:
       mean_D: float32.
@@ -34,7 +34,7 @@ def fit_whitening(x_ID: np.ndarray, components: int) -> Whitening:
 
     Args:
       x_ID: float32 embeddings.
-      components: K; fewer where the embeddings span less. 0: no rotation and no scaling, only the mean is taken away.
+      components: K; fewer if the embeddings span less. 0: no rotation and no scaling, only the mean is subtracted.
     """
     x_ID = np.asarray(x_ID, np.float64)
     mean_D = x_ID.mean(axis=0)

@@ -1,4 +1,4 @@
-"""A model's answer, checked against what the rest of the package needs, or refused with the reason."""
+"""A model's answer, checked for what the rest of the package needs, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ class BadAnswer(Exception):
 
 
 def parse_answer(text: str, token: str, prefix: tuple[str, ...] = ()) -> TokenDescription:
-    """Reads the answer to the question of a token or path: a JSON object, bare or inside a code fence.
+    """Reads the answer to the question about a token or path: a JSON object, bare or inside a code fence.
 
-    Keywords are stripped, and what repeats an earlier one but for case is left out.
+    Keywords are stripped, and one that repeats an earlier one, except for case, is left out.
 
     Raises:
-      BadAnswer: an empty answer, no JSON, no object, a missing key, a value of the wrong type, an empty description, no
-        keywords, a token of the path named in the description or a keyword, or text that no file can hold.
+      BadAnswer: the answer is empty, not JSON or not an object, lacks a key, has a value of the wrong type, an empty
+        description or no keywords, names a token of the path in the description or a keyword, or has text that no
+        file can hold.
     """
     value = _read_json(text)
     if not isinstance(value, dict):

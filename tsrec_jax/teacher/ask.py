@@ -21,9 +21,9 @@ from tsrec_jax.teacher.pace import Clock, Pace, PaceEnded
 from tsrec_jax.teacher.questions import Question
 from tsrec_jax.teacher.settings import DescribeSettings
 
-FAILED_IN_A_ROW = 20  # questions, after which the rest is not asked: the server is down or the day's quota is spent
-BAD_ANSWERS = 50  # in a run, from which it ends where more answers are unusable than usable
-LONGEST_PAUSE = 600.0  # seconds a server may ask for before its question counts as failed
+FAILED_IN_A_ROW = 20  # after so many questions the rest is not asked: the server is down or the day's quota is spent
+BAD_ANSWERS = 50  # after so many unusable answers a run ends if fewer were usable
+LONGEST_PAUSE = 600.0  # the most seconds that a server may ask to wait before its question counts as failed
 
 
 @dataclasses.dataclass
@@ -33,8 +33,8 @@ class AskResult:
     Attributes:
       descriptions: {name of a token or path: what the model said}.
       failures: {name: why there is no answer}.
-      requests: requests sent in this run.
-      input_tokens, output_tokens: of this run's answers, the unusable ones included, as the server counted them.
+      requests: number of requests sent in this run.
+      input_tokens, output_tokens: tokens of this run's answers, unusable ones included, as the server counted them.
     """
 
     descriptions: dict[str, TokenDescription] = dataclasses.field(default_factory=dict)
@@ -55,8 +55,8 @@ def ask_all(
 ) -> AskResult:
     """Asks every question; an answer is on disk before it is counted.
 
-    However it ends (except by SIGKILL), it waits for requests under way, each up to its own time-out, and writes their
-    answers.
+    However this ends (except by SIGKILL), it waits for the requests under way, each up to its own time-out, and writes
+    their answers.
 
     Args:
       questions: those without an answer on disk.
@@ -64,8 +64,8 @@ def ask_all(
       teacher: the model.
       cache: where answers go.
       settings: rate, attempts, prices and caps.
-      clock: None: the real one.
-      budget: what earlier runs asked, and the caps; None: nothing was asked.
+      clock: the clock; None: the real one.
+      budget: the counts of earlier runs, and the caps; None: nothing was asked before.
 
     Raises:
       UserError: no question can be answered (a wrong key, model or address), or a cap is reached.
@@ -89,9 +89,9 @@ def ask_all(
 
 @contextlib.contextmanager
 def _told_by_sigterm(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """Within, SIGTERM calls `stop` and is noted in the list; it raises nothing, wherever the main thread is just then.
+    """Inside, SIGTERM calls `stop` and is noted in the list; it raises nothing, whatever the main thread is doing.
 
-    Where JAX's preemption service has the signal, in a run of several processes, it keeps it.
+    If JAX's preemption service handles the signal, as in a run of several processes, that is left unchanged.
     """
     told: list[int] = []
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is None:
@@ -118,7 +118,7 @@ def _ask(questions: Sequence[Question], asking: _Asking, concurrency: int) -> No
             future.result()
             progress.tick("describe", note=asking.spent)
     finally:
-        # Also when told to stop: requests under way are paid for, so their answers are awaited and written.
+        # Even when told to stop: requests under way are paid for, so their answers are awaited and written.
         asking.pace.stop()
         pool.shutdown(wait=True, cancel_futures=True)
     report(f"describe: {len(questions)} of {len(questions)} questions; {asking.spent}; finished")
@@ -168,7 +168,7 @@ class _Asking:
                 self._failed_in_a_row += 1
 
     def _lost(self) -> str:
-        """Why no further question is worth asking; empty where one is."""
+        """Why no further question is worth asking; empty if one is."""
         if self._failed_in_a_row >= FAILED_IN_A_ROW:
             return f"the {FAILED_IN_A_ROW} questions before it had failed"
         if self._bad >= BAD_ANSWERS and self._bad > self._good:
@@ -226,7 +226,7 @@ class _Asking:
 
     @property
     def spent(self) -> str:
-        """What the answers so far have cost, in words."""
+        """Failures, tokens and cost of the run so far, in words."""
         result = self.result
         cost = cost_of(self.settings, result.input_tokens, result.output_tokens)
         return (

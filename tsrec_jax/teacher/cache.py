@@ -32,16 +32,16 @@ class AnswerCache:
     _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, repr=False, compare=False)
 
     def read(self) -> dict[str, Reply]:
-        """{key: the latest usable answer}; empty where there is no file. Lines that are not whole are passed over."""
+        """{key: the latest usable answer}; empty if there is no file. Incomplete lines are skipped."""
         return {key: reply for key, reply, fault in self._entries() if not fault}
 
     def spent(self) -> tuple[int, int, int]:
-        """Answers that came, the unusable ones among them, and their input and output tokens."""
+        """Numbers of answers, unusable ones included, and of their input and output tokens."""
         replies = [reply for _, reply, _ in self._entries()]
         return len(replies), sum(r.input_tokens for r in replies), sum(r.output_tokens for r in replies)
 
     def _entries(self) -> Iterator[tuple[str, Reply, str]]:
-        """(key, reply, fault) of every whole line."""
+        """(key, reply, fault) of every complete line."""
         if not self.path.is_file():
             return
         for line in self.path.read_bytes().split(b"\n"):

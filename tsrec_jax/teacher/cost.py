@@ -4,8 +4,8 @@ Rules of thumb, not measurements: a token is four characters of English; an answ
 for each keyword and 20 of JSON. A model that reasons before it answers is billed for that as well, which may be several
 times the answer.
 
-Against a cap a question counts as soon as its answer is on disk, usable or not, and while it is under way. What it will
-cost is not known before: it is taken as the larger of the estimate and the dearest answer of the run so far.
+A question counts towards a cap while it is under way, and once its answer is on disk, usable or not. Its cost is not
+known in advance and is taken as the larger of the estimate and the most expensive answer of the run so far.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tsrec_jax.teacher.groups import Unit
 from tsrec_jax.teacher.settings import DescribeSettings
 
 CHARACTERS_PER_TOKEN = 4
-ANSWER_TOKENS, KEYWORD_TOKENS = 140, 4  # of an answer without its keywords, and of each keyword
+ANSWER_TOKENS, KEYWORD_TOKENS = 140, 4  # tokens of an answer without its keywords, and of each keyword
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Plan:
     """What `describe` would do.
 
     Attributes:
-      backend, model: which would be asked.
-      questions: one for each SID token or path that is asked about.
+      backend, model: the backend and model that would be asked.
+      questions: number of SID tokens or paths to ask about.
       cached: how many of these have their answer on disk already.
       input_tokens, output_tokens: estimates for the others; 0 for backends that ask no model.
-      cost: in the currency of the prices; None where they are not given.
+      cost: estimated cost in the currency of the prices; None if they are not given.
       unit: what is described, tokens or paths.
-      counted: paths of too few items to be asked about.
+      counted: number of paths with too few items to be asked about.
     """
 
     backend: str
@@ -67,7 +67,7 @@ def estimate_tokens(prompts: Sequence[str], num_keywords: int) -> tuple[int, int
 
 
 def cost_of(settings: DescribeSettings, input_tokens: int, output_tokens: int) -> float | None:
-    """Cost at the settings' prices; None where they are not given."""
+    """Cost at the settings' prices; None if they are not given."""
     if not settings.input_price and not settings.output_price:
         return None
     return (input_tokens * settings.input_price + output_tokens * settings.output_price) / 1e6
@@ -95,10 +95,10 @@ class Budget:
 
     @contextmanager
     def question(self, prompt: str) -> Iterator[None]:
-        """Within, a question is under way.
+        """Inside, a question counts as under way.
 
         Raises:
-          CapReached: it must not be asked.
+          CapReached: the question must not be asked.
         """
         with self._lock:
             expected = max(self._cost(*estimate_tokens([prompt], self._settings.num_keywords)), self._dearest)
@@ -116,10 +116,10 @@ class Budget:
                 self._reserved -= expected
 
     def pay(self, input_tokens: int, output_tokens: int) -> None:
-        """An answer has come.
+        """Counts an answer that has come.
 
         Raises:
-          UserError: it states no tokens, so that a cap on cost could not be kept.
+          UserError: there is a cap on cost, but the server did not count the answer's tokens.
         """
         if self._settings.max_cost and not (input_tokens or output_tokens):
             raise UserError(

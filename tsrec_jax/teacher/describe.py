@@ -36,21 +36,21 @@ def describe(
     *,
     numbered: bool = False,
 ) -> tuple[TokenDescription, ...]:
-    """What the teacher says about every token, in the order of `catalogue.tokens`, or every path, level by level.
+    """The teacher's words for every token, in the order of `catalogue.tokens`, or for every path, level by level.
 
-    Where a model is asked about paths, those of fewer than `least_items` items are not: they get the words that the
-    offline teacher finds in the texts of these items, beside those of their siblings.
+    If a model is asked about paths, those with fewer than `least_items` items are left out: they get the words that the
+    offline teacher finds when it compares the texts of these items with those of their siblings.
 
-    Where the last level is `numbered` (it only counts the items of one code), its tokens get the words of
-    `_numbering`, unless a file has them.
+    If the last level is `numbered` (it only numbers the items with the same codes), its tokens get the words of
+    `_numbering`, unless a file has words for them.
 
     Writes into `folder` how it was done (FACTS_NAME) and, for backends that ask a model, each answer as it arrives
-    (CACHE_NAME). A run that was killed, or in which some questions failed, is continued by running it again: what the
-    cache answers is not asked a second time.
+    (CACHE_NAME). A run that was killed, or in which some questions failed, is continued by running it again: questions
+    with an answer in the cache are not asked a second time.
 
     Raises:
-      UserError: a missing key or SDK, a model that the server does not know, a faulty file, paths of a single level, or
-        questions that have no answer after the last attempt (the first LISTED of them are listed).
+      UserError: a missing key or SDK, a model that the server does not know, a faulty file, paths although there is
+        only one level, or questions without an answer after the last attempt (the first LISTED of them are listed).
     """
     folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
@@ -133,7 +133,7 @@ def _ask_model(
 
 
 def _groups(catalogue: Catalogue, settings: DescribeSettings, numbered: bool) -> tuple[Group, ...]:
-    """What is described: of all levels, or of those that are more than numbers."""
+    """The groups to describe, on all levels except a last one that only numbers items."""
     levels = catalogue.num_levels - numbered
     if settings.unit == "path" and levels < 2:
         raise UserError("config.describe.unit=path: the SIDs have one level, where a path is a token; set it to token")
@@ -146,7 +146,7 @@ def _asked(group: Group, settings: DescribeSettings) -> bool:
 
 
 def _counted(catalogue: Catalogue, groups: Sequence[Group], settings: DescribeSettings) -> tuple[TokenDescription, ...]:
-    """Words for groups about which no model is asked."""
+    """Words for the groups that no model is asked about."""
     if not groups:
         return ()
     from tsrec_jax.teacher.backends.offline import describe_groups  # with scikit-learn
@@ -159,7 +159,7 @@ def _questions(catalogue: Catalogue, groups: Sequence[Group], settings: Describe
 
 
 def _ordered(catalogue: Catalogue, descriptions: Iterable[TokenDescription]) -> tuple[TokenDescription, ...]:
-    """Level by level, in the order of the tokens."""
+    """The descriptions level by level, in the order of the tokens."""
     place = {token: number for number, token in enumerate(catalogue.tokens)}
     level_of = dict(zip(catalogue.tokens, catalogue.token_levels.tolist(), strict=True))
     return tuple(
@@ -185,7 +185,7 @@ def _keys(questions: Sequence[Question], settings: DescribeSettings) -> dict[str
 
 
 def _known(questions: Sequence[Question], keys: Mapping[str, str], cache: AnswerCache) -> dict[str, TokenDescription]:
-    """What the cache answers; an answer that does not pass today's checks is asked again."""
+    """The answers in the cache; if one does not pass today's checks, its question is asked again."""
     replies = cache.read()
     known = {}
     for question in questions:
@@ -200,10 +200,10 @@ def _known(questions: Sequence[Question], keys: Mapping[str, str], cache: Answer
 
 
 def _numbering(catalogue: Catalogue) -> tuple[TokenDescription, ...]:
-    """Words for a last level that only numbers the items of one code (the collision policy `extra_level`).
+    """Words for a last level that only numbers the items with the same codes (the collision policy `extra_level`).
 
-    Its tokens say nothing of their items: a code's second item is second because it stands later in the item file.
-    Words found in them would be chance, so they get the same plain ones from every teacher, and no model is asked.
+    Its tokens say nothing about their items: the second item is second because it comes later in the item file. Words
+    found in the items' texts would be chance, so every teacher gives the same plain words, and no model is asked.
     """
     descriptions = []
     for token in catalogue.level_tokens[-1]:

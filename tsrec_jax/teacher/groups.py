@@ -23,10 +23,10 @@ class Group:
     """The items that one description is about.
 
     Attributes:
-      token: which all of them carry; of a path the last.
-      prefix: the tokens before it, where a path of several tokens is described; empty for a token.
-      level: of the token, from 0.
-      items: their indices, by SID, then by id.
+      token: the token that all of them carry; for a path, its last one.
+      prefix: the tokens before it, if a path of several tokens is described; empty for a token.
+      level: level of the token, from 0.
+      items: indices of the items, ordered by SID, then by id.
     """
 
     token: str
@@ -54,10 +54,10 @@ def groups_of(catalogue: Catalogue, unit: Unit, levels: int) -> tuple[Group, ...
 
 
 def refuse_other_unit(file: pathlib.Path, unit: Unit) -> None:
-    """Refuses a file of words for another unit; its other faults are reported where it is read.
+    """Refuses a file of words for another unit; its other faults are reported when it is read.
 
     Raises:
-      UserError: it describes tokens where the unit is the path, or the reverse.
+      UserError: it describes tokens although the unit is the path, or the reverse.
     """
     there: Unit = "path" if has_paths(file) else "token"
     if there != unit:

@@ -8,11 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 
-FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds, of the waits after failures
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds to wait after failures
 
 
 class PaceEnded(Exception):
-    """The run ends; nobody waits any longer."""
+    """The run ends, and no thread waits any longer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Clock:
     """Time as the waiting code sees it; tests give it another one.
 
     Attributes:
-      now: seconds from any start.
+      now: seconds since an arbitrary start.
       wait: waits some seconds, or less if the event is set meanwhile.
     """
 
@@ -31,7 +31,7 @@ class Clock:
 class Pace:
     """Hands out starting times to the threads of one run.
 
-    With a limit of r requests a minute, starts are 60 / r seconds apart, so that no minute holds more than r of them
+    With a limit of r requests per minute, starts are 60 / r seconds apart, so that no minute has more than r of them
     (and there is no burst at the beginning).
     """
 
@@ -60,14 +60,14 @@ class Pace:
             self._clock.wait(self._stop, left)
 
     def pause_all(self, seconds: float) -> None:
-        """No request starts for this long: a server that names a time means it for the whole account."""
+        """Lets no request start for this long: when a server names a time, it applies to the whole account."""
         with self._lock:
             self._next = max(self._next, self._clock.now() + seconds)
 
     def back_off(self, failures: int) -> None:
         """Waits before the next attempt at one question, twice as long after every failure, give or take a third.
 
-        The spread keeps questions that failed together from coming back together.
+        The variation keeps questions that failed together from being repeated together.
 
         Raises:
           PaceEnded: the run ends.

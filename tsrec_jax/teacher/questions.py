@@ -1,13 +1,13 @@
 """One question for each SID token or path: which of its items a model is shown, and the prompt.
 
-Sampling. Items of a cluster are ordered by SID, then by id. A cluster of n items of which m may be shown gives the ones
-at the places floor((2k + 1) n / 2m), k = 0 ... m - 1: evenly spaced, so that every large branch of the SID tree below
-and above the token has its share. Nothing is drawn by chance, and the order of the items in their file does not matter.
+Sampling. The items of a cluster are ordered by SID, then by id. If m of its n items may be shown, they are those at the
+places floor((2k + 1) n / 2m), k = 0 ... m - 1: evenly spaced, so that every large branch of the SID tree below and
+above the token has its share. Nothing is drawn by chance, and the order of the items in their file does not matter.
 
 Deep levels. A token on a level above 0 refines its prefix, and the items that carry it in the whole catalogue have
-little in common by themselves. So its items are shown by family (the items with the same prefix), each family beside
-NEIGHBOURS items of the same family with another token; where there is none, the family is widened by a level. A path
-has one family, and is shown beside PATH_NEIGHBOURS items of it.
+little in common by themselves. So its items are shown by family (the items with the same prefix), each family together
+with NEIGHBOURS items of the same family that have another token; if there are none, the family is widened by a level.
+A path has one family, and is shown together with PATH_NEIGHBOURS other items of it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SAMPLE_RULE = "evenly spaced over the cluster's items in the order of SID, then 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Items of a cluster with one prefix: those shown, and items beside them that carry another token."""
+    """Items of a cluster with one prefix: those shown, and for comparison items that carry another token."""
 
     items: tuple[int, ...]
     neighbours: tuple[int, ...]
@@ -49,7 +49,7 @@ class Question:
 
     @property
     def name(self) -> str:
-        """Of the token or path."""
+        """Name of the token or path."""
         return self.group.name
 
     @property
@@ -59,7 +59,7 @@ class Question:
 
 
 def make_questions(catalogue: Catalogue, groups: Sequence[Group], settings: DescribeSettings) -> tuple[Question, ...]:
-    """A question of each group."""
+    """One question for each group."""
     below: dict[tuple[str, ...], list[int]] = collections.defaultdict(list)
     for item in sorted(range(catalogue.num_items), key=lambda i: (catalogue.sids[i], catalogue.items[i].id)):
         for level in range(catalogue.num_levels):
@@ -157,7 +157,7 @@ def _line(item: Item, description_chars: int) -> str:
 
 
 def _shortened(text: str, most: int) -> str:
-    """The text's first characters, cut after a whole word."""
+    """The text's first characters, cut at the end of a word."""
     text = " ".join(text.split())
     if len(text) <= most:
         return text

@@ -1,4 +1,4 @@
-"""What a run of the teacher is told: which backend, what it may cost, how it asks."""
+"""Settings of the teacher: which backend it uses, what it may cost, how it asks."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ class Method(Entry):
     """A row of the table.
 
     Attributes:
-      entry: of the class, a `protocol.Quantiser`.
-      settings: the fields of `IndexSettings` that shape its codes, beside those that shape the codes of every method.
+      entry: entry of the class, a `protocol.Quantiser`.
+      settings: fields of `IndexSettings` that shape its codes, in addition to those that shape every method's codes.
     """
 
     settings: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""What a quantiser brings. Axis letters: I items, K features of an embedding, C levels, E codes of the last level."""
+"""What a quantiser offers. Axis letters: I items, K features of an embedding, C levels, E codes of the last level."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Quantiser(Protocol):
 
         Args:
           x_IK: the embeddings.
-          settings: sizes and the method's own.
-          seed: of everything random.
-          kept: a file for what is finished of a long fit, from which the same fit goes on; the caller removes it. None:
-            nothing is kept.
+          settings: sizes, and the settings of the method.
+          seed: seed of everything random.
+          kept: a file for the finished parts of a long fit, from which the same fit continues; the caller removes it.
+            None: nothing is kept.
         """
         ...
 
@@ -41,16 +41,16 @@ class Quantiser(Protocol):
         ...
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What an .npz keeps of it."""
+        """The quantiser as arrays, for an .npz file."""
         ...
 
     def only(self, codes: Sequence[Sequence[int]]) -> Self:
-        """The quantiser with these codes of each level alone, numbered anew in the order in which they are listed."""
+        """The quantiser with only these codes on each level, renumbered in the listed order."""
         ...
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Codes of each level."""
+        """Number of codes on each level."""
         ...
 
     def encode(self, x_IK: np.ndarray) -> np.ndarray:
@@ -58,9 +58,9 @@ class Quantiser(Protocol):
         ...
 
     def decode(self, codes_IC: np.ndarray) -> np.ndarray:
-        """float32 x_IK that the codes stand for; fewer levels than there are give a coarser one."""
+        """float32 x_IK that the codes stand for; codes of the first levels only give coarser vectors."""
         ...
 
     def last_level_costs(self, x_IK: np.ndarray, codes_IC: np.ndarray) -> np.ndarray:
-        """float32 cost_IE: squared distance of what the levels before leave over to each code of the last level."""
+        """float32 cost_IE: squared distance from the residual of the earlier levels to each code of the last level."""
         ...

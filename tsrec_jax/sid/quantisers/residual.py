@@ -1,4 +1,4 @@
-"""Residual quantisation by k-means, free or with codes of even size: each level codes what the levels before left over.
+"""Residual quantisation by k-means, free or with codes of even size: each level codes the residual of earlier levels.
 
 Axis letters: I items, D features, C levels, E codes of a level.
 """
@@ -42,10 +42,10 @@ class ResidualQuantiser:
         kept: pathlib.Path | None = None,
         mesh: Mesh | None = None,
     ) -> tuple[Self, np.ndarray]:
-        """Fits the codebooks level by level; finished levels are what `kept` holds.
+        """Fits the codebooks level by level; `kept` holds the finished levels.
 
-        The codes are the nearest ones, or the balanced ones. With a mesh, which `Quantiser` does not know, all of its
-        processes fit together.
+        The codes are the nearest ones, or the balanced ones. With a mesh, an argument that `Quantiser.fit` does not
+        have, all of its processes fit together.
         """
         facts = [cls.__name__, settings.sizes, settings.iterations, settings.rows_per_code, seed]
         store = None if kept is None else LevelStore.of(kept, facts, x_ID)
@@ -69,11 +69,11 @@ class ResidualQuantiser:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Codes of each level."""
+        """Number of codes on each level."""
         return tuple(len(codebook_ED) for codebook_ED in self.codebooks)
 
     def encode(self, x_ID: np.ndarray) -> np.ndarray:
-        """int32 codes_IC: at each level the nearest code to what is left, whatever its size."""
+        """int32 codes_IC: at each level the code nearest to the residual, however many items it has."""
         residual_ID = jnp.asarray(x_ID, jnp.float32)
         codes = []
         for codebook_ED in self.codebooks:
@@ -95,13 +95,13 @@ class ResidualQuantiser:
 
 
 class BalancedQuantiser(ResidualQuantiser):
-    """The same, fitted so that every code takes floor(I / E) or ceil(I / E) of the items; of `rq_kmeans_balanced`."""
+    """As `ResidualQuantiser`, but every code takes floor(I / E) or ceil(I / E) of the items: `rq_kmeans_balanced`."""
 
     balanced = True
 
 
 @jax.jit
 def _quantise(x_ID: jax.Array, codebook_ED: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Nearest codes, and what they leave over."""
+    """Nearest codes, and the residuals that they leave."""
     codes_I, _ = nearest(x_ID, codebook_ED)
     return codes_I, x_ID - codebook_ED[codes_I]

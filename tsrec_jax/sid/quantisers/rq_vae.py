@@ -30,8 +30,8 @@ from tsrec_jax.sid.settings import IndexSettings
 
 Parameters = dict[str, jax.Array]
 KMEANS_ITERATIONS = 25
-COMMITMENT = 0.25  # weight of the term that holds the latents to their codes
-CHECK_EVERY = 10  # epochs between two looks at the collision rate
+COMMITMENT = 0.25  # weight of the term that keeps the latents near their codes
+CHECK_EVERY = 10  # epochs between two checks of the collision rate
 OPTIMISER = optax.adamw(1e-3, weight_decay=1e-4)
 
 
@@ -99,11 +99,11 @@ class RqVae:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Codes of each level."""
+        """Number of codes on each level."""
         return self._levels.sizes
 
     def encode(self, x_ID: np.ndarray) -> np.ndarray:
-        """int32 codes_IC: at each level the nearest code to what is left of the latent."""
+        """int32 codes_IC: at each level the code nearest to the latent's residual."""
         return np.asarray(_encode(_on_device(self.parameters), jnp.asarray(x_ID, jnp.float32))[1])
 
     def decode(self, codes_IC: np.ndarray) -> np.ndarray:
@@ -141,7 +141,7 @@ def _initial(features: int, settings: IndexSettings, key: jax.Array) -> Paramete
 
 
 def _initial_codebooks(parameters: Parameters, x_ID: jax.Array, sizes: tuple[int, ...], key: jax.Array) -> Parameters:
-    """k-means centres of what is left at each level."""
+    """k-means centres of the residuals at each level."""
     left_IH = _mlp(parameters, "encoder", x_ID)
     codebooks = {}
     for level, size in enumerate(sizes):
@@ -161,7 +161,7 @@ def _mlp(parameters: Mapping[str, Any], part: str, x: Any, relu: Callable[[Any],
 
 
 def _quantise(parameters: Parameters, latent_BH: jax.Array) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
-    """Sum of the codes' vectors, codes_BC, and what was left before each level."""
+    """Sum of the codes' vectors, codes_BC, and the residual before each level."""
     left_BH, total_BH, codes, lefts = latent_BH, jnp.zeros_like(latent_BH), [], []
     for level in range(sum(name.startswith("codebook/") for name in parameters)):
         codebook_EH = parameters[f"codebook/{level}"]
@@ -214,7 +214,7 @@ def _epoch(
 
 
 def _revived(parameters: Parameters, x_ID: jax.Array, key: jax.Array) -> Parameters:
-    """The codebooks, with every code that no item takes moved to what a random item leaves on that level."""
+    """The codebooks, with every code that no item takes moved to a random item's residual on that level."""
     _, codes_IC, lefts = _quantise(parameters, _mlp(parameters, "encoder", x_ID))
     codebooks = {}
     for level, left_IH in enumerate(lefts):

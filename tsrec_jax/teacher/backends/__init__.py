@@ -12,8 +12,8 @@ class Backend(Entry):
     """A row of the table.
 
     Attributes:
-      entry: of a callable. Where the backend asks a model: settings -> `protocol.Teacher`. Else: catalogue, settings,
-        number of levels -> descriptions of all tokens of that many first levels, or of more.
+      entry: entry of a callable. If the backend asks a model: settings -> `protocol.Teacher`. Otherwise: catalogue,
+        settings, number of levels -> descriptions of all tokens on at least so many first levels.
       asks_a_model: whether it sends questions over the network.
       needs: a setting that must not be empty, and what it holds.
     """

@@ -1,4 +1,4 @@
-"""The teacher that reads what another one wrote: a description_keywords.json."""
+"""The teacher that reads another teacher's words from a description_keywords.json."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tsrec_jax.teacher.settings import DescribeSettings
 
 
 def describe_tokens(catalogue: Catalogue, settings: DescribeSettings, levels: int) -> tuple[TokenDescription, ...]:
-    """The file's descriptions of every token or path, those of levels beyond `levels` too.
+    """The file's descriptions of every token or path, including those on levels beyond `levels`.
 
     Raises:
-      UserError: there is no such file, or it describes tokens where the settings say paths, or the reverse.
+      UserError: there is no such file, or it describes tokens although the settings say paths, or the reverse.
       DatasetError: up to ten faults of the file at once; tokens without an entry are among them.
     """
     path = pathlib.Path(settings.path)

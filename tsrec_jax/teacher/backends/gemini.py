@@ -101,7 +101,7 @@ def _name(reason: Any) -> str:
 
 
 def _delay(details: Any) -> float:
-    """Seconds of the RetryInfo that Gemini puts into the body of a 429."""
+    """Seconds to wait from the RetryInfo that Gemini puts into the body of a 429."""
     error = details.get("error", details) if isinstance(details, dict) else {}
     for detail in error.get("details") or []:
         found = _DELAY.fullmatch(str(detail.get("retryDelay", ""))) if isinstance(detail, dict) else None

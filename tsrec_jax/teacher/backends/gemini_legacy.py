@@ -1,7 +1,7 @@
 """Gemini through google-generativeai, for accounts that are still tied to it.
 
-Google ended the support of this SDK on 2025-11-30; its successor is google-genai (`gemini`). It pins protobuf below 6
-and so belongs in an environment of its own. Nothing else in the package imports it.
+Google ended support for this SDK on 2025-11-30; its successor is google-genai (`gemini`). It pins protobuf below 6 and
+so belongs in an environment of its own. Nothing else in the package imports it.
 """
 
 from __future__ import annotations

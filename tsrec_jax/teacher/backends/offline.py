@@ -1,4 +1,4 @@
-"""The teacher without a model: words that tell a cluster from what is beside it, by class-based TF-IDF.
+"""The teacher without a model: words that distinguish a cluster from its neighbours, by class-based TF-IDF.
 
 Class-based TF-IDF (c-TF-IDF of BERTopic, arXiv 2203.05794, section 3.3) treats all texts of a class as one and scores a
 term t in a class c by its frequency there times the log of how much rarer it is over all classes. A token on a deep
@@ -8,11 +8,11 @@ the same prefix and another token":
   score(t, c) = O / n_c * log(O / E)        and no keyword where O <= E
   O = sum of weights of t in the items of c        E = sum over the items i of c of s(t | prefix of i)
 
-s is the mean weight of t among the other clusters' items under the same prefix. Prefixes hold few items, so each s is
-drawn towards that of the next shorter prefix, as if PRIOR_ITEMS more items had that (a Dirichlet prior); for the empty
-prefix it is the mean over the whole catalogue outside c. On level 0 the prefix is empty, and the score is a class-based
-TF-IDF against all other clusters. It is t's part in the divergence between the cluster and what its prefixes let one
-expect. Of a path, all items have one prefix, and the other clusters under it are the path's siblings.
+s is the mean weight of t among the other clusters' items under the same prefix. Prefixes have few items, so each s is
+pulled towards that of the next shorter prefix, as if PRIOR_ITEMS more items had that one (a Dirichlet prior); for the
+empty prefix it is the mean over the whole catalogue outside c. On level 0 the prefix is empty, and the score is a
+class-based TF-IDF against all other clusters. The score is t's part in the divergence of the cluster from what its
+prefixes suggest. All items of a path have one prefix, and the other clusters under it are the path's siblings.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from tsrec_jax.teacher.settings import DescribeSettings
 from tsrec_jax.text.terms import Terms, item_terms, title_terms
 
 PRIOR_ITEMS = 4.0
-ENOUGH_ITEMS = 3  # from this many items on, a keyword stands in at least two of them
-PART_SHARE = 0.8  # a phrase replaces a part of it when it makes up this share of the part's occurrences
+ENOUGH_ITEMS = 3  # with this many items or more, a keyword occurs in at least two of them
+PART_SHARE = 0.8  # a phrase replaces a part of it if it makes up this share of the part's occurrences
 CELLS = 1 << 21  # items times terms that are held densely at once
-PHRASE_BONUS = {2: 1.25}  # factor on the score by the number of words; three in a row are often a repeated slogan
+PHRASE_BONUS = {2: 1.25}  # {number of words: factor on the score}; three in a row are often a repeated slogan
 
 
 def describe_tokens(
@@ -50,7 +50,7 @@ def describe_tokens(
 def describe_groups(catalogue: Catalogue, groups: Sequence[Group], num_keywords: int) -> tuple[TokenDescription, ...]:
     """A description and at most `num_keywords` keywords for each group of items.
 
-    Keywords come best first. Terms of the group fill up from its titles where too few stand in two items.
+    Keywords come best first. If too few terms occur in two items, words of the group's titles fill the list.
     """
     terms = item_terms(catalogue.items)
     beside = {level: _Prefixes.of(catalogue, terms, level) for level in {group.level for group in groups}}
@@ -71,9 +71,9 @@ class _Prefixes:
     """The prefix groups above the clusters of one level.
 
     Attributes:
-      prefix_dI: for every prefix length d = 0 ... level the number of each item's prefix.
-      sizes_dp: of each prefix length the number of items under each prefix.
-      weights_dpT: of each prefix length the summed term weights of the items under each prefix, sparse.
+      prefix_dI: for each prefix length d = 0 ... level, the number of each item's prefix.
+      sizes_dp: for each prefix length, the number of items under each prefix.
+      weights_dpT: for each prefix length, the summed term weights of the items under each prefix, sparse.
     """
 
     prefix_dI: tuple[np.ndarray, ...]
@@ -142,7 +142,7 @@ def _expected(prefixes: _Prefixes, members: np.ndarray, weight_nT: sparse.csc_ma
         others_pT = weights_pT[above][:, found].toarray() - own_pn @ dense_nT
         others_p = sizes_p[above] - np.bincount(which_n)
         if depth == 0:
-            # As if half an item more had every term, so that a term of this cluster alone has a finite score.
+            # As if half an item more had every term, so that a term that only this cluster has gets a finite score.
             share_nT = ((np.maximum(others_pT, 0) + 0.5) / (others_p[:, None] + 0.5))[which_n]
         else:
             mass_nT = np.maximum(others_pT, 0)[which_n] + PRIOR_ITEMS * share_nT
@@ -172,7 +172,7 @@ def _without_overlap(
 
 
 def _spaced(name: str) -> str:
-    """A term in a form in which "powder-free" and "powder free" are one, and words are found as a whole."""
+    """A term in a form in which "powder-free" equals "powder free", and only whole words are found."""
     return f" {name.replace('-', ' ')} "
 
 

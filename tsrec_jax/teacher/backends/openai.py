@@ -27,7 +27,7 @@ _FORMATS = {
 
 
 class OpenAITeacher:
-    """Asks a model by chat completions. A server at a `base_url` of one's own may do without a key.
+    """Asks a model by chat completions. A server at your own `base_url` may need no key.
 
     Raises:
       UserError: the SDK is not installed, or OPENAI_API_KEY is unset and no `base_url` is given.
@@ -90,6 +90,6 @@ class OpenAITeacher:
 
 
 def _tokens(usage: Any, name: str) -> int:
-    """A count of the server's; 0 where it is missing or no whole number, since an answer is none the worse for it."""
+    """The server's count; 0 if it is missing or not an integer, which does not make the answer any worse."""
     count = getattr(usage, name, 0)
     return count if isinstance(count, int) else 0

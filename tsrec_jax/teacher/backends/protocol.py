@@ -1,4 +1,4 @@
-"""What every teacher that asks a model offers, and what its failures are called."""
+"""The interface of every teacher that asks a model, and the exceptions for its failures."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Any, Protocol
 
 from tsrec_jax.errors import UserError
 
-LONGEST_MESSAGE = 300  # characters of a server's message that are passed on
+LONGEST_MESSAGE = 300  # number of characters of a server's message that are passed on
 _RETRIED_STATUS = (408, 409, 425, 429)
 
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """A model's answer and what it cost; 0 tokens where the server does not say.
+    """A model's answer and what it cost; 0 tokens if the server does not say.
 
     Raises:
-      TypeError: an answer that is no text, which a server that keeps to no schema may send.
+      TypeError: the answer is not a text; a server that follows no schema may send such an answer.
     """
 
     text: str
@@ -53,7 +53,7 @@ class Teacher(Protocol):
 
 
 class Retryable(Exception):
-    """The same request may succeed later, at the earliest after `retry_after` seconds where the server names them."""
+    """The same request may succeed later, not before `retry_after` seconds if the server names a time."""
 
     def __init__(self, reason: str, retry_after: float = 0.0) -> None:
         super().__init__(reason)
@@ -61,9 +61,9 @@ class Retryable(Exception):
 
 
 class Refused(Exception):
-    """The model or a filter of its server declined to answer, or did not end; another attempt may be answered.
+    """The model or a filter of its server declined to answer, or did not finish; another attempt may succeed.
 
-    `reply` is what came all the same and has its price, where the server says so.
+    `reply` is what came nevertheless and must be paid for, if the server says so.
     """
 
     def __init__(self, reason: str, reply: Reply | None = None) -> None:
@@ -77,7 +77,7 @@ class Rejected(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """An API key and the names of the variables that may hold it. It prints as its variable and never as itself."""
+    """An API key and the names of the variables that may hold it. Printed, it shows the variable, never the key."""
 
     variables: tuple[str, ...]
     secret: str = dataclasses.field(repr=False)
@@ -98,7 +98,7 @@ class Key:
         return cls(variables, "")
 
     def scrub(self, text: str) -> str:
-        """The text without the key, as it is and as it stands in an address."""
+        """The text without the key, whether plain or URL-encoded."""
         if not self.secret:
             return text
         for form in {self.secret, urllib.parse.quote(self.secret, safe=""), urllib.parse.quote_plus(self.secret)}:
@@ -112,14 +112,14 @@ class Key:
 
 
 def failure_of_status(status: int, message: str, key: Key, retry_after: float = 0.0, code: str = "") -> Exception:
-    """What an HTTP status other than success means: an exception to raise.
+    """The exception to raise for an HTTP status other than success.
 
     Args:
-      status: other than success.
-      message: the server's, for the reader alone: limits of a minute speak of plans and billing too.
-      key: to take out of the message.
+      status: the status.
+      message: the server's message, only shown, not interpreted: even limits per minute speak of plans and billing.
+      key: key to remove from the message.
       retry_after: seconds after which the server expects the request again; 0: it does not say.
-      code: the server's own name of the error, in OpenAI's words.
+      code: the server's own name for the error, as OpenAI defines these.
     """
     line = key.scrub_line(message)
     lowered = line.lower()
@@ -140,9 +140,9 @@ def failure_of_status(status: int, message: str, key: Key, retry_after: float = 
 
 @contextlib.contextmanager
 def reading_reply(key: Key) -> Iterator[None]:
-    """Turns what the SDKs raise over a reply that is not of the promised shape into `Retryable`.
+    """Turns the errors that the SDKs raise when a reply does not have the promised shape into `Retryable`.
 
-    They build their objects of whatever JSON a server sends, so that it shows only where a field is used.
+    They build their objects from any JSON that a server sends, so that the fault shows only when a field is used.
     """
     try:
         yield
