@@ -11,10 +11,10 @@ seeds, one pretraining; arms that differ only in their fusion share their traini
 each arm ranks test once. The comparisons were named, in this order, before any cell was run; docs/results.md has the
 findings. A training takes about a quarter of an hour on one core.
 
-The arms `aligned` and `paths`, and their comparisons, were named after the others had been tested. In the others an
-epoch shows a twentieth of TS-Align's examples, so that a training shows each .45 times; in `aligned` it shows all of
-them, as published. In `paths` the words distinguish the items below each beginning of a SID, so that there are ten
-times as many examples, of which an epoch shows a fifth.
+The arms `tsrec-aligned` and `tsrec-paths`, their `-shuffled` partners and their comparisons were named after the others
+had been tested. In the others an epoch shows a twentieth of TS-Align's examples, so that a training shows each .45
+times; in `tsrec-aligned` it shows all of them, as published. In `tsrec-paths` the words distinguish the items below
+each beginning of a SID, so that there are ten times as many examples, of which an epoch shows a fifth.
 """
 
 from ml_collections import ConfigDict

@@ -32,7 +32,7 @@ def search_flops(
       prompt: number of tokens of the prompt, without those that all prompts share.
       shared: number of tokens before them that all prompts share.
       codes: number of codes on each SID level, whose logits are computed for every beam.
-      widths: for each level, the largest number of codes that continue a prefix.
+      widths: for each level, how many codes the search reads after a prefix.
       beams: number of beams of the search.
       whole_vocabulary: whether scores are normalised over the vocabulary.
     """

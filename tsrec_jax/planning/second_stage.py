@@ -21,7 +21,7 @@ class SecondStageShape:
       settings: settings of the second stage.
       length: number of tokens of a prompt, padding included.
       codes: number of codes on each level of a SID.
-      widths: for each level, the largest number of codes that continue a prefix.
+      widths: for each level, how many codes the search reads after a prefix.
     """
 
     step: StepShape

@@ -30,7 +30,7 @@ from tsrec_jax.teacher.settings import DescribeSettings
 from tsrec_jax.text.terms import Terms, item_terms, title_terms
 
 PRIOR_ITEMS = 4.0
-ENOUGH_ITEMS = 3  # with this many items or more, a keyword occurs in at least two of them
+ENOUGH_ITEMS = 3  # with this many items or more, terms that occur in at least two of them come first
 PART_SHARE = 0.8  # a phrase replaces a part of it if it makes up this share of the part's occurrences
 CELLS = 1 << 21  # items times terms that are held densely at once
 PHRASE_BONUS = {2: 1.25}  # {number of words: factor on the score}; three in a row are often a repeated slogan
@@ -50,7 +50,8 @@ def describe_tokens(
 def describe_groups(catalogue: Catalogue, groups: Sequence[Group], num_keywords: int) -> tuple[TokenDescription, ...]:
     """A description and at most `num_keywords` keywords for each group of items.
 
-    Keywords come best first. If too few terms occur in two items, words of the group's titles fill the list.
+    Keywords come best first. If too few terms occur in two items of a group, terms of single items complete the list,
+    and words of the titles if the group is small or has no keyword otherwise.
     """
     terms = item_terms(catalogue.items)
     beside = {level: _Prefixes.of(catalogue, terms, level) for level in {group.level for group in groups}}
