@@ -1,12 +1,12 @@
 # The HTTP service of an export (docs/container.md). DEVICE is what JAX is installed for: cpu, or cuda12 or cuda13 for
-# NVIDIA GPUs, whose libraries then come as wheels, so that the base image stays the same.
+# NVIDIA GPUs. The CUDA libraries come as wheels, so the base image stays the same.
 ARG PYTHON=3.11
 
 FROM docker.io/library/python:${PYTHON}-slim-bookworm AS build
 ARG DEVICE=cpu
 WORKDIR /source
 RUN python -m venv /venv
-# What the package depends on, by the metadata and an empty package: a layer that a change of the code leaves alone.
+# Installs only the dependencies, from the metadata and an empty package: a change of the code leaves this layer as it is.
 COPY requirements.txt setup.cfg pyproject.toml README.md LICENSE ./
 RUN case "$DEVICE" in \
         cpu) extras=serve ;; \
@@ -21,7 +21,7 @@ COPY tsrec_jax tsrec_jax
 RUN /venv/bin/pip install --no-cache-dir --no-deps --force-reinstall .
 
 FROM docker.io/library/python:${PYTHON}-slim-bookworm
-# A number, not a name, so that an orchestrator can see that it is not root. What changes while it serves lies in /data.
+# The user is a number, so that an orchestrator can see that it is not root. Files that change during serving are in /data.
 RUN useradd --uid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin tsrec \
     && install --directory --owner=10001 --group=10001 /data
 COPY --from=build /venv /venv
@@ -36,7 +36,7 @@ USER 10001:10001
 WORKDIR /data
 VOLUME /data
 EXPOSE 8000
-# Ready, not only alive: what waits for a healthy container wants answers. Warming up takes as long as start-period.
+# Ready, not only alive: whoever waits for a healthy container wants answers. start-period leaves time for warming up.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
 ENTRYPOINT ["tsrec"]

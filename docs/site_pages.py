@@ -16,7 +16,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-# Pages that stand where those who look at a repository expect them.
+# Pages that are where visitors of a repository expect them.
 TOP = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -28,7 +28,7 @@ LINK = re.compile(r"(?<=\]\()(?![a-z]+:)[^)#\s]+")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages that are no Markdown files of docs/."""
+    """Adds the pages that are not Markdown files in docs/."""
     written = [*(ROOT / name for name in TOP), *DOCS.rglob("*.ipynb")]
     pages = {path: _markdown(path) for path in (*written, *DOCS.rglob("*.md"))}
     shown = {target for path, text in pages.items() for target in _linked(path, text) if not _is_page(target)}
@@ -39,7 +39,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Leads the links of a page to where the site has their files."""
+    """Redirects the links of a page to where the site has their files."""
     here = pathlib.PurePosixPath(page.file.src_uri).parent
     folder = _origin(page.file.src_uri).parent
 
@@ -59,13 +59,13 @@ def place(path: pathlib.Path) -> str:
 
 
 def _origin(page: str) -> pathlib.Path:
-    """The file of the checkout that a page is made of."""
+    """The file of the checkout that a page is made from."""
     for name, top in TOP.items():
         if page == top:
             return ROOT / name
     if page.startswith(SOURCE):
         return ROOT / page.removeprefix(SOURCE).removesuffix(".md")
-    return DOCS / page  # a notebook stands beside where its page would
+    return DOCS / page  # a notebook is in the folder where its page would be
 
 
 def _is_page(path: pathlib.Path) -> bool:

@@ -5,7 +5,7 @@
 ROOT="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV_PYTHON="" # set by prepare_environment
 DEVICE=""      # set by choose_device
-# The oldest drivers that CUDA 12 and 13 run on, by JAX's installation page.
+# The oldest drivers that CUDA 12 and 13 run on, according to JAX's installation page.
 CUDA12_DRIVER=525 CUDA13_DRIVER=580
 
 fail() {
@@ -17,7 +17,7 @@ elapsed() { # seconds -> "1 min 05 s"
     printf '%d min %02d s' "$(($1 / 60))" "$(($1 % 60))"
 }
 
-python_version() { # program -> "3.11", nothing where it does not run or is older than 3.11
+python_version() { # program -> "3.11", nothing if it does not run or is older than 3.11
     "$1" -c 'import sys; sys.version_info >= (3, 11) or sys.exit(1); print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
 }
 
@@ -42,7 +42,7 @@ find_python() {
     fail "no Python ${wanted:-3.11 or newer} found (tried: ${candidates[*]}); install one, or give --python=PROGRAM"
 }
 
-fingerprint() { # of what decides the contents of the venv
+fingerprint() { # Python program -> a hash of everything that decides the contents of the venv
     "$1" - "$ROOT" <<'PYTHON'
 import hashlib, pathlib, sys
 
@@ -52,7 +52,7 @@ print(hashlib.sha256(b"\0".join([*parts, sys.version.encode(), str(root).encode(
 PYTHON
 }
 
-# install VENV REQUIREMENT [pip options]: skipped when the venv's record says that it is done.
+# install VENV REQUIREMENT [pip options]: does nothing if the venv's record says that REQUIREMENT is installed.
 install() {
     local venv="$1" requirement="$2" record="$1/installed.txt"
     shift 2
@@ -62,14 +62,14 @@ install() {
     printf '%s\n' "$requirement" >>"$record"
 }
 
-nvidia_driver() { # -> the version of NVIDIA's driver, such as 580.65.06; nothing where no device answers
+nvidia_driver() { # -> the version of NVIDIA's driver, such as 580.65.06; nothing if no device answers
     local version
     version="$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1)" || true
     if [[ "$version" =~ ^[0-9]+(\.[0-9]+)*$ ]]; then printf '%s' "$version"; fi
 }
 
-# choose_device WANTED: cpu, cuda12 or cuda13 as it stands; auto: what the driver of this machine can run. Sets DEVICE and
-# says what it is and why.
+# choose_device WANTED: takes cpu, cuda12 or cuda13 as given and, for auto, what the driver of this machine can run. Sets
+# DEVICE and prints it with the reason.
 choose_device() {
     local wanted="$1" driver why="as --device says"
     case "$wanted" in
@@ -91,8 +91,8 @@ choose_device() {
     printf 'device: %s (%s)\n' "$DEVICE" "$why"
 }
 
-# prepare_environment WANTED EXTRAS: a venv with the package (editable) and the extras, such as "", "[test]" or "[cuda13]";
-# sets VENV_PYTHON. JAX finds a device by what is installed, so what is there for another kind of device goes.
+# prepare_environment WANTED EXTRAS: makes a venv with the package (editable) and the extras, such as "", "[test]" or
+# "[cuda13]"; sets VENV_PYTHON. JAX uses the device that it is installed for, so a venv for another kind is made again.
 prepare_environment() {
     local wanted="$1" extras="$2" other="" venv="$ROOT/.venv" python state started="$SECONDS"
     case "$extras" in

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Packs what a bare machine with an accelerator needs for benchmarks/accelerator.py, in pieces that travel one by one.
+# Packs what a bare machine with an accelerator needs for benchmarks/accelerator.py, in pieces that can be copied one by one.
 set -euo pipefail
 
 # shellcheck source=launch/environment.sh
@@ -46,7 +46,7 @@ scratch="$(mktemp -d "${TMPDIR:-/tmp}/tsrec-pack.XXXXXX")"
 trap 'rm -rf -- "$scratch"' EXIT
 mkdir -p -- "$out" "$scratch/pieces"
 
-archive() { # NAME FOLDER [tar options and paths]: NAME.tar.gz in as few pieces of one size as PIECE allows
+archive() { # NAME FOLDER [tar options and paths]: NAME.tar.gz in as few pieces of equal size as PIECE allows
     local name="$1" folder="$2" size count
     shift 2
     tar --sort=name --owner=0 --group=0 --numeric-owner -C "$folder" -cf - "$@" | gzip -n >"$scratch/$name.tar.gz"
@@ -66,7 +66,7 @@ pip_for_image() { # arguments of pip download, for the image's Python
         --only-binary=:all: --python-version="$python" --implementation=cp "${platforms[@]}" "$@"
 }
 
-build_wheel() { # NAME: of a package that is published as source alone; what is built here fits every machine if it is pure
+build_wheel() { # NAME of a package that is published only as source; a wheel built here fits every machine if it is pure
     "$packer" -m pip wheel --quiet --quiet --disable-pip-version-check --no-deps --wheel-dir="$scratch/built" "$1" ||
         fail "$1: neither a wheel for Python $python nor a source to build ($(tail -n 1 -- "$scratch/errors"))"
     mv -- "$scratch"/built/*-none-any.whl "$scratch/wheels" || fail "$1: no wheel for Python $python, and its source is not pure"

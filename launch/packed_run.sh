@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Travels with the pieces of launch/pack.sh: checks and unpacks those that are here, says what is missing, and starts the
-# benchmark with the machine's own Python. Nothing is fetched, and nothing is written into that Python.
+# Is copied along with the pieces of launch/pack.sh: checks and unpacks those that are here, says what is missing, and starts
+# the benchmark with the machine's own Python. Nothing is fetched, and nothing is installed into that Python.
 set -euo pipefail
 
 HERE="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
@@ -29,7 +29,7 @@ for argument in "$@"; do
     esac
 done
 
-# unpack NAME: makes $into/NAME of its pieces when all of them are here and whole; 1 where they are not.
+# unpack NAME: makes $into/NAME from its pieces if all of them are here and intact; returns 1 if not.
 unpack() {
     local name="$1" sums file
     local -a pieces=() faulty=()
@@ -55,7 +55,7 @@ unpack() {
     say "$name unpacked"
 }
 
-# install_wheels NAME: into $into/site, those whose package this Python lacks.
+# install_wheels NAME: installs into $into/site those wheels of $into/NAME whose package this Python lacks.
 install_wheels() {
     local -a lacking=()
     mapfile -t lacking < <(PYTHONPATH="$into/site" "$python" - "$into/$1" <<'PYTHON'

@@ -20,14 +20,14 @@ Tests run on the CPU, with eight emulated devices, whatever the machine has.
 TEXT
 }
 
-# python_with FOLDER: makes FOLDER/python, which sees the packages in FOLDER before all that the environment holds.
+# python_with FOLDER: makes FOLDER/python, which finds the packages in FOLDER before those of the environment.
 python_with() {
     printf '#!/bin/sh\nPYTHONPATH="%s" exec "%s" "$@"\n' "$1" "$VENV_PYTHON" >"$1/python"
     chmod +x "$1/python"
 }
 
-# What does not agree with VENV's own packages, named to the tests as a Python: transformers 4.57 in TSREC_TRANSFORMERS_4,
-# and Beam, which pins older releases of protobuf and pyarrow, in TSREC_BEAM.
+# other_pythons VENV: installs what conflicts with VENV's own packages, and gives the tests a Python for each in a variable:
+# transformers 4.57 in TSREC_TRANSFORMERS_4, and Beam, which pins older releases of protobuf and pyarrow, in TSREC_BEAM.
 other_pythons() {
     local venv="$1" requirement
     for requirement in "transformers==4.57.6" "huggingface_hub==0.36.2" "tokenizers==0.22.2"; do
@@ -62,15 +62,15 @@ if "$peers"; then
     other_pythons "$venv"
 fi
 
-# What is asked for by name runs whatever its tier.
+# Tests that are given as arguments run whatever their tier.
 if [[ "$tier" == unit || (-n "$tier" && ${#arguments[@]} == 0) ]]; then arguments+=(-m "$tier"); fi
 started="$SECONDS"
 "$VENV_PYTHON" -m ruff check .
 "$VENV_PYTHON" -m ruff format --check .
-# Types are checked beside the tests, which leave a core idle here and there.
+# Types are checked while the tests run, since the tests leave a core idle from time to time.
 "$VENV_PYTHON" -m mypy &
 types="$!" status=0
-# Two files of tests at a time, in the order of tests/conftest.py; what a file shares among its tests is made once.
+# Two test files at a time, in the order of tests/conftest.py; what the tests of a file share is made once.
 "$VENV_PYTHON" -m pytest -q --numprocesses=2 --dist=loadfile --no-loadscope-reorder ${arguments[@]+"${arguments[@]}"} ||
     status="$?"
 wait "$types" || { status=1 && printf 'test.sh: mypy found mistakes; see above\n' >&2; }

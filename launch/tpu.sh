@@ -72,7 +72,7 @@ on_hosts() { # WORKER COMMAND: a shell command on one host or on `all`
     tpus tpu-vm ssh "$name" "--worker=$1" "--command=$2"
 }
 
-worker() { # VERB ARGUMENTS of launch/tpu_worker.sh, on every host
+worker() { # VERB ARGUMENTS: calls launch/tpu_worker.sh on every host
     on_hosts all "$(quoted bash tsrec/code/launch/tpu_worker.sh "$@")"
 }
 
@@ -91,7 +91,7 @@ runtime_version() { # accelerator type -> runtime version
     esac
 }
 
-machine_request() { # the request alone; returns when gcloud does
+machine_request() { # only requests the machine; returns when gcloud does
     local -a flags=("--accelerator-type=$type")
     if "$spot"; then flags+=(--spot); fi
     flags+=(${create_flags[@]+"${create_flags[@]}"})
@@ -110,7 +110,7 @@ machine_delete() {
     fi
 }
 
-described() { # GROUP FIELD -> the state, MISSING where there is no such thing, UNREADABLE where gcloud fails otherwise
+described() { # GROUP FIELD -> the state, MISSING if there is no such resource, UNREADABLE if gcloud fails otherwise
     local state
     if state="$(tpus "$1" describe "$name" "--format=value($2)" 2>"$scratch/errors")"; then
         printf '%s' "$state"
@@ -144,7 +144,7 @@ machine_look() {
     esac
 }
 
-show_machine() { # the looks of a dry run
+show_machine() { # the commands that look at the machine, for a dry run and for status
     if "$queued"; then tpus queued-resources describe "$name" "--format=value(state.state)"; fi
     tpus tpu-vm describe "$name" "--format=value(state)"
 }
@@ -174,7 +174,7 @@ install_commit() {
 && $(quoted bash tsrec/code/launch/tpu_worker.sh install "$python" "$extras")"
 }
 
-run_id() { # what tells this run from another one
+run_id() { # distinguishes this run from others
     quoted "$commit" ${variables[@]+"${variables[@]}"} -- "${arguments[@]}" | cksum | cut -d ' ' -f 1
 }
 
@@ -189,8 +189,8 @@ start_run() {
     worker start "$(run_id)" ${variables[@]+"${variables[@]}"} -- "${arguments[@]}"
 }
 
-# run_look: sets `run` to what the hosts say together: running, finished, stopped, refused (exit code 2), failed, broken (runs
-# on some hosts only), none (nothing, or the end of another run) or unreachable.
+# run_look: sets `run` from what all hosts report: running, finished, stopped, refused (exit code 2), failed, broken (runs on
+# some hosts only), none (nothing, or the end of another run) or unreachable.
 run_look() {
     local lines going foreign ends
     if ! lines="$(worker_status | grep '^tsrec-run ')"; then run=unreachable && return; fi
@@ -246,7 +246,7 @@ babysit() {
 
 babysit_run() { # one look at the run on a machine that is ready; ends the program when the run has ended
     run_look
-    if "$fresh" && [[ "$run" =~ ^(refused|failed|stopped)$ ]]; then run=none; fi # of an earlier babysit: tried again
+    if "$fresh" && [[ "$run" =~ ^(refused|failed|stopped)$ ]]; then run=none; fi # left by an earlier babysit: tried again
     case "$run" in
     running | unreachable) note "the run is $run" ;;
     finished) note "the run has finished" && exit 0 ;;
@@ -283,7 +283,7 @@ need() { # OPTION VALUE
     [[ -n "$2" ]] || fail "$verb needs --$1"
 }
 
-resolve_commit() { # what install ships and what tells runs apart
+resolve_commit() { # the commit that install ships and that is part of the run's id
     local tip
     tip="$(git -C "$ROOT" rev-parse --verify --quiet "$branch^{commit}")" || fail "--branch=$branch: no such branch here"
     commit="$(git -C "$ROOT" rev-parse --verify --quiet "${commit:-$tip}^{commit}")" || fail "--commit: no such commit here"

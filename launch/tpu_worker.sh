@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What launch/tpu.sh does on each host of a slice: makes the environment, keeps one detached run and says how it is.
+# What launch/tpu.sh does on each host of a slice: makes the environment, keeps one detached run and reports its state.
 #
-# The checkout is the folder `code`; beside it are log.txt (what the runs print), python (the environment's program),
-# secrets (variables that no command line shows), and of the newest run: run.lock (locked for as long as one of its processes
-# lives), run.id, group and pid (of its processes and of tsrec itself), ended (its exit code) and stop_requested.
-# All verbs are called by launch/tpu.sh.
+# The checkout is the folder `code`. Next to it are log.txt (what the runs print), python (the environment's program) and
+# secrets (variables that no command line shows). The newest run has run.lock (locked while any of its processes lives),
+# run.id, group (its process group), pid (of tsrec itself), ended (its exit code) and stop_requested.
+# launch/tpu.sh calls all verbs.
 set -euo pipefail
 
 # shellcheck source=launch/environment.sh
@@ -23,7 +23,7 @@ make_environment() {
     printf '%s\n' "$VENV_PYTHON" >"$STATE/python"
 }
 
-# start ID [NAME=VALUE ...] -- ARGUMENTS: a detached run of `tsrec ARGUMENTS`. Its processes inherit the lock, so that it is
+# start ID [NAME=VALUE ...] -- ARGUMENTS: a detached run of `tsrec ARGUMENTS`. Its processes inherit the lock, so the lock is
 # free only when all of them are gone, however they ended.
 start() {
     local id="$1"
@@ -37,7 +37,7 @@ start() {
     printf 'started on %s, log: %s\n' "$(hostname)" "$STATE/log.txt"
 }
 
-# supervise [NAME=VALUE ...] -- ARGUMENTS: the run itself; leaves its exit code behind, unless the system is going down.
+# supervise [NAME=VALUE ...] -- ARGUMENTS: the run itself; records its exit code, unless the system is shutting down.
 supervise() {
     local -a variables=()
     local code=0 child going_down=false
@@ -46,14 +46,14 @@ supervise() {
         shift
     done
     shift
-    # Where the hosts meet: Google's firewall rule for slices lets this port through; JAX's own, 8482, is outside of it.
+    # The port where the hosts meet: Google's firewall rule for slices lets it through, but not JAX's default, 8482.
     export JAX_COORDINATOR_PORT="${JAX_COORDINATOR_PORT:-8476}"
     if [[ -f "$STATE/secrets" ]]; then
         # shellcheck source=/dev/null
         source "$STATE/secrets"
     fi
     printf '%s\n' "$$" >"$STATE/group"
-    trap 'going_down=true' TERM # at a shutdown every process gets the signal: the run saves, and has not ended by itself
+    trap 'going_down=true' TERM # at a shutdown every process gets the signal: the run saves, but this is no end of its own
     printf -- '--- %s: tsrec %s\n' "$(date -u '+%F %T UTC')" "$*"
     cd -- "$ROOT"
     env ${variables[@]+"${variables[@]}"} "$(cat -- "$STATE/python")" -m tsrec_jax "$@" &
@@ -88,7 +88,7 @@ status() {
     printf 'tsrec-run %s %s %s\n' "$(hostname)" "$id" "$state"
 }
 
-# stop SECONDS: asks the run to save and end; kills it when it has not ended after so long.
+# stop SECONDS: asks the run to save and end; kills it if it has not ended after that time.
 stop() {
     local deadline=$((SECONDS + $1)) asked=false
     if running; then touch -- "$STATE/stop_requested"; fi
