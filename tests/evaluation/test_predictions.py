@@ -91,7 +91,7 @@ GOOD = {"user": "u", "output": SIDS[0], "predict": SIDS[:3]}
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ("{", ": not a predictions file, since it is no JSON"),
+        ("{", ": not valid JSON .*; not a predictions file; .* once it is deleted"),
         ("[]", ": .* no list with at least one row"),
         ({"a": 1}, ": .* no list with at least one row"),
         ([GOOD, {"output": SIDS[0]}], ", row 2: not a row of a predictions file"),

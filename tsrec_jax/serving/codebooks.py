@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.files import write_json
-from tsrec_jax.models.config import read_json
+from tsrec_jax.files import read_json, write_json
 from tsrec_jax.models.hf import DTYPES, load_hf
 from tsrec_jax.serving.answers import NoEncoder
 from tsrec_jax.serving.export_files import AGAIN, verified, write_checksums

@@ -18,8 +18,7 @@ from tsrec_jax.data.token_descriptions import described_tokens
 from tsrec_jax.decoding.beam_search import SearchSettings
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
-from tsrec_jax.files import write_json
-from tsrec_jax.models.config import read_json
+from tsrec_jax.files import read_json, write_json
 from tsrec_jax.models.dense_head import DenseScorer
 from tsrec_jax.models.written_tokenizer import WrittenTokenizer
 from tsrec_jax.serving.words import SidWords

@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.models.config import read_json
+from tsrec_jax.files import read_json
 from tsrec_jax.serving.codebooks import ENCODER_FOLDER
 from tsrec_jax.serving.export_files import AGAIN, CATALOGUE_FILE, CHECKSUMS_FILE, exported_names
 
