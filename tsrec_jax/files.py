@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEFT_SECONDS = 24 * 3600.0
+# The way out of a damaged export. The verb `export` keeps the folder of a finished export, whatever is in it.
+EXPORT_AGAIN = "delete the export's folder and run the verb `export`, or copy the folder again from where it came"
 TOKEN_BYTES = 8
 _TOKEN = re.compile(rf"[0-9a-f]{{{2 * TOKEN_BYTES}}}")
 
@@ -169,9 +171,7 @@ def _remove(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def exported_file(
-    path: str | os.PathLike[str], what: str, way_out: str = "export the recommender again"
-) -> Iterator[None]:
+def exported_file(path: str | os.PathLike[str], what: str, way_out: str = EXPORT_AGAIN) -> Iterator[None]:
     """Turns whatever goes wrong while a file of an export is read into an error that names the file and the way out.
 
     Args:

@@ -56,7 +56,7 @@ def _fault(row: Any) -> str:
     if not isinstance(row, dict) or not {"output", "predict"} <= row.keys():
         return "not a row of a predictions file, which has user, output and predict"
     if "user" not in row:
-        return "has no user, as an earlier version wrote it; run the verb `evaluate` again"
+        return "has no user, as an earlier version wrote it"
     ranked = row["predict"]
     if not isinstance(ranked, list) or not all(isinstance(text, str) for text in (row["user"], row["output"], *ranked)):
         return "user and output must be texts, and predict a list of texts"
