@@ -96,7 +96,7 @@ GOOD = {"user": "u", "output": SIDS[0], "predict": SIDS[:3]}
         ({"a": 1}, ": .* no list with at least one row"),
         ([GOOD, {"output": SIDS[0]}], ", row 2: not a row of a predictions file"),
         ([GOOD, "x"], ", row 2: not a row of a predictions file"),
-        ([{key: GOOD[key] for key in ("output", "predict")}], ", row 1: has no user, .* delete the file and run"),
+        ([{key: GOOD[key] for key in ("output", "predict")}], ", row 1: has no user, .* once it is deleted"),
         ([GOOD | {"predict": 3}], ", row 1: .* predict a list of texts"),
         ([GOOD | {"predict": [3]}], ", row 1: .* predict a list of texts"),
         ([GOOD | {"user": 7}], ", row 1: user and output must be texts"),
