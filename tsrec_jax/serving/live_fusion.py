@@ -29,7 +29,8 @@ class LiveFusion:
     items whose SIDs share the longest beginning with its own, and stands for the first of these in histories. If no
     item has its first code, it has the mean score of items all over the catalogue and is left out of histories. The
     scores that a history gives to its own items are not part of the means. They go to the items in the history,
-    including those that joined later, and to others that now share a SID with one of these.
+    including those that joined later, to exported items that still share a SID with one of these, and to items that
+    joined under such a SID.
 
     Args:
       fusion: the fusion as exported.
