@@ -21,6 +21,7 @@ from tsrec_jax.fusion.fusion import versions
 from tsrec_jax.pipeline import describe, index, prepare
 from tsrec_jax.pipeline.job import ONLY_LOGISTICS
 from tsrec_jax.pipeline.provenance import fingerprint, input_facts
+from tsrec_jax.pipeline.settings import cells_folder
 from tsrec_jax.pipeline.workdir import FINISHED
 from tsrec_jax.progress import report
 from tsrec_jax.section import Section
@@ -122,7 +123,7 @@ def wanted_cells(settings: Settings, workdir: pathlib.Path) -> list[WantedCell]:
 
 def cell_folder(workdir: pathlib.Path, name: str, seed: int) -> pathlib.Path:
     """Where a cell is made."""
-    return workdir / "cells" / name.replace(" ", "_") / f"seed-{seed}"
+    return workdir / "cells" / cells_folder(name) / f"seed-{seed}"
 
 
 def every_cell(workdir: pathlib.Path) -> list[Cell]:
@@ -171,8 +172,20 @@ def finished_cell(wanted: WantedCell) -> tuple[Cell | None, str]:
     if not wanted.file.exists():
         return None, ""
     (cell,) = read_cells(wanted.file)
-    changed = "; ".join(filter(None, (_changed(wanted, cell.config, cell.data), _other_versions(wanted, cell))))
+    changed = _other_system(wanted, vars(cell)) or "; ".join(
+        filter(None, (_changed(wanted, cell.config, cell.data), _other_versions(wanted, cell)))
+    )
     return (None, changed) if changed else (cell, "")
+
+
+def _other_system(wanted: WantedCell, found: Mapping[str, Any]) -> str:
+    """How a cell with these facts differs from the requested one in what it is called; empty if it does not.
+
+    Another cell is here if its system had a name for the same folder, or if a user moved or copied the folder. Cells
+    that earlier code began do not say what they are called.
+    """
+    here = {key: getattr(wanted, key) for key in ("name", "kind", "seed")}
+    return differences({key: found.get(key, value) for key, value in here.items()}, here)
 
 
 def _changed(wanted: WantedCell, config: Mapping[str, Any], data: str) -> str:
@@ -228,7 +241,7 @@ def begin(wanted: WantedCell) -> None:
     begun = folder / BEGUN
     if not changed and begun.exists():
         before = json.loads(begun.read_text(encoding="utf-8"))
-        changed = _changed(wanted, before["config"], before["data"])
+        changed = _other_system(wanted, before) or _changed(wanted, before["config"], before["data"])
     if changed:
         aside = next(each for n in range(1, 10**6) if not (each := folder.with_name(f"{folder.name}.old-{n}")).exists())
         aside.mkdir()
@@ -237,7 +250,8 @@ def begin(wanted: WantedCell) -> None:
             entry.rename(aside / entry.name)
         _drop_weights(aside)
         report(f"{wanted.label}: settings or code have changed ({changed}); what is used no longer is now in {aside}")
-    write_json(begun, {"config": wanted.settings.resolved(), "data": wanted.data})
+    called = {"name": wanted.name, "kind": wanted.kind, "seed": wanted.seed}
+    write_json(begun, {**called, "config": wanted.settings.resolved(), "data": wanted.data})
 
 
 def _keeps_training(wanted: WantedCell) -> bool:
@@ -245,7 +259,7 @@ def _keeps_training(wanted: WantedCell) -> bool:
     if not wanted.file.exists() or not (wanted.folder / "checkpoints").exists():
         return False
     (cell,) = read_cells(wanted.file)
-    return not _changed(wanted, cell.config, cell.data)
+    return not (_other_system(wanted, vars(cell)) or _changed(wanted, cell.config, cell.data))
 
 
 def borrow_training(wanted: WantedCell, cells: Sequence[WantedCell]) -> None:

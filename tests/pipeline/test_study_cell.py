@@ -1,0 +1,102 @@
+"""Studies whose cells are made by hand: which folder belongs to which cell, and what becomes of what is found there."""
+
+import dataclasses
+
+import pytest
+
+from tests.evaluation.cells import cell_of
+from tsrec_jax.baselines.names import BASELINES
+from tsrec_jax.errors import UserError
+from tsrec_jax.evaluation.study_cells import read_cells, write_cells
+from tsrec_jax.pipeline import study as study_module
+from tsrec_jax.pipeline import study_cell
+from tsrec_jax.settings import default_config, settings_of
+
+
+def settings_with(*arms, baselines=(), seeds=(1, 2)):
+    """Settings of a study of the embedded shop; all its arms have the same recipe."""
+    study = {"arms": {name: {} for name in arms}, "baselines": baselines, "seeds": seeds, "comparisons": ()}
+    return settings_of(default_config()).changed({"study": study})
+
+
+def made(wanted, _settings=None):
+    """The requested cell."""
+    facts = {"command": "study", "commit": "c", "machine": "m", "versions": {"jax": "0"}, "data_hash": "d"}
+    if wanted.kind == "baseline":
+        facts |= {"baseline": {"version": BASELINES[wanted.name].version}}
+    own = {key: getattr(wanted, key) for key in ("name", "seed", "kind", "seeded", "data")}
+    return cell_of([0, -1, 4], **own, facts=facts, config=wanted.settings.resolved())
+
+
+def finish(wanted):
+    """Puts the requested cell into its folder."""
+    wanted.folder.mkdir(parents=True, exist_ok=True)
+    write_cells(wanted.file, [made(wanted)])
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """Labels of the cells that a study begins; they are made at once."""
+    labels = []
+
+    def make(wanted, settings):
+        labels.append(wanted.label)
+        return made(wanted, settings)
+
+    monkeypatch.setattr(study_module, "with_inputs", lambda wanted, *_: wanted.settings)
+    monkeypatch.setattr(study_module, "run_arm", make)
+    monkeypatch.setattr(study_module, "run_one_baseline", make)
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("arms", "baselines", "first", "second"),
+    [
+        (["ease"], ["ease"], "arm 'ease'", "baseline 'ease'"),
+        (["repeat_last"], ["repeat last"], "arm 'repeat_last'", "baseline 'repeat last'"),
+        (["Ease"], ["ease"], "arm 'Ease'", "baseline 'ease'"),
+        (["Plain", "plain"], [], "arm 'Plain'", "arm 'plain'"),
+        (["plain"], ["ease", "ease"], "baseline 'ease'", "baseline 'ease'"),
+    ],
+)
+def test_systems_whose_cells_would_share_a_folder_are_refused(arms, baselines, first, second):
+    with pytest.raises(UserError, match=f"^config.study: the {first} and the {second} would share the folder cells/"):
+        settings_with(*arms, baselines=tuple(baselines))
+
+
+@pytest.mark.parametrize("change", [{"name": "other"}, {"kind": "baseline"}, {"seed": 2}])
+def test_a_cell_that_is_called_otherwise_is_not_the_requested_one(change, tmp_path):
+    wanted, *_ = study_cell.wanted_cells(settings_with("plain"), tmp_path)
+    wanted.folder.mkdir(parents=True)
+    write_cells(wanted.file, [dataclasses.replace(made(wanted), **change)])
+    ((key, value),) = change.items()
+    cell, changed = study_cell.finished_cell(wanted)
+    assert cell is None and changed == f"{key} was {value!r} and is now {getattr(wanted, key)!r}"
+    (wanted.folder / "checkpoints").mkdir()
+    study_cell.begin(wanted)
+    assert read_cells(tmp_path / "cells/plain/seed-1.old-1/cell.npz")
+    assert not (wanted.folder / "checkpoints").exists(), "the training of another cell"
+
+
+def test_a_baseline_whose_folder_was_an_arms_is_measured_and_the_arms_cell_is_set_aside(tmp_path, begun):
+    (arm,) = study_cell.wanted_cells(settings_with("repeat_last", seeds=(1,)), tmp_path)
+    finish(arm)
+    settings = settings_with("plain", baselines=("repeat last",), seeds=(1,))
+    assert study_module.study(settings, tmp_path) == 0
+    assert begun == ["repeat last, seed 1", "plain, seed 1"]
+    (aside,) = read_cells(tmp_path / "cells/repeat_last/seed-1.old-1/cell.npz")
+    assert aside.name == "repeat_last"
+    assert [cell.name for cell in read_cells(tmp_path / "cells.npz")] == ["plain", "repeat last"]
+
+
+def test_what_was_begun_for_another_system_is_set_aside(tmp_path):
+    (arm,) = study_cell.wanted_cells(settings_with("repeat_last", seeds=(1,)), tmp_path)
+    study_cell.begin(arm)
+    (arm.folder / "results.json").touch()
+    study_cell.begin(arm)
+    assert (arm.folder / "results.json").exists()
+    baseline, _ = study_cell.wanted_cells(settings_with("a", baselines=("repeat last",), seeds=(1,)), tmp_path)
+    assert baseline.folder == arm.folder
+    study_cell.begin(baseline)
+    assert [each.name for each in baseline.folder.iterdir()] == ["begun.json"]
+    assert (tmp_path / "cells/repeat_last/seed-1.old-1/results.json").exists()
