@@ -12,6 +12,8 @@ from tsrec_jax.pipeline import study as study_module
 from tsrec_jax.pipeline import study_cell
 from tsrec_jax.settings import default_config, settings_of
 
+FUSED = {"fusion": {"parts": ("popularity",)}}
+
 
 def settings_with(*arms, baselines=(), seeds=(1, 2)):
     """Settings of a study of the embedded shop; all its arms have the same recipe."""
@@ -100,3 +102,48 @@ def test_what_was_begun_for_another_system_is_set_aside(tmp_path):
     study_cell.begin(baseline)
     assert [each.name for each in baseline.folder.iterdir()] == ["begun.json"]
     assert (tmp_path / "cells/repeat_last/seed-1.old-1/results.json").exists()
+
+
+def test_a_damaged_cell_is_named_once_and_the_others_are_made_and_reported(tmp_path, begun, capsys):
+    for wanted in study_cell.wanted_cells(settings_with("p", "other"), tmp_path):
+        finish(wanted)
+    cut = [tmp_path / "cells" / cell / "cell.npz" for cell in ("p/seed-1", "other/seed-2")]
+    for file in cut:
+        file.write_bytes(file.read_bytes()[:500])
+    assert study_module.study(settings_with("p", "q"), tmp_path) == 1
+    assert begun == ["q, seed 1", "q, seed 2"]
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
+    for file in cut:
+        assert sum(str(file) in line and "delete it to run the cell again" in line for line in lines) == 1
+    assert len(lines) == 2
+    assert "failed: p, seed 1\n" in printed.out and "3 of 4 cells are finished" in printed.out
+    assert "Not finished: p, seed 1." in (tmp_path / "study.md").read_text()
+    cut[0].unlink()
+    cut[1].unlink()
+    assert study_module.study(settings_with("p", "q"), tmp_path) == 0
+    assert begun[2:] == ["p, seed 1"]
+
+
+def test_a_report_that_fails_is_not_the_fault_of_the_cell(tmp_path, begun, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise UserError("no report today")
+
+    monkeypatch.setattr(study_module, "build_report", fail)
+    assert study_module.study(settings_with("p", seeds=(1,)), tmp_path) == 1
+    printed = capsys.readouterr()
+    assert printed.err == "tsrec: the report: no report today\n"
+    assert "failed" not in printed.out and "1 of 1 cells are finished" in printed.out
+
+
+def test_weights_are_kept_for_an_arm_whose_cell_is_damaged(tmp_path, begun):
+    settings = settings_with("plain", seeds=(1,)).changed({"study": {"arms": {"plain": {}, "fused": FUSED}}})
+    fused, plain = sorted(study_cell.wanted_cells(settings, tmp_path), key=lambda wanted: wanted.name)
+    finish(plain)
+    plain.file.write_bytes(b"damaged")
+    fused.folder.mkdir(parents=True)
+    (fused.folder / "checkpoints").mkdir()
+    study_cell.close(fused, [fused, plain])
+    assert (fused.folder / "checkpoints").exists()
+    study_cell.borrow_training(fused, [fused, plain])
+    assert not (fused.folder / "config.json").exists(), "nothing is borrowed from a damaged cell"

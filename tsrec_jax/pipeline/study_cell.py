@@ -15,7 +15,7 @@ from tsrec_jax.data.faults import Faults
 from tsrec_jax.data.folder_files import find_name, hash_of, read_files
 from tsrec_jax.data.folder_rows import SPLITS
 from tsrec_jax.errors import UserError
-from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, read_cells
+from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, DamagedCells, read_cells
 from tsrec_jax.files import write_json
 from tsrec_jax.fusion.fusion import versions
 from tsrec_jax.pipeline import describe, index, prepare
@@ -126,11 +126,23 @@ def cell_folder(workdir: pathlib.Path, name: str, seed: int) -> pathlib.Path:
     return workdir / "cells" / cells_folder(name) / f"seed-{seed}"
 
 
-def every_cell(workdir: pathlib.Path) -> list[Cell]:
-    """All cells in the workdir, by name and seed, including those that do not match what the study requests."""
-    found = [cell for path in (workdir / "cells").glob(f"*/seed-*/{CELL_FILE}") if path.parent.suffix == ""
-             for cell in read_cells(path)]  # fmt: skip
-    return sorted(found, key=lambda cell: (cell.name, cell.seed))
+def every_cell(workdir: pathlib.Path) -> tuple[list[Cell], list[DamagedCells]]:
+    """All cells in the workdir, by name and seed, including those that do not match what the study requests.
+
+    A cell that lies in the folder of another, where a user has copied it, is not counted.
+
+    Returns:
+      The cells, and the faults of the files that are damaged.
+    """
+    cells, damaged = [], []
+    for path in (workdir / "cells").glob(f"*/seed-*/{CELL_FILE}"):
+        if path.parent.suffix:  # set aside
+            continue
+        try:
+            cells += [cell for cell in read_cells(path) if path.parent == cell_folder(workdir, cell.name, cell.seed)]
+        except DamagedCells as fault:
+            damaged.append(fault)
+    return sorted(cells, key=lambda cell: (cell.name, cell.seed)), damaged
 
 
 def _data_digest(settings: Settings) -> str:
@@ -168,7 +180,11 @@ def _source_digest(settings: Settings) -> str:
 
 
 def finished_cell(wanted: WantedCell) -> tuple[Cell | None, str]:
-    """The cell if it exists and is still what is requested; otherwise None and, if there is a cell, how it differs."""
+    """The cell if it exists and is still what is requested; otherwise None and, if there is a cell, how it differs.
+
+    Raises:
+      DamagedCells: the cell's file is damaged.
+    """
     if not wanted.file.exists():
         return None, ""
     (cell,) = read_cells(wanted.file)
@@ -176,6 +192,14 @@ def finished_cell(wanted: WantedCell) -> tuple[Cell | None, str]:
         filter(None, (_changed(wanted, cell.config, cell.data), _other_versions(wanted, cell)))
     )
     return (None, changed) if changed else (cell, "")
+
+
+def sound_cell(wanted: WantedCell) -> Cell | None:
+    """The cell if it is finished; None if it is not, and also if its file is damaged."""
+    try:
+        return finished_cell(wanted)[0]
+    except DamagedCells:
+        return None
 
 
 def _other_system(wanted: WantedCell, found: Mapping[str, Any]) -> str:
@@ -267,7 +291,7 @@ def borrow_training(wanted: WantedCell, cells: Sequence[WantedCell]) -> None:
     if wanted.kind != "arm" or (wanted.folder / FINISHED).exists():
         return
     for other in _twins(wanted, cells):
-        if finished_cell(other)[0] is None or not (other.folder / "checkpoints").exists():
+        if sound_cell(other) is None or not (other.folder / "checkpoints").exists():
             continue
         _drop_weights(wanted.folder)
         shutil.copytree(other.folder / "checkpoints", wanted.folder / "checkpoints")
@@ -281,7 +305,7 @@ def close(wanted: WantedCell, cells: Sequence[WantedCell]) -> None:
     """Removes what only an unfinished cell needs, be it this one or another with the same training."""
     (wanted.folder / BEGUN).unlink(missing_ok=True)
     twins = _twins(wanted, cells)
-    if not wanted.settings.study.keep_weights and all(finished_cell(other)[0] is not None for other in twins):
+    if not wanted.settings.study.keep_weights and all(sound_cell(other) is not None for other in twins):
         for each in (wanted, *twins):
             _drop_weights(each.folder)
 
