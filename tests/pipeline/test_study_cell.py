@@ -1,6 +1,9 @@
 """Studies whose cells are made by hand: which folder belongs to which cell, and what becomes of what is found there."""
 
 import dataclasses
+import errno
+import os
+import shutil
 
 import pytest
 
@@ -19,6 +22,9 @@ def settings_with(*arms, baselines=(), seeds=(1, 2)):
     """Settings of a study of the embedded shop; all its arms have the same recipe."""
     study = {"arms": {name: {} for name in arms}, "baselines": baselines, "seeds": seeds, "comparisons": ()}
     return settings_of(default_config()).changed({"study": study})
+
+
+BOTH = settings_with("p", "q")
 
 
 def made(wanted, _settings=None):
@@ -147,3 +153,79 @@ def test_weights_are_kept_for_an_arm_whose_cell_is_damaged(tmp_path, begun):
     assert (fused.folder / "checkpoints").exists()
     study_cell.borrow_training(fused, [fused, plain])
     assert not (fused.folder / "config.json").exists(), "nothing is borrowed from a damaged cell"
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """A workdir that holds nothing but the file of all cells: of `p` and `q`, two seeds each."""
+    workdir = tmp_path / "packed"
+    workdir.mkdir()
+    write_cells(workdir / "cells.npz", [made(each) for each in study_cell.wanted_cells(BOTH, workdir)])
+    return workdir
+
+
+def names_in(file):
+    return [f"{cell.name} {cell.seed}" for cell in read_cells(file)]
+
+
+def test_an_unpacking_that_is_interrupted_leaves_nothing_half_done_and_loses_no_cell(
+    packed, begun, monkeypatch, capsys
+):
+    written = []
+
+    def full(path, cells):
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        written.append(path)
+        write_cells(path, cells)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study_module, "write_cells", full)
+        with pytest.raises(OSError, match="No space"):
+            study_module.study(BOTH, packed)
+    assert not (packed / "cells").exists()
+    assert study_module.study(BOTH, packed) == 0
+    assert not begun and "4 of 4 cells are finished" in capsys.readouterr().out
+    assert names_in(packed / "cells.npz") == ["p 1", "p 2", "q 1", "q 2"]
+
+
+def test_a_cell_whose_folder_was_deleted_is_run_again_and_stays_in_the_file_until_it_is_finished(packed, begun):
+    assert study_module.study(BOTH, packed) == 0
+    shutil.rmtree(packed / "cells/q/seed-2")
+    (packed / "cells/p/seed-1/cell.npz").write_bytes(b"damaged")
+    assert study_module.study(BOTH, packed, ["p"]) == 1
+    assert names_in(packed / "cells.npz") == ["p 1", "p 2", "q 1", "q 2"]
+    note = "In cells.npz alone, with no sound cell in cells/: p, seed 1; q, seed 2."
+    assert note in (packed / "study.md").read_text()
+    (packed / "cells/p/seed-1/cell.npz").unlink()
+    assert study_module.study(BOTH, packed) == 0
+    assert begun == ["p, seed 1", "q, seed 2"]
+    assert names_in(packed / "cells.npz") == ["p 1", "p 2", "q 1", "q 2"]
+    assert "cells.npz alone" not in (packed / "study.md").read_text()
+    shutil.rmtree(packed / "cells/q")
+    (packed / "cells.npz").unlink()
+    assert study_module.study(BOTH, packed, ["p"]) == 0
+    assert names_in(packed / "cells.npz") == ["p 1", "p 2"], "what is deleted in both places is gone"
+
+
+def test_a_file_of_all_cells_that_comes_to_a_study_in_progress_loses_none_of_its_cells(packed, begun, tmp_path):
+    started = tmp_path / "started"
+    finish(study_cell.wanted_cells(BOTH, started)[0])
+    shutil.copy(packed / "cells.npz", started)
+    assert study_module.study(BOTH, started, ["p"]) == 0
+    assert names_in(started / "cells.npz") == ["p 1", "p 2", "q 1", "q 2"]
+
+
+def test_a_damaged_file_of_all_cells_is_left_alone_and_named_with_a_way_out(packed, begun, capsys):
+    assert study_module.study(BOTH, packed) == 0
+    (packed / "study.md").unlink()
+    (packed / "cells.npz").write_bytes(b"damaged")
+    capsys.readouterr()
+    assert study_module.study(BOTH, packed) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(packed / "cells.npz") in line and "put a whole copy there, or delete it" in line
+    assert (packed / "study.md").exists() and (packed / "cells.npz").read_bytes() == b"damaged"
+    shutil.rmtree(packed / "cells")
+    with pytest.raises(UserError, match=r"cells\.npz: .*; put a whole copy there"):
+        study_module.study(BOTH, packed)
+    assert not (packed / "cells").exists() and not begun

@@ -12,10 +12,11 @@ from tsrec_jax.errors import Stopped, UserError
 from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, DamagedCells, read_cells, systems_of, write_cells
 from tsrec_jax.evaluation.study_report import build_report, to_json
 from tsrec_jax.evaluation.study_tables import to_csv, to_latex, to_markdown
-from tsrec_jax.files import write_json, write_text
+from tsrec_jax.files import new_folder, write_json, write_text
 from tsrec_jax.pipeline.lock import InUse, alone_in, alone_when_free
 from tsrec_jax.pipeline.provenance import command
 from tsrec_jax.pipeline.study_cell import (
+    CELLS,
     WantedCell,
     begin,
     borrow_training,
@@ -55,8 +56,9 @@ def study(settings: Settings, workdir: pathlib.Path, names: Sequence[str] = (), 
         raise UserError("config.study.arms is empty: a study needs arms, as in configs/studies/smoke.py")
     cells = wanted_cells(settings, workdir)
     _bring_cells(workdir)
-    held, failed, trouble = [], [], _Trouble()
-    reported = False
+    held: list[WantedCell] = []
+    failed: list[WantedCell] = []
+    trouble, reported = _Trouble(), False
     for wanted in _chosen(cells, names, seeds):
         made, reported = None, False
         try:
@@ -124,18 +126,36 @@ def _report_or_tell(settings: Settings, workdir: pathlib.Path, cells: Sequence[W
 
 
 def _bring_cells(workdir: pathlib.Path) -> None:
-    """Unpacks the cells of a study from CELLS_FILE if the workdir holds no folder of cells."""
+    """Unpacks the cells of a study from CELLS_FILE, all or none, if the workdir holds no folder of cells."""
     if old := next(workdir.glob(_OLD_CELLS), None):
         raise UserError(
             f"{workdir}: its cells, as {old.relative_to(workdir)}, have a layout that is no longer read; "
             "give another --workdir"
         )
     with alone_when_free(workdir / "report.lock", "report"):
-        if (workdir / CELLS_FILE).exists() and not (workdir / "cells").exists():
-            for cell in read_cells(workdir / CELLS_FILE):
-                folder = cell_folder(workdir, cell.name, cell.seed)
-                folder.mkdir(parents=True)
-                write_cells(folder / CELL_FILE, [cell])
+        if (workdir / CELLS_FILE).exists() and not (workdir / CELLS).exists():
+            with new_folder(workdir / CELLS) as unpacked:
+                for cell in _packed_cells(workdir):
+                    place = cell_folder(workdir, cell.name, cell.seed).relative_to(workdir / CELLS)
+                    write_cells(unpacked / place / CELL_FILE, [cell])
+
+
+def _packed_cells(workdir: pathlib.Path) -> list[Cell]:
+    """The cells in CELLS_FILE; none if it is not there."""
+    file = workdir / CELLS_FILE
+    way_out = f"put a whole copy there, or delete it: only the cells in {CELLS}/ then count, and the rest are run again"
+    return read_cells(file, way_out) if file.exists() else []
+
+
+def _pack_cells(workdir: pathlib.Path, every: Sequence[Cell]) -> list[Cell]:
+    """Rewrites CELLS_FILE from the cells in the folders and returns those that it alone holds, which stay in it.
+
+    A cell leaves the file once another is made in its folder, not because the folder is gone or its own file damaged.
+    """
+    folders = {cell_folder(workdir, cell.name, cell.seed) for cell in every}
+    alone = [cell for cell in _packed_cells(workdir) if cell_folder(workdir, cell.name, cell.seed) not in folders]
+    write_cells(workdir / CELLS_FILE, sorted([*every, *alone], key=lambda cell: (cell.name, cell.seed)))
+    return alone
 
 
 def _chosen(cells: Sequence[WantedCell], names: Sequence[str], seeds: Sequence[str]) -> list[WantedCell]:
@@ -186,10 +206,17 @@ def _write_report(settings: Settings, workdir: pathlib.Path, wanted: Sequence[Wa
             return damaged
         missing = [each for each, cell in found if cell is None]
         notes = [f"Not finished: {_listed([(each.name, each.seed) for each in missing])}."] if missing else []
-        write_cells(workdir / CELLS_FILE, every)
+        try:
+            alone = _pack_cells(workdir, every)
+        except DamagedCells as fault:  # it may hold what is nowhere else
+            alone = []
+            damaged.append(fault)
         shown = {(cell.name, cell.seed) for cell in cells}
         if others := [(cell.name, cell.seed) for cell in every if (cell.name, cell.seed) not in shown]:
             notes.append(f"In {CELLS_FILE}, but of other arms or settings than this study's: {_listed(others)}.")
+        if alone:
+            listed = _listed([(cell.name, cell.seed) for cell in alone])
+            notes.append(f"In {CELLS_FILE} alone, with no sound cell in {CELLS}/: {listed}.")
         order = [*settings.study.arms, *settings.study.baselines]
         built = build_report(
             f"Study on {settings.dataset.name or _name(cells)}",

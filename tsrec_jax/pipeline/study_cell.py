@@ -28,6 +28,7 @@ from tsrec_jax.section import Section
 from tsrec_jax.settings import Settings, flat
 from tsrec_jax.training.checkpoints import differences
 
+CELLS = "cells"  # in a study's workdir: the folders of its cells
 BEGUN = "begun.json"  # in an unfinished cell: what was requested
 # Settings that do not change what a cell holds, or that the digest of its data already covers.
 _ANY_VALUE = {
@@ -123,7 +124,7 @@ def wanted_cells(settings: Settings, workdir: pathlib.Path) -> list[WantedCell]:
 
 def cell_folder(workdir: pathlib.Path, name: str, seed: int) -> pathlib.Path:
     """Where a cell is made."""
-    return workdir / "cells" / cells_folder(name) / f"seed-{seed}"
+    return workdir / CELLS / cells_folder(name) / f"seed-{seed}"
 
 
 def every_cell(workdir: pathlib.Path) -> tuple[list[Cell], list[DamagedCells]]:
@@ -135,7 +136,7 @@ def every_cell(workdir: pathlib.Path) -> tuple[list[Cell], list[DamagedCells]]:
       The cells, and the faults of the files that are damaged.
     """
     cells, damaged = [], []
-    for path in (workdir / "cells").glob(f"*/seed-*/{CELL_FILE}"):
+    for path in (workdir / CELLS).glob(f"*/seed-*/{CELL_FILE}"):
         if path.parent.suffix:  # set aside
             continue
         try:
