@@ -12,7 +12,7 @@ from tsrec_jax.baselines.names import BASELINES
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.study_cells import read_cells, write_cells
 from tsrec_jax.pipeline import study as study_module
-from tsrec_jax.pipeline import study_cell
+from tsrec_jax.pipeline import study_cell, study_measure
 from tsrec_jax.settings import default_config, settings_of
 
 FUSED = {"fusion": {"parts": ("popularity",)}}
@@ -229,3 +229,33 @@ def test_a_damaged_file_of_all_cells_is_left_alone_and_named_with_a_way_out(pack
     with pytest.raises(UserError, match=r"cells\.npz: .*; put a whole copy there"):
         study_module.study(BOTH, packed)
     assert not (packed / "cells").exists() and not begun
+
+
+@pytest.mark.parametrize("contents", ['{"config": {"se', "[]", "{}", None])
+def test_a_damaged_record_of_a_study_is_named_with_a_way_out(contents, tmp_path):
+    def damage(name):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(contents) if contents else (tmp_path / name).write_bytes(b"\xff\x00")
+
+    wanted, *_ = study_cell.wanted_cells(settings_with("plain"), tmp_path)
+    for name in ("cells/plain/seed-1/begun.json", "upstream/made.json", "scores.json"):
+        damage(name)
+    with pytest.raises(UserError, match=r"begun\.json: .*; delete it to go on .*, or delete .*plain/seed-1 to begin"):
+        study_cell.begin(wanted)
+    with pytest.raises(UserError, match=r"upstream/made\.json: .*; delete it, and what was made beside it is found"):
+        study_measure._made(tmp_path / "upstream")
+    if contents != "[]" and contents != "{}":  # of no rows
+        with pytest.raises(UserError, match=r"scores\.json: .*; delete predictions\.json beside it"):
+            study_measure._first_scores(tmp_path)
+    (wanted.folder / "begun.json").unlink()
+    study_cell.begin(wanted)
+
+
+def test_a_begun_cell_whose_record_is_damaged_fails_and_the_others_are_made(tmp_path, begun, capsys):
+    wanted, *_ = study_cell.wanted_cells(BOTH, tmp_path)
+    wanted.folder.mkdir(parents=True)
+    (wanted.folder / "begun.json").write_text('{"config": {"se')
+    assert study_module.study(BOTH, tmp_path) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"tsrec: p, seed 1: {wanted.folder}/begun.json: not a record of a begun cell")
+    assert begun == ["q, seed 1", "p, seed 2", "q, seed 2"]

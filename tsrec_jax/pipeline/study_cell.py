@@ -16,7 +16,7 @@ from tsrec_jax.data.folder_files import find_name, hash_of, read_files
 from tsrec_jax.data.folder_rows import SPLITS
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, DamagedCells, read_cells
-from tsrec_jax.files import write_json
+from tsrec_jax.files import exported_file, write_json
 from tsrec_jax.fusion.fusion import versions
 from tsrec_jax.pipeline import describe, index, prepare
 from tsrec_jax.pipeline.job import ONLY_LOGISTICS
@@ -265,8 +265,10 @@ def begin(wanted: WantedCell) -> None:
     _, changed = finished_cell(wanted)
     begun = folder / BEGUN
     if not changed and begun.exists():
-        before = json.loads(begun.read_text(encoding="utf-8"))
-        changed = _other_system(wanted, before) or _changed(wanted, before["config"], before["data"])
+        way_out = f"delete it to go on with what is in its folder, or delete {folder} to begin the cell again"
+        with exported_file(begun, "a record of a begun cell", way_out):
+            before = json.loads(begun.read_text(encoding="utf-8"))
+            changed = _other_system(wanted, before) or _changed(wanted, before["config"], before["data"])
     if changed:
         aside = next(each for n in range(1, 10**6) if not (each := folder.with_name(f"{folder.name}.old-{n}")).exists())
         aside.mkdir()
