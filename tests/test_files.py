@@ -18,6 +18,7 @@ from tsrec_jax.errors import UserError
 from tsrec_jax.files import (
     LEFT_SECONDS,
     new_folder,
+    read_facts,
     replacing,
     temporary_folder,
     write_figure,
@@ -175,3 +176,15 @@ def test_a_temporary_folder_is_gone_in_the_end(tmp_path):
         assert folder.parent == tmp_path / "here"
     assert names(tmp_path) == ["here"]
     assert not names(tmp_path / "here")
+
+
+@pytest.mark.parametrize(
+    ("contents", "said"),
+    [(None, "not there"), (b'{"a": 1', "not valid JSON"), (b"\xff", "not valid JSON"), (b"[1]", "not a JSON object")],
+)
+def test_a_record_that_cannot_be_read_is_named_with_the_way_out(contents, said, tmp_path):
+    file = tmp_path / "facts.json"
+    if contents is not None:
+        file.write_bytes(contents)
+    with pytest.raises(UserError, match=rf"facts\.json: {said}.*; delete it"):
+        read_facts(file, "delete it")

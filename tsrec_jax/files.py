@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEFT_SECONDS = 24 * 3600.0
+# The way out of a damaged export. The verb `export` keeps the folder of a finished export, whatever is in it.
+EXPORT_AGAIN = "delete the export's folder and run the verb `export`, or copy the folder again from where it came"
 TOKEN_BYTES = 8
 _TOKEN = re.compile(rf"[0-9a-f]{{{2 * TOKEN_BYTES}}}")
 
@@ -86,6 +88,38 @@ def write_json(path: pathlib.Path, value: Any, *, indent: int = 2) -> None:
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
+def read_json(path: pathlib.Path, way_out: str) -> Any:
+    """The contents of a JSON file.
+
+    Args:
+      path: the file.
+      way_out: what the user can do about a file that is missing or damaged.
+
+    Raises:
+      UserError: the file does not exist, cannot be read or is not JSON; the message ends with the way out.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; {way_out}") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; {way_out}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); {way_out}") from None
+
+
+def read_facts(path: pathlib.Path, way_out: str) -> dict[str, Any]:
+    """The JSON object in a file that this program wrote.
+
+    Raises:
+      UserError: as in `read_json`, or the file holds no object.
+    """
+    facts = read_json(path, way_out)
+    if not isinstance(facts, dict):
+        raise UserError(f"{path}: not a JSON object, which this program wrote there; {way_out}")
+    return facts
+
+
 def write_npz(path: pathlib.Path, arrays: Mapping[str, Any], *, compressed: bool = False) -> None:
     """Writes named arrays as a NumPy archive."""
     import numpy as np  # this module is imported at every start
@@ -137,9 +171,7 @@ def _remove(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def exported_file(
-    path: str | os.PathLike[str], what: str, way_out: str = "export the recommender again"
-) -> Iterator[None]:
+def exported_file(path: str | os.PathLike[str], what: str, way_out: str = EXPORT_AGAIN) -> Iterator[None]:
     """Turns whatever goes wrong while a file of an export is read into an error that names the file and the way out.
 
     Args:

@@ -180,7 +180,7 @@ def test_items_that_join_go_and_move_are_found_exactly_and_compile_nothing(model
     trie.add(np.array([beside, apart]))
     nodes.join(beside), nodes.join(apart)
     trie.remove(np.array([codes[0]]))
-    nodes.set(0, None)
+    nodes.remove(0)
     nodes.set(1, codes[2])
     assert {1, 2} <= set(nodes.of_same_sids([1])) and nodes.known(1) == 1
     if codes.count(codes[1]) == 1:
@@ -210,6 +210,20 @@ def test_more_items_join_than_there_was_room_for(model, trie, catalogue, padded,
     prior = nodes.prior(nodes.scores(scores_BI))
     found = beam_search(model, trie.arrays, *padded, SearchSettings(128), prior=prior)
     assert np.isfinite(found.scores_BW).sum() == 5 * trie.num_sids
+
+
+def test_items_that_come_go_and_move_leave_nothing_behind(trie, catalogue, scores_BI):
+    nodes, fresh = (PriorNodes(trie, catalogue.codes_IC, joining=True) for _ in range(2))
+    codes = [tuple(catalogue.codes_IC[item]) for item in (11, 21)]
+    fresh.join(codes[1])
+    for _ in range(100):
+        entry = nodes.join(codes[0])
+        nodes.set(entry, codes[1], alive=False)
+        np.testing.assert_array_equal(nodes.scores(scores_BI)[:, entry], fresh.scores(scores_BI)[:, 40])
+        assert nodes.known(entry) == fresh.known(40) and entry in nodes.of_same_sids([21])
+        nodes.remove(entry)
+    assert nodes.as_begun and entry not in nodes.of_same_sids([21])
+    assert nodes.scores(scores_BI).shape == fresh.scores(scores_BI).shape, "the search would be compiled again"
 
 
 def test_an_item_whose_first_code_no_item_has_is_scored_as_items_all_over_the_catalogue():

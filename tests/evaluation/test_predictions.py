@@ -91,12 +91,12 @@ GOOD = {"user": "u", "output": SIDS[0], "predict": SIDS[:3]}
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ("{", ": not a predictions file, since it is no JSON"),
+        ("{", ": not valid JSON .*; not a predictions file; .* once it is deleted"),
         ("[]", ": .* no list with at least one row"),
         ({"a": 1}, ": .* no list with at least one row"),
         ([GOOD, {"output": SIDS[0]}], ", row 2: not a row of a predictions file"),
         ([GOOD, "x"], ", row 2: not a row of a predictions file"),
-        ([{key: GOOD[key] for key in ("output", "predict")}], ", row 1: has no user, .* run the verb `evaluate` again"),
+        ([{key: GOOD[key] for key in ("output", "predict")}], ", row 1: has no user, .* delete the file and run"),
         ([GOOD | {"predict": 3}], ", row 1: .* predict a list of texts"),
         ([GOOD | {"predict": [3]}], ", row 1: .* predict a list of texts"),
         ([GOOD | {"user": 7}], ", row 1: user and output must be texts"),

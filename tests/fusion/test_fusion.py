@@ -87,7 +87,7 @@ def test_a_file_gives_the_same_scores_bit_for_bit(fusion, tmp_path):
 
 def test_a_file_that_is_no_fusion_or_of_another_catalogue_is_refused(fusion, tmp_path):
     path = tmp_path / "fusion.npz"
-    with pytest.raises(UserError, match="not there; export"):
+    with pytest.raises(UserError, match="not there; delete the export"):
         Fusion.load(path, 5)
     fusion.save(path)
     with pytest.raises(UserError, match="not of a catalogue of 6 items"):

@@ -109,6 +109,21 @@ def test_the_exported_recommender_gives_the_evaluated_lists(workdir):
         assert list(dict.fromkeys(entry.sid for entry in items))[:10] == row["predict"][:10]
 
 
+@pytest.mark.parametrize("name", ["sid_catalogue.json", "sid_trie.npz"])
+def test_the_way_out_of_a_damaged_export_works(workdir, tmp_path, capsys, name):
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    damaged = copy / "export" / name
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    recommend = ["recommend", f"--workdir={copy}", f"--item={read_dataset(copy / 'dataset').catalogue.items[0].id}"]
+    assert main(recommend) == 2
+    assert f"{damaged}: not as it was exported" in (said := capsys.readouterr().err)
+    assert "delete the export's folder and run the verb `export`" in said
+    shutil.rmtree(copy / "export")
+    assert main(["export", f"--workdir={copy}"]) == 0
+    assert main(recommend) == 0
+
+
 def test_recommend_prints_items_with_titles_and_scores(workdir, capsys):
     items = json.loads((workdir / "export" / "sid_catalogue.json").read_text())["items"]
     history = ",".join(item["id"] for item in items[:2])

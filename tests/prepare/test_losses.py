@@ -137,8 +137,10 @@ def test_nothing_left_names_the_step_that_dropped_most(tmp_path):
         run(tmp_path / "items", log, {"i0": "Saw", "i1": "Saw"}, settings)
     with pytest.raises(UserError, match=r"no interaction has an item with a usable title \(item has no title: 7\)"):
         run(tmp_path / "titles", log, {item: "None" for _, item, _ in log}, settings)
-    with pytest.raises(UserError, match=r"prepare\.k_core=9 leaves nothing of 7 interactions; lower it"):
+    with pytest.raises(UserError, match=r"prepare\.k_core=9 leaves nothing of 7 interactions, since .*; lower it"):
         run(tmp_path / "core", log, settings=dataclasses.replace(settings, k_core=9))
+    with pytest.raises(UserError, match=r"k_core=1 leaves nothing of 2 interactions, since .* two at least; widen"):
+        run(tmp_path / "one", log[:2], settings=dataclasses.replace(settings, k_core=1))
 
 
 def test_control_characters_and_halves_of_pairs_are_cleaned_where_texts_come_in(tmp_path):

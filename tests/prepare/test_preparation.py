@@ -410,7 +410,7 @@ def test_settings_that_cannot_be_meant(changes, words):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"k_core": 12}, "k_core=12 leaves nothing of 11 interactions; lower it .users need two at least., or widen"),
+        ({"k_core": 12}, "k_core=12 leaves nothing of 11 interactions, since .* two at least; lower it, or widen"),
         ({"start": "2017-01-01"}, "no interaction lies between prepare.start='2017-01-01' and end=''"),
         ({"max_title_words": 1}, "no interaction has an item with a usable title"),
         (

@@ -261,11 +261,16 @@ def test_another_encoder_is_refused_and_a_missing_one_is_named(folder, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["codebooks.npz", "encoder.json", "encoder/model.safetensors"])
-def test_damage_is_noticed(folder, name):
+def test_damage_is_noticed_and_the_way_out_is_named(folder, name):
     path = folder / name
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(UserError, match=path.name.replace(".", r"\.")):
+    said = rf"{path.name}: .*delete the export's folder and run the verb `export`"
+    with pytest.raises(UserError, match=said):
         Recommender.load(folder)
+    if path.parent == folder:
+        (folder / "checksums.json").unlink()
+        with pytest.raises(UserError, match=said):
+            read_codebooks(folder, SIZES)
 
 
 @pytest.mark.parametrize(

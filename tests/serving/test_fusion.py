@@ -16,6 +16,7 @@ from tsrec_jax.serving.export import accept_catalogue, export_fusion
 from tsrec_jax.serving.recommender import Recommender
 
 HISTORIES = [["B000", "B005", "B009"], ["B003"]]
+CHANGING = ("NEW", "NEWER", "B003", "B007")
 FREE = ("<a_4>", "<b_5>", "<c_6>")
 
 
@@ -131,6 +132,46 @@ def test_a_changing_catalogue_is_followed_exactly_and_compiles_nothing(which, re
     check(found, wanted)
     recommender.catalogue.block([blocked], False)
     assert blocked in {e.item_id for e in recommender.recommend([["B003"]], k=30, beams=64)[0]}
+
+
+def answers(recommender):
+    """All items and their scores, for histories of the items that `CHANGING` names and of another one."""
+    there = [item for item in CHANGING if recommender.catalogue.get(item)]
+    histories = [["B005"], *([item] for item in there), *([item, "B005"] for item in there), [*there, "B005"]]
+    found = recommender.recommend(histories, k=40, beams=64)
+    return [[entry.item_id for entry in row] for row in found], np.array([[e.score for e in row] for row in found])
+
+
+def change(catalogue, rng, sids):
+    """Puts an item of `CHANGING` somewhere, blocked or not, or removes it."""
+    item = rng.choice(CHANGING)
+    if catalogue.get(item) and rng.random() < 0.3:
+        catalogue.remove(item)
+    else:
+        catalogue.put(item, "A thing", sids[rng.integers(len(sids))], blocked=bool(rng.random() < 0.3))
+
+
+@pytest.mark.parametrize(("which", "seed", "steps"), [("alone", 0, 40), ("alone", 1, 40), ("beside", 2, 12)])
+def test_answers_are_those_of_a_restart_whatever_changed_before(which, seed, steps, request, trained, tmp_path):
+    """Two services take turns at changing one journal; the second one searches seldom, so it takes over many at once.
+
+    B003 and B007, which share a SID, may both be gone from it when an item joins there.
+    """
+    folder, path = request.getfixturevalue(which).folder, tmp_path / "changes.sqlite"
+    sids, rng = [FREE, *(trained.catalogue.sids[item] for item in (3, 9, 20))], np.random.default_rng(seed)
+    first, second = (Recommender.load(folder, changes=path) for _ in range(2))
+    for step in range(steps):
+        change((first, second)[step % 2].catalogue, rng, sids)
+        restarted = Recommender.load(folder, changes=path)
+        items, scores = answers(restarted)
+        restarted.catalogue.changes.close()
+        for running in (first, second)[: 1 + (step % 5 == 4)]:
+            running.catalogue.catch_up()
+            found, found_scores = answers(running)
+            assert found == items
+            np.testing.assert_allclose(found_scores, scores, rtol=1e-5, atol=1e-5)
+    for running in (first, second):
+        running.catalogue.changes.close()
 
 
 def test_a_dense_head_is_exported_with_its_weight(fusion, trained, exported, tmp_path):

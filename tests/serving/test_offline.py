@@ -135,6 +135,23 @@ def test_parts_of_another_run_are_not_mixed_in(tmp_path):
     assert last == {"id": "x", "items": [], "exact": True, "used": 0, "skipped": ["GONE"]}
 
 
+def test_what_stops_before_its_first_part_binds_no_later_run(tmp_path):
+    histories = write(tmp_path / "in.jsonl", [("x", ["GONE", "B001"]), *USERS])
+    out, path, folder = tmp_path / "out.jsonl", tmp_path / "changes", tmp_path / "out.jsonl.parts"
+    live(path=path).block(["1"])
+    for skip_unknown, error in ((False, UserError), (True, KeyboardInterrupt)):
+        stopped = FakeRecommender()
+        stopped.answer = lambda requests: kill()
+        with pytest.raises(error):
+            recommend(histories, out, stopped, skip_unknown=skip_unknown)
+        assert not folder.exists()
+    folder.mkdir()  # as a killed process leaves it
+    (folder / "made_with.json").write_text('{"catalogue": 0, "unknown": "refuse"}')
+    assert changes_for(out, path).last_number == 1 and live(path=changes_for(out, path)).get("1").blocked
+    recommend(histories, out, skip_unknown=True)
+    assert len(out.read_text().splitlines()) == 11 and not folder.exists()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [

@@ -228,7 +228,7 @@ def test_a_missing_file_is_refused(exported, tmp_path, name):
 def test_a_damaged_file_is_refused(exported, tmp_path, name, text):
     folder = copy(exported, tmp_path)
     (folder / name).write_text(text)
-    with pytest.raises(UserError, match="export it again"):
+    with pytest.raises(UserError, match="delete the export's folder and run the verb `export`"):
         Recommender.load(folder)
 
 
@@ -236,7 +236,7 @@ def test_a_catalogue_of_another_model_is_refused(exported, tmp_path):
     folder = copy(exported, tmp_path)
     text = (folder / "sid_catalogue.json").read_text(encoding="utf-8")
     (folder / "sid_catalogue.json").write_text(text.replace("<a_1>", "<a_99>"), encoding="utf-8")
-    with pytest.raises(UserError, match="export it again"):
+    with pytest.raises(UserError, match="delete the export's folder and run the verb `export`"):
         Recommender.load(folder)
 
 

@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 
 from tsrec_jax.data.tasks.task import Example
 from tsrec_jax.errors import UserError
-from tsrec_jax.files import new_folder
+from tsrec_jax.files import new_folder, read_facts
 
 _FINGERPRINT = "fingerprint.json"
 
@@ -113,7 +113,7 @@ def write_records(examples: Mapping[str, Sequence[Example]], folder: str | os.Pa
 
 def _refuse_others(folder: pathlib.Path, facts: Mapping[str, Any]) -> None:
     stamp = folder / _FINGERPRINT
-    if not stamp.is_file() or json.loads(stamp.read_text(encoding="utf-8")) != facts:
+    if not stamp.is_file() or read_facts(stamp, f"delete {folder}, and the records are made again") != facts:
         raise UserError(
             f"{folder}: holds other records than this run's data and prompts make; "
             "use another --workdir, or remove that folder"
@@ -129,6 +129,6 @@ def open_records(folder: str | os.PathLike[str]) -> dict[str, ExampleSource]:
     folder = pathlib.Path(folder)
     if not (folder / _FINGERPRINT).is_file():
         raise UserError(f"{folder}: holds no records; `write_records` makes them")
-    tasks = json.loads((folder / _FINGERPRINT).read_text(encoding="utf-8"))["tasks"]
+    tasks = read_facts(folder / _FINGERPRINT, f"delete {folder}, and the records are made again")["tasks"]
     builder = TokenisedTasks(data_dir=folder)
     return {task: ExampleSource(builder.as_data_source(split=task)) for task in tasks}

@@ -16,12 +16,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tsrec_jax.decoding.trie import WORD, Trie, TrieArrays
 from tsrec_jax.models.dense_head import DenseScorer
 
 SIBLINGS = 8  # at most, by which an item that joined is scored
 _ROOM = 64  # for items that join; each time it is full it is doubled, and the search is compiled again
+_NO_ITEM = -1  # the codes of an entry that is free
 
 
 @jax.tree_util.register_dataclass
@@ -132,40 +134,53 @@ class PriorNodes:
         self._siblings_RS = np.zeros((0, SIBLINGS), np.int32)
         self._share_RS = np.zeros((0, SIBLINGS), np.float32)
         self._known_IC = self._codes_EC.copy()  # siblings are found by these, wherever items go later
-        self._first: list[int | None] = []  # the first sibling of each item that joined
+        self._first: dict[int, int | None] = {}  # the first sibling of each entry that joined
+        self._free: list[int] = []  # entries for items that join
         self._base: TrieArrays | None = None
         self._found: ScoredItems | None = None
         if joining:
             self._grow(_ROOM)
 
-    def set(self, entry: int, codes: Sequence[int] | None) -> None:
-        """Gives an entry another SID; None: it may not be recommended."""
-        self._alive_E[entry] = codes is not None
-        if codes is not None:
-            self._codes_EC[entry] = codes
-        self._base = None
-
-    def join(self, codes: Sequence[int]) -> int:
+    def join(self, codes: Sequence[int], *, alive: bool = True) -> int:
         """Adds an item without scores; it gets the mean score of the items that share most of its first codes.
 
         If none shares the first code, it gets the mean of items all over the catalogue: log-probabilities lie below 0,
         so a score of 0 would put it before all others.
 
+        Args:
+          codes: its SID.
+          alive: whether it may be recommended.
+
         Returns:
           Its entry.
         """
-        row = len(self._first)
-        if row == len(self._share_RS):
-            self._grow(max(_ROOM, row))
-        shared_I = np.cumprod(self._known_IC == np.asarray(codes), axis=1).sum(axis=1)
-        nearest = np.flatnonzero(shared_I == shared_I.max(initial=0))
-        siblings = nearest[np.linspace(0, len(nearest) - 1, min(SIBLINGS, len(nearest))).astype(np.int64)]
-        self._siblings_RS[row, : len(siblings)] = siblings
-        self._share_RS[row, : len(siblings)] = np.float32(1 / max(len(siblings), 1))
-        self._first.append(int(siblings[0]) if shared_I.any() else None)
-        entry = self._items + row
-        self.set(entry, codes)
+        if not self._free:
+            self._grow(max(_ROOM, len(self._share_RS)))
+        entry = self._free.pop()
+        self.set(entry, codes, alive=alive)
         return entry
+
+    def set(self, entry: int, codes: Sequence[int], *, alive: bool = True) -> None:
+        """Gives an entry another SID; one that joined is then as if it had joined with this SID.
+
+        Args:
+          entry: the entry.
+          codes: its SID.
+          alive: whether it may be recommended.
+        """
+        if entry >= self._items and (self._codes_EC[entry] != np.asarray(codes)).any():
+            self._find_siblings(entry, codes)
+        self._place(entry, codes, alive)
+
+    def remove(self, entry: int) -> None:
+        """Takes the item of an entry away: one that joined leaves its place to others, one that has scores may return
+        by `set`."""
+        if entry < self._items:
+            self._place(entry, self._known_IC[entry], False)
+        else:
+            del self._first[entry]
+            self._free.append(entry)
+            self._place(entry, _NO_ITEM, False)
 
     @property
     def as_begun(self) -> bool:
@@ -199,12 +214,11 @@ class PriorNodes:
     def known(self, entry: int) -> int | None:
         """The entry itself if it has scores; for an item that joined, the first of the items that share most codes with
         it, or None if none shares its first code."""
-        return entry if entry < self._items else self._first[entry - self._items]
+        return entry if entry < self._items else self._first[entry]
 
     def of_same_sids(self, entries: Sequence[int]) -> np.ndarray:
         """int (N), the entries whose SID is now that of one of these."""
-        codes_EC = self._codes_EC[: self._items + len(self._first)]
-        return np.flatnonzero((codes_EC[:, None] == self._codes_EC[list(entries)]).all(axis=2).any(axis=1))
+        return np.flatnonzero((self._codes_EC[:, None] == self._codes_EC[list(entries)]).all(axis=2).any(axis=1))
 
     def best_of_sids(self, scores_BE: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """int32 codes_UC of the SIDs that are alive, in rising order, and float32 (B, U), the best score of each.
@@ -246,8 +260,24 @@ class PriorNodes:
         self._base = self._trie.arrays
         return self._found
 
+    def _place(self, entry: int, codes: ArrayLike, alive: bool) -> None:
+        self._codes_EC[entry], self._alive_E[entry] = codes, alive
+        self._base = None
+
+    def _find_siblings(self, entry: int, codes: Sequence[int]) -> None:
+        shared_I = np.cumprod(self._known_IC == np.asarray(codes), axis=1).sum(axis=1)
+        nearest = np.flatnonzero(shared_I == shared_I.max(initial=0))
+        siblings = nearest[np.linspace(0, len(nearest) - 1, min(SIBLINGS, len(nearest))).astype(np.int64)]
+        row = entry - self._items
+        self._siblings_RS[row], self._share_RS[row] = 0, 0
+        self._siblings_RS[row, : len(siblings)] = siblings
+        self._share_RS[row, : len(siblings)] = np.float32(1 / max(len(siblings), 1))
+        self._first[entry] = int(siblings[0]) if shared_I.any() else None
+
     def _grow(self, rows: int) -> None:
-        more_EC = np.zeros((rows, self._codes_EC.shape[1]), np.int64)
+        begun = len(self._codes_EC)
+        self._free.extend(reversed(range(begun, begun + rows)))
+        more_EC = np.full((rows, self._codes_EC.shape[1]), _NO_ITEM, np.int64)
         self._codes_EC = np.concatenate([self._codes_EC, more_EC])
         self._alive_E = np.concatenate([self._alive_E, np.zeros(rows, bool)])
         self._siblings_RS = np.concatenate([self._siblings_RS, np.zeros((rows, SIBLINGS), np.int32)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,9 @@ from tsrec_jax.data.catalogue import Catalogue
 from tsrec_jax.data.target_ranks import find_targets
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.statistics import Comparison, compare, draw_users
-from tsrec_jax.files import write_json
+from tsrec_jax.files import read_json, write_json
+
+_AGAIN = "a run's own is made again by the verb `evaluate` once it is deleted"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,17 +40,14 @@ def read_predictions(path: pathlib.Path) -> Predictions:
     Raises:
       UserError: the file is missing or has another form.
     """
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not there; run the verb `evaluate` first") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not a predictions file, since it is no JSON ({error})") from None
+    if not path.exists():
+        raise UserError(f"{path}: not there; run the verb `evaluate` first")
+    rows = read_json(path, f"not a predictions file; {_AGAIN}")
     if not isinstance(rows, list) or not rows:
-        raise UserError(f"{path}: not a predictions file, since it is no list with at least one row")
+        raise UserError(f"{path}: not a predictions file, since it is no list with at least one row; {_AGAIN}")
     for number, row in enumerate(rows, 1):
         if fault := _fault(row):
-            raise UserError(f"{path}, row {number}: {fault}")
+            raise UserError(f"{path}, row {number}: {fault}; {_AGAIN}")
     return Predictions(*([row[key] for row in rows] for key in ("user", "output", "predict")))
 
 
@@ -58,7 +56,7 @@ def _fault(row: Any) -> str:
     if not isinstance(row, dict) or not {"output", "predict"} <= row.keys():
         return "not a row of a predictions file, which has user, output and predict"
     if "user" not in row:
-        return "has no user, as an earlier version wrote it; run the verb `evaluate` again"
+        return "has no user, as an earlier version wrote it"
     ranked = row["predict"]
     if not isinstance(ranked, list) or not all(isinstance(text, str) for text in (row["user"], row["output"], *ranked)):
         return "user and output must be texts, and predict a list of texts"

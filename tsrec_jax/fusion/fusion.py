@@ -28,7 +28,7 @@ import numpy as np
 from tsrec_jax.baselines.names import BASELINES
 from tsrec_jax.baselines.tables import ItemTables, held_weights
 from tsrec_jax.data.interactions import Interactions
-from tsrec_jax.files import exported_file, write_npz
+from tsrec_jax.files import EXPORT_AGAIN, exported_file, write_npz
 
 KNEE = 10.0
 ROUNDING = 1e-6  # a smaller deviation, as a share of the largest absolute value, counts as none
@@ -182,7 +182,7 @@ class Fusion:
         write_npz(path, arrays, compressed=True)
 
     @classmethod
-    def load(cls, path: pathlib.Path, num_items: int, *, way_out: str = "export the recommender again") -> Fusion:
+    def load(cls, path: pathlib.Path, num_items: int, *, way_out: str = EXPORT_AGAIN) -> Fusion:
         """Reads what `save` wrote.
 
         Args:

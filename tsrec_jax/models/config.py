@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -243,22 +241,6 @@ class ModelConfig:
         if self.kind.sliding_window is not None:
             facts["sliding_window"] = None
         return facts
-
-
-def read_json(path: pathlib.Path, way_out: str) -> Any:
-    """The contents of a JSON file in a model's folder.
-
-    Raises:
-      UserError: it does not exist, cannot be read or is not JSON; the message ends with the way out.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not there; {way_out}") from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; {way_out}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); {way_out}") from None
 
 
 def special_ids(facts: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:

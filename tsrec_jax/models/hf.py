@@ -23,9 +23,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.files import temporary_folder
+from tsrec_jax.files import read_json, temporary_folder
 from tsrec_jax.models.adapter import merged_layers
-from tsrec_jax.models.config import ModelConfig, read_json
+from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.gguf import GgufFile, gguf_path
 from tsrec_jax.models.layers import layer_shapes, parameter_shapes

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.models.config import read_json
+from tsrec_jax.files import read_json
 
 
 class WrittenTokenizer:

@@ -10,7 +10,7 @@ from typing import Any
 from tsrec_jax.data.catalogue import Catalogue, TokenDescription
 from tsrec_jax.data.dataset import DESCRIPTIONS_FILE
 from tsrec_jax.data.token_descriptions import read_token_descriptions, write_token_descriptions
-from tsrec_jax.files import write_json
+from tsrec_jax.files import read_facts, write_json
 from tsrec_jax.pipeline.provenance import input_facts
 from tsrec_jax.progress import report
 from tsrec_jax.teacher.backends import BACKENDS
@@ -44,7 +44,7 @@ def describe_tokens(
     identity = _identity(settings, catalogue)
     file = folder / DESCRIPTIONS_FILE.lstrip(".")
     if file.exists():
-        made_with = _shaping(json.loads((folder / IDENTITY).read_text(encoding="utf-8")))
+        made_with = _shaping(read_facts(folder / IDENTITY, f"delete {file}, and the words are made again"))
         answers = folder / CACHE_NAME
         hint = f"; copy {answers} to a new one, and what it answers is not asked again" if answers.exists() else ""
         refuse_differences(folder, made_with, identity, hint)

@@ -34,6 +34,7 @@ from tsrec_jax.processes import first
 from tsrec_jax.progress import report
 from tsrec_jax.settings import Settings, flat
 
+STAGE = "evaluate"
 SYSTEM = "TS-Rec"  # what reports call the trained recommender
 PREDICTIONS = "predictions.json"
 TREC = "trec"  # these predictions and the baselines', in a format that other programs read
@@ -55,10 +56,10 @@ def evaluate_recommender(job: Job) -> Mapping[str, Any]:
     if job.earlier is not None:
         inputs["train.from_run"] = job.earlier.place
     _, rows = evaluated_rows(job.settings, job.dataset)
-    facts = job.workdir.finished("evaluate", inputs, job.workdir.path / PREDICTIONS)
+    facts = job.workdir.finished(STAGE, inputs, job.workdir.path / PREDICTIONS)
     if facts is None or not is_predicted(job, rows):
         facts = _predict(job)
-        job.workdir.finish("evaluate", inputs, facts)
+        job.workdir.finish(STAGE, inputs, facts)
     else:
         report("evaluate: finished before, skipped")
     trained = trained_facts(job) if job.settings.fusion.model else None
@@ -99,6 +100,7 @@ def _predict(job: Job) -> dict[str, Any]:
     targets = [catalogue.sid(int(target)) for target in rows.targets]
     if first():
         folder.mkdir(parents=True, exist_ok=True)
+        job.workdir.forget(STAGE)  # from here on the files may be those of other settings
         scores = (json.dumps([round(float(score), 4) for _, score in ranked]) for ranked in found)
         write_text(folder / SCORES, "[" + ",\n".join(scores) + "]\n")
         write_predictions(folder / PREDICTIONS, Predictions(rows.users, targets, predictions))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from tsrec_jax.files import read_facts
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.gguf import gguf_path
 from tsrec_jax.models.hf import read_config
@@ -31,6 +31,8 @@ from tsrec_jax.settings import Settings
 from tsrec_jax.sid.embed import item_text
 from tsrec_jax.sid.index import load_index
 
+STAGE = "export"
+
 
 def export_recommender(job: Job) -> None:
     """Writes `export/`, unless it is there; for a model with adapters also `adapter/`, which the library PEFT reads.
@@ -40,7 +42,7 @@ def export_recommender(job: Job) -> None:
     """
     settings, folder = job.settings, job.workdir.path / "export"
     inputs = {**fusion_inputs(job), "export.dtype": settings.export.dtype}
-    if job.workdir.finished("export", inputs, folder) is not None:
+    if job.workdir.finished(STAGE, inputs, folder) is not None:
         report("export: finished before, skipped")
         return
     _, rows = evaluated_rows(settings, job.dataset)
@@ -51,23 +53,25 @@ def export_recommender(job: Job) -> None:
         facts = {"data": f"{job.dataset.name} (SHA-256 {job.dataset.data_hash})", **fusion.facts}
         if first():
             catalogue, codebooks = job.dataset.catalogue, _codebooks(job)
+            job.workdir.forget(STAGE)
             export_fusion(fusion, catalogue, folder, card_facts=facts, history=shown, codebooks=codebooks)
     else:
         _export_model(job, shown)
-    job.workdir.finish("export", inputs, {})
+    job.workdir.finish(STAGE, inputs, {})
     report(f"export: {folder}")
 
 
 def _export_model(job: Job, shown: Sequence[str]) -> None:
     settings, parts = job.settings, final_parts(job)
-    if parts.model.adapter is not None:
-        _export_adapter(job, parts)
     fusion = dense = None
     if settings.fusion.parts:
         with on_own_devices(parts.model) as model:
             search = ModelSearch.of(parts, settings, model)
             fusion = fused(job, search)
             dense = search.scorer if fusion is not None and fusion.dense_3 is not None else None
+    job.workdir.forget(STAGE)
+    if parts.model.adapter is not None:
+        _export_adapter(job, parts)
     export_folder(
         parts.model,
         parts.tokenizer,
@@ -156,7 +160,7 @@ def _card_facts(job: Job) -> dict[str, Any]:
     }
     results = path / "results.json"
     if results.exists():
-        measured = json.loads(results.read_text(encoding="utf-8"))
+        measured = read_facts(results, "run the verb `evaluate` to write it again")
         sid = measured["metrics"]["sid"]
         facts[f"results ({measured['split']}, {measured['rows']} rows, {measured['beams']} beams, SID level)"] = (
             ", ".join(f"{name} {value:.4f}" for name, value in sid.items())

@@ -69,6 +69,7 @@ def fused(job: Job, model: ModelSearch | None) -> Fusion | None:
 
     def kept() -> Fusion:
         if fitted is not None and first():
+            job.workdir.forget(STAGE)  # the file that it speaks of is about to be replaced
             fitted.save(path)
         return Fusion.load(path, job.dataset.catalogue.num_items, way_out="delete it, and it is fitted again")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from tsrec_jax.data.text_folder import TextFolder
 from tsrec_jax.errors import UserError
-from tsrec_jax.files import write_json, write_text
+from tsrec_jax.files import read_facts, write_json, write_text
 from tsrec_jax.models.sharding import one_device
 from tsrec_jax.pipeline.mesh import open_mesh
 from tsrec_jax.pipeline.provenance import commit, input_facts, machine, versions
@@ -92,7 +91,8 @@ def _open_or_make(
     identity = {"data": texts.data_hash, **files, **made_with}
     finished = (folder / INDEX_FILE).exists()
     if finished:
-        refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
+        made_from = read_facts(folder / IDENTITY, f"delete {folder}, and the SIDs are made again")
+        refuse_differences(folder, made_from, identity)
     else:
         if earlier is not None:
             _refuse_to_extend(earlier, settings.index.extend, made_with)

@@ -55,7 +55,8 @@ class Source:
 def make_inputs(settings: Settings, path: pathlib.Path) -> tuple[Dataset, str]:
     """The dataset with SIDs and words and the pretrained model, both made in `path` if they are not given.
 
-    There is no model if `fusion.model` says that none takes part, unless it embeds the items for a fusion's parts.
+    There is no model if `fusion.model` says that none takes part, unless it embeds the items for the SIDs or for a
+    fusion's parts.
     """
     workdir = Workdir(path)
     source = workdir.first_makes(lambda: open_source(settings, path))
@@ -65,7 +66,7 @@ def make_inputs(settings: Settings, path: pathlib.Path) -> tuple[Dataset, str]:
         _report_notes(texts)
     else:
         dataset, texts = in_turn(make_dataset, settings, path, source)
-    return dataset, pretrained_model(settings, path, texts) if need_base(settings) else ""
+    return dataset, pretrained_model(settings, path, texts) if need_base(settings, source.needs_index) else ""
 
 
 def in_turn(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 import shutil
@@ -17,7 +16,7 @@ from tsrec_jax.data.input import Batch, TrainBatches, packed_batches, train_batc
 from tsrec_jax.data.text_folder import TextFolder
 from tsrec_jax.data.text_rows import TASK, TextRows, item_texts, text_rows
 from tsrec_jax.errors import UserError
-from tsrec_jax.files import new_folder, write_json
+from tsrec_jax.files import new_folder, read_facts, write_json
 from tsrec_jax.models.config import ModelConfig
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.hf import save_hf
@@ -51,7 +50,7 @@ def base_words(base: str) -> str:
     file = pathlib.Path(base) / FACTS
     if not file.is_file():
         return base
-    facts = json.loads(file.read_text(encoding="utf-8"))
+    facts = read_facts(file, "pretrain the model again, or copy its folder again")
     return (
         f"pretrained on the item texts: {facts['parameters']:,} parameters, vocabulary {facts['vocabulary']:,}, "
         f"{facts['tokens']:,} tokens seen {facts['epochs']:.3g} times, valid loss {facts['valid loss']:.4f}"
@@ -77,13 +76,14 @@ def pretrain(settings: Settings, path: pathlib.Path, texts: TextFolder) -> pathl
     folder, wanted = path / "pretrained", settings.pretrain
     identity = pretraining_identity(settings, texts)
     if folder.exists():
-        refuse_differences(folder, json.loads((folder / IDENTITY).read_text(encoding="utf-8")), identity)
+        made_with = read_facts(folder / IDENTITY, f"delete {folder}, and the model is pretrained again")
+        refuse_differences(folder, made_with, identity)
         return folder
     workdir, scratch = Workdir(path), path / "pretraining"
 
     def tokenizer_folder() -> pathlib.Path:
         made_with = scratch / "model" / IDENTITY
-        if not made_with.exists() or differences(json.loads(made_with.read_text(encoding="utf-8")), identity):
+        if not made_with.exists() or differences(read_facts(made_with, f"delete {scratch}"), identity):
             sentences = [*item_texts(texts.items), *identity["wording"]]
             with new_folder(scratch / "model", replace=True) as made:
                 train_tokenizer(sentences, made, vocab_size=wanted.vocab_size)

@@ -29,7 +29,7 @@ from tsrec_jax.addresses import open_address
 from tsrec_jax.cache import user_cache
 from tsrec_jax.data.folder_files import sha256_of
 from tsrec_jax.errors import UserError
-from tsrec_jax.files import replacing, write_json
+from tsrec_jax.files import read_facts, replacing, write_json
 
 LINK = "remote.json"  # in the local folder: the address it is a copy of, a token for this run, whether it has pushed
 PUSHED = "pushed.json"  # in the local folder: size and time of each file when it last equalled the one at the address
@@ -38,6 +38,7 @@ OF_THIS_MACHINE = (LINK, PUSHED, "run.lock")
 UNFINISHED = re.compile(r"\.(tmp|old|part)(\.|$)|\.writing")  # names of what is not complete yet
 MANIFEST, OWNER, STAGED = (f".tsrec/{name}" for name in ("manifest.json", "owner.json", "staged"))
 BLOCK = 4 << 20  # bytes
+AGAIN = "delete its folder, which is a copy and is fetched again"
 
 
 def local_folder(url: str) -> pathlib.Path:
@@ -88,7 +89,7 @@ class Remote:
     def of(cls, local: pathlib.Path) -> Remote | None:
         """The remote of a folder that `fetch` made; None for every other folder."""
         link = local / LINK
-        return cls(local, json.loads(link.read_text(encoding="utf-8"))["url"]) if link.exists() else None
+        return cls(local, read_facts(link, AGAIN)["url"]) if link.exists() else None
 
     def checkpoints(self, folder: pathlib.Path) -> epath.Path:
         """The place of the checkpoints of a system that works in `folder`, inside the local folder.
@@ -142,7 +143,7 @@ class Remote:
           UserError: another run has begun to work at the address since this one did.
         """
         listed = self._read(MANIFEST)
-        stamps = json.loads((self.local / PUSHED).read_text(encoding="utf-8"))
+        stamps = read_facts(self.local / PUSHED, AGAIN)
         here = {name: _stamp(self.local / name) for name in _files(self.local)}
         changed = [name for name, stamp in here.items() if name not in listed or stamps.get(name) != stamp]
         if not changed and here.keys() == listed.keys():
@@ -165,7 +166,7 @@ class Remote:
 
     def _own(self) -> None:
         """Takes over the address at the first push; later pushes check whether another run has done so since."""
-        link = json.loads((self.local / LINK).read_text(encoding="utf-8"))
+        link = read_facts(self.local / LINK, AGAIN)
         owner = self._read(OWNER)
         if link["owns"] and owner.get("token") != link["token"]:
             raise UserError(f"{self.url} was taken over by a later run, on {owner.get('host')}; this one is ended")

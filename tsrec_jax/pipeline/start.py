@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from tsrec_jax.data.held_out import selection_split
 from tsrec_jax.data.input import Batch, packed_batches
 from tsrec_jax.data.sid_paths import SidPaths
-from tsrec_jax.files import write_json
+from tsrec_jax.files import read_facts, write_json
 from tsrec_jax.models.decoder import Decoder
 from tsrec_jax.models.sharding import process_rows
 from tsrec_jax.models.sid_outputs import scale_outputs
@@ -70,7 +69,7 @@ def start_of(job: Job, parts: RecommenderParts, rows: int, slots: int) -> Start:
 def _kept(job: Job) -> dict[str, Any] | None:
     """The facts that an earlier run of the same training left."""
     file = job.workdir.path / FILE
-    kept = json.loads(file.read_text(encoding="utf-8")) if first() and file.exists() else None
+    kept = read_facts(file, "delete it, and it is measured again") if first() and file.exists() else None
     return share(None if kept is None or differences(kept["identity"], job.identity) else kept["start"])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -18,7 +17,7 @@ from tsrec_jax.baselines.names import BASELINES
 from tsrec_jax.data.catalogue import Item
 from tsrec_jax.data.text_folder import TextFolder
 from tsrec_jax.errors import UserError
-from tsrec_jax.files import replacing, write_json
+from tsrec_jax.files import read_facts, replacing, write_json
 from tsrec_jax.models.hf import load_hf
 from tsrec_jax.models.sharding import own_mesh
 from tsrec_jax.models.tokenizer import load_tokenizer
@@ -140,7 +139,8 @@ class ItemVectors:
     def _is_kept(self, words: list[str]) -> bool:
         if not (self.folder / FILE).exists():
             return False
-        return json.loads((self.folder / MADE_WITH).read_text(encoding="utf-8")) == self._made_with(words)
+        kept = read_facts(self.folder / MADE_WITH, f"delete {FILE} beside it, and the vectors are made again")
+        return kept == self._made_with(words)
 
     def _keep(self, words: list[str], x_ID: np.ndarray) -> None:
         file = self.folder / FILE
@@ -177,10 +177,16 @@ def rl_needs_vectors(settings: Settings) -> bool:
     return wanted.steps > 0 and (need_vectors(wanted.teachers) or rewarded)
 
 
-def need_base(settings: Settings) -> bool:
-    """Whether a run needs its pretrained model: to train, or to embed the items for a fusion's parts."""
+def need_base(settings: Settings, makes_sids: bool) -> bool:
+    """Whether a run needs its pretrained model: to train, or to embed the items for its SIDs or a fusion's parts.
+
+    Args:
+      settings: which parts there are, and what embeds the items.
+      makes_sids: whether the run makes the SIDs; its export then embeds and codes new items too.
+    """
     index = settings.index
-    return settings.fusion.model or (need_vectors(settings.fusion.parts) and not (index.embeddings or index.model))
+    embeds = makes_sids or need_vectors(settings.fusion.parts)
+    return settings.fusion.model or (embeds and not (index.embeddings or index.model))
 
 
 def _model_identity(model: str) -> str:
@@ -188,7 +194,7 @@ def _model_identity(model: str) -> str:
     pretrained = pathlib.Path(model) / pretrain.IDENTITY
     if not pretrained.is_file():
         return model
-    return f"pretrained ({fingerprint(json.loads(pretrained.read_text(encoding='utf-8')))})"
+    return f"pretrained ({fingerprint(read_facts(pretrained, 'pretrain the model again, or copy its folder again'))})"
 
 
 def _encoded(settings: Settings, words: list[str], model: str, mesh: Mesh | None) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -10,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from tsrec_jax.files import write_json
+from tsrec_jax.files import read_facts, write_json
 from tsrec_jax.pipeline.provenance import command, commit, machine, versions
 from tsrec_jax.pipeline.remote import Remote
 from tsrec_jax.processes import Made, first, first_makes, gather, share
@@ -18,6 +17,7 @@ from tsrec_jax.settings import Settings
 from tsrec_jax.training.checkpoints import differences, refuse_differences
 
 FINISHED = "stages.json"  # which stages are finished, and for which inputs
+ANOTHER = "what was made here cannot be told without it; give a new --workdir"
 
 
 class Workdir:
@@ -43,7 +43,7 @@ class Workdir:
         now, earlier = commit(), []
         states = self.checkpoints(self.path) / "latest"
         if path.exists() and states.exists() and any(states.iterdir()):
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = read_facts(path, ANOTHER)
             refuse_differences(self.path, before["identity"], identity)
             earlier = [each for each in [*before.get("earlier_commits", []), before["commit"]] if each != now]
         facts = {
@@ -88,7 +88,7 @@ class Workdir:
 
     def _stages(self) -> dict[str, Any]:
         path = self.path / FINISHED
-        stages = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        stages = read_facts(path, "delete it, and what is finished is made again") if path.exists() else {}
         # Older code left a hash of the inputs, which cannot say how they differ from others: not finished.
         return {name: entry for name, entry in stages.items() if isinstance(entry["inputs"], dict)}
 
@@ -103,7 +103,7 @@ class Workdir:
         return share(entry["facts"])
 
     def forget(self, stage: str) -> None:
-        """Marks a stage as not finished, because what it made is lost."""
+        """Marks a stage as not finished, because what it made is lost or about to be replaced."""
         if first():
             rest = {name: entry for name, entry in self._stages().items() if name != stage}
             write_json(self.path / FINISHED, rest)
@@ -119,7 +119,7 @@ class Workdir:
 
 def run_facts(path: pathlib.Path) -> dict[str, Any]:
     """Command, config, seed, data hash, commits, machine and versions of the run in a workdir."""
-    recorded = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    recorded = read_facts(path / "config.json", ANOTHER)
     return {
         "command": command(),
         "seed": recorded["config"]["seed"],

@@ -172,8 +172,8 @@ def _filter(
                 f"mend that first. The last {before:,} make no {settings.k_core}-core"
             )
         raise UserError(
-            f"prepare.k_core={settings.k_core} leaves nothing of {before} interactions; lower it "
-            "(users need two at least), or widen prepare.start and prepare.end"
+            f"prepare.k_core={settings.k_core} leaves nothing of {before} interactions, since users need two at least; "
+            f"{'lower it, or ' if settings.k_core > 1 else ''}widen prepare.start and prepare.end"
         )
     few = len(log) < _FEW_LEFT * before
     loss = f" of {before:,}: lower prepare.k_core={settings.k_core} to keep more" if few else ""

@@ -82,7 +82,8 @@ def thin(settings: PrepareSettings, out: str, options: PipelineOptions | None = 
         )
     if not counts["left"]:
         raise UserError(
-            f"nothing is left of {seen:,} interactions; lower --k_core={settings.k_core}, or widen the window"
+            f"nothing is left of {seen:,} interactions; "
+            f"{f'lower --k_core={settings.k_core}, or ' if settings.k_core > 1 else ''}widen the window"
         )
     falls = [(counts.pop(f"{FALLS} {order}", 0), counts.pop(f"{STEPS} {order}", 0)) for order in ORDERS]
     newest_first = falls_beyond_chance(falls)

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.files import write_json
-from tsrec_jax.models.config import read_json
+from tsrec_jax.files import EXPORT_AGAIN, read_json, write_json
 from tsrec_jax.models.hf import DTYPES, load_hf
 from tsrec_jax.serving.answers import NoEncoder
-from tsrec_jax.serving.export_files import AGAIN, verified, write_checksums
+from tsrec_jax.serving.export_files import verified, write_checksums
 from tsrec_jax.sid.embed import embed_texts
 from tsrec_jax.sid.index import SidIndex, load_index
 from tsrec_jax.sid.sentence_encoder import sentence_encoder
@@ -136,11 +135,11 @@ def read_codebooks(folder: pathlib.Path, levels: Sequence[int], encoder: str | N
     path = folder / CODEBOOKS_FILE
     if not path.exists() and not path.is_symlink():
         return None
-    index = load_index(path)
+    index = load_index(path, way_out=EXPORT_AGAIN)
     numbered = index.collisions == "extra_level"
     if index.quantiser.sizes != tuple(levels)[: len(levels) - numbered]:
-        raise UserError(f"{path}: its codes are not those of the catalogue; {AGAIN}")
-    facts = read_json(folder / ENCODER_FILE, AGAIN)
+        raise UserError(f"{path}: its codes are not those of the catalogue; {EXPORT_AGAIN}")
+    facts = read_json(folder / ENCODER_FILE, EXPORT_AGAIN)
     try:
         _check(facts)
         own = Encoder(
@@ -157,7 +156,9 @@ def read_codebooks(folder: pathlib.Path, levels: Sequence[int], encoder: str | N
         if errors_Q.shape != (QUANTILES,) or own.probe_D.shape != index.whitening.mean_D.shape:
             raise ValueError("its vectors are of other lengths")
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / ENCODER_FILE}: not an encoder that this program wrote ({error}); {AGAIN}") from None
+        raise UserError(
+            f"{folder / ENCODER_FILE}: not an encoder that this program wrote ({error}); {EXPORT_AGAIN}"
+        ) from None
     if own.carried and not encoder:
         with verified(folder / ENCODER_FOLDER):
             pass

@@ -16,7 +16,7 @@ from tsrec_jax.data.prompts import Templates
 from tsrec_jax.data.token_descriptions import write_token_descriptions
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
-from tsrec_jax.files import new_folder, write_json, write_npz, write_text
+from tsrec_jax.files import EXPORT_AGAIN, new_folder, write_json, write_npz, write_text
 from tsrec_jax.fusion.fusion import Fusion
 from tsrec_jax.models.config import special_ids
 from tsrec_jax.models.decoder import Decoder
@@ -172,7 +172,7 @@ def accept_catalogue(folder: str | os.PathLike[str]) -> None:
     if (folder / FUSION_FILE).exists():
         raise UserError(
             f"{folder / FUSION_FILE}: scores the items as they were exported; change the catalogue of the loaded "
-            "recommender or of the service instead, or export anew"
+            f"recommender or of the service instead. If this one was edited, {EXPORT_AGAIN}"
         )
     with verified(folder, but=(CATALOGUE_FILE, TRIE_FILE)):
         catalogue = read_catalogue(folder)

@@ -18,8 +18,7 @@ from tsrec_jax.data.token_descriptions import described_tokens
 from tsrec_jax.decoding.beam_search import SearchSettings
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
-from tsrec_jax.files import write_json
-from tsrec_jax.models.config import read_json
+from tsrec_jax.files import EXPORT_AGAIN, read_json, write_json
 from tsrec_jax.models.dense_head import DenseScorer
 from tsrec_jax.models.written_tokenizer import WrittenTokenizer
 from tsrec_jax.serving.words import SidWords
@@ -35,7 +34,6 @@ FUSION_FILE = "fusion.npz"  # only in an export with a fusion
 DENSE_FILE = "dense_head.npz"  # only if the dense head takes part in it
 CHECKSUMS_FILE = "checksums.json"
 _FORMER_NORMALISERS = {"vocab": "vocabulary", "catalogue": "constrained"}  # names in earlier exports
-AGAIN = "bring the folder anew, or export it again"
 # Files that nobody computes with and that people change: the card, and the settings of other programs' searches.
 _FREE = ("README.md", "generation_config.json", CHECKSUMS_FILE)
 _WEIGHTS = ".safetensors"
@@ -79,14 +77,14 @@ def verified(folder: pathlib.Path, but: tuple[str, ...] = ()) -> Iterator[None]:
         raise UserError(f"{folder}: {error.strerror}") from None
     for path in there:
         if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-            raise UserError(f"{path}: not a file; {AGAIN}")
+            raise UserError(f"{path}: not a file; {EXPORT_AGAIN}")
     wanted = _wanted(folder)
     if wanted is None:
         yield
         return
     for path in there:
         if path.name not in wanted and path.name not in _FREE:
-            raise UserError(f"{path}: not among the files in {CHECKSUMS_FILE}; take it out, or {AGAIN}")
+            raise UserError(f"{path}: not among the files in {CHECKSUMS_FILE}; take it out, or {EXPORT_AGAIN}")
     names = [name for name in wanted if name not in but]
     with ThreadPoolExecutor() as pool:
         sums = {name: pool.submit(_sha256, folder / name) for name in names if name.endswith(_WEIGHTS)}
@@ -123,13 +121,13 @@ def _wanted(folder: pathlib.Path) -> dict[str, str] | None:
     path = folder / CHECKSUMS_FILE
     if not path.exists() and not path.is_symlink():
         return None
-    facts = read_json(path, AGAIN)
+    facts = read_json(path, EXPORT_AGAIN)
     sums = facts.get("sha256") if isinstance(facts, dict) else None
     if not sums or not isinstance(sums, dict) or not all(isinstance(value, str) for value in sums.values()):
-        raise UserError(f"{path}: holds no checksums; {AGAIN}")
+        raise UserError(f"{path}: holds no checksums; {EXPORT_AGAIN}")
     for name in sums:
         if pathlib.PurePath(name).name != name:
-            raise UserError(f"{path}: {name!r} is not a file of this folder; {AGAIN}")
+            raise UserError(f"{path}: {name!r} is not a file of this folder; {EXPORT_AGAIN}")
     return sums
 
 
@@ -137,14 +135,14 @@ def _sha256(path: pathlib.Path) -> str:
     try:
         return sha256_of(path)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; {AGAIN}") from None
+        raise UserError(f"{path}: {error.strerror}; {EXPORT_AGAIN}") from None
 
 
 def _compare(path: pathlib.Path, found: str, wanted: str) -> None:
     if found != wanted:
         taken = "; `tsrec_jax.serving.export.accept_catalogue` takes an edited one over"
         edited = taken if path.name == CATALOGUE_FILE else ""
-        raise UserError(f"{path}: not as it was exported (see {CHECKSUMS_FILE}); {AGAIN}{edited}")
+        raise UserError(f"{path}: not as it was exported (see {CHECKSUMS_FILE}); {EXPORT_AGAIN}{edited}")
 
 
 def read_catalogue(folder: pathlib.Path) -> Catalogue:
@@ -155,9 +153,9 @@ def read_catalogue(folder: pathlib.Path) -> Catalogue:
     """
     path = folder / CATALOGUE_FILE
     try:
-        return Catalogue.from_json(read_json(path, AGAIN))
+        return Catalogue.from_json(read_json(path, EXPORT_AGAIN))
     except ValueError as error:
-        raise UserError(f"{path}: {error}; {AGAIN}") from None
+        raise UserError(f"{path}: {error}; {EXPORT_AGAIN}") from None
 
 
 def read_words(folder: pathlib.Path, catalogue: Catalogue) -> SidWords:
@@ -170,9 +168,9 @@ def read_words(folder: pathlib.Path, catalogue: Catalogue) -> SidWords:
     if not path.exists() and not path.is_symlink():
         return SidWords()
     try:
-        return SidWords(described_tokens(read_json(path, AGAIN), catalogue.tokens))
+        return SidWords(described_tokens(read_json(path, EXPORT_AGAIN), catalogue.tokens))
     except ValueError as error:
-        raise UserError(f"{path}: {error}; {AGAIN}") from None
+        raise UserError(f"{path}: {error}; {EXPORT_AGAIN}") from None
 
 
 def read_prompts(folder: pathlib.Path) -> tuple[Templates, int, str]:
@@ -182,7 +180,7 @@ def read_prompts(folder: pathlib.Path) -> tuple[Templates, int, str]:
       UserError: the file is absent, broken or inconsistent.
     """
     path = folder / PROMPTS_FILE
-    facts = read_json(path, AGAIN)
+    facts = read_json(path, EXPORT_AGAIN)
     try:
         if not isinstance(facts, dict) or not isinstance(facts["templates"], dict):
             raise ValueError("it holds no templates")
@@ -196,9 +194,9 @@ def read_prompts(folder: pathlib.Path) -> tuple[Templates, int, str]:
         SearchSettings(beams=1, normaliser=normaliser)
         return Templates.from_mapping(facts["templates"]), max_length, normaliser
     except KeyError as error:
-        raise UserError(f"{path}: {error.args[0]!r} is missing; {AGAIN}") from None
+        raise UserError(f"{path}: {error.args[0]!r} is missing; {EXPORT_AGAIN}") from None
     except (ValueError, UserError) as error:
-        raise UserError(f"{path}: {error}; {AGAIN}") from None
+        raise UserError(f"{path}: {error}; {EXPORT_AGAIN}") from None
 
 
 def read_fusion(folder: pathlib.Path, catalogue: Catalogue) -> tuple[Fusion | None, DenseScorer | None]:
@@ -219,9 +217,9 @@ def read_fusion(folder: pathlib.Path, catalogue: Catalogue) -> tuple[Fusion | No
         with np.load(path, allow_pickle=False) as stored:
             scorer = DenseScorer.from_arrays(dict(stored))
     except Exception as error:  # a broken archive fails anywhere in zipfile, zlib or NumPy
-        raise UserError(f"{path}: not a dense head that this program wrote ({error}); {AGAIN}") from None
+        raise UserError(f"{path}: not a dense head that this program wrote ({error}); {EXPORT_AGAIN}") from None
     if len(scorer.item_vectors_ID) != catalogue.num_items:
-        raise UserError(f"{path}: not of a catalogue of {catalogue.num_items} items; {AGAIN}")
+        raise UserError(f"{path}: not of a catalogue of {catalogue.num_items} items; {EXPORT_AGAIN}")
     return fusion, scorer
 
 
@@ -234,7 +232,7 @@ def first_sid_id(folder: pathlib.Path, tokenizer: WrittenTokenizer, catalogue: C
     known = tokenizer.get_vocab()
     first = len(tokenizer) - len(catalogue.tokens)
     if [known.get(token) for token in catalogue.tokens] != list(range(first, len(tokenizer))):
-        raise UserError(f"{folder}: its tokenizer does not end with the tokens of {CATALOGUE_FILE}; {AGAIN}")
+        raise UserError(f"{folder}: its tokenizer does not end with the tokens of {CATALOGUE_FILE}; {EXPORT_AGAIN}")
     return first
 
 
@@ -247,7 +245,7 @@ def read_trie(folder: pathlib.Path, catalogue: Catalogue, first_id: int) -> Trie
     path = folder / TRIE_FILE
     trie = Trie.load(path)
     if not trie.same_as(Trie.of_catalogue(catalogue, first_id)):
-        raise UserError(f"{path}: not of the SIDs in {CATALOGUE_FILE}; {AGAIN}")
+        raise UserError(f"{path}: not of the SIDs in {CATALOGUE_FILE}; {EXPORT_AGAIN}")
     return trie
 
 
@@ -262,5 +260,7 @@ def prompt_builder(
     builder = PromptBuilder(tokenizer, templates, length)
     least = catalogue.num_levels + len(builder.end) + 1
     if length < least:
-        raise UserError(f"{folder / PROMPTS_FILE}: max_length={length} is below {least}, a completion's; {AGAIN}")
+        raise UserError(
+            f"{folder / PROMPTS_FILE}: max_length={length} is below {least}, a completion's; {EXPORT_AGAIN}"
+        )
     return builder

@@ -9,9 +9,9 @@ import re
 from typing import TYPE_CHECKING
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.models.config import read_json
+from tsrec_jax.files import read_json
 from tsrec_jax.serving.codebooks import ENCODER_FOLDER
-from tsrec_jax.serving.export_files import AGAIN, CATALOGUE_FILE, CHECKSUMS_FILE, exported_names
+from tsrec_jax.serving.export_files import CATALOGUE_FILE, CHECKSUMS_FILE, exported_names
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -94,7 +94,8 @@ def _exported_there(api: HfApi, repo_id: str) -> list[str]:
     listed: set[str] = set()
     for folder in ("", f"{ENCODER_FOLDER}/"):
         if f"{folder}{CHECKSUMS_FILE}" in there:
-            sums = read_json(pathlib.Path(api.hf_hub_download(repo_id, f"{folder}{CHECKSUMS_FILE}")), AGAIN)
+            path = pathlib.Path(api.hf_hub_download(repo_id, f"{folder}{CHECKSUMS_FILE}"))
+            sums = read_json(path, f"delete it from {repo_id}, or give another repository")
             listed |= {f"{folder}{name}" for name in (CHECKSUMS_FILE, *sums)}
     return sorted(there & listed)
 

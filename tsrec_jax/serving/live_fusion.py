@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 class LiveFusion:
     """A fusion and the items that it scores as they are now; used while the catalogue is held.
 
+    Scores depend on the export and on the items as they are now, not on what they were in between: a service that
+    restarts with the same changes gives the same answers.
+
     An item of the export keeps its scores even if its SID changes. An item that joined later has the mean score of the
     items whose SIDs share the longest beginning with its own, and stands for the first of these in histories. If no
     item has its first code, it has the mean score of items all over the catalogue and is left out of histories. The
@@ -36,7 +40,8 @@ class LiveFusion:
 
     def __init__(self, fusion: Fusion, scorer: DenseScorer | None, catalogue: Catalogue, live: LiveCatalogue):
         self.fusion, self._scorer, self._live = fusion, scorer, live
-        self._entries = {item.id: number for number, item in enumerate(catalogue.items)}
+        self._joined: dict[str, int] = {}
+        self._entries = ChainMap(self._joined, {item.id: number for number, item in enumerate(catalogue.items)})
         self._nodes = PriorNodes(live.trie, catalogue.codes_IC, joining=True)
 
     def prior(self, histories: Sequence[Sequence[str]]) -> Callable[[Sequence[int]], Prior]:
@@ -89,12 +94,16 @@ class LiveFusion:
 
     def _follow(self) -> None:
         for item_id, item in self._live.take_changed().items():
-            codes = None if item is None or item.blocked else self._live.codes([item_id])[0]
-            if item_id not in self._entries:
-                if item is None:
-                    continue
-                self._entries[item_id] = self._nodes.join(self._live.codes([item_id])[0])
-            self._nodes.set(self._entries[item_id], codes)
+            entry = self._entries.get(item_id)
+            if item is not None:
+                codes, alive = self._live.codes([item_id])[0], not item.blocked
+                if entry is None:
+                    self._joined[item_id] = self._nodes.join(codes, alive=alive)
+                else:
+                    self._nodes.set(entry, codes, alive=alive)
+            elif entry is not None:
+                self._nodes.remove(entry)
+                self._joined.pop(item_id, None)
 
     def _held(self, history: Sequence[str]) -> list[int]:
         return [self._entries[str(item)] for item in history]

@@ -54,7 +54,7 @@ def recommend_file(
     """Writes the k best items for every history of a file.
 
     Finished parts lie in a folder beside `out` until all are there; then `out` appears complete and the folder is
-    removed. The same call resumes.
+    removed. The same call resumes; one that stops before its first part is finished leaves nothing behind.
 
     Args:
       recommender: the loaded recommender, with the changes that `changes_for` gives.
@@ -104,15 +104,24 @@ def changes_for(out: pathlib.Path, path: str | os.PathLike[str]) -> Changes:
       out: the file, as in `recommend_file`.
       path: the file of the changes.
     """
-    facts = _parts_of(out) / _MADE_WITH
-    if facts.exists():
-        return Changes(path, until=json.loads(facts.read_text(encoding="utf-8")).get("catalogue"))
+    begun = _made_with(_parts_of(out))
+    if begun is not None:
+        return Changes(path, until=begun.get("catalogue"))
     with contextlib.closing(Changes(path)) as changes:
         return Changes(path, until=changes.last_number)
 
 
 def _parts_of(out: pathlib.Path) -> pathlib.Path:
     return out.with_name(f"{out.name}.parts")
+
+
+def _made_with(folder: pathlib.Path) -> dict[str, Any] | None:
+    """What the finished parts of a folder were made with; None if no part is finished."""
+    facts = folder / _MADE_WITH
+    if not facts.exists() or not any(path.suffix in FORMATS for path in folder.iterdir()):
+        return None
+    found: dict[str, Any] = json.loads(facts.read_text(encoding="utf-8"))
+    return found
 
 
 def _make(
@@ -149,7 +158,7 @@ def _make(
 
 @contextlib.contextmanager
 def _alone_in(folder: pathlib.Path, out: pathlib.Path) -> Iterator[None]:
-    """Creates the folder of the parts, and keeps other processes out of it.
+    """Creates the folder of the parts, and keeps other processes out of it; without a finished part it is removed.
 
     Raises:
       UserError: another process is making `out`, or has just made it.
@@ -164,6 +173,8 @@ def _alone_in(folder: pathlib.Path, out: pathlib.Path) -> Iterator[None]:
         _refuse_result(out)
         yield
     finally:
+        if _made_with(folder) is None:
+            shutil.rmtree(folder, ignore_errors=True)
         lock.release()
 
 
@@ -173,12 +184,11 @@ def _refuse_result(out: pathlib.Path) -> None:
 
 
 def _begin(folder: pathlib.Path, made_with: dict[str, Any]) -> None:
-    """Creates the folder of the parts, or finds one that the same call has begun."""
-    facts = folder / _MADE_WITH
-    if not facts.exists():
-        write_json(facts, made_with)
+    """Notes what the parts are made with; if some are finished, they must be of the same call."""
+    before = _made_with(folder)
+    if before is None:
+        write_json(folder / _MADE_WITH, made_with)
         return
-    before = json.loads(facts.read_text(encoding="utf-8"))
     changed = [name for name in made_with if before.get(name) != made_with[name]]
     if changed:
         raise UserError(f"{folder}: parts of a run with another {', '.join(changed)}; remove it to begin anew")

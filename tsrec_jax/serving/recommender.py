@@ -15,6 +15,7 @@ from tsrec_jax.data.catalogue import Catalogue, Item, UnknownItem
 from tsrec_jax.data.prompts import PromptBuilder
 from tsrec_jax.decoding.trie import Trie
 from tsrec_jax.errors import UserError
+from tsrec_jax.files import EXPORT_AGAIN
 from tsrec_jax.models.hf import load_hf
 from tsrec_jax.models.inference import InferenceModel
 from tsrec_jax.models.int8 import WEIGHTS
@@ -28,7 +29,6 @@ from tsrec_jax.serving.catalogue_items import LiveItem
 from tsrec_jax.serving.codebooks import NO_CODEBOOKS, Codebooks, read_codebooks
 from tsrec_jax.serving.coder import Coder
 from tsrec_jax.serving.export_files import (
-    AGAIN,
     PROMPTS_FILE,
     first_sid_id,
     prompt_builder,
@@ -412,6 +412,6 @@ def _model_parts(
     if model.config.vocab_rows != len(tokenizer):
         raise UserError(
             f"{folder}: the weights have {model.config.vocab_rows} vocabulary rows, the tokenizer has "
-            f"{len(tokenizer)} tokens; {AGAIN}"
+            f"{len(tokenizer)} tokens; {EXPORT_AGAIN}"
         )
     return _ModelParts(model, builder, trie, normaliser, words)

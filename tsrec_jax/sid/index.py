@@ -160,14 +160,19 @@ def fit_on_mesh(x_ID: np.ndarray, settings: IndexSettings, seed: int, kept: path
         kind.fit(fit_whitening(x_ID, settings.whiten)(x_ID), settings, seed, kept, mesh)
 
 
-def load_index(path: str | os.PathLike[str]) -> SidIndex:
+def load_index(
+    path: str | os.PathLike[str], *, way_out: str = "give the sid_index.npz that the stage `index` wrote"
+) -> SidIndex:
     """Reads what `SidIndex.save` wrote.
+
+    Args:
+      path: the file.
+      way_out: what to do about a file that cannot be read, for the error message.
 
     Raises:
       UserError: there is no such file, or it is not an index.
     """
     path = pathlib.Path(path)
-    way_out = "give the sid_index.npz that the stage `index` wrote"
     try:
         kind = kind_of_file(path)
         if not kind.startswith("an .npz"):
