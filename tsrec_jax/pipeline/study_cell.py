@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from tsrec_jax.data.folder_files import find_name, hash_of, read_files
 from tsrec_jax.data.folder_rows import SPLITS
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, DamagedCells, read_cells
-from tsrec_jax.files import exported_file, write_json
+from tsrec_jax.files import read_facts, write_json
 from tsrec_jax.fusion.fusion import versions
 from tsrec_jax.pipeline import describe, index, prepare
 from tsrec_jax.pipeline.job import ONLY_LOGISTICS
@@ -266,9 +265,8 @@ def begin(wanted: WantedCell) -> None:
     begun = folder / BEGUN
     if not changed and begun.exists():
         way_out = f"delete it to go on with what is in its folder, or delete {folder} to begin the cell again"
-        with exported_file(begun, "a record of a begun cell", way_out):
-            before = json.loads(begun.read_text(encoding="utf-8"))
-            changed = _other_system(wanted, before) or _changed(wanted, before["config"], before["data"])
+        before = read_facts(begun, way_out)
+        changed = _other_system(wanted, before) or _changed(wanted, before["config"], before["data"])
     if changed:
         aside = next(each for n in range(1, 10**6) if not (each := folder.with_name(f"{folder.name}.old-{n}")).exists())
         aside.mkdir()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import math
 import pathlib
 import time
@@ -22,7 +21,7 @@ from tsrec_jax.evaluation.beyond import Background
 from tsrec_jax.evaluation.predictions import read_predictions
 from tsrec_jax.evaluation.study_cells import Cell, calibration_bins, lost_at, rows_of, sids_digest
 from tsrec_jax.evaluation.trec import write_trec
-from tsrec_jax.files import exported_file, write_json
+from tsrec_jax.files import read_facts, read_json, write_json
 from tsrec_jax.pipeline.evaluate import PREDICTIONS, SCORES, TREC, evaluate_recommender, evaluated_rows
 from tsrec_jax.pipeline.inputs import make_inputs, source_of
 from tsrec_jax.pipeline.job import open_job
@@ -89,9 +88,8 @@ def _with_dataset(settings: Settings, folder: pathlib.Path, facts: Mapping[str, 
 
 def _made(folder: pathlib.Path) -> dict[str, Any]:
     """What was made in an upstream folder; `base` is empty if no cell has needed a model yet."""
-    with exported_file(folder / MADE, "a record of inputs", "delete it, and what was made beside it is found again"):
-        found = json.loads((folder / MADE).read_text(encoding="utf-8"))
-        return found["made"] | {key: str(folder / found["made"][key]) for key in found["own"]}
+    found = read_facts(folder / MADE, "delete it, and what was made beside it is found again")
+    return found["made"] | {key: str(folder / found["made"][key]) for key in found["own"]}
 
 
 def run_arm(wanted: WantedCell, settings: Settings) -> Cell:
@@ -137,9 +135,8 @@ def run_arm(wanted: WantedCell, settings: Settings) -> Cell:
 
 def _first_scores(folder: pathlib.Path) -> list[float]:
     """The log-probability of the first SID of each evaluated row."""
-    file, way_out = folder / SCORES, f"delete {PREDICTIONS} beside it, and the rows are evaluated again"
-    with exported_file(file, "the scores of predictions", way_out):
-        return [float(ranked[0]) for ranked in json.loads(file.read_text(encoding="utf-8"))]
+    scores = read_json(folder / SCORES, f"delete {PREDICTIONS} beside it, and the rows are evaluated again")
+    return [ranked[0] for ranked in scores]
 
 
 def run_one_baseline(wanted: WantedCell, settings: Settings) -> Cell:
