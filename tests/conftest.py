@@ -96,6 +96,7 @@ UNIT = (
     "pipeline/test_job.py",
     "pipeline/test_lock.py",
     "pipeline/test_published_cells.py",
+    "pipeline/test_study_cell.py",
     "training/test_meter.py",
     "training/test_watch.py",
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.study_cells import CELL_FILE, read_cells
-from tsrec_jax.files import replacing
+from tsrec_jax.files import replacing, temporary_folder
 from tsrec_jax.models.gguf import SMOLLM2, gguf_path
 from tsrec_jax.pipeline.study import study
 from tsrec_jax.settings import Settings, settings_of, update
@@ -79,13 +79,16 @@ def pack_cells(workdir: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def unpack_cells(path: pathlib.Path, workdir: pathlib.Path) -> None:
-    """Brings cells that an earlier run packed into a workdir that lacks them."""
+    """Brings cells that an earlier run packed into a workdir that lacks them; no file is there before it is whole."""
     if not path.exists():
         return
-    with tarfile.open(path) as archive:
+    with tarfile.open(path) as archive, temporary_folder(workdir / "unpacked") as scratch:
         for member in archive.getmembers():
-            if not (workdir / member.name).exists():
-                archive.extract(member, workdir, filter="data")
+            place = workdir / member.name
+            if not place.exists():
+                archive.extract(member, scratch, filter="data")
+                place.parent.mkdir(parents=True, exist_ok=True)
+                (scratch / member.name).replace(place)
 
 
 def weights_missing() -> str:

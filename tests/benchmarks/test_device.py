@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import runpy
+import tarfile
 
 import numpy as np
 import pytest
@@ -258,3 +259,22 @@ def test_finished_cells_come_along_to_another_machine_and_overwrite_nothing(tmp_
     assert (there / "study.md").read_text() == "there"
     assert not (there / "cells/sa/seed-1/metrics.jsonl").exists()
     study.unpack_cells(tmp_path / "none.tar.gz", there)
+
+
+def test_cells_whose_unpacking_is_cut_off_are_brought_by_the_next_one(tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "cells/sa/seed-1").mkdir(parents=True)
+    (here / "cells/sa/seed-1/cell.npz").write_text("whole")
+    study.pack_cells(here, tmp_path / "cells.tar.gz")
+
+    def cut_off(_source, target, *_, **__):
+        target.write(b"wh")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tarfile, "copyfileobj", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            study.unpack_cells(tmp_path / "cells.tar.gz", there)
+    study.unpack_cells(tmp_path / "cells.tar.gz", there)
+    assert (there / "cells/sa/seed-1/cell.npz").read_text() == "whole"
+    assert [each.name for each in there.iterdir()] == ["cells"]

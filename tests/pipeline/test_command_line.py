@@ -240,7 +240,7 @@ def test_a_key_that_only_shares_its_name_with_an_old_one_is_not_taken_for_it(ref
         ({"arms": {"a": {}}, "comparisons": ("a plain",)}, ["'a plain'", "ARM > OTHER"]),
         ({"arms": {"a": {}}, "curves": ("b",)}, ["config.study.curves", "'b'"]),
         ({"arms": {"a": {}}, "seeds": (1, 1)}, ["config.study.seeds=(1, 1)"]),
-        ({"arms": {"popularity": {}}, "baselines": ("popularity",)}, ["'popularity'", "an arm and a baseline"]),
+        ({"arms": {"popularity": {}}, "baselines": ("popularity",)}, ["the arm 'popularity'", "rename an arm"]),
         ({"arms": {"a": {}}, "baselines": ("popularty",)}, ["config.study.baselines", "'popularty'"]),
         ({}, ["config.study.arms is empty"]),
     ],

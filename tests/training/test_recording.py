@@ -103,3 +103,12 @@ def test_without_the_package_the_message_says_how_to_get_it_or_do_without(monkey
     monkeypatch.setattr(wandb_log.importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(UserError, match=r"pip install 'tsrec_jax\[wandb\]'.*wandb_project=''"):
         wandb_log.require_wandb()
+
+
+@pytest.mark.parametrize("damaged", [b'{"step": 2, "lo\n', b"\xff\n"])
+def test_a_damaged_line_of_the_log_is_named(damaged, tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + damaged + b'{"step": 3}\n{"step')
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2: no JSON .*; delete the line"):
+        read_metrics(tmp_path)
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"step": 3}\n{"step')
+    assert read_metrics(tmp_path) == [{"step": 1}, {"step": 3}]

@@ -11,8 +11,6 @@ import hashlib
 import io
 import json
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -169,11 +167,20 @@ def _smallest(array: np.ndarray) -> np.ndarray:
     return array.astype(np.result_type(np.min_scalar_type(array.min()), np.min_scalar_type(array.max())))
 
 
-def read_cells(path: pathlib.Path) -> list[Cell]:
+class DamagedCells(UserError):
+    """A file of cells cannot be read, or `write_cells` did not write it."""
+
+
+def read_cells(path: pathlib.Path, way_out: str = "delete it to run the cell again") -> list[Cell]:
     """The cells that `write_cells` wrote.
 
+    Args:
+      path: the file.
+      way_out: what the user can do about a file that is damaged.
+
     Raises:
-      UserError: `write_cells` did not write this file.
+      DamagedCells: `write_cells` did not write this file, or it cannot be read.
+      FileNotFoundError: there is no such file.
     """
     try:
         with np.load(io.BytesIO(path.read_bytes())) as arrays:
@@ -187,10 +194,10 @@ def read_cells(path: pathlib.Path) -> list[Cell]:
             cells.append(Cell(**entry, **ranks, rows=found))
             if len(ranks["rank"]) != len(found.user):
                 raise ValueError(f"{len(ranks['rank'])} ranks for {len(found.user)} rows")
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(
-            f"{path}: no cells of a study that this program wrote ({error}); delete it to run them again"
-        ) from None
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a broken archive fails anywhere in zipfile, zlib or NumPy
+        raise DamagedCells(f"{path}: no cells of a study that this program wrote ({error}); {way_out}") from None
     return cells
 
 

@@ -15,6 +15,11 @@ UPSTREAM = ("prepare", "index", "describe")
 STAGES = (*UPSTREAM, "train", "rl", "evaluate", "export")
 
 
+def cells_folder(name: str) -> str:
+    """The name of the folder in which the cells of an arm or a baseline are made."""
+    return name.replace(" ", "_")
+
+
 @dataclasses.dataclass(frozen=True)
 class RunSettings(Section, key="run"):
     """The verb `run`."""
@@ -63,12 +68,24 @@ class StudySettings(Section, key="study"):
                     f"config.study.arms.{name}: {decided[0]!r} is the same for all arms of a study "
                     "(config.study.seeds are the seeds of training); use another --workdir for another one"
                 )
-        if both := sorted(set(self.arms) & set(self.baselines)):
-            raise UserError(f"config.study: {both[0]!r} is an arm and a baseline")
+        self._refuse_shared_folders()
         if unknown := [name for name in self.curves if name not in self.arms]:
             raise UserError(f"config.study.curves: {unknown[0]!r} is not one of the arms, {', '.join(self.arms)}")
         self.pairs("comparisons")
         self.pairs("explored")
+
+    def _refuse_shared_folders(self) -> None:
+        """Refuses two systems whose cells would be made in one folder, be it only where a file system ignores case."""
+        owners: dict[str, str] = {}
+        for kind, names in (("arm", self.arms), ("baseline", self.baselines)):
+            for name in names:
+                folder, system = cells_folder(name), f"the {kind} {name!r}"
+                if other := owners.get(folder.casefold()):
+                    raise UserError(
+                        f"config.study: {other} and {system} would share the folder cells/{folder} (some file systems "
+                        "ignore case); rename an arm, and name each baseline once"
+                    )
+                owners[folder.casefold()] = system
 
     def pairs(self, key: Literal["comparisons", "explored"]) -> list[tuple[str, str]]:
         """The pairs of `comparisons` or `explored`; the first of each is to be the better one.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,18 +14,20 @@ from tsrec_jax.data.faults import Faults
 from tsrec_jax.data.folder_files import find_name, hash_of, read_files
 from tsrec_jax.data.folder_rows import SPLITS
 from tsrec_jax.errors import UserError
-from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, read_cells
-from tsrec_jax.files import write_json
+from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, DamagedCells, read_cells
+from tsrec_jax.files import read_facts, write_json
 from tsrec_jax.fusion.fusion import versions
 from tsrec_jax.pipeline import describe, index, prepare
 from tsrec_jax.pipeline.job import ONLY_LOGISTICS
 from tsrec_jax.pipeline.provenance import fingerprint, input_facts
+from tsrec_jax.pipeline.settings import cells_folder
 from tsrec_jax.pipeline.workdir import FINISHED
 from tsrec_jax.progress import report
 from tsrec_jax.section import Section
 from tsrec_jax.settings import Settings, flat
 from tsrec_jax.training.checkpoints import differences
 
+CELLS = "cells"  # in a study's workdir: the folders of its cells
 BEGUN = "begun.json"  # in an unfinished cell: what was requested
 # Settings that do not change what a cell holds, or that the digest of its data already covers.
 _ANY_VALUE = {
@@ -122,14 +123,26 @@ def wanted_cells(settings: Settings, workdir: pathlib.Path) -> list[WantedCell]:
 
 def cell_folder(workdir: pathlib.Path, name: str, seed: int) -> pathlib.Path:
     """Where a cell is made."""
-    return workdir / "cells" / name.replace(" ", "_") / f"seed-{seed}"
+    return workdir / CELLS / cells_folder(name) / f"seed-{seed}"
 
 
-def every_cell(workdir: pathlib.Path) -> list[Cell]:
-    """All cells in the workdir, by name and seed, including those that do not match what the study requests."""
-    found = [cell for path in (workdir / "cells").glob(f"*/seed-*/{CELL_FILE}") if path.parent.suffix == ""
-             for cell in read_cells(path)]  # fmt: skip
-    return sorted(found, key=lambda cell: (cell.name, cell.seed))
+def every_cell(workdir: pathlib.Path) -> tuple[list[Cell], list[DamagedCells]]:
+    """All cells in the workdir, by name and seed, including those that do not match what the study requests.
+
+    A cell that lies in the folder of another, where a user has copied it, is not counted.
+
+    Returns:
+      The cells, and the faults of the files that are damaged.
+    """
+    cells, damaged = [], []
+    for path in (workdir / CELLS).glob(f"*/seed-*/{CELL_FILE}"):
+        if path.parent.suffix:  # set aside
+            continue
+        try:
+            cells += [cell for cell in read_cells(path) if path.parent == cell_folder(workdir, cell.name, cell.seed)]
+        except DamagedCells as fault:
+            damaged.append(fault)
+    return sorted(cells, key=lambda cell: (cell.name, cell.seed)), damaged
 
 
 def _data_digest(settings: Settings) -> str:
@@ -167,12 +180,36 @@ def _source_digest(settings: Settings) -> str:
 
 
 def finished_cell(wanted: WantedCell) -> tuple[Cell | None, str]:
-    """The cell if it exists and is still what is requested; otherwise None and, if there is a cell, how it differs."""
+    """The cell if it exists and is still what is requested; otherwise None and, if there is a cell, how it differs.
+
+    Raises:
+      DamagedCells: the cell's file is damaged.
+    """
     if not wanted.file.exists():
         return None, ""
     (cell,) = read_cells(wanted.file)
-    changed = "; ".join(filter(None, (_changed(wanted, cell.config, cell.data), _other_versions(wanted, cell))))
+    changed = _other_system(wanted, vars(cell)) or "; ".join(
+        filter(None, (_changed(wanted, cell.config, cell.data), _other_versions(wanted, cell)))
+    )
     return (None, changed) if changed else (cell, "")
+
+
+def sound_cell(wanted: WantedCell) -> Cell | None:
+    """The cell if it is finished; None if it is not, and also if its file is damaged."""
+    try:
+        return finished_cell(wanted)[0]
+    except DamagedCells:
+        return None
+
+
+def _other_system(wanted: WantedCell, found: Mapping[str, Any]) -> str:
+    """How a cell with these facts differs from the requested one in what it is called; empty if it does not.
+
+    Another cell is here if its system had a name for the same folder, or if a user moved or copied the folder. Cells
+    that earlier code began do not say what they are called.
+    """
+    here = {key: getattr(wanted, key) for key in ("name", "kind", "seed")}
+    return differences({key: found.get(key, value) for key, value in here.items()}, here)
 
 
 def _changed(wanted: WantedCell, config: Mapping[str, Any], data: str) -> str:
@@ -227,8 +264,9 @@ def begin(wanted: WantedCell) -> None:
     _, changed = finished_cell(wanted)
     begun = folder / BEGUN
     if not changed and begun.exists():
-        before = json.loads(begun.read_text(encoding="utf-8"))
-        changed = _changed(wanted, before["config"], before["data"])
+        way_out = f"delete it to go on with what is in its folder, or delete {folder} to begin the cell again"
+        before = read_facts(begun, way_out)
+        changed = _other_system(wanted, before) or _changed(wanted, before["config"], before["data"])
     if changed:
         aside = next(each for n in range(1, 10**6) if not (each := folder.with_name(f"{folder.name}.old-{n}")).exists())
         aside.mkdir()
@@ -237,7 +275,8 @@ def begin(wanted: WantedCell) -> None:
             entry.rename(aside / entry.name)
         _drop_weights(aside)
         report(f"{wanted.label}: settings or code have changed ({changed}); what is used no longer is now in {aside}")
-    write_json(begun, {"config": wanted.settings.resolved(), "data": wanted.data})
+    called = {"name": wanted.name, "kind": wanted.kind, "seed": wanted.seed}
+    write_json(begun, {**called, "config": wanted.settings.resolved(), "data": wanted.data})
 
 
 def _keeps_training(wanted: WantedCell) -> bool:
@@ -245,7 +284,7 @@ def _keeps_training(wanted: WantedCell) -> bool:
     if not wanted.file.exists() or not (wanted.folder / "checkpoints").exists():
         return False
     (cell,) = read_cells(wanted.file)
-    return not _changed(wanted, cell.config, cell.data)
+    return not (_other_system(wanted, vars(cell)) or _changed(wanted, cell.config, cell.data))
 
 
 def borrow_training(wanted: WantedCell, cells: Sequence[WantedCell]) -> None:
@@ -253,7 +292,7 @@ def borrow_training(wanted: WantedCell, cells: Sequence[WantedCell]) -> None:
     if wanted.kind != "arm" or (wanted.folder / FINISHED).exists():
         return
     for other in _twins(wanted, cells):
-        if finished_cell(other)[0] is None or not (other.folder / "checkpoints").exists():
+        if sound_cell(other) is None or not (other.folder / "checkpoints").exists():
             continue
         _drop_weights(wanted.folder)
         shutil.copytree(other.folder / "checkpoints", wanted.folder / "checkpoints")
@@ -267,7 +306,7 @@ def close(wanted: WantedCell, cells: Sequence[WantedCell]) -> None:
     """Removes what only an unfinished cell needs, be it this one or another with the same training."""
     (wanted.folder / BEGUN).unlink(missing_ok=True)
     twins = _twins(wanted, cells)
-    if not wanted.settings.study.keep_weights and all(finished_cell(other)[0] is not None for other in twins):
+    if not wanted.settings.study.keep_weights and all(sound_cell(other) is not None for other in twins):
         for each in (wanted, *twins):
             _drop_weights(each.folder)
 

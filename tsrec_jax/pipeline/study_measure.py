@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import math
 import pathlib
 import time
@@ -22,7 +21,7 @@ from tsrec_jax.evaluation.beyond import Background
 from tsrec_jax.evaluation.predictions import read_predictions
 from tsrec_jax.evaluation.study_cells import Cell, calibration_bins, lost_at, rows_of, sids_digest
 from tsrec_jax.evaluation.trec import write_trec
-from tsrec_jax.files import write_json
+from tsrec_jax.files import read_facts, read_json, write_json
 from tsrec_jax.pipeline.evaluate import PREDICTIONS, SCORES, TREC, evaluate_recommender, evaluated_rows
 from tsrec_jax.pipeline.inputs import make_inputs, source_of
 from tsrec_jax.pipeline.job import open_job
@@ -89,7 +88,7 @@ def _with_dataset(settings: Settings, folder: pathlib.Path, facts: Mapping[str, 
 
 def _made(folder: pathlib.Path) -> dict[str, Any]:
     """What was made in an upstream folder; `base` is empty if no cell has needed a model yet."""
-    found = json.loads((folder / MADE).read_text(encoding="utf-8"))
+    found = read_facts(folder / MADE, "delete it, and what was made beside it is found again")
     return found["made"] | {key: str(folder / found["made"][key]) for key in found["own"]}
 
 
@@ -115,7 +114,6 @@ def run_arm(wanted: WantedCell, settings: Settings) -> Cell:
     trainings = [(trained, rows)] if trained else []
     if improved:
         trainings.append((improved, read_metrics(wanted.folder / RL)))
-    scores = json.loads((wanted.folder / SCORES).read_text(encoding="utf-8"))
     cost = {
         "parameters": trained.get("parameters"),
         **spent(trainings),
@@ -127,12 +125,18 @@ def run_arm(wanted: WantedCell, settings: Settings) -> Cell:
                   if "valid/loss" in row)  # fmt: skip
     predictions = read_predictions(wanted.folder / PREDICTIONS).lists
     # The scores of a fusion are not log-probabilities.
-    first = None if settings.fusion.parts else [ranked[0] for ranked in scores]
+    first = None if settings.fusion.parts else _first_scores(wanted.folder)
     facts |= {"fusion": evaluated["fusion"]} if settings.fusion.parts else {}
     facts |= {"start": trained["start"]} if trained else {}
     facts |= {"second stage": improved} if improved else {}
     facts |= _ties(settings)
     return _cell(wanted, job.dataset, predictions, first=first, curve=curve, cost=cost, facts=facts)
+
+
+def _first_scores(folder: pathlib.Path) -> list[float]:
+    """The log-probability of the first SID of each evaluated row."""
+    scores = read_json(folder / SCORES, f"delete {PREDICTIONS} beside it, and the rows are evaluated again")
+    return [ranked[0] for ranked in scores]
 
 
 def run_one_baseline(wanted: WantedCell, settings: Settings) -> Cell:

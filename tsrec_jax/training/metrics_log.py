@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from tsrec_jax.errors import UserError
 from tsrec_jax.files import write_text
 from tsrec_jax.processes import first
 from tsrec_jax.training.wandb_log import WandbSettings, open_run
@@ -22,12 +23,21 @@ def read_metrics(folder: pathlib.Path) -> list[dict[str, float]]:
     """The rows of `metrics.jsonl` in a folder, oldest first; none if the file does not exist.
 
     A last line that a killed run did not finish is left out.
+
+    Raises:
+      UserError: another line is damaged.
     """
     path = folder / METRICS_FILE
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if line.endswith(b"\n"):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise UserError(f"{path}, line {number}: no JSON ({error}); delete the line") from None
+    return rows
 
 
 class MetricsLog:
