@@ -142,6 +142,22 @@ def test_a_report_that_fails_is_not_the_fault_of_the_cell(tmp_path, begun, monke
     assert "failed" not in printed.out and "1 of 1 cells are finished" in printed.out
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+def test_what_a_machine_refuses_is_one_line_and_the_others_are_made(code, tmp_path, begun, monkeypatch, capsys):
+    make = study_module.run_arm
+
+    def refused_to_p(wanted, settings):
+        if wanted.name == "p":
+            raise OSError(code, os.strerror(code), str(wanted.file))
+        return make(wanted, settings)
+
+    monkeypatch.setattr(study_module, "run_arm", refused_to_p)
+    assert study_module.study(settings_with("p", "q", seeds=(1,)), tmp_path) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("tsrec: p, seed 1: ") and os.strerror(code) in line and "goes on from" in line
+    assert begun == ["q, seed 1"]
+
+
 def test_weights_are_kept_for_an_arm_whose_cell_is_damaged(tmp_path, begun):
     settings = settings_with("plain", seeds=(1,)).changed({"study": {"arms": {"plain": {}, "fused": FUSED}}})
     fused, plain = sorted(study_cell.wanted_cells(settings, tmp_path), key=lambda wanted: wanted.name)

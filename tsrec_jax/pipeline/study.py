@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 
-from tsrec_jax.errors import Stopped, UserError
+from tsrec_jax.errors import Stopped, UserError, no_space, not_allowed
 from tsrec_jax.evaluation.study_cells import CELL_FILE, Cell, DamagedCells, read_cells, systems_of, write_cells
 from tsrec_jax.evaluation.study_report import build_report, to_json
 from tsrec_jax.evaluation.study_tables import to_csv, to_latex, to_markdown
@@ -58,7 +58,7 @@ def study(settings: Settings, workdir: pathlib.Path, names: Sequence[str] = (), 
     _bring_cells(workdir)
     held: list[WantedCell] = []
     failed: list[WantedCell] = []
-    trouble, reported = _Trouble(), False
+    trouble, reported = _Trouble(workdir), False
     for wanted in _chosen(cells, names, seeds):
         made, reported = None, False
         try:
@@ -91,8 +91,9 @@ class _Trouble:
       lines: what was printed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, workdir: pathlib.Path) -> None:
         self.lines: list[str] = []
+        self._workdir = workdir
 
     @contextlib.contextmanager
     def told(self, what: str) -> Iterator[None]:
@@ -105,9 +106,12 @@ class _Trouble:
             self.tell_damaged(error)
         except UserError as error:
             self._tell(f"{what}: {error}")
-        except Exception:
-            traceback.print_exc()
-            self._tell(f"{what}: failed, see above")
+        except Exception as error:
+            denied = not_allowed(error) if isinstance(error, OSError) else None
+            mistake = no_space(error, self._workdir) or denied
+            if mistake is None:
+                traceback.print_exc()
+            self._tell(f"{what}: {mistake or 'failed, see above'}")
 
     def tell_damaged(self, error: DamagedCells) -> None:
         """Prints which file is damaged, once: every report meets it again."""
