@@ -31,7 +31,7 @@ OLDER = {
     "office": BASELINES_THEN,
     "rl_shop": {"hybrid"},
     "rl_industrial": {"hybrid"},
-    "main_beauty": BASELINES_THEN | {"parts-alone", "tsrec-dense", "tsrec-dense-long", "tsrec-fusion"},
+    "main_beauty": {"tsrec-dense-long"},
 }
 OF_A_HEAD = {"dense.temperature", "train.select_by"}  # settings that differ where the dense head does
 
