@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from tsrec_jax.errors import UserError
-from tsrec_jax.files import replacing, write_json
+from tsrec_jax.files import read_facts, replacing, write_json
 from tsrec_jax.serving.answers import Answer, Request
 from tsrec_jax.serving.catalogue_changes import Changes
 
@@ -120,8 +120,7 @@ def _made_with(folder: pathlib.Path) -> dict[str, Any] | None:
     facts = folder / _MADE_WITH
     if not facts.exists() or not any(path.suffix in FORMATS for path in folder.iterdir()):
         return None
-    found: dict[str, Any] = json.loads(facts.read_text(encoding="utf-8"))
-    return found
+    return read_facts(facts, f"delete {folder}, and all its parts are made again")
 
 
 def _make(
