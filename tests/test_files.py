@@ -180,11 +180,17 @@ def test_a_temporary_folder_is_gone_in_the_end(tmp_path):
 
 @pytest.mark.parametrize(
     ("contents", "said"),
-    [(None, "not there"), (b'{"a": 1', "not valid JSON"), (b"\xff", "not valid JSON"), (b"[1]", "not a JSON object")],
+    [
+        (None, "not there"),
+        (b'{"a": 1', "not valid JSON"),
+        (b"\xff", "not valid JSON"),
+        (b"[1]", "not a JSON object"),
+        (b'{"a": 1}', "lacks b, c, which"),
+    ],
 )
 def test_a_record_that_cannot_be_read_is_named_with_the_way_out(contents, said, tmp_path):
     file = tmp_path / "facts.json"
     if contents is not None:
         file.write_bytes(contents)
     with pytest.raises(UserError, match=rf"facts\.json: {said}.*; delete it"):
-        read_facts(file, "delete it")
+        read_facts(file, "delete it", ("a", "b", "c"))

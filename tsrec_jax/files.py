@@ -16,7 +16,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tsrec_jax.errors import UserError
@@ -108,15 +108,22 @@ def read_json(path: pathlib.Path, way_out: str) -> Any:
         raise UserError(f"{path}: not valid JSON ({error}); {way_out}") from None
 
 
-def read_facts(path: pathlib.Path, way_out: str) -> dict[str, Any]:
+def read_facts(path: pathlib.Path, way_out: str, keys: Collection[str] = ()) -> dict[str, Any]:
     """The JSON object in a file that this program wrote.
 
+    Args:
+      path: the file.
+      way_out: as in `read_json`.
+      keys: keys that the object must have.
+
     Raises:
-      UserError: as in `read_json`, or the file holds no object.
+      UserError: as in `read_json`, or the file holds no object or one without these keys.
     """
     facts = read_json(path, way_out)
     if not isinstance(facts, dict):
         raise UserError(f"{path}: not a JSON object, which this program wrote there; {way_out}")
+    if missing := [key for key in keys if key not in facts]:
+        raise UserError(f"{path}: lacks {', '.join(missing)}, which this program wrote there; {way_out}")
     return facts
 
 

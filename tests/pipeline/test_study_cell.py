@@ -247,7 +247,7 @@ def test_a_damaged_file_of_all_cells_is_left_alone_and_named_with_a_way_out(pack
     assert not (packed / "cells").exists() and not begun
 
 
-@pytest.mark.parametrize("contents", [b'{"config": {"se', b"\xff\x00", b"[]"])
+@pytest.mark.parametrize("contents", [b'{"config": {"se', b"\xff\x00", b"[]", b"{}"])
 def test_a_damaged_record_of_a_study_is_named_with_a_way_out(contents, tmp_path):
     def damage(name):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -129,6 +129,7 @@ def open_records(folder: str | os.PathLike[str]) -> dict[str, ExampleSource]:
     folder = pathlib.Path(folder)
     if not (folder / _FINGERPRINT).is_file():
         raise UserError(f"{folder}: holds no records; `write_records` makes them")
-    tasks = read_facts(folder / _FINGERPRINT, f"delete {folder}, and the records are made again")["tasks"]
+    way_out = f"delete {folder}, and the records are made again"
+    tasks = read_facts(folder / _FINGERPRINT, way_out, ("tasks",))["tasks"]
     builder = TokenisedTasks(data_dir=folder)
     return {task: ExampleSource(builder.as_data_source(split=task)) for task in tasks}

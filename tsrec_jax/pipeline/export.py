@@ -160,7 +160,9 @@ def _card_facts(job: Job) -> dict[str, Any]:
     }
     results = path / "results.json"
     if results.exists():
-        measured = read_facts(results, "run the verb `evaluate` to write it again")
+        measured = read_facts(
+            results, "run the verb `evaluate` to write it again", ("metrics", "split", "rows", "beams")
+        )
         sid = measured["metrics"]["sid"]
         facts[f"results ({measured['split']}, {measured['rows']} rows, {measured['beams']} beams, SID level)"] = (
             ", ".join(f"{name} {value:.4f}" for name, value in sid.items())

@@ -50,7 +50,8 @@ def base_words(base: str) -> str:
     file = pathlib.Path(base) / FACTS
     if not file.is_file():
         return base
-    facts = read_facts(file, "pretrain the model again, or copy its folder again")
+    kept = ("parameters", "vocabulary", "tokens", "epochs", "valid loss")
+    facts = read_facts(file, "pretrain the model again, or copy its folder again", kept)
     return (
         f"pretrained on the item texts: {facts['parameters']:,} parameters, vocabulary {facts['vocabulary']:,}, "
         f"{facts['tokens']:,} tokens seen {facts['epochs']:.3g} times, valid loss {facts['valid loss']:.4f}"

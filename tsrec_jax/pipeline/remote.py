@@ -89,7 +89,7 @@ class Remote:
     def of(cls, local: pathlib.Path) -> Remote | None:
         """The remote of a folder that `fetch` made; None for every other folder."""
         link = local / LINK
-        return cls(local, read_facts(link, AGAIN)["url"]) if link.exists() else None
+        return cls(local, read_facts(link, AGAIN, ("url",))["url"]) if link.exists() else None
 
     def checkpoints(self, folder: pathlib.Path) -> epath.Path:
         """The place of the checkpoints of a system that works in `folder`, inside the local folder.
@@ -166,7 +166,7 @@ class Remote:
 
     def _own(self) -> None:
         """Takes over the address at the first push; later pushes check whether another run has done so since."""
-        link = read_facts(self.local / LINK, AGAIN)
+        link = read_facts(self.local / LINK, AGAIN, ("token", "owns"))
         owner = self._read(OWNER)
         if link["owns"] and owner.get("token") != link["token"]:
             raise UserError(f"{self.url} was taken over by a later run, on {owner.get('host')}; this one is ended")

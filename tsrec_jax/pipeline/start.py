@@ -69,7 +69,9 @@ def start_of(job: Job, parts: RecommenderParts, rows: int, slots: int) -> Start:
 def _kept(job: Job) -> dict[str, Any] | None:
     """The facts that an earlier run of the same training left."""
     file = job.workdir.path / FILE
-    kept = read_facts(file, "delete it, and it is measured again") if first() and file.exists() else None
+    kept = None
+    if first() and file.exists():
+        kept = read_facts(file, "delete it, and it is measured again", ("identity", "start"))
     return share(None if kept is None or differences(kept["identity"], job.identity) else kept["start"])
 
 

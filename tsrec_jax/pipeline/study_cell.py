@@ -265,7 +265,7 @@ def begin(wanted: WantedCell) -> None:
     begun = folder / BEGUN
     if not changed and begun.exists():
         way_out = f"delete it to go on with what is in its folder, or delete {folder} to begin the cell again"
-        before = read_facts(begun, way_out)
+        before = read_facts(begun, way_out, ("config", "data"))
         changed = _other_system(wanted, before) or _changed(wanted, before["config"], before["data"])
     if changed:
         aside = next(each for n in range(1, 10**6) if not (each := folder.with_name(f"{folder.name}.old-{n}")).exists())

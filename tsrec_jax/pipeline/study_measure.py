@@ -17,6 +17,7 @@ from tsrec_jax.data.dataset import Dataset, read_dataset
 from tsrec_jax.data.held_out import hold_out_users, refuse_selection, selection_split
 from tsrec_jax.data.prepared import tied_targets
 from tsrec_jax.data.target_ranks import find_targets
+from tsrec_jax.errors import UserError
 from tsrec_jax.evaluation.beyond import Background
 from tsrec_jax.evaluation.predictions import read_predictions
 from tsrec_jax.evaluation.study_cells import Cell, calibration_bins, lost_at, rows_of, sids_digest
@@ -88,7 +89,7 @@ def _with_dataset(settings: Settings, folder: pathlib.Path, facts: Mapping[str, 
 
 def _made(folder: pathlib.Path) -> dict[str, Any]:
     """What was made in an upstream folder; `base` is empty if no cell has needed a model yet."""
-    found = read_facts(folder / MADE, "delete it, and what was made beside it is found again")
+    found = read_facts(folder / MADE, "delete it, and what was made beside it is found again", ("made", "own"))
     return found["made"] | {key: str(folder / found["made"][key]) for key in found["own"]}
 
 
@@ -135,7 +136,10 @@ def run_arm(wanted: WantedCell, settings: Settings) -> Cell:
 
 def _first_scores(folder: pathlib.Path) -> list[float]:
     """The log-probability of the first SID of each evaluated row."""
-    scores = read_json(folder / SCORES, f"delete {PREDICTIONS} beside it, and the rows are evaluated again")
+    way_out = f"delete {PREDICTIONS} beside it, and the rows are evaluated again"
+    scores = read_json(folder / SCORES, way_out)
+    if not isinstance(scores, list):
+        raise UserError(f"{folder / SCORES}: not a list of scores; {way_out}")
     return [ranked[0] for ranked in scores]
 
 

@@ -43,7 +43,7 @@ class Workdir:
         now, earlier = commit(), []
         states = self.checkpoints(self.path) / "latest"
         if path.exists() and states.exists() and any(states.iterdir()):
-            before = read_facts(path, ANOTHER)
+            before = read_facts(path, ANOTHER, ("identity", "commit"))
             refuse_differences(self.path, before["identity"], identity)
             earlier = [each for each in [*before.get("earlier_commits", []), before["commit"]] if each != now]
         facts = {
@@ -90,7 +90,7 @@ class Workdir:
         path = self.path / FINISHED
         stages = read_facts(path, "delete it, and what is finished is made again") if path.exists() else {}
         # Older code left a hash of the inputs, which cannot say how they differ from others: not finished.
-        return {name: entry for name, entry in stages.items() if isinstance(entry["inputs"], dict)}
+        return {name: entry for name, entry in stages.items() if _has_inputs(entry)}
 
     def finished(self, stage: str, inputs: Mapping[str, Any], *made: pathlib.Path) -> dict[str, Any] | None:
         """The facts that a finished stage left; None if it has not finished for these inputs or lost what it made.
@@ -117,9 +117,14 @@ class Workdir:
         self.push()
 
 
+def _has_inputs(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("inputs"), dict) and "facts" in entry
+
+
 def run_facts(path: pathlib.Path) -> dict[str, Any]:
     """Command, config, seed, data hash, commits, machine and versions of the run in a workdir."""
-    recorded = read_facts(path / "config.json", ANOTHER)
+    keys = ("config", "data_hash", "commit", "earlier_commits", "machine", "versions")
+    recorded = read_facts(path / "config.json", ANOTHER, keys)
     return {
         "command": command(),
         "seed": recorded["config"]["seed"],
