@@ -40,9 +40,9 @@ def no_space(error: BaseException, folder: pathlib.Path) -> UserError | None:
     return None
 
 
-def not_allowed(error: OSError) -> UserError | None:
+def not_allowed(error: BaseException) -> UserError | None:
     """The UserError for a file that this user may not read or write; None for other errors, network errors included."""
-    if error.errno not in _NOT_ALLOWED or error.filename is None:
+    if not isinstance(error, OSError) or error.errno not in _NOT_ALLOWED or error.filename is None:
         return None
     return UserError(
         f"{os.fsdecode(error.filename)}: {os.strerror(error.errno)}; let this user read and write there, or name "

@@ -107,8 +107,7 @@ class _Trouble:
         except UserError as error:
             self._tell(f"{what}: {error}")
         except Exception as error:
-            denied = not_allowed(error) if isinstance(error, OSError) else None
-            mistake = no_space(error, self._workdir) or denied
+            mistake = no_space(error, self._workdir) or not_allowed(error)
             if mistake is None:
                 traceback.print_exc()
             self._tell(f"{what}: {mistake or 'failed, see above'}")

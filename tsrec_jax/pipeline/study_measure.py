@@ -68,7 +68,7 @@ def with_inputs(wanted: WantedCell, workdir: pathlib.Path) -> Settings:
 def _with_dataset(settings: Settings, folder: pathlib.Path, facts: Mapping[str, Any]) -> Settings:
     """The settings with the dataset and the pretrained model of an upstream folder, where the first cell makes them."""
     with alone_when_free(folder, "upstream"):
-        if not (folder / MADE).exists() or (need_base(settings, False) and not _made(folder)["base"]):
+        if not (folder / MADE).exists() or (need_base(settings, makes_sids=False) and not _made(folder)["base"]):
             with on_mesh(settings):
                 dataset, base = make_inputs(settings, folder)
             made: dict[str, Any] = {

@@ -117,10 +117,14 @@ def _parts_of(out: pathlib.Path) -> pathlib.Path:
 
 def _made_with(folder: pathlib.Path) -> dict[str, Any] | None:
     """What the finished parts of a folder were made with; None if no part is finished."""
-    facts = folder / _MADE_WITH
-    if not facts.exists() or not any(path.suffix in FORMATS for path in folder.iterdir()):
+    if not _has_parts(folder):
         return None
-    return read_facts(facts, f"delete {folder}, and all its parts are made again")
+    return read_facts(folder / _MADE_WITH, f"delete {folder}, and all its parts are made again")
+
+
+def _has_parts(folder: pathlib.Path) -> bool:
+    """Whether a part is finished, and what it was made with is recorded."""
+    return (folder / _MADE_WITH).exists() and any(path.suffix in FORMATS for path in folder.iterdir())
 
 
 def _make(
@@ -172,7 +176,7 @@ def _alone_in(folder: pathlib.Path, out: pathlib.Path) -> Iterator[None]:
         _refuse_result(out)
         yield
     finally:
-        if _made_with(folder) is None:
+        if not _has_parts(folder):
             shutil.rmtree(folder, ignore_errors=True)
         lock.release()
 
